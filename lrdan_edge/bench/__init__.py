@@ -1,0 +1,1 @@
+"""Measuring: accuracy, latency, throughput, and the pages that show them."""

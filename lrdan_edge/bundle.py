@@ -1,0 +1,342 @@
+"""The bundle: the folder that every command reads and adds to.
+
+A stage works in a hidden folder inside the bundle. When it has succeeded, its files are flushed to disk, a journal says
+what will be renamed where, the renames happen, and the manifest follows. A stage killed before the journal leaves the old
+bundle whole; one killed after it is finished by whoever opens the bundle next.
+"""
+
+import hashlib
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from lrdan_edge import __version__
+from lrdan_edge.errors import BundleError, ChangedFileError, MissingStageError, StaleStageError
+from lrdan_edge.manifest import (
+    SCHEMA_VERSION,
+    Decision,
+    FileRecord,
+    Manifest,
+    ModelSpec,
+    Precision,
+    Preprocessing,
+    Scoring,
+    StageRecord,
+    from_json,
+    to_json,
+)
+
+MANIFEST = "manifest.json"
+WEIGHTS = "weights.safetensors"
+DECISION = "decision.json"
+JOURNAL = ".journal.json"
+LOCK = ".lock"
+STAGING = ".staging"
+
+_VERSIONED = ("numpy", "torch", "onnx", "onnxruntime", "opencv-python-headless", "openvino", "tensorrt")
+
+
+def graph_name(precision: Precision) -> str:
+    """File name of the deploy graph at `precision`."""
+    return f"model.{precision}.onnx"
+
+
+def engine_stage(name: str) -> str:
+    """Name of the manifest's stage for the engine file ``engines/<name>``."""
+    return f"build-engine {name}"
+
+
+def sha256_of(path: Path) -> str:
+    """Sha256 of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return _digest(file).hexdigest()
+
+
+def _digest(file: Any) -> "hashlib._Hash":
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest
+
+
+class _Journal(msgspec.Struct, forbid_unknown_fields=True):
+    """What a finished stage is about to rename, and the manifest that follows."""
+
+    renames: dict[str, str]
+    manifest: Manifest
+
+
+class Stage:
+    """One stage at work: where its files go until they are committed, and what it reports."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.outputs: dict[str, Path] = {}
+        self.results: dict[str, Any] = {}
+
+    def path(self, name: str) -> Path:
+        """Where to write the bundle's file `name` (a relative POSIX path) for now."""
+        path = self._folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.outputs[name] = path
+        return path
+
+
+class Bundle:
+    """A bundle on disk, opened for reading; stages add to it through `stage`.
+
+    Attributes:
+        path: The folder.
+        manifest: Its manifest, as last read or written.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path = path
+        self.manifest = manifest
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str] = "bundle") -> "Bundle":
+        """Open an existing bundle.
+
+        Args:
+            path: The folder.
+
+        Raises:
+            MissingStageError: There is no bundle there.
+            BundleError: Its manifest is damaged or of another schema version.
+        """
+        folder = Path(path)
+        if (folder / JOURNAL).exists():
+            with _locked(folder):
+                _roll_forward(folder)
+        if not (folder / MANIFEST).is_file():
+            raise MissingStageError(f"no bundle at {folder}: make one with 'lrdan-edge train DATA --bundle {folder}'")
+        manifest = from_json(_read(folder / MANIFEST), Manifest, str(folder / MANIFEST))
+        for name in manifest.files:
+            if Path(name).is_absolute() or ".." in Path(name).parts:
+                raise BundleError(f"{folder / MANIFEST} names a file outside the bundle: {name!r}")
+        return cls(folder, manifest)
+
+    @classmethod
+    def create(cls, path: str | os.PathLike[str], model: ModelSpec, preprocessing: Preprocessing, scoring: Scoring) -> "Bundle":
+        """A bundle for a new model; nothing of an older bundle at `path` is touched until its first stage commits."""
+        folder = Path(path)
+        if folder.exists() and not folder.is_dir():
+            raise BundleError(f"{folder} is a file; a bundle is a folder: choose another --bundle")
+        if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).exists():
+            ours = {LOCK, STAGING, JOURNAL}
+            if foreign := sorted(entry.name for entry in folder.iterdir() if entry.name not in ours):
+                raise BundleError(
+                    f"{folder} holds other files ({foreign[0]}) and is no bundle: choose another --bundle or an empty folder"
+                )
+        manifest = Manifest(
+            schema_version=SCHEMA_VERSION,
+            written_by=f"lrdan-edge {__version__}",
+            model=model,
+            preprocessing=preprocessing,
+            scoring=scoring,
+            files={},
+            stages={},
+        )
+        return cls(folder, manifest)
+
+    def file(self, name: str, made_by: str) -> Path:
+        """Path of the bundle's file `name`, its sha256 checked.
+
+        Args:
+            name: Relative POSIX path in the bundle.
+            made_by: The command that makes it, for the message.
+
+        Raises:
+            MissingStageError: The file's stage has not run.
+            ChangedFileError: The file is missing or not the one in the manifest.
+        """
+        record = self.manifest.files.get(name)
+        if record is None:
+            raise MissingStageError(f"{self.path} has no {name}: run '{made_by} --bundle {self.path}' first")
+        path = self.path / name
+        try:
+            actual = sha256_of(path)
+        except OSError as error:
+            raise ChangedFileError(
+                f"{path} is in the manifest but cannot be read ({error.strerror}): restore it, or run '{made_by}' again"
+            ) from error
+        if actual != record.sha256:
+            raise ChangedFileError(
+                f"{path} was changed after it was made (sha256 {actual[:12]}…, the manifest says {record.sha256[:12]}…): "
+                f"restore it, or run '{made_by}' again"
+            )
+        return path
+
+    def graph(self, precision: Precision) -> Path:
+        """Path of the deploy graph at `precision`, checked and not stale."""
+        stage = "calibrate" if precision == "int8" else "export"
+        path = self.file(graph_name(precision), f"lrdan-edge {stage}")
+        self.require_fresh(stage)
+        return path
+
+    def decision(self) -> Decision:
+        """The decision, checked and not stale."""
+        path = self.file(DECISION, "lrdan-edge calibrate")
+        self.require_fresh("calibrate")
+        return from_json(_read(path), Decision, str(path))
+
+    def staleness(self, stage: str) -> str | None:
+        """Why `stage` is older than its inputs, in a few words, or None when it is fresh (or has not run)."""
+        record = self.manifest.stages.get(stage)
+        if record is None:
+            return None
+        for name, sha256 in record.inputs.items():
+            now = self.manifest.files.get(name)
+            if now is None or now.sha256 != sha256:
+                return f"{name} is newer"
+            maker = next((key for key, other in self.manifest.stages.items() if name in other.outputs), None)
+            if maker is not None and maker != stage and (why := self.staleness(maker)):
+                return why
+        return None
+
+    def require_fresh(self, stage: str) -> None:
+        """Raise StaleStageError, naming the command that renews it, when `stage` is older than its inputs."""
+        if why := self.staleness(stage):
+            command = self.manifest.stages[stage].command
+            raise StaleStageError(f"{stage} in {self.path} is stale ({why}): run '{command}' again")
+
+    @contextmanager
+    def stage(
+        self,
+        name: str,
+        *,
+        command: str,
+        inputs: Mapping[str, Path] | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> Iterator[Stage]:
+        """Run a stage: write files through the `Stage` given; on success they are committed, on failure nothing changed.
+
+        Args:
+            name: The stage's name in the manifest.
+            command: The command that repeats it.
+            inputs: Bundle files it reads, by name, as returned by `file`.
+            options: What the user asked for.
+
+        Raises:
+            BundleError: The folder cannot be written, or another command is writing to it.
+        """
+        started = time.monotonic()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BundleError(f"{self.path} cannot be made ({error.strerror}): choose another --bundle") from error
+        with _locked(self.path):
+            _roll_forward(self.path)
+            staging = self.path / STAGING
+            shutil.rmtree(staging, ignore_errors=True)  # what a killed stage left; the lock says nobody is using it
+            try:
+                staging.mkdir()
+                stage = Stage(staging)
+                yield stage
+                record = StageRecord(
+                    finished=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+                    seconds=round(time.monotonic() - started, 3),
+                    command=command,
+                    versions=_versions(),
+                    inputs={key: self.manifest.files[key].sha256 for key in inputs or {}},
+                    outputs=sorted(stage.outputs),
+                    options=dict(options or {}),
+                    results=stage.results,
+                )
+                self._commit(name, stage, record)
+            except OSError as error:
+                raise BundleError(f"{self.path} cannot be written ({error.strerror}: {error.filename})") from error
+            finally:
+                shutil.rmtree(staging, ignore_errors=True)
+
+    def _commit(self, name: str, stage: Stage, record: StageRecord) -> None:
+        if (self.path / MANIFEST).exists() and name != "train":
+            # Another command may have committed while this one waited for the lock: add to what is there now.
+            self.manifest = Bundle.open(self.path).manifest
+        files, stages = dict(self.manifest.files), dict(self.manifest.stages)
+        for key in stages.pop(name).outputs if name in stages else ():
+            files.pop(key, None)
+        for key, path in stage.outputs.items():
+            _flush(path)
+            files[key] = FileRecord(sha256_of(path), path.stat().st_size)
+        manifest = msgspec.structs.replace(self.manifest, files=files, stages=stages | {name: record})
+        renames = {path.relative_to(self.path).as_posix(): key for key, path in stage.outputs.items()}
+        _write_durably(self.path / JOURNAL, to_json(_Journal(renames, manifest)))
+        _roll_forward(self.path)
+        self.manifest = manifest
+
+
+def _roll_forward(folder: Path) -> None:
+    """Finish a commit whose journal was written; every step may be repeated."""
+    journal_path = folder / JOURNAL
+    if not journal_path.exists():
+        return
+    journal = from_json(_read(journal_path), _Journal, str(journal_path))
+    for source, target in journal.renames.items():
+        if (folder / source).exists():
+            (folder / target).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(folder / source, folder / target)
+            _flush((folder / target).parent)
+    _write_durably(folder / MANIFEST, to_json(journal.manifest))
+    journal_path.unlink()
+    _flush(folder)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the bundle's write lock; the kernel drops it with the process, however that ends."""
+    import fcntl
+
+    try:
+        file = (folder / LOCK).open("w")
+    except OSError as error:
+        raise BundleError(f"{folder} cannot be written ({error.strerror}): check its permissions") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BundleError(f"another lrdan-edge command is writing to {folder}: wait for it to end") from None
+        yield
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": ".".join(map(str, sys.version_info[:3])), "lrdan-edge": __version__}
+    for package in _VERSIONED:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read ({error.strerror})") from error
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_bytes(data)
+    _flush(temporary)
+    os.replace(temporary, path)
+    _flush(path.parent)

@@ -1,0 +1,1 @@
+"""Quantisation and the decision: onnx and onnxruntime, no torch."""

@@ -1,0 +1,1 @@
+"""From weights to the deploy graph, and from the graph to engines."""

@@ -1,0 +1,117 @@
+"""Images on the way in: finding them, reading them, fitting them to what the networks see.
+
+Training, calibration, evaluation and the runtime all go through `fit_frame`, so a frame means the same everywhere.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from lrdan_edge.errors import DataError
+
+Frame = npt.NDArray[np.uint8]
+"""One image: uint8, shape [H, W] (grey), [H, W, 1], [H, W, 3] (BGR) or [H, W, 4] (BGRA)."""
+
+SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+
+
+def natural_key(path: Path) -> list[tuple[int, str]]:
+    """Sort key that puts ``tile_2`` before ``tile_10``, the same on every machine."""
+    parts = re.split(r"(\d+)", path.as_posix())
+    return [(int(part), "") if part.isdigit() and part.isascii() else (-1, part.lower()) for part in parts]
+
+
+def list_images(folder: Path) -> list[Path]:
+    """Image files below `folder`, in natural order.
+
+    Raises:
+        DataError: The folder does not exist, cannot be read, or has no image.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder} is not a folder: give a folder of images ({', '.join(sorted(SUFFIXES))})")
+    paths = [path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()]
+    if not paths:
+        raise DataError(f"{folder} holds no image ({', '.join(sorted(SUFFIXES))}): check the path")
+    return sorted(paths, key=natural_key)
+
+
+def read_image(path: Path) -> Frame:
+    """Decode an image file as it is stored: uint8, [H, W] or [H, W, 3] (BGR); 16-bit is scaled to 8, alpha dropped.
+
+    Raises:
+        DataError: The file cannot be read, or is no whole image.
+    """
+    try:
+        data = np.fromfile(path, dtype=np.uint8)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror})") from error
+    image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION) if data.size else None
+    if image is None or _truncated(path.suffix.lower(), data):
+        raise DataError(f"{path} is not a whole image ({data.size} bytes): replace or remove it")
+    if image.dtype == np.uint16:
+        image = cv2.convertScaleAbs(image, alpha=1 / 257)
+    if image.dtype != np.uint8:
+        raise DataError(f"{path} has {image.dtype} pixels; 8 or 16 bits per channel are supported: convert it")
+    if image.ndim == 3 and image.shape[2] == 4:
+        image = cv2.cvtColor(image, cv2.COLOR_BGRA2BGR)
+    return np.asarray(image, dtype=np.uint8)
+
+
+def _truncated(suffix: str, data: npt.NDArray[np.uint8]) -> bool:
+    """Whether the file stops before its end marker; OpenCV fills what is missing with grey and says nothing."""
+    tail = data[-64:].tobytes()
+    if suffix in {".jpg", ".jpeg"}:
+        return b"\xff\xd9" not in data[-4096:].tobytes()
+    if suffix == ".png":
+        return b"IEND" not in tail
+    return False
+
+
+def fit_frame(frame: Frame, shape: tuple[int, int, int]) -> Frame:
+    """Fit a frame to the deploy graph's input: colour first, then size (averaging areas, so that no pixel is skipped).
+
+    Args:
+        frame: uint8, [h, w], [h, w, 1], [h, w, 3] (BGR) or [h, w, 4] (BGRA).
+        shape: (H, W, C), C 1 or 3.
+
+    Returns:
+        uint8 [H, W, C], C-contiguous; the frame itself when it already fits.
+
+    Raises:
+        DataError: The frame is not an image of these forms.
+    """
+    if frame.dtype != np.uint8 or frame.ndim not in (2, 3) or frame.size == 0:
+        raise DataError(f"a frame is uint8 [H, W] or [H, W, C]; this one is {frame.dtype} {list(frame.shape)}")
+    if frame.shape == shape:
+        return np.ascontiguousarray(frame)
+    height, width, channels = shape
+    source = frame.shape[2] if frame.ndim == 3 else 1
+    conversions = {
+        (3, 1): cv2.COLOR_BGR2GRAY,
+        (4, 1): cv2.COLOR_BGRA2GRAY,
+        (1, 3): cv2.COLOR_GRAY2BGR,
+        (4, 3): cv2.COLOR_BGRA2BGR,
+    }
+    if source not in (1, 3, 4):
+        raise DataError(f"a frame has 1, 3 or 4 channels; this one has {source}")
+    image: Frame = frame
+    if source != channels:
+        image = np.asarray(cv2.cvtColor(image, conversions[source, channels]), dtype=np.uint8)
+    if image.shape[:2] != (height, width):
+        image = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    return np.ascontiguousarray(image.reshape(shape))
+
+
+def load_frames(paths: Iterable[Path], shape: tuple[int, int, int]) -> Frame:
+    """Read images and fit them: uint8 [N, H, W, C]."""
+    return np.stack([fit_frame(read_image(path), shape) for path in paths])
+
+
+def batches(paths: list[Path], shape: tuple[int, int, int], size: int) -> Iterator[Frame]:
+    """Like `load_frames`, in batches of at most `size`, so that memory stays bounded."""
+    for start in range(0, len(paths), size):
+        yield load_frames(paths[start : start + size], shape)

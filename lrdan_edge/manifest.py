@@ -1,0 +1,179 @@
+"""What a bundle's ``manifest.json`` and ``decision.json`` hold: plain, strict, versioned.
+
+Unknown keys, missing keys and wrong types are errors: a manifest of another schema is refused, never guessed at.
+"""
+
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+from lrdan_edge.errors import BundleError
+
+SCHEMA_VERSION = 1
+
+Precision = Literal["fp32", "fp16", "int8"]
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+
+
+class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The shape of the networks; enough to rebuild AE2 around the weights.
+
+    Attributes:
+        recipe: The training recipe the networks belong to.
+        height: Rows of the image the networks see, in pixels.
+        width: Columns of the image the networks see, in pixels.
+        channels: 1 (grey) or 3 (blue, green, red).
+        base_channels: Feature maps after the first convolution; doubled at every further downsampling.
+        latent_channels: Feature maps of the latent code.
+        downsamplings: How often the encoder halves the image.
+        decoder: ``resize`` (nearest upsampling, then convolution: quantises everywhere) or ``transposed`` (the paper's).
+    """
+
+    recipe: str
+    height: int
+    width: int
+    channels: Literal[1, 3]
+    base_channels: int
+    latent_channels: int
+    downsamplings: int
+    decoder: Literal["resize", "transposed"]
+
+    @property
+    def frame_shape(self) -> tuple[int, int, int]:
+        """Shape (H, W, C) of one frame at the deploy graph's input."""
+        return (self.height, self.width, self.channels)
+
+
+class Preprocessing(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How a camera's frame becomes the networks' input.
+
+    Frames of another size or colour are first fitted by `lrdan_edge.images.fit_frame`, the same code in training and at
+    run time; ``x = frame * scale + offset`` happens inside the deploy graph.
+
+    Attributes:
+        colour: Order of the input's channels: ``grey`` or ``bgr`` (as cameras and OpenCV deliver them).
+        resize: Interpolation of `fit_frame`; ``area`` averages, so that no pixel is skipped.
+        scale: Factor from uint8 to the networks' range.
+        offset: Added after scaling.
+    """
+
+    colour: Literal["grey", "bgr"]
+    resize: Literal["area"]
+    scale: float
+    offset: float
+
+
+class Scoring(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How AE2's reconstruction error becomes heatmap and score (inside the deploy graph).
+
+    Attributes:
+        normalise: Whether the error map is normalised per pixel by the good images' mean and deviation.
+        smoothing_sigma: Standard deviation of the Gaussian over the error map, in pixels; 0 for none.
+        pooling: ``max`` or ``mean`` of the heatmap.
+    """
+
+    normalise: bool
+    smoothing_sigma: float
+    pooling: Literal["max", "mean"]
+
+
+class FileRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A file of the bundle: its sha256 (hex) and its size in bytes."""
+
+    sha256: str
+    bytes: int
+
+
+class StageRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What one stage did.
+
+    Attributes:
+        finished: When, in UTC (ISO 8601).
+        seconds: How long it took.
+        command: The command that repeats it, for messages.
+        versions: Versions of Python and of the packages that made the files.
+        inputs: Files of the bundle it read, with their sha256 then.
+        outputs: Files of the bundle it wrote.
+        options: What the user asked for.
+        results: What came out: figures, choices made.
+    """
+
+    finished: str
+    seconds: float
+    command: str
+    versions: dict[str, str]
+    inputs: dict[str, str]
+    outputs: list[str]
+    options: dict[str, Any]
+    results: dict[str, Any]
+
+
+class Manifest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """The whole manifest; see the module's and each part's description."""
+
+    schema_version: int
+    written_by: str
+    model: ModelSpec
+    preprocessing: Preprocessing
+    scoring: Scoring
+    files: dict[str, FileRecord]
+    stages: dict[str, StageRecord]
+
+
+class GraphDecision(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The decision for one graph, fitted on that graph's own scores of held-out good images.
+
+    Attributes:
+        graph_sha256: The graph whose scores these are.
+        threshold: A part whose score exceeds it is rejected.
+        false_reject_rate: The promised share of good parts rejected, in (0, 1).
+        n: How many held-out good images the promise stands on.
+        good_scores: Those images' scores, ascending; a verdict's p-value is its rank among them.
+        quantiles: Quantiles of the good scores by name (``p50``, ``p99``, …).
+    """
+
+    graph_sha256: str
+    threshold: float
+    false_reject_rate: float
+    n: int
+    good_scores: list[float]
+    quantiles: dict[str, float]
+
+
+class Decision(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """``decision.json``: one `GraphDecision` per graph, by precision."""
+
+    schema_version: int
+    graphs: dict[str, GraphDecision]
+
+
+T = TypeVar("T")
+
+
+def to_json(value: object) -> bytes:
+    """Serialise to indented, newline-terminated JSON (UTF-8)."""
+    return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
+
+
+def from_json(data: bytes, kind: type[T], name: str) -> T:
+    """Parse JSON strictly into `kind`.
+
+    Args:
+        data: The file's bytes.
+        kind: The msgspec type expected.
+        name: The file's name, for the message.
+
+    Raises:
+        BundleError: The bytes are no JSON, or not of this shape or schema version.
+    """
+    try:
+        raw = msgspec.json.decode(data)
+        version = raw.get("schema_version") if isinstance(raw, dict) else None
+        if version is not None and version != SCHEMA_VERSION:
+            raise BundleError(
+                f"{name} has schema version {version!r}, this lrdan-edge reads version {SCHEMA_VERSION}: "
+                "use the lrdan-edge release that wrote it, or make the bundle anew with 'lrdan-edge train'"
+            )
+        return msgspec.convert(raw, kind)
+    except (msgspec.DecodeError, msgspec.ValidationError, RecursionError) as error:
+        raise BundleError(f"{name} cannot be read ({error}): restore it from a copy, or make the bundle anew") from error

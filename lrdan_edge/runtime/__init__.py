@@ -1,0 +1,1 @@
+"""From frames to verdicts; never imports torch, train or export."""

@@ -1,0 +1,1 @@
+"""Training: networks, losses, trainer (needs torch)."""
