@@ -9,9 +9,11 @@ DATA/ground_truth/<defect>  optional: masks, named like the image or with ``_mas
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
+from lrdan_edge.bundle import Bundle
 from lrdan_edge.errors import DataError
 from lrdan_edge.images import list_images
 
@@ -105,3 +107,9 @@ def _mask_of(folder: Path, image: Path) -> Path | None:
         if (folder / name).is_file():
             return folder / name
     return None
+
+
+def recorded_images(bundle: Bundle, part: Literal["training", "held_out"]) -> list[Path]:
+    """The images that training used or held out, as the bundle's train stage recorded them (they may since be gone)."""
+    results = bundle.manifest.stages["train"].results
+    return [Path(results["data"]) / name for name in results[part]]

@@ -147,6 +147,79 @@ class Decision(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     graphs: dict[str, GraphDecision]
 
 
+class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``golden/scores.json``: a few good frames (PNG files beside it) and their scores per graph, in the images' order."""
+
+    schema_version: int
+    images: list[str]
+    scores: dict[str, list[float]]
+
+
+class EngineSidecar(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``engines/<engine>.json``: what an engine was built from and where it fits.
+
+    Attributes:
+        target: What runs it.
+        target_version: That runtime's version at build time.
+        precision: The graph's precision.
+        graph_sha256: The graph it was built from.
+        engine_sha256: The engine file.
+        platform: Operating system and processor architecture, such as ``linux-x86_64``.
+        device: The processor or GPU it was built for.
+        device_features: What of that device the engine depends on: instruction sets, or the compute capability.
+        batch: Smallest, best and largest batch, or None where any batch runs.
+        golden_check: Largest relative score difference on the golden frames, or why it was not measured.
+        details: What else the builder reported.
+    """
+
+    schema_version: int
+    target: Literal["tensorrt", "onnxruntime"]
+    target_version: str
+    precision: Precision
+    graph_sha256: str
+    engine_sha256: str
+    platform: str
+    device: str
+    device_features: list[str]
+    batch: tuple[int, int, int] | None
+    golden_check: float | str
+    details: dict[str, Any]
+
+
+class BenchmarkEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One backend at one batch size.
+
+    Attributes:
+        title: Which backend and precision.
+        batch: Frames per call.
+        latency_ms: Percentiles of a call's duration by name (``p50``, ``p90``, ``p99``, ``max``), host to host.
+        frames_per_s: Frames per second over all measured calls.
+        speedup: Median over rounds of PyTorch eager's duration divided by this one's in the same round, or None without
+            PyTorch.
+        calls: How many calls were measured.
+    """
+
+    title: str
+    batch: int
+    latency_ms: dict[str, float]
+    frames_per_s: float
+    speedup: float | None
+    calls: int
+
+
+class BenchmarkReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``reports/benchmark.json``: everything measured in one interleaved run."""
+
+    schema_version: int
+    machine: str
+    cores: int
+    versions: dict[str, str]
+    command: str
+    rounds: int
+    entries: list[BenchmarkEntry]
+    not_measured: list[str]
+
+
 T = TypeVar("T")
 
 

@@ -1,1 +1,86 @@
-"""Where frames come from."""
+"""Where frames come from: one grammar of addresses for files, cameras and streams."""
+
+import glob
+import os
+from pathlib import Path
+
+from lrdan_edge.errors import SourceError
+from lrdan_edge.images import SUFFIXES
+from lrdan_edge.runtime.sources import addresses, connect
+from lrdan_edge.runtime.sources.base import CapturedFrame, Source
+from lrdan_edge.runtime.sources.files import ImageSource, folder_images, glob_images
+from lrdan_edge.runtime.sources.live import LiveSource
+from lrdan_edge.runtime.sources.video import VideoSource
+
+__all__ = ["CapturedFrame", "Source", "open_source"]
+
+
+def open_source(
+    uri: str | os.PathLike[str],
+    *,
+    realtime: bool = False,
+    loop: bool = False,
+    open_timeout_s: float = 10,
+    read_timeout_s: float = 10,
+) -> Source:
+    """Open whatever `uri` stands for.
+
+    Args:
+        uri: A folder of images; a glob of images (``parts/**/*.png``); an image or video file (``file://`` too); a
+            camera (``0``, ``/dev/video0``, ``v4l2:///dev/video0``); or ``rtsp://``, ``rtsps://``, ``http://``, ``https://``.
+        realtime: Deliver a video file at its own frame rate; images and live sources have none to keep.
+        loop: Start files again at the end, until closed.
+        open_timeout_s: How long connecting to a camera or stream may take.
+        read_timeout_s: After how long without a frame a camera's or stream's signal counts as lost.
+
+    Returns:
+        The source; close it, or use it in a ``with`` statement.
+
+    Raises:
+        SourceError: The address stands for nothing that exists, or it cannot be opened.
+    """
+    uri = os.fspath(uri)
+    index = addresses.camera_index(uri)
+    if index is not None:
+        return LiveSource(
+            f"/dev/video{index}", connect.camera(index), open_timeout_s=open_timeout_s, read_timeout_s=read_timeout_s
+        )
+    scheme = addresses.scheme_of(uri)
+    if scheme in addresses.STREAMS:
+        return _open_stream(uri, realtime, loop, open_timeout_s, read_timeout_s)
+    if scheme == "file":
+        uri = addresses.path_of_file_uri(uri)
+    elif scheme is not None:
+        raise addresses.unknown(uri)
+    return _open_path(uri, realtime, loop)
+
+
+def _open_stream(url: str, realtime: bool, loop: bool, open_s: float, read_s: float) -> Source:
+    shown = addresses.scrubbed(url)
+    over_http = url.lower().startswith("http")
+    # For MJPEG over HTTP, which announces no rate, FFmpeg makes one up (25).
+    fps = 0 if over_http else None
+    opener = connect.stream(url, open_s, read_s)
+    stream = LiveSource(shown, opener, open_timeout_s=open_s, read_timeout_s=read_s, fps=fps)
+    if over_http and stream.frames:  # a finished video on a web server: it has an end, and is no loss when it ends
+        stream.close()
+        return VideoSource(shown, url, realtime=realtime, loop=loop, open_timeout_s=open_s, read_timeout_s=read_s)
+    return stream
+
+
+def _open_path(uri: str, realtime: bool, loop: bool) -> Source:
+    path = Path(uri)
+    try:
+        if uri and path.is_dir():
+            return ImageSource(uri, folder_images(path), folder=path, loop=loop)
+        if path.is_file():
+            if path.suffix.lower() in SUFFIXES:
+                return ImageSource(uri, [path], loop=loop)
+            return VideoSource(uri, f"file:{path.absolute()}", path=path, realtime=realtime, loop=loop)
+        if uri and path.exists():
+            raise SourceError(f"{uri} is neither a folder, a file nor a camera: give {addresses.ACCEPTED}")
+    except OSError as error:
+        raise SourceError(f"{uri} cannot be read ({error.strerror}): check the path and its permissions") from error
+    if glob.has_magic(uri):
+        return ImageSource(uri, glob_images(uri), loop=loop)
+    raise addresses.unknown(uri)

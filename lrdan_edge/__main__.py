@@ -1,0 +1,5 @@
+"""``python -m lrdan_edge``."""
+
+from lrdan_edge.cli import main
+
+main()

@@ -1,0 +1,189 @@
+"""The evaluate stage: how well a bundle tells good parts from defective ones, by the very graph that runs."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from lrdan_edge.bench import plots
+from lrdan_edge.bench.metrics import PixelAuroc, auroc, counts, roc_curve
+from lrdan_edge.bundle import DECISION, REPORTS, Bundle
+from lrdan_edge.dataset import LabelledImage, test_images
+from lrdan_edge.errors import DataError
+from lrdan_edge.images import Frame, fit_frame, read_image
+from lrdan_edge.manifest import Precision, to_json
+from lrdan_edge.runtime.inspector import Inspector
+from lrdan_edge.runtime.verdict import Verdict
+
+_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A test image with its verdict."""
+
+    image: LabelledImage
+    verdict: Verdict
+
+    @property
+    def score(self) -> float:
+        """Its score; NaN for a fault."""
+        return float("nan") if self.verdict.score is None else self.verdict.score
+
+
+class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
+    """What an evaluation found; rates in [0, 1].
+
+    Attributes:
+        backend: What ran.
+        threshold: The score above which a part was rejected.
+        promised_false_reject_rate: What calibration promised.
+        good: Number of good images.
+        defective: Number of defective images.
+        image_auroc: AUROC of the image scores.
+        pixel_auroc: AUROC of the heatmaps against the masks, at the heatmap's resolution; None without masks.
+        false_reject_rate: Share of good images rejected.
+        miss_rate: Share of defective images not rejected.
+        faults: Images without a score; they count in no rate.
+        kinds: Per defect kind: count, AUROC against all good images, and miss rate.
+    """
+
+    backend: str
+    threshold: float
+    promised_false_reject_rate: float
+    good: int
+    defective: int
+    image_auroc: float
+    pixel_auroc: float | None
+    false_reject_rate: float
+    miss_rate: float
+    faults: int
+    kinds: dict[str, dict[str, float]]
+
+
+def evaluate(
+    bundle: Bundle, data: Path, *, backend: str = "auto", precision: Precision | None = None, write: bool = True
+) -> tuple[Evaluation, list[Path]]:
+    """Judge every test image of `data` and write the figures, a ROC plot and a contact sheet into ``reports/``.
+
+    Args:
+        bundle: A calibrated bundle.
+        data: A folder with ``test/good``, ``test/<defect>`` and optionally ``ground_truth/<defect>``.
+        backend: As `Inspector.open`.
+        precision: As `Inspector.open`.
+        write: Whether to keep the figures and pictures in the bundle.
+
+    Returns:
+        The evaluation, and the pictures written.
+
+    Raises:
+        DataError: The folder lacks good or defective test images, or one cannot be read.
+    """
+    images = test_images(data)
+    pixels = PixelAuroc()
+    judged: list[Judged] = []
+    with Inspector.open(bundle, backend=backend, precision=precision) as inspector:
+        title = inspector.choice.title
+        shape = inspector.backend.spec.frame_shape
+        for start in range(0, len(images), _BATCH):
+            part = images[start : start + _BATCH]
+            verdicts = inspector.inspect([fit_frame(read_image(image.path), shape) for image in part])
+            for image, verdict in zip(part, verdicts, strict=True):
+                if verdict.heatmap is not None and (image.mask or not image.defective):
+                    pixels.add(verdict.heatmap, _mask(image, verdict.heatmap))
+                judged.append(Judged(image, verdict))
+        promised = bundle.decision().graphs[inspector.choice.precision].false_reject_rate
+    masks = any(image.mask for image in images)
+    result = _summarise(judged, title, promised, pixels.value() if masks else None)
+    return result, _write(bundle, data, result, judged, backend, precision) if write else []
+
+
+def _mask(image: LabelledImage, heatmap: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+    """The defect's mask at the heatmap's resolution: a pixel is defective when any of it is."""
+    if image.mask is None:
+        return np.zeros(heatmap.shape, np.bool_)
+    mask = fit_to_grey(read_image(image.mask)) > 0
+    height, width = heatmap.shape
+    share = cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
+    return np.asarray(share > 0, np.bool_)
+
+
+def fit_to_grey(image: Frame) -> Frame:
+    """uint8 [H, W] of a grey or BGR image."""
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY) if image.ndim == 3 else image, np.uint8)
+
+
+def _summarise(judged: list[Judged], title: str, promised: float, pixel_auroc: float | None) -> Evaluation:
+    scored = [one for one in judged if one.verdict.outcome != "fault"]
+    good = [one for one in scored if not one.image.defective]
+    bad = [one for one in scored if one.image.defective]
+    if not good or not bad:
+        raise DataError(f"{len(judged) - len(scored)} of {len(judged)} test images are faults: nothing is left to compare")
+    kinds = {}
+    for kind in sorted({one.image.kind for one in bad}):
+        part = [one for one in bad if one.image.kind == kind]
+        missed, total = counts(one.verdict.outcome == "good" for one in part)
+        area = auroc([one.score for one in good], [one.score for one in part])
+        kinds[kind] = {"images": total, "image_auroc": area, "miss_rate": missed / total}
+    rejected, _ = counts(one.verdict.outcome == "reject" for one in good)
+    missed, _ = counts(one.verdict.outcome == "good" for one in bad)
+    return Evaluation(
+        backend=title,
+        threshold=scored[0].verdict.threshold,
+        promised_false_reject_rate=promised,
+        good=len(good),
+        defective=len(bad),
+        image_auroc=auroc([one.score for one in good], [one.score for one in bad]),
+        pixel_auroc=pixel_auroc,
+        false_reject_rate=rejected / len(good),
+        miss_rate=missed / len(bad),
+        faults=len(judged) - len(scored),
+        kinds=kinds,
+    )
+
+
+def _write(
+    bundle: Bundle, data: Path, result: Evaluation, judged: list[Judged], backend: str, precision: Precision | None
+) -> list[Path]:
+    decision = {DECISION: bundle.file(DECISION, "lrdan-edge calibrate")}
+    options: dict[str, Any] = {"data": str(data), "backend": backend, "precision": precision}
+    command = f"lrdan-edge evaluate {data} --bundle {bundle.path}"
+    pictures = [f"{REPORTS}/evaluation-sheet.png"]
+    with bundle.stage("evaluate", command=command, inputs=decision, options=options) as stage:
+        stage.path(f"{REPORTS}/evaluation.json").write_bytes(to_json(result))
+        stage.path(f"{REPORTS}/evaluation.md").write_text(as_markdown(result, command), encoding="utf-8")
+        plots.contact_sheet(stage.path(pictures[0]), judged)
+        if plots.matplotlib_found():
+            pictures.append(f"{REPORTS}/evaluation-roc.png")
+            curve = roc_curve(*([one.score for one in judged if one.image.defective is d] for d in (False, True)))
+            plots.roc(stage.path(pictures[1]), curve, result)
+        stage.results = {"image_auroc": result.image_auroc, "pixel_auroc": result.pixel_auroc, "backend": result.backend}
+    return [bundle.path / picture for picture in pictures]
+
+
+def as_markdown(result: Evaluation, command: str) -> str:
+    """The evaluation as a page."""
+    pixel = "no masks" if result.pixel_auroc is None else f"{result.pixel_auroc:.4f}"
+    lines = [
+        "# Evaluation",
+        "",
+        f"`{command}`, by {result.backend}: {result.good} good, {result.defective} defective images, {result.faults} faults.",
+        "",
+        "| figure | value |",
+        "|---|---|",
+        f"| image AUROC | {result.image_auroc:.4f} |",
+        f"| pixel AUROC | {pixel} |",
+        f"| false-reject rate | {result.false_reject_rate:.2%} (promised {result.promised_false_reject_rate:.2%}) |",
+        f"| miss rate | {result.miss_rate:.2%} |",
+        f"| threshold | {result.threshold:.6g} |",
+        "",
+        "| defect | images | image AUROC | miss rate |",
+        "|---|---|---|---|",
+    ]
+    for kind, figures in result.kinds.items():
+        lines.append(f"| {kind} | {figures['images']:.0f} | {figures['image_auroc']:.4f} | {figures['miss_rate']:.2%} |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,176 @@
+"""The bench stage: latency and throughput of every backend, interleaved in one run.
+
+Every round gives each backend the same slice of time, so that what the machine does besides falls on all alike; ratios are
+taken within a round. Durations are host to host: uint8 frames in, scores back.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+
+import numpy as np
+
+from lrdan_edge import __version__
+from lrdan_edge.bench import plots
+from lrdan_edge.bundle import BENCHMARK, DECISION, REPORTS, WEIGHTS, Bundle
+from lrdan_edge.errors import LrdanError
+from lrdan_edge.images import Frame
+from lrdan_edge.manifest import SCHEMA_VERSION, BenchmarkEntry, BenchmarkReport, to_json
+from lrdan_edge.runtime.backends.base import Backend
+from lrdan_edge.runtime.device import processor
+from lrdan_edge.runtime.golden import golden_frames
+from lrdan_edge.runtime.select import candidates, choose
+
+EAGER = "torch fp32"
+
+
+@dataclass
+class _Contender:
+    """A backend under measurement: durations of its calls in seconds, one list per round."""
+
+    title: str
+    backend: Backend
+    rounds: list[list[float]] = field(default_factory=list)
+
+
+def bench(
+    bundle: Bundle,
+    *,
+    batches: tuple[int, ...] = (1, 8),
+    seconds: float = 20.0,
+    rounds: int = 10,
+    report: Callable[[str], None] | None = None,
+) -> BenchmarkReport:
+    """Measure PyTorch eager and every engine and graph that runs here, and write ``reports/benchmark.*``.
+
+    Args:
+        bundle: A calibrated bundle.
+        batches: Batch sizes to measure.
+        seconds: How long to measure in all, apart from loading.
+        rounds: How many rounds; each backend gets an equal slice of each.
+        report: Called with a line when a round ends.
+
+    Raises:
+        MissingStageError: The bundle is not calibrated.
+    """
+    decision = {DECISION: bundle.file(DECISION, "lrdan-edge calibrate")}
+    contenders, not_measured = _open_all(bundle)
+    entries: list[BenchmarkEntry] = []
+    try:
+        slice_s = seconds / (rounds * len(contenders) * len(batches))
+        for batch in batches:
+            frames = _frames(bundle, batch)
+            for contender in contenders:
+                contender.rounds.clear()
+                _run(contender, frames, slice_s)  # warm-up, not counted
+                contender.rounds.clear()
+            for number in range(rounds):
+                for contender in contenders if number % 2 else reversed(contenders):
+                    _run(contender, frames, slice_s)
+                if report:
+                    report(f"batch {batch}: round {number + 1} of {rounds}")
+            entries += [_entry(contender, batch, contenders) for contender in contenders]
+    finally:
+        for contender in contenders:
+            contender.backend.close()
+    command = f"lrdan-edge bench --bundle {bundle.path}"
+    result = BenchmarkReport(
+        schema_version=SCHEMA_VERSION,
+        machine=processor().name,
+        cores=len(os.sched_getaffinity(0)),
+        versions=_versions(),
+        command=command,
+        rounds=rounds,
+        entries=entries,
+        not_measured=not_measured,
+    )
+    inputs = decision | {name: bundle.path / name for name in bundle.manifest.files if name.startswith("engines/")}
+    with bundle.stage("bench", command=command, inputs=inputs, options={"batches": batches, "seconds": seconds}) as stage:
+        stage.path(BENCHMARK).write_bytes(to_json(result))
+        stage.path(f"{REPORTS}/benchmark.md").write_text(as_markdown(result), encoding="utf-8")
+        if plots.matplotlib_found():
+            plots.benchmark(stage.path(f"{REPORTS}/benchmark.png"), result)
+    return result
+
+
+def _open_all(bundle: Bundle) -> tuple[list[_Contender], list[str]]:
+    choices, not_measured = candidates(bundle)
+    if not find_spec("torch"):
+        not_measured.append(f"{EAGER}: torch is not installed here")
+    elif WEIGHTS in bundle.manifest.files:
+        choices = [choose(bundle, "torch"), *choices]
+    contenders = []
+    for choice in choices:
+        try:
+            contenders.append(_Contender(choice.title, choice.open()))
+        except LrdanError as error:
+            not_measured.append(f"{choice.title}: {error}")
+    return contenders, not_measured
+
+
+def _frames(bundle: Bundle, batch: int) -> Frame:
+    """Golden frames, repeated to fill the batch: uint8 [batch, H, W, C]."""
+    frames = golden_frames(bundle)
+    return np.ascontiguousarray(frames[np.arange(batch) % len(frames)])
+
+
+def _run(contender: _Contender, frames: Frame, seconds: float) -> None:
+    """One slice: at least three calls, then until the time is over."""
+    durations: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(durations) < 3 or time.perf_counter() < end:
+        begun = time.perf_counter()
+        contender.backend.infer(frames, heatmap=False)
+        durations.append(time.perf_counter() - begun)
+    contender.rounds.append(durations)
+
+
+def _entry(contender: _Contender, batch: int, contenders: list[_Contender]) -> BenchmarkEntry:
+    durations = np.concatenate([np.array(slice_) for slice_ in contender.rounds])
+    p50, p90, p99 = np.percentile(1e3 * durations, [50, 90, 99])
+    eager = next((other for other in contenders if other.title == EAGER), None)
+    speedup = None
+    if eager is not None:
+        pairs = zip(eager.rounds, contender.rounds, strict=True)
+        speedup = float(np.median([np.median(theirs) / np.median(ours) for theirs, ours in pairs]))
+    return BenchmarkEntry(
+        title=contender.title,
+        batch=batch,
+        latency_ms={"p50": float(p50), "p90": float(p90), "p99": float(p99), "max": float(1e3 * durations.max())},
+        frames_per_s=float(batch * len(durations) / durations.sum()),
+        speedup=speedup,
+        calls=len(durations),
+    )
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": ".".join(map(str, sys.version_info[:3])), "lrdan-edge": __version__}
+    for name in ("numpy", "onnxruntime", "openvino", "tensorrt", "torch"):
+        if module := sys.modules.get(name):
+            versions[name] = str(module.__version__)
+    return versions
+
+
+def as_markdown(report: BenchmarkReport) -> str:
+    """The benchmark as a page."""
+    versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
+    lines = [
+        "# Benchmark",
+        "",
+        f"`{report.command}` on {report.machine}, {report.cores} cores; {versions}. {report.rounds} rounds, all backends in "
+        "turn in each; durations host to host (uint8 frames in, scores back); speed-up is the median over rounds of PyTorch "
+        "eager's duration over the backend's.",
+        "",
+        "| backend | batch | p50 ms | p90 ms | p99 ms | max ms | frames/s | against PyTorch eager | calls |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for entry in report.entries:
+        times = " | ".join(f"{entry.latency_ms[key]:.3f}" for key in ("p50", "p90", "p99", "max"))
+        speedup = "n/a" if entry.speedup is None else f"{entry.speedup:.2f}×"
+        lines.append(f"| {entry.title} | {entry.batch} | {times} | {entry.frames_per_s:.0f} | {speedup} | {entry.calls} |")
+    if report.not_measured:
+        lines += ["", "Not measured:", *(f"- {reason}" for reason in report.not_measured)]
+    return "\n".join(lines) + "\n"

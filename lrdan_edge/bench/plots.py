@@ -1,0 +1,144 @@
+"""Pictures for people: contact sheet, ROC curve, benchmark bars."""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from lrdan_edge.errors import DataError
+from lrdan_edge.images import Frame, read_image
+from lrdan_edge.runtime.annotate import COLOURS, as_bgr, glow_level, overlay
+
+if TYPE_CHECKING:
+    from lrdan_edge.bench.evaluate import Evaluation, Judged
+    from lrdan_edge.manifest import BenchmarkReport
+
+_CELL = 144
+_CAPTION = 22
+_COLUMNS = 8
+
+
+def matplotlib_found() -> bool:
+    """Whether plots can be drawn; without matplotlib (an edge device) reports come without them."""
+    return find_spec("matplotlib") is not None
+
+
+def contact_sheet(path: Path, judged: "list[Judged]") -> None:
+    """Write a PNG: per kind one row of images over one row of heatmap overlays, framed by verdict.
+
+    Each row shows the kind's images from the hardest to the easiest: good ones by falling, defective ones by rising score.
+
+    Args:
+        path: Where it goes.
+        judged: Test images with verdicts and heatmaps.
+    """
+    kinds = sorted({one.image.kind for one in judged}, key=lambda kind: (kind != "good", kind))
+    rows = []
+    for kind in kinds:
+        part = [one for one in judged if one.image.kind == kind and one.verdict.heatmap is not None]
+        part.sort(key=lambda one: one.score, reverse=kind == "good")
+        spread = np.linspace(0, len(part) - 1, min(_COLUMNS, len(part))).round().astype(int)
+        chosen = [part[0], *(part[place] for place in spread[1:])] if part else []
+        rows.append(_banner(f"{kind} ({len(part)}): hardest on the left"))
+        rows.append(_row([_cell(one, with_heatmap=False) for one in chosen]))
+        rows.append(_row([_cell(one, with_heatmap=True) for one in chosen]))
+    encoded, data = cv2.imencode(".png", np.vstack(rows))
+    if not encoded:
+        raise DataError(f"the contact sheet {path} cannot be encoded as PNG")
+    path.write_bytes(data.tobytes())
+
+
+def _cell(one: "Judged", *, with_heatmap: bool) -> Frame:
+    """One framed picture with a caption, uint8 [_CELL + _CAPTION, _CELL, 3]."""
+    image = as_bgr(read_image(one.image.path))
+    if with_heatmap and one.verdict.heatmap is not None:
+        image = overlay(image, one.verdict.heatmap, glow_level(one.verdict))
+        if one.image.mask is not None:
+            image = _outline(image, one.image.mask)
+    scale = (_CELL - 8) / max(image.shape[:2])
+    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    image = np.asarray(cv2.resize(image, None, fx=scale, fy=scale, interpolation=interpolation), np.uint8)
+    cell = np.full((_CELL + _CAPTION, _CELL, 3), 255, np.uint8)
+    cell[:_CELL] = COLOURS[one.verdict.outcome]
+    top, left = (_CELL - image.shape[0]) // 2, (_CELL - image.shape[1]) // 2
+    cell[top : top + image.shape[0], left : left + image.shape[1]] = image
+    words = f"{one.verdict.outcome} {one.score:.3g}" if not with_heatmap else one.image.path.stem[-18:]
+    return _write_words(cell, words, (4, _CELL + 15), 0.4)
+
+
+def _outline(image: Frame, mask: Path) -> Frame:
+    """Draw the defect's outline."""
+    height, width = image.shape[:2]
+    defective = (as_bgr(read_image(mask))[..., 0] > 0).astype(np.uint8)
+    fitted = cv2.resize(defective, (width, height), interpolation=cv2.INTER_NEAREST)
+    contours, _ = cv2.findContours(fitted, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    return np.asarray(cv2.drawContours(image, contours, -1, (255, 255, 0), 1), np.uint8)
+
+
+def _row(cells: list[Frame]) -> Frame:
+    blank = np.full((_CELL + _CAPTION, _CELL, 3), 255, np.uint8)
+    return np.hstack([*cells, *[blank] * (_COLUMNS - len(cells))])
+
+
+def _banner(words: str) -> Frame:
+    return _write_words(np.full((26, _CELL * _COLUMNS, 3), 235, np.uint8), words, (6, 18), 0.5)
+
+
+def _write_words(image: Frame, words: str, place: tuple[int, int], size: float) -> Frame:
+    return np.asarray(cv2.putText(image, words, place, cv2.FONT_HERSHEY_SIMPLEX, size, (40, 40, 40), 1, cv2.LINE_AA), np.uint8)
+
+
+def _figure(width: float, height: float) -> Any:
+    """A matplotlib figure that needs no display and leaves no global state."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def roc(path: Path, curve: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]], result: "Evaluation") -> None:
+    """Write the ROC curve as PNG, the operating point marked."""
+    figure = _figure(5, 5)
+    axes = figure.subplots()
+    axes.step(*curve, where="post", color="#1f77b4", label=f"AUROC {result.image_auroc:.4f}")
+    axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1, linestyle="--")
+    point = (result.false_reject_rate, 1 - result.miss_rate)
+    axes.plot(
+        *point, "o", color="#d62728", label=f"threshold {result.threshold:.3g}: {point[0]:.1%} rejected, {point[1]:.1%} found"
+    )
+    axes.set(xlabel="good parts rejected", ylabel="defective parts found", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    axes.set_title(f"{result.good} good, {result.defective} defective, {result.backend}")
+    axes.legend(loc="lower right")
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=110, format="png")
+
+
+def benchmark(path: Path, report: "BenchmarkReport") -> None:
+    """Write median latency (batch 1) and throughput per backend as horizontal bars, PNG."""
+    titles = list(dict.fromkeys(entry.title for entry in report.entries))
+    batches = sorted({entry.batch for entry in report.entries})
+    figure = _figure(9, 1.6 + 0.5 * len(titles))
+    left, right = figure.subplots(1, 2, sharey=True)
+    height = 0.8 / len(batches)
+    for place, batch in enumerate(batches):
+        entries = {entry.title: entry for entry in report.entries if entry.batch == batch}
+        rows = [row for row, title in enumerate(titles) if title in entries]
+        speeds = [entries[titles[row]].frames_per_s for row in rows]
+        bars = right.barh([row + place * height for row in rows], speeds, height, label=f"batch {batch}")
+        right.bar_label(bars, fmt="%.0f", padding=2, fontsize=8)
+        if batch == 1:
+            medians = [entries[titles[row]].latency_ms["p50"] for row in rows]
+            tails = [entries[titles[row]].latency_ms["p99"] - median for row, median in zip(rows, medians, strict=True)]
+            left.barh(rows, medians, 0.6, xerr=[[0] * len(rows), tails], capsize=3, color="#2ca02c")
+    left.set(xlabel="latency at batch 1, ms: median, whisker p99", xlim=(0, None))
+    left.set_yticks(range(len(titles)), titles)
+    left.invert_yaxis()
+    right.set(xlabel="frames per second")
+    right.legend(fontsize=8)
+    figure.suptitle(f"{report.machine}, {report.cores} cores", fontsize=10)
+    figure.savefig(path, dpi=110, format="png")

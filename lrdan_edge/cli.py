@@ -1,0 +1,347 @@
+"""The command line: each command parses, calls one function, prints. Nothing heavy is imported before a command runs."""
+
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from lrdan_edge import __version__
+from lrdan_edge.errors import LrdanError
+
+if TYPE_CHECKING:
+    from lrdan_edge.manifest import Precision
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+INTERRUPTED = 130
+
+
+class _Group(click.Group):
+    """Prints the toolkit's own errors in one line and exits 1; everything else keeps its traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except LrdanError as error:
+            raise click.ClickException(" ".join(str(error).split())) from error
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(self.commands)  # in the order of the work, not of the alphabet
+
+
+class _Size(click.ParamType):  # type: ignore[type-arg]  # generic in click's stubs alone
+    """``128`` or ``96x128`` (height x width), in pixels."""
+
+    name = "N|HxW"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
+        match = re.fullmatch(r"(\d+)(?:x(\d+))?", str(value))
+        if not match or int(match[1]) == 0:
+            self.fail(f"{value!r} is not a size: write 128, or 96x128 for height x width", param, ctx)
+        return int(match[1]), int(match[2] or match[1])
+
+
+class _Batch(click.ParamType):  # type: ignore[type-arg]  # generic in click's stubs alone
+    """``8``, or ``1:4:16`` for the smallest, the best and the largest batch."""
+
+    name = "MIN:OPT:MAX"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int, int]:
+        if isinstance(value, tuple):
+            return value
+        match = re.fullmatch(r"(\d+)(?::(\d+):(\d+))?", str(value))
+        low, best, high = (int(match[1]), int(match[2] or match[1]), int(match[3] or match[1])) if match else (0, 0, 0)
+        if not 1 <= low <= best <= high:
+            self.fail(f"{value!r} is not a batch range: write 8, or 1:4:16 for smallest, best, largest", param, ctx)
+        return low, best, high
+
+
+def _bundle_option(command: Command) -> Command:
+    return click.option(
+        "-b",
+        "--bundle",
+        "bundle_path",
+        type=click.Path(path_type=Path, file_okay=False),
+        default=Path("bundle"),
+        envvar="LRDAN_BUNDLE",
+        show_default=True,
+        show_envvar=True,
+        help="The bundle's folder.",
+    )(command)
+
+
+def _precision_options(command: Command) -> Command:
+    for precision in ("int8", "fp16", "fp32"):
+        command = click.option(f"--{precision}", "precision", flag_value=precision, help=f"Use the {precision} graph.")(command)
+    return command
+
+
+def _backend_options(command: Command) -> Command:
+    command = click.option(
+        "--backend",
+        type=click.Choice(["auto", "tensorrt", "onnxruntime", "openvino", "torch", "null"]),
+        default="auto",
+        show_default=True,
+        help="What runs the graph; auto takes the fastest that fits, any other never falls back.",
+    )(command)
+    return _precision_options(command)
+
+
+_DATA = click.argument("data", type=click.Path(path_type=Path))
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="lrdan-edge")
+def cli() -> None:
+    """Train LRDAN anomaly detectors on good parts, and run them on the edge.
+
+    The usual order: train, export, calibrate, build-engine, run. Every command reads a bundle (a folder) and adds to it.
+    """
+
+
+@cli.command()
+@_DATA
+@_bundle_option
+@click.option("--image-size", type=_Size(), help="Size the networks see; all images are resized to it. [default: the images']")
+@click.option("--channels", type=click.Choice(["1", "3"]), help="1 grey, 3 colour. [default: the images']")
+@click.option("--epochs", type=click.IntRange(min=1), help="Passes over the images. [default: from their number]")
+@click.option("--batch-size", type=click.IntRange(min=2), default=16, show_default=True, help="Images per step.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of weights, order and held-out images.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to train.")
+def train(
+    data: Path,
+    bundle_path: Path,
+    image_size: tuple[int, int] | None,
+    channels: str | None,
+    epochs: int | None,
+    batch_size: int,
+    seed: int,
+    device: Any,
+) -> None:
+    """Train on the good images in DATA.
+
+    DATA is a folder of good images, or one with train/good as MVTec AD and anomalib have it. A share of the good images is held
+    out for the threshold (or all of calibration/good, if there is such a folder). Ctrl-C ends training early and keeps what was
+    learnt.
+    """
+    from lrdan_edge.console import training_progress
+    from lrdan_edge.train.trainer import TrainOptions
+    from lrdan_edge.train.trainer import train as run_training
+
+    options = TrainOptions(
+        image_size=image_size,
+        channels=None if channels is None else 1 if channels == "1" else 3,
+        epochs=epochs,
+        batch_size=batch_size,
+        seed=seed,
+        device=device,
+    )
+    bundle = run_training(data, bundle_path, options, training_progress())
+    results = bundle.manifest.stages["train"].results
+    if results.get("interrupted"):
+        click.echo(f"Stopped early after {results['epochs']} epochs; the bundle at {bundle_path} is usable.")
+        sys.exit(INTERRUPTED)
+    _next(f"Trained on {len(results['training'])} images, {len(results['held_out'])} held out.", "export", bundle_path)
+
+
+@cli.command()
+@_bundle_option
+def export(bundle_path: Path) -> None:
+    """Write the fp32 and fp16 deploy graphs (ONNX), checked against PyTorch."""
+    from lrdan_edge.bundle import Bundle
+    from lrdan_edge.export.graph import export as run_export
+
+    bundle = Bundle.open(bundle_path)
+    run_export(bundle)
+    for precision, check in bundle.manifest.stages["export"].results.items():
+        worst = check["largest_relative_score_difference"]
+        click.echo(f"{bundle_path}/model.{precision}.onnx: scores within {worst:.1e} of PyTorch's, relative")
+    _next("Exported.", "calibrate", bundle_path)
+
+
+@cli.command()
+@_bundle_option
+@click.option(
+    "--false-reject-rate",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.02,
+    show_default=True,
+    help="Share of good parts that may be rejected.",
+)
+@click.option("--good", type=click.Path(path_type=Path), help="Folder of other good images to fit the threshold on.")
+def calibrate(bundle_path: Path, false_reject_rate: float, good: Path | None) -> None:
+    """Make the int8 graph, and fit each graph's threshold on held-out good images."""
+    from lrdan_edge.bundle import Bundle
+    from lrdan_edge.calibration.calibrate import calibrate as run_calibration
+
+    decision = run_calibration(Bundle.open(bundle_path), false_reject_rate=false_reject_rate, good=good)
+    for precision, graph in decision.graphs.items():
+        click.echo(
+            f"{precision}: threshold {graph.threshold:.6g}, at most {graph.false_reject_rate:g} of good parts rejected, "
+            f"from {graph.n} held-out good images"
+        )
+    _next("Calibrated.", "build-engine --fp16", bundle_path)
+
+
+@cli.command("build-engine")
+@_bundle_option
+@_precision_options
+@click.option(
+    "--target",
+    type=click.Choice(["tensorrt", "onnxruntime"]),
+    default="tensorrt",
+    show_default=True,
+    help="What the engine is for; onnxruntime runs on any processor.",
+)
+@click.option("--batch", type=_Batch(), default="1:1:8", show_default=True, help="TensorRT: smallest, best, largest batch.")
+@click.option(
+    "--workspace", type=click.IntRange(min=1), metavar="MIB", help="TensorRT: memory limit. [default: from what is free]"
+)
+def build_engine(
+    bundle_path: Path, precision: "Precision | None", target: Any, batch: tuple[int, int, int], workspace: int | None
+) -> None:
+    """Build an engine for this machine from a graph."""
+    from lrdan_edge.bundle import Bundle, engine_stage
+    from lrdan_edge.console import build_progress
+    from lrdan_edge.export.engine import BuildRequest
+    from lrdan_edge.export.engine import build_engine as run_build
+
+    if precision is None:
+        raise click.UsageError("choose a precision: --fp16, --int8 or --fp32")
+    bundle = Bundle.open(bundle_path)
+    with build_progress() as progress:
+        name = run_build(bundle, BuildRequest(precision, target, batch, workspace), progress)
+    record = bundle.manifest.stages[engine_stage(name)]
+    check = record.results["golden_check"]
+    worst = check if isinstance(check, str) else f"scores within {check:.1e} of the graph's on the golden frames, relative"
+    click.echo(f"{bundle_path}/engines/{name}: {record.results['bytes'] / 2**20:.1f} MiB in {record.seconds:.1f} s; {worst}")
+    _next("Built.", "run SOURCE", bundle_path)
+
+
+@cli.command()
+@click.argument("source")
+@_bundle_option
+@_backend_options
+@click.option(
+    "--output", type=click.Path(path_type=Path, file_okay=False), help="Write verdicts.jsonl and annotated frames here."
+)
+@click.option(
+    "--save", type=click.Choice(["all", "rejects", "none"]), help="Which frames to draw. [default: all; rejects if live]"
+)
+@click.option("--overwrite", is_flag=True, help="Replace an earlier run's verdicts in --output.")
+@click.option("--threshold", type=float, help="Reject above this score instead of the calibrated threshold.")
+@click.option(
+    "--policy", type=click.Choice(["latest", "every"]), help="Newest frame wins, or none is dropped. [default: by source]"
+)
+@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Most frames judged at once.")
+@click.option("--realtime", is_flag=True, help="Play files at their own rate.")
+@click.option("--loop", "repeat", is_flag=True, help="Play files again and again.")
+def run(
+    source: str,
+    bundle_path: Path,
+    backend: str,
+    precision: "Precision | None",
+    output: Path | None,
+    save: Any,
+    overwrite: bool,
+    threshold: float | None,
+    policy: Any,
+    batch: int,
+    realtime: bool,
+    repeat: bool,
+) -> None:
+    """Inspect SOURCE: a video file, a folder, a camera index, an RTSP or HTTP address.
+
+    Ctrl-C (or SIGTERM) finishes the frames already captured and exits 0.
+    """
+    from lrdan_edge.console import inspect_source
+    from lrdan_edge.runtime.inspector import Inspector
+    from lrdan_edge.runtime.sources import open_source
+
+    with Inspector.open(bundle_path, backend=backend, precision=precision, threshold=threshold) as inspector:
+        opened = open_source(source, realtime=realtime, loop=repeat)
+        complete = inspect_source(inspector, opened, output, save, overwrite=overwrite, policy=policy, batch=batch)
+    if not complete:
+        sys.exit(1)
+
+
+@cli.command()
+@_DATA
+@_bundle_option
+@_backend_options
+def evaluate(data: Path, bundle_path: Path, backend: str, precision: "Precision | None") -> None:
+    """Measure how well the bundle tells DATA's good parts from its defective ones.
+
+    DATA has test/good and test/<defect>, and optionally masks in ground_truth/<defect>.
+    """
+    from lrdan_edge.bench.evaluate import evaluate as run_evaluation
+    from lrdan_edge.bundle import Bundle
+    from lrdan_edge.console import print_evaluation
+
+    result, pictures = run_evaluation(Bundle.open(bundle_path), data, backend=backend, precision=precision)
+    print_evaluation(result, pictures)
+
+
+@cli.command()
+@_bundle_option
+@click.option("--batch", "batches", type=click.IntRange(1, 1024), multiple=True, default=(1, 8), show_default=True)
+@click.option("--seconds", type=click.FloatRange(1, 3600), default=20.0, show_default=True, help="How long to measure in all.")
+@click.option("--rounds", type=click.IntRange(3, 1000), default=10, show_default=True, help="Turns each backend gets.")
+def bench(bundle_path: Path, batches: tuple[int, ...], seconds: float, rounds: int) -> None:
+    """Measure latency and throughput of PyTorch eager and every engine, interleaved in one run."""
+    from lrdan_edge.bench.latency import bench as run_bench
+    from lrdan_edge.bundle import Bundle
+    from lrdan_edge.console import bench_progress, print_benchmark
+
+    bundle = Bundle.open(bundle_path)
+    with bench_progress() as report:
+        result = run_bench(bundle, batches=tuple(dict.fromkeys(batches)), seconds=seconds, rounds=rounds, report=report)
+    print_benchmark(result, bundle)
+
+
+@cli.command()
+@_bundle_option
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest's facts as JSON.")
+def info(bundle_path: Path, as_json: bool) -> None:
+    """Show what the bundle holds, what is stale or damaged, and what runs here."""
+    from lrdan_edge.bundle import Bundle
+    from lrdan_edge.console import print_info
+
+    if not print_info(Bundle.open(bundle_path), as_json=as_json):
+        sys.exit(1)
+
+
+@cli.command()
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("demo"),
+    show_default=True,
+    help="Folder for it all.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of conveyor and training.")
+def demo(output: Path, seed: int) -> None:
+    """Show the whole line on a conveyor made from a real photograph, in a few minutes."""
+    from lrdan_edge.demo.demo import run_demo
+
+    run_demo(output, seed)
+
+
+def _next(done: str, command: str, bundle_path: Path) -> None:
+    bundle = "" if bundle_path == Path("bundle") or "LRDAN_BUNDLE" in os.environ else f" --bundle {bundle_path}"
+    click.echo(f"{done} Next: lrdan-edge {command}{bundle}")
+
+
+def main() -> None:
+    """Entry point of ``lrdan-edge``."""
+    cli(prog_name="lrdan-edge")
+
+
+if __name__ == "__main__":
+    main()

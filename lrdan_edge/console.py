@@ -1,0 +1,247 @@
+"""What the commands show on a terminal: progress, the live line, tables."""
+
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from rich.console import Console
+from rich.live import Live
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from lrdan_edge.bundle import BENCHMARK, Bundle
+from lrdan_edge.errors import BundleError, LrdanError
+
+if TYPE_CHECKING:
+    from lrdan_edge.bench.evaluate import Evaluation
+    from lrdan_edge.manifest import BenchmarkReport
+    from lrdan_edge.runtime.inspector import Inspector
+    from lrdan_edge.runtime.loop import Policy
+    from lrdan_edge.runtime.loop import Progress as LoopProgress
+    from lrdan_edge.runtime.sinks.files import Save
+    from lrdan_edge.runtime.sources.base import Source
+
+_COLOURS = {"good": "green", "reject": "bold red", "fault": "yellow"}
+_PLAIN_EVERY_S = 5.0
+
+console = Console(soft_wrap=True, highlight=False)
+
+
+def training_progress() -> Any:
+    """The trainer's progress bar with losses and time left."""
+    from lrdan_edge.train.trainer import TerminalProgress
+
+    return TerminalProgress()
+
+
+@contextmanager
+def build_progress() -> Iterator[Callable[[str, float], None]]:
+    """A bar for an engine's build."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("building", total=1.0)
+        yield lambda phase, share: bar.update(task, description=phase, completed=share)
+
+
+@contextmanager
+def bench_progress() -> Iterator[Callable[[str], None]]:
+    """A spinner that says which round is being measured."""
+    with console.status("loading") as status:
+        yield lambda line: status.update(line)
+
+
+def inspect_source(
+    inspector: "Inspector",
+    source: "Source",
+    output: Path | None,
+    save: "Save | None",
+    *,
+    overwrite: bool = False,
+    policy: "Policy | None" = None,
+    batch: int = 1,
+) -> bool:
+    """Run the inspection loop with a live line, and print its summary.
+
+    Returns:
+        False when something was lost: faults of a recorded source, or a sink that stopped.
+
+    Raises:
+        SourceError: The source failed; everything before was judged and delivered.
+    """
+    from lrdan_edge.runtime.loop import InspectionLoop
+    from lrdan_edge.runtime.sinks.base import Sink
+    from lrdan_edge.runtime.sinks.files import AnnotatedFramesSink, JsonLinesSink
+
+    sinks: list[Sink] = []
+    chosen: Save = save or ("rejects" if source.live else "all")
+    if output is not None:
+        sinks.append(JsonLinesSink(output, overwrite=overwrite))
+        if chosen != "none":
+            sinks.append(AnnotatedFramesSink(output, chosen))
+    loop = InspectionLoop(inspector, source, sinks, policy=policy, batch=batch, heatmaps=len(sinks) > 1)
+    console.print(f"Inspecting {source.uri} with {inspector.choice.describe()}")
+    with _ends_on_signal(loop.stop), _live_line() as report:
+        progress = loop.run(report)
+    print_summary(progress, output)
+    return not progress.problems or (source.live and not any(line.startswith("sink ") for line in progress.problems))
+
+
+@contextmanager
+def _ends_on_signal(stop: Callable[[], None]) -> Iterator[None]:
+    """SIGINT and SIGTERM call `stop`; a second one ends the process as usual."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def handle(*_: object) -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        stop()
+
+    try:
+        for number in before:
+            signal.signal(number, handle)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _live_line() -> Iterator[Callable[["LoopProgress"], None]]:
+    """One line that follows the loop: redrawn on a terminal, printed now and then elsewhere."""
+    shown = time.monotonic()
+    if not console.is_terminal:
+
+        def plain(progress: "LoopProgress") -> None:
+            nonlocal shown
+            if time.monotonic() - shown >= _PLAIN_EVERY_S:
+                shown = time.monotonic()
+                console.print(_line(progress))
+
+        yield plain
+        return
+    with Live(Text("waiting for the first frame"), console=console, refresh_per_second=8, transient=True) as live:
+
+        def redraw(progress: "LoopProgress") -> None:
+            nonlocal shown
+            if time.monotonic() - shown >= 0.125:
+                shown = time.monotonic()
+                live.update(_line(progress))
+
+        yield redraw
+
+
+def _line(progress: "LoopProgress") -> Text:
+    latency = progress.latency_percentiles()
+    line = Text(
+        f"{progress.frames} frames  {progress.frames_per_s:.1f}/s  latency {latency['p50']:.1f} ms (p99 {latency['p99']:.1f})"
+    )
+    if progress.dropped:
+        line.append(f"  {progress.dropped} dropped")
+    for _, verdict in progress.last:
+        score = "" if verdict.score is None else f" {verdict.score:.3g}"
+        line.append(f"  {verdict.outcome}{score}", style=_COLOURS[verdict.outcome])
+    return line
+
+
+def print_summary(progress: "LoopProgress", output: Path | None) -> None:
+    """What a run came to."""
+    counted = ", ".join(f"{progress.outcomes[outcome]} {outcome}" for outcome in ("good", "reject", "fault"))
+    latency = progress.latency_percentiles()
+    rate = progress.frames / progress.seconds if progress.seconds else 0.0
+    console.print(
+        f"{progress.frames} frames in {progress.seconds:.1f} s ({rate:.1f}/s): {counted}; "
+        f"latency p50 {latency['p50']:.1f} ms, p99 {latency['p99']:.1f} ms; {progress.dropped} dropped"
+    )
+    if output is not None:
+        console.print(f"Written to {output}")
+    for problem in progress.problems:
+        print(f"Problem: {problem}", file=sys.stderr)
+
+
+def print_evaluation(result: "Evaluation", pictures: list[Path]) -> None:
+    """An evaluation's figures as tables."""
+    pixel = "no masks" if result.pixel_auroc is None else f"{result.pixel_auroc:.4f}"
+    table = Table("figure", "value", title=f"{result.good} good, {result.defective} defective, {result.backend}")
+    table.add_row("image AUROC", f"{result.image_auroc:.4f}")
+    table.add_row("pixel AUROC", pixel)
+    table.add_row("false-reject rate", f"{result.false_reject_rate:.2%} (promised {result.promised_false_reject_rate:.2%})")
+    table.add_row("miss rate", f"{result.miss_rate:.2%}")
+    table.add_row("threshold", f"{result.threshold:.6g}")
+    if result.faults:
+        table.add_row("faults", str(result.faults), style="yellow")
+    console.print(table)
+    kinds = Table("defect", "images", "image AUROC", "miss rate")
+    for kind, figures in result.kinds.items():
+        kinds.add_row(kind, f"{figures['images']:.0f}", f"{figures['image_auroc']:.4f}", f"{figures['miss_rate']:.2%}")
+    console.print(kinds)
+    for picture in pictures:
+        console.print(str(picture))
+
+
+def print_benchmark(report: "BenchmarkReport", bundle: Bundle) -> None:
+    """A benchmark as a table."""
+    table = Table(
+        "backend", "batch", "p50 ms", "p99 ms", "frames/s", "against eager", title=f"{report.machine}, {report.cores} cores"
+    )
+    for entry in report.entries:
+        speedup = "n/a" if entry.speedup is None else f"{entry.speedup:.2f}x"
+        latency = (f"{entry.latency_ms[key]:.3f}" for key in ("p50", "p99"))
+        table.add_row(entry.title, str(entry.batch), *latency, f"{entry.frames_per_s:.0f}", speedup)
+    console.print(table)
+    for reason in report.not_measured:
+        console.print(f"not measured: {reason}")
+    console.print(str(bundle.path / BENCHMARK))
+
+
+def print_info(bundle: Bundle, *, as_json: bool) -> bool:
+    """What the bundle holds, file by file checked.
+
+    Returns:
+        Whether everything in it is whole and fresh.
+    """
+    from lrdan_edge.runtime.engines import engines
+
+    damaged: dict[str, str] = {}
+    for name in bundle.manifest.files:
+        maker = next(
+            (record.command for record in bundle.manifest.stages.values() if name in record.outputs), "lrdan-edge train"
+        )
+        try:
+            bundle.file(name, maker)
+        except BundleError as error:
+            damaged[name] = str(error)
+    stale = {stage: why for stage in bundle.manifest.stages if (why := bundle.staleness(stage))}
+    if as_json:
+        facts = {"path": str(bundle.path), "damaged": damaged, "stale": stale, "manifest": bundle.manifest}
+        sys.stdout.write(msgspec.json.format(msgspec.json.encode(facts), indent=2).decode() + "\n")
+        return not damaged and not stale
+    model, scoring = bundle.manifest.model, bundle.manifest.scoring
+    console.print(
+        f"{bundle.path}: {model.recipe}, {model.height}x{model.width} pixels, {bundle.manifest.preprocessing.colour}; "
+        f"score: {scoring.pooling} of the {'normalised ' if scoring.normalise else ''}error map, "
+        f"smoothed over {scoring.smoothing_sigma:g} pixels"
+    )
+    table = Table("stage", "finished", "seconds", "state", "files")
+    for name, record in bundle.manifest.stages.items():
+        state = f"stale: {stale[name]}" if name in stale else "fresh"
+        table.add_row(name, record.finished, f"{record.seconds:.1f}", state, str(len(record.outputs)))
+    console.print(table)
+    if "calibrate" in bundle.manifest.stages and not stale.get("calibrate") and not damaged:
+        for precision, graph in bundle.decision().graphs.items():
+            console.print(
+                f"{precision}: threshold {graph.threshold:.6g}, promised false-reject rate {graph.false_reject_rate:g}"
+            )
+    try:
+        for engine in engines(bundle):
+            console.print(f"engine {engine.name}: {engine.obstacle or 'runs here'}")
+    except LrdanError as error:
+        console.print(str(error), style="red")
+    for line in damaged.values():
+        console.print(line, style="red")
+    return not damaged and not stale

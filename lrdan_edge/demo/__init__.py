@@ -1,0 +1,1 @@
+"""The demonstration: a photograph becomes a conveyor, and the whole line runs over it."""

@@ -1,0 +1,410 @@
+"""A deploy graph to a TensorRT engine: TensorRT 10.3 and later, 11, and TensorRT for RTX, by one path.
+
+Networks are strongly typed: the precision is what the graph says, and no builder flag changes it. Neither torch nor onnx is
+needed, for this runs on the device.
+"""
+
+import ctypes
+import json
+import os
+import platform
+import re
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lrdan_edge.errors import EngineError
+from lrdan_edge.runtime.backends.tensorrt import find_tensorrt, logger_for, title
+
+__all__ = ["BuildOptions", "BuiltEngine", "build_engine", "find_tensorrt"]
+
+_NO_GPU = "none (built ahead of time on the CPU)"
+_ERROR, _WARNING, _INFO = 1, 2, 3  # TensorRT's severities: 0 is worst
+_INTEGRATED, _MAJOR, _MINOR = 18, 75, 76  # CUdevice_attribute
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How to build.
+
+    Attributes:
+        batch: Smallest, best and largest number of frames in one call; kernels are chosen for the best.
+        workspace_mib: Most scratch memory a kernel may take, in MiB; None: half of what the GPU has free.
+        optimization_level: 0 (builds fastest) to 5 (runs fastest); None: TensorRT's own default.
+        timing_cache: File that remembers kernel timings between builds; made when missing. TensorRT for RTX has none.
+        verbose: Whether the log holds TensorRT's every message.
+        log_path: Where TensorRT's log goes; None: nowhere.
+
+    Raises:
+        EngineError: A value is out of range.
+    """
+
+    batch: tuple[int, int, int] = (1, 1, 8)
+    workspace_mib: int | None = None
+    optimization_level: int | None = None
+    timing_cache: Path | None = None
+    verbose: bool = False
+    log_path: Path | None = None
+
+    def __post_init__(self) -> None:
+        smallest, best, largest = self.batch
+        if not 1 <= smallest <= best <= largest:
+            raise EngineError(
+                f"a batch profile is MIN:OPT:MAX with 1 ≤ MIN ≤ OPT ≤ MAX; this one is {smallest}:{best}:{largest}"
+            )
+        if self.workspace_mib is not None and self.workspace_mib < 1:
+            raise EngineError(f"the workspace is a number of MiB, 1 or more; this one is {self.workspace_mib}")
+        if self.optimization_level is not None and not 0 <= self.optimization_level <= 5:
+            raise EngineError(f"the optimisation level is 0 to 5; this one is {self.optimization_level}")
+
+
+@dataclass(frozen=True)
+class BuiltEngine:
+    """An engine.
+
+    Attributes:
+        plan: The engine file's bytes.
+        details: What built it, for which device, with which options, and what came out; plain values, ready for JSON.
+    """
+
+    plan: bytes
+    details: dict[str, Any]
+
+
+def build_engine(
+    graph: Path, options: BuildOptions | None = None, progress: Callable[[str, float], None] | None = None
+) -> BuiltEngine:
+    """Build an engine from a deploy graph (input ``frames`` uint8 [N, H, W, C], outputs ``score`` [N], ``heatmap`` [N, h, w]).
+
+    Args:
+        graph: The ONNX file, of any precision.
+        options: How to build.
+        progress: Called with the name of TensorRT's phase and the share done, 0 to 1, perhaps on another thread.
+
+    Raises:
+        MissingExtraError: TensorRT is not installed.
+        EngineError: TensorRT refuses the graph or cannot build it here; the message says which node, or what to lower.
+        KeyboardInterrupt: Ctrl-C; TensorRT has then stopped.
+    """
+    options, started = options or BuildOptions(), time.monotonic()
+    trt, gpu = find_tensorrt(), _find_gpu()
+    monitor = _Monitor(progress)
+    with ExitStack() as stack:
+        log = _Log(options, stack)
+        logger = logger_for(trt, log.add)
+        builder = _builder(trt, logger, log)
+        network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+        parser = trt.OnnxParser(network, logger)
+        _parse(trt, parser, graph, log)
+        config = builder.create_builder_config()
+        workspace = _configure(trt, builder, config, _frame_shape(trt, network, graph), options, gpu)
+        config.progress_monitor = _monitor_for(trt, monitor)
+        cache = _load_timing_cache(trt, config, options.timing_cache)
+        plan = _run(builder, network, config, monitor)
+        if plan is None:
+            raise _refusal(trt, log, options, workspace)
+        if cache is not None and options.timing_cache:
+            _write(options.timing_cache, bytes(cache.serialize()))
+        details = {
+            "tensorrt": str(trt.__version__),
+            "module": str(trt.__name__),
+            "cuda_driver": gpu.cuda if gpu else "none",
+            "device": gpu.name if gpu else _NO_GPU,
+            **({"compute_capability": gpu.compute_capability} if gpu else {}),
+            "platform": f"{platform.system().lower()}-{platform.machine()}",
+            "batch": list(options.batch),
+            "network_layers": int(network.num_layers),
+            "workspace_mib": workspace if workspace else "TensorRT's default",
+            "optimization_level": int(config.builder_optimization_level),
+            "timing_cache": "kept" if cache is not None else "none",
+            **_inspect(trt, logger, bytes(plan), gpu),
+            "build_seconds": round(time.monotonic() - started, 3),
+            "warnings": list(log.warnings),
+        }
+        return BuiltEngine(bytes(plan), details)
+
+
+class _Log:
+    """TensorRT's messages: all into the log file, the last problems kept for error messages. Any thread may add."""
+
+    def __init__(self, options: BuildOptions, stack: ExitStack) -> None:
+        self.errors: deque[str] = deque(maxlen=4)
+        self.warnings: deque[str] = deque(maxlen=4)
+        self._limit = 4 if options.verbose else _INFO
+        self._lock = threading.Lock()
+        self._file = None
+        if options.log_path:
+            try:
+                self._file = stack.enter_context(options.log_path.open("w", encoding="utf-8"))
+            except OSError as error:
+                raise EngineError(f"the log {options.log_path} cannot be written ({error.strerror}): choose another") from error
+
+    def add(self, severity: int, message: str) -> None:
+        with self._lock:
+            if self._file and severity <= self._limit and not self._file.closed:
+                self._file.write(f"{'!EWIV'[severity]} {message}\n")
+            # Without a GPU, TensorRT asks the CUDA runtime now and then and notes the refusal (error 35): no problem of ours.
+            if severity <= _WARNING and "cudaError 35" not in message:
+                (self.errors if severity <= _ERROR else self.warnings).append(_plain(message))
+
+    def said(self) -> str:
+        return "; ".join(self.errors) or "it gave no reason"
+
+
+class _Monitor:
+    """Nested phases to one share that never falls; says when to stop. TensorRT may call on any thread."""
+
+    def __init__(self, report: Callable[[str, float], None] | None) -> None:
+        self._report, self._lock = report, threading.Lock()
+        self._phases: dict[str, tuple[str | None, int, int]] = {}
+        self._share = 0.0
+        self.stopped = False
+        self.error: Exception | None = None
+
+    def start(self, phase: str, parent: str | None, steps: int) -> None:
+        with self._lock:
+            self._phases[phase] = (parent, max(steps, 1), 0)
+
+    def step(self, phase: str, step: int) -> bool:
+        """Note a finished step; False stops the build."""
+        with self._lock:
+            parent, steps, _ = self._phases.get(phase, (None, step + 1, 0))
+            self._phases[phase] = (parent, steps, step + 1)
+            self._share = max(self._share, min(self._done(phase), 1.0))
+            share = self._share
+        if self._report and not self.stopped:
+            try:
+                self._report(phase, share)
+            except Exception as error:  # it must not reach TensorRT's own frames; raised after the build
+                self.error, self.stopped = error, True
+        return not self.stopped
+
+    def finish(self, phase: str) -> None:
+        with self._lock:
+            self._phases.pop(phase, None)
+
+    def complete(self) -> None:
+        if self._report:
+            self._report("Finished", 1.0)
+
+    def _done(self, phase: str) -> float:
+        share, name, seen = 0.0, phase, set[str]()
+        while name in self._phases and name not in seen:
+            seen.add(name)
+            parent, steps, done = self._phases[name]
+            share, name = min((done + share) / steps, 1.0), parent or ""
+        return share
+
+
+def _monitor_for(trt: Any, monitor: _Monitor) -> Any:
+    class ProgressMonitor(trt.IProgressMonitor):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            monitor.start(phase_name, parent_phase, num_steps)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            return monitor.step(phase_name, step)
+
+        def phase_finish(self, phase_name: str) -> None:
+            monitor.finish(phase_name)
+
+    return ProgressMonitor()
+
+
+def _builder(trt: Any, logger: Any, log: _Log) -> Any:
+    try:
+        return trt.Builder(logger)
+    except TypeError as error:  # pybind11's word for a null pointer: TensorRT found no usable GPU
+        raise EngineError(
+            f"{title(trt)} cannot start its builder ({log.said()}): it needs an NVIDIA GPU with a driver new enough for it; "
+            "TensorRT for RTX (pip install tensorrt-rtx) builds without one"
+        ) from error
+
+
+def _parse(trt: Any, parser: Any, graph: Path, log: _Log) -> None:
+    try:
+        data = graph.read_bytes()
+    except OSError as error:
+        raise EngineError(f"{graph} cannot be read ({error.strerror}): run 'lrdan-edge export' first") from error
+    if parser.parse(data):
+        return
+    failure = parser.get_error(0) if parser.num_errors else None
+    node = f"node {failure.node_name()!r} ({failure.node_operator()}): " if failure and failure.node_operator() else ""
+    said = _plain(failure.desc()) if failure else log.said()
+    raise EngineError(
+        f"{title(trt)} cannot parse {graph.name}: {node}{said}; make the graph again with 'lrdan-edge export' "
+        "(int8: 'lrdan-edge calibrate')"
+    )
+
+
+def _frame_shape(trt: Any, network: Any, graph: Path) -> tuple[int, int, int]:
+    inputs = [network.get_input(index) for index in range(network.num_inputs)]
+    outputs = {network.get_output(index).name: network.get_output(index).dtype for index in range(network.num_outputs)}
+    shape = tuple(inputs[0].shape) if inputs else ()
+    if (
+        [(tensor.name, tensor.dtype) for tensor in inputs] != [("frames", trt.DataType.UINT8)]
+        or outputs != {"score": trt.DataType.FLOAT, "heatmap": trt.DataType.FLOAT}
+        or len(shape) != 4
+        or shape[0] != -1
+        or min(shape[1:]) < 1
+    ):
+        names = ", ".join([f"{tensor.name} {list(tensor.shape)}" for tensor in inputs] + sorted(outputs))
+        raise EngineError(
+            f"{graph.name} is not a deploy graph (its inputs and outputs are {names or 'none'}; wanted frames uint8 "
+            "[N, H, W, C], score and heatmap): make it with 'lrdan-edge export'"
+        )
+    return shape[1:]
+
+
+def _configure(
+    trt: Any, builder: Any, config: Any, frame: tuple[int, int, int], options: BuildOptions, gpu: "_Gpu | None"
+) -> int | None:
+    """Set profile, limits and level; returns the workspace limit in MiB, None where TensorRT's own holds."""
+    profile = builder.create_optimization_profile()
+    profile.set_shape("frames", *((count, *frame) for count in options.batch))
+    config.add_optimization_profile(profile)
+    # Layer names alone would hide the precision that each layer got.
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    if options.optimization_level is not None:
+        config.builder_optimization_level = options.optimization_level
+    workspace = options.workspace_mib or (max(gpu.free_bytes // 2 >> 20, 64) if gpu else None)
+    if workspace:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace << 20)
+    return workspace
+
+
+def _run(builder: Any, network: Any, config: Any, monitor: _Monitor) -> Any:
+    """Build on another thread, so that this one can hear Ctrl-C; TensorRT then stops at its next step."""
+    with ThreadPoolExecutor(1, thread_name_prefix="tensorrt-builder") as pool:
+        building = pool.submit(builder.build_serialized_network, network, config)
+        try:
+            plan = building.result()
+        except KeyboardInterrupt:
+            monitor.stopped = True
+            raise
+    if monitor.error:
+        raise monitor.error
+    if plan is not None:
+        monitor.complete()
+    return plan
+
+
+def _refusal(trt: Any, log: _Log, options: BuildOptions, workspace: int | None) -> EngineError:
+    said = log.said()
+    if re.search(r"could not find any implementation|out of memory|insufficient (memory|workspace)", said, re.IGNORECASE):
+        limit = f"{workspace} MiB" if workspace else "TensorRT's default"
+        return EngineError(
+            f"{title(trt)} ran out of memory while building ({said}): close other programs, lower the largest batch (now "
+            f"{options.batch[2]}), change the workspace limit (now {limit}), or train with a smaller image size"
+        )
+    return EngineError(f"{title(trt)} cannot build this engine: {said}; build with a verbose log to learn more")
+
+
+def _load_timing_cache(trt: Any, config: Any, path: Path | None) -> Any:
+    """The cache in use, or None (TensorRT for RTX has none); one that is damaged or of another device is started anew."""
+    if path is None or trt.__name__ == "tensorrt_rtx":
+        return None
+    for data in (path.read_bytes() if path.is_file() else b"", b""):
+        cache = config.create_timing_cache(data)
+        if cache is not None and config.set_timing_cache(cache, False):
+            return cache
+    return None
+
+
+def _write(path: Path, data: bytes) -> None:
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise EngineError(f"the timing cache {path} cannot be written ({error.strerror}): choose another place") from error
+
+
+def _inspect(trt: Any, logger: Any, plan: bytes, gpu: "_Gpu | None") -> dict[str, Any]:
+    """How many layers the engine has, and how many at each precision: what was got, not what was asked for."""
+    if gpu is None:
+        return {"engine_layers": "not inspected: no GPU", "precision": "not inspected: no GPU"}
+    runtime = trt.Runtime(logger)
+    engine = runtime.deserialize_cuda_engine(plan)
+    if engine is None:
+        raise EngineError(f"{title(trt)} cannot load the engine it built on {gpu.name}: use a release that supports this GPU")
+    inspector = engine.create_engine_inspector()
+    layers = [inspector.get_layer_information(index, trt.LayerInformationFormat.JSON) for index in range(engine.num_layers)]
+    return {"engine_layers": len(layers), "precision": dict(Counter(map(_layer_precision, layers)).most_common())}
+
+
+def _layer_precision(layer: str) -> str:
+    """The type of a layer's first output, in the words of TensorRT 10 (``Format/Datatype``) or 11 (``DataType``)."""
+    try:
+        fields = json.loads(layer)
+        output = {key.lower(): str(value).lower() for key, value in fields["Outputs"][0].items()}
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+        return "unknown"
+    text = output.get("datatype") or output.get("format/datatype") or output.get("format") or ""
+    names = {"int8": "int8", "half": "fp16", "fp16": "fp16", "float": "fp32", "fp32": "fp32", "bfloat16": "bf16"}
+    return next((name for word, name in names.items() if re.search(rf"\b{word}\b", text)), "other")
+
+
+@dataclass(frozen=True)
+class _Gpu:
+    name: str
+    compute_capability: str
+    cuda: str
+    free_bytes: int
+
+
+def _find_gpu() -> _Gpu | None:
+    """The first visible GPU, asked of the driver itself: building needs no PyCUDA. None without a driver or a GPU."""
+    try:
+        driver: Any = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
+    device, version, major, minor, integrated = (ctypes.c_int() for _ in range(5))
+    name = ctypes.create_string_buffer(256)
+    if (
+        driver.cuInit(0)
+        or driver.cuDeviceGet(ctypes.byref(device), 0)
+        or driver.cuDeviceGetName(name, len(name), device)
+        or driver.cuDriverGetVersion(ctypes.byref(version))
+    ):
+        return None
+    for value, attribute in ((major, _MAJOR), (minor, _MINOR), (integrated, _INTEGRATED)):
+        driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
+    return _Gpu(
+        name=name.value.decode(errors="replace"),
+        compute_capability=f"{major.value}.{minor.value}",
+        cuda=f"{version.value // 1000}.{version.value % 1000 // 10}",
+        free_bytes=_free_shared_memory() if integrated.value else _free_device_memory(driver, device),
+    )
+
+
+def _free_device_memory(driver: Any, device: ctypes.c_int) -> int:
+    context, free, total = ctypes.c_void_p(), ctypes.c_size_t(), ctypes.c_size_t()
+    if driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), device):
+        return 0
+    driver.cuCtxPushCurrent_v2(context)
+    driver.cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total))
+    driver.cuCtxPopCurrent_v2(ctypes.byref(context))
+    driver.cuDevicePrimaryCtxRelease_v2(device)
+    return free.value
+
+
+def _free_shared_memory() -> int:
+    """On a Jetson, GPU and CPU share the memory, and what the kernel calls available counts."""
+    match = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
+    return int(match[1]) * 1024 if match else 0
+
+
+def _plain(message: str) -> str:
+    """TensorRT's words on one line, without its source positions and the noise of a missing GPU."""
+    lines = (line.strip() for line in message.splitlines() if "cudaError 35" not in line)
+    return re.sub(r"\s*\bIn \S+ at \S+:\d+", "", "; ".join(filter(None, lines)))

@@ -1,0 +1,72 @@
+"""A frame with its verdict drawn on it, as an inspector wants to see it."""
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from lrdan_edge.images import Frame
+from lrdan_edge.runtime.verdict import Verdict
+
+COLOURS = {"good": (80, 175, 76), "reject": (60, 60, 220), "fault": (0, 165, 255)}
+"""Border by outcome, BGR."""
+
+_SMALLEST = 320
+
+
+def overlay(frame: Frame, heatmap: npt.NDArray[np.float32], full: float) -> Frame:
+    """A heatmap over its frame: nothing where the map is low, glowing where it is high.
+
+    Args:
+        frame: uint8 [H, W], [H, W, 1] or [H, W, 3] (BGR).
+        heatmap: float32 [h, w].
+        full: The heatmap's value that glows fully; zero or less shows nothing.
+
+    Returns:
+        uint8 [H, W, 3] (BGR).
+    """
+    image = as_bgr(frame)
+    height, width = image.shape[:2]
+    level = np.clip(np.nan_to_num(heatmap) / full, 0, 1) if full > 0 else np.zeros_like(heatmap)
+    level = cv2.resize(level.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
+    glow = cv2.applyColorMap((255 * level).astype(np.uint8), cv2.COLORMAP_INFERNO)
+    share = (0.75 * np.clip(2 * level - 0.5, 0, 1))[..., None]
+    return np.asarray(image * (1 - share) + glow * share, dtype=np.uint8)
+
+
+def annotate(frame: Frame, verdict: Verdict) -> Frame:
+    """The frame with heatmap, outcome, score and threshold; enlarged if it is too small to write on.
+
+    Args:
+        frame: uint8 [H, W], [H, W, 1] or [H, W, 3] (BGR).
+        verdict: Its verdict.
+
+    Returns:
+        uint8 [H', W', 3] (BGR).
+    """
+    scale = max(1, -(-_SMALLEST // min(frame.shape[:2])))
+    image = cv2.resize(as_bgr(frame), None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST)
+    if verdict.heatmap is not None:
+        image = overlay(np.asarray(image, np.uint8), verdict.heatmap, glow_level(verdict))
+    colour = COLOURS[verdict.outcome]
+    words = verdict.outcome.upper()
+    if verdict.score is not None:
+        words += f"  score {verdict.score:.3g}  limit {verdict.threshold:.3g}"
+    size = image.shape[1] / 700
+    thickness = max(1, round(2 * size))
+    band = round(40 * size) + 8
+    canvas = cv2.copyMakeBorder(image, band, 6, 6, 6, cv2.BORDER_CONSTANT, value=colour)
+    cv2.putText(canvas, words, (10, band - 8), cv2.FONT_HERSHEY_SIMPLEX, size, (255, 255, 255), thickness, cv2.LINE_AA)
+    return np.asarray(canvas, np.uint8)
+
+
+def glow_level(verdict: Verdict) -> float:
+    """The heatmap value at which an overlay glows fully: the threshold, or the map's own top where scores are means."""
+    if verdict.heatmap is None or verdict.score is None:
+        return verdict.threshold
+    return max(verdict.threshold, float(verdict.heatmap.max()) * verdict.threshold / max(verdict.score, 1e-9))
+
+
+def as_bgr(frame: Frame) -> Frame:
+    """uint8 [H, W], [H, W, 1] or [H, W, 3] as uint8 [H, W, 3]."""
+    grey = frame.ndim == 2 or frame.shape[2] == 1
+    return np.asarray(cv2.cvtColor(frame, cv2.COLOR_GRAY2BGR) if grey else frame, np.uint8)

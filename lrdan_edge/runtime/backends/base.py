@@ -1,0 +1,91 @@
+"""What every backend is: the deploy graph, run somewhere."""
+
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from lrdan_edge.errors import BackendError
+from lrdan_edge.images import Frame
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class Detections(NamedTuple):
+    """What the deploy graph says of a batch.
+
+    Attributes:
+        score: Anomaly scores, float32 [N]; higher is more anomalous.
+        heatmap: Per-pixel anomaly maps, float32 [N, h, w], or None when not asked for.
+    """
+
+    score: npt.NDArray[np.float32]
+    heatmap: npt.NDArray[np.float32] | None
+
+
+@dataclass(frozen=True)
+class BackendSpec:
+    """What a backend takes and where it runs.
+
+    Attributes:
+        frame_shape: (H, W, C) of a frame.
+        heatmap_shape: (h, w) of a heatmap.
+        max_batch: Most frames in one call of the device; larger batches are cut.
+        device: Where it runs, as the user knows it (``CPU``, ``NVIDIA Orin``).
+        precision: The graph's precision.
+    """
+
+    frame_shape: tuple[int, int, int]
+    heatmap_shape: tuple[int, int]
+    max_batch: int
+    device: str
+    precision: str
+
+
+class Backend(Protocol):
+    """The contract; backends inherit it for ``with``. ``tests/runtime/test_backends.py`` holds every backend to it."""
+
+    name: str
+    spec: BackendSpec
+
+    def infer(self, frames: Frame, *, heatmap: bool = True) -> Detections:
+        """Score a batch.
+
+        Args:
+            frames: uint8 [N, H, W, C], C-contiguous, N ≥ 1, of ``spec.frame_shape``.
+            heatmap: Whether the heatmap is wanted too.
+
+        Returns:
+            Arrays of the caller's own: later calls do not change them.
+
+        Raises:
+            BackendError: Wrong input, a failed execution, or a closed backend.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free everything; may be called again."""
+        ...
+
+    def __enter__(self) -> "Self":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self.close()
+
+
+def check_frames(frames: Frame, spec: BackendSpec) -> None:
+    """Refuse what the graph cannot take, in words.
+
+    Raises:
+        BackendError: Not uint8, not [N, H, W, C] of the spec's shape, or an empty batch.
+    """
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:] != spec.frame_shape or len(frames) == 0:
+        wanted = "×".join(map(str, spec.frame_shape))
+        raise BackendError(
+            f"a backend takes uint8 frames [N, H, W, C] of {wanted}; these are {frames.dtype} {list(frames.shape)}: "
+            "fit them with lrdan_edge.images.fit_frame"
+        )

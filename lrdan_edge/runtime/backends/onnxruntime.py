@@ -1,0 +1,106 @@
+"""ONNX Runtime: runs the deploy graph, or an optimised copy of it, on any CPU."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from lrdan_edge.errors import BackendError
+from lrdan_edge.images import Frame
+from lrdan_edge.runtime.backends.base import Backend, BackendSpec, Detections, check_frames
+
+MAX_BATCH = 64
+"""Frames in one call; bounds memory, for ONNX Runtime takes any batch."""
+
+
+class OnnxRuntimeBackend(Backend):
+    """Runs an ONNX deploy graph on the CPU."""
+
+    name = "onnxruntime"
+
+    def __init__(self, graph: bytes, precision: str, *, optimised: bool = False, threads: int | None = None) -> None:
+        """Load a graph.
+
+        Args:
+            graph: The ONNX file's bytes.
+            precision: The graph's precision, for the spec.
+            optimised: Whether ONNX Runtime wrote it after optimising; it is then taken as it is.
+            threads: Threads of one operator; None for one per core this process may use.
+
+        Raises:
+            BackendError: ONNX Runtime refuses the graph, or it is no deploy graph.
+        """
+        options = session_options(threads)
+        if optimised:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        try:
+            self._session: Any = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+            (frames,) = self._session.get_inputs()
+            outputs = {output.name: output for output in self._session.get_outputs()}
+            self.spec = BackendSpec(
+                frame_shape=tuple(frames.shape[1:]),
+                heatmap_shape=tuple(outputs["heatmap"].shape[1:]),
+                max_batch=MAX_BATCH,
+                device="CPU",
+                precision=precision,
+            )
+        # ONNX Runtime's exceptions share no base class of their own.
+        except Exception as error:
+            raise BackendError(
+                f"ONNX Runtime {ort.__version__} cannot load the {precision} graph: {_first_line(error)}"
+            ) from error
+        if frames.name != "frames" or frames.type != "tensor(uint8)" or "score" not in outputs:
+            raise BackendError(f"this ONNX file is not a deploy graph (its input is {frames.name}, {frames.type})")
+
+    def infer(self, frames: Frame, *, heatmap: bool = True) -> Detections:
+        """Score a batch; see `Backend.infer`."""
+        if self._session is None:
+            raise BackendError("this onnxruntime backend is closed: open the inspector again")
+        check_frames(frames, self.spec)
+        wanted = ["score", "heatmap"] if heatmap else ["score"]
+        try:
+            parts = [self._session.run(wanted, {"frames": part}) for part in _split(frames, MAX_BATCH)]
+        except Exception as error:
+            raise BackendError(f"ONNX Runtime failed on {list(frames.shape)}: {_first_line(error)}") from error
+        columns = parts[0] if len(parts) == 1 else [np.concatenate(column) for column in zip(*parts, strict=True)]
+        return Detections(columns[0], columns[1] if heatmap else None)
+
+    def close(self) -> None:
+        """Free the session; may be called again."""
+        self._session = None
+
+
+def session_options(threads: int | None = None) -> "ort.SessionOptions":
+    """Options of every session: threads bounded by the cores this process may use, errors only on stderr."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return options
+
+
+def optimise(graph: Path, target: Path) -> None:
+    """Save `graph` as ONNX Runtime optimises it for this machine's processor.
+
+    Raises:
+        BackendError: ONNX Runtime refuses the graph.
+    """
+    options = session_options()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.optimized_model_filepath = str(target)
+    # ONNX Runtime warns that such a file fits this kind of processor only; the engine's sidecar holds users to that.
+    options.log_severity_level = 4
+    try:
+        ort.InferenceSession(graph.read_bytes(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise BackendError(f"ONNX Runtime {ort.__version__} cannot optimise {graph}: {_first_line(error)}") from error
+
+
+def _split(frames: Frame, size: int) -> list[Frame]:
+    return [frames[start : start + size] for start in range(0, len(frames), size)]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

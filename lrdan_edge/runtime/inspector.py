@@ -1,0 +1,131 @@
+"""The public door of the runtime: open a bundle, inspect frames."""
+
+import os
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from lrdan_edge.bundle import Bundle
+from lrdan_edge.errors import DataError, LrdanError
+from lrdan_edge.images import Frame, fit_frame
+from lrdan_edge.manifest import Precision
+from lrdan_edge.runtime.backends.base import Backend
+from lrdan_edge.runtime.select import Choice, choose
+from lrdan_edge.runtime.verdict import Judge, Verdict, Verdicts
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class Inspector:
+    """Inspects frames with one backend of a bundle.
+
+    Attributes:
+        choice: Which backend runs, and why.
+        backend: The backend itself.
+        judge: Threshold and p-values.
+    """
+
+    def __init__(self, bundle: Bundle, backend: Backend, judge: Judge, choice: Choice) -> None:
+        """Put the parts together; `open` is the usual way."""
+        self.bundle = bundle
+        self.backend = backend
+        self.judge = judge
+        self.choice = choice
+
+    @classmethod
+    def open(
+        cls,
+        bundle: str | os.PathLike[str] | Bundle = "bundle",
+        *,
+        backend: str = "auto",
+        precision: Precision | None = None,
+        threshold: float | None = None,
+    ) -> "Inspector":
+        """Open a bundle for inspection.
+
+        Args:
+            bundle: The folder, or an opened bundle.
+            backend: ``auto`` (the fastest that fits), or the one to use: ``tensorrt``, ``onnxruntime``, ``openvino``,
+                ``torch``; nothing falls back to another.
+            precision: Only this precision; None: the fastest.
+            threshold: A threshold of the user's own instead of the calibrated one.
+
+        Raises:
+            MissingStageError: A stage has not run; the message names its command.
+            BundleError: The bundle is damaged, changed or stale.
+            BackendError: The backend asked for is not to be had.
+        """
+        opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        decision = opened.decision()
+        choice = choose(opened, backend, precision)
+        graph_decision = decision.graphs[choice.precision]
+        return cls(opened, choice.open(), Judge(graph_decision, threshold), choice)
+
+    def inspect(self, frames: Frame | Sequence[Frame | None], *, heatmaps: bool = True) -> Verdicts:
+        """Judge frames.
+
+        Args:
+            frames: uint8; one frame [H, W] or [H, W, C], a batch [N, H, W, C], or a list of frames of any size. None in the
+                list is a missing frame: a fault.
+            heatmaps: Whether heatmaps are wanted too.
+
+        Returns:
+            One verdict per frame, in order. A failed backend is a fault of every frame in the batch, never good.
+
+        Raises:
+            DataError: `frames` is not an image, a batch or a list of images.
+        """
+        batch, missing = self._fit(frames)
+        verdicts: list[Verdict] = []
+        if len(batch):
+            try:
+                scores, heats = self.backend.infer(batch, heatmap=heatmaps)
+            except LrdanError as error:
+                verdicts = [self.judge.fault(str(error)) for _ in batch]
+            else:
+                verdicts = [
+                    self.judge.judge(score, None if heats is None else heats[index])
+                    for index, score in enumerate(scores.tolist())
+                ]
+        for index, reason in missing:
+            verdicts.insert(index, self.judge.fault(reason))
+        return Verdicts(verdicts)
+
+    def _fit(self, frames: Frame | Sequence[Frame | None]) -> tuple[Frame, list[tuple[int, str]]]:
+        """The frames that can be scored as one batch, and place and reason of those that cannot (ascending)."""
+        shape = self.backend.spec.frame_shape
+        if isinstance(frames, np.ndarray):
+            if frames.ndim == 4 and frames.shape[1:] == shape and frames.dtype == np.uint8:
+                return np.ascontiguousarray(frames), []
+            if frames.ndim not in (2, 3, 4):
+                raise DataError(f"frames are [H, W], [H, W, C] or [N, H, W, C]; these are {list(frames.shape)}")
+            frames = list(frames) if frames.ndim == 4 else [frames]
+        fitted: list[Frame] = []
+        missing: list[tuple[int, str]] = []
+        for index, frame in enumerate(frames):
+            try:
+                if frame is None:
+                    raise DataError("the frame is missing")
+                fitted.append(fit_frame(np.asarray(frame), shape))
+            except DataError as error:
+                missing.append((index, str(error)))
+        batch: npt.NDArray[np.uint8] = np.stack(fitted) if fitted else np.empty((0, *shape), np.uint8)
+        return batch, missing
+
+    def warm_up(self, batch: int = 1) -> None:
+        """Run once on black frames, so that the first real frame is not the slow one."""
+        self.backend.infer(np.zeros((batch, *self.backend.spec.frame_shape), np.uint8))
+
+    def close(self) -> None:
+        """Free the backend; may be called again."""
+        self.backend.close()
+
+    def __enter__(self) -> "Self":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self.close()

@@ -1,0 +1,151 @@
+"""Which backend runs: the one asked for, or the fastest that fits, and one line that says which and why."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.util import find_spec
+
+from lrdan_edge.bundle import BENCHMARK, Bundle, graph_name
+from lrdan_edge.errors import BackendError
+from lrdan_edge.manifest import PRECISIONS, BenchmarkReport, Precision, from_json
+from lrdan_edge.runtime.backends.base import Backend
+from lrdan_edge.runtime.device import processor
+from lrdan_edge.runtime.engines import engines, open_engine
+
+BACKENDS = ("tensorrt", "onnxruntime", "openvino", "torch", "null")
+
+_ORDER = (
+    "tensorrt int8",
+    "tensorrt fp16",
+    "tensorrt fp32",
+    "onnxruntime int8",
+    "onnxruntime int8 (graph)",
+    "openvino int8",
+    "onnxruntime fp32",
+    "openvino fp32",
+    "onnxruntime fp32 (graph)",
+)
+"""What `auto` prefers until a benchmark has measured this machine: GPUs, then the processor; the rest comes last."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A way to run the bundle.
+
+    Attributes:
+        title: Its name in tables: ``tensorrt int8``, or ``onnxruntime fp32 (graph)`` where no engine was built.
+        backend: Which backend runs it.
+        precision: Which graph, and so which decision.
+        open: Opens the backend.
+        because: Why it was chosen, in a few words.
+        passed_over: What was not chosen, with the reason.
+    """
+
+    title: str
+    backend: str
+    precision: Precision
+    open: Callable[[], Backend]
+    because: str = ""
+    passed_over: tuple[str, ...] = ()
+
+    def describe(self) -> str:
+        """One line: what runs, why, and why not the others."""
+        line = f"{self.title} ({self.because})" if self.because else self.title
+        return f"{line}; passed over: {'; '.join(self.passed_over)}" if self.passed_over else line
+
+
+def candidates(bundle: Bundle) -> tuple[list[Choice], list[str]]:
+    """Every way to run the bundle on this machine but PyTorch, and what cannot run here with the reason."""
+    found: list[Choice] = []
+    obstacles: list[str] = []
+    for engine in engines(bundle):
+        if engine.obstacle:
+            obstacles.append(f"{engine.title}: {engine.obstacle}, rebuild with '{engine.rebuild}'")
+        else:
+            opener = partial(open_engine, bundle, engine)
+            found.append(Choice(engine.title, engine.sidecar.target, engine.sidecar.precision, opener))
+    built = {(choice.backend, choice.precision) for choice in found}
+    for precision in PRECISIONS:
+        if graph_name(precision) not in bundle.manifest.files:
+            continue
+        if ("onnxruntime", precision) not in built:
+            opener = partial(_open_onnxruntime, bundle, precision)
+            found.append(Choice(f"onnxruntime {precision} (graph)", "onnxruntime", precision, opener))
+        if find_spec("openvino"):
+            found.append(Choice(f"openvino {precision}", "openvino", precision, partial(_open_openvino, bundle, precision)))
+    return found, obstacles
+
+
+def choose(bundle: Bundle, backend: str = "auto", precision: Precision | None = None) -> Choice:
+    """The backend asked for, or the fastest that fits; nothing is measured here.
+
+    Args:
+        bundle: The bundle to run.
+        backend: ``auto`` or one of `BACKENDS`.
+        precision: Only this one; None: the fastest.
+
+    Raises:
+        BackendError: Nothing fits what was asked for; the message says why.
+    """
+    if backend != "auto" and backend not in BACKENDS:
+        raise BackendError(f"there is no backend {backend!r}: choose auto, {', '.join(BACKENDS)}")
+    if backend == "torch":
+        return _torch(bundle, precision)
+    if backend == "null":
+        return Choice("null", "null", precision or "fp32", partial(_open_null, bundle), "inspects nothing, measures the loop")
+    found, obstacles = candidates(bundle)
+    fitting = [choice for choice in found if backend in ("auto", choice.backend) and precision in (None, choice.precision)]
+    if not fitting:
+        asked = " ".join(filter(None, (backend if backend != "auto" else "", precision))) or "backend"
+        reasons = f" ({'; '.join(obstacles)})" if obstacles else ""
+        raise BackendError(f"no {asked} runs here{reasons}: build one with 'lrdan-edge build-engine --bundle {bundle.path}'")
+    speeds = measured_speeds(bundle)
+    measured = [choice for choice in fitting if choice.title in speeds]
+    if measured:
+        best = max(measured, key=lambda choice: speeds[choice.title])
+        because = f"fastest in the last benchmark, {speeds[best.title]:.0f} frames/s"
+    else:
+        best = min(fitting, key=lambda choice: _ORDER.index(choice.title) if choice.title in _ORDER else len(_ORDER))
+        because = "no benchmark of this machine yet; 'lrdan-edge bench' finds the fastest"
+    return replace(best, because=because, passed_over=tuple(obstacles))
+
+
+def measured_speeds(bundle: Bundle) -> dict[str, float]:
+    """Frames per second by title at batch 1, from the last benchmark if it was run on this machine and is not stale."""
+    if BENCHMARK not in bundle.manifest.files or bundle.staleness("bench"):
+        return {}
+    path = bundle.file(BENCHMARK, "lrdan-edge bench")
+    report = from_json(path.read_bytes(), BenchmarkReport, str(path))
+    if report.machine != processor().name:
+        return {}
+    return {entry.title: 1000 / entry.latency_ms["p50"] for entry in report.entries if entry.batch == 1}
+
+
+def _torch(bundle: Bundle, precision: Precision | None) -> Choice:
+    if precision not in (None, "fp32"):
+        raise BackendError(f"the torch backend runs fp32, not {precision}: leave the precision out, or choose another backend")
+    return Choice("torch fp32", "torch", "fp32", partial(_open_torch, bundle), "the reference")
+
+
+def _open_onnxruntime(bundle: Bundle, precision: Precision) -> Backend:
+    from lrdan_edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
+
+    return OnnxRuntimeBackend(bundle.graph(precision).read_bytes(), precision)
+
+
+def _open_openvino(bundle: Bundle, precision: Precision) -> Backend:
+    from lrdan_edge.runtime.backends.openvino import OpenVinoBackend
+
+    return OpenVinoBackend(bundle.graph(precision).read_bytes(), precision)
+
+
+def _open_torch(bundle: Bundle) -> Backend:
+    from lrdan_edge.runtime.backends.torch import TorchBackend
+
+    return TorchBackend(bundle)
+
+
+def _open_null(bundle: Bundle) -> Backend:
+    from lrdan_edge.runtime.backends.null import NullBackend
+
+    return NullBackend(bundle.manifest.model.frame_shape)

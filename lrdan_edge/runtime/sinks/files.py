@@ -1,0 +1,88 @@
+"""Verdicts as JSON Lines, and annotated frames as PNG."""
+
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import msgspec
+
+from lrdan_edge.errors import DataError
+from lrdan_edge.runtime.annotate import annotate
+from lrdan_edge.runtime.sinks.base import InspectedFrame
+
+Save = Literal["all", "rejects", "none"]
+
+VERDICTS = "verdicts.jsonl"
+
+
+class JsonLinesSink:
+    """One line per frame in ``verdicts.jsonl``, flushed as it is written, so that a killed run keeps what it said."""
+
+    name = "verdicts"
+
+    def __init__(self, folder: Path, *, overwrite: bool = False) -> None:
+        """Open the file.
+
+        Args:
+            folder: Where it goes; made if missing.
+            overwrite: Replace an older run's verdicts instead of refusing.
+
+        Raises:
+            DataError: The folder cannot be written, or holds another run's verdicts.
+        """
+        path = folder / VERDICTS
+        if path.exists() and not overwrite:
+            raise DataError(f"{path} holds an earlier run's verdicts: choose another --output, or add --overwrite")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("wb", buffering=0)
+        except OSError as error:
+            raise DataError(f"{folder} cannot be written ({error.strerror}): choose another --output") from error
+
+    def write(self, inspected: InspectedFrame) -> None:
+        """Append one line; see `as_record`."""
+        self._file.write(msgspec.json.encode(as_record(inspected)) + b"\n")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class AnnotatedFramesSink:
+    """One PNG per frame (or per rejected frame): the frame, its heatmap and its verdict."""
+
+    name = "frames"
+
+    def __init__(self, folder: Path, save: Save) -> None:
+        """Write into ``folder/frames``; made if missing."""
+        self._folder = folder / "frames"
+        self._save = save
+        self._folder.mkdir(parents=True, exist_ok=True)
+
+    def write(self, inspected: InspectedFrame) -> None:
+        """Write the annotated frame, if this verdict is to be kept."""
+        frame, verdict = inspected.frame, inspected.verdict
+        if frame.image is None or (self._save == "rejects" and verdict.outcome == "good"):
+            return
+        path = self._folder / f"{frame.index:08d}-{verdict.outcome}.png"
+        done, data = cv2.imencode(".png", annotate(frame.image, verdict))
+        if not done:
+            raise OSError(f"{path} cannot be encoded")
+        path.write_bytes(data.tobytes())
+
+    def close(self) -> None:
+        """Nothing is open between frames."""
+
+
+def as_record(inspected: InspectedFrame) -> dict[str, object]:
+    """A judged frame as the JSON object of ``verdicts.jsonl``."""
+    frame = inspected.frame
+    return {
+        "index": frame.index,
+        "name": frame.name,
+        "source": frame.source,
+        "time": datetime.fromtimestamp(frame.wall_time, timezone.utc).isoformat(timespec="milliseconds"),
+        **inspected.verdict.as_dict(),
+        "latency_ms": round(inspected.latency_ms, 3),
+    }

@@ -1,0 +1,78 @@
+"""Addresses of sources: what kind they are, and how to show them without their secrets."""
+
+import difflib
+import re
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from lrdan_edge.errors import SourceError
+
+STREAMS = frozenset({"rtsp", "rtsps", "http", "https"})
+ACCEPTED = (
+    "a folder of images, a glob ('parts/*.png'), an image or video file, a camera (0 or /dev/video0), "
+    "or rtsp://, rtsps://, http:// or https:// with an address"
+)
+
+_SECRET = re.compile(r"(?i)([?&;](?:user\w*|login|usr|pass\w*|pwd|token|api_?key|key|secret|auth\w*|sig\w*)=)[^&;#]*")
+# User and password end at the last @, even where a raw one, or a raw slash, stands in the password. Without an @ before
+# the first slash, what follows "name:" is a password only when it is no port.
+_USER = re.compile(r"[^/?#]*@|[^/?#@:]*:(?!\d+(?:[/?#]|$)).*@", re.DOTALL)
+_CAMERA = re.compile(r"(?:v4l2://)?/dev/video(\d+)|(\d+)")
+
+
+def scrubbed(uri: str) -> str:
+    """The address without user name, password and secrets in its query, fit for messages and records."""
+    head, separator, rest = uri.partition("://")
+    if separator and _USER.match(rest):
+        uri = f"{head}://***@{rest.rpartition('@')[2]}"
+    return _SECRET.sub(r"\1***", uri)
+
+
+def scheme_of(uri: str) -> str | None:
+    """The address's scheme in lower case, or None for a path."""
+    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", uri)
+    return match[1].lower() if match else None
+
+
+def camera_index(uri: str) -> int | None:
+    """The number of the Video4Linux camera that `uri` means, or None; links such as /dev/v4l/by-id/… are followed."""
+    path = uri.removeprefix("v4l2://")
+    if path.startswith("/dev/") and Path(path).is_symlink():
+        path = str(Path(path).resolve())
+    match = _CAMERA.fullmatch(path)
+    return int(match[1] or match[2]) if match else None
+
+
+def path_of_file_uri(uri: str) -> str:
+    """The path in ``file:///path`` or ``file://localhost/path``.
+
+    Raises:
+        SourceError: It names another machine, or no path.
+    """
+    parts = urlsplit(uri)
+    if parts.netloc not in ("", "localhost") or not parts.path:
+        raise SourceError(f"{uri} names no file on this machine: write file:///path, or the path alone")
+    return unquote(parts.path)
+
+
+def unknown(uri: str) -> SourceError:
+    """The error for an address that stands for nothing, with the nearest name that does."""
+    scheme = scheme_of(uri)
+    if scheme is not None:
+        return SourceError(f"{scrubbed(uri)} is no known source{_suggest(scheme, [*STREAMS, 'file', 'v4l2'])}: give {ACCEPTED}")
+    path = Path(uri)
+    folder = path.parent
+    try:
+        names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else None
+    except OSError as error:
+        return SourceError(f"the folder {folder} cannot be read ({error.strerror}): check its permissions")
+    if names is None:
+        return SourceError(f"{uri} does not exist, nor does the folder {folder}: give {ACCEPTED}")
+    if not uri:
+        return SourceError(f"the source's address is empty: give {ACCEPTED}")
+    return SourceError(f"{uri} does not exist{_suggest(path.name, names)}: give {ACCEPTED}")
+
+
+def _suggest(word: str, words: list[str]) -> str:
+    near = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
+    return f" (did you mean {near[0]!r}?)" if near else ""

@@ -1,0 +1,85 @@
+"""What every source delivers, and how it is closed."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol
+
+from lrdan_edge.images import Frame
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # in typing from Python 3.11
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CapturedFrame:
+    """One frame, or the note that one is missing.
+
+    Attributes:
+        image: uint8, [H, W] (grey) or [H, W, 3] (BGR); None when there is none, and then `fault` says why.
+        index: Its number in this source, from 0, rising by 1 with every frame and fault, across reconnects too.
+        capture_ns: ``time.monotonic_ns`` when it arrived; latency is measured from here.
+        source: The source's address, without credentials.
+        name: The file's name (below its folder), or ``frame 17`` for video and cameras.
+        wall_time: When it arrived, in Unix seconds.
+        fault: Why there is no image; such a frame must never count as a good part.
+    """
+
+    image: Frame | None
+    index: int
+    capture_ns: int
+    source: str
+    name: str
+    wall_time: float
+    fault: str | None = None
+
+    @classmethod
+    def of(cls, image: Frame, index: int, source: str, name: str, capture_ns: int | None = None) -> "CapturedFrame":
+        """A frame that arrived at `capture_ns` (now, when not given)."""
+        arrived, wall_time = _clocks(capture_ns)
+        return cls(image, index, arrived, source, name, wall_time)
+
+    @classmethod
+    def missing(cls, fault: str, index: int, source: str, name: str) -> "CapturedFrame":
+        """The note, made now, that a frame is missing."""
+        arrived, wall_time = _clocks(None)
+        return cls(None, index, arrived, source, name, wall_time, fault)
+
+
+def _clocks(capture_ns: int | None) -> tuple[int, float]:
+    now = time.monotonic_ns()
+    arrived = now if capture_ns is None else capture_ns
+    return arrived, time.time() - (now - arrived) / 1e9
+
+
+class Source(Protocol):
+    """Anything that frames come from; iterate over it, and close it (or use it in a ``with`` statement).
+
+    Iterating again starts files from the beginning, with index 0; cameras and streams go on.
+
+    Attributes:
+        uri: Its address, without credentials.
+        live: Whether frames are lost when nobody takes them (cameras, streams).
+        fps: The nominal frame rate, or None when the source announces none.
+        frames: How many frames it announces, or None.
+    """
+
+    uri: str
+    live: bool
+    fps: float | None
+    frames: int | None
+
+    def __iter__(self) -> Iterator[CapturedFrame]:
+        """Frames in the order they arrive, until the end or `close`."""
+        ...
+
+    def close(self) -> None:
+        """Release the camera, stream or file and end the iteration; from any thread, as often as wanted."""
+        ...
+
+    def __enter__(self) -> "Self":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self.close()

@@ -1,0 +1,94 @@
+"""Opening cameras and streams, and saying in one line why one does not open."""
+
+import os
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import cv2
+
+from lrdan_edge.errors import SourceError
+from lrdan_edge.runtime.sources.addresses import scrubbed
+from lrdan_edge.runtime.sources.native import Capture, open_ffmpeg
+
+_PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443}
+_PROBE_S = 2.0
+
+
+def stream(url: str, open_timeout_s: float, read_timeout_s: float) -> Callable[[], Capture]:
+    """The opener for an RTSP or HTTP stream.
+
+    Args:
+        url: The address, credentials included.
+        open_timeout_s: How long connecting may take.
+        read_timeout_s: How long one frame may take.
+
+    Raises:
+        SourceError: The address names no host, or no valid port.
+    """
+    host, port = _peer(url)
+
+    def opener() -> Capture:
+        started = time.monotonic()
+        capture = open_ffmpeg(url, open_timeout_s, read_timeout_s)
+        if capture is not None:
+            return capture
+        if time.monotonic() - started >= open_timeout_s:
+            raise SourceError(f"{scrubbed(url)} sends no video within {open_timeout_s:g} s: check the address and the network")
+        raise SourceError(f"{scrubbed(url)} cannot be opened: {_obstacle(host, port)}")
+
+    return opener
+
+
+def _peer(url: str) -> tuple[str, int]:
+    """Host and port of an address."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host = port = None
+    if not host:
+        raise SourceError(
+            f"{scrubbed(url)} names no valid host and port: write rtsp://host:554/path, "
+            "with special characters of user name and password percent-encoded"
+        )
+    return host, port or _PORTS[parts.scheme.lower()]
+
+
+def _obstacle(host: str, port: int) -> str:
+    """What stands between us and the peer, in words with the mend."""
+    try:
+        socket.create_connection((host, port), timeout=_PROBE_S).close()
+    except socket.gaierror:
+        return f"the host name {host} is not known: check the address and the network"
+    except ConnectionRefusedError:
+        return f"nothing listens on {host}:{port}: check the port, and that the camera or server runs"
+    except TimeoutError:
+        return f"{host}:{port} does not answer: check the address and the network"
+    except OSError as error:
+        return f"{host}:{port} cannot be reached ({error.strerror}): check the address and the network"
+    return f"{host}:{port} answers, but sends no video at this address: check path, user name and password"
+
+
+def camera(index: int) -> Callable[[], Capture]:
+    """The opener for the Video4Linux camera ``/dev/video<index>``."""
+    device = Path(f"/dev/video{index}")
+
+    def opener() -> Capture:
+        if not device.exists():
+            found = ", ".join(sorted(str(path) for path in Path("/dev").glob("video[0-9]*"))) or "none"
+            raise SourceError(f"there is no camera {device} (found: {found}): check its cable, or give another")
+        if not os.access(device, os.R_OK | os.W_OK):
+            raise SourceError(f"{device} may not be opened: add your user to its group ('sudo usermod -aG video $USER')")
+        try:
+            capture = cv2.VideoCapture(index, cv2.CAP_V4L2)
+        except cv2.error as error:
+            raise SourceError(f"{device} cannot be opened ({error.err})") from error
+        if not capture.isOpened():
+            capture.release()
+            raise SourceError(f"{device} cannot be opened: it is in use by another program, or is no capture device")
+        return capture
+
+    return opener

@@ -1,0 +1,165 @@
+"""Video files (and finished videos over HTTP): every frame in order, and a note when some are missing."""
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+
+from lrdan_edge.errors import SourceError
+from lrdan_edge.runtime.sources.base import CapturedFrame, Source
+from lrdan_edge.runtime.sources.containers import Kind, kind_of, matroska_is_cut, mp4_has_index
+from lrdan_edge.runtime.sources.native import announced_fps, announced_frames, open_ffmpeg, quiet, read_frame
+
+# A packet that cannot be decoded ends one read; the next one goes on behind it. So many in a row are the end.
+_FAILED_READS = 8
+
+
+class VideoSource(Source):
+    """A video of known content; frames that cannot be decoded, and an early end, are delivered as faults."""
+
+    live = False
+
+    def __init__(
+        self,
+        uri: str,
+        target: str,
+        *,
+        path: Path | None = None,
+        realtime: bool = False,
+        loop: bool = False,
+        open_timeout_s: float = 10,
+        read_timeout_s: float = 10,
+    ) -> None:
+        """Open the video.
+
+        Args:
+            uri: The address, for display.
+            target: What FFmpeg is to open.
+            path: The file, where it is one.
+            realtime: Deliver frames at the video's own rate instead of as fast as they are taken.
+            loop: Start again at the end, until closed.
+            open_timeout_s: How long opening may take, where `target` is on a network.
+            read_timeout_s: How long one frame may take, where `target` is on a network.
+
+        Raises:
+            SourceError: It is no video that can be decoded.
+        """
+        self.uri = uri
+        self._target, self._path = target, path
+        self._realtime, self._loop = realtime, loop
+        self._timeouts = (open_timeout_s, read_timeout_s)
+        self._closed = threading.Event()
+        self._using = threading.Lock()
+        self._kind: Kind = _kind(path) if path else "other"
+        self._capture: cv2.VideoCapture | None = self._open()
+        self.fps = announced_fps(self._capture)
+        self._announced = announced_frames(self._capture)
+        self.frames = None if loop else self._announced
+
+    def _open(self) -> cv2.VideoCapture:
+        try:
+            with quiet:
+                capture = open_ffmpeg(self._target, *self._timeouts)
+        except UnicodeError as error:
+            raise SourceError(f"{self.uri!r} is not valid text: rename the file") from error
+        if capture is None:
+            raise SourceError(_why_not(self._path) if self._path else f"{self.uri} is no video that can be decoded")
+        return capture
+
+    def __iter__(self) -> Iterator[CapturedFrame]:
+        """The frames; see `Source`."""
+        index = 0
+        while not self._closed.is_set():
+            decoded = 0
+            with quiet:
+                for frame in self._once(index):
+                    decoded += frame.image is not None
+                    index += 1
+                    yield frame
+            if not self._loop or not decoded:
+                return
+
+    def _once(self, start: int) -> Iterator[CapturedFrame]:
+        """The frames from the first to the last, numbered from `start`."""
+        with self._using:
+            capture, self._capture = self._capture, None
+        capture = capture or self._open()
+        pace = _Pace(self.fps if self._realtime else None, self._closed)
+        index, failed, decoded = start, 0, 0
+        try:
+            while failed < _FAILED_READS and not self._closed.is_set():
+                asked = time.monotonic()
+                image = read_frame(capture)
+                if image is None:
+                    stalled = time.monotonic() - asked > self._timeouts[1] / 2
+                    failed = _FAILED_READS if stalled else failed + 1
+                    continue
+                for _ in range(failed):
+                    damaged = f"{self.uri}: frame {index - start} cannot be decoded: record or copy the video again"
+                    yield CapturedFrame.missing(damaged, index, self.uri, f"frame {index - start}")
+                    index += 1
+                failed = 0
+                decoded += 1
+                if not pace.wait():
+                    return
+                yield CapturedFrame.of(image, index, self.uri, f"frame {index - start}")
+                index += 1
+        finally:
+            capture.release()
+        if not self._closed.is_set() and (fault := self._shortfall(decoded, index - start)):
+            yield CapturedFrame.missing(fault, index, self.uri, f"frame {index - start}")
+
+    def _shortfall(self, decoded: int, delivered: int) -> str | None:
+        """What is missing at the end, or None; frames already delivered as faults are not missing again."""
+        announced = self._announced or 0
+        if decoded == 0:
+            of = f" of {announced}" if announced else ""
+            return f"{self.uri}: video ends early: 0{of} frames decoded: record or copy it again"
+        # MP4 and AVI count their frames. Others announce a duration, which may be that of a longer sound track.
+        exact = self._kind in ("mp4", "avi") or (self._kind == "matroska" and self._path and matroska_is_cut(self._path))
+        if announced - delivered <= (0 if exact else max(2, announced // 50)):
+            return None
+        return f"{self.uri}: video ends early: {decoded} of {announced} frames decoded: record or copy it again"
+
+    def close(self) -> None:
+        """See `Source.close`; the iterator releases the file, after a read under way."""
+        self._closed.set()
+        with self._using:
+            capture, self._capture = self._capture, None
+        if capture is not None:
+            capture.release()
+
+
+class _Pace:
+    """Waits until the next frame of a steady rate is due."""
+
+    def __init__(self, fps: float | None, closed: threading.Event) -> None:
+        self._period = 1 / fps if fps else 0.0
+        self._closed = closed
+        self._due = time.monotonic()
+
+    def wait(self) -> bool:
+        """Wait for the next frame's time; False when the source was closed."""
+        if self._period and self._closed.wait(max(0.0, self._due - time.monotonic())):
+            return False
+        self._due += self._period
+        return not self._closed.is_set()
+
+
+def _kind(path: Path) -> Kind:
+    try:
+        return kind_of(path)
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read ({error.strerror}): check its permissions") from error
+
+
+def _why_not(path: Path) -> str:
+    """Why FFmpeg cannot open a file that exists."""
+    size = path.stat().st_size
+    if size == 0:
+        return f"{path} is empty (0 bytes): record or copy it again"
+    if kind_of(path) == "mp4" and not mp4_has_index(path):
+        return f"{path} has no index (moov), as when a recording or copy is cut off ({size} bytes): record or copy it again"
+    return f"{path} is no video that can be decoded ({size} bytes): check that it plays elsewhere, or convert it to MP4 or AVI"

@@ -1,0 +1,104 @@
+"""A verdict: good, reject or fault, and what it stands on."""
+
+import math
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from lrdan_edge.manifest import GraphDecision
+
+Outcome = Literal["good", "reject", "fault"]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What is said of one frame.
+
+    Attributes:
+        outcome: ``good``, ``reject``, or ``fault`` when there is no trustworthy score; a fault is never a good part.
+        score: The raw anomaly score, or None for a fault.
+        threshold: The score above which a part is rejected.
+        p_value: Share of good parts at least this anomalous, in (0, 1]: (1 + #{held-out good scores ≥ score}) / (n + 1)
+            (Vovk et al., conformal p-value), or None for a fault.
+        heatmap: Per-pixel anomaly map, float32 [h, w], when asked for.
+        fault: Why there is no score, or None.
+    """
+
+    outcome: Outcome
+    score: float | None
+    threshold: float
+    p_value: float | None
+    heatmap: npt.NDArray[np.float32] | None = None
+    fault: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The verdict without its heatmap, ready for JSON."""
+        record: dict[str, Any] = {"outcome": self.outcome, "score": self.score, "threshold": self.threshold}
+        record["p_value"] = self.p_value
+        if self.fault is not None:
+            record["fault"] = self.fault
+        return record
+
+
+class Verdicts(Sequence[Verdict]):
+    """The verdicts of a batch, in the frames' order."""
+
+    def __init__(self, verdicts: list[Verdict]) -> None:
+        """Hold `verdicts`."""
+        self._verdicts = verdicts
+
+    @overload
+    def __getitem__(self, index: int) -> Verdict: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Verdicts": ...
+    def __getitem__(self, index: int | slice) -> "Verdict | Verdicts":
+        return Verdicts(self._verdicts[index]) if isinstance(index, slice) else self._verdicts[index]
+
+    def __len__(self) -> int:
+        return len(self._verdicts)
+
+    def __iter__(self) -> Iterator[Verdict]:
+        return iter(self._verdicts)
+
+    def __repr__(self) -> str:
+        counts = {outcome: sum(verdict.outcome == outcome for verdict in self) for outcome in ("good", "reject", "fault")}
+        return f"Verdicts({', '.join(f'{count} {outcome}' for outcome, count in counts.items())})"
+
+    @property
+    def scores(self) -> npt.NDArray[np.float32]:
+        """Raw scores, float32 [N]; NaN for a fault."""
+        return np.array([math.nan if verdict.score is None else verdict.score for verdict in self], np.float32)
+
+    @property
+    def heatmaps(self) -> list[npt.NDArray[np.float32] | None]:
+        """Heatmaps, float32 [h, w] each; None where not asked for or a fault."""
+        return [verdict.heatmap for verdict in self]
+
+
+class Judge:
+    """Turns scores into verdicts by one graph's decision."""
+
+    def __init__(self, decision: GraphDecision, threshold: float | None = None) -> None:
+        """Judge by `decision`, or by another `threshold` (finite) if one is given."""
+        self.threshold = decision.threshold if threshold is None else threshold
+        self._good_scores = sorted(decision.good_scores)
+
+    def p_value(self, score: float) -> float:
+        """Conformal p-value of a score, in (0, 1]."""
+        n = len(self._good_scores)
+        return (1 + n - bisect_left(self._good_scores, score)) / (n + 1)
+
+    def judge(self, score: float, heatmap: npt.NDArray[np.float32] | None = None) -> Verdict:
+        """The verdict on a score; NaN and infinity are faults."""
+        if not math.isfinite(score):
+            return self.fault(f"the score is {score}: the backend's output cannot be trusted")
+        outcome: Outcome = "reject" if score > self.threshold else "good"
+        return Verdict(outcome, score, self.threshold, self.p_value(score), heatmap)
+
+    def fault(self, reason: str) -> Verdict:
+        """The verdict on a frame that has no score."""
+        return Verdict("fault", None, self.threshold, None, None, reason)

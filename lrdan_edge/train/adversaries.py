@@ -1,0 +1,132 @@
+"""The three networks at work: one optimisation step of LRDAN."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from lrdan_edge.manifest import ModelSpec
+from lrdan_edge.train import losses
+from lrdan_edge.train.losses import LossWeights
+from lrdan_edge.train.networks import Autoencoder, Discriminator
+
+DualReading = Literal["began", "joint"]
+"""Who minimises the dual term L_girec − k·L_direc, which the paper's summary leaves open.
+
+``joint``: G and AE2 both do, so that G seeks what AE2 cannot reconstruct. ``began``: AE2 does, and G minimises L_direc.
+"""
+
+BETAS = (0.5, 0.999)
+
+
+class Adversaries(nn.Module):
+    """AE1 (G), AE2 (D'), the discriminator D, and c, the centre of AE1's codes."""
+
+    center: Tensor
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.ae1, self.ae2, self.discriminator = Autoencoder(spec), Autoencoder(spec), Discriminator(spec)
+        block = 1 << spec.downsamplings
+        grid = (-(-spec.height // block), -(-spec.width // block))
+        self.register_buffer("center", torch.zeros(spec.latent_channels, *grid))
+
+    @torch.no_grad()
+    def place_center(self, x: Tensor) -> None:
+        """Set c to the mean code of some images before training, as Deep SVDD does; it stays there.
+
+        Args:
+            x: Images, float [N, C, H, W] in [-1, 1].
+        """
+        self.center.copy_(self.ae1(x)[1].mean(0))
+
+
+@contextmanager
+def without_statistics(network: nn.Module) -> Iterator[None]:
+    """Leave batch normalisation's running statistics alone: AE2 is deployed on images, so only images may form them."""
+    layers = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.momentum = 0.0
+    try:
+        yield
+    finally:
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
+
+
+class Optimisation:
+    """Steps `Adversaries` towards less loss; all three networks move at once, each by its own term's gradient."""
+
+    def __init__(
+        self, networks: Adversaries, weights: LossWeights, dual_reading: DualReading, learning_rate: float, *, half: bool
+    ) -> None:
+        """Set up.
+
+        Args:
+            networks: What to train, in place.
+            weights: The losses' weights.
+            dual_reading: Who minimises the dual term.
+            learning_rate: Adam's, at its highest; see `set_rate`.
+            half: Whether convolutions run in bfloat16 (losses, sums and weights stay in float32).
+        """
+        self.networks, self.weights, self.dual_reading, self.half = networks, weights, dual_reading, half
+        self.device = networks.center.device.type
+        self._ae1, self._ae2 = list(networks.ae1.parameters()), list(networks.ae2.parameters())
+        self._d = list(networks.discriminator.parameters())
+        self._autoencoders = torch.optim.Adam([*self._ae1, *self._ae2], learning_rate, betas=BETAS, fused=True)
+        self._discriminator = torch.optim.Adam(self._d, learning_rate / 4, betas=BETAS, fused=True)
+        self._rates = (learning_rate, learning_rate / 4)
+
+    def set_rate(self, share: float) -> None:
+        """Use `share` (0 to 1) of the learning rates from now on."""
+        for optimiser, rate in zip((self._autoencoders, self._discriminator), self._rates, strict=True):
+            for group in optimiser.param_groups:
+                group["lr"] = rate * share
+
+    def step(self, x: Tensor) -> dict[str, Tensor]:
+        """One step on one batch.
+
+        Args:
+            x: Images, float32 [N, C, H, W] in [-1, 1].
+
+        Returns:
+            Every term (unweighted scalars, detached), ``total`` and ``discriminator``; and ``spread_g`` and ``spread_ae2``,
+            the mean standard deviation over the batch of G(x) and D'(x), which a collapse brings to zero.
+        """
+        net, w = self.networks, self.weights
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.half):
+            gx, z = net.ae1(x)
+            logits_x, features_x = net.discriminator(x)
+            logits_gx, features_gx = net.discriminator(gx)
+            ae2_x, _ = net.ae2(x)
+            with without_statistics(net.ae2):
+                ae2_gx, z2 = net.ae2(gx)
+        gx, ae2_x, ae2_gx, z, z2 = (value.float() for value in (gx, ae2_x, ae2_gx, z, z2))
+        terms = {
+            "irec": losses.irec(x, gx),
+            "adv": losses.adv(features_x.float(), features_gx.float()),
+            "zrec": losses.zrec(z, z2),
+            "c": losses.c(z, net.center),
+            "girec": losses.girec(x, ae2_x),
+            "direc": losses.direc(gx, ae2_gx),
+            "discriminator": losses.discrimination(logits_x.float(), logits_gx.float()),
+        }
+        dual = losses.dual(terms["girec"], terms["direc"], w.k)
+        generation = w.irec * terms["irec"] + w.adv * terms["adv"] + w.zrec * terms["zrec"] + w.c * terms["c"]
+        total = generation + w.dual * dual
+
+        self._autoencoders.zero_grad()
+        self._discriminator.zero_grad()
+        terms["discriminator"].backward(inputs=self._d, retain_graph=True)  # type: ignore[no-untyped-call]
+        if self.dual_reading == "joint":
+            total.backward(inputs=[*self._ae1, *self._ae2])  # type: ignore[no-untyped-call]
+        else:
+            total.backward(inputs=self._ae2, retain_graph=True)  # type: ignore[no-untyped-call]
+            (generation + w.dual * terms["direc"]).backward(inputs=self._ae1)  # type: ignore[no-untyped-call]
+        self._autoencoders.step()
+        self._discriminator.step()
+        spread = {"spread_g": gx.detach().std(0).mean(), "spread_ae2": ae2_x.detach().std(0).mean()}
+        return {name: value.detach() for name, value in (terms | {"dual": dual, "total": total}).items()} | spread

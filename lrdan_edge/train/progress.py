@@ -1,0 +1,81 @@
+"""What a training run tells while it runs."""
+
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
+from rich.progress import Progress as Bars
+
+
+class Progress:
+    """Listener of a training run; this one is silent, subclasses show or record."""
+
+    def step(self, epoch: int, epochs: int, step: int, steps: int, losses: dict[str, float], seconds_left: float) -> None:
+        """A step was made.
+
+        Args:
+            epoch: The epoch it belongs to, from 1.
+            epochs: How many there will be.
+            step: The step, from 1, counted over all epochs.
+            steps: How many there will be.
+            losses: Its losses by term, unweighted, and their weighted sum ``total``.
+            seconds_left: Estimated time to the end.
+        """
+
+    def note(self, text: str) -> None:
+        """Something the user should know, one sentence."""
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        """Stop showing."""
+
+
+SHOWN = ("total", "irec", "adv", "zrec", "c", "girec", "direc")
+
+
+class TerminalProgress(Progress):
+    """A bar with losses and time left on a terminal; elsewhere a line per tenth of the epochs."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        """Show on `console`, standard error by default."""
+        self._console = console or Console(stderr=True)
+        self._bars = Bars(
+            TextColumn("training"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[left]} left  {task.fields[losses]}"),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task: TaskID | None = None
+        self._last_line = 0
+
+    def step(self, epoch: int, epochs: int, step: int, steps: int, losses: dict[str, float], seconds_left: float) -> None:
+        """Move the bar, or print a line where a tenth of the epochs is full."""
+        text = " ".join(f"{name} {losses[name]:.3f}" for name in SHOWN if name in losses)
+        if self._console.is_terminal:
+            if self._task is None:
+                self._task = self._bars.add_task("training", total=steps, left="", losses="")
+            self._bars.update(self._task, completed=step, left=_clock(seconds_left), losses=text)
+        elif step * epochs == epoch * steps and (epoch * 10 // epochs > self._last_line or epoch == epochs):
+            self._last_line = epoch * 10 // epochs
+            self.note(f"epoch {epoch}/{epochs}  {_clock(seconds_left)} left  {text}")
+
+    def note(self, text: str) -> None:
+        """Print a sentence above the bar."""
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def __enter__(self) -> "Progress":
+        self._bars.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        """Leave the bar as it stands."""
+        self._bars.stop()
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}"

@@ -1,0 +1,30 @@
+"""The training report: every epoch's losses as JSON, and as curves."""
+
+from pathlib import Path
+
+import msgspec
+
+Epoch = dict[str, float]
+"""An epoch's mean losses by term."""
+
+CURVES = ("total", "irec", "adv", "zrec", "c", "girec", "direc", "dual", "discriminator")
+
+
+def write_losses(path: Path, epochs: list[Epoch]) -> None:
+    """Write the losses as JSON: ``{"epochs": [{"irec": …}, …]}``, first epoch first."""
+    path.write_bytes(msgspec.json.format(msgspec.json.encode({"epochs": epochs}), indent=2) + b"\n")
+
+
+def draw_losses(path: Path, epochs: list[Epoch]) -> None:
+    """Draw one small panel per term into a PNG."""
+    from matplotlib.figure import Figure  # without pyplot: no display, no global state
+
+    figure = Figure(figsize=(9, 7), layout="constrained")
+    for index, name in enumerate(CURVES):
+        axes = figure.add_subplot(3, 3, index + 1)
+        axes.plot(range(1, len(epochs) + 1), [epoch[name] for epoch in epochs], marker="." if len(epochs) < 3 else None)
+        axes.set_title(name, fontsize=10)
+        axes.grid(alpha=0.3)
+        if index >= 6:
+            axes.set_xlabel("epoch")
+    figure.savefig(path, dpi=100, format="png")

@@ -1,0 +1,153 @@
+"""What is deployed: preprocessing, AE2 and the scoring head as one module, the deploy graph in PyTorch."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lrdan_edge.bundle import WEIGHTS, Bundle
+from lrdan_edge.errors import BundleError
+from lrdan_edge.manifest import ModelSpec, Preprocessing, Scoring
+from lrdan_edge.train.networks import Autoencoder
+
+DEVIATION_FLOOR = 0.005
+"""Least standard deviation that an error is divided by (of a range of 2): half a grey level or so, so that a background
+that never changes does not turn one flickering pixel into a reject."""
+
+
+class ScoringHead(nn.Module):
+    """From image and reconstruction to score and heatmap; everything in float32, whatever comes in.
+
+    heatmap = smooth((mean over channels of |x − x''| − mean) / deviation), score = its maximum or mean.
+    """
+
+    error_mean: Tensor
+    error_deviation: Tensor
+    kernel: Tensor
+
+    def __init__(self, spec: ModelSpec, scoring: Scoring, error_mean: Tensor, error_std: Tensor) -> None:
+        """Keep the constants.
+
+        Args:
+            spec: The networks' shape.
+            scoring: What to do.
+            error_mean: Good images' mean error per pixel, float32 [H, W].
+            error_std: Its standard deviation, float32 [H, W].
+
+        Raises:
+            BundleError: The constants are not of the images' size.
+        """
+        super().__init__()
+        for name, constant in (("error_mean", error_mean), ("error_std", error_std)):
+            if tuple(constant.shape) != (spec.height, spec.width):
+                raise BundleError(
+                    f"scoring.{name} is {list(constant.shape)}, the model's images are {[spec.height, spec.width]}: "
+                    "run 'lrdan-edge train' again"
+                )
+        self.normalise, self.pooling = scoring.normalise, scoring.pooling
+        self.register_buffer("error_mean", error_mean.float().clone()[None, None])
+        self.register_buffer("error_deviation", error_std.float().clamp_min(DEVIATION_FLOOR)[None, None])
+        self.register_buffer("kernel", gaussian_kernel(scoring.smoothing_sigma, min(spec.height, spec.width)))
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "ScoringHead":
+        """Move, but stay in float32: ``module.half()`` halves the networks, not the sums."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, buffer in self.named_buffers():
+            setattr(self, name, buffer.float())
+        return self
+
+    def forward(self, x: Tensor, reconstruction: Tensor) -> tuple[Tensor, Tensor]:
+        """Score.
+
+        Args:
+            x: Images, float [N, C, H, W] in [-1, 1].
+            reconstruction: x'', AE2's reconstruction, the same shape.
+
+        Returns:
+            Score float32 [N] and heatmap float32 [N, H, W]; higher is more anomalous.
+        """
+        heat = error_map(x, reconstruction)
+        if self.normalise:
+            heat = (heat - self.error_mean) / self.error_deviation
+        heat = smooth(heat, self.kernel)
+        score = heat.amax((1, 2, 3)) if self.pooling == "max" else heat.mean((1, 2, 3))
+        return score, heat.squeeze(1)
+
+
+class DeployModule(nn.Module):
+    """The deploy graph: frames as a camera gives them in, score and heatmap out. Always in evaluation mode."""
+
+    def __init__(self, ae2: Autoencoder, head: ScoringHead, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        self.ae2, self.head = ae2, head
+        self.scale, self.offset = preprocessing.scale, preprocessing.offset
+        self.eval()
+
+    def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Score frames.
+
+        Args:
+            frames: uint8 [N, H, W, C], BGR or grey.
+
+        Returns:
+            Score float32 [N] and heatmap float32 [N, H, W].
+        """
+        # TensorRT takes uint8 into a cast and nowhere else, so the cast comes first. The arithmetic stays in float32 (a
+        # grey level is not exact in half precision after scaling); only AE2 works in its own precision.
+        x = frames.float().permute(0, 3, 1, 2) * self.scale + self.offset
+        reconstruction, _ = self.ae2(x.to(next(self.ae2.parameters()).dtype))
+        score, heatmap = self.head(x, reconstruction)
+        return score, heatmap
+
+
+def error_map(x: Tensor, reconstruction: Tensor) -> Tensor:
+    """Mean over channels of |x − x''|: float32 [N, 1, H, W]."""
+    return (x.float() - reconstruction.float()).abs().mean(1, keepdim=True)
+
+
+def gaussian_kernel(sigma: float, side: int) -> Tensor:
+    """A normalised Gaussian, float32 [2r + 1], r about 2.5 sigma and less than `side`; [1] for sigma 0."""
+    radius = min(math.ceil(2.5 * sigma), side - 1) if sigma > 0 else 0
+    offsets = torch.arange(-radius, radius + 1, dtype=torch.float32)
+    kernel = torch.exp(-offsets.square() / (2 * sigma * sigma)) if sigma > 0 else torch.ones(1)
+    return kernel / kernel.sum()
+
+
+def smooth(maps: Tensor, kernel: Tensor) -> Tensor:
+    """Convolve float32 [N, 1, H, W] with `kernel` along rows and columns, edges repeated."""
+    radius = kernel.numel() // 2
+    if radius == 0:
+        return maps
+    maps = F.pad(maps, (radius, radius, radius, radius), mode="replicate")
+    return F.conv2d(F.conv2d(maps, kernel.view(1, 1, 1, -1)), kernel.view(1, 1, -1, 1))
+
+
+def load_ae2(bundle: Bundle, device: str = "cpu") -> DeployModule:
+    """Rebuild the deploy module from the bundle's weights.
+
+    Args:
+        bundle: A trained bundle.
+        device: A torch device.
+
+    Raises:
+        MissingStageError: The bundle is not trained.
+        ChangedFileError: The weights are not the manifest's.
+        BundleError: The weights do not fit the manifest's model.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = bundle.file(WEIGHTS, "lrdan-edge train")
+    spec = bundle.manifest.model
+    try:
+        tensors = load_file(path)
+        ae2 = Autoencoder(spec)
+        ae2.load_state_dict({name.removeprefix("ae2."): tensor for name, tensor in tensors.items() if name.startswith("ae2.")})
+        mean, deviation = tensors["scoring.error_mean"], tensors["scoring.error_std"]
+    except (SafetensorError, RuntimeError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise BundleError(f"{path} does not fit the model in the manifest ({reason}): run 'lrdan-edge train' again") from error
+    head = ScoringHead(spec, bundle.manifest.scoring, mean, deviation)
+    return DeployModule(ae2, head, bundle.manifest.preprocessing).to(device)

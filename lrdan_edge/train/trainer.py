@@ -1,0 +1,221 @@
+"""Training: good images in, a bundle with weights and scoring constants out."""
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor
+
+from lrdan_edge.bundle import REPORTS, WEIGHTS, Bundle, Stage
+from lrdan_edge.errors import TrainingError
+from lrdan_edge.manifest import Preprocessing
+from lrdan_edge.train.adversaries import Adversaries, Optimisation
+from lrdan_edge.train.interrupt import Interrupt, first_interrupt_is_polite
+from lrdan_edge.train.material import prepare
+from lrdan_edge.train.networks import Autoencoder
+from lrdan_edge.train.options import TrainOptions, choose_device, computes_bfloat16
+from lrdan_edge.train.progress import Progress, TerminalProgress
+from lrdan_edge.train.report import Epoch, draw_losses, write_losses
+from lrdan_edge.train.scoring import error_map
+
+__all__ = ["TrainOptions", "error_statistics", "rate_at", "to_input", "train"]
+
+STEPS = 800  # how long to train if the user names no epochs: 800 batches of 16 at 64x64 take about 75 s on two cores
+WARM_UP = 30  # steps over which the learning rate rises
+CENTER_IMAGES = 256
+SCALE, OFFSET = 2 / 255, -1.0  # uint8 to [-1, 1], what tanh gives
+
+COLLAPSE_AFTER = 100  # steps; before that the networks may be constant
+COLLAPSED = 0.01  # share of the images' own spread below which the reconstructions are all one
+LEAST_SPREAD = 0.05  # images more alike than this (of a range of 2) say nothing about a collapse
+
+
+def train(data: Path, bundle_path: Path, options: TrainOptions | None = None, progress: Progress | None = None) -> Bundle:
+    """Train LRDAN on the good images of `data` and write a bundle.
+
+    Ctrl-C ends training after the current step and still writes a usable bundle (``results["interrupted"]`` is True then); a
+    second one raises KeyboardInterrupt and leaves whatever bundle was there.
+
+    Args:
+        data: Folder of good images, or one with ``train/good``; see `lrdan_edge.dataset`.
+        bundle_path: The bundle; an older one is replaced when training has succeeded, and only then.
+        options: What was asked for.
+        progress: Who is told; the terminal by default.
+
+    Raises:
+        DataError: The images cannot be used.
+        TrainingError: A loss is no longer finite, or a network has collapsed; nothing is saved.
+        BundleError: The bundle cannot be written.
+    """
+    options = options or TrainOptions()
+    progress = progress or TerminalProgress()
+    device = choose_device(options.device)
+    material = prepare(data, options)
+    colour: Literal["grey", "bgr"] = "grey" if material.spec.channels == 1 else "bgr"
+    preprocessing = Preprocessing(colour=colour, resize="area", scale=SCALE, offset=OFFSET)
+    bundle = Bundle.create(bundle_path, material.spec, preprocessing, options.scoring)
+    with (
+        bundle.stage("train", command=_command(data, bundle_path, options), options=_recorded(options)) as stage,
+        first_interrupt_is_polite() as interrupt,
+        torch.random.fork_rng(),
+    ):
+        torch.manual_seed(options.seed)
+        networks = Adversaries(material.spec).to(device)
+        networks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        with progress:
+            for note in material.notes:
+                progress.note(note)
+            epochs = _fit(networks, material.frames, options, progress, interrupt)
+        mean, deviation = error_statistics(networks.ae2, material.frames)
+        _save(stage, networks, mean, deviation, epochs)
+        stage.results |= {
+            "data": str(data.absolute()),
+            "images": len(material.training),
+            "held_out_images": len(material.held_out),
+            "fingerprint": material.fingerprint,
+            "epochs": len(epochs),
+            "losses": epochs[-1],
+            "interrupted": interrupt.asked,
+            "device": device.type,
+            "notes": material.notes,
+            "training": material.training,
+            "held_out": material.held_out,
+        }
+    return bundle
+
+
+def _fit(networks: Adversaries, frames: Tensor, options: TrainOptions, progress: Progress, interrupt: Interrupt) -> list[Epoch]:
+    """The loop: every epoch's mean losses."""
+    device = networks.center.device
+    rng = np.random.default_rng(options.seed)
+    steps_per_epoch = max(1, len(frames) // options.batch_size)
+    epochs = options.epochs or math.ceil(STEPS / steps_per_epoch)
+    steps = epochs * steps_per_epoch
+    optimisation = Optimisation(
+        networks, options.weights, options.dual_reading, options.learning_rate, half=computes_bfloat16(device)
+    )
+    networks.train()
+    networks.place_center(to_input(frames[_some(rng, len(frames), CENTER_IMAGES)], device))
+
+    history: list[Epoch] = []
+    step, started = 0, time.monotonic()
+    for epoch in range(1, epochs + 1):
+        sums: dict[str, float] = {}
+        count = 0
+        for indices in _batches(rng, len(frames), options.batch_size):
+            optimisation.set_rate(rate_at(step, steps))
+            x = to_input(frames[indices], device)
+            terms = optimisation.step(x) | {"spread_x": x.std(0).mean()}
+            values = dict(zip(terms, torch.stack(list(terms.values())).tolist(), strict=True))
+            step, count = step + 1, count + 1
+            _require_finite(values, epoch, step)
+            sums = {name: sums.get(name, 0.0) + value for name, value in values.items()}
+            seconds_left = (time.monotonic() - started) / step * (steps - step)
+            progress.step(epoch, epochs, step, steps, values, seconds_left)
+            if interrupt.asked:
+                break
+        history.append({name: value / count for name, value in sums.items()})
+        if interrupt.asked:
+            break
+        if step >= COLLAPSE_AFTER:
+            _require_spread(history[-1], epoch)
+    return history
+
+
+def rate_at(step: int, steps: int) -> float:
+    """Share of the learning rate at `step` of `steps`: a short rise, then half a cosine down to zero."""
+    return min(1.0, (step + 1) / WARM_UP) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
+
+
+def to_input(frames: Tensor, device: torch.device) -> Tensor:
+    """Frames uint8 [N, C, H, W] as the networks see them: float32 in [-1, 1], channels last."""
+    x = frames.to(device).float() * SCALE + OFFSET
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+@torch.inference_mode()
+def error_statistics(ae2: Autoencoder, frames: Tensor, batch_size: int = 64) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of AE2's error at every pixel, in evaluation mode.
+
+    Args:
+        ae2: The second autoencoder; left in evaluation mode.
+        frames: Good images, uint8 [N, C, H, W].
+        batch_size: How many at once.
+
+    Returns:
+        Two tensors float32 [H, W].
+    """
+    ae2.eval()
+    device = next(ae2.parameters()).device
+    total = torch.zeros(frames.shape[-2:], dtype=torch.float64, device=device)
+    squares = torch.zeros_like(total)
+    for part in torch.split(frames, batch_size):
+        x = to_input(part, device)
+        errors = error_map(x, ae2(x)[0]).double()
+        total += errors.sum((0, 1))
+        squares += errors.square().sum((0, 1))
+    mean = total / len(frames)
+    deviation = (squares / len(frames) - mean.square()).clamp_min(0).sqrt()
+    return mean.float().cpu(), deviation.float().cpu()
+
+
+def _some(rng: np.random.Generator, count: int, most: int) -> Tensor:
+    return torch.from_numpy(rng.permutation(count)[:most])
+
+
+def _batches(rng: np.random.Generator, count: int, size: int) -> Iterator[Tensor]:
+    """Indices of every image once, in random order, in whole batches (a rest would unsettle batch normalisation)."""
+    order = torch.from_numpy(rng.permutation(count))
+    for start in range(0, max(1, count // size) * size, size):
+        yield order[start : start + size]
+
+
+def _require_finite(values: dict[str, float], epoch: int, step: int) -> None:
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"loss {name} became {value} in epoch {epoch}, step {step}; nothing was saved: "
+                "train again with another --seed or a lower learning rate"
+            )
+
+
+def _require_spread(epoch_losses: Epoch, epoch: int) -> None:
+    """Refuse networks that answer every image with the same one."""
+    spread = epoch_losses["spread_x"]
+    for name, network in (("spread_g", "AE1 (the generator)"), ("spread_ae2", "AE2")):
+        if spread > LEAST_SPREAD and epoch_losses[name] < COLLAPSED * spread:
+            raise TrainingError(
+                f"{network} collapsed to one constant image in epoch {epoch} (spread {epoch_losses[name]:.2g}, the images' "
+                f"is {spread:.2g}); nothing was saved: train again with another --seed or more images"
+            )
+
+
+def _save(stage: Stage, networks: Adversaries, mean: Tensor, deviation: Tensor, epochs: list[Epoch]) -> None:
+    from safetensors.torch import save_file
+
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in networks.state_dict().items()}
+    tensors |= {"scoring.error_mean": mean, "scoring.error_std": deviation}
+    save_file(tensors, stage.path(WEIGHTS))
+    write_losses(stage.path(f"{REPORTS}/training.json"), epochs)
+    draw_losses(stage.path(f"{REPORTS}/training.png"), epochs)
+
+
+def _recorded(options: TrainOptions) -> dict[str, object]:
+    return asdict(options) | {"scoring": msgspec.structs.asdict(options.scoring)}
+
+
+def _command(data: Path, bundle_path: Path, options: TrainOptions) -> str:
+    """The command line that repeats the run."""
+    words = [f"lrdan-edge train {data} --bundle {bundle_path} --seed {options.seed}"]
+    if options.image_size is not None:
+        words.append(f"--image-size {options.image_size[0]}x{options.image_size[1]}")
+    words += [f"--{name} {value}" for name in ("channels", "epochs") if (value := getattr(options, name)) is not None]
+    if options.device != "auto":
+        words.append(f"--device {options.device}")
+    return " ".join(words)

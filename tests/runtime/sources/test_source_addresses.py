@@ -1,0 +1,100 @@
+import os
+import socket
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lrdan_edge.errors import SourceError
+from lrdan_edge.runtime.sources import open_source
+from lrdan_edge.runtime.sources.addresses import camera_index, scrubbed
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("rtsp://cam.local:554/main", "rtsp://cam.local:554/main"),
+        ("rtsp://admin:secret@cam.local/main", "rtsp://***@cam.local/main"),
+        ("rtsp://admin:se@cret@cam.local/main", "rtsp://***@cam.local/main"),
+        ("rtsp://admin:se/cret@cam.local/main", "rtsp://***@cam.local/main"),
+        ("http://cam/v.cgi?user=admin&pwd=secret&size=2", "http://cam/v.cgi?user=***&pwd=***&size=2"),
+        ("http://cam:80/a@b", "http://cam:80/a@b"),
+        ("parts/*.png", "parts/*.png"),
+    ],
+)
+def test_credentials_are_never_shown(uri: str, shown: str) -> None:
+    assert scrubbed(uri) == shown
+
+
+@given(
+    st.text(alphabet=st.characters(codec="ascii", categories=("L", "N", "P")), min_size=4).filter(lambda s: s[0] not in "/?#")
+)
+def test_no_password_survives(password: str) -> None:
+    assert scrubbed(f"rtsp://operator:x{password}@camera.example/main").endswith("***@camera.example/main")
+
+
+@pytest.mark.parametrize(
+    ("uri", "index"),
+    [
+        ("0", 0),
+        ("12", 12),
+        ("/dev/video3", 3),
+        ("v4l2:///dev/video1", 1),
+        ("video0", None),
+        ("-1", None),
+        ("", None),
+        ("/dev/null", None),
+    ],
+)
+def test_camera_addresses(uri: str, index: int | None) -> None:
+    assert camera_index(uri) == index
+
+
+def test_a_misspelt_file_is_answered_with_the_near_one(tmp_path: Path) -> None:
+    (tmp_path / "line_3.mp4").touch()
+    with pytest.raises(SourceError, match=r"line3\.mp4 does not exist \(did you mean 'line_3\.mp4'\?\): give a folder"):
+        open_source(str(tmp_path / "line3.mp4"))
+
+
+@pytest.mark.parametrize(
+    ("uri", "words"),
+    [
+        ("rstp://admin:secret@cam/x", r"rstp://\*\*\*@cam/x is no known source \(did you mean 'rtsp'\?\)"),
+        ("ftp://cam/x", "is no known source: give"),
+        ("", "address is empty"),
+        ("file://elsewhere/x.mp4", "names no file on this machine"),
+        ("http://cam:99999/x", "no valid host and port"),
+        ("rtsp://admin:se/cret@cam/x", r"rtsp://\*\*\*@cam/x names no valid host"),
+        ("/dev/null", "neither a folder, a file nor a camera"),
+        ("no/such/folder/*.png", "no file matches"),
+        ("no/such/folder/a.png", "nor does the folder no/such/folder"),
+        ("a\0b", "does not exist|cannot be read"),
+    ],
+)
+def test_what_stands_for_nothing_gets_one_clear_line(uri: str, words: str) -> None:
+    with pytest.raises(SourceError, match=words) as caught:
+        open_source(uri)
+    assert "\n" not in str(caught.value)
+    assert "secret" not in str(caught.value)
+    assert "cret@" not in str(caught.value)
+
+
+def test_a_pipe_does_not_hang(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.mp4")
+    with pytest.raises(SourceError, match="neither a folder"):
+        open_source(tmp_path / "pipe.mp4")
+
+
+def test_a_missing_camera_names_those_that_exist() -> None:
+    with pytest.raises(SourceError, match=r"no camera /dev/video987 \(found: .+\)"):
+        open_source("987")
+
+
+def test_nobody_listens() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    for scheme in ("rtsp", "http"):
+        with pytest.raises(SourceError, match=rf"nothing listens on 127\.0\.0\.1:{port}"):
+            open_source(f"{scheme}://operator:secret@127.0.0.1:{port}/main", open_timeout_s=3)

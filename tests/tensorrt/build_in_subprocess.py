@@ -1,0 +1,36 @@
+"""Run by the fixture `rtx_build`: builds one engine as its argument (JSON) asks, prints what came of it as JSON."""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from lrdan_edge.errors import LrdanError
+from lrdan_edge.export.tensorrt import BuildOptions, build_engine
+
+
+def main() -> dict[str, object]:
+    request = json.loads(sys.argv[1])
+    options = request["options"]
+    options |= {key: Path(options[key]) for key in ("timing_cache", "log_path") if key in options}
+    if "batch" in options:
+        options["batch"] = tuple(options["batch"])
+    progress: list[tuple[str, float]] = []
+
+    def report(phase: str, share: float) -> None:
+        progress.append((phase, share))
+        if len(progress) == request["interrupt"]:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.3)  # the main thread hears it now; a real step takes longer than that
+
+    try:
+        built = build_engine(Path(request["graph"]), BuildOptions(**options), report)
+    except (LrdanError, KeyboardInterrupt) as error:
+        return {"error": type(error).__name__, "message": str(error), "progress": progress}
+    Path(request["plan"]).write_bytes(built.plan)
+    return {"details": built.details, "progress": progress}
+
+
+print(json.dumps(main()))

@@ -1,0 +1,77 @@
+"""Whatever the code uses of TensorRT and PyCUDA exists: in three generations of bindings, and in PyCUDA's own source."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nvidia_wheels
+import pytest
+from doubles import cuda_surface, tensorrt_surface
+
+from lrdan_edge.export import tensorrt as builder
+from lrdan_edge.runtime.backends import tensorrt as backend
+
+HERE = Path(__file__).parent
+
+
+@pytest.mark.parametrize("version", nvidia_wheels.GENERATIONS)
+def test_every_use_exists_in_this_generation(version: str, tmp_path: Path) -> None:
+    environment = nvidia_wheels.generation_environment(version, tmp_path)
+    sources = [str(builder.__file__), str(backend.__file__)]
+    command = [sys.executable, str(HERE / "api_uses.py"), *sources, *tensorrt_surface()]
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert finished.returncode == 0, finished.stderr
+    found = json.loads(finished.stdout)
+
+    assert found["version"] == version
+    assert found["missing"] == []
+    # The search itself works: it followed every object through to its last use.
+    assert {
+        "Builder(_)",
+        "NetworkDefinitionCreationFlag.STRONGLY_TYPED",
+        "ParserError.node_operator()",
+        "IProgressMonitor.step_complete overridden",
+        "IBuilderConfig.set_memory_pool_limit(_, _)",
+        "ITensor.shape",
+        "EngineInspector.get_layer_information(_, _)",
+        "IExecutionContext.execute_async_v3(_)",
+        "ICudaEngine.get_tensor_profile_shape(_, _)",
+    } <= set(found["seen"])
+
+
+def test_the_search_finds_what_a_generation_lacks(tmp_path: Path) -> None:
+    environment = nvidia_wheels.generation_environment("11.4.0.106", tmp_path)
+    old = tmp_path / "old.py"
+    old.write_text(
+        "def build(trt, logger):\n    builder = trt.Builder(logger)\n    network = builder.create_network(1, 2)\n"
+        "    config = builder.create_builder_config()\n    config.set_flag(trt.BuilderFlag.FP16)\n"
+        "    config.max_workspace_size = 1\n    return builder.build_engine(network, config)\n"
+    )
+    finished = subprocess.run(
+        [sys.executable, str(HERE / "api_uses.py"), str(old)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert json.loads(finished.stdout)["missing"] == [
+        "Builder.build_engine",
+        "Builder.create_network(_, _)",
+        "BuilderFlag.FP16",
+        "IBuilderConfig.max_workspace_size",
+    ]
+
+
+def test_the_double_has_nothing_that_pycuda_lacks() -> None:
+    source = nvidia_wheels.fetch_or_skip(nvidia_wheels.PYCUDA, source=True)
+    (wrapper,) = source.glob("*/src/wrapper/wrap_cudadrv.cpp")
+    pattern = r'(?:def|add_property|class_<cl[^>]*>*>?)\s*\(\s*"(\w+)"|DEF_SIMPLE_(?:METHOD|FUNCTION)(?:_WITH_ARGS)?\((\w+)'
+    text = wrapper.read_text()
+    defined = {name for pair in re.findall(pattern, text) for name in pair if name} | set(re.findall(r'\(?"(\w+)", py::', text))
+    assert "retain_primary_context" in defined
+    errors = {"Error"}  # made by a macro: DECLARE_EXC(Error, …)
+    assert "DECLARE_EXC(Error" in text
+    assert cuda_surface() - errors - defined == set()

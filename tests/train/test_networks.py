@@ -1,0 +1,62 @@
+"""Shapes for every size and decoder, and the sizes that are refused."""
+
+from typing import Literal
+
+import pytest
+import torch
+from torch import nn
+
+from lrdan_edge.errors import DataError
+from lrdan_edge.train.networks import Autoencoder, Discriminator, spec_for
+
+SIZES = [(28, 28), (32, 32), (36, 100), (64, 64), (96, 96), (100, 28), (128, 192), (256, 256), (512, 28), (512, 512)]
+
+
+@pytest.mark.parametrize("decoder", ["resize", "transposed"])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_reconstruction_has_the_image_s_shape(
+    size: tuple[int, int], channels: Literal[1, 3], decoder: Literal["resize", "transposed"]
+) -> None:
+    spec = spec_for(*size, channels, decoder=decoder)
+    x = torch.rand(1, channels, *size) * 2 - 1
+    network = Autoencoder(spec).eval()
+    with torch.inference_mode():
+        reconstruction, latent = network(x)
+    assert reconstruction.shape == x.shape
+    assert reconstruction.abs().max() <= 1
+    block = 1 << spec.downsamplings
+    assert latent.shape == (1, spec.latent_channels, -(-size[0] // block), -(-size[1] // block))
+    assert latent[0].numel() < x[0].numel()
+
+
+def test_discriminator_judges_patches() -> None:
+    spec = spec_for(64, 96, 3)
+    logits, features = Discriminator(spec)(torch.zeros(2, 3, 64, 96))
+    assert logits.shape == (2, 1, 8, 12)
+    assert features.shape[0] == 2
+    assert features.shape[2:] == logits.shape[2:]
+
+
+@pytest.mark.parametrize(("size", "mend"), [((24, 64), "28"), ((64, 516), "512"), ((30, 64), "32"), ((64, 65), "64")])
+def test_unsupported_size_names_the_mend(size: tuple[int, int], mend: str) -> None:
+    with pytest.raises(DataError, match=rf"--image-size .* of {mend}"):
+        spec_for(*size, 1)
+
+
+@pytest.mark.parametrize("decoder", ["resize", "transposed"])
+def test_resize_decoder_has_no_deconvolution(decoder: Literal["resize", "transposed"]) -> None:
+    kinds = {type(layer) for layer in Autoencoder(spec_for(64, 64, 1, decoder=decoder)).modules()}
+    assert (nn.ConvTranspose2d in kinds) is (decoder == "transposed")
+
+
+def test_initialisation_is_seeded_and_applied() -> None:
+    networks = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        networks.append(Autoencoder(spec_for(32, 32, 1)))
+    first, second = (network.state_dict() for network in networks)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    weight = networks[0].encoder[3].weight  # its fan-in is 16 maps of 4x4
+    assert isinstance(weight, torch.Tensor)
+    assert weight.std().item() == pytest.approx((2 / (1 + 0.2**2) / (16 * 16)) ** 0.5, rel=0.05)

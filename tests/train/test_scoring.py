@@ -1,0 +1,109 @@
+"""The scoring head against NumPy, and the invariances a deployed score must have."""
+
+from typing import Literal
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from lrdan_edge.errors import BundleError
+from lrdan_edge.manifest import ModelSpec, Preprocessing, Scoring
+from lrdan_edge.train.networks import Autoencoder, spec_for
+from lrdan_edge.train.scoring import DEVIATION_FLOOR, DeployModule, ScoringHead, gaussian_kernel, smooth
+
+GREY = Preprocessing(colour="grey", resize="area", scale=2 / 255, offset=-1.0)
+
+
+def head_for(spec: ModelSpec, *, pooling: Literal["max", "mean"] = "max", sigma: float = 1.5, normalise: bool = True) -> ScoringHead:
+    generator = torch.Generator().manual_seed(0)
+    mean = torch.rand(spec.height, spec.width, generator=generator) * 0.1
+    deviation = torch.rand(spec.height, spec.width, generator=generator) * 0.1
+    return ScoringHead(spec, Scoring(normalise=normalise, smoothing_sigma=sigma, pooling=pooling), mean, deviation)
+
+
+def deploy_module(channels: Literal[1, 3] = 1) -> DeployModule:
+    torch.manual_seed(0)
+    spec = spec_for(32, 36, channels)
+    ae2 = Autoencoder(spec)
+    with torch.no_grad():
+        for _ in range(3):  # running statistics that differ from any batch's
+            ae2(torch.rand(8, channels, 32, 36) * 2 - 1)
+    return DeployModule(ae2, head_for(spec), GREY)
+
+
+@pytest.mark.parametrize("pooling", ["max", "mean"])
+@pytest.mark.parametrize("sigma", [0.0, 2.0])
+@pytest.mark.parametrize("normalise", [True, False])
+def test_head_is_what_it_says(pooling: Literal["max", "mean"], sigma: float, normalise: bool) -> None:
+    spec = spec_for(32, 40, 3)
+    head = head_for(spec, pooling=pooling, sigma=sigma, normalise=normalise)
+    x, y = torch.rand(2, 3, 32, 40) * 2 - 1, torch.rand(2, 3, 32, 40) * 2 - 1
+    score, heatmap = head(x, y)
+
+    error = np.abs(x.numpy().astype(np.float64) - y.numpy()).mean(1)
+    if normalise:
+        error = (error - head.error_mean.numpy()[0]) / np.maximum(head.error_deviation.numpy()[0], DEVIATION_FLOOR)
+    if sigma:
+        kernel = gaussian_kernel(sigma, 32).numpy().astype(np.float64)
+        radius = len(kernel) // 2
+        padded = np.pad(error, ((0, 0), (radius, radius), (radius, radius)), mode="edge")
+        rows = sum(weight * padded[:, index : index + 32] for index, weight in enumerate(kernel))
+        error = np.asarray(sum(weight * rows[:, :, index : index + 40] for index, weight in enumerate(kernel)))
+    np.testing.assert_allclose(heatmap.numpy(), error, atol=1e-4)
+    expected = error.max((1, 2)) if pooling == "max" else error.mean((1, 2))
+    np.testing.assert_allclose(score.numpy(), expected, atol=1e-4)
+    assert score.dtype == heatmap.dtype == torch.float32
+
+
+@given(st.floats(0, 20), st.floats(-5, 5))
+@settings(max_examples=30, deadline=None)
+def test_smoothing_keeps_a_flat_map_flat(sigma: float, level: float) -> None:
+    maps = torch.full((1, 1, 28, 32), level)
+    torch.testing.assert_close(smooth(maps, gaussian_kernel(sigma, 28)), maps, atol=1e-5, rtol=1e-5)
+
+
+MODULE = deploy_module()
+FRAMES = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (12, 32, 36, 1), dtype=np.uint8))
+with torch.inference_mode():
+    ALONE = torch.cat([MODULE(frame[None])[0] for frame in FRAMES])
+
+
+@given(st.lists(st.integers(0, 11), min_size=1, max_size=20))
+@settings(max_examples=40, deadline=None)
+def test_score_depends_on_nothing_but_its_own_frame(indices: list[int]) -> None:
+    with torch.inference_mode():
+        score, heatmap = MODULE(FRAMES[indices])
+    torch.testing.assert_close(score, ALONE[indices], rtol=1e-6, atol=1e-6 * ALONE.abs().max().item())
+    torch.testing.assert_close(heatmap.amax((1, 2)), score, rtol=0, atol=0)
+
+
+def test_half_precision_keeps_outputs_and_constants_in_float32() -> None:
+    whole, half = deploy_module(3), deploy_module(3).half()
+    frames = torch.from_numpy(np.random.default_rng(1).integers(0, 256, (3, 32, 36, 3), dtype=np.uint8))
+    with torch.inference_mode():
+        expected, actual = whole(frames), half(frames)
+    assert {parameter.dtype for parameter in half.ae2.parameters()} == {torch.float16}
+    assert {buffer.dtype for buffer in half.head.buffers()} == {torch.float32}
+    for one, other in zip(expected, actual, strict=True):
+        assert other.dtype == torch.float32
+        torch.testing.assert_close(other, one, rtol=2e-2, atol=2e-2)
+
+
+def test_a_pixel_that_never_errs_does_not_explode() -> None:
+    spec = spec_for(32, 32, 1)
+    zeros = torch.zeros(32, 32)
+    head = ScoringHead(spec, Scoring(normalise=True, smoothing_sigma=0, pooling="max"), zeros, zeros)
+    x = torch.zeros(1, 1, 32, 32)
+    score, _ = head(x, x + 0.01)
+    assert score.item() == pytest.approx(0.01 / DEVIATION_FLOOR)
+
+
+@pytest.mark.parametrize("bad", ["error_mean", "error_std"])
+def test_constants_of_another_size_are_refused(bad: str) -> None:
+    constants: dict[str, Tensor] = {"error_mean": torch.zeros(32, 32), "error_std": torch.zeros(32, 32)}
+    constants[bad] = torch.zeros(32, 36)
+    with pytest.raises(BundleError, match=bad):
+        ScoringHead(spec_for(32, 32, 1), Scoring(normalise=True, smoothing_sigma=0, pooling="max"), **constants)
