@@ -35,7 +35,7 @@ console = Console(soft_wrap=True, highlight=False)
 
 def training_progress() -> Any:
     """The trainer's progress bar with losses and time left."""
-    from lrdan_edge.train.trainer import TerminalProgress
+    from lrdan_edge.train.progress import TerminalProgress
 
     return TerminalProgress()
 

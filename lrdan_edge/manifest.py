@@ -248,5 +248,5 @@ def from_json(data: bytes, kind: type[T], name: str) -> T:
                 "use the lrdan-edge release that wrote it, or make the bundle anew with 'lrdan-edge train'"
             )
         return msgspec.convert(raw, kind)
-    except (msgspec.DecodeError, msgspec.ValidationError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(f"{name} cannot be read ({error}): restore it from a copy, or make the bundle anew") from error

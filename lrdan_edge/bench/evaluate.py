@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import msgspec
@@ -11,7 +10,7 @@ import numpy.typing as npt
 
 from lrdan_edge.bench import plots
 from lrdan_edge.bench.metrics import PixelAuroc, auroc, counts, roc_curve
-from lrdan_edge.bundle import DECISION, REPORTS, Bundle
+from lrdan_edge.bundle import DECISION, REPORTS, Bundle, Stage
 from lrdan_edge.dataset import LabelledImage, test_images
 from lrdan_edge.errors import DataError
 from lrdan_edge.images import Frame, fit_frame, read_image
@@ -84,11 +83,27 @@ def evaluate(
         DataError: The folder lacks good or defective test images, or one cannot be read.
     """
     images = test_images(data)
+    if not write:
+        return _judge(bundle, images, backend, precision)[0], []
+    command = f"lrdan-edge evaluate {data} --bundle {bundle.path}"
+    options = {"data": str(data), "backend": backend, "precision": precision}
+    with bundle.stage(
+        "evaluate", command=command, inputs={DECISION: bundle.file(DECISION, "lrdan-edge calibrate")}, options=options
+    ) as stage:
+        result, judged = _judge(bundle, images, backend, precision)
+        pictures = _write(stage, result, judged, command)
+    return result, [bundle.path / picture for picture in pictures]
+
+
+def _judge(
+    bundle: Bundle, images: list[LabelledImage], backend: str, precision: Precision | None
+) -> tuple[Evaluation, list[Judged]]:
     pixels = PixelAuroc()
     judged: list[Judged] = []
     with Inspector.open(bundle, backend=backend, precision=precision) as inspector:
         title = inspector.choice.title
         shape = inspector.backend.spec.frame_shape
+        promised = bundle.decision().graphs[inspector.choice.precision].false_reject_rate
         for start in range(0, len(images), _BATCH):
             part = images[start : start + _BATCH]
             verdicts = inspector.inspect([fit_frame(read_image(image.path), shape) for image in part])
@@ -96,10 +111,8 @@ def evaluate(
                 if verdict.heatmap is not None and (image.mask or not image.defective):
                     pixels.add(verdict.heatmap, _mask(image, verdict.heatmap))
                 judged.append(Judged(image, verdict))
-        promised = bundle.decision().graphs[inspector.choice.precision].false_reject_rate
     masks = any(image.mask for image in images)
-    result = _summarise(judged, title, promised, pixels.value() if masks else None)
-    return result, _write(bundle, data, result, judged, backend, precision) if write else []
+    return _summarise(judged, title, promised, pixels.value() if masks else None), judged
 
 
 def _mask(image: LabelledImage, heatmap: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
@@ -146,23 +159,19 @@ def _summarise(judged: list[Judged], title: str, promised: float, pixel_auroc: f
     )
 
 
-def _write(
-    bundle: Bundle, data: Path, result: Evaluation, judged: list[Judged], backend: str, precision: Precision | None
-) -> list[Path]:
-    decision = {DECISION: bundle.file(DECISION, "lrdan-edge calibrate")}
-    options: dict[str, Any] = {"data": str(data), "backend": backend, "precision": precision}
-    command = f"lrdan-edge evaluate {data} --bundle {bundle.path}"
+def _write(stage: Stage, result: Evaluation, judged: list[Judged], command: str) -> list[str]:
+    """Figures and pictures into the stage; the pictures' names in the bundle."""
     pictures = [f"{REPORTS}/evaluation-sheet.png"]
-    with bundle.stage("evaluate", command=command, inputs=decision, options=options) as stage:
-        stage.path(f"{REPORTS}/evaluation.json").write_bytes(to_json(result))
-        stage.path(f"{REPORTS}/evaluation.md").write_text(as_markdown(result, command), encoding="utf-8")
-        plots.contact_sheet(stage.path(pictures[0]), judged)
-        if plots.matplotlib_found():
-            pictures.append(f"{REPORTS}/evaluation-roc.png")
-            curve = roc_curve(*([one.score for one in judged if one.image.defective is d] for d in (False, True)))
-            plots.roc(stage.path(pictures[1]), curve, result)
-        stage.results = {"image_auroc": result.image_auroc, "pixel_auroc": result.pixel_auroc, "backend": result.backend}
-    return [bundle.path / picture for picture in pictures]
+    stage.path(f"{REPORTS}/evaluation.json").write_bytes(to_json(result))
+    stage.path(f"{REPORTS}/evaluation.md").write_text(as_markdown(result, command), encoding="utf-8")
+    plots.contact_sheet(stage.path(pictures[0]), judged)
+    if plots.matplotlib_found():
+        pictures.append(f"{REPORTS}/evaluation-roc.png")
+        scored = [one for one in judged if one.verdict.outcome != "fault"]
+        curve = roc_curve(*([one.score for one in scored if one.image.defective is defective] for defective in (False, True)))
+        plots.roc(stage.path(pictures[1]), curve, result)
+    stage.results = {"image_auroc": result.image_auroc, "pixel_auroc": result.pixel_auroc, "backend": result.backend}
+    return pictures
 
 
 def as_markdown(result: Evaluation, command: str) -> str:

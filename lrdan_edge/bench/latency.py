@@ -15,7 +15,7 @@ import numpy as np
 
 from lrdan_edge import __version__
 from lrdan_edge.bench import plots
-from lrdan_edge.bundle import BENCHMARK, DECISION, REPORTS, WEIGHTS, Bundle
+from lrdan_edge.bundle import BENCHMARK, DECISION, ENGINES, REPORTS, WEIGHTS, Bundle
 from lrdan_edge.errors import LrdanError
 from lrdan_edge.images import Frame
 from lrdan_edge.manifest import SCHEMA_VERSION, BenchmarkEntry, BenchmarkReport, to_json
@@ -56,7 +56,26 @@ def bench(
     Raises:
         MissingStageError: The bundle is not calibrated.
     """
-    decision = {DECISION: bundle.file(DECISION, "lrdan-edge calibrate")}
+    inputs = {DECISION: bundle.file(DECISION, "lrdan-edge calibrate")}
+    inputs |= {name: bundle.path / name for name in bundle.manifest.files if name.startswith(f"{ENGINES}/")}
+    command = f"lrdan-edge bench --bundle {bundle.path}"
+    with bundle.stage("bench", command=command, inputs=inputs, options={"batches": batches, "seconds": seconds}) as stage:
+        result = _measure(bundle, command, batches, seconds, rounds, report)
+        stage.path(BENCHMARK).write_bytes(to_json(result))
+        stage.path(f"{REPORTS}/benchmark.md").write_text(as_markdown(result), encoding="utf-8")
+        if plots.matplotlib_found():
+            plots.benchmark(stage.path(f"{REPORTS}/benchmark.png"), result)
+    return result
+
+
+def _measure(
+    bundle: Bundle,
+    command: str,
+    batches: tuple[int, ...],
+    seconds: float,
+    rounds: int,
+    report: Callable[[str], None] | None,
+) -> BenchmarkReport:
     contenders, not_measured = _open_all(bundle)
     entries: list[BenchmarkEntry] = []
     try:
@@ -76,8 +95,7 @@ def bench(
     finally:
         for contender in contenders:
             contender.backend.close()
-    command = f"lrdan-edge bench --bundle {bundle.path}"
-    result = BenchmarkReport(
+    return BenchmarkReport(
         schema_version=SCHEMA_VERSION,
         machine=processor().name,
         cores=len(os.sched_getaffinity(0)),
@@ -87,13 +105,6 @@ def bench(
         entries=entries,
         not_measured=not_measured,
     )
-    inputs = decision | {name: bundle.path / name for name in bundle.manifest.files if name.startswith("engines/")}
-    with bundle.stage("bench", command=command, inputs=inputs, options={"batches": batches, "seconds": seconds}) as stage:
-        stage.path(BENCHMARK).write_bytes(to_json(result))
-        stage.path(f"{REPORTS}/benchmark.md").write_text(as_markdown(result), encoding="utf-8")
-        if plots.matplotlib_found():
-            plots.benchmark(stage.path(f"{REPORTS}/benchmark.png"), result)
-    return result
 
 
 def _open_all(bundle: Bundle) -> tuple[list[_Contender], list[str]]:

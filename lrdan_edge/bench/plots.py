@@ -135,7 +135,7 @@ def benchmark(path: Path, report: "BenchmarkReport") -> None:
             medians = [entries[titles[row]].latency_ms["p50"] for row in rows]
             tails = [entries[titles[row]].latency_ms["p99"] - median for row, median in zip(rows, medians, strict=True)]
             left.barh(rows, medians, 0.6, xerr=[[0] * len(rows), tails], capsize=3, color="#2ca02c")
-    left.set(xlabel="latency at batch 1, ms: median, whisker p99", xlim=(0, None))
+    left.set(xlabel="latency at batch 1, ms (log): median, whisker p99", xscale="log")
     left.set_yticks(range(len(titles)), titles)
     left.invert_yaxis()
     right.set(xlabel="frames per second")

@@ -14,13 +14,13 @@ from lrdan_edge.errors import BackendError, EngineError, MissingExtraError
 from lrdan_edge.manifest import SCHEMA_VERSION, EngineSidecar, Precision, to_json
 from lrdan_edge.runtime.device import processor
 from lrdan_edge.runtime.engines import load_engine
-from lrdan_edge.runtime.golden import golden_frames, golden_scores
+from lrdan_edge.runtime.golden import golden_frames, golden_scores, relative_difference
 
 Target = Literal["tensorrt", "onnxruntime"]
 TARGETS: tuple[Target, ...] = ("tensorrt", "onnxruntime")
 
 GOLDEN_TOLERANCE: dict[Precision, float] = {"fp32": 1e-3, "fp16": 2e-2, "int8": 1e-1}
-"""Largest relative score difference on golden frames between an engine and the same graph run by ONNX Runtime."""
+"""Largest score difference on golden frames between an engine and the same graph run by ONNX Runtime."""
 
 
 @dataclass(frozen=True)
@@ -145,8 +145,7 @@ def _check_golden(bundle: Bundle, path: Path, sidecar: EngineSidecar) -> float |
         if sidecar.target == "tensorrt":  # built ahead of time on a machine without a GPU
             return f"not measured: {error}"
         raise
-    expected = np.array(golden_scores(bundle).scores[sidecar.precision], np.float32)
-    worst = float((np.abs(actual - expected) / np.maximum(np.abs(expected), 1e-6)).max())
+    worst = relative_difference(actual, np.array(golden_scores(bundle).scores[sidecar.precision], np.float32))
     if not worst <= GOLDEN_TOLERANCE[sidecar.precision]:
         raise EngineError(
             f"the {sidecar.target} {sidecar.precision} engine's scores differ from the graph's by {worst:.1%} on the golden "

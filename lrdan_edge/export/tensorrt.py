@@ -14,7 +14,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from lrdan_edge.runtime.backends.tensorrt import find_tensorrt, logger_for, titl
 __all__ = ["BuildOptions", "BuiltEngine", "build_engine", "find_tensorrt"]
 
 _NO_GPU = "none (built ahead of time on the CPU)"
+_NO_DRIVER = "cudaError 35"  # what TensorRT notes now and then when it asks the CUDA runtime on a machine without a GPU
 _ERROR, _WARNING, _INFO = 1, 2, 3  # TensorRT's severities: 0 is worst
 _INTEGRATED, _MAJOR, _MINOR = 18, 75, 76  # CUdevice_attribute
 
@@ -96,7 +97,7 @@ def build_engine(
     trt, gpu = find_tensorrt(), _find_gpu()
     monitor = _Monitor(progress)
     with ExitStack() as stack:
-        log = _Log(options, stack)
+        log = _Log(options, stack, noise=None if gpu else _NO_DRIVER)
         logger = logger_for(trt, log.add)
         builder = _builder(trt, logger, log)
         network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
@@ -114,15 +115,12 @@ def build_engine(
         details = {
             "tensorrt": str(trt.__version__),
             "module": str(trt.__name__),
-            "cuda_driver": gpu.cuda if gpu else "none",
-            "device": gpu.name if gpu else _NO_GPU,
-            **({"compute_capability": gpu.compute_capability} if gpu else {}),
-            "platform": f"{platform.system().lower()}-{platform.machine()}",
+            **_device_details(gpu),
             "batch": list(options.batch),
-            "network_layers": int(network.num_layers),
-            "workspace_mib": workspace if workspace else "TensorRT's default",
+            "workspace_mib": workspace or "TensorRT's default",
             "optimization_level": int(config.builder_optimization_level),
             "timing_cache": "kept" if cache is not None else "none",
+            "network_layers": int(network.num_layers),
             **_inspect(trt, logger, bytes(plan), gpu),
             "build_seconds": round(time.monotonic() - started, 3),
             "warnings": list(log.warnings),
@@ -130,13 +128,21 @@ def build_engine(
         return BuiltEngine(bytes(plan), details)
 
 
+def _device_details(gpu: "_Gpu | None") -> dict[str, str]:
+    here = {"platform": f"{platform.system().lower()}-{platform.machine()}"}
+    if gpu is None:
+        return here | {"device": _NO_GPU, "cuda_driver": "none"}
+    return here | {"device": gpu.name, "compute_capability": gpu.compute_capability, "cuda_driver": gpu.cuda}
+
+
 class _Log:
     """TensorRT's messages: all into the log file, the last problems kept for error messages. Any thread may add."""
 
-    def __init__(self, options: BuildOptions, stack: ExitStack) -> None:
+    def __init__(self, options: BuildOptions, stack: ExitStack, noise: str | None) -> None:
         self.errors: deque[str] = deque(maxlen=4)
         self.warnings: deque[str] = deque(maxlen=4)
         self._limit = 4 if options.verbose else _INFO
+        self._noise = noise
         self._lock = threading.Lock()
         self._file = None
         if options.log_path:
@@ -146,14 +152,19 @@ class _Log:
                 raise EngineError(f"the log {options.log_path} cannot be written ({error.strerror}): choose another") from error
 
     def add(self, severity: int, message: str) -> None:
-        with self._lock:
+        with self._lock, suppress(OSError):  # a full disk must neither end the build nor reach TensorRT's own frames
+            if severity <= _WARNING and (plain := self.plain(message)):
+                (self.errors if severity <= _ERROR else self.warnings).append(plain)
             if self._file and severity <= self._limit and not self._file.closed:
                 self._file.write(f"{'!EWIV'[severity]} {message}\n")
-            # Without a GPU, TensorRT asks the CUDA runtime now and then and notes the refusal (error 35): no problem of ours.
-            if severity <= _WARNING and "cudaError 35" not in message:
-                (self.errors if severity <= _ERROR else self.warnings).append(_plain(message))
+
+    def plain(self, message: str) -> str:
+        """The message on one line, without TensorRT's source positions."""
+        lines = (line.strip() for line in message.splitlines() if not (self._noise and self._noise in line))
+        return re.sub(r"\s*\bIn \S+ at \S+:\d+", "", "; ".join(filter(None, lines)))
 
     def said(self) -> str:
+        """The last errors, for messages."""
         return "; ".join(self.errors) or "it gave no reason"
 
 
@@ -238,7 +249,7 @@ def _parse(trt: Any, parser: Any, graph: Path, log: _Log) -> None:
         return
     failure = parser.get_error(0) if parser.num_errors else None
     node = f"node {failure.node_name()!r} ({failure.node_operator()}): " if failure and failure.node_operator() else ""
-    said = _plain(failure.desc()) if failure else log.said()
+    said = log.plain(failure.desc()) if failure else log.said()
     raise EngineError(
         f"{title(trt)} cannot parse {graph.name}: {node}{said}; make the graph again with 'lrdan-edge export' "
         "(int8: 'lrdan-edge calibrate')"
@@ -402,9 +413,3 @@ def _free_shared_memory() -> int:
     """On a Jetson, GPU and CPU share the memory, and what the kernel calls available counts."""
     match = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
     return int(match[1]) * 1024 if match else 0
-
-
-def _plain(message: str) -> str:
-    """TensorRT's words on one line, without its source positions and the noise of a missing GPU."""
-    lines = (line.strip() for line in message.splitlines() if "cudaError 35" not in line)
-    return re.sub(r"\s*\bIn \S+ at \S+:\d+", "", "; ".join(filter(None, lines)))

@@ -15,7 +15,8 @@ from lrdan_edge.train.networks import Autoencoder, Discriminator
 DualReading = Literal["began", "joint"]
 """Who minimises the dual term L_girec − k·L_direc, which the paper's summary leaves open.
 
-``joint``: G and AE2 both do, so that G seeks what AE2 cannot reconstruct. ``began``: AE2 does, and G minimises L_direc.
+``joint``: G and AE2 both do, so that G seeks what AE2 cannot reconstruct. ``began``: AE2 does, and G minimises L_direc;
+and k is BEGAN's balance driven to its limits, `balanced_k`.
 """
 
 BETAS = (0.5, 0.999)
@@ -55,6 +56,19 @@ def without_statistics(network: nn.Module) -> Iterator[None]:
     finally:
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum
+
+
+def balanced_k(girec: Tensor, direc: Tensor, k: float) -> Tensor:
+    """`k` while fakes are reconstructed no worse than images (L_direc ≤ L_girec), else 0.
+
+    A fixed k invites AE2 to run away: reconstructing fakes ever worse pays without end, and its images suffer with them.
+
+    Args:
+        girec: L_girec, scalar.
+        direc: L_direc, scalar.
+        k: The published k, the most it can be.
+    """
+    return k * (direc.detach() <= girec.detach()).to(direc.dtype)
 
 
 class Optimisation:
@@ -114,7 +128,8 @@ class Optimisation:
             "direc": losses.direc(gx, ae2_gx),
             "discriminator": losses.discrimination(logits_x.float(), logits_gx.float()),
         }
-        dual = losses.dual(terms["girec"], terms["direc"], w.k)
+        k = balanced_k(terms["girec"], terms["direc"], w.k) if self.dual_reading == "began" else w.k
+        dual = losses.dual(terms["girec"], terms["direc"], k)
         generation = w.irec * terms["irec"] + w.adv * terms["adv"] + w.zrec * terms["zrec"] + w.c * terms["c"]
         total = generation + w.dual * dual
 

@@ -90,7 +90,7 @@ def direc(gx: Tensor, ae2_gx: Tensor) -> Tensor:
     return (gx - ae2_gx).abs().flatten(1).sum(1).mean()
 
 
-def dual(girec_value: Tensor, direc_value: Tensor, k: float) -> Tensor:
+def dual(girec_value: Tensor, direc_value: Tensor, k: Tensor | float) -> Tensor:
     """The dual term: L_dual = L_girec − k·L_direc.
 
     Args:

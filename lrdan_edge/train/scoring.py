@@ -16,6 +16,8 @@ DEVIATION_FLOOR = 0.005
 """Least standard deviation that an error is divided by (of a range of 2): half a grey level or so, so that a background
 that never changes does not turn one flickering pixel into a reject."""
 
+LEAST_SIGMA = 0.1  # pixels; below it the Gaussian's neighbours weigh nothing
+
 
 class ScoringHead(nn.Module):
     """From image and reconstruction to score and heatmap; everything in float32, whatever comes in.
@@ -108,10 +110,12 @@ def error_map(x: Tensor, reconstruction: Tensor) -> Tensor:
 
 
 def gaussian_kernel(sigma: float, side: int) -> Tensor:
-    """A normalised Gaussian, float32 [2r + 1], r about 2.5 sigma and less than `side`; [1] for sigma 0."""
-    radius = min(math.ceil(2.5 * sigma), side - 1) if sigma > 0 else 0
+    """A normalised Gaussian, float32 [2r + 1], r about 2.5 sigma and less than `side`; [1] for a sigma too small to smooth."""
+    if sigma < LEAST_SIGMA:
+        return torch.ones(1)
+    radius = min(math.ceil(2.5 * sigma), side - 1)
     offsets = torch.arange(-radius, radius + 1, dtype=torch.float32)
-    kernel = torch.exp(-offsets.square() / (2 * sigma * sigma)) if sigma > 0 else torch.ones(1)
+    kernel = torch.exp(-offsets.square() / (2 * sigma * sigma))
     return kernel / kernel.sum()
 
 

@@ -104,7 +104,7 @@ class Uses(ast.NodeVisitor):
         value = self.trt if owner == MODULE else getattr(self.trt, owner, None)
         return getattr(value, attribute, None)
 
-    def visit_Attribute(self, node: ast.Attribute) -> None:  # noqa: N802
+    def visit_Attribute(self, node: ast.Attribute) -> None:
         self.generic_visit(node)
         owner = self.type_of(node.value)
         if isinstance(node.value, ast.Attribute) and self.type_of(node.value.value) == MODULE:
@@ -112,7 +112,7 @@ class Uses(ast.NodeVisitor):
         if owner and not node.attr.startswith("__"):
             self.note(owner, node.attr, self.member(owner, node.attr) is not None)
 
-    def visit_Call(self, node: ast.Call) -> None:  # noqa: N802
+    def visit_Call(self, node: ast.Call) -> None:
         self.generic_visit(node)
         if not isinstance(node.func, ast.Attribute) or not (owner := self.type_of(node.func.value)):
             return
@@ -123,7 +123,7 @@ class Uses(ast.NodeVisitor):
             fits = accepts(member.__init__ if inspect.isclass(member) else member, len(node.args), keywords)
             self.note(owner, f"{node.func.attr}({', '.join(['_'] * len(node.args) + keywords)})", fits)
 
-    def visit_ClassDef(self, node: ast.ClassDef) -> None:  # noqa: N802
+    def visit_ClassDef(self, node: ast.ClassDef) -> None:
         self.generic_visit(node)
         for base in node.bases:
             if kind := self.type_of(base):

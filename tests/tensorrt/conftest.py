@@ -39,7 +39,13 @@ def rtx_build(tensorrt_env: dict[str, str], tmp_path: Path) -> Callable[..., dic
     def build(graph: Path, *, environment: dict[str, str] | None = None, interrupt: int = 0, **options: Any) -> dict[str, Any]:
         plan = tmp_path / "engine.plan"
         request = {"graph": str(graph), "plan": str(plan), "interrupt": interrupt, "options": options}
-        command = [sys.executable, "-W", "error", str(HERE / "build_in_subprocess.py"), json.dumps(request, default=str)]
+        command = [
+            sys.executable,
+            "-W",
+            "error:::lrdan_edge.export.tensorrt",
+            str(HERE / "build_in_subprocess.py"),
+            json.dumps(request, default=str),
+        ]
         finished = subprocess.run(command, env=environment or tensorrt_env, capture_output=True, text=True, timeout=120)
         assert finished.returncode == 0, finished.stderr
         answer: dict[str, Any] = json.loads(finished.stdout)

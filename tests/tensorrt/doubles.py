@@ -32,9 +32,9 @@ class Machine:
         self.violations: list[str] = []
         self.calls: list[str] = []
         self.threads: set[int] = set()
-        self.live: dict[int, "Allocation"] = {}
+        self.live: dict[int, Allocation] = {}
         self.pinned: list[tuple[int, int, weakref.ref[Any]]] = []
-        self.streams: dict[int, "Stream"] = {}
+        self.streams: weakref.WeakValueDictionary[int, Stream] = weakref.WeakValueDictionary()
         self.contexts = 0
         self.engines = 0
         self._stack = threading.local()
@@ -136,7 +136,6 @@ class Stream:
     def __del__(self) -> None:
         if not self._machine.stack:
             self._machine.violations.append("stream freed with no currently active context")
-        self._machine.streams.pop(self.handle, None)
 
 
 def cuda_driver(machine: Machine) -> ModuleType:

@@ -24,10 +24,17 @@ GENERATIONS = {
 PYCUDA = "pycuda==2026.1"
 
 # What the bindings need of the libraries before they import; none of it is called.
-_SYMBOLS = (
-    "createInferBuilder_INTERNAL createInferRefitter_INTERNAL createInferRuntime_INTERNAL createNvOnnxParserRefitter_INTERNAL "
-    "createNvOnnxParser_INTERNAL getBuilderPluginRegistry getNvOnnxParserVersion getPluginRegistry initLibNvInferPlugins"
-).split()
+_SYMBOLS = [
+    "createInferBuilder_INTERNAL",
+    "createInferRefitter_INTERNAL",
+    "createInferRuntime_INTERNAL",
+    "createNvOnnxParserRefitter_INTERNAL",
+    "createNvOnnxParser_INTERNAL",
+    "getBuilderPluginRegistry",
+    "getNvOnnxParserVersion",
+    "getPluginRegistry",
+    "initLibNvInferPlugins",
+]
 
 
 def cache_folder() -> Path:
@@ -44,7 +51,8 @@ def fetch(requirement: str, *, source: bool = False) -> Path | str:
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check"]
         command += ["--retries", "1", "--timeout", "20", "--dest", temporary, requirement]
-        command += ["--no-binary" if source else "--only-binary", ":all:"]
+        # A source archive is only read: nothing is fetched to build it with.
+        command += ["--no-binary", ":all:", "--no-build-isolation"] if source else ["--only-binary", ":all:"]
         try:
             result = subprocess.run(command, capture_output=True, text=True, timeout=240)
         except subprocess.TimeoutExpired:

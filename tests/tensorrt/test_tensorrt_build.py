@@ -1,8 +1,11 @@
 """Engines built by NVIDIA's real parser and builder, and what building says when it cannot."""
 
+import ctypes
 import json
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -137,10 +140,7 @@ def test_a_layers_precision_is_read_from_either_schema(layer: object, precision:
 
 @pytest.mark.parametrize("said", ["Could not find any implementation for node conv_3.", "CUDA error: out of memory"])
 def test_running_out_of_memory_says_what_to_lower(said: str) -> None:
-    from contextlib import ExitStack
-    from types import SimpleNamespace
-
-    log = builder._Log(BuildOptions(), ExitStack())
+    log = builder._Log(BuildOptions(), ExitStack(), noise=None)
     log.add(1, said)
     error = builder._refusal(SimpleNamespace(__name__="tensorrt", __version__="10.3.0"), log, BuildOptions(), 256)
     assert "TensorRT 10.3.0 ran out of memory" in str(error)
@@ -156,3 +156,60 @@ def test_a_failing_progress_report_stops_the_build() -> None:
     monitor.start("Building", None, 2)
     assert monitor.step("Building", 0) is False
     assert str(monitor.error) == "closed terminal"
+
+
+# The names are the driver's.
+# ruff: noqa: N802
+class FakeDriver:
+    """The CUDA driver's C interface as `ctypes` sees it: an Orin, or a desktop GPU with its own memory."""
+
+    def __init__(self, *, devices: int = 1, integrated: int = 0) -> None:
+        self._devices, self._attributes, self.contexts = devices, {75: 8, 76: 7, 18: integrated}, 0
+
+    def __getattr__(self, name: str) -> Any:
+        assert name in {"cuDeviceGet", "cuCtxPushCurrent_v2", "cuCtxPopCurrent_v2"}
+        return lambda *_: 0
+
+    def cuInit(self, _flags: int) -> int:
+        return 0 if self._devices else 100
+
+    def cuDeviceGetName(self, name: Any, _size: int, _device: Any) -> int:
+        name.value = b"Orin"
+        return 0
+
+    def cuDriverGetVersion(self, version: Any) -> int:
+        version._obj.value = 12060
+        return 0
+
+    def cuDeviceGetAttribute(self, value: Any, attribute: int, _device: Any) -> int:
+        value._obj.value = self._attributes[attribute]
+        return 0
+
+    def cuDevicePrimaryCtxRetain(self, _context: Any, _device: Any) -> int:
+        self.contexts += 1
+        return 0
+
+    def cuMemGetInfo_v2(self, free: Any, total: Any) -> int:
+        free._obj.value, total._obj.value = 3 << 30, 4 << 30
+        return 0
+
+    def cuDevicePrimaryCtxRelease_v2(self, _device: Any) -> int:
+        self.contexts -= 1
+        return 0
+
+
+def test_the_gpu_is_asked_of_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    desktop = FakeDriver()
+    monkeypatch.setattr(ctypes, "CDLL", lambda _name: desktop)
+    gpu = builder._find_gpu()
+    assert gpu == builder._Gpu(name="Orin", compute_capability="8.7", cuda="12.6", free_bytes=3 << 30)
+    assert desktop.contexts == 0
+    assert builder._device_details(gpu)["compute_capability"] == "8.7"
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda _name: FakeDriver(integrated=1))
+    shared = builder._find_gpu()
+    assert shared is not None
+    assert 0 < shared.free_bytes != 3 << 30
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda _name: FakeDriver(devices=0))
+    assert builder._find_gpu() is None

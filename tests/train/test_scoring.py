@@ -17,7 +17,9 @@ from lrdan_edge.train.scoring import DEVIATION_FLOOR, DeployModule, ScoringHead,
 GREY = Preprocessing(colour="grey", resize="area", scale=2 / 255, offset=-1.0)
 
 
-def head_for(spec: ModelSpec, *, pooling: Literal["max", "mean"] = "max", sigma: float = 1.5, normalise: bool = True) -> ScoringHead:
+def head_for(
+    spec: ModelSpec, *, pooling: Literal["max", "mean"] = "max", sigma: float = 1.5, normalise: bool = True
+) -> ScoringHead:
     generator = torch.Generator().manual_seed(0)
     mean = torch.rand(spec.height, spec.width, generator=generator) * 0.1
     deviation = torch.rand(spec.height, spec.width, generator=generator) * 0.1

@@ -1,5 +1,6 @@
 """OpenVINO: the fastest way to run the deploy graph on Intel (and most x86) processors."""
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,7 @@ class OpenVinoBackend(Backend):
             raise BackendError(
                 f"OpenVINO {openvino.__version__} cannot load the {precision} graph: {_last_line(error)}"
             ) from error
+        self._lock = threading.Lock()  # one request, one caller at a time
         self.spec = BackendSpec((height, width, channels), heatmap, MAX_BATCH, "CPU", precision)
 
     def infer(self, frames: Frame, *, heatmap: bool = True) -> Detections:
@@ -57,10 +59,12 @@ class OpenVinoBackend(Backend):
         scores, heatmaps = [], []
         try:
             for start in range(0, len(frames), MAX_BATCH):
-                self._request.infer({"frames": np.ascontiguousarray(frames[start : start + MAX_BATCH])}, share_inputs=True)
-                scores.append(self._request.get_tensor("score").data.copy())
-                if heatmap:
-                    heatmaps.append(self._request.get_tensor("heatmap").data.copy())
+                part = np.ascontiguousarray(frames[start : start + MAX_BATCH])
+                with self._lock:
+                    self._request.infer({"frames": part}, share_inputs=True)
+                    scores.append(self._request.get_tensor("score").data.copy())
+                    if heatmap:
+                        heatmaps.append(self._request.get_tensor("heatmap").data.copy())
         except RuntimeError as error:
             raise BackendError(f"OpenVINO failed on {list(frames.shape)}: {_last_line(error)}") from error
         return Detections(np.concatenate(scores), np.concatenate(heatmaps) if heatmap else None)

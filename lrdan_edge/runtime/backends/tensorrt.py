@@ -88,7 +88,7 @@ def find_tensorrt() -> ModuleType:
 
     Raises:
         MissingExtraError: Neither is installed; the message is the line that installs it.
-        EngineError: It is found but does not load, or it comes from elsewhere than pip on this machine.
+        EngineError: It is found but does not load, or this machine gets it otherwise (Jetson) or cannot use it.
     """
     for name in MODULES:
         try:
@@ -124,7 +124,12 @@ def _how_to_install(root: Path) -> LrdanError:
             "neither tensorrt nor tensorrt_rtx is installed: pip install 'lrdan-edge[tensorrt]', or, for the smaller TensorRT "
             "for RTX, pip install tensorrt-rtx pycuda"
         )
-    return MissingExtraError("tensorrt", "tensorrt", "TensorRT")
+    if any((root / sign).exists() for sign in ("proc/driver/nvidia/version", "dev/dxg")):
+        return MissingExtraError("tensorrt", "tensorrt", "TensorRT")
+    return EngineError(
+        "TensorRT is not installed, and no NVIDIA driver is found on this machine: build for its processor with '--target "
+        "onnxruntime', or on the machine with the GPU after pip install 'lrdan-edge[tensorrt]'"
+    )
 
 
 def _find_pycuda() -> Any:
@@ -157,23 +162,26 @@ class _Session:
     Buffers hold the profile's largest batch, are allocated once, and never leave this object.
     """
 
-    def __init__(self, trt: Any, cuda: Any, plan: bytes, precision: str) -> None:
-        messages = deque[str](maxlen=3)
-        self._cuda, self._messages = cuda, messages
-        with ExitStack() as stack:
-            device = _first_gpu(cuda)
-            context = device.retain_primary_context()
-            stack.callback(context.detach)
-            context.push()
-            stack.callback(context.pop)
-            # The sink must not hold this object: a cycle would leave freeing it to the garbage collector, on any thread.
-            self._logger = logger_for(trt, lambda severity, text: messages.append(text) if severity <= 1 else None)
-            stack.callback(self._forget)
-            self._load(trt, plan, precision)
-            self._read_shapes(trt, precision, device.name())
-            self._allocate(stack)
-            stack.callback(self._finish)
-            self._release = stack.pop_all()
+    def __init__(self, cuda: Any) -> None:
+        self._cuda, self._messages, self._release = cuda, deque[str](maxlen=3), ExitStack()
+
+    def open(self, trt: Any, plan: bytes, precision: str) -> None:
+        """Make everything; whether it succeeds or not, `close` frees what was made, last made first."""
+        self._cuda.init()
+        device = self._cuda.Device(0)
+        context = device.retain_primary_context()
+        self._release.callback(context.detach)
+        context.push()
+        self._release.callback(context.pop)
+        self._release.callback(self._forget)
+        # The sink must not hold this object: a cycle would leave freeing it to the garbage collector, on any thread.
+        messages = self._messages
+        self._logger = logger_for(trt, lambda severity, text: messages.append(text) if severity <= 1 else None)
+        self._load(trt, plan, precision)
+        self._read_shapes(trt, precision, device.name())
+        self._allocate()
+        self._stream: Any = self._cuda.Stream()
+        self._release.callback(self._finish)
 
     def _load(self, trt: Any, plan: bytes, precision: str) -> None:
         self._runtime: Any = trt.Runtime(self._logger)
@@ -204,7 +212,7 @@ class _Session:
             precision=precision,
         )
 
-    def _allocate(self, stack: ExitStack) -> None:
+    def _allocate(self) -> None:
         batch = self.spec.max_batch
         shapes: dict[str, tuple[tuple[int, ...], type]] = {
             _INPUT: ((batch, *self.spec.frame_shape), np.uint8),
@@ -213,13 +221,12 @@ class _Session:
         }
         self._host: dict[str, npt.NDArray[Any]] = {}
         self._device: dict[str, Any] = {}
-        stack.callback(self._host.clear)
+        self._release.callback(self._host.clear)
         for name, (shape, dtype) in shapes.items():
             self._host[name] = self._cuda.pagelocked_empty(shape, dtype)
             self._device[name] = self._cuda.mem_alloc(self._host[name].nbytes)
-            stack.callback(self._device[name].free)
+            self._release.callback(self._device[name].free)
             self._require(self._execution.set_tensor_address(name, int(self._device[name])), f"set_tensor_address({name})")
-        self._stream: Any = self._cuda.Stream()
 
     def run(self, frames: Frame, heatmap: bool) -> Detections:
         """Score any number of frames, in parts that fit the profile; the arrays returned are the caller's."""
@@ -265,21 +272,23 @@ class _Session:
         stream.synchronize()
 
     def close(self) -> None:
-        """Free everything, last made first; a step that fails does not keep the others from running."""
-        self._release.close()
-
-
-def _first_gpu(cuda: Any) -> Any:
-    cuda.init()
-    return cuda.Device(0)
+        """Free everything, last made first; a step that fails is logged and does not keep the others from running."""
+        try:
+            self._release.close()
+        except self._cuda.Error as error:
+            logging.getLogger(__name__).warning("the GPU could not be released cleanly: %s", _first_line(error))
 
 
 def _own(trt: Any, cuda: Any, plan: bytes, precision: str, opened: "Future[BackendSpec]", requests: _Queue) -> None:
     """The owning thread: open, answer requests until None comes, close."""
+    session, failure = _Session(cuda), None
     try:
-        session = _Session(trt, cuda, plan, precision)
+        session.open(trt, plan, precision)
     except Exception as error:
-        opened.set_exception(_for_caller(error, "cannot use the GPU"))
+        failure = _for_caller(error, "cannot use the GPU")
+    if failure:  # here, for inside the handler the error's own frames still hold what is to be freed
+        session.close()
+        opened.set_exception(failure)
         return
     opened.set_result(session.spec)
     while (request := requests.get()) is not None:
@@ -289,10 +298,7 @@ def _own(trt: Any, cuda: Any, plan: bytes, precision: str, opened: "Future[Backe
         except Exception as error:
             answer.set_exception(_for_caller(error, f"failed on {list(frames.shape)}"))
         del request, answer, frames  # so that waiting for the next one keeps no caller's array alive
-    try:
-        session.close()
-    except cuda.Error as error:
-        logging.getLogger(__name__).warning("the GPU could not be released cleanly: %s", _first_line(error))
+    session.close()
 
 
 def _stop(requests: _Queue, thread: threading.Thread, lock: threading.Lock, pid: int) -> None:

@@ -1,0 +1,49 @@
+"""One small bundle that went through every stage."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from parts import Line, defective_image, good_image, write
+
+from lrdan_edge.bundle import Bundle
+
+
+@pytest.fixture(scope="session")
+def line(tmp_path_factory: pytest.TempPathFactory) -> Line:
+    """A bundle through train, export and calibrate. Tests that write use `own_line`."""
+    pytest.importorskip("torch")
+    from lrdan_edge.calibration.calibrate import calibrate
+    from lrdan_edge.export.graph import export
+    from lrdan_edge.train.progress import Progress
+    from lrdan_edge.train.trainer import TrainOptions, train
+
+    folder = tmp_path_factory.mktemp("line")
+    data = folder / "data"
+    rng = np.random.default_rng(7)
+    for index in range(96):
+        write(data / "train" / "good" / f"{index}.png", good_image(rng))
+    for index in range(60):
+        write(data / "calibration" / "good" / f"{index}.png", good_image(rng))
+    for index in range(20):
+        write(data / "test" / "good" / f"{index}.png", good_image(rng))
+        image, mask = defective_image(rng)
+        write(data / "test" / "blob" / f"{index}.png", image)
+        write(data / "ground_truth" / "blob" / f"{index}_mask.png", mask)
+    bundle = train(data, folder / "bundle", TrainOptions(epochs=12), Progress())
+    export(bundle)
+    calibrate(bundle)
+    return Line(data, folder / "bundle")
+
+
+@pytest.fixture
+def own_line(line: Line, tmp_path: Path) -> Line:
+    """A copy of `line`'s bundle that the test may change."""
+    shutil.copytree(line.bundle, tmp_path / "bundle")
+    return Line(line.data, tmp_path / "bundle")
+
+
+@pytest.fixture
+def own_bundle(own_line: Line) -> Bundle:
+    return Bundle.open(own_line.bundle)

@@ -1,0 +1,144 @@
+"""Every backend keeps one contract."""
+
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from parts import Line
+
+from lrdan_edge.bundle import Bundle
+from lrdan_edge.errors import BackendError
+from lrdan_edge.export.engine import BuildRequest, build_engine
+from lrdan_edge.runtime.backends.base import Backend
+from lrdan_edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
+from lrdan_edge.runtime.engines import engines, open_engine
+from lrdan_edge.runtime.golden import golden_frames, golden_scores
+from lrdan_edge.runtime.select import choose
+
+BACKENDS = ["null", "torch", "onnxruntime fp32", "onnxruntime int8", "engine int8", "openvino fp32", "openvino int8"]
+TOLERANCE = {"torch": 1e-4, "onnxruntime": 1e-5, "engine": 1e-3, "openvino fp32": 1e-3, "openvino int8": 0.1}
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def opener(request: pytest.FixtureRequest, line: Line, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Backend]:
+    kind, _, precision = request.param.partition(" ")
+    bundle = Bundle.open(shutil.copytree(line.bundle, tmp_path_factory.mktemp("backends") / "bundle"))
+    if kind == "openvino":
+        pytest.importorskip("openvino")
+    if kind == "engine":
+        build_engine(bundle, BuildRequest("int8", "onnxruntime"))
+        return lambda: open_engine(bundle, engines(bundle)[0])
+    return choose(bundle, kind, precision or None).open
+
+
+@pytest.fixture(scope="module")
+def backend(opener: Callable[[], Backend]) -> Iterator[Backend]:
+    with opener() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def frames(line: Line) -> np.ndarray:
+    return golden_frames(Bundle.open(line.bundle))
+
+
+def test_spec_and_shapes(backend: Backend, frames: np.ndarray) -> None:
+    assert backend.spec.frame_shape == frames.shape[1:]
+    detections = backend.infer(frames)
+    assert detections.heatmap is not None
+    assert (detections.score.dtype, detections.score.shape) == (np.float32, (len(frames),))
+    assert (detections.heatmap.dtype, detections.heatmap.shape) == (np.float32, (len(frames), *backend.spec.heatmap_shape))
+
+
+def test_scores_are_the_graphs(backend: Backend, frames: np.ndarray, line: Line, request: pytest.FixtureRequest) -> None:
+    name = request.node.callspec.params["opener"]
+    if name == "null":
+        pytest.skip("the null backend inspects nothing")
+    expected = golden_scores(Bundle.open(line.bundle)).scores[backend.spec.precision]
+    tolerance = next(value for key, value in TOLERANCE.items() if name.startswith(key))
+    assert backend.infer(frames).score.tolist() == pytest.approx(expected, rel=tolerance, abs=tolerance)
+
+
+def test_the_score_is_the_heatmaps_maximum(backend: Backend, frames: np.ndarray) -> None:
+    detections = backend.infer(frames)
+    assert detections.heatmap is not None
+    assert np.allclose(detections.score, detections.heatmap.max((1, 2)), rtol=1e-5)
+
+
+def test_without_heatmap_the_scores_are_the_same(backend: Backend, frames: np.ndarray) -> None:
+    detections = backend.infer(frames, heatmap=False)
+    assert detections.heatmap is None
+    assert np.allclose(detections.score, backend.infer(frames).score, rtol=1e-5)
+
+
+@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(order=st.permutations(range(8)), cut=st.integers(1, 7))
+def test_a_score_depends_on_its_own_frame_alone(backend: Backend, frames: np.ndarray, order: list[int], cut: int) -> None:
+    whole = backend.infer(frames).score
+    mixed = np.ascontiguousarray(frames[order])
+    parts = np.concatenate([backend.infer(mixed[:cut]).score, backend.infer(mixed[cut:]).score])
+    assert np.allclose(parts, whole[order], rtol=1e-4, atol=1e-5)
+
+
+def test_results_are_the_callers_own(backend: Backend, frames: np.ndarray) -> None:
+    first = backend.infer(frames)
+    copy = first.score.copy()
+    backend.infer(255 - frames)
+    assert np.array_equal(first.score, copy)
+
+
+def test_batches_beyond_the_largest_are_cut(backend: Backend, frames: np.ndarray) -> None:
+    many = np.ascontiguousarray(np.tile(frames, (9, 1, 1, 1))[:70])
+    scores = backend.infer(many).score
+    assert scores.shape == (70,)
+    assert np.allclose(scores[64:], scores[:6], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        np.zeros((1, 32, 32, 1), np.float32),
+        np.zeros((32, 32, 1), np.uint8),
+        np.zeros((1, 16, 32, 1), np.uint8),
+        np.zeros((1, 32, 32, 3), np.uint8),
+        np.zeros((0, 32, 32, 1), np.uint8),
+    ],
+)
+def test_wrong_frames_are_refused_in_words(backend: Backend, wrong: np.ndarray) -> None:
+    with pytest.raises(BackendError, match="uint8 frames"):
+        backend.infer(wrong)
+
+
+def test_callers_on_many_threads_get_their_own_scores(backend: Backend, frames: np.ndarray) -> None:
+    expected = backend.infer(frames).score
+    wrong: list[int] = []
+
+    def call(index: int) -> None:
+        for _ in range(5):
+            if not np.allclose(backend.infer(frames[index : index + 1]).score, expected[index], rtol=1e-4, atol=1e-5):
+                wrong.append(index)
+
+    threads = [threading.Thread(target=call, args=(index,)) for index in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_closing_twice_is_fine_and_a_closed_backend_says_so(opener: Callable[[], Backend], frames: np.ndarray) -> None:
+    backend = opener()
+    backend.close()
+    backend.close()
+    with pytest.raises(BackendError, match="closed"):
+        backend.infer(frames)
+
+
+@pytest.mark.parametrize("data", [b"", b"not onnx", b"\x08\x08"])
+def test_what_is_no_graph_is_refused(data: bytes) -> None:
+    with pytest.raises(BackendError, match="cannot load"):
+        OnnxRuntimeBackend(data, "fp32")

@@ -1,0 +1,188 @@
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from parts import Line, good_image, write
+
+from lrdan_edge import Inspector
+from lrdan_edge.errors import DataError, SourceError
+from lrdan_edge.runtime.loop import FrameQueue, InspectionLoop
+from lrdan_edge.runtime.sinks.base import InspectedFrame
+from lrdan_edge.runtime.sinks.files import AnnotatedFramesSink, JsonLinesSink
+from lrdan_edge.runtime.sources import open_source
+from lrdan_edge.runtime.sources.base import CapturedFrame, Source
+
+BLACK = np.zeros((32, 32), np.uint8)
+
+
+class Frames(Source):
+    """Frames from a generator; live ones do not wait for anybody."""
+
+    fps = None
+    frames = None
+
+    def __init__(self, make: Callable[["Frames"], Iterator[CapturedFrame]], *, live: bool = False) -> None:
+        self.uri, self.live, self.make, self.closed = "test://", live, make, threading.Event()
+
+    def __iter__(self) -> Iterator[CapturedFrame]:
+        return self.make(self)
+
+    def close(self) -> None:
+        self.closed.set()
+
+
+def numbered(count: int) -> Callable[[Frames], Iterator[CapturedFrame]]:
+    return lambda _: (CapturedFrame.of(BLACK, index, "test://", f"frame {index}") for index in range(count))
+
+
+class Collect:
+    name = "collect"
+
+    def __init__(self, delay_s: float = 0.0, fail_at: int | None = None) -> None:
+        self.got: list[InspectedFrame] = []
+        self.delay_s, self.fail_at, self.closed = delay_s, fail_at, False
+
+    def write(self, inspected: InspectedFrame) -> None:
+        if len(self.got) == self.fail_at:
+            raise OSError(28, "No space left on device", "verdicts.jsonl")
+        time.sleep(self.delay_s)
+        self.got.append(inspected)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture
+def null(line: Line) -> Iterator[Inspector]:
+    with Inspector.open(line.bundle, backend="null") as inspector:
+        yield inspector
+
+
+@pytest.mark.parametrize("batch", [1, 3, 16])
+def test_recorded_frames_are_all_judged_in_order(null: Inspector, batch: int) -> None:
+    sink = Collect(delay_s=0.0005)
+    progress = InspectionLoop(null, Frames(numbered(500)), [sink], batch=batch).run()
+    assert [one.frame.index for one in sink.got] == list(range(500))
+    assert (progress.frames, progress.dropped, progress.undelivered) == (500, 0, 0)
+    assert sink.closed
+
+
+def test_live_frames_are_dropped_oldest_first_and_counted(null: Inspector, monkeypatch: pytest.MonkeyPatch) -> None:
+    def camera(source: Frames) -> Iterator[CapturedFrame]:
+        for index in range(100):
+            time.sleep(0.002)
+            yield CapturedFrame.of(BLACK, index, source.uri, str(index))
+
+    inspect = null.inspect
+    monkeypatch.setattr(null, "inspect", lambda *args, **kwargs: (time.sleep(0.02), inspect(*args, **kwargs))[1])
+    sink = Collect()
+    progress = InspectionLoop(null, Frames(camera, live=True), [sink]).run()
+    indices = [one.frame.index for one in sink.got]
+    assert indices == sorted(indices)
+    assert indices[-1] == 99, "the newest frame wins"
+    assert progress.frames + progress.dropped == 100
+    assert progress.dropped > 50
+    assert max(one.latency_ms for one in sink.got) < 500, "no backlog forms"
+
+
+def test_a_fault_of_the_source_is_a_fault_verdict(null: Inspector) -> None:
+    def broken(source: Frames) -> Iterator[CapturedFrame]:
+        yield CapturedFrame.of(BLACK, 0, source.uri, "a")
+        yield CapturedFrame.missing("b.png is not a whole image", 1, source.uri, "b.png")
+        yield CapturedFrame.of(BLACK, 2, source.uri, "c")
+
+    sink = Collect()
+    progress = InspectionLoop(null, Frames(broken), [sink], batch=3).run()
+    assert [one.verdict.outcome for one in sink.got] == ["good", "fault", "good"]
+    assert progress.problems == ["b.png is not a whole image"]
+
+
+def test_a_source_that_dies_raises_after_its_frames_were_delivered(null: Inspector) -> None:
+    def dying(source: Frames) -> Iterator[CapturedFrame]:
+        yield CapturedFrame.of(BLACK, 0, source.uri, "a")
+        raise SourceError("the camera is gone")
+
+    sink = Collect()
+    with pytest.raises(SourceError, match="the camera is gone"):
+        InspectionLoop(null, Frames(dying), [sink]).run()
+    assert len(sink.got) == 1
+    assert sink.closed
+
+
+def test_a_sink_that_fails_does_not_stop_inspection(null: Inspector) -> None:
+    full, other = Collect(fail_at=3), Collect()
+    progress = InspectionLoop(null, Frames(numbered(50)), [full, other]).run()
+    assert len(full.got) == 3
+    assert len(other.got) == 50
+    assert progress.problems == ["sink collect stopped: No space left on device (verdicts.jsonl)"]
+
+
+def test_a_slow_sink_does_not_hold_up_a_live_source(null: Inspector) -> None:
+    def camera(source: Frames) -> Iterator[CapturedFrame]:
+        for index in range(300):
+            time.sleep(0.0005)
+            yield CapturedFrame.of(BLACK, index, source.uri, str(index))
+
+    slow = Collect(delay_s=0.01)
+    started = time.monotonic()
+    progress = InspectionLoop(null, Frames(camera, live=True), [slow]).run()
+    assert time.monotonic() - started < 3
+    assert progress.undelivered + len(slow.got) == progress.frames
+
+
+def test_stop_drains_and_ends(null: Inspector) -> None:
+    def endless(source: Frames) -> Iterator[CapturedFrame]:
+        index = 0
+        while not source.closed.is_set():
+            yield CapturedFrame.of(BLACK, index, source.uri, str(index))
+            index += 1
+
+    source, sink = Frames(endless), Collect()
+    loop = InspectionLoop(null, source, [sink])
+    threading.Timer(0.2, loop.stop).start()
+    progress = loop.run()
+    assert source.closed.is_set()
+    assert len(sink.got) == progress.frames > 0
+
+
+def test_the_queue_ends_for_a_waiting_source() -> None:
+    queue = FrameQueue(1, "every")
+    frame = CapturedFrame.of(BLACK, 0, "test://", "a")
+    queue.put(frame)
+    waiting = threading.Thread(target=queue.put, args=(frame,))
+    waiting.start()
+    queue.end()
+    waiting.join(timeout=2)
+    assert not waiting.is_alive()
+    assert len(queue.take(5)) == 1
+    assert queue.take(5) == []
+
+
+def test_verdicts_and_pictures_of_a_folder(line: Line, tmp_path: Path) -> None:
+    folder = tmp_path / "parts"
+    rng = np.random.default_rng(0)
+    for index in range(12):
+        write(folder / f"part_{index}.png", good_image(rng))
+    (folder / "part_5.png").write_bytes(b"not an image")
+    sinks = [JsonLinesSink(tmp_path / "out"), AnnotatedFramesSink(tmp_path / "out", "all")]
+    with Inspector.open(line.bundle, backend="onnxruntime", precision="fp32") as inspector:
+        InspectionLoop(inspector, open_source(str(folder)), list(sinks), batch=4).run()
+    records = [json.loads(text) for text in (tmp_path / "out" / "verdicts.jsonl").read_text().splitlines()]
+    assert [record["name"] for record in records] == [f"part_{index}.png" for index in range(12)]
+    assert [record["index"] for record in records if record["outcome"] == "fault"] == [5]
+    assert "part_5.png" in records[5]["fault"]
+    assert records[5]["score"] is None
+    assert all(record["score"] <= record["threshold"] for record in records if record["outcome"] == "good")
+    pictures = sorted((tmp_path / "out" / "frames").iterdir())
+    assert len(pictures) == 11
+    picture = cv2.imread(str(pictures[0]))
+    assert picture is not None
+    assert min(picture.shape[:2]) >= 320
+    with pytest.raises(DataError, match="earlier run's verdicts"):
+        JsonLinesSink(tmp_path / "out")
+    JsonLinesSink(tmp_path / "out", overwrite=True).close()

@@ -1,0 +1,34 @@
+import pytest
+
+from lrdan_edge.bench.latency import bench
+from lrdan_edge.bundle import BENCHMARK, Bundle
+from lrdan_edge.export.engine import BuildRequest, build_engine
+from lrdan_edge.manifest import BenchmarkReport, from_json
+from lrdan_edge.runtime.select import candidates, choose
+
+
+def test_an_engine_is_preferred_to_its_bare_graph(own_bundle: Bundle) -> None:
+    assert choose(own_bundle, "onnxruntime").title == "onnxruntime int8 (graph)"
+    build_engine(own_bundle, BuildRequest("int8", "onnxruntime"))
+    chosen = choose(own_bundle)
+    assert chosen.title == "onnxruntime int8"
+    assert "lrdan-edge bench" in chosen.describe()
+    assert choose(own_bundle, precision="fp32").precision == "fp32"
+
+
+def test_after_a_benchmark_auto_takes_the_fastest_measured(own_bundle: Bundle) -> None:
+    build_engine(own_bundle, BuildRequest("fp32", "onnxruntime"))
+    bench(own_bundle, batches=(1,), seconds=1.0, rounds=3)
+    path = own_bundle.file(BENCHMARK, "lrdan-edge bench")
+    report = from_json(path.read_bytes(), BenchmarkReport, "benchmark.json")
+    runs_here = {choice.title for choice in candidates(own_bundle)[0]}
+    assert {entry.title for entry in report.entries} == runs_here | {"torch fp32"}
+    fastest = min((entry for entry in report.entries if entry.title in runs_here), key=lambda entry: entry.latency_ms["p50"])
+    chosen = choose(own_bundle)
+    assert chosen.title == fastest.title
+    assert "fastest in the last benchmark" in chosen.describe()
+    for entry in report.entries:
+        assert entry.latency_ms["p50"] <= entry.latency_ms["p90"] <= entry.latency_ms["p99"] <= entry.latency_ms["max"]
+        assert entry.calls >= 9
+    eager = next(entry for entry in report.entries if entry.title == "torch fp32")
+    assert eager.speedup == pytest.approx(1.0)

@@ -1,0 +1,40 @@
+"""What the tests make their data of."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+SIDE = 32
+
+
+def good_image(rng: np.random.Generator) -> np.ndarray:
+    """A striped tile, its phase and brightness varying: uint8 [SIDE, SIDE]."""
+    x = np.arange(SIDE) + rng.integers(0, 8)
+    stripes = 110 + 40 * np.sin(2 * np.pi * x / 8)
+    return np.clip(stripes[None, :] + rng.normal(0, 4, (SIDE, SIDE)), 0, 255).astype(np.uint8)
+
+
+def defective_image(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """A tile with a bright blob, and the blob's mask."""
+    mask = np.zeros((SIDE, SIDE), np.uint8)
+    centre = tuple(int(c) for c in rng.integers(8, SIDE - 8, 2))
+    cv2.circle(mask, centre, 5, 255, -1)
+    image = good_image(rng)
+    image[mask > 0] = 250
+    return image, mask
+
+
+def write(path: Path, image: np.ndarray) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), image)
+    return path
+
+
+@dataclass(frozen=True)
+class Line:
+    """A data set and the bundle made from it."""
+
+    data: Path
+    bundle: Path
