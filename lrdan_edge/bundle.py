@@ -44,6 +44,7 @@ REPORTS = "reports"
 BENCHMARK = "reports/benchmark.json"
 JOURNAL = ".journal.json"
 LOCK = ".lock"
+TIMING_CACHE = ".timing.cache"
 STAGING = ".staging"
 
 _VERSIONED = ("numpy", "torch", "onnx", "onnxruntime", "opencv-python-headless", "openvino", "tensorrt")
@@ -137,7 +138,7 @@ class Bundle:
         if folder.exists() and not folder.is_dir():
             raise BundleError(f"{folder} is a file; a bundle is a folder: choose another --bundle")
         if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).exists():
-            ours = {LOCK, STAGING, JOURNAL}
+            ours = {LOCK, STAGING, JOURNAL, TIMING_CACHE}
             if foreign := sorted(entry.name for entry in folder.iterdir() if entry.name not in ours):
                 raise BundleError(
                     f"{folder} holds other files ({foreign[0]}) and is no bundle: choose another --bundle or an empty folder"
@@ -222,6 +223,7 @@ class Bundle:
         command: str,
         inputs: Mapping[str, Path] | None = None,
         options: Mapping[str, Any] | None = None,
+        started: float | None = None,
     ) -> Iterator[Stage]:
         """Run a stage: write files through the `Stage` given; on success they are committed, on failure nothing changed.
 
@@ -230,11 +232,12 @@ class Bundle:
             command: The command that repeats it.
             inputs: Bundle files it reads, by name, as returned by `file`.
             options: What the user asked for.
+            started: When the work began, by `time.monotonic`, if before this call; the recorded seconds count from there.
 
         Raises:
             BundleError: The folder cannot be written, or another command is writing to it.
         """
-        started = time.monotonic()
+        started = time.monotonic() if started is None else started
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:

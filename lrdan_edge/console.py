@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _COLOURS = {"good": "green", "reject": "bold red", "fault": "yellow"}
 _PLAIN_EVERY_S = 5.0
 
-console = Console(soft_wrap=True, highlight=False)
+console = Console(soft_wrap=True, highlight=False, markup=False)
 
 
 def training_progress() -> Any:

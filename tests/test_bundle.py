@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import msgspec
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lrdan_edge.bundle import Bundle, sha256_of
+from lrdan_edge.bundle import LOCK, TIMING_CACHE, Bundle, sha256_of
 from lrdan_edge.errors import BundleError, ChangedFileError, MissingStageError, StaleStageError
 from lrdan_edge.manifest import Manifest, ModelSpec, Preprocessing, Scoring, from_json
 
@@ -139,6 +140,13 @@ def test_a_stage_killed_anywhere_leaves_the_old_or_the_new_bundle_whole(tmp_path
     assert outcomes[-1] == (0, b"new weights")
 
 
+def test_work_before_the_stage_counts_where_it_is_said(tmp_path: Path) -> None:
+    bundle = new_bundle(tmp_path / "b")
+    with bundle.stage("build-engine e", command="x", started=time.monotonic() - 60):
+        pass
+    assert 60 <= bundle.manifest.stages["build-engine e"].seconds < 90
+
+
 def test_two_writers_do_not_meet(tmp_path: Path) -> None:
     bundle = new_bundle(tmp_path / "b")
     with bundle.stage("export", command="x"), pytest.raises(BundleError, match="another lrdan-edge command"):
@@ -213,6 +221,12 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
         Bundle.create(tmp_path, MODEL, PREPROCESSING, SCORING)
     with pytest.raises(BundleError, match="is a file"):
         Bundle.create(tmp_path / "thesis.txt", MODEL, PREPROCESSING, SCORING)
+
+
+def test_what_a_bundle_keeps_for_itself_is_no_foreign_file(tmp_path: Path) -> None:
+    for name in (LOCK, TIMING_CACHE):
+        (tmp_path / name).write_bytes(b"")
+    new_bundle(tmp_path)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

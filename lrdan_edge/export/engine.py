@@ -1,6 +1,7 @@
 """The build-engine stage: one graph, one target, one engine file with a sidecar that says what it fits. No torch here."""
 
 import re
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +10,13 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
-from lrdan_edge.bundle import ENGINES, GOLDEN, Bundle, engine_stage, graph_name, sha256_of
+from lrdan_edge.bundle import ENGINES, GOLDEN, TIMING_CACHE, Bundle, engine_stage, graph_name, sha256_of
 from lrdan_edge.errors import BackendError, EngineError, MissingExtraError
 from lrdan_edge.manifest import SCHEMA_VERSION, EngineSidecar, Precision, to_json
 from lrdan_edge.runtime.device import processor
 from lrdan_edge.runtime.engines import load_engine
 from lrdan_edge.runtime.golden import golden_frames, golden_scores, relative_difference
+from lrdan_edge.runtime.nvidia import feature
 
 Target = Literal["tensorrt", "onnxruntime"]
 TARGETS: tuple[Target, ...] = ("tensorrt", "onnxruntime")
@@ -32,12 +34,16 @@ class BuildRequest:
         target: What will run it.
         batch: Smallest, best and largest batch (TensorRT's profile).
         workspace_mib: TensorRT's workspace limit in MiB; None: from free memory.
+        optimization_level: TensorRT's, 0 (builds fastest) to 5 (runs fastest); None: its own default.
+        verbose_log: File for TensorRT's every message; None: nowhere.
     """
 
     precision: Precision
     target: Target = "tensorrt"
     batch: tuple[int, int, int] = (1, 1, 8)
     workspace_mib: int | None = None
+    optimization_level: int | None = None
+    verbose_log: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -69,14 +75,19 @@ def build_engine(bundle: Bundle, request: BuildRequest, progress: Callable[[str,
         EngineError: The builder refuses the graph, or the engine's scores drift.
         MissingExtraError: The target is not installed here.
     """
+    started = time.monotonic()  # the file's name depends on what is built, so the stage begins after the build
     graph = bundle.graph(request.precision)
-    build = _build_tensorrt if request.target == "tensorrt" else _build_onnxruntime
-    built = build(graph, request, progress)
+    if request.target == "tensorrt":
+        built = _build_tensorrt(graph, request, bundle.path / TIMING_CACHE, progress)
+    else:
+        built = _build_onnxruntime(graph, progress)
     here = processor()
     slug = re.sub(r"[^a-z0-9]+", "-", f"{built.device} {' '.join(built.features[-1:])}".lower()).strip("-")
     name = f"{request.target}-{request.precision}-{slug}{built.suffix}"
     inputs = {graph_name(request.precision): graph}
-    with bundle.stage(engine_stage(name), command=_command(bundle, request), inputs=inputs, options=_options(request)) as stage:
+    with bundle.stage(
+        engine_stage(name), command=_command(bundle, request), inputs=inputs, options=_options(request), started=started
+    ) as stage:
         path = stage.path(f"{ENGINES}/{name}")
         path.write_bytes(built.data)
         sidecar = EngineSidecar(
@@ -99,7 +110,7 @@ def build_engine(bundle: Bundle, request: BuildRequest, progress: Callable[[str,
     return name
 
 
-def _build_onnxruntime(graph: Path, _: BuildRequest, progress: Callable[[str, float], None] | None) -> _Built:
+def _build_onnxruntime(graph: Path, progress: Callable[[str, float], None] | None) -> _Built:
     from tempfile import TemporaryDirectory
 
     import onnxruntime
@@ -116,13 +127,23 @@ def _build_onnxruntime(graph: Path, _: BuildRequest, progress: Callable[[str, fl
     return _Built(data, ".onnx", onnxruntime.__version__, here.name, here.features, None, {})
 
 
-def _build_tensorrt(graph: Path, request: BuildRequest, progress: Callable[[str, float], None] | None) -> _Built:
+def _build_tensorrt(
+    graph: Path, request: BuildRequest, timing_cache: Path, progress: Callable[[str, float], None] | None
+) -> _Built:
     from lrdan_edge.export.tensorrt import BuildOptions, build_engine
 
-    built = build_engine(graph, BuildOptions(batch=request.batch, workspace_mib=request.workspace_mib), progress)
+    options = BuildOptions(
+        batch=request.batch,
+        workspace_mib=request.workspace_mib,
+        optimization_level=request.optimization_level,
+        timing_cache=timing_cache,
+        verbose=request.verbose_log is not None,
+        log_path=request.verbose_log,
+    )
+    built = build_engine(graph, options, progress)
     details = dict(built.details)
     capability = details.get("compute_capability")
-    features = [f"sm{capability}"] if capability else []
+    features = [feature(capability)] if capability else []
     return _Built(built.plan, ".plan", str(details["tensorrt"]), str(details["device"]), features, request.batch, details)
 
 
@@ -157,7 +178,11 @@ def _check_golden(bundle: Bundle, path: Path, sidecar: EngineSidecar) -> float |
 def _options(request: BuildRequest) -> dict[str, Any]:
     options: dict[str, Any] = {"target": request.target, "precision": request.precision}
     if request.target == "tensorrt":
-        options |= {"batch": list(request.batch), "workspace_mib": request.workspace_mib}
+        options |= {
+            "batch": list(request.batch),
+            "workspace_mib": request.workspace_mib,
+            "optimization_level": request.optimization_level,
+        }
     return options
 
 
@@ -166,4 +191,5 @@ def _command(bundle: Bundle, request: BuildRequest) -> str:
     if request.target == "tensorrt":
         command += f" --batch {':'.join(map(str, request.batch))}"
         command += f" --workspace {request.workspace_mib}" if request.workspace_mib else ""
+        command += f" --optimization-level {request.optimization_level}" if request.optimization_level is not None else ""
     return command

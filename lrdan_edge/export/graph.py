@@ -61,7 +61,7 @@ def export(bundle: Bundle) -> None:
             module = load_ae2(bundle)
             if precision == "fp16":
                 module.half()
-            model = _to_onnx(module, frames)
+            model = to_onnx(module, frames)
             model.producer_name, model.producer_version = "lrdan-edge", ""
             path = stage.path(graph_name(precision))
             onnx.save_model(model, path)
@@ -89,7 +89,19 @@ def _torch_scores(module: "torch.nn.Module", frames: Frame) -> npt.NDArray[np.fl
     return np.asarray(score.numpy(), dtype=np.float32)
 
 
-def _to_onnx(module: "torch.nn.Module", frames: Frame) -> "onnx.ModelProto":
+def to_onnx(module: "torch.nn.Module", frames: Frame) -> "onnx.ModelProto":
+    """Export a deploy module in the precision it has.
+
+    Args:
+        module: `lrdan_edge.train.scoring.DeployModule`, halved for fp16.
+        frames: At least one frame, uint8 [N, H, W, C], for its shape.
+
+    Returns:
+        The graph as `export` describes it, checked.
+
+    Raises:
+        ExportError: The exporter gives none, or one that is not valid.
+    """
     import onnx
     import torch
 

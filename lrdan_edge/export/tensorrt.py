@@ -4,7 +4,6 @@ Networks are strongly typed: the precision is what the graph says, and no builde
 needed, for this runs on the device.
 """
 
-import ctypes
 import json
 import os
 import platform
@@ -20,14 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from lrdan_edge.errors import EngineError
-from lrdan_edge.runtime.backends.tensorrt import find_tensorrt, logger_for, title
-
-__all__ = ["BuildOptions", "BuiltEngine", "build_engine", "find_tensorrt"]
+from lrdan_edge.export.monitor import Monitor, monitor_for
+from lrdan_edge.runtime.nvidia import Gpu, find_gpu, find_tensorrt, logger_for, title
 
 _NO_GPU = "none (built ahead of time on the CPU)"
 _NO_DRIVER = "cudaError 35"  # what TensorRT notes now and then when it asks the CUDA runtime on a machine without a GPU
 _ERROR, _WARNING, _INFO = 1, 2, 3  # TensorRT's severities: 0 is worst
-_INTEGRATED, _MAJOR, _MINOR = 18, 75, 76  # CUdevice_attribute
 
 
 @dataclass(frozen=True)
@@ -94,8 +91,8 @@ def build_engine(
         KeyboardInterrupt: Ctrl-C; TensorRT has then stopped.
     """
     options, started = options or BuildOptions(), time.monotonic()
-    trt, gpu = find_tensorrt(), _find_gpu()
-    monitor = _Monitor(progress)
+    trt, gpu = find_tensorrt(), find_gpu()
+    monitor = Monitor(progress)
     with ExitStack() as stack:
         log = _Log(options, stack, noise=None if gpu else _NO_DRIVER)
         logger = logger_for(trt, log.add)
@@ -105,7 +102,7 @@ def build_engine(
         _parse(trt, parser, graph, log)
         config = builder.create_builder_config()
         workspace = _configure(trt, builder, config, _frame_shape(trt, network, graph), options, gpu)
-        config.progress_monitor = _monitor_for(trt, monitor)
+        config.progress_monitor = monitor_for(trt, monitor)
         cache = _load_timing_cache(trt, config, options.timing_cache)
         plan = _run(builder, network, config, monitor)
         if plan is None:
@@ -128,7 +125,7 @@ def build_engine(
         return BuiltEngine(bytes(plan), details)
 
 
-def _device_details(gpu: "_Gpu | None") -> dict[str, str]:
+def _device_details(gpu: Gpu | None) -> dict[str, str]:
     here = {"platform": f"{platform.system().lower()}-{platform.machine()}"}
     if gpu is None:
         return here | {"device": _NO_GPU, "cuda_driver": "none"}
@@ -166,68 +163,6 @@ class _Log:
     def said(self) -> str:
         """The last errors, for messages."""
         return "; ".join(self.errors) or "it gave no reason"
-
-
-class _Monitor:
-    """Nested phases to one share that never falls; says when to stop. TensorRT may call on any thread."""
-
-    def __init__(self, report: Callable[[str, float], None] | None) -> None:
-        self._report, self._lock = report, threading.Lock()
-        self._phases: dict[str, tuple[str | None, int, int]] = {}
-        self._share = 0.0
-        self.stopped = False
-        self.error: Exception | None = None
-
-    def start(self, phase: str, parent: str | None, steps: int) -> None:
-        with self._lock:
-            self._phases[phase] = (parent, max(steps, 1), 0)
-
-    def step(self, phase: str, step: int) -> bool:
-        """Note a finished step; False stops the build."""
-        with self._lock:
-            parent, steps, _ = self._phases.get(phase, (None, step + 1, 0))
-            self._phases[phase] = (parent, steps, step + 1)
-            self._share = max(self._share, min(self._done(phase), 1.0))
-            share = self._share
-        if self._report and not self.stopped:
-            try:
-                self._report(phase, share)
-            except Exception as error:  # it must not reach TensorRT's own frames; raised after the build
-                self.error, self.stopped = error, True
-        return not self.stopped
-
-    def finish(self, phase: str) -> None:
-        with self._lock:
-            self._phases.pop(phase, None)
-
-    def complete(self) -> None:
-        if self._report:
-            self._report("Finished", 1.0)
-
-    def _done(self, phase: str) -> float:
-        share, name, seen = 0.0, phase, set[str]()
-        while name in self._phases and name not in seen:
-            seen.add(name)
-            parent, steps, done = self._phases[name]
-            share, name = min((done + share) / steps, 1.0), parent or ""
-        return share
-
-
-def _monitor_for(trt: Any, monitor: _Monitor) -> Any:
-    class ProgressMonitor(trt.IProgressMonitor):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.IProgressMonitor.__init__(self)
-
-        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            monitor.start(phase_name, parent_phase, num_steps)
-
-        def step_complete(self, phase_name: str, step: int) -> bool:
-            return monitor.step(phase_name, step)
-
-        def phase_finish(self, phase_name: str) -> None:
-            monitor.finish(phase_name)
-
-    return ProgressMonitor()
 
 
 def _builder(trt: Any, logger: Any, log: _Log) -> Any:
@@ -276,7 +211,7 @@ def _frame_shape(trt: Any, network: Any, graph: Path) -> tuple[int, int, int]:
 
 
 def _configure(
-    trt: Any, builder: Any, config: Any, frame: tuple[int, int, int], options: BuildOptions, gpu: "_Gpu | None"
+    trt: Any, builder: Any, config: Any, frame: tuple[int, int, int], options: BuildOptions, gpu: Gpu | None
 ) -> int | None:
     """Set profile, limits and level; returns the workspace limit in MiB, None where TensorRT's own holds."""
     profile = builder.create_optimization_profile()
@@ -286,13 +221,13 @@ def _configure(
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if options.optimization_level is not None:
         config.builder_optimization_level = options.optimization_level
-    workspace = options.workspace_mib or (max(gpu.free_bytes // 2 >> 20, 64) if gpu else None)
+    workspace = options.workspace_mib or (max(gpu.free_bytes() // 2 >> 20, 64) if gpu else None)
     if workspace:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace << 20)
     return workspace
 
 
-def _run(builder: Any, network: Any, config: Any, monitor: _Monitor) -> Any:
+def _run(builder: Any, network: Any, config: Any, monitor: Monitor) -> Any:
     """Build on another thread, so that this one can hear Ctrl-C; TensorRT then stops at its next step."""
     with ThreadPoolExecutor(1, thread_name_prefix="tensorrt-builder") as pool:
         building = pool.submit(builder.build_serialized_network, network, config)
@@ -316,7 +251,7 @@ def _refusal(trt: Any, log: _Log, options: BuildOptions, workspace: int | None) 
             f"{title(trt)} ran out of memory while building ({said}): close other programs, lower the largest batch (now "
             f"{options.batch[2]}), change the workspace limit (now {limit}), or train with a smaller image size"
         )
-    return EngineError(f"{title(trt)} cannot build this engine: {said}; build with a verbose log to learn more")
+    return EngineError(f"{title(trt)} cannot build this engine: {said}; build with '--verbose-log FILE' to learn more")
 
 
 def _load_timing_cache(trt: Any, config: Any, path: Path | None) -> Any:
@@ -337,10 +272,12 @@ def _write(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
         os.replace(temporary, path)
     except OSError as error:
-        raise EngineError(f"the timing cache {path} cannot be written ({error.strerror}): choose another place") from error
+        raise EngineError(
+            f"the timing cache {path} cannot be written ({error.strerror}): check its folder and the disk"
+        ) from error
 
 
-def _inspect(trt: Any, logger: Any, plan: bytes, gpu: "_Gpu | None") -> dict[str, Any]:
+def _inspect(trt: Any, logger: Any, plan: bytes, gpu: Gpu | None) -> dict[str, Any]:
     """How many layers the engine has, and how many at each precision: what was got, not what was asked for."""
     if gpu is None:
         return {"engine_layers": "not inspected: no GPU", "precision": "not inspected: no GPU"}
@@ -363,53 +300,3 @@ def _layer_precision(layer: str) -> str:
     text = output.get("datatype") or output.get("format/datatype") or output.get("format") or ""
     names = {"int8": "int8", "half": "fp16", "fp16": "fp16", "float": "fp32", "fp32": "fp32", "bfloat16": "bf16"}
     return next((name for word, name in names.items() if re.search(rf"\b{word}\b", text)), "other")
-
-
-@dataclass(frozen=True)
-class _Gpu:
-    name: str
-    compute_capability: str
-    cuda: str
-    free_bytes: int
-
-
-def _find_gpu() -> _Gpu | None:
-    """The first visible GPU, asked of the driver itself: building needs no PyCUDA. None without a driver or a GPU."""
-    try:
-        driver: Any = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return None
-    device, version, major, minor, integrated = (ctypes.c_int() for _ in range(5))
-    name = ctypes.create_string_buffer(256)
-    if (
-        driver.cuInit(0)
-        or driver.cuDeviceGet(ctypes.byref(device), 0)
-        or driver.cuDeviceGetName(name, len(name), device)
-        or driver.cuDriverGetVersion(ctypes.byref(version))
-    ):
-        return None
-    for value, attribute in ((major, _MAJOR), (minor, _MINOR), (integrated, _INTEGRATED)):
-        driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
-    return _Gpu(
-        name=name.value.decode(errors="replace"),
-        compute_capability=f"{major.value}.{minor.value}",
-        cuda=f"{version.value // 1000}.{version.value % 1000 // 10}",
-        free_bytes=_free_shared_memory() if integrated.value else _free_device_memory(driver, device),
-    )
-
-
-def _free_device_memory(driver: Any, device: ctypes.c_int) -> int:
-    context, free, total = ctypes.c_void_p(), ctypes.c_size_t(), ctypes.c_size_t()
-    if driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), device):
-        return 0
-    driver.cuCtxPushCurrent_v2(context)
-    driver.cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total))
-    driver.cuCtxPopCurrent_v2(ctypes.byref(context))
-    driver.cuDevicePrimaryCtxRelease_v2(device)
-    return free.value
-
-
-def _free_shared_memory() -> int:
-    """On a Jetson, GPU and CPU share the memory, and what the kernel calls available counts."""
-    match = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
-    return int(match[1]) * 1024 if match else 0

@@ -1,13 +1,15 @@
 """Engines of a bundle: which there are, which fit this machine, and how they are opened."""
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from lrdan_edge.bundle import ENGINES, Bundle, engine_stage, graph_name
-from lrdan_edge.errors import EngineError
+from lrdan_edge.errors import EngineError, LrdanError
 from lrdan_edge.manifest import EngineSidecar, from_json
 from lrdan_edge.runtime.backends.base import Backend
 from lrdan_edge.runtime.device import processor
+from lrdan_edge.runtime.nvidia import feature, find_gpu, find_tensorrt, product, title
 
 
 @dataclass(frozen=True)
@@ -87,17 +89,20 @@ def _obstacle(bundle: Bundle, stage: str, sidecar: EngineSidecar) -> str | None:
 
 
 def _tensorrt_obstacle(sidecar: EngineSidecar) -> str | None:
-    """Without touching the GPU: the module's presence and version. The device is checked by TensorRT when it loads the plan."""
-    from importlib.util import find_spec
-
-    module = next((name for name in ("tensorrt", "tensorrt_rtx") if find_spec(name)), None)
-    if module is None:
-        return "TensorRT is not installed here"
+    """The cheap checks first: this runs at every start, and importing TensorRT takes longest."""
+    gpu = find_gpu()
+    if gpu is None:
+        return "no NVIDIA GPU is found here"
+    here = [feature(gpu.compute_capability)]
+    if sidecar.device_features and sidecar.device_features != here:  # none: built ahead of time, for more than one GPU
+        return f"it was built for {sidecar.device} ({' '.join(sidecar.device_features)}), this is {gpu.name} ({here[0]})"
     if find_spec("pycuda") is None:
         return "PyCUDA is not installed here (pip install pycuda)"
-    from importlib import import_module
-
-    version = str(import_module(module).__version__)
-    if version != sidecar.target_version:
-        return f"it was built by TensorRT {sidecar.target_version}, this is {version}"
+    try:
+        trt = find_tensorrt()
+    except LrdanError as error:
+        return str(error)
+    module = str(sidecar.details.get("module", "tensorrt"))
+    if (module, sidecar.target_version) != (trt.__name__, str(trt.__version__)):
+        return f"it was built by {product(module, sidecar.target_version)}, this is {title(trt)}"
     return None

@@ -15,8 +15,8 @@ from lrdan_edge.train.networks import Autoencoder, Discriminator
 DualReading = Literal["began", "joint"]
 """Who minimises the dual term L_girec − k·L_direc, which the paper's summary leaves open.
 
-``joint``: G and AE2 both do, so that G seeks what AE2 cannot reconstruct. ``began``: AE2 does, and G minimises L_direc;
-and k is BEGAN's balance driven to its limits, `balanced_k`.
+``joint``: G and AE2 both do, with a fixed k, so that G seeks what AE2 cannot reconstruct. ``began``: AE2 does, and G
+minimises L_direc; k is held in BEGAN's balance (`balanced_k`), which is our addition: the published k is its upper limit.
 """
 
 BETAS = (0.5, 0.999)
@@ -61,7 +61,8 @@ def without_statistics(network: nn.Module) -> Iterator[None]:
 def balanced_k(girec: Tensor, direc: Tensor, k: float) -> Tensor:
     """`k` while fakes are reconstructed no worse than images (L_direc ≤ L_girec), else 0.
 
-    A fixed k invites AE2 to run away: reconstructing fakes ever worse pays without end, and its images suffer with them.
+    Not in the paper's loss: BEGAN's control of k (arXiv 1703.10717, γ = 1) driven to its two limits. A fixed k lets AE2 run
+    away: reconstructing fakes ever worse pays without end, and its images suffer with them.
 
     Args:
         girec: L_girec, scalar.

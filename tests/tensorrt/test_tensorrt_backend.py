@@ -6,7 +6,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -19,7 +18,7 @@ from doubles import PLAN, Machine, cuda_driver, tensorrt_module
 
 from lrdan_edge.errors import BackendError, EngineError, MissingExtraError
 from lrdan_edge.runtime.backends import tensorrt as backend_module
-from lrdan_edge.runtime.backends.tensorrt import TensorRTBackend, find_tensorrt
+from lrdan_edge.runtime.backends.tensorrt import TensorRTBackend
 
 GRAPH = deploy_graph("fp32", 16, 3)
 Frames = npt.NDArray[np.uint8]
@@ -192,48 +191,3 @@ def test_a_missing_pycuda_names_its_extra(machine: Machine, monkeypatch: pytest.
     monkeypatch.delitem(sys.modules, "pycuda.driver")
     with pytest.raises(MissingExtraError, match=r"needs pycuda.*lrdan-edge\[tensorrt\]"):
         TensorRTBackend(PLAN + GRAPH, "fp32")
-
-
-@pytest.fixture
-def nothing_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """No TensorRT; a folder that happens to be called tensorrt is on the path, as in a clone of NVIDIA's repository."""
-    for name in backend_module.MODULES:
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    monkeypatch.setattr(sys, "path", [str(tmp_path / "path")])
-    (tmp_path / "path/tensorrt").mkdir(parents=True)
-    return tmp_path / "path"
-
-
-def test_a_folder_called_tensorrt_is_not_it(nothing_installed: Path) -> None:
-    assert nothing_installed
-    with pytest.raises((MissingExtraError, EngineError), match="tensorrt"):
-        find_tensorrt()
-    sys.modules.pop("tensorrt")
-
-
-def test_a_broken_installation_says_so(nothing_installed: Path) -> None:
-    (nothing_installed / "tensorrt/__init__.py").write_text("import tensorrt_bindings_that_are_missing\n")
-    with pytest.raises(EngineError, match=r"tensorrt is installed but does not load .*tensorrt_bindings_that_are_missing"):
-        find_tensorrt()
-
-
-@pytest.mark.parametrize(
-    ("files", "words"),
-    [
-        ({}, r"no NVIDIA driver .*--target onnxruntime.*pip install 'lrdan-edge\[tensorrt\]'"),
-        ({"proc/driver/nvidia/version": ""}, r"not installed: pip install 'lrdan-edge\[tensorrt\]'"),
-        ({"etc/nv_tegra_release": ""}, r"sudo apt-get install python3-libnvinfer, and .*--system-site-packages"),
-        ({"proc/device-tree/compatible": "nvidia,p3701\0nvidia,tegra234"}, r"comes with JetPack"),
-        (
-            {"etc/nv_tegra_release": "", "usr/lib/python3.10/dist-packages/tensorrt/__init__.py": ""},
-            r"installed for the system's Python alone: make the environment",
-        ),
-        ({"proc/driver/nvidia/gpus/0/information": "Model: NVIDIA GeForce RTX 4070"}, r"pip install tensorrt-rtx pycuda"),
-    ],
-)
-def test_the_line_to_install_fits_the_machine(tmp_path: Path, files: dict[str, str], words: str) -> None:
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
-    with pytest.raises((MissingExtraError, EngineError), match=words):
-        raise backend_module._how_to_install(tmp_path)

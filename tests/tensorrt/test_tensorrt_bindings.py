@@ -10,7 +10,9 @@ import nvidia_wheels
 import pytest
 from doubles import cuda_surface, tensorrt_surface
 
+from lrdan_edge.export import monitor
 from lrdan_edge.export import tensorrt as builder
+from lrdan_edge.runtime import nvidia
 from lrdan_edge.runtime.backends import tensorrt as backend
 
 HERE = Path(__file__).parent
@@ -19,7 +21,7 @@ HERE = Path(__file__).parent
 @pytest.mark.parametrize("version", nvidia_wheels.GENERATIONS)
 def test_every_use_exists_in_this_generation(version: str, tmp_path: Path) -> None:
     environment = nvidia_wheels.generation_environment(version, tmp_path)
-    sources = [str(builder.__file__), str(backend.__file__)]
+    sources = [str(module.__file__) for module in (builder, monitor, nvidia, backend)]
     command = [sys.executable, str(HERE / "api_uses.py"), *sources, *tensorrt_surface()]
     finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert finished.returncode == 0, finished.stderr
@@ -33,6 +35,7 @@ def test_every_use_exists_in_this_generation(version: str, tmp_path: Path) -> No
         "NetworkDefinitionCreationFlag.STRONGLY_TYPED",
         "ParserError.node_operator()",
         "IProgressMonitor.step_complete overridden",
+        "ILogger.log overridden",
         "IBuilderConfig.set_memory_pool_limit(_, _)",
         "ITensor.shape",
         "EngineInspector.get_layer_information(_, _)",

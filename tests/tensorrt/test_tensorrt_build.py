@@ -1,6 +1,5 @@
 """Engines built by NVIDIA's real parser and builder, and what building says when it cannot."""
 
-import ctypes
 import json
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -14,6 +13,7 @@ from onnx import TensorProto, helper
 
 from lrdan_edge.errors import EngineError
 from lrdan_edge.export import tensorrt as builder
+from lrdan_edge.export.monitor import Monitor
 from lrdan_edge.export.tensorrt import BuildOptions
 
 Build = Callable[..., dict[str, Any]]
@@ -152,64 +152,7 @@ def test_a_failing_progress_report_stops_the_build() -> None:
     def report(_phase: str, _share: float) -> None:
         raise RuntimeError("closed terminal")
 
-    monitor = builder._Monitor(report)
+    monitor = Monitor(report)
     monitor.start("Building", None, 2)
     assert monitor.step("Building", 0) is False
     assert str(monitor.error) == "closed terminal"
-
-
-# The names are the driver's.
-# ruff: noqa: N802
-class FakeDriver:
-    """The CUDA driver's C interface as `ctypes` sees it: an Orin, or a desktop GPU with its own memory."""
-
-    def __init__(self, *, devices: int = 1, integrated: int = 0) -> None:
-        self._devices, self._attributes, self.contexts = devices, {75: 8, 76: 7, 18: integrated}, 0
-
-    def __getattr__(self, name: str) -> Any:
-        assert name in {"cuDeviceGet", "cuCtxPushCurrent_v2", "cuCtxPopCurrent_v2"}
-        return lambda *_: 0
-
-    def cuInit(self, _flags: int) -> int:
-        return 0 if self._devices else 100
-
-    def cuDeviceGetName(self, name: Any, _size: int, _device: Any) -> int:
-        name.value = b"Orin"
-        return 0
-
-    def cuDriverGetVersion(self, version: Any) -> int:
-        version._obj.value = 12060
-        return 0
-
-    def cuDeviceGetAttribute(self, value: Any, attribute: int, _device: Any) -> int:
-        value._obj.value = self._attributes[attribute]
-        return 0
-
-    def cuDevicePrimaryCtxRetain(self, _context: Any, _device: Any) -> int:
-        self.contexts += 1
-        return 0
-
-    def cuMemGetInfo_v2(self, free: Any, total: Any) -> int:
-        free._obj.value, total._obj.value = 3 << 30, 4 << 30
-        return 0
-
-    def cuDevicePrimaryCtxRelease_v2(self, _device: Any) -> int:
-        self.contexts -= 1
-        return 0
-
-
-def test_the_gpu_is_asked_of_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    desktop = FakeDriver()
-    monkeypatch.setattr(ctypes, "CDLL", lambda _name: desktop)
-    gpu = builder._find_gpu()
-    assert gpu == builder._Gpu(name="Orin", compute_capability="8.7", cuda="12.6", free_bytes=3 << 30)
-    assert desktop.contexts == 0
-    assert builder._device_details(gpu)["compute_capability"] == "8.7"
-
-    monkeypatch.setattr(ctypes, "CDLL", lambda _name: FakeDriver(integrated=1))
-    shared = builder._find_gpu()
-    assert shared is not None
-    assert 0 < shared.free_bytes != 3 << 30
-
-    monkeypatch.setattr(ctypes, "CDLL", lambda _name: FakeDriver(devices=0))
-    assert builder._find_gpu() is None

@@ -10,12 +10,9 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import ExitStack
-from pathlib import Path
 from queue import SimpleQueue
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -24,9 +21,7 @@ import numpy.typing as npt
 from lrdan_edge.errors import BackendError, EngineError, LrdanError, MissingExtraError
 from lrdan_edge.images import Frame
 from lrdan_edge.runtime.backends.base import Backend, BackendSpec, Detections, check_frames
-
-MODULES = ("tensorrt", "tensorrt_rtx")
-"""TensorRT's Python module, and that of TensorRT for RTX: the same API under another name."""
+from lrdan_edge.runtime.nvidia import find_tensorrt, logger_for, title
 
 _INPUT, _SCORE, _HEATMAP = "frames", "score", "heatmap"
 
@@ -83,55 +78,6 @@ class TensorRTBackend(Backend):
         self._release()
 
 
-def find_tensorrt() -> ModuleType:
-    """TensorRT's Python module, or that of TensorRT for RTX where only that is found.
-
-    Raises:
-        MissingExtraError: Neither is installed; the message is the line that installs it.
-        EngineError: It is found but does not load, or this machine gets it otherwise (Jetson) or cannot use it.
-    """
-    for name in MODULES:
-        try:
-            module = importlib.import_module(name)
-        except ImportError as error:
-            if isinstance(error, ModuleNotFoundError) and error.name == name:
-                continue
-            raise EngineError(f"{name} is installed but does not load ({_first_line(error)}): install it again") from error
-        if module.__file__ is not None:  # a mere folder of this name on the path imports too, and is not it
-            return module
-    raise _how_to_install(Path("/"))
-
-
-def title(trt: ModuleType) -> str:
-    """Name and version of what `find_tensorrt` found, for messages."""
-    return f"TensorRT{' for RTX' if trt.__name__ == 'tensorrt_rtx' else ''} {trt.__version__}"
-
-
-def _how_to_install(root: Path) -> LrdanError:
-    """The error that names the one line for this machine; `root` is where its file system is mounted."""
-    compatible = root / "proc/device-tree/compatible"
-    tegra = compatible.is_file() and b"nvidia,tegra" in compatible.read_bytes()
-    if tegra or (root / "etc/nv_tegra_release").exists():
-        installed = any(root.glob("usr/lib/python3*/dist-packages/tensorrt"))
-        where = "is installed for the system's Python alone" if installed else "comes with JetPack and is not installed"
-        first = "" if installed else "sudo apt-get install python3-libnvinfer, and "
-        return EngineError(
-            f"TensorRT's Python module {where}: {first}make the environment with 'python3 -m venv --system-site-packages'"
-        )
-    gpus = " ".join(path.read_text(errors="replace") for path in root.glob("proc/driver/nvidia/gpus/*/information"))
-    if "GeForce RTX" in gpus:
-        return EngineError(
-            "neither tensorrt nor tensorrt_rtx is installed: pip install 'lrdan-edge[tensorrt]', or, for the smaller TensorRT "
-            "for RTX, pip install tensorrt-rtx pycuda"
-        )
-    if any((root / sign).exists() for sign in ("proc/driver/nvidia/version", "dev/dxg")):
-        return MissingExtraError("tensorrt", "tensorrt", "TensorRT")
-    return EngineError(
-        "TensorRT is not installed, and no NVIDIA driver is found on this machine: build for its processor with '--target "
-        "onnxruntime', or on the machine with the GPU after pip install 'lrdan-edge[tensorrt]'"
-    )
-
-
 def _find_pycuda() -> Any:
     try:
         return importlib.import_module("pycuda.driver")
@@ -141,19 +87,6 @@ def _find_pycuda() -> Any:
         raise BackendError(
             f"PyCUDA does not load ({_first_line(error)}): install the NVIDIA driver, or PyCUDA again"
         ) from error
-
-
-def logger_for(trt: ModuleType, sink: Callable[[int, str], None]) -> Any:
-    """A logger for TensorRT that hands every message, with its severity (0 worst, 4 verbose), to `sink`; it must not raise."""
-
-    class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-
-        def log(self, severity: Any, msg: str) -> None:
-            sink(int(severity), msg)
-
-    return Logger()
 
 
 class _Session:

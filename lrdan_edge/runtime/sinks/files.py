@@ -14,6 +14,7 @@ from lrdan_edge.runtime.sinks.base import InspectedFrame
 Save = Literal["all", "rejects", "none"]
 
 VERDICTS = "verdicts.jsonl"
+_FAST = (cv2.IMWRITE_PNG_COMPRESSION, 1)
 
 
 class JsonLinesSink:
@@ -66,7 +67,7 @@ class AnnotatedFramesSink:
         if frame.image is None or (self._save == "rejects" and verdict.outcome == "good"):
             return
         path = self._folder / f"{frame.index:08d}-{verdict.outcome}.png"
-        done, data = cv2.imencode(".png", annotate(frame.image, verdict))
+        done, data = cv2.imencode(".png", annotate(frame.image, verdict), _FAST)
         if not done:
             raise OSError(f"{path} cannot be encoded")
         path.write_bytes(data.tobytes())

@@ -1,0 +1,154 @@
+"""What of NVIDIA this machine has: TensorRT's Python module, or the line that installs it, and the GPU."""
+
+import ctypes
+import importlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from lrdan_edge.errors import EngineError, LrdanError, MissingExtraError
+
+MODULES = ("tensorrt", "tensorrt_rtx")
+"""TensorRT's Python module, and that of TensorRT for RTX: the same API under another name."""
+
+_DRIVER = "libcuda.so.1"
+_INTEGRATED, _MAJOR, _MINOR = 18, 75, 76  # CUdevice_attribute
+
+
+def find_tensorrt() -> ModuleType:
+    """TensorRT's Python module, or that of TensorRT for RTX where only that is found.
+
+    Raises:
+        MissingExtraError: Neither is installed; the message is the line that installs it.
+        EngineError: It is found but does not load, or this machine gets it otherwise (Jetson) or cannot use it.
+    """
+    for name in MODULES:
+        try:
+            module = importlib.import_module(name)
+        except ImportError as error:
+            if isinstance(error, ModuleNotFoundError) and error.name == name:
+                continue
+            raise EngineError(f"{name} is installed but does not load ({error}): install it again") from error
+        if module.__file__ is not None:  # a mere folder of this name on the path imports too, and is not it
+            return module
+    raise how_to_install(Path("/"))
+
+
+def title(trt: ModuleType) -> str:
+    """Name and version of what `find_tensorrt` found, for messages."""
+    return product(trt.__name__, trt.__version__)
+
+
+def product(module: str, version: str) -> str:
+    """Name and version of one of `MODULES`, as NVIDIA writes them: ``TensorRT for RTX 1.7.1``."""
+    return f"TensorRT{' for RTX' if module == 'tensorrt_rtx' else ''} {version}"
+
+
+def how_to_install(root: Path) -> LrdanError:
+    """The error that names the one line for this machine; `root` is where its file system is mounted."""
+    compatible = root / "proc/device-tree/compatible"
+    tegra = compatible.is_file() and b"nvidia,tegra" in compatible.read_bytes()
+    if tegra or (root / "etc/nv_tegra_release").exists():
+        installed = any(root.glob("usr/lib/python3*/dist-packages/tensorrt"))
+        where = "is installed for the system's Python alone" if installed else "comes with JetPack and is not installed"
+        first = "" if installed else "sudo apt-get install python3-libnvinfer, and "
+        return EngineError(
+            f"TensorRT's Python module {where}: {first}make the environment with 'python3 -m venv --system-site-packages'"
+        )
+    gpus = " ".join(path.read_text(errors="replace") for path in root.glob("proc/driver/nvidia/gpus/*/information"))
+    if "GeForce RTX" in gpus:
+        return EngineError(
+            "neither tensorrt nor tensorrt_rtx is installed: pip install 'lrdan-edge[tensorrt]', or, for the smaller TensorRT "
+            "for RTX, pip install tensorrt-rtx pycuda"
+        )
+    if any((root / sign).exists() for sign in ("proc/driver/nvidia/version", "dev/dxg")):
+        return MissingExtraError("tensorrt", "tensorrt", "TensorRT")
+    return EngineError(
+        "TensorRT is not installed, and no NVIDIA driver is found on this machine: build for its processor with '--target "
+        "onnxruntime', or on the machine with the GPU after pip install 'lrdan-edge[tensorrt]'"
+    )
+
+
+def logger_for(trt: ModuleType, sink: Callable[[int, str], None]) -> Any:
+    """A logger for TensorRT that hands every message, with its severity (0 worst, 4 verbose), to `sink`; it must not raise."""
+
+    class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, msg: str) -> None:
+            sink(int(severity), msg)
+
+    return Logger()
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """The first visible GPU.
+
+    Attributes:
+        name: As the driver names it.
+        compute_capability: Such as ``8.7``.
+        cuda: The newest CUDA version that the driver supports, such as ``12.6``.
+        integrated: Whether it shares its memory with the CPU, as on a Jetson.
+    """
+
+    name: str
+    compute_capability: str
+    cuda: str
+    integrated: bool
+
+    def free_bytes(self) -> int:
+        """Memory that is free now, in bytes; 0 where that cannot be learnt. Makes a CUDA context for it, which takes a while."""
+        return _free_shared_memory() if self.integrated else _free_device_memory()
+
+
+def feature(compute_capability: str) -> str:
+    """How an engine's sidecar names the GPU generation that the engine needs: ``sm8.7``."""
+    return f"sm{compute_capability}"
+
+
+def find_gpu() -> Gpu | None:
+    """The first visible GPU, asked of the driver itself: building needs no PyCUDA. None without a driver or a GPU."""
+    try:
+        driver: Any = ctypes.CDLL(_DRIVER)
+    except OSError:
+        return None
+    device, version, major, minor, integrated = (ctypes.c_int() for _ in range(5))
+    name = ctypes.create_string_buffer(256)
+    if (
+        driver.cuInit(0)
+        or driver.cuDeviceGet(ctypes.byref(device), 0)
+        or driver.cuDeviceGetName(name, len(name), device)
+        or driver.cuDriverGetVersion(ctypes.byref(version))
+    ):
+        return None
+    for value, attribute in ((major, _MAJOR), (minor, _MINOR), (integrated, _INTEGRATED)):
+        driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
+    return Gpu(
+        name=name.value.decode(errors="replace"),
+        compute_capability=f"{major.value}.{minor.value}",
+        cuda=f"{version.value // 1000}.{version.value % 1000 // 10}",
+        integrated=bool(integrated.value),
+    )
+
+
+def _free_device_memory() -> int:
+    driver: Any = ctypes.CDLL(_DRIVER)
+    device, context, free, total = ctypes.c_int(), ctypes.c_void_p(), ctypes.c_size_t(), ctypes.c_size_t()
+    if driver.cuDeviceGet(ctypes.byref(device), 0) or driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), device):
+        return 0
+    driver.cuCtxPushCurrent_v2(context)
+    driver.cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total))
+    driver.cuCtxPopCurrent_v2(ctypes.byref(context))
+    driver.cuDevicePrimaryCtxRelease_v2(device)
+    return free.value
+
+
+def _free_shared_memory() -> int:
+    """What the kernel calls available: there GPU and CPU share the memory."""
+    match = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
+    return int(match[1]) * 1024 if match else 0
