@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -44,7 +45,7 @@ def training_progress() -> Any:
 def build_progress() -> Iterator[Callable[[str, float], None]]:
     """A bar for an engine's build."""
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("building", total=1.0)
         yield lambda phase, share: bar.update(task, description=phase, completed=share)
 
@@ -156,7 +157,8 @@ def print_summary(progress: "LoopProgress", output: Path | None) -> None:
     rate = progress.frames / progress.seconds if progress.seconds else 0.0
     console.print(
         f"{progress.frames} frames in {progress.seconds:.1f} s ({rate:.1f}/s): {counted}; "
-        f"latency p50 {latency['p50']:.1f} ms, p99 {latency['p99']:.1f} ms; {progress.dropped} dropped"
+        f"capture to verdict p50 {latency['p50']:.1f} ms, p99 {latency['p99']:.1f} ms, of which inference p50 "
+        f"{median(progress.infer_ms or [0.0]):.1f} ms; {progress.dropped} dropped"
     )
     if output is not None:
         console.print(f"Written to {output}")

@@ -99,7 +99,7 @@ def _measure(
         schema_version=SCHEMA_VERSION,
         machine=processor().name,
         cores=len(os.sched_getaffinity(0)),
-        versions=_versions(),
+        versions=versions(),
         command=command,
         rounds=rounds,
         entries=entries,
@@ -157,21 +157,22 @@ def _entry(contender: _Contender, batch: int, contenders: list[_Contender]) -> B
     )
 
 
-def _versions() -> dict[str, str]:
-    versions = {"python": ".".join(map(str, sys.version_info[:3])), "lrdan-edge": __version__}
+def versions() -> dict[str, str]:
+    """Versions of Python, of lrdan-edge and of the runtimes loaded so far, by name."""
+    found = {"python": ".".join(map(str, sys.version_info[:3])), "lrdan-edge": __version__}
     for name in ("numpy", "onnxruntime", "openvino", "tensorrt", "torch"):
         if module := sys.modules.get(name):
-            versions[name] = str(module.__version__)
-    return versions
+            found[name] = str(module.__version__)
+    return found
 
 
 def as_markdown(report: BenchmarkReport) -> str:
     """The benchmark as a page."""
-    versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
+    said = ", ".join(f"{name} {version}" for name, version in report.versions.items())
     lines = [
         "# Benchmark",
         "",
-        f"`{report.command}` on {report.machine}, {report.cores} cores; {versions}. {report.rounds} rounds, all backends in "
+        f"`{report.command}` on {report.machine}, {report.cores} cores; {said}. {report.rounds} rounds, all backends in "
         "turn in each; durations host to host (uint8 frames in, scores back); speed-up is the median over rounds of PyTorch "
         "eager's duration over the backend's.",
         "",

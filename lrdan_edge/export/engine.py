@@ -82,8 +82,7 @@ def build_engine(bundle: Bundle, request: BuildRequest, progress: Callable[[str,
     else:
         built = _build_onnxruntime(graph, progress)
     here = processor()
-    slug = re.sub(r"[^a-z0-9]+", "-", f"{built.device} {' '.join(built.features[-1:])}".lower()).strip("-")
-    name = f"{request.target}-{request.precision}-{slug}{built.suffix}"
+    name = f"{request.target}-{request.precision}-{_slug(built)}{built.suffix}"
     inputs = {graph_name(request.precision): graph}
     with bundle.stage(
         engine_stage(name), command=_command(bundle, request), inputs=inputs, options=_options(request), started=started
@@ -145,6 +144,12 @@ def _build_tensorrt(
     capability = details.get("compute_capability")
     features = [feature(capability)] if capability else []
     return _Built(built.plan, ".plan", str(details["tensorrt"]), str(details["device"]), features, request.batch, details)
+
+
+def _slug(built: _Built) -> str:
+    """The device in a file's name: its model and best feature, or ``any`` for an engine built ahead of time."""
+    words = f"{built.device} {built.features[-1]}" if built.features else "any"
+    return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
 
 
 def _check_golden(bundle: Bundle, path: Path, sidecar: EngineSidecar) -> float | str:

@@ -44,6 +44,7 @@ def refuses(environment: dict[str, str], *words: object) -> str:
     """The command's one line."""
     finished = call(environment, *words)
     assert finished.returncode == 1, finished.stdout + finished.stderr
+    assert finished.stdout == ""
     (line,) = finished.stderr.splitlines()
     assert line.startswith("Error: ")
     return line
