@@ -18,6 +18,7 @@ from lrdan_edge.demo.defects import KINDS, paint
 from lrdan_edge.errors import DataError, MissingExtraError
 from lrdan_edge.images import Frame
 from lrdan_edge.manifest import to_json
+from lrdan_edge.runtime.sources.native import quiet
 
 Photograph: TypeAlias = npt.NDArray[np.float32]
 
@@ -203,9 +204,12 @@ def _write_image(path: Path, image: Frame) -> None:
 def _write_video(path: Path, images: list[Frame]) -> None:
     """Write grey frames without loss (PNG frames in AVI, which OpenCV reads back pixel by pixel)."""
     height, width = images[0].shape
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"png "), FPS, (width, height), isColor=True)
-    if not writer.isOpened():
-        raise DataError(f"{path} cannot be written as video: this OpenCV has no PNG video writer (pip's opencv wheels have)")
-    for image in images:
-        writer.write(cv2.cvtColor(image, cv2.COLOR_GRAY2BGR))
-    writer.release()
+    with quiet:  # FFmpeg keeps the log level of its first use in a process
+        writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"png "), FPS, (width, height), isColor=True)
+        if not writer.isOpened():
+            raise DataError(
+                f"{path} cannot be written as video: this OpenCV has no PNG video writer (pip's opencv wheels have)"
+            )
+        for image in images:
+            writer.write(cv2.cvtColor(image, cv2.COLOR_GRAY2BGR))
+        writer.release()

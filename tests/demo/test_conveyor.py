@@ -5,7 +5,6 @@ from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 
@@ -14,6 +13,7 @@ from lrdan_edge.demo.conveyor import CALIBRATION_STRIP, TILE, TRAINING_STRIPS, V
 from lrdan_edge.demo.defects import KINDS, paint
 from lrdan_edge.errors import DataError
 from lrdan_edge.images import read_image
+from lrdan_edge.runtime.sources import open_source
 
 test_images.__test__ = False  # type: ignore[attr-defined]  # a function of the product, named like a test
 
@@ -67,14 +67,13 @@ def test_test_folder_holds_every_frame_but_the_boundary_with_its_mask(conveyor: 
 
 
 def test_video_is_the_frames_pixel_by_pixel(conveyor: Conveyor) -> None:
-    capture = cv2.VideoCapture(str(conveyor.video))
-    for frame in conveyor.frames:
-        ok, image = capture.read()
-        assert ok
+    with open_source(str(conveyor.video)) as source:
+        images = [captured.image for captured in source]
+    for frame, image in zip(conveyor.frames, images, strict=True):
+        assert image is not None
         path = conveyor.data / "test" / frame.label / f"{frame.frame:04d}.png"
         if path.exists():
             assert np.array_equal(image, np.repeat(read_image(path)[:, :, None], 3, axis=2))
-    assert not capture.read()[0]
 
 
 def test_truth_is_on_disk(conveyor: Conveyor) -> None:

@@ -1,6 +1,8 @@
 """Every backend keeps one contract."""
 
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 
@@ -142,3 +144,25 @@ def test_closing_twice_is_fine_and_a_closed_backend_says_so(opener: Callable[[],
 def test_what_is_no_graph_is_refused(data: bytes) -> None:
     with pytest.raises(BackendError, match="cannot load"):
         OnnxRuntimeBackend(data, "fp32")
+
+
+SIGNALLED = """
+import faulthandler, signal, sys
+from lrdan_edge.bundle import Bundle
+from lrdan_edge.runtime.select import choose
+faulthandler.enable()
+bundle = Bundle.open(sys.argv[1])
+opened = [choose(bundle, "openvino", precision).open() for precision in ("fp32", "int8", "fp32")]
+for backend in opened:
+    backend.close()
+del opened, backend
+signal.signal(signal.SIGINT, lambda *_: print("handled"))
+signal.raise_signal(signal.SIGINT)
+"""
+
+
+def test_signals_are_handled_after_several_openvino_backends(line: Line) -> None:
+    """Several cores used to leave the thread on a freed signal stack: the next Ctrl-C ended in a segmentation fault."""
+    pytest.importorskip("openvino")
+    result = subprocess.run([sys.executable, "-c", SIGNALLED, str(line.bundle)], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (0, "handled\n"), result.stderr

@@ -1,6 +1,7 @@
 """OpenVINO: the fastest way to run the deploy graph on Intel (and most x86) processors."""
 
 import threading
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ class OpenVinoBackend(Backend):
         if threads:
             config["INFERENCE_NUM_THREADS"] = threads
         try:
-            core = openvino.Core()
+            core = _core()
             self._compiled: Any = core.compile_model(core.read_model(graph), "CPU", config)
             self._request: Any = self._compiled.create_infer_request()
             height, width, channels = (d.get_length() for d in list(self._compiled.input("frames").partial_shape)[1:])
@@ -72,6 +73,18 @@ class OpenVinoBackend(Backend):
     def close(self) -> None:
         """Free the model; may be called again."""
         self._request = self._compiled = None
+
+
+@cache
+def _core() -> Any:
+    """The process's one OpenVINO core, never freed.
+
+    Each core's CPU plugin gives its thread another stack for signal handlers and puts the former one back when it goes.
+    With several cores that ends on a freed stack, and the next Ctrl-C is a segmentation fault.
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 def _last_line(error: Exception) -> str:
