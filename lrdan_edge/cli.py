@@ -4,13 +4,14 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from lrdan_edge import __version__
-from lrdan_edge.errors import LrdanError
+from lrdan_edge.errors import LrdanError, MissingExtraError
 
 if TYPE_CHECKING:
     from lrdan_edge.manifest import Precision
@@ -130,6 +131,7 @@ def train(
     out for the threshold (or all of calibration/good, if there is such a folder). Ctrl-C ends training early and keeps what was
     learnt.
     """
+    _require("train", "training", "torch", "safetensors", "matplotlib")
     from lrdan_edge.console import training_progress
     from lrdan_edge.train.trainer import TrainOptions
     from lrdan_edge.train.trainer import train as run_training
@@ -341,9 +343,17 @@ def info(bundle_path: Path, as_json: bool) -> None:
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of conveyor and training.")
 def demo(output: Path, seed: int) -> None:
     """Show the whole line on a conveyor made from a real photograph, in a few minutes."""
+    _require("demo", "the demo", "torch", "safetensors", "onnx", "onnxscript", "matplotlib", "skimage")
     from lrdan_edge.demo.demo import run_demo
 
     run_demo(output, seed)
+
+
+def _require(extra: str, purpose: str, *modules: str) -> None:
+    """Say which extra to install, before a module that needs it is imported."""
+    for module in modules:
+        if find_spec(module) is None:
+            raise MissingExtraError(module, extra, purpose)
 
 
 def _next(done: str, command: str, bundle_path: Path) -> None:

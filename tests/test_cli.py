@@ -49,6 +49,18 @@ def video_of(path: Path, frames: int = 30) -> Path:
     return path
 
 
+@pytest.mark.parametrize(
+    ("words", "module", "extra"),
+    [(("train", "x"), "torch", "train"), (("demo",), "skimage", "demo"), (("export",), "torch", "train")],
+)
+def test_a_missing_extra_is_named(
+    words: tuple[str, ...], module: str, extra: str, own_line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LRDAN_BUNDLE", str(own_line.bundle))
+    monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
+    refused(call(*words), f"needs {module}", f"pip install 'lrdan-edge[{extra}]'")
+
+
 def test_training_on_an_empty_folder(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     refused(call("train", tmp_path / "empty", "-b", tmp_path / "b"), "holds no image")
