@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from lrdan_edge.bench.latency import versions
+from lrdan_edge.bundle import versions
 from lrdan_edge.demo.demo import DemoResult, run_demo
 from lrdan_edge.manifest import to_json
 from lrdan_edge.runtime.device import processor

@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from importlib import metadata
@@ -126,14 +126,18 @@ class Bundle:
         if not (folder / MANIFEST).is_file():
             raise MissingStageError(f"no bundle at {folder}: make one with 'lrdan-edge train DATA --bundle {folder}'")
         manifest = from_json(_read(folder / MANIFEST), Manifest, str(folder / MANIFEST))
-        for name in manifest.files:
-            if Path(name).is_absolute() or ".." in Path(name).parts:
-                raise BundleError(f"{folder / MANIFEST} names a file outside the bundle: {name!r}")
+        _require_inside(folder / MANIFEST, manifest.files)
         return cls(folder, manifest)
 
     @classmethod
     def create(cls, path: str | os.PathLike[str], model: ModelSpec, preprocessing: Preprocessing, scoring: Scoring) -> "Bundle":
-        """A bundle for a new model; nothing of an older bundle at `path` is touched until its first stage commits."""
+        """A bundle for a new model.
+
+        Nothing of an older bundle at `path` is touched until the first stage commits; its later stages are then stale.
+
+        Raises:
+            BundleError: `path` is a file, or a folder that holds something else.
+        """
         folder = Path(path)
         if folder.exists() and not folder.is_dir():
             raise BundleError(f"{folder} is a file; a bundle is a folder: choose another --bundle")
@@ -152,6 +156,11 @@ class Bundle:
             files={},
             stages={},
         )
+        try:
+            older = cls.open(folder).manifest
+        except BundleError:  # none, damaged, or of another schema: nothing of it can be told stale
+            return cls(folder, manifest)
+        manifest.files, manifest.stages = older.files, older.stages
         return cls(folder, manifest)
 
     def file(self, name: str, made_by: str) -> Path:
@@ -197,23 +206,30 @@ class Bundle:
 
     def staleness(self, stage: str) -> str | None:
         """Why `stage` is older than its inputs, in a few words, or None when it is fresh (or has not run)."""
+        first = self._first_stale(stage)
+        return first and first[1]
+
+    def _first_stale(self, stage: str) -> tuple[str, str] | None:
+        """The earliest stale stage that `stage` rests on (perhaps itself), and why; None when all are fresh."""
         record = self.manifest.stages.get(stage)
         if record is None:
             return None
         for name, sha256 in record.inputs.items():
+            maker = next((key for key, other in self.manifest.stages.items() if name in other.outputs), stage)
+            if maker != stage and (earlier := self._first_stale(maker)):
+                return earlier
             now = self.manifest.files.get(name)
             if now is None or now.sha256 != sha256:
-                return f"{name} is newer"
-            maker = next((key for key, other in self.manifest.stages.items() if name in other.outputs), None)
-            if maker is not None and maker != stage and (why := self.staleness(maker)):
-                return why
+                return stage, f"{name} is newer"
         return None
 
     def require_fresh(self, stage: str) -> None:
-        """Raise StaleStageError, naming the command that renews it, when `stage` is older than its inputs."""
-        if why := self.staleness(stage):
-            command = self.manifest.stages[stage].command
-            raise StaleStageError(f"{stage} in {self.path} is stale ({why}): run '{command}' again")
+        """Raise StaleStageError, naming the command to begin again with, when `stage` is older than what it was made from."""
+        if first := self._first_stale(stage):
+            earliest, why = first
+            command = self.manifest.stages[earliest].command
+            then = "" if earliest == stage else f", then {stage}"
+            raise StaleStageError(f"{stage} in {self.path} is stale ({why}): run '{command}' again{then}")
 
     @contextmanager
     def stage(
@@ -254,7 +270,7 @@ class Bundle:
                     finished=datetime.now(timezone.utc).isoformat(timespec="seconds"),
                     seconds=round(time.monotonic() - started, 3),
                     command=command,
-                    versions=_versions(),
+                    versions=versions(),
                     inputs={key: self.manifest.files[key].sha256 for key in inputs or {}},
                     outputs=sorted(stage.outputs),
                     options=dict(options or {}),
@@ -283,12 +299,20 @@ class Bundle:
         self.manifest = manifest
 
 
+def _require_inside(where: Path, names: Iterable[str]) -> None:
+    """Refuse a manifest or journal that names files outside its bundle: it did not come from us."""
+    for name in names:
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise BundleError(f"{where} names a file outside the bundle ({name!r}): restore it from a copy")
+
+
 def _roll_forward(folder: Path) -> None:
     """Finish a commit whose journal was written; every step may be repeated."""
     journal_path = folder / JOURNAL
     if not journal_path.exists():
         return
     journal = from_json(_read(journal_path), _Journal, str(journal_path))
+    _require_inside(journal_path, [*journal.renames, *journal.renames.values()])
     for source, target in journal.renames.items():
         if (folder / source).exists():
             (folder / target).parent.mkdir(parents=True, exist_ok=True)
@@ -316,14 +340,15 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def _versions() -> dict[str, str]:
-    versions = {"python": ".".join(map(str, sys.version_info[:3])), "lrdan-edge": __version__}
+def versions() -> dict[str, str]:
+    """Versions of Python, of lrdan-edge and of the packages that make or run its files, where installed."""
+    found = {"python": ".".join(map(str, sys.version_info[:3])), "lrdan-edge": __version__}
     for package in _VERSIONED:
         try:
-            versions[package] = metadata.version(package)
+            found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return versions
+    return found
 
 
 def _read(path: Path) -> bytes:

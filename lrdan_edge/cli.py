@@ -132,7 +132,6 @@ def train(
     learnt.
     """
     _require("train", "training", "torch", "safetensors", "matplotlib")
-    from lrdan_edge.console import training_progress
     from lrdan_edge.train.trainer import TrainOptions
     from lrdan_edge.train.trainer import train as run_training
 
@@ -144,7 +143,7 @@ def train(
         seed=seed,
         device=device,
     )
-    bundle = run_training(data, bundle_path, options, training_progress())
+    bundle = run_training(data, bundle_path, options)
     results = bundle.manifest.stages["train"].results
     if results.get("interrupted"):
         click.echo(f"Stopped early after {results['epochs']} epochs; the bundle at {bundle_path} is usable.")

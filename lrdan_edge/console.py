@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 from rich.console import Console
@@ -32,13 +32,6 @@ _COLOURS = {"good": "green", "reject": "bold red", "fault": "yellow"}
 _PLAIN_EVERY_S = 5.0
 
 console = Console(soft_wrap=True, highlight=False, markup=False)
-
-
-def training_progress() -> Any:
-    """The trainer's progress bar with losses and time left."""
-    from lrdan_edge.train.progress import TerminalProgress
-
-    return TerminalProgress()
 
 
 @contextmanager
@@ -81,11 +74,12 @@ def inspect_source(
 
     sinks: list[Sink] = []
     chosen: Save = save or ("rejects" if source.live else "all")
+    pictures = output is not None and chosen != "none"
     if output is not None:
         sinks.append(JsonLinesSink(output, overwrite=overwrite))
-        if chosen != "none":
+        if pictures:
             sinks.append(AnnotatedFramesSink(output, chosen))
-    loop = InspectionLoop(inspector, source, sinks, policy=policy, batch=batch, heatmaps=len(sinks) > 1)
+    loop = InspectionLoop(inspector, source, sinks, policy=policy, batch=batch, heatmaps=pictures)
     console.print(f"Inspecting {source.uri} with {inspector.choice.describe()}")
     with _ends_on_signal(loop.stop), _live_line() as report:
         progress = loop.run(report)

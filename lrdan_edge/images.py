@@ -61,6 +61,16 @@ def read_image(path: Path) -> Frame:
     return np.asarray(image, dtype=np.uint8)
 
 
+def read_mask(path: Path) -> npt.NDArray[np.bool_]:
+    """A defect's mask, bool [H, W]: true where the image file is not black.
+
+    Raises:
+        DataError: As `read_image`.
+    """
+    image = read_image(path)
+    return np.asarray(image.any(axis=2) if image.ndim == 3 else image > 0)
+
+
 def _truncated(suffix: str, data: npt.NDArray[np.uint8]) -> bool:
     """Whether the file stops before its end marker; OpenCV fills what is missing with grey and says nothing."""
     tail = data[-64:].tobytes()

@@ -215,6 +215,26 @@ def test_a_corrupted_manifest_is_read_right_or_refused(tmp_path_factory: pytest.
         assert msgspec.json.decode(msgspec.json.encode(manifest), type=Manifest) == manifest
 
 
+def test_a_new_model_makes_the_old_ones_stages_stale(tmp_path: Path) -> None:
+    bundle = new_bundle(tmp_path / "b")
+    commit(bundle, "export", {"model.fp32.onnx": b"graph"}, ("weights.safetensors",))
+    commit(bundle, "calibrate", {"decision.json": b"{}"}, ("model.fp32.onnx",))
+    again = new_bundle(tmp_path / "b", b"other weights")
+    assert set(again.manifest.stages) == {"train", "export", "calibrate"}
+    with pytest.raises(StaleStageError, match=r"calibrate in .* is stale .*run 'lrdan-edge export' again, then calibrate"):
+        again.decision()
+
+
+def test_a_journal_may_not_point_outside(tmp_path: Path) -> None:
+    bundle = new_bundle(tmp_path / "b")
+    manifest = json.loads((bundle.path / "manifest.json").read_text())
+    journal = {"renames": {"weights.safetensors": "../stolen"}, "manifest": manifest}
+    (bundle.path / ".journal.json").write_text(json.dumps(journal))
+    with pytest.raises(BundleError, match="outside the bundle"):
+        Bundle.open(bundle.path)
+    assert not (tmp_path / "stolen").exists()
+
+
 def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(BundleError, match=r"thesis\.txt"):

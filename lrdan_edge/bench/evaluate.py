@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from lrdan_edge.bench import plots
-from lrdan_edge.bench.metrics import PixelAuroc, auroc, counts, roc_curve
+from lrdan_edge.bench.metrics import PixelAuroc, auroc, roc_curve
 from lrdan_edge.bundle import DECISION, REPORTS, Bundle, Stage
 from lrdan_edge.dataset import LabelledImage, test_images
 from lrdan_edge.errors import DataError
-from lrdan_edge.images import Frame, fit_frame, read_image
+from lrdan_edge.images import fit_frame, read_image, read_mask
 from lrdan_edge.manifest import Precision, to_json
 from lrdan_edge.runtime.inspector import Inspector
 from lrdan_edge.runtime.verdict import Verdict
@@ -119,15 +119,9 @@ def _mask(image: LabelledImage, heatmap: npt.NDArray[np.float32]) -> npt.NDArray
     """The defect's mask at the heatmap's resolution: a pixel is defective when any of it is."""
     if image.mask is None:
         return np.zeros(heatmap.shape, np.bool_)
-    mask = fit_to_grey(read_image(image.mask)) > 0
     height, width = heatmap.shape
-    share = cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
+    share = cv2.resize(read_mask(image.mask).astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
     return np.asarray(share > 0, np.bool_)
-
-
-def fit_to_grey(image: Frame) -> Frame:
-    """uint8 [H, W] of a grey or BGR image."""
-    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY) if image.ndim == 3 else image, np.uint8)
 
 
 def _summarise(judged: list[Judged], title: str, promised: float, pixel_auroc: float | None) -> Evaluation:
@@ -139,11 +133,11 @@ def _summarise(judged: list[Judged], title: str, promised: float, pixel_auroc: f
     kinds = {}
     for kind in sorted({one.image.kind for one in bad}):
         part = [one for one in bad if one.image.kind == kind]
-        missed, total = counts(one.verdict.outcome == "good" for one in part)
+        missed, total = sum(one.verdict.outcome == "good" for one in part), len(part)
         area = auroc([one.score for one in good], [one.score for one in part])
         kinds[kind] = {"images": total, "image_auroc": area, "miss_rate": missed / total}
-    rejected, _ = counts(one.verdict.outcome == "reject" for one in good)
-    missed, _ = counts(one.verdict.outcome == "good" for one in bad)
+    rejected = sum(one.verdict.outcome == "reject" for one in good)
+    missed = sum(one.verdict.outcome == "good" for one in bad)
     return Evaluation(
         backend=title,
         threshold=scored[0].verdict.threshold,

@@ -5,7 +5,6 @@ taken within a round. Durations are host to host: uint8 frames in, scores back.
 """
 
 import os
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,9 +12,8 @@ from importlib.util import find_spec
 
 import numpy as np
 
-from lrdan_edge import __version__
 from lrdan_edge.bench import plots
-from lrdan_edge.bundle import BENCHMARK, DECISION, ENGINES, REPORTS, WEIGHTS, Bundle
+from lrdan_edge.bundle import BENCHMARK, DECISION, ENGINES, REPORTS, WEIGHTS, Bundle, versions
 from lrdan_edge.errors import LrdanError
 from lrdan_edge.images import Frame
 from lrdan_edge.manifest import SCHEMA_VERSION, BenchmarkEntry, BenchmarkReport, to_json
@@ -155,15 +153,6 @@ def _entry(contender: _Contender, batch: int, contenders: list[_Contender]) -> B
         speedup=speedup,
         calls=len(durations),
     )
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python, of lrdan-edge and of the runtimes loaded so far, by name."""
-    found = {"python": ".".join(map(str, sys.version_info[:3])), "lrdan-edge": __version__}
-    for name in ("numpy", "onnxruntime", "openvino", "tensorrt", "torch"):
-        if module := sys.modules.get(name):
-            found[name] = str(module.__version__)
-    return found
 
 
 def as_markdown(report: BenchmarkReport) -> str:

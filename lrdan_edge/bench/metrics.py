@@ -1,7 +1,5 @@
 """How well scores and heatmaps tell good from defective."""
 
-from collections.abc import Iterable
-
 import numpy as np
 import numpy.typing as npt
 
@@ -72,9 +70,3 @@ def binomial_bound(n: int, rate: float, confidence: float = 0.99) -> int:
     log_choose = np.concatenate([[0.0], np.cumsum(steps)])
     pmf = np.exp(log_choose + k * np.log(rate) + (n - k) * np.log1p(-rate))
     return int(np.searchsorted(np.cumsum(pmf), confidence))
-
-
-def counts(flags: Iterable[bool]) -> tuple[int, int]:
-    """How many are true, and how many there are."""
-    values = list(flags)
-    return sum(values), len(values)

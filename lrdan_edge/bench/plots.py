@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lrdan_edge.errors import DataError
-from lrdan_edge.images import Frame, read_image
+from lrdan_edge.images import Frame, read_image, read_mask
 from lrdan_edge.runtime.annotate import COLOURS, as_bgr, glow_level, overlay
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def _cell(one: "Judged", *, with_heatmap: bool) -> Frame:
 def _outline(image: Frame, mask: Path) -> Frame:
     """Draw the defect's outline."""
     height, width = image.shape[:2]
-    defective = (as_bgr(read_image(mask))[..., 0] > 0).astype(np.uint8)
+    defective = read_mask(mask).astype(np.uint8)
     fitted = cv2.resize(defective, (width, height), interpolation=cv2.INTER_NEAREST)
     contours, _ = cv2.findContours(fitted, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     return np.asarray(cv2.drawContours(image, contours, -1, (255, 255, 0), 1), np.uint8)

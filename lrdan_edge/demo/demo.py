@@ -15,7 +15,7 @@ from lrdan_edge.bench.latency import bench
 from lrdan_edge.bench.metrics import binomial_bound
 from lrdan_edge.bundle import REPORTS, Bundle
 from lrdan_edge.calibration.calibrate import calibrate
-from lrdan_edge.console import bench_progress, console, inspect_source, training_progress
+from lrdan_edge.console import bench_progress, console, inspect_source
 from lrdan_edge.demo.conveyor import Conveyor, make_conveyor
 from lrdan_edge.errors import DataError, LrdanError
 from lrdan_edge.export.engine import BuildRequest, build_engine
@@ -81,7 +81,7 @@ def run_demo(output: Path, seed: int = 0) -> DemoResult:
     with _step("conveyor: a brick wall becomes training tiles and a video with defects painted on the belt"):
         conveyor = make_conveyor(output, seed)
     with _step("train: two autoencoders and a discriminator, on good tiles only"):
-        bundle = train(conveyor.data, output / "bundle", TrainOptions(seed=seed, epochs=_EPOCHS), training_progress())
+        bundle = train(conveyor.data, output / "bundle", TrainOptions(seed=seed, epochs=_EPOCHS))
     with _step("export: the fp32 and fp16 deploy graphs"):
         export(bundle)
     with _step("calibrate: the int8 graph, and a threshold per graph from held-out good tiles"):

@@ -161,8 +161,8 @@ def _check_golden(bundle: Bundle, path: Path, sidecar: EngineSidecar) -> float |
     Raises:
         EngineError: A score is not finite, or drifts beyond `GOLDEN_TOLERANCE`.
     """
-    if f"{GOLDEN}/scores.json" not in bundle.manifest.files:
-        return "not measured: no golden frames yet (lrdan-edge calibrate makes them)"
+    if f"{GOLDEN}/scores.json" not in bundle.manifest.files or bundle.staleness("calibrate"):
+        return "not measured: no golden frames of this model yet (lrdan-edge calibrate makes them)"
     frames = golden_frames(bundle)
     try:
         with load_engine(path, sidecar) as backend:

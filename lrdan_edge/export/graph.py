@@ -55,7 +55,7 @@ def export(bundle: Bundle) -> None:
     from lrdan_edge.train.scoring import load_ae2
 
     weights = bundle.file(WEIGHTS, "lrdan-edge train")
-    frames = check_frames(bundle)
+    frames = _reference_frames(bundle)
     command = f"lrdan-edge export --bundle {bundle.path}"
     with bundle.stage("export", command=command, inputs={WEIGHTS: weights}, options={"opset": OPSET}) as stage:
         expected = _torch_scores(load_ae2(bundle), frames)
@@ -89,7 +89,7 @@ def fold_batch_norm(autoencoder: "Autoencoder") -> None:
                 layers[place + 1] = nn.Identity()
 
 
-def check_frames(bundle: Bundle) -> Frame:
+def _reference_frames(bundle: Bundle) -> Frame:
     """A few frames to compare backends on: held-out good images, or seeded noise where those are gone.
 
     Returns:

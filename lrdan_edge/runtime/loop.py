@@ -14,7 +14,6 @@ from typing import Literal
 
 import numpy as np
 
-from lrdan_edge.errors import LrdanError
 from lrdan_edge.runtime.inspector import Inspector
 from lrdan_edge.runtime.sinks.base import Delivery, InspectedFrame, Sink
 from lrdan_edge.runtime.sources.base import CapturedFrame, Source
@@ -149,7 +148,7 @@ class InspectionLoop:
         self._heatmaps = heatmaps
         self._queue = FrameQueue(max(batch, 1 if self._policy == "latest" else 8), self._policy)
         self._deliveries = [Delivery(sink, wait=self._policy == "every") for sink in sinks]
-        self._capture_error: LrdanError | None = None
+        self._capture_error: Exception | None = None
         self._stopping = threading.Event()
         self.progress = Progress()
 
@@ -200,7 +199,7 @@ class InspectionLoop:
                 self._queue.put(frame)
                 if self._stopping.is_set():
                     break
-        except LrdanError as error:
+        except Exception as error:  # raised again by `run`: a source that breaks must not look like one that ended
             self._capture_error = error
         finally:
             self._queue.end()

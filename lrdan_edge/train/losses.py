@@ -4,7 +4,7 @@ L = w_irec·L_irec + w_adv·L_adv + w_zrec·L_zrec + w_c·L_c + w_dual·(L_girec
 
 The published weights need reductions, and these decide who wins. Here the equation is taken at its word: a norm is a norm,
 summed over all elements of one image, feature map or code, and E and "mean" are the mean over the batch. With means over
-pixels and features instead, w_adv·L_adv was ten times L_irec on the brick conveyor, and G followed the discriminator more
+pixels and features instead, w_adv·L_adv outweighs L_irec by far, and G follows the discriminator more
 than its image. The price: L1 sums grow with the pixels, L2 norms with their root, so larger images weigh reconstruction more.
 """
 

@@ -94,7 +94,7 @@ def test_an_uncalibrated_or_stale_bundle_is_refused(own_line: Line) -> None:
         for name in bundle.manifest.stages["train"].outputs:
             stage.path(name).write_bytes((bundle.path / name).read_bytes() + b" ")
         stage.results = bundle.manifest.stages["train"].results
-    with pytest.raises(StaleStageError, match="lrdan-edge calibrate"):
+    with pytest.raises(StaleStageError, match=r"run .lrdan-edge export .* again, then calibrate"):
         Inspector.open(own_line.bundle)
     with pytest.raises(MissingStageError, match="lrdan-edge train"):
         Inspector.open(own_line.bundle / "none")

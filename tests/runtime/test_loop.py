@@ -122,6 +122,26 @@ def test_a_sink_that_fails_does_not_stop_inspection(null: Inspector) -> None:
     assert progress.problems == ["sink collect stopped: No space left on device (verdicts.jsonl)"]
 
 
+@pytest.mark.parametrize("live", [False, True])
+def test_a_sink_with_a_bug_is_a_problem_and_no_deadlock(null: Inspector, live: bool) -> None:
+    class Broken(Collect):
+        def write(self, inspected: InspectedFrame) -> None:  # noqa: ARG002
+            raise ZeroDivisionError("a bug")
+
+    source = Frames(numbered(300), live=live)
+    progress = InspectionLoop(null, source, [Broken()]).run()
+    assert progress.problems == ["sink collect stopped: ZeroDivisionError: a bug"]
+
+
+def test_a_source_with_a_bug_does_not_look_like_one_that_ended(null: Inspector) -> None:
+    def broken(source: Frames) -> Iterator[CapturedFrame]:
+        yield CapturedFrame.of(BLACK, 0, source.uri, "a")
+        raise ZeroDivisionError("a bug")
+
+    with pytest.raises(ZeroDivisionError):
+        InspectionLoop(null, Frames(broken), []).run()
+
+
 def test_a_slow_sink_does_not_hold_up_a_live_source(null: Inspector) -> None:
     def camera(source: Frames) -> Iterator[CapturedFrame]:
         for index in range(300):

@@ -17,15 +17,14 @@ class TorchBackend(Backend):
 
     name = "torch"
 
-    def __init__(self, bundle: "Bundle", device: str = "auto") -> None:
-        """Rebuild the module.
+    def __init__(self, bundle: "Bundle") -> None:
+        """Rebuild the module, on CUDA where PyTorch has it.
 
         Args:
             bundle: A trained bundle.
-            device: ``cpu``, ``cuda``, or ``auto``: CUDA where PyTorch has it.
 
         Raises:
-            BackendError: CUDA was asked for and PyTorch has none.
+            MissingStageError: The bundle is not trained.
             MissingExtraError: torch is not installed.
         """
         try:
@@ -34,10 +33,7 @@ class TorchBackend(Backend):
             raise MissingExtraError("torch", "train", "the torch backend") from error
         from lrdan_edge.train.scoring import load_ae2
 
-        cuda = torch.cuda.is_available()
-        if device == "cuda" and not cuda:
-            raise BackendError("device cuda was asked for and PyTorch finds no GPU: use --device cpu, or install a CUDA build")
-        self._device = torch.device("cuda" if cuda and device != "cpu" else "cpu")
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._module: torch.nn.Module | None = load_ae2(bundle).to(self._device).eval()
         model = bundle.manifest.model
         name = torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else "CPU"

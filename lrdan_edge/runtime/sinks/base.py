@@ -81,3 +81,5 @@ class Delivery:
             action()
         except OSError as error:
             self.problems.append(f"sink {self._sink.name} stopped: {error.strerror or error} ({error.filename or 'no file'})")
+        except Exception as error:  # a broken sink must not end its thread: the loop would wait for it for ever
+            self.problems.append(f"sink {self._sink.name} stopped: {type(error).__name__}: {error}")
