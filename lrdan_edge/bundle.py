@@ -168,7 +168,7 @@ class Bundle:
 
         Args:
             name: Relative POSIX path in the bundle.
-            made_by: The command that makes it, for the message.
+            made_by: The command that makes it, without ``--bundle``, for the message.
 
         Raises:
             MissingStageError: The file's stage has not run.
@@ -182,12 +182,13 @@ class Bundle:
             actual = sha256_of(path)
         except OSError as error:
             raise ChangedFileError(
-                f"{path} is in the manifest but cannot be read ({error.strerror}): restore it, or run '{made_by}' again"
+                f"{path} is in the manifest but cannot be read ({error.strerror}): "
+                f"restore it, or run '{made_by} --bundle {self.path}' again"
             ) from error
         if actual != record.sha256:
             raise ChangedFileError(
                 f"{path} was changed after it was made (sha256 {actual[:12]}…, the manifest says {record.sha256[:12]}…): "
-                f"restore it, or run '{made_by}' again"
+                f"restore it, or run '{made_by} --bundle {self.path}' again"
             )
         return path
 
@@ -229,7 +230,7 @@ class Bundle:
             earliest, why = first
             command = self.manifest.stages[earliest].command
             then = "" if earliest == stage else f", then {stage}"
-            raise StaleStageError(f"{stage} in {self.path} is stale ({why}): run '{command}' again{then}")
+            raise StaleStageError(f"{stage} in {self.path} is stale ({why}): run '{command} --bundle {self.path}' again{then}")
 
     @contextmanager
     def stage(
@@ -245,7 +246,7 @@ class Bundle:
 
         Args:
             name: The stage's name in the manifest.
-            command: The command that repeats it.
+            command: The command that repeats it, without ``--bundle``: bundles are copied to other places.
             inputs: Bundle files it reads, by name, as returned by `file`.
             options: What the user asked for.
             started: When the work began, by `time.monotonic`, if before this call; the recorded seconds count from there.

@@ -90,7 +90,7 @@ class StageRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     Attributes:
         finished: When, in UTC (ISO 8601).
         seconds: How long it took.
-        command: The command that repeats it, for messages.
+        command: The command that repeats it, without ``--bundle`` (bundles are copied).
         versions: Versions of Python and of the packages that made the files.
         inputs: Files of the bundle it read, with their sha256 then.
         outputs: Files of the bundle it wrote.

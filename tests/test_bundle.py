@@ -75,11 +75,20 @@ def test_staleness_follows_the_chain(tmp_path: Path) -> None:
     commit(bundle, "train", {"weights.safetensors": b"new weights"})
     assert bundle.staleness("export") == "weights.safetensors is newer"
     assert bundle.staleness("calibrate") == "weights.safetensors is newer"
-    with pytest.raises(StaleStageError, match="run 'lrdan-edge export' again"):
+    with pytest.raises(StaleStageError, match=r"run 'lrdan-edge export --bundle .*' again"):
         bundle.graph("fp32")
     commit(bundle, "export", {"model.fp32.onnx": b"new graph"}, ("weights.safetensors",))
     assert bundle.staleness("export") is None
     assert bundle.staleness("calibrate") == "model.fp32.onnx is newer"
+
+
+def test_a_copied_bundle_names_commands_for_where_it_is_now(tmp_path: Path) -> None:
+    bundle = new_bundle(tmp_path / "workstation")
+    commit(bundle, "export", {"model.fp32.onnx": b"graph"}, ("weights.safetensors",))
+    commit(bundle, "train", {"weights.safetensors": b"new weights"})
+    copy = Bundle.open(bundle.path.rename(tmp_path / "jetson"))
+    with pytest.raises(StaleStageError, match=f"run 'lrdan-edge export --bundle {copy.path}' again"):
+        copy.graph("fp32")
 
 
 def test_a_failing_stage_changes_nothing(tmp_path: Path) -> None:
@@ -221,7 +230,9 @@ def test_a_new_model_makes_the_old_ones_stages_stale(tmp_path: Path) -> None:
     commit(bundle, "calibrate", {"decision.json": b"{}"}, ("model.fp32.onnx",))
     again = new_bundle(tmp_path / "b", b"other weights")
     assert set(again.manifest.stages) == {"train", "export", "calibrate"}
-    with pytest.raises(StaleStageError, match=r"calibrate in .* is stale .*run 'lrdan-edge export' again, then calibrate"):
+    with pytest.raises(
+        StaleStageError, match=r"calibrate in .* is stale .*run 'lrdan-edge export --bundle .*' again, then calibrate"
+    ):
         again.decision()
 
 

@@ -85,7 +85,7 @@ def evaluate(
     images = test_images(data)
     if not write:
         return _judge(bundle, images, backend, precision)[0], []
-    command = f"lrdan-edge evaluate {data} --bundle {bundle.path}"
+    command = f"lrdan-edge evaluate {data}"
     options = {"data": str(data), "backend": backend, "precision": precision}
     with bundle.stage(
         "evaluate", command=command, inputs={DECISION: bundle.file(DECISION, "lrdan-edge calibrate")}, options=options

@@ -56,7 +56,7 @@ def bench(
     """
     inputs = {DECISION: bundle.file(DECISION, "lrdan-edge calibrate")}
     inputs |= {name: bundle.path / name for name in bundle.manifest.files if name.startswith(f"{ENGINES}/")}
-    command = f"lrdan-edge bench --bundle {bundle.path}"
+    command = "lrdan-edge bench"
     with bundle.stage("bench", command=command, inputs=inputs, options={"batches": batches, "seconds": seconds}) as stage:
         result = _measure(bundle, command, batches, seconds, rounds, report)
         stage.path(BENCHMARK).write_bytes(to_json(result))

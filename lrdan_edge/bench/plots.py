@@ -138,6 +138,7 @@ def benchmark(path: Path, report: "BenchmarkReport") -> None:
     left.set(xlabel="latency at batch 1, ms (log): median, whisker p99", xscale="log")
     left.set_yticks(range(len(titles)), titles)
     left.invert_yaxis()
+    right.margins(x=0.15)  # room for the figures beside the bars
     right.set(xlabel="frames per second")
     right.legend(fontsize=8)
     figure.suptitle(f"{report.machine}, {report.cores} cores", fontsize=10)

@@ -46,7 +46,7 @@ def calibrate(bundle: Bundle, *, false_reject_rate: float = DEFAULT_FALSE_REJECT
     shape = bundle.manifest.model.frame_shape
     with bundle.stage(
         "calibrate",
-        command=_command(bundle, false_reject_rate, good),
+        command=_command(false_reject_rate, good),
         inputs={graph_name(precision): path for precision, path in graphs.items()},
         options={"false_reject_rate": false_reject_rate, "good": str(good) if good else None},
     ) as stage:
@@ -77,8 +77,8 @@ def _recorded(bundle: Bundle, part: Literal["training", "held_out"]) -> list[Pat
     return paths
 
 
-def _command(bundle: Bundle, false_reject_rate: float, good: Path | None) -> str:
-    command = f"lrdan-edge calibrate --bundle {bundle.path} --false-reject-rate {false_reject_rate:g}"
+def _command(false_reject_rate: float, good: Path | None) -> str:
+    command = f"lrdan-edge calibrate --false-reject-rate {false_reject_rate:g}"
     return command if good is None else f"{command} --good {good}"
 
 

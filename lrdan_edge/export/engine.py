@@ -85,7 +85,7 @@ def build_engine(bundle: Bundle, request: BuildRequest, progress: Callable[[str,
     name = f"{request.target}-{request.precision}-{_slug(built)}{built.suffix}"
     inputs = {graph_name(request.precision): graph}
     with bundle.stage(
-        engine_stage(name), command=_command(bundle, request), inputs=inputs, options=_options(request), started=started
+        engine_stage(name), command=_command(request), inputs=inputs, options=_options(request), started=started
     ) as stage:
         path = stage.path(f"{ENGINES}/{name}")
         path.write_bytes(built.data)
@@ -191,8 +191,8 @@ def _options(request: BuildRequest) -> dict[str, Any]:
     return options
 
 
-def _command(bundle: Bundle, request: BuildRequest) -> str:
-    command = f"lrdan-edge build-engine --{request.precision} --target {request.target} --bundle {bundle.path}"
+def _command(request: BuildRequest) -> str:
+    command = f"lrdan-edge build-engine --{request.precision} --target {request.target}"
     if request.target == "tensorrt":
         command += f" --batch {':'.join(map(str, request.batch))}"
         command += f" --workspace {request.workspace_mib}" if request.workspace_mib else ""

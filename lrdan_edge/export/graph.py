@@ -56,8 +56,7 @@ def export(bundle: Bundle) -> None:
 
     weights = bundle.file(WEIGHTS, "lrdan-edge train")
     frames = _reference_frames(bundle)
-    command = f"lrdan-edge export --bundle {bundle.path}"
-    with bundle.stage("export", command=command, inputs={WEIGHTS: weights}, options={"opset": OPSET}) as stage:
+    with bundle.stage("export", command="lrdan-edge export", inputs={WEIGHTS: weights}, options={"opset": OPSET}) as stage:
         expected = _torch_scores(load_ae2(bundle), frames)
         for precision in ("fp32", "fp16"):
             module = load_ae2(bundle)

@@ -20,7 +20,7 @@ class Engine:
         name: File name below ``engines/``.
         sidecar: What it was built from and where it fits.
         obstacle: Why it cannot be used here, or None.
-        rebuild: The command that builds it again.
+        rebuild: The command that builds it again, without ``--bundle``.
     """
 
     name: str
@@ -54,7 +54,10 @@ def open_engine(bundle: Bundle, engine: Engine) -> Backend:
         ChangedFileError: The file is not the one that was built.
     """
     if engine.obstacle:
-        raise EngineError(f"engine {engine.name} cannot run here: {engine.obstacle}; build it anew with '{engine.rebuild}'")
+        raise EngineError(
+            f"engine {engine.name} cannot run here: {engine.obstacle}; "
+            f"build it anew with '{engine.rebuild} --bundle {bundle.path}'"
+        )
     path = bundle.file(f"{ENGINES}/{engine.name}", engine.rebuild)
     return load_engine(path, engine.sidecar)
 

@@ -60,7 +60,7 @@ def candidates(bundle: Bundle) -> tuple[list[Choice], list[str]]:
     obstacles: list[str] = []
     for engine in engines(bundle):
         if engine.obstacle:
-            obstacles.append(f"{engine.title}: {engine.obstacle}, rebuild with '{engine.rebuild}'")
+            obstacles.append(f"{engine.title}: {engine.obstacle}, rebuild with '{engine.rebuild} --bundle {bundle.path}'")
         else:
             opener = partial(open_engine, bundle, engine)
             found.append(Choice(engine.title, engine.sidecar.target, engine.sidecar.precision, opener))

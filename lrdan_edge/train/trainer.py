@@ -61,7 +61,7 @@ def train(data: Path, bundle_path: Path, options: TrainOptions | None = None, pr
     preprocessing = Preprocessing(colour=colour, resize="area", scale=SCALE, offset=OFFSET)
     bundle = Bundle.create(bundle_path, material.spec, preprocessing, options.scoring)
     with (
-        bundle.stage("train", command=_command(data, bundle_path, options), options=_recorded(options)) as stage,
+        bundle.stage("train", command=_command(data, options), options=_recorded(options)) as stage,
         first_interrupt_is_polite() as interrupt,
         torch.random.fork_rng(),
     ):
@@ -210,9 +210,9 @@ def _recorded(options: TrainOptions) -> dict[str, object]:
     return asdict(options) | {"scoring": msgspec.structs.asdict(options.scoring)}
 
 
-def _command(data: Path, bundle_path: Path, options: TrainOptions) -> str:
+def _command(data: Path, options: TrainOptions) -> str:
     """The command line that repeats the run."""
-    words = [f"lrdan-edge train {data} --bundle {bundle_path} --seed {options.seed}"]
+    words = [f"lrdan-edge train {data} --batch-size {options.batch_size} --seed {options.seed}"]
     if options.image_size is not None:
         words.append(f"--image-size {options.image_size[0]}x{options.image_size[1]}")
     words += [f"--{name} {value}" for name in ("channels", "epochs") if (value := getattr(options, name)) is not None]
