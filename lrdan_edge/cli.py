@@ -112,7 +112,14 @@ def cli() -> None:
 @click.option("--image-size", type=_Size(), help="Size the networks see; all images are resized to it. [default: the images']")
 @click.option("--channels", type=click.Choice(["1", "3"]), help="1 grey, 3 colour. [default: the images']")
 @click.option("--epochs", type=click.IntRange(min=1), help="Passes over the images. [default: from their number]")
-@click.option("--batch-size", type=click.IntRange(min=2), default=16, show_default=True, help="Images per step.")
+@click.option(
+    "--recipe",
+    type=click.Choice(["inspection", "lrdan"]),
+    default="inspection",
+    show_default=True,
+    help="inspection: AE2 restores and marks synthetic defects; lrdan: the paper's two autoencoders and discriminator.",
+)
+@click.option("--batch-size", type=click.IntRange(min=2), help="Images per step. [default: the recipe's]")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of weights, order and held-out images.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to train.")
 def train(
@@ -121,7 +128,8 @@ def train(
     image_size: tuple[int, int] | None,
     channels: str | None,
     epochs: int | None,
-    batch_size: int,
+    recipe: Any,
+    batch_size: int | None,
     seed: int,
     device: Any,
 ) -> None:
@@ -139,6 +147,7 @@ def train(
         image_size=image_size,
         channels=None if channels is None else 1 if channels == "1" else 3,
         epochs=epochs,
+        recipe=recipe,
         batch_size=batch_size,
         seed=seed,
         device=device,

@@ -27,6 +27,9 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         latent_channels: Feature maps of the latent code.
         downsamplings: How often the encoder halves the image.
         decoder: ``resize`` (nearest upsampling, then convolution: quantises everywhere) or ``transposed`` (the paper's).
+        architecture: ``autoencoder`` (the paper's AE2), or ``restorer``: AE2 with skip connections, which adds what it restores
+            to its input and marks defects in a second output.
+        code: Whether the autoencoder's code keeps its place in the image (``spatial``) or is one ``vector`` per image.
     """
 
     recipe: str
@@ -37,6 +40,8 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     latent_channels: int
     downsamplings: int
     decoder: Literal["resize", "transposed"]
+    architecture: Literal["autoencoder", "restorer"] = "autoencoder"
+    code: Literal["spatial", "vector"] = "spatial"
 
     @property
     def frame_shape(self) -> tuple[int, int, int]:
@@ -55,26 +60,32 @@ class Preprocessing(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         resize: Interpolation of `fit_frame`; ``area`` averages, so that no pixel is skipped.
         scale: Factor from uint8 to the networks' range.
         offset: Added after scaling.
+        standardise: Whether each image's own mean is then taken off and its deviation divided by, so that exposure drops out.
     """
 
     colour: Literal["grey", "bgr"]
     resize: Literal["area"]
     scale: float
     offset: float
+    standardise: bool = False
 
 
 class Scoring(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How AE2's reconstruction error becomes heatmap and score (inside the deploy graph).
 
     Attributes:
-        normalise: Whether the error map is normalised per pixel by the good images' mean and deviation.
-        smoothing_sigma: Standard deviation of the Gaussian over the error map, in pixels; 0 for none.
-        pooling: ``max`` or ``mean`` of the heatmap.
+        normalise: Whether the map is normalised per pixel by the good images' mean and deviation.
+        smoothing_sigma: Standard deviation of the Gaussian over the map, in pixels; 0 for none.
+        pooling: ``max``, ``mean`` or ``rms`` (root of the mean square) of the heatmap.
+        source: What the map shows: AE2's reconstruction ``error``, or the ``defects`` a restorer marks (log-odds).
+        deviation_floor: Least deviation that the map is divided by; an error's is in the networks' range of 2.
     """
 
     normalise: bool
     smoothing_sigma: float
-    pooling: Literal["max", "mean"]
+    pooling: Literal["max", "mean", "rms"]
+    source: Literal["error", "defects"] = "error"
+    deviation_floor: float = 0.005
 
 
 class FileRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -81,7 +81,7 @@ def run_demo(output: Path, seed: int = 0) -> DemoResult:
     with _step("conveyor: a brick wall becomes training tiles and a video with defects painted on the belt"):
         conveyor = make_conveyor(output, seed)
     with _step("train: two autoencoders and a discriminator, on good tiles only"):
-        bundle = train(conveyor.data, output / "bundle", TrainOptions(seed=seed, epochs=_EPOCHS))
+        bundle = train(conveyor.data, output / "bundle", TrainOptions(recipe="lrdan", seed=seed, epochs=_EPOCHS))
     with _step("export: the fp32 and fp16 deploy graphs"):
         export(bundle)
     with _step("calibrate: the int8 graph, and a threshold per graph from held-out good tiles"):

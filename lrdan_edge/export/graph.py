@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     import onnx
     import torch
 
-    from lrdan_edge.train.networks import Autoencoder
-
 OPSET = 18
 SCORE_TOLERANCE = {"fp32": 1e-4, "fp16": 3e-2}
 """Largest difference of a score between PyTorch (float32) and the graph run by ONNX Runtime, as `relative_difference`."""
@@ -70,16 +68,16 @@ def export(bundle: Bundle) -> None:
             stage.results[precision] = _check_scores(path, precision, frames, expected)
 
 
-def fold_batch_norm(autoencoder: "Autoencoder") -> None:
+def fold_batch_norm(network: "torch.nn.Module") -> None:
     """Fold every batch normalisation into the convolution before it, in place and in float32.
 
     Args:
-        autoencoder: In evaluation mode; it computes the same afterwards.
+        network: AE2 in evaluation mode; it computes the same afterwards.
     """
     from torch import nn
     from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-    for layers in (autoencoder.encoder, autoencoder.decoder):
+    for layers in [module for module in network.modules() if isinstance(module, nn.Sequential)]:
         for place in range(len(layers) - 1):
             convolution, norm = layers[place], layers[place + 1]
             if isinstance(convolution, nn.Conv2d | nn.ConvTranspose2d) and isinstance(norm, nn.BatchNorm2d):

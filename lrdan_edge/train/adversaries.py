@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lrdan_edge.manifest import ModelSpec
 from lrdan_edge.train import losses
 from lrdan_edge.train.losses import LossWeights
-from lrdan_edge.train.networks import Autoencoder, Discriminator
+from lrdan_edge.train.networks import Autoencoder, Discriminator, code_grid
 
 DualReading = Literal["began", "joint"]
 """Who minimises the dual term L_girec − k·L_direc, which the paper's summary leaves open.
@@ -30,8 +30,7 @@ class Adversaries(nn.Module):
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.ae1, self.ae2, self.discriminator = Autoencoder(spec), Autoencoder(spec), Discriminator(spec)
-        block = 1 << spec.downsamplings
-        grid = (-(-spec.height // block), -(-spec.width // block))
+        grid = (1, 1) if spec.code == "vector" else code_grid(spec)
         self.register_buffer("center", torch.zeros(spec.latent_channels, *grid))
 
     @torch.no_grad()

@@ -1,6 +1,7 @@
 """The three networks of LRDAN: two autoencoders of one shape (AE1 = G, AE2 = D') and the discriminator D."""
 
 import math
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -14,7 +15,9 @@ SMALLEST, LARGEST, MULTIPLE = 28, 512, 4
 GRID = 8  # the encoder halves the image until its shorter side is near this
 MOST_CHANNELS = 128
 BASE_CHANNELS = 16
+RESTORER_DOWNSAMPLINGS = 5
 LATENT_CHANNELS = 8
+LARGEST_VECTOR, VECTOR_CHANNELS = 32, 10  # images no larger than this are coded as a whole, by so many numbers
 
 
 def spec_for(
@@ -27,8 +30,10 @@ def spec_for(
 ) -> ModelSpec:
     """The networks' shape for images of this size.
 
-    The image is halved until its shorter side is about `GRID`, and at least twice, so that the code is spatial: each of its
-    cells describes a patch, which is all that a small network can learn from a few hundred images.
+    An autoencoder halves the image until its shorter side is about `GRID`, and at least twice. The code is spatial: each of
+    its cells describes a patch, which is all that a small network can learn from a few hundred images. Images of 32 pixels or
+    less hold one object (a digit, say), and seven by seven cells could draw any other as well: their code is a short vector.
+    A restorer (recipe ``inspection``) halves five times, to see far.
 
     Args:
         height: Rows, 28 to 512, a multiple of 4.
@@ -47,15 +52,20 @@ def spec_for(
                 f"{name} {size} is not supported (multiples of {MULTIPLE} from {SMALLEST} to {LARGEST} are): "
                 f"give --image-size with a {name} of {fit}"
             )
+    restorer = recipe == "inspection"
+    vector = not restorer and max(height, width) <= LARGEST_VECTOR
+    latent = VECTOR_CHANNELS if vector else LATENT_CHANNELS
     return ModelSpec(
         recipe=recipe,
         height=height,
         width=width,
         channels=channels,
         base_channels=BASE_CHANNELS,
-        latent_channels=LATENT_CHANNELS,
-        downsamplings=max(2, round(math.log2(min(height, width) / GRID))),
+        latent_channels=restorer_widths(BASE_CHANNELS, RESTORER_DOWNSAMPLINGS)[-1] if restorer else latent,
+        downsamplings=RESTORER_DOWNSAMPLINGS if restorer else max(2, round(math.log2(min(height, width) / GRID))),
         decoder=decoder,
+        architecture="restorer" if restorer else "autoencoder",
+        code="vector" if vector else "spatial",
     )
 
 
@@ -73,23 +83,30 @@ def _encoder_layers(spec: ModelSpec) -> list[nn.Module]:
     return layers
 
 
+def code_grid(spec: ModelSpec) -> tuple[int, int]:
+    """Rows and columns of the smallest feature maps; the image is padded up to a whole number of cells."""
+    block = 1 << spec.downsamplings
+    return -(-spec.height // block), -(-spec.width // block)
+
+
 class Encoder(nn.Sequential):
-    """Image [N, C, H, W] to spatial code [N, latent_channels, H/2^d, W/2^d]; the paper's G_e, and φ."""
+    """Image to code, the paper's G_e, and φ: [N, C, H, W] to [N, latent_channels, H/2^d, W/2^d], or [N, latent_channels, 1, 1]."""
 
     def __init__(self, spec: ModelSpec) -> None:
-        super().__init__(*_encoder_layers(spec), nn.Conv2d(_widths(spec)[-1], spec.latent_channels, 1))
+        kernel = code_grid(spec) if spec.code == "vector" else (1, 1)
+        super().__init__(*_encoder_layers(spec), nn.Conv2d(_widths(spec)[-1], spec.latent_channels, kernel))
 
 
 class Decoder(nn.Sequential):
-    """Spatial code to image in [-1, 1]; ``resize`` enlarges by nearest neighbour then convolves, ``transposed`` deconvolves."""
+    """Code to image in [-1, 1]; ``resize`` enlarges by nearest neighbour then convolves, ``transposed`` deconvolves."""
 
     def __init__(self, spec: ModelSpec) -> None:
         widths = _widths(spec)[::-1]
-        layers: list[nn.Module] = [
-            nn.Conv2d(spec.latent_channels, widths[0], 1, bias=False),
-            nn.BatchNorm2d(widths[0]),
-            nn.ReLU(),
-        ]
+        grid = code_grid(spec) if spec.code == "vector" else (1, 1)
+        first = widths[0] * math.prod(grid)
+        layers: list[nn.Module] = [nn.Conv2d(spec.latent_channels, first, 1, bias=False), nn.BatchNorm2d(first), nn.ReLU()]
+        if spec.code == "vector":
+            layers += [nn.Flatten(), nn.Unflatten(1, (widths[0], *grid))]
         for before, after in zip(widths, [*widths[1:], None], strict=True):
             outputs = int(spec.channels) if after is None else after
             bias = after is None  # batch normalisation has its own
@@ -109,8 +126,7 @@ class Autoencoder(nn.Module):
         self.encoder = Encoder(spec)
         self.decoder = Decoder(spec)
         self.height, self.width = spec.height, spec.width
-        block = 1 << spec.downsamplings
-        self.pad_rows, self.pad_columns = -spec.height % block, -spec.width % block
+        self.pad = padding(spec)
         initialise(self)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -122,13 +138,83 @@ class Autoencoder(nn.Module):
         Returns:
             The reconstruction, float [N, C, H, W] in [-1, 1], and the code, float [N, latent_channels, h, w].
         """
-        if self.pad_rows or self.pad_columns:
-            x = F.pad(x, (0, self.pad_columns, 0, self.pad_rows), mode="replicate")
-        latent: Tensor = self.encoder(x)
+        latent: Tensor = self.encoder(F.pad(x, self.pad, mode="replicate") if any(self.pad) else x)
         reconstruction: Tensor = self.decoder(latent)
-        if self.pad_rows or self.pad_columns:
+        if any(self.pad):
             reconstruction = reconstruction[:, :, : self.height, : self.width]
         return reconstruction, latent
+
+
+def restorer_widths(base: int, downsamplings: int) -> list[int]:
+    """Feature maps of a restorer after each halving: they grow slowly, since a step at 256 pixels must stay short on a CPU."""
+    return [base * factor for factor in (1, 2, 3, 4, 6, 8, 8)][:downsamplings]
+
+
+class _Block(nn.Sequential):
+    """Two convolutions, the first of which may halve."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+        layers: list[nn.Module] = []
+        for before, step in ((inputs, stride), (outputs, 1)):
+            layers += [nn.Conv2d(before, outputs, 3, step, 1, bias=False), nn.BatchNorm2d(outputs), nn.LeakyReLU(0.1)]
+        super().__init__(*layers)
+
+
+class Restorer(nn.Module):
+    """AE2 of the recipe ``inspection``: restores the good image from a defective one, and marks what it had to restore.
+
+    An encoder and a decoder with skip connections (U-Net, arXiv 1505.04597). Its first convolution halves, and its last one
+    gives two outputs for every pixel: a correction that is added to the input, and the log-odds of a defect.
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        widths = restorer_widths(spec.base_channels, spec.downsamplings)
+        self.stem = nn.Sequential(
+            nn.Conv2d(int(spec.channels), widths[0], 4, 2, 1, bias=False),
+            nn.BatchNorm2d(widths[0]),
+            nn.LeakyReLU(0.1),
+            nn.Conv2d(widths[0], widths[0], 3, 1, 1, bias=False),
+            nn.BatchNorm2d(widths[0]),
+            nn.LeakyReLU(0.1),
+        )
+        pairs = list(pairwise(widths))
+        self.down = nn.ModuleList([_Block(before, after, stride=2) for before, after in pairs])
+        self.up = nn.ModuleList([_Block(after + before, before) for before, after in reversed(pairs)])
+        self.head = nn.Conv2d(widths[0], 4 * (int(spec.channels) + 1), 3, 1, 1)
+        self.channels, self.height, self.width, self.pad = int(spec.channels), spec.height, spec.width, padding(spec)
+        initialise(self)
+        nn.init.zeros_(self.head.weight)  # training starts from the identity
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Restore.
+
+        Args:
+            x: float [N, C, H, W], standardised (see `Preprocessing`).
+
+        Returns:
+            The restored image, float [N, C, H, W], and the log-odds of a defect, float [N, 1, H, W].
+        """
+        features: Tensor = self.stem(F.pad(x, self.pad, mode="replicate") if any(self.pad) else x)
+        passed = [features]
+        for down in self.down:
+            features = down(features)
+            passed.append(features)
+        for up, skipped in zip(self.up, reversed(passed[:-1]), strict=True):
+            features = up(torch.cat([F.interpolate(features, scale_factor=2, mode="nearest"), skipped], 1))
+        outputs = F.pixel_shuffle(self.head(features), 2)[:, :, : self.height, : self.width]
+        return x + outputs[:, : self.channels], outputs[:, self.channels :]
+
+
+def ae2_for(spec: ModelSpec) -> "Autoencoder | Restorer":
+    """AE2 as the specification has it, newly initialised."""
+    return Restorer(spec) if spec.architecture == "restorer" else Autoencoder(spec)
+
+
+def padding(spec: ModelSpec) -> tuple[int, int, int, int]:
+    """What `torch.nn.functional.pad` adds so that every halving is exact: (left, right, top, bottom)."""
+    rows, columns = code_grid(spec)
+    return (0, (columns << spec.downsamplings) - spec.width, 0, (rows << spec.downsamplings) - spec.height)
 
 
 class Discriminator(nn.Module):

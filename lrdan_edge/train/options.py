@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 
 from lrdan_edge.errors import TrainingError
-from lrdan_edge.manifest import Scoring
+from lrdan_edge.manifest import ModelSpec, Scoring
 from lrdan_edge.train.adversaries import DualReading
 from lrdan_edge.train.losses import LossWeights
 
@@ -21,13 +21,13 @@ class TrainOptions:
         epochs: Passes over the training images, or None for about `STEPS` steps in all.
         seed: Seed of the weights, the order of the images and the images held out.
         device: ``cpu``, ``cuda``, or ``auto``: CUDA where PyTorch finds a GPU.
-        batch_size: Images per step.
-        learning_rate: Adam's for the autoencoders, a quarter of it for the discriminator; falls to 0 along a cosine.
-        recipe: The networks and losses; there is the paper's.
+        batch_size: Images per step, or None for the recipe's own.
+        learning_rate: Adam's at its highest (a quarter of it for a discriminator), or None for the recipe's own.
+        recipe: ``inspection``, AE2 as a restorer that also marks defects, taught by synthetic ones; or ``lrdan``, the paper's.
         decoder: ``resize`` (quantises everywhere) or ``transposed`` (the paper's).
         dual_reading: Who minimises the dual term.
         weights: The losses' weights.
-        scoring: How AE2's error becomes a score.
+        scoring: How AE2's output becomes a score, or None for what the recipe and the image size ask for.
     """
 
     image_size: tuple[int, int] | None = None
@@ -35,21 +35,57 @@ class TrainOptions:
     epochs: int | None = None
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    batch_size: int = 16
-    learning_rate: float = 1e-3
-    recipe: Literal["lrdan"] = "lrdan"
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    recipe: Literal["inspection", "lrdan"] = "inspection"
     decoder: Literal["resize", "transposed"] = "resize"
     dual_reading: DualReading = "began"
     weights: LossWeights = field(default_factory=LossWeights)
-    scoring: Scoring = field(default_factory=lambda: Scoring(normalise=True, smoothing_sigma=2.0, pooling="max"))
+    scoring: Scoring | None = None
 
     def __post_init__(self) -> None:
         if self.epochs is not None and self.epochs < 1:
             raise TrainingError(f"epochs is {self.epochs}; at least 1 is needed")
-        if self.batch_size < 2:
+        if self.batch_size is not None and self.batch_size < 2:
             raise TrainingError(f"batch size is {self.batch_size}; at least 2 are needed, since images are compared in a batch")
-        if not self.learning_rate > 0:
-            raise TrainingError(f"learning rate is {self.learning_rate}; it must be above 0 (the default is 0.001)")
+        if self.learning_rate is not None and not self.learning_rate > 0:
+            raise TrainingError(f"learning rate is {self.learning_rate}; it must be above 0 (0.001, say)")
+        if self.recipe == "inspection" and self.decoder != "resize":
+            raise TrainingError(f"the recipe inspection has no {self.decoder} decoder: use resize, or the recipe lrdan")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a recipe trains with if the user names nothing else.
+
+    Attributes:
+        steps: How long, in steps.
+        batch_size: Images per step.
+        learning_rate: Adam's, at its highest.
+    """
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+
+
+RECIPES = {
+    "inspection": Recipe(steps=3000, batch_size=8, learning_rate=3e-3),
+    "lrdan": Recipe(steps=500, batch_size=16, learning_rate=1e-3),
+}
+
+
+def scoring_for(spec: ModelSpec) -> Scoring:
+    """How a model of this shape is scored unless the user says otherwise.
+
+    A restorer by the defects it marks; an autoencoder by its error against the good images' at the same pixel: its largest
+    where defects are small in a large image, all of it where the image is one object.
+    """
+    if spec.architecture == "restorer":
+        return Scoring(normalise=False, smoothing_sigma=1.0, pooling="max", source="defects")
+    if spec.code == "vector":
+        return Scoring(normalise=True, smoothing_sigma=1.0, pooling="rms", deviation_floor=0.2)
+    return Scoring(normalise=True, smoothing_sigma=2.0, pooling="max")
 
 
 def choose_device(device: Literal["auto", "cpu", "cuda"]) -> torch.device:

@@ -7,8 +7,6 @@ import msgspec
 Epoch = dict[str, float]
 """An epoch's mean losses by term."""
 
-CURVES = ("total", "irec", "adv", "zrec", "c", "girec", "direc", "dual", "discriminator")
-
 
 def write_losses(path: Path, epochs: list[Epoch]) -> None:
     """Write the losses as JSON: ``{"epochs": [{"irec": …}, …]}``, first epoch first."""
@@ -19,12 +17,15 @@ def draw_losses(path: Path, epochs: list[Epoch]) -> None:
     """Draw one small panel per term into a PNG."""
     from matplotlib.figure import Figure  # without pyplot: no display, no global state
 
-    figure = Figure(figsize=(9, 7), layout="constrained")
-    for index, name in enumerate(CURVES):
-        axes = figure.add_subplot(3, 3, index + 1)
+    names = [name for name in epochs[0] if not name.startswith("spread")]
+    columns = 2 if len(names) <= 4 else 3
+    rows = -(-len(names) // columns)
+    figure = Figure(figsize=(3 * columns, 2.4 * rows), layout="constrained")
+    for index, name in enumerate(names):
+        axes = figure.add_subplot(rows, columns, index + 1)
         axes.plot(range(1, len(epochs) + 1), [epoch[name] for epoch in epochs], marker="." if len(epochs) < 3 else None)
         axes.set_title(name, fontsize=10)
         axes.grid(alpha=0.3)
-        if index >= 6:
+        if index >= len(names) - columns:
             axes.set_xlabel("epoch")
     figure.savefig(path, dpi=100, format="png")

@@ -1,7 +1,7 @@
 """What is deployed: preprocessing, AE2 and the scoring head as one module, the deploy graph in PyTorch."""
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,19 +10,18 @@ from torch.nn import functional as F
 from lrdan_edge.bundle import WEIGHTS, Bundle
 from lrdan_edge.errors import BundleError
 from lrdan_edge.manifest import ModelSpec, Preprocessing, Scoring
-from lrdan_edge.train.networks import Autoencoder
+from lrdan_edge.train.networks import Autoencoder, Restorer, ae2_for
 
-DEVIATION_FLOOR = 0.005
-"""Least standard deviation that an error is divided by (of a range of 2): half a grey level or so, so that a background
-that never changes does not turn one flickering pixel into a reject."""
+MapSource = Literal["error", "defects"]
 
+LEAST_CONTRAST = 0.06  # of a range of 2; added to an image's deviation before dividing by it
 LEAST_SIGMA = 0.1  # pixels; below it the Gaussian's neighbours weigh nothing
 
 
 class ScoringHead(nn.Module):
-    """From image and reconstruction to score and heatmap; everything in float32, whatever comes in.
+    """From an anomaly map (AE2's error, or the defects it marks) to score and heatmap; in float32, whatever comes in.
 
-    heatmap = smooth((mean over channels of |x − x''| − mean) / deviation), score = its maximum or mean.
+    heatmap = smooth((map − mean) / deviation), score = its maximum, mean or root mean square.
     """
 
     error_mean: Tensor
@@ -35,7 +34,7 @@ class ScoringHead(nn.Module):
         Args:
             spec: The networks' shape.
             scoring: What to do.
-            error_mean: Good images' mean error per pixel, float32 [H, W].
+            error_mean: The good images' mean map, float32 [H, W].
             error_std: Its standard deviation, float32 [H, W].
 
         Raises:
@@ -50,7 +49,7 @@ class ScoringHead(nn.Module):
                 )
         self.normalise, self.pooling = scoring.normalise, scoring.pooling
         self.register_buffer("error_mean", error_mean.float().clone()[None, None])
-        self.register_buffer("error_deviation", error_std.float().clamp_min(DEVIATION_FLOOR)[None, None])
+        self.register_buffer("error_deviation", error_std.float().clamp_min(scoring.deviation_floor)[None, None])
         self.register_buffer("kernel", gaussian_kernel(scoring.smoothing_sigma, min(spec.height, spec.width)))
 
     def _apply(self, fn: Any, recurse: bool = True) -> "ScoringHead":
@@ -60,31 +59,39 @@ class ScoringHead(nn.Module):
             setattr(self, name, buffer.float())
         return self
 
-    def forward(self, x: Tensor, reconstruction: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, heat: Tensor) -> tuple[Tensor, Tensor]:
         """Score.
 
         Args:
-            x: Images, float [N, C, H, W] in [-1, 1].
-            reconstruction: x'', AE2's reconstruction, the same shape.
+            heat: The map, float32 [N, 1, H, W]; see `anomaly_map`.
 
         Returns:
             Score float32 [N] and heatmap float32 [N, H, W]; higher is more anomalous.
         """
-        heat = error_map(x, reconstruction)
         if self.normalise:
             heat = (heat - self.error_mean) / self.error_deviation
         heat = smooth(heat, self.kernel)
-        score = heat.amax((1, 2, 3)) if self.pooling == "max" else heat.mean((1, 2, 3))
+        if self.pooling == "rms":
+            score = heat.square().mean((1, 2, 3)).sqrt()
+        else:
+            score = heat.amax((1, 2, 3)) if self.pooling == "max" else heat.mean((1, 2, 3))
         return score, heat.squeeze(1)
 
 
 class DeployModule(nn.Module):
     """The deploy graph: frames as a camera gives them in, score and heatmap out. Always in evaluation mode."""
 
-    def __init__(self, ae2: Autoencoder, head: ScoringHead, preprocessing: Preprocessing) -> None:
+    def __init__(self, ae2: Autoencoder | Restorer, head: ScoringHead, preprocessing: Preprocessing, source: MapSource) -> None:
+        """Put together.
+
+        Args:
+            ae2: The network.
+            head: What turns its map into a score.
+            preprocessing: What happens to frames first.
+            source: What the map shows; see `Scoring`.
+        """
         super().__init__()
-        self.ae2, self.head = ae2, head
-        self.scale, self.offset = preprocessing.scale, preprocessing.offset
+        self.ae2, self.head, self.source, self.preprocessing = ae2, head, source, preprocessing
         self.eval()
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
@@ -98,15 +105,39 @@ class DeployModule(nn.Module):
         """
         # TensorRT takes uint8 into a cast and nowhere else, so the cast comes first. The arithmetic stays in float32 (a
         # grey level is not exact in half precision after scaling); only AE2 works in its own precision.
-        x = frames.float().permute(0, 3, 1, 2) * self.scale + self.offset
-        reconstruction, _ = self.ae2(x.to(next(self.ae2.parameters()).dtype))
-        score, heatmap = self.head(x, reconstruction)
+        x = preprocess(frames.float().permute(0, 3, 1, 2), self.preprocessing)
+        score, heatmap = self.head(anomaly_map(x, self.ae2(x.to(next(self.ae2.parameters()).dtype)), self.source))
         return score, heatmap
 
 
-def error_map(x: Tensor, reconstruction: Tensor) -> Tensor:
-    """Mean over channels of |x − x''|: float32 [N, 1, H, W]."""
-    return (x.float() - reconstruction.float()).abs().mean(1, keepdim=True)
+def preprocess(frames: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Frames as the networks see them: float32 [N, C, H, W] in [0, 255] to float32 [N, C, H, W]."""
+    x = frames * preprocessing.scale + preprocessing.offset
+    if preprocessing.standardise:
+        mean, deviation = standardisation(x)
+        x = (x - mean) / deviation
+    return x
+
+
+def standardisation(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Each image's mean and deviation (never near zero: a blank image stays blank), both float32 [N, 1, 1, 1]."""
+    mean = x.mean((1, 2, 3), keepdim=True)
+    return mean, (x - mean).square().mean((1, 2, 3), keepdim=True).sqrt() + LEAST_CONTRAST
+
+
+def anomaly_map(x: Tensor, outputs: tuple[Tensor, Tensor], source: MapSource) -> Tensor:
+    """What is scored.
+
+    Args:
+        x: Images, float [N, C, H, W].
+        outputs: AE2's: the reconstruction x'', and the code or the log-odds of a defect.
+        source: Which to take.
+
+    Returns:
+        The mean over channels of |x − x''|, or the log-odds: float32 [N, 1, H, W].
+    """
+    reconstruction, second = outputs
+    return second.float() if source == "defects" else (x.float() - reconstruction.float()).abs().mean(1, keepdim=True)
 
 
 def gaussian_kernel(sigma: float, side: int) -> Tensor:
@@ -147,11 +178,11 @@ def load_ae2(bundle: Bundle, device: str = "cpu") -> DeployModule:
     spec = bundle.manifest.model
     try:
         tensors = load_file(path)
-        ae2 = Autoencoder(spec)
+        ae2 = ae2_for(spec)
         ae2.load_state_dict({name.removeprefix("ae2."): tensor for name, tensor in tensors.items() if name.startswith("ae2.")})
         mean, deviation = tensors["scoring.error_mean"], tensors["scoring.error_std"]
     except (SafetensorError, RuntimeError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
         raise BundleError(f"{path} does not fit the model in the manifest ({reason}): run 'lrdan-edge train' again") from error
     head = ScoringHead(spec, bundle.manifest.scoring, mean, deviation)
-    return DeployModule(ae2, head, bundle.manifest.preprocessing).to(device)
+    return DeployModule(ae2, head, bundle.manifest.preprocessing, bundle.manifest.scoring.source).to(device)

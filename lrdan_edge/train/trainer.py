@@ -10,23 +10,24 @@ from typing import Literal
 import msgspec
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lrdan_edge.bundle import REPORTS, WEIGHTS, Bundle, Stage
 from lrdan_edge.errors import TrainingError
-from lrdan_edge.manifest import Preprocessing
+from lrdan_edge.manifest import ModelSpec, Preprocessing, Scoring
 from lrdan_edge.train.adversaries import Adversaries, Optimisation
 from lrdan_edge.train.interrupt import Interrupt, first_interrupt_is_polite
+from lrdan_edge.train.learner import Learner
 from lrdan_edge.train.material import prepare
-from lrdan_edge.train.networks import Autoencoder
-from lrdan_edge.train.options import TrainOptions, choose_device, computes_bfloat16
+from lrdan_edge.train.networks import Autoencoder, Restorer
+from lrdan_edge.train.options import RECIPES, TrainOptions, choose_device, computes_bfloat16, scoring_for
 from lrdan_edge.train.progress import Progress, TerminalProgress
 from lrdan_edge.train.report import Epoch, draw_losses, write_losses
-from lrdan_edge.train.scoring import error_map
+from lrdan_edge.train.restoration import Restoration
+from lrdan_edge.train.scoring import anomaly_map, preprocess
 
-__all__ = ["TrainOptions", "error_statistics", "rate_at", "to_input", "train"]
+__all__ = ["TrainOptions", "map_statistics", "networks_for", "rate_at", "to_input", "train"]
 
-STEPS = 500  # how long to train if the user names no epochs: batches of 16; at 64x64 about 30 s on two cores, at 96x96 75 s
 WARM_UP = 30  # steps over which the learning rate rises
 CENTER_IMAGES = 256
 SCALE, OFFSET = 2 / 255, -1.0  # uint8 to [-1, 1], what tanh gives
@@ -37,7 +38,7 @@ LEAST_SPREAD = 0.05  # images more alike than this (of a range of 2) say nothing
 
 
 def train(data: Path, bundle_path: Path, options: TrainOptions | None = None, progress: Progress | None = None) -> Bundle:
-    """Train LRDAN on the good images of `data` and write a bundle.
+    """Train a detector on the good images of `data` and write a bundle.
 
     Ctrl-C ends training after the current step and still writes a usable bundle (``results["interrupted"]`` is True then); a
     second one raises KeyboardInterrupt and leaves whatever bundle was there.
@@ -58,21 +59,23 @@ def train(data: Path, bundle_path: Path, options: TrainOptions | None = None, pr
     device = choose_device(options.device)
     material = prepare(data, options)
     colour: Literal["grey", "bgr"] = "grey" if material.spec.channels == 1 else "bgr"
-    preprocessing = Preprocessing(colour=colour, resize="area", scale=SCALE, offset=OFFSET)
-    bundle = Bundle.create(bundle_path, material.spec, preprocessing, options.scoring)
+    standardise = material.spec.architecture == "restorer"
+    preprocessing = Preprocessing(colour=colour, resize="area", scale=SCALE, offset=OFFSET, standardise=standardise)
+    scoring = options.scoring or scoring_for(material.spec)
+    bundle = Bundle.create(bundle_path, material.spec, preprocessing, scoring)
     with (
         bundle.stage("train", command=_command(data, options), options=_recorded(options)) as stage,
         first_interrupt_is_polite() as interrupt,
         torch.random.fork_rng(),
     ):
         torch.manual_seed(options.seed)
-        networks = Adversaries(material.spec).to(device)
+        networks = networks_for(material.spec).to(device)
         networks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         with progress:
             for note in material.notes:
                 progress.note(note)
             epochs = _fit(networks, material.frames, options, progress, interrupt)
-        mean, deviation = error_statistics(networks.ae2, material.frames)
+        mean, deviation = map_statistics(networks.ae2, material.frames, preprocessing, scoring)
         _save(stage, networks, mean, deviation, epochs)
         stage.results |= {
             "data": str(data.absolute()),
@@ -90,28 +93,52 @@ def train(data: Path, bundle_path: Path, options: TrainOptions | None = None, pr
     return bundle
 
 
-def _fit(networks: Adversaries, frames: Tensor, options: TrainOptions, progress: Progress, interrupt: Interrupt) -> list[Epoch]:
-    """The loop: every epoch's mean losses."""
-    device = networks.center.device
-    rng = np.random.default_rng(options.seed)
-    steps_per_epoch = max(1, len(frames) // options.batch_size)
-    epochs = options.epochs or math.ceil(STEPS / steps_per_epoch)
-    steps = epochs * steps_per_epoch
-    optimisation = Optimisation(
-        networks, options.weights, options.dual_reading, options.learning_rate, half=computes_bfloat16(device)
-    )
-    networks.train()
+class Restoring(nn.Module):
+    """The recipe ``inspection`` trains AE2 alone."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.ae2 = Restorer(spec)
+
+
+def networks_for(spec: ModelSpec) -> Adversaries | Restoring:
+    """All networks that the specification's recipe trains, newly initialised."""
+    return Restoring(spec) if spec.architecture == "restorer" else Adversaries(spec)
+
+
+def _learner(networks: Adversaries | Restoring, frames: Tensor, options: TrainOptions, rng: np.random.Generator) -> Learner:
+    device = next(networks.parameters()).device
+    rate = options.learning_rate or RECIPES[options.recipe].learning_rate
+    half = computes_bfloat16(device)
+    if isinstance(networks, Restoring):
+        return Restoration(networks.ae2, rate, options.seed, half=half)
     networks.place_center(to_input(frames[_some(rng, len(frames), CENTER_IMAGES)], device))
+    return Optimisation(networks, options.weights, options.dual_reading, rate, half=half)
+
+
+def _fit(
+    networks: Adversaries | Restoring, frames: Tensor, options: TrainOptions, progress: Progress, interrupt: Interrupt
+) -> list[Epoch]:
+    """The loop: every epoch's mean losses."""
+    device = next(networks.parameters()).device
+    rng = np.random.default_rng(options.seed)
+    recipe = RECIPES[options.recipe]
+    batch_size = options.batch_size or recipe.batch_size
+    steps_per_epoch = max(1, len(frames) // batch_size)
+    epochs = options.epochs or math.ceil(recipe.steps / steps_per_epoch)
+    steps = epochs * steps_per_epoch
+    networks.train()
+    learner = _learner(networks, frames, options, rng)
 
     history: list[Epoch] = []
     step, started = 0, time.monotonic()
     for epoch in range(1, epochs + 1):
         sums: dict[str, float] = {}
         count = 0
-        for indices in _batches(rng, len(frames), options.batch_size):
-            optimisation.set_rate(rate_at(step, steps))
+        for indices in _batches(rng, len(frames), batch_size):
+            learner.set_rate(rate_at(step, steps))
             x = to_input(frames[indices], device)
-            terms = optimisation.step(x) | {"spread_x": x.std(0).mean()}
+            terms = learner.step(x) | {"spread_x": x.std(0).mean()}
             values = dict(zip(terms, torch.stack(list(terms.values())).tolist(), strict=True))
             step, count = step + 1, count + 1
             _require_finite(values, epoch, step)
@@ -140,12 +167,16 @@ def to_input(frames: Tensor, device: torch.device) -> Tensor:
 
 
 @torch.inference_mode()
-def error_statistics(ae2: Autoencoder, frames: Tensor, batch_size: int = 64) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of AE2's error at every pixel, in evaluation mode.
+def map_statistics(
+    ae2: Autoencoder | Restorer, frames: Tensor, preprocessing: Preprocessing, scoring: Scoring, batch_size: int = 32
+) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation at every pixel of the map that is scored, in evaluation mode.
 
     Args:
         ae2: The second autoencoder; left in evaluation mode.
         frames: Good images, uint8 [N, C, H, W].
+        preprocessing: What happens to frames first.
+        scoring: Which map.
         batch_size: How many at once.
 
     Returns:
@@ -156,10 +187,10 @@ def error_statistics(ae2: Autoencoder, frames: Tensor, batch_size: int = 64) -> 
     total = torch.zeros(frames.shape[-2:], dtype=torch.float64, device=device)
     squares = torch.zeros_like(total)
     for part in torch.split(frames, batch_size):
-        x = to_input(part, device)
-        errors = error_map(x, ae2(x)[0]).double()
-        total += errors.sum((0, 1))
-        squares += errors.square().sum((0, 1))
+        x = preprocess(part.to(device).float(), preprocessing).contiguous(memory_format=torch.channels_last)
+        maps = anomaly_map(x, ae2(x), scoring.source).double()
+        total += maps.sum((0, 1))
+        squares += maps.square().sum((0, 1))
     mean = total / len(frames)
     deviation = (squares / len(frames) - mean.square()).clamp_min(0).sqrt()
     return mean.float().cpu(), deviation.float().cpu()
@@ -189,14 +220,14 @@ def _require_spread(epoch_losses: Epoch, epoch: int) -> None:
     """Refuse networks that answer every image with the same one."""
     spread = epoch_losses["spread_x"]
     for name, network in (("spread_g", "AE1 (the generator)"), ("spread_ae2", "AE2")):
-        if spread > LEAST_SPREAD and epoch_losses[name] < COLLAPSED * spread:
+        if name in epoch_losses and spread > LEAST_SPREAD and epoch_losses[name] < COLLAPSED * spread:
             raise TrainingError(
                 f"{network} collapsed to one constant image in epoch {epoch} (spread {epoch_losses[name]:.2g}, the images' "
                 f"is {spread:.2g}); nothing was saved: train again with another --seed or more images"
             )
 
 
-def _save(stage: Stage, networks: Adversaries, mean: Tensor, deviation: Tensor, epochs: list[Epoch]) -> None:
+def _save(stage: Stage, networks: nn.Module, mean: Tensor, deviation: Tensor, epochs: list[Epoch]) -> None:
     from safetensors.torch import save
 
     tensors = {name: tensor.cpu().contiguous() for name, tensor in networks.state_dict().items()}
@@ -207,12 +238,14 @@ def _save(stage: Stage, networks: Adversaries, mean: Tensor, deviation: Tensor, 
 
 
 def _recorded(options: TrainOptions) -> dict[str, object]:
-    return asdict(options) | {"scoring": msgspec.structs.asdict(options.scoring)}
+    return asdict(options) | {"scoring": options.scoring and msgspec.structs.asdict(options.scoring)}
 
 
 def _command(data: Path, options: TrainOptions) -> str:
     """The command line that repeats the run."""
-    words = [f"lrdan-edge train {data} --batch-size {options.batch_size} --seed {options.seed}"]
+    words = [f"lrdan-edge train {data} --recipe {options.recipe} --seed {options.seed}"]
+    if options.batch_size is not None:
+        words.append(f"--batch-size {options.batch_size}")
     if options.image_size is not None:
         words.append(f"--image-size {options.image_size[0]}x{options.image_size[1]}")
     words += [f"--{name} {value}" for name in ("channels", "epochs") if (value := getattr(options, name)) is not None]

@@ -9,18 +9,20 @@ import numpy as np
 import pytest
 
 from lrdan_edge.export.graph import to_onnx
-from lrdan_edge.manifest import Preprocessing, Scoring
+from lrdan_edge.manifest import Preprocessing
 
 torch = pytest.importorskip("torch")
 
 SHAPES = ((28, 28, 1), (64, 96, 3), (128, 128, 1), (60, 100, 3))  # the last is padded inside the graph
-DECODERS = ("resize", "transposed")
+DECODERS = ("resize", "transposed", "restorer")
 PRECISIONS = ("fp32", "fp16")
 QUICK = {
     ((28, 28, 1), "transposed", "fp32"),
     ((64, 96, 3), "resize", "fp16"),
     ((128, 128, 1), "transposed", "fp16"),
     ((60, 100, 3), "resize", "fp32"),
+    ((60, 100, 3), "restorer", "fp16"),
+    ((128, 128, 1), "restorer", "fp32"),
 }
 CASES = [
     pytest.param(
@@ -34,17 +36,20 @@ CASES = [
 def test_it_builds(
     rtx_build: Callable[..., dict[str, Any]], tmp_path: Path, shape: tuple[int, int, int], decoder: Any, precision: str
 ) -> None:
-    from lrdan_edge.train.networks import Autoencoder, spec_for
+    from lrdan_edge.train.networks import ae2_for, spec_for
+    from lrdan_edge.train.options import scoring_for
     from lrdan_edge.train.scoring import DeployModule, ScoringHead
 
     torch.manual_seed(0)
     height, width, channels = shape
-    spec = spec_for(height, width, channels, decoder=decoder)  # type: ignore[arg-type]
-    scoring = Scoring(normalise=True, smoothing_sigma=2.0, pooling="max")
+    restorer = decoder == "restorer"
+    variant: Any = {"recipe": "inspection"} if restorer else {"decoder": decoder}
+    spec = spec_for(height, width, channels, **variant)  # type: ignore[arg-type]
+    scoring = scoring_for(spec)
     head = ScoringHead(spec, scoring, torch.rand(height, width), torch.rand(height, width))
     colour: Any = "grey" if channels == 1 else "bgr"
-    preprocessing = Preprocessing(colour=colour, resize="area", scale=1 / 127.5, offset=-1.0)
-    module = DeployModule(Autoencoder(spec), head, preprocessing)
+    preprocessing = Preprocessing(colour=colour, resize="area", scale=1 / 127.5, offset=-1.0, standardise=restorer)
+    module = DeployModule(ae2_for(spec), head, preprocessing, scoring.source)
     if precision == "fp16":
         module.half()
     path = tmp_path / "model.onnx"

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lrdan_edge.errors import DataError
-from lrdan_edge.train.networks import Autoencoder, Discriminator, spec_for
+from lrdan_edge.train.networks import Autoencoder, Discriminator, Restorer, spec_for
 
 SIZES = [(28, 28), (32, 32), (36, 100), (64, 64), (96, 96), (100, 28), (128, 192), (512, 28)]
 
@@ -26,8 +26,20 @@ def test_reconstruction_has_the_image_s_shape(
     assert reconstruction.shape == x.shape
     assert reconstruction.abs().max() <= 1
     block = 1 << spec.downsamplings
-    assert latent.shape == (1, spec.latent_channels, -(-size[0] // block), -(-size[1] // block))
+    grid = (1, 1) if max(size) <= 32 else (-(-size[0] // block), -(-size[1] // block))
+    assert latent.shape == (1, spec.latent_channels, *grid)
     assert latent[0].numel() < x[0].numel()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_restorer_starts_from_the_identity_and_marks_every_pixel(size: tuple[int, int], channels: Literal[1, 3]) -> None:
+    spec = spec_for(*size, channels, recipe="inspection")
+    x = torch.randn(2, channels, *size)
+    with torch.inference_mode():
+        restored, logits = Restorer(spec).eval()(x)
+    torch.testing.assert_close(restored, x, rtol=0, atol=0)
+    assert logits.shape == (2, 1, *size)
 
 
 def test_largest_image() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from lrdan_edge.errors import BundleError
 from lrdan_edge.manifest import ModelSpec, Preprocessing, Scoring
 from lrdan_edge.train.networks import Autoencoder, spec_for
-from lrdan_edge.train.scoring import DEVIATION_FLOOR, DeployModule, ScoringHead, gaussian_kernel, smooth
+from lrdan_edge.train.scoring import DeployModule, ScoringHead, anomaly_map, gaussian_kernel, smooth
 
 GREY = Preprocessing(colour="grey", resize="area", scale=2 / 255, offset=-1.0)
 
@@ -33,7 +33,7 @@ def deploy_module(channels: Literal[1, 3] = 1) -> DeployModule:
     with torch.no_grad():
         for _ in range(3):  # running statistics that differ from any batch's
             ae2(torch.rand(8, channels, 32, 36) * 2 - 1)
-    return DeployModule(ae2, head_for(spec), GREY)
+    return DeployModule(ae2, head_for(spec), GREY, "error")
 
 
 @pytest.mark.parametrize("pooling", ["max", "mean"])
@@ -43,11 +43,11 @@ def test_head_is_what_it_says(pooling: Literal["max", "mean"], sigma: float, nor
     spec = spec_for(32, 40, 3)
     head = head_for(spec, pooling=pooling, sigma=sigma, normalise=normalise)
     x, y = torch.rand(2, 3, 32, 40) * 2 - 1, torch.rand(2, 3, 32, 40) * 2 - 1
-    score, heatmap = head(x, y)
+    score, heatmap = head(anomaly_map(x, (y, y), "error"))
 
     error = np.abs(x.numpy().astype(np.float64) - y.numpy()).mean(1)
     if normalise:
-        error = (error - head.error_mean.numpy()[0]) / np.maximum(head.error_deviation.numpy()[0], DEVIATION_FLOOR)
+        error = (error - head.error_mean.numpy()[0]) / np.maximum(head.error_deviation.numpy()[0], 0.005)
     if sigma:
         kernel = gaussian_kernel(sigma, 32).numpy().astype(np.float64)
         radius = len(kernel) // 2
@@ -98,9 +98,8 @@ def test_a_pixel_that_never_errs_does_not_explode() -> None:
     spec = spec_for(32, 32, 1)
     zeros = torch.zeros(32, 32)
     head = ScoringHead(spec, Scoring(normalise=True, smoothing_sigma=0, pooling="max"), zeros, zeros)
-    x = torch.zeros(1, 1, 32, 32)
-    score, _ = head(x, x + 0.01)
-    assert score.item() == pytest.approx(0.01 / DEVIATION_FLOOR)
+    score, _ = head(torch.full((1, 1, 32, 32), 0.01))
+    assert score.item() == pytest.approx(0.01 / 0.005)
 
 
 @pytest.mark.parametrize("bad", ["error_mean", "error_std"])

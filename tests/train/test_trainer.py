@@ -26,9 +26,9 @@ from lrdan_edge.train.networks import Autoencoder, spec_for
 from lrdan_edge.train.options import TrainOptions
 from lrdan_edge.train.progress import Progress
 from lrdan_edge.train.scoring import load_ae2
-from lrdan_edge.train.trainer import error_statistics, rate_at, train
+from lrdan_edge.train.trainer import map_statistics, rate_at, train
 
-TINY = TrainOptions(epochs=2, batch_size=8, device="cpu")
+TINY = TrainOptions(recipe="lrdan", epochs=2, batch_size=8, device="cpu")
 WriteStripes = Callable[..., None]
 
 
@@ -77,9 +77,11 @@ def test_the_bundle_scores_as_the_trained_network_does(stripes: Path, tmp_path: 
         score, heatmap = module(frames)
     assert score.shape == (30,)
     assert heatmap.shape == (30, 32, 32)
-    mean, deviation = error_statistics(module.ae2, frames.permute(0, 3, 1, 2))
+    mean, deviation = map_statistics(
+        module.ae2, frames.permute(0, 3, 1, 2), bundle.manifest.preprocessing, bundle.manifest.scoring
+    )
     torch.testing.assert_close(mean, module.head.error_mean[0, 0])
-    torch.testing.assert_close(deviation.clamp_min(0.005), module.head.error_deviation[0, 0])
+    torch.testing.assert_close(deviation.clamp_min(bundle.manifest.scoring.deviation_floor), module.head.error_deviation[0, 0])
 
 
 def test_same_seed_same_weights(stripes: Path, tmp_path: Path) -> None:
@@ -122,7 +124,7 @@ def test_killed_run_leaves_the_old_bundle(stripes: Path, tmp_path: Path) -> None
     old = (bundle.path / WEIGHTS).read_bytes()
     code = (
         "import sys; from pathlib import Path; from lrdan_edge.train.trainer import *\n"
-        "train(Path(sys.argv[1]), Path(sys.argv[2]), TrainOptions(epochs=100000, batch_size=8))"
+        "train(Path(sys.argv[1]), Path(sys.argv[2]), TrainOptions(recipe='lrdan', epochs=100000, batch_size=8))"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(stripes), str(bundle.path)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL

@@ -1,0 +1,162 @@
+"""The recipe ``inspection``: AE2 alone, taught to restore good images from defective ones and to mark what it restored.
+
+The dual term's idea (AE2 must not reconstruct fakes), with fakes that look like defects in place of G's.
+"""
+
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lrdan_edge.train.networks import Restorer
+from lrdan_edge.train.scoring import standardisation
+from lrdan_edge.train.synthetic import CLEAN_SHARE, Image, paint
+
+AREA = 400.0  # pixels: a defect of this size weighs as one pixel in twenty of its image does
+SMALLEST_AREA = 30.0
+MARKING, OVERLAP = 4.0, 0.5  # weights beside the restoration's 1
+WEIGHT_DECAY, LARGEST_GRADIENT = 1e-4, 1.0
+NOISY_SHARE, MOST_NOISE = 0.3, 0.02
+MOST_SHIFT, MOST_TURN, MOST_ZOOM = 0.04, 2.0, 1.12  # of the side; degrees; factor
+
+
+def restoration(restored: Tensor, good: Tensor) -> Tensor:
+    """E‖x − D'(x̃)‖₁ as a mean over pixels: the good image x is asked back from the defective x̃.
+
+    Args:
+        restored: D'(x̃), float [N, C, H, W].
+        good: x, the same shape.
+    """
+    return (restored - good).abs().mean()
+
+
+def marking(logits: Tensor, mask: Tensor) -> Tensor:
+    """Focal cross entropy (arXiv 1708.02002, γ = 1) in which a defect counts by the root of its area.
+
+    Per pixel, one large stain would outweigh a hundred hairline cracks, which are what inspection is about.
+
+    Args:
+        logits: Log-odds of a defect, float [N, 1, H, W].
+        mask: 1 where defective, the same shape.
+    """
+    area = mask.sum((1, 2, 3), keepdim=True).clamp_min(SMALLEST_AREA)
+    pixels = mask.shape[-2] * mask.shape[-1]
+    weight = (1 - mask) + mask * (0.5 * pixels / AREA) / area.sqrt()
+    entropy = F.binary_cross_entropy_with_logits(logits, mask, reduction="none")
+    return (weight * entropy * (1 - torch.exp(-entropy))).mean()
+
+
+def overlap(logits: Tensor, mask: Tensor) -> Tensor:
+    """Soft Dice loss (arXiv 1606.04797) over the images that have a defect; 0 if none has.
+
+    Args:
+        logits: As `marking`.
+        mask: As `marking`.
+    """
+    marked = torch.sigmoid(logits)
+    common, both = (marked * mask).sum((1, 2, 3)), marked.sum((1, 2, 3)) + mask.sum((1, 2, 3))
+    defective = (mask.amax((1, 2, 3)) > 0).to(logits.dtype)
+    dice = 1 - (2 * common + 1) / (both + 1)
+    return (dice * defective).sum() / defective.sum().clamp_min(1)
+
+
+class Restoration:
+    """Steps a `Restorer` towards less loss; the counterpart of `Optimisation`."""
+
+    def __init__(self, ae2: Restorer, learning_rate: float, seed: int, *, half: bool) -> None:
+        """Set up.
+
+        Args:
+            ae2: What to train, in place.
+            learning_rate: AdamW's, at its highest; see `set_rate`.
+            seed: Seed of the defects.
+            half: Whether convolutions run in bfloat16 (losses and weights stay in float32).
+        """
+        self.ae2, self.half, self._rate = ae2, half, learning_rate
+        self._rng = np.random.default_rng(seed)
+        self._optimiser = torch.optim.AdamW(
+            ae2.parameters(), learning_rate, betas=(0.9, 0.99), weight_decay=WEIGHT_DECAY, fused=True
+        )
+
+    def set_rate(self, share: float) -> None:
+        """Use `share` (0 to 1) of the learning rate from now on."""
+        for group in self._optimiser.param_groups:
+            group["lr"] = self._rate * share
+
+    def step(self, x: Tensor) -> dict[str, Tensor]:
+        """One step on one batch: vary the good images, paint defects, ask the good images and the masks back.
+
+        Args:
+            x: Good images, float32 [N, C, H, W] in [-1, 1].
+
+        Returns:
+            Every term (unweighted scalars, detached), ``total``, and ``spread_ae2``, the mean standard deviation over the
+            batch of the restored images.
+        """
+        good, defective, mask = (part.to(x.device) for part in self._draw(x))
+        mean, deviation = standardisation(defective)
+        good, defective = (good - mean) / deviation, (defective - mean) / deviation
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.half):
+            restored, logits = self.ae2(defective.contiguous(memory_format=torch.channels_last))
+        restored, logits = restored.float(), logits.float()
+        terms = {
+            "restoration": restoration(restored, good),
+            "marking": marking(logits, mask),
+            "overlap": overlap(logits, mask),
+        }
+        terms["total"] = terms["restoration"] + MARKING * terms["marking"] + OVERLAP * terms["overlap"]
+        self._optimiser.zero_grad()
+        terms["total"].backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.ae2.parameters(), LARGEST_GRADIENT)
+        self._optimiser.step()
+        return {name: value.detach() for name, value in terms.items()} | {"spread_ae2": restored.detach().std(0).mean()}
+
+    def _draw(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Good images varied, the same with defects (both float32 [N, C, H, W] in [-1, 1]) and masks [N, 1, H, W]."""
+        images = np.ascontiguousarray(x.permute(0, 2, 3, 1).cpu().numpy() * 0.5 + 0.5)
+        good, defective, masks = [], [], []
+        for index, image in enumerate(images):
+            varied = vary(image, self._rng)
+            painted, mask = varied, np.zeros(image.shape[:2], np.float32)
+            if self._rng.random() >= CLEAN_SHARE:
+                other = images[(index + int(self._rng.integers(1, len(images)))) % len(images)]
+                painted, mask = paint(varied, other, self._rng)
+            if self._rng.random() < NOISY_SHARE:
+                noise = self._rng.standard_normal(painted.shape, np.float32) * self._rng.uniform(0, MOST_NOISE)
+                painted = painted + noise.astype(np.float32)
+            good.append(varied)
+            defective.append(painted)
+            masks.append(mask[..., None])
+        return _tensor(good) * 2 - 1, _tensor(defective) * 2 - 1, _tensor(masks)
+
+
+def vary(image: Image, rng: np.random.Generator) -> Image:
+    """A line's natural variation: mirrored, exposed, moved, turned a little.
+
+    Args:
+        image: float32 [H, W, C] in [0, 1].
+        rng: Draws it.
+
+    Returns:
+        float32 [H, W, C] in [0, 1].
+    """
+    height, width = image.shape[:2]
+    rows, columns = (-1 if rng.random() < 0.5 else 1 for _ in range(2))
+    image = np.ascontiguousarray(image[::rows, ::columns])
+    if rng.random() < 0.7:
+        image = np.clip(image ** rng.uniform(0.8, 1.25) * rng.uniform(0.85, 1.15), 0, 1).astype(np.float32)
+    if rng.random() < 0.5:
+        degrees, zoom = rng.uniform(-MOST_TURN, MOST_TURN), rng.uniform(1, MOST_ZOOM)
+        turn: npt.NDArray[Any] = cv2.getRotationMatrix2D((width / 2, height / 2), degrees, zoom)
+        turn[:, 2] += rng.uniform(-MOST_SHIFT, MOST_SHIFT, 2) * (width, height)
+        moved = cv2.warpAffine(image, turn, (width, height), borderMode=cv2.BORDER_REFLECT)
+        image = np.asarray(moved, np.float32).reshape(image.shape)
+    return np.asarray(image, np.float32)
+
+
+def _tensor(images: list[npt.NDArray[np.float32]]) -> Tensor:
+    return torch.from_numpy(np.stack(images).transpose(0, 3, 1, 2).copy())

@@ -1,0 +1,173 @@
+"""Synthetic defects for training: shapes, fillings and gradual edges, painted into good images.
+
+The dual term asks AE2 to tell fakes from images; these are fakes that look like what goes wrong on a line: cracks, holes and
+stains, chipped edges, scratches, foreign or lost texture. After CutPaste (arXiv 2104.04015), DRAEM (arXiv 2108.07610) and NSA
+(arXiv 2109.15222), with shapes of our own. Smooth unevenness is left out on purpose: natural shading looks the same.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+Image = npt.NDArray[np.float32]
+Shape = Callable[[np.random.Generator, int, int], Image]
+
+CLEAN_SHARE = 0.25  # images that stay good, so that AE2 knows them too
+LEAST_CHANGE = 0.012  # of the full range: what changes less is not visible and is not marked
+_SUBPIXEL = 16  # OpenCV draws in fractions of a pixel: 4 bits
+
+
+def paint(image: Image, other: Image, rng: np.random.Generator) -> tuple[Image, Image]:
+    """Paint one to three defects into an image.
+
+    Args:
+        image: A good image, float32 [H, W, C] in [0, 1].
+        other: Another one, the source of foreign texture; the same shape.
+        rng: Draws shapes, places and fillings.
+
+    Returns:
+        The defective image, float32 [H, W, C] in [0, 1], and its mask, float32 [H, W], 1 where it visibly changed.
+    """
+    height, width = image.shape[:2]
+    painted, mask = image, np.zeros((height, width), np.float32)
+    for _ in range(1 + int(rng.random() < 0.3) + int(rng.random() < 0.15)):
+        kind = rng.choice(len(_SHAPES), p=_SHARES)
+        shape = _SHAPES[kind](rng, height, width)
+        if not shape.any():
+            continue
+        fine = _SHAPES[kind] in (_blob, _crack, _scratch)
+        opacity = cv2.GaussianBlur(shape, (0, 0), rng.uniform(0.4, 1.2) if fine else rng.uniform(0.5, 2.5))
+        filling = _filling(_SHAPES[kind], painted, other, shape > 0, rng)
+        result = painted + opacity[..., None] * (np.clip(filling, 0, 1) - painted)
+        change = cv2.blur(np.abs(result - painted).max(2), (5, 5))
+        mask = np.maximum(mask, ((opacity > 0.35) & (change > LEAST_CHANGE)).astype(np.float32))
+        painted = result.astype(np.float32)
+    return painted, mask
+
+
+def _filling(shape: Shape, image: Image, other: Image, inside: npt.NDArray[np.bool_], rng: np.random.Generator) -> Image:
+    """What a defect shows: another tone (always for cracks, mostly for blobs), foreign texture, or texture lost or coarsened."""
+    choice = rng.random()
+    if shape is _crack or choice < (0.75 if shape is _blob else 0.4):
+        return _tone(image, inside, rng)
+    if choice < 0.8:
+        return _foreign(image, other, inside, rng)
+    smooth = _blur(image, rng.uniform(1.5, 4))
+    coarse = 0.0 if rng.random() < 0.5 else rng.uniform(1.8, 3)
+    return np.asarray(smooth + coarse * (image - smooth) + rng.normal() * 0.25 * _contrast(image), np.float32)
+
+
+def _tone(image: Image, inside: npt.NDArray[np.bool_], rng: np.random.Generator) -> Image:
+    """Darker or, less often, brighter; the texture below may show through."""
+    height, width = inside.shape
+    change = _between(rng, 0.06, 0.6) * (-1 if rng.random() < 0.72 else 1)
+    grain = 0.4 * rng.uniform(0, 1) * _noise(rng, height, width, min(height, width) / rng.uniform(2, 12))[..., None]
+    level = image[inside].mean(0)
+    if rng.random() < 0.5:
+        return np.asarray(image + change * (1 + grain) * np.maximum(0.35, level), np.float32)
+    return np.asarray((level + change) * (1 + 0.25 * grain) + rng.uniform(0, 1) * (image - _blur(image, 3)), np.float32)
+
+
+def _foreign(image: Image, other: Image, inside: npt.NDArray[np.bool_], rng: np.random.Generator) -> Image:
+    """Another image's texture, moved and perhaps turned, at its own or at this image's brightness."""
+    height, width = inside.shape
+    if rng.random() < 0.5:
+        other = np.rot90(other, int(rng.integers(1, 4))) if height == width else other[::-1, ::-1]
+    other = np.roll(other, (int(rng.integers(height)), int(rng.integers(width))), (0, 1))
+    if rng.random() < 0.6:
+        other = other - other[inside].mean(0) + image[inside].mean(0) + rng.normal() * 0.5 * _contrast(image)
+    return np.asarray(other, np.float32)
+
+
+def _blob(rng: np.random.Generator, height: int, width: int, low: float = 0.008, high: float = 0.12) -> Image:
+    radius, aspect, turn = _between(rng, low, high) * min(height, width), _between(rng, 1, 4) ** 0.5, rng.uniform(0, np.pi)
+    angles = np.linspace(0, 2 * np.pi, 12, endpoint=False)
+    radii = radius * (1 + 0.35 * rng.standard_normal(12) * rng.uniform(0, 1))
+    x, y = radii * aspect * np.cos(angles), radii / aspect * np.sin(angles)
+    turned = np.stack([x * np.cos(turn) - y * np.sin(turn), x * np.sin(turn) + y * np.cos(turn)], 1)
+    canvas = np.zeros((height, width), np.float32)
+    cv2.fillPoly(canvas, [_fixed_point(turned + rng.uniform(0, (width, height)))], (1.0,), cv2.LINE_8, 4)
+    return canvas
+
+
+def _crack(rng: np.random.Generator, height: int, width: int) -> Image:
+    """A wandering line, half of them from an edge inwards."""
+    side = min(height, width)
+    step = side / 40
+    count = max(3, int(_between(rng, 0.06, 1) * side / step))
+    start = rng.uniform(0, (width, height))
+    if rng.random() < 0.5:
+        axis = int(rng.integers(2))
+        start[axis] = rng.choice([0, (width, height)[axis] - 1])
+    heading = rng.choice([0, np.pi / 2, rng.uniform(0, np.pi)])
+    headings = heading + np.cumsum(rng.standard_normal(count) * rng.uniform(0.01, 0.25))
+    inwards = np.where(start > np.array([width, height]) * 0.6, -1, 1)
+    steps = np.stack([np.cos(headings), np.sin(headings)], 1) * inwards * step
+    points = start + np.cumsum(steps, 0) + rng.standard_normal((count, 2)) * 0.25 * step
+    canvas = np.zeros((height, width), np.float32)
+    thickness = int(rng.integers(1, 4)) if rng.random() < 0.8 else int(rng.integers(3, 7))
+    cv2.polylines(canvas, [_fixed_point(points)], False, (1.0,), thickness, cv2.LINE_8, 4)
+    return canvas
+
+
+def _scratch(rng: np.random.Generator, height: int, width: int) -> Image:
+    """A thin straight bar."""
+    side = min(height, width)
+    size = (_between(rng, 0.04, 0.4) * side, _between(rng, 0.01, 0.06) * side)
+    corners = cv2.boxPoints(((rng.uniform(0, width), rng.uniform(0, height)), size, rng.uniform(0, 180)))
+    canvas = np.zeros((height, width), np.float32)
+    cv2.fillPoly(canvas, [_fixed_point(corners)], (1.0,), cv2.LINE_8, 4)
+    return canvas
+
+
+def _cloud(rng: np.random.Generator, height: int, width: int) -> Image:
+    """The peaks of smooth noise, within a region."""
+    noise = _noise(rng, height, width, rng.uniform(2, 9))
+    peaks = (noise > np.quantile(noise, rng.uniform(0.75, 0.97))).astype(np.float32)
+    return peaks * _blob(rng, height, width, 0.1, 0.4)
+
+
+def _edge(rng: np.random.Generator, height: int, width: int) -> Image:
+    """A chip in one edge, or a strip along it."""
+    turned = int(rng.integers(4))
+    rows, columns = (height, width) if turned % 2 == 0 else (width, height)
+    along, depth = np.arange(columns), _between(rng, 0.02, 0.25) * min(height, width)
+    profile: npt.NDArray[Any]
+    if rng.random() < 0.7:
+        half, centre = _between(rng, 0.03, 0.5) * columns, rng.uniform(0, columns)
+        profile = depth * np.sqrt(np.clip(1 - ((along - centre) / half) ** 2, 0, None))
+    else:
+        profile = depth + (along - columns / 2) * rng.normal() * 0.1
+    profile = profile * (1 + 0.25 * rng.uniform(0, 1) * _noise(rng, 2, columns, 10)[0])
+    chip = (np.arange(rows)[:, None] < profile[None, :]).astype(np.float32)
+    return np.ascontiguousarray(np.rot90(chip, turned))
+
+
+_SHAPES: tuple[Shape, ...] = (_blob, _crack, _scratch, _cloud, _edge)
+_SHARES = (0.30, 0.30, 0.12, 0.12, 0.16)
+
+
+def _fixed_point(points: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
+    return np.round(points * _SUBPIXEL).astype(np.int32)
+
+
+def _between(rng: np.random.Generator, low: float, high: float) -> float:
+    """Drawn so that every ratio is as likely as any other (log-uniform)."""
+    return float(np.exp(rng.uniform(np.log(low), np.log(high))))
+
+
+def _noise(rng: np.random.Generator, height: int, width: int, cells: float) -> Image:
+    """Smooth noise of about `cells` bumps each way, of unit deviation."""
+    grid = rng.standard_normal((max(2, int(cells)),) * 2).astype(np.float32)
+    return np.asarray(cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC), np.float32)
+
+
+def _blur(image: Image, sigma: float) -> Image:
+    return np.asarray(cv2.GaussianBlur(image, (0, 0), sigma), np.float32).reshape(image.shape)
+
+
+def _contrast(image: Image) -> float:
+    return float(image.std()) + 0.02

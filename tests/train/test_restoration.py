@@ -1,0 +1,95 @@
+"""The recipe ``inspection``: its losses against NumPy in float64, its variation and its defects."""
+
+from typing import Literal
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lrdan_edge.train.networks import Restorer, spec_for
+from lrdan_edge.train.restoration import AREA, SMALLEST_AREA, Restoration, marking, overlap, restoration, vary
+from lrdan_edge.train.synthetic import paint
+
+RNG = np.random.default_rng(0)
+MASKS = np.zeros((3, 1, 32, 40))
+MASKS[0, 0, 3:9, 4:30] = 1
+MASKS[1, 0, 20, 20] = 1  # smaller than the smallest that counts; the last image has no defect
+LOGITS = RNG.normal(0, 3, MASKS.shape)
+
+
+def probability(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return 1 / (1 + np.exp(-logits))
+
+
+def test_restoration_is_the_mean_absolute_error() -> None:
+    one, other = RNG.normal(size=(2, 3, 3, 8, 8))
+    assert restoration(torch.from_numpy(one), torch.from_numpy(other)).item() == pytest.approx(np.abs(one - other).mean())
+
+
+def test_marking_is_focal_cross_entropy_that_weighs_a_defect_by_the_root_of_its_area() -> None:
+    right = np.where(MASKS == 1, probability(LOGITS), 1 - probability(LOGITS))
+    focal = -(1 - right) * np.log(right)
+    expected = np.zeros(3)
+    for index, (mask, pixels) in enumerate(zip(MASKS, focal, strict=True)):
+        area = max(mask.sum(), SMALLEST_AREA)
+        weights = np.where(mask == 1, 0.5 * mask.size / AREA / np.sqrt(area), 1.0)
+        expected[index] = (weights * pixels).mean()
+    actual = marking(torch.from_numpy(LOGITS), torch.from_numpy(MASKS)).item()
+    assert actual == pytest.approx(expected.mean(), rel=1e-9)
+
+
+def test_overlap_is_soft_dice_over_the_defective_images() -> None:
+    dice = []
+    for mask, marked in zip(MASKS[:2], probability(LOGITS[:2]), strict=True):
+        dice.append(1 - (2 * (mask * marked).sum() + 1) / (mask.sum() + marked.sum() + 1))
+    assert overlap(torch.from_numpy(LOGITS), torch.from_numpy(MASKS)).item() == pytest.approx(np.mean(dice), rel=1e-9)
+    assert overlap(torch.from_numpy(LOGITS[2:]), torch.from_numpy(MASKS[2:])).item() == 0
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([(28, 28), (64, 40), (96, 128)]), st.sampled_from([1, 3]))
+@settings(max_examples=60, deadline=None)
+def test_painted_defects_are_marked_where_the_image_changed(seed: int, size: tuple[int, int], channels: int) -> None:
+    rng = np.random.default_rng(seed)
+    image, other = rng.random((2, *size, channels), np.float32)
+    painted, mask = paint(image, other, rng)
+    assert (painted.shape, painted.dtype) == (image.shape, np.float32)
+    assert (mask.shape, mask.dtype) == (size, np.float32)
+    assert set(np.unique(mask)) <= {0.0, 1.0}
+    assert painted.min() >= 0
+    assert painted.max() <= 1
+    changed = np.abs(painted - image).max(2) > 0
+    reach = np.ones((9, 9), np.uint8)
+    assert not ((mask == 1) & (cv2.dilate(changed.astype(np.uint8), reach) == 0)).any(), "nothing changed near a marked pixel"
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([1, 3]))
+@settings(max_examples=30, deadline=None)
+def test_variation_keeps_shape_range_and_brightness_order(seed: int, channels: int) -> None:
+    rng = np.random.default_rng(seed)
+    image = np.full((32, 40, channels), 0.5, np.float32)
+    varied = vary(image, rng)
+    assert (varied.shape, varied.dtype) == (image.shape, np.float32)
+    assert varied.min() >= 0
+    assert varied.max() <= 1
+    assert np.ptp(varied) < 1e-5, "a flat image stays flat"
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_training_lowers_every_loss_and_repeats_bit_for_bit(channels: Literal[1, 3]) -> None:
+    grain = np.random.default_rng(1).normal(0, 0.05, (8, channels, 32, 32))
+    frames = torch.from_numpy((np.sin(np.arange(32) / 2)[None, None, None] * 0.3 + grain).astype(np.float32))
+
+    def run() -> list[dict[str, float]]:
+        torch.manual_seed(0)
+        restorer = Restorer(spec_for(32, 32, channels, recipe="inspection"))
+        learner = Restoration(restorer, 3e-3, seed=0, half=False)
+        return [{name: value.item() for name, value in learner.step(frames).items()} for _ in range(60)]
+
+    first = run()
+    assert first == run()
+    for term in ("marking", "total"):
+        assert np.mean([step[term] for step in first[-10:]]) < 0.8 * np.mean([step[term] for step in first[:10]])
