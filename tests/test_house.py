@@ -11,7 +11,7 @@ import pytest
 import lrdan_edge
 
 ROOT = Path(lrdan_edge.__file__).parent
-GROUND = {"bundle", "errors", "manifest", "images", "dataset"}
+GROUND = {"bundle", "errors", "manifest", "images", "dataset", "metrics"}
 ALLOWED = {
     "train": GROUND | {"train"},
     "export": GROUND | {"export", "train", "runtime"},
