@@ -71,7 +71,7 @@ def test_help_loads_nothing_heavy() -> None:
     assert not loaded_by(code) & HEAVY
 
 
-COMMANDS = ["train", "export", "calibrate", "build-engine", "run", "evaluate", "bench", "info", "demo"]
+COMMANDS = ["train", "export", "calibrate", "build-engine", "run", "evaluate", "bench", "protocol", "info", "demo"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -23,6 +23,7 @@ class Study:
     Attributes:
         title: What is compared.
         suffix: Of its files' names.
+        arguments: The words of the command line that choose it.
         columns: How to make each column's detector, by the column's title.
         remark: What a reader must know about the columns.
         published: Whether published figures stand beside it.
@@ -31,6 +32,7 @@ class Study:
 
     title: str
     suffix: str
+    arguments: tuple[str, ...]
     columns: dict[str, Callable[[], Detector]]
     remark: str = ""
     published: bool = False
@@ -46,7 +48,8 @@ def of_detectors(names: tuple[str, ...]) -> Study:
     for name in names:
         if name not in DETECTORS:
             raise DataError(f"there is no detector {name!r}: choose from {', '.join(DETECTORS)}")
-    return Study("Detectors compared", "", {name: DETECTORS[name] for name in names}, published=True)
+    arguments = tuple(word for name in names for word in ("--detector", name))
+    return Study("Detectors compared", "", arguments, {name: DETECTORS[name] for name in names}, published=True)
 
 
 def of_losses(weights: LossWeights | None = None) -> Study:
@@ -54,7 +57,7 @@ def of_losses(weights: LossWeights | None = None) -> Study:
     weights = weights or LossWeights()
     columns: dict[str, Callable[[], Detector]] = {}
     for count, term in enumerate(TERMS, start=1):
-        part = replace(weights, **{absent: 0.0 for absent in TERMS[count:]})
+        part = replace(weights, **dict.fromkeys(TERMS[count:], 0.0))
         if term == "dual":
             columns["+dual, AE1's score"] = partial(Lrdan, part, scorer="ae1")
         title = term if count == 1 else f"+{term}"
@@ -64,7 +67,7 @@ def of_losses(weights: LossWeights | None = None) -> Study:
         "(L_zrec reaches its encoder alone), so the score is AE1's reconstruction error. The last column scores with AE2, as LRDAN "
         "does; the one before it has the same loss and AE1's score, so that the term and the change of network stay apart."
     )
-    return Study("LRDAN's losses, added one by one", "-ablation", columns, remark, histograms=True)
+    return Study("LRDAN's losses, added one by one", "-ablation", ("--ablate",), columns, remark, histograms=True)
 
 
 def of_readings() -> Study:
@@ -76,4 +79,4 @@ def of_readings() -> Study:
         "joint: AE1 and AE2 both minimise L_girec − k·L_direc. began: AE2 does, AE1 minimises L_direc, and k is held in BEGAN's "
         "balance. All else is equal."
     )
-    return Study("Who minimises LRDAN's dual term", "-dual-readings", columns, remark, histograms=True)
+    return Study("Who minimises LRDAN's dual term", "-dual-readings", ("--dual-readings",), columns, remark, histograms=True)

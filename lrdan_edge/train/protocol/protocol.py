@@ -4,6 +4,7 @@ One class is normal: a detector is trained on its training images alone and scor
 other nine being anomalous. The figure is the image AUROC. The last state counts: no epoch is picked by its result.
 """
 
+import shlex
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from lrdan_edge.bundle import versions
 from lrdan_edge.errors import DataError, TrainingError
+from lrdan_edge.manifest import to_json
 from lrdan_edge.metrics import auroc
 from lrdan_edge.train.baselines.base import Detector
 from lrdan_edge.train.options import choose_device
@@ -32,7 +34,6 @@ from lrdan_edge.train.protocol.results import (
     only_writer,
     open_results,
     write_file,
-    write_results,
 )
 from lrdan_edge.train.protocol.table import as_markdown
 from lrdan_edge.train.trainer import STEPS
@@ -87,7 +88,6 @@ def run_protocol(
     output: Path,
     options: ProtocolOptions,
     *,
-    command: str,
     processor: str,
     report: Report = lambda _entry, _done, _total: None,
 ) -> Written:
@@ -98,20 +98,64 @@ def run_protocol(
         study: What is compared.
         output: Folder of ``<dataset><study's suffix>.json``, ``.md`` and pictures; older results there are gone on with.
         options: What was asked for.
-        command: The command line that repeats it.
         processor: The CPU's name; a GPU names itself.
         report: Is told.
 
     Raises:
-        DataError: A class is unknown, a limit senseless, or `output` holds results of other data or recipes.
+        DataError: A class is unknown, or `output` cannot be written or holds results of other data or recipes.
         TrainingError: CUDA was asked for and PyTorch finds none.
     """
     device = choose_device(options.device)
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else processor
-    labels = _labels(dataset, options.classes)
     settings = Settings(steps=options.steps, train_limit=options.train_limit, test_limit=options.test_limit, device=device.type)
+    labels = _labels(dataset, options.classes)
+    wanted = [(column, label, seed) for seed in dict.fromkeys(options.seeds) for label in labels for column in study.columns]
+    test, test_labels = draw(dataset.test, range(len(dataset.classes)), options.test_limit)
     path = output / f"{dataset.name}{study.suffix}.json"
-    fresh = Results(
+    fresh = _fresh(dataset, study, command_line(dataset, study, output, options))
+    with only_writer(output):
+        results = open_results(path, fresh)
+        finished = {entry.key for entry in results.entries}
+        for done, (column, label, seed) in enumerate(wanted, start=1):
+            name = dataset.classes[label]
+            if (column, name, seed, settings) in finished:
+                continue
+            good, _ = draw(dataset.train, [label], options.train_limit)
+            figures = measure(study.columns[column](), good, test, test_labels == label, options.steps, seed, device)
+            entry = Entry(
+                column=column,
+                normal_class=name,
+                seed=seed,
+                settings=settings,
+                processor=machine,
+                versions=versions(),
+                **figures,
+            )
+            results.entries.append(entry)
+            _write(path, results)
+            report(entry, done, len(wanted))
+        _write(path, results)  # for the command, where nothing was left to run
+        pictures = draw_histograms(output, path.stem, results, settings) if study.histograms else []
+    return Written(results, path, path.with_suffix(".md"), pictures)
+
+
+def command_line(dataset: Dataset, study: Study, output: Path, options: ProtocolOptions) -> str:
+    """The command line that repeats a run of the protocol."""
+    words = ["lrdan-edge", "protocol", dataset.name, "--root", str(dataset.root), *study.arguments]
+    words += [word for seed in options.seeds for word in ("--seed", str(seed))]
+    if options.classes:
+        words += ["--classes", ",".join(options.classes)]
+    for name in ("steps", "train_limit", "test_limit"):
+        if (value := getattr(options, name)) is not None:
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    if options.device != "auto":
+        words += ["--device", options.device]
+    return shlex.join([*words, "--output", str(output)])
+
+
+def _fresh(dataset: Dataset, study: Study, command: str) -> Results:
+    """Results without a run."""
+    return Results(
         schema_version=SCHEMA_VERSION,
         title=study.title,
         remark=study.remark,
@@ -122,33 +166,12 @@ def run_protocol(
         commands=[command],
         entries=[],
     )
-    wanted = [(seed, label, column) for seed in dict.fromkeys(options.seeds) for label in labels for column in study.columns]
-    test, test_labels = draw(dataset.test, range(len(dataset.classes)), options.test_limit)
-    with only_writer(output):
-        results = open_results(path, fresh)
-        finished = {entry.key for entry in results.entries}
-        for done, (seed, label, column) in enumerate(wanted, start=1):
-            if (column, dataset.classes[label], seed, settings) in finished:
-                continue
-            good, _ = draw(dataset.train, [label], options.train_limit)
-            measured = measure(study.columns[column](), good, test, test_labels == label, options.steps, seed, device)
-            entry = Entry(
-                column=column,
-                normal_class=dataset.classes[label],
-                seed=seed,
-                settings=settings,
-                processor=machine,
-                versions=versions(),
-                **measured,
-            )
-            results.entries.append(entry)
-            write_results(path, results)
-            write_file(path.with_suffix(".md"), as_markdown(results).encode())
-            report(entry, done, len(wanted))
-        write_results(path, results)  # once more, for the command where nothing was left to do
-        write_file(path.with_suffix(".md"), as_markdown(results).encode())
-        pictures = draw_histograms(output, path.stem, results, settings) if study.histograms else []
-    return Written(results, path, path.with_suffix(".md"), pictures)
+
+
+def _write(path: Path, results: Results) -> None:
+    """Write the JSON first, then the page made from it."""
+    write_file(path, to_json(results))
+    write_file(path.with_suffix(".md"), as_markdown(results).encode())
 
 
 def measure(

@@ -53,6 +53,7 @@ class Dataset:
     """A data set: every class has at least 2 training images and 1 test image, all images are of one shape."""
 
     name: DatasetName
+    root: Path
     classes: tuple[str, ...]
     train: Part
     test: Part
@@ -91,8 +92,8 @@ def read_dataset(name: DatasetName, root: Path) -> Dataset:
             wanted = "data_batch_1.bin to test_batch.bin" if name == "cifar10" else "train-images-idx3-ubyte[.gz] and so on"
             raise DataError(f"{root} holds neither {name}'s files ({wanted}) nor image folders train/<class>: check --root")
         parts = {part: folders.read_part(root / part, classes, _CHANNELS[name]) for part in ("train", "test")}
-    dataset = Dataset(name, classes, Part(*parts["train"]), Part(*parts["test"]))
-    _require_complete(dataset, root)
+    dataset = Dataset(name, root, classes, Part(*parts["train"]), Part(*parts["test"]))
+    _require_complete(dataset)
     return dataset
 
 
@@ -106,18 +107,18 @@ def _published(name: DatasetName, root: Path) -> dict[str, tuple[npt.NDArray[np.
     return None
 
 
-def _require_complete(dataset: Dataset, root: Path) -> None:
+def _require_complete(dataset: Dataset) -> None:
     train, test = dataset.train.frames.shape[1:], dataset.test.frames.shape[1:]
     if train != test:
         raise DataError(
-            f"{root}: training images are {_text(train)}, test images {_text(test)}; they are of different data sets"
+            f"{dataset.root}: training images are {_text(train)}, test images {_text(test)}; they are of different data sets"
         )
     for part, least, title in ((dataset.train, 2, "training"), (dataset.test, 1, "test")):
         counts = np.bincount(part.labels, minlength=len(dataset.classes))
         rarest = int(counts.argmin())
         if counts[rarest] < least:
             raise DataError(
-                f"{root} has {counts[rarest]} {title} images of class {dataset.classes[rarest]}; the protocol needs at least "
+                f"{dataset.root} has {counts[rarest]} {title} images of class {dataset.classes[rarest]}; the protocol needs at least "
                 f"{least} of every class: use the whole data set"
             )
 

@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from lrdan_edge.errors import DataError
-from lrdan_edge.manifest import to_json
 from lrdan_edge.train.protocol.readers import DatasetName
 
 SCHEMA_VERSION = 1
@@ -145,11 +144,6 @@ def write_file(path: Path, content: bytes) -> None:
     part = path.with_name(f".{path.name}.part")
     part.write_bytes(content)
     os.replace(part, path)
-
-
-def write_results(path: Path, results: Results) -> None:
-    """Write the JSON file."""
-    write_file(path, to_json(results))
 
 
 @contextmanager

@@ -52,7 +52,7 @@ def as_markdown(results: Results) -> str:
     said = (", ".join(f"{name} {version}" for name, version in entry.versions.items()) for entry in results.entries)
     lines += [f"- versions: {text}" for text in dict.fromkeys(said)]
     if results.published:
-        lines += ["", "## Published figures", "", "By other implementations, with their own networks and far longer training."]
+        lines += ["", "## Published figures", "", "By other implementations, with their own networks and training."]
         lines += ["", *(f"- {_title(row)}: {row.source}" for row in PUBLISHED[results.dataset]), f"- {LEFT_OUT}"]
     return "\n".join(lines) + "\n"
 
@@ -82,8 +82,8 @@ def _table(results: Results, settings: Settings) -> Table:
     means = [_mean_cell([by_cell[column, name] for name in rows]) for column in columns]
     references = [f"{statistics.fmean(p.auroc[names.index(name)] for name in rows):.1f}" for p in published]
     cells.append(["mean", *means, *references])
-    times = [statistics.fmean(entry.training_seconds for entry in entries if entry.column == column) for column in columns]
-    cells.append(["training, s per run", *(f"{seconds:.1f}" for seconds in times), *(NOTHING for _ in published)])
+    times = [statistics.median(entry.training_seconds for entry in entries if entry.column == column) for column in columns]
+    cells.append(["training, s (median)", *(f"{seconds:.1f}" for seconds in times), *(NOTHING for _ in published)])
     return Table(settings, ["normal class", *columns, *map(_title, published)], cells)
 
 
@@ -96,14 +96,13 @@ def _cell(runs: list[Entry]) -> str:
 
 def _mean_cell(by_class: list[list[Entry]]) -> str:
     """Mean over classes, its deviation over seeds; only where every class has the same seeds, all of them finished."""
-    seeds = {tuple(sorted(run.seed for run in runs if run.auroc is not None)) for runs in by_class}
-    if len(seeds) > 1 or () in seeds or any(run.auroc is None for runs in by_class for run in runs):
+    figures = [{run.seed: run.auroc for run in runs if run.auroc is not None} for runs in by_class]
+    seeds = figures[0].keys()
+    if not seeds or any(
+        len(found) != len(runs) or found.keys() != seeds for found, runs in zip(figures, by_class, strict=True)
+    ):
         return NOTHING
-    by_seed: dict[int, list[float]] = {}
-    for runs in by_class:
-        for run in runs:
-            by_seed.setdefault(run.seed, []).append(run.auroc or 0.0)
-    return _spread(statistics.fmean(values) for values in by_seed.values())
+    return _spread(statistics.fmean(found[seed] for found in figures) for seed in seeds)
 
 
 def _spread(values: Iterable[float]) -> str:
