@@ -140,10 +140,17 @@ def open_results(path: Path, fresh: Results) -> Results:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Replace a file in one step, so that whoever reads it, or an interruption, never finds half of it."""
+    """Replace a file in one step, so that whoever reads it, or an interruption, never finds half of it.
+
+    Raises:
+        DataError: It cannot be written.
+    """
     part = path.with_name(f".{path.name}.part")
-    part.write_bytes(content)
-    os.replace(part, path)
+    try:
+        part.write_bytes(content)
+        os.replace(part, path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be written ({error.strerror}): make room, or choose another --output") from error
 
 
 @contextmanager
