@@ -329,6 +329,64 @@ def bench(bundle_path: Path, batches: tuple[int, ...], seconds: float, rounds: i
 
 
 @cli.command()
+@click.argument("dataset", type=click.Choice(["mnist", "fashion-mnist", "cifar10"]))
+@click.option("--root", type=click.Path(path_type=Path), required=True, help="Folder of the data set's files.")
+@click.option("--detector", "detectors", multiple=True, help="What to compare; repeatable. [default: lrdan]")
+@click.option("--ablate", is_flag=True, help="Instead: LRDAN's losses, added one by one.")
+@click.option("--dual-readings", is_flag=True, help="Instead: the two readings of LRDAN's dual term.")
+@click.option("--seed", "seeds", type=int, multiple=True, default=(0,), show_default=True, help="Repeatable.")
+@click.option("--classes", help="Classes to take as normal, as cat,dog. [default: all]")
+@click.option("--steps", type=click.IntRange(min=1), help="Optimiser steps per run, for every detector. [default: as train's]")
+@click.option("--train-limit", type=click.IntRange(min=2), help="Most training images per run. [default: all]")
+@click.option("--test-limit", type=click.IntRange(min=1), help="Most test images per class. [default: all]")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to train.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("protocol"),
+    show_default=True,
+    help="Folder for tables and figures; what is finished there is not run again.",
+)
+def protocol(
+    dataset: Any,
+    root: Path,
+    detectors: tuple[str, ...],
+    ablate: bool,
+    dual_readings: bool,
+    seeds: tuple[int, ...],
+    classes: str | None,
+    output: Path,
+    **limits: Any,
+) -> None:
+    """Measure detectors by the one-class protocol on DATASET: one class normal, nine anomalous, each in turn.
+
+    Reads IDX files (MNIST, Fashion-MNIST), CIFAR-10's binary version, or image folders train/<class> and test/<class>.
+    """
+    if (len(detectors) > 0) + ablate + dual_readings > 1:
+        raise click.UsageError("choose one of --detector, --ablate and --dual-readings")
+    _require("train", "the protocol", "torch", "safetensors", "matplotlib")
+    from lrdan_edge.console import print_protocol, protocol_progress
+    from lrdan_edge.runtime.device import processor
+    from lrdan_edge.train.protocol import columns
+    from lrdan_edge.train.protocol.protocol import ProtocolOptions, run_protocol
+    from lrdan_edge.train.protocol.readers import read_dataset
+
+    chosen = tuple(name.strip() for name in classes.split(",")) if classes else ()
+    given = {name: value for name, value in limits.items() if value is not None}  # --steps has its default there
+    options = ProtocolOptions(seeds=seeds, classes=chosen, **given)
+    study = (
+        columns.of_losses()
+        if ablate
+        else columns.of_readings()
+        if dual_readings
+        else columns.of_detectors(detectors or ("lrdan",))
+    )
+    with protocol_progress() as report:
+        written = run_protocol(read_dataset(dataset, root), study, output, options, processor=processor().name, report=report)
+    print_protocol(written)
+
+
+@cli.command()
 @_bundle_option
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest's facts as JSON.")
 def info(bundle_path: Path, as_json: bool) -> None:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from lrdan_edge.runtime.loop import Progress as LoopProgress
     from lrdan_edge.runtime.sinks.files import Save
     from lrdan_edge.runtime.sources.base import Source
+    from lrdan_edge.train.protocol.protocol import Written
+    from lrdan_edge.train.protocol.results import Entry
 
 _COLOURS = {"good": "green", "reject": "bold red", "fault": "yellow"}
 _PLAIN_EVERY_S = 5.0
@@ -193,6 +195,35 @@ def print_benchmark(report: "BenchmarkReport", bundle: Bundle) -> None:
     for reason in report.not_measured:
         console.print(f"not measured: {reason}")
     console.print(str(bundle.path / BENCHMARK))
+
+
+@contextmanager
+def protocol_progress() -> Iterator[Callable[["Entry", int, int], None]]:
+    """A line per finished run, under a spinner."""
+    with console.status("running") as status:
+
+        def report(entry: "Entry", done: int, total: int) -> None:
+            figure = entry.failure or f"AUROC {entry.auroc:.4f}"
+            console.print(
+                f"{entry.column}, {entry.normal_class} normal, seed {entry.seed}: {figure}, "
+                f"trained in {entry.training_seconds:.1f} s ({done} of {total})"
+            )
+            status.update(f"{done} of {total} runs finished")
+
+        yield report
+
+
+def print_protocol(written: "Written") -> None:
+    """The protocol's tables, and where they are."""
+    from lrdan_edge.train.protocol.table import describe, tables
+
+    for found in tables(written.results):
+        table = Table(*found.header, title=f"{written.results.dataset}, AUROC in %: {describe(found.settings)}")
+        for row in found.rows:
+            table.add_row(*row)
+        console.print(table)
+    for path in (written.markdown, written.json, *written.pictures):
+        console.print(str(path))
 
 
 def print_info(bundle: Bundle, *, as_json: bool) -> bool:

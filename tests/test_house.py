@@ -11,7 +11,7 @@ import pytest
 import lrdan_edge
 
 ROOT = Path(lrdan_edge.__file__).parent
-GROUND = {"bundle", "errors", "manifest", "images", "dataset"}
+GROUND = {"bundle", "errors", "manifest", "images", "dataset", "metrics"}
 ALLOWED = {
     "train": GROUND | {"train"},
     "export": GROUND | {"export", "train", "runtime"},
@@ -71,7 +71,7 @@ def test_help_loads_nothing_heavy() -> None:
     assert not loaded_by(code) & HEAVY
 
 
-COMMANDS = ["train", "export", "calibrate", "build-engine", "run", "evaluate", "bench", "info", "demo"]
+COMMANDS = ["train", "export", "calibrate", "build-engine", "run", "evaluate", "bench", "protocol", "info", "demo"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

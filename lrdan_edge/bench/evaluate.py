@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from lrdan_edge.bench import plots
-from lrdan_edge.bench.metrics import PixelAuroc, auroc, roc_curve
 from lrdan_edge.bundle import DECISION, REPORTS, Bundle, Stage
 from lrdan_edge.dataset import LabelledImage, test_images
 from lrdan_edge.errors import DataError
 from lrdan_edge.images import fit_frame, read_image, read_mask
 from lrdan_edge.manifest import Precision, to_json
+from lrdan_edge.metrics import PixelAuroc, auroc, roc_curve
 from lrdan_edge.runtime.inspector import Inspector
 from lrdan_edge.runtime.verdict import Verdict
 

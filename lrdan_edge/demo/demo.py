@@ -12,7 +12,6 @@ from rich.table import Table
 
 from lrdan_edge.bench.evaluate import evaluate
 from lrdan_edge.bench.latency import bench
-from lrdan_edge.bench.metrics import binomial_bound
 from lrdan_edge.bundle import REPORTS, Bundle
 from lrdan_edge.calibration.calibrate import calibrate
 from lrdan_edge.console import bench_progress, console, inspect_source
@@ -21,6 +20,7 @@ from lrdan_edge.errors import DataError, LrdanError
 from lrdan_edge.export.engine import BuildRequest, build_engine
 from lrdan_edge.export.graph import export
 from lrdan_edge.manifest import to_json
+from lrdan_edge.metrics import binomial_bound
 from lrdan_edge.runtime.inspector import Inspector
 from lrdan_edge.runtime.sinks.files import VERDICTS
 from lrdan_edge.runtime.sources import open_source

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from lrdan_edge.bench.metrics import binomial_bound
 from lrdan_edge.cli import cli
+from lrdan_edge.metrics import binomial_bound
 
 
 def test_a_folder_that_is_no_demo_is_left_alone(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
 
 SIDE = 32
 
@@ -30,6 +31,14 @@ def write(path: Path, image: np.ndarray) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     assert cv2.imwrite(str(path), image)
     return path
+
+
+def shared_data(name: str) -> Path:
+    """The folder ``shared/data/<name>`` beside or above the checkout; skips the test where there is none."""
+    for folder in Path(__file__).resolve().parents:
+        if (found := folder / "shared" / "data" / name).is_dir():
+            return found
+    pytest.skip(f"no folder shared/data/{name} above the checkout")
 
 
 @dataclass(frozen=True)

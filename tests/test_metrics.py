@@ -6,7 +6,7 @@ from scipy.stats import binom
 from sklearn.metrics import roc_auc_score
 from sklearn.metrics import roc_curve as sklearn_curve
 
-from lrdan_edge.bench.metrics import PixelAuroc, auroc, binomial_bound, roc_curve
+from lrdan_edge.metrics import PixelAuroc, auroc, binomial_bound, roc_curve
 
 SCORES = st.lists(st.integers(-5, 5).map(float) | st.floats(-100, 100), min_size=1, max_size=60)
 

@@ -1,0 +1,23 @@
+"""Detectors that the one-class protocol compares; each is imported when it is first made (needs torch)."""
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    from lrdan_edge.train.baselines.base import Detector
+
+
+def _lazy(module: str, name: str) -> "Callable[[], Detector]":
+    """A factory that imports ``baselines.<module>.<name>`` when it is called."""
+
+    def make() -> "Detector":
+        return cast("Detector", getattr(import_module(f"{__name__}.{module}"), name)())
+
+    return make
+
+
+DETECTORS: "dict[str, Callable[[], Detector]]" = {
+    "lrdan": _lazy("lrdan", "Lrdan"),
+}
+"""Every detector by its name on the command line."""

@@ -1,0 +1,31 @@
+"""What every detector of the one-class protocol does."""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Detector(Protocol):
+    """Learns from good images, then scores any."""
+
+    def fit(self, good: Tensor, *, steps: int, seed: int, device: torch.device, defects: Tensor | None = None) -> None:
+        """Learn.
+
+        Args:
+            good: Good images, uint8 [N, C, H, W].
+            steps: Optimiser steps; what has no optimiser ignores it.
+            seed: Of everything random; the same seed on the same machine gives the same detector.
+            device: Where to compute.
+            defects: Defective images, uint8 [M, C, H, W], for detectors that can use some; the others ignore them.
+        """
+
+    def score(self, frames: Tensor) -> Tensor:
+        """Score, in evaluation mode: an image's score depends on no other image, batch size or order.
+
+        Args:
+            frames: uint8 [N, C, H, W].
+
+        Returns:
+            float32 [N] on the CPU, higher for more anomalous images.
+        """
