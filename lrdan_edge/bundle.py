@@ -10,12 +10,12 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -32,6 +32,8 @@ from lrdan_edge.manifest import (
     Scoring,
     StageRecord,
     from_json,
+    manifest_from_json,
+    manifest_to_json,
     to_json,
 )
 
@@ -46,6 +48,8 @@ JOURNAL = ".journal.json"
 LOCK = ".lock"
 TIMING_CACHE = ".timing.cache"
 STAGING = ".staging"
+
+T = TypeVar("T")
 
 _VERSIONED = ("numpy", "torch", "onnx", "onnxruntime", "opencv-python-headless", "openvino", "tensorrt")
 
@@ -71,6 +75,11 @@ def _digest(file: Any) -> "hashlib._Hash":
     while block := file.read(1 << 20):
         digest.update(block)
     return digest
+
+
+def _read_and_digest(path: Path) -> tuple[str, bytes]:
+    data = path.read_bytes()
+    return hashlib.sha256(data).hexdigest(), data
 
 
 class _Journal(msgspec.Struct, forbid_unknown_fields=True):
@@ -125,7 +134,7 @@ class Bundle:
                 _roll_forward(folder)
         if not (folder / MANIFEST).is_file():
             raise MissingStageError(f"no bundle at {folder}: make one with 'lrdan-edge train DATA --bundle {folder}'")
-        manifest = from_json(_read(folder / MANIFEST), Manifest, str(folder / MANIFEST))
+        manifest = manifest_from_json(_read(folder / MANIFEST), str(folder / MANIFEST))
         _require_inside(folder / MANIFEST, manifest.files)
         return cls(folder, manifest)
 
@@ -174,15 +183,33 @@ class Bundle:
             MissingStageError: The file's stage has not run.
             ChangedFileError: The file is missing or not the one in the manifest.
         """
+        return self._checked(name, made_by, lambda path: (sha256_of(path), path))
+
+    def read(self, name: str, made_by: str) -> bytes:
+        """Bytes of the bundle's file `name`, read once: those whose sha256 was checked, whatever happens to the file.
+
+        Args:
+            name: Relative POSIX path in the bundle.
+            made_by: The command that makes it, without ``--bundle``, for the message.
+
+        Raises:
+            MissingStageError: The file's stage has not run.
+            ChangedFileError: The file is missing or not the one in the manifest.
+        """
+        return self._checked(name, made_by, _read_and_digest)
+
+    def _checked(self, name: str, made_by: str, load: Callable[[Path], tuple[str, T]]) -> T:
+        """What `load` gives beside the sha256 of the file, if that is the manifest's."""
         record = self.manifest.files.get(name)
         if record is None:
             raise MissingStageError(f"{self.path} has no {name}: run '{made_by} --bundle {self.path}' first")
         path = self.path / name
         try:
-            actual = sha256_of(path)
-        except OSError as error:
+            actual, loaded = load(path)
+        except (OSError, ValueError) as error:  # ValueError: a name with a null byte
+            reason = error.strerror if isinstance(error, OSError) else str(error)
             raise ChangedFileError(
-                f"{path} is in the manifest but cannot be read ({error.strerror}): "
+                f"{path} is in the manifest but cannot be read ({reason}): "
                 f"restore it, or run '{made_by} --bundle {self.path}' again"
             ) from error
         if actual != record.sha256:
@@ -190,7 +217,7 @@ class Bundle:
                 f"{path} was changed after it was made (sha256 {actual[:12]}…, the manifest says {record.sha256[:12]}…): "
                 f"restore it, or run '{made_by} --bundle {self.path}' again"
             )
-        return path
+        return loaded
 
     def graph(self, precision: Precision) -> Path:
         """Path of the deploy graph at `precision`, checked and not stale."""
@@ -319,7 +346,7 @@ def _roll_forward(folder: Path) -> None:
             (folder / target).parent.mkdir(parents=True, exist_ok=True)
             os.replace(folder / source, folder / target)
             _flush((folder / target).parent)
-    _write_durably(folder / MANIFEST, to_json(journal.manifest))
+    _write_durably(folder / MANIFEST, manifest_to_json(journal.manifest))
     journal_path.unlink()
     _flush(folder)
 

@@ -3,7 +3,8 @@
 Unknown keys, missing keys and wrong types are errors: a manifest of another schema is refused, never guessed at.
 """
 
-from typing import Any, Literal, TypeVar
+import hashlib
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
@@ -13,6 +14,12 @@ SCHEMA_VERSION = 1
 
 Precision = Literal["fp32", "fp16", "int8"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+
+EngineTarget = Literal["tensorrt", "openvino", "onnxruntime"]
+ENGINE_TARGETS: tuple[EngineTarget, ...] = ("tensorrt", "openvino", "onnxruntime")
+
+
+Size = Annotated[int, msgspec.Meta(ge=1, le=65536)]
 
 
 class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -33,12 +40,12 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     """
 
     recipe: str
-    height: int
-    width: int
+    height: Size
+    width: Size
     channels: Literal[1, 3]
-    base_channels: int
-    latent_channels: int
-    downsamplings: int
+    base_channels: Size
+    latent_channels: Size
+    downsamplings: Annotated[int, msgspec.Meta(ge=0, le=16)]
     decoder: Literal["resize", "transposed"]
     architecture: Literal["autoencoder", "restorer"] = "autoencoder"
     code: Literal["spatial", "vector"] = "spatial"
@@ -120,7 +127,10 @@ class StageRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 
 class Manifest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """The whole manifest; see the module's and each part's description."""
+    """The whole manifest; see the module's and each part's description.
+
+    Every other file's sha256 is in it, and its own in `checksum`: see `manifest_to_json`.
+    """
 
     schema_version: int
     written_by: str
@@ -129,6 +139,7 @@ class Manifest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     scoring: Scoring
     files: dict[str, FileRecord]
     stages: dict[str, StageRecord]
+    checksum: str = ""
 
 
 class GraphDecision(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -166,6 +177,24 @@ class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     scores: dict[str, list[float]]
 
 
+class EngineLayer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One layer of an engine, as what runs it describes it.
+
+    Attributes:
+        name: Its name; a layer that fuses several graph nodes often carries all their names.
+        operator: What it computes, in the words of the runtime.
+        precision: The type it computes in: ``int8``, ``fp16``, ``fp32``, ``bf16``, ``other``, or ``unknown``.
+        shape: Its first output's shape; -1 for the batch where that is open.
+        weights: Bytes of its own weights, or None where the runtime does not tell.
+    """
+
+    name: str
+    operator: str
+    precision: str
+    shape: list[int]
+    weights: int | None = None
+
+
 class EngineSidecar(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """``engines/<engine>.json``: what an engine was built from and where it fits.
 
@@ -177,14 +206,18 @@ class EngineSidecar(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         engine_sha256: The engine file.
         platform: Operating system and processor architecture, such as ``linux-x86_64``.
         device: The processor or GPU it was built for.
-        device_features: What of that device the engine depends on: instruction sets, or the compute capability.
+        device_features: What of that device the engine depends on: instruction sets, or the compute capability (``sm8.7``;
+            ``sm8.0+`` for that and every later one).
         batch: Smallest, best and largest batch, or None where any batch runs.
+        built: When, in UTC (ISO 8601).
+        options: What the builder was asked for.
+        layers: The layers it really has, with the precision each really got; empty where that could not be learnt.
         golden_check: Largest relative score difference on the golden frames, or why it was not measured.
         details: What else the builder reported.
     """
 
     schema_version: int
-    target: Literal["tensorrt", "onnxruntime"]
+    target: EngineTarget
     target_version: str
     precision: Precision
     graph_sha256: str
@@ -193,6 +226,9 @@ class EngineSidecar(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     device: str
     device_features: list[str]
     batch: tuple[int, int, int] | None
+    built: str
+    options: dict[str, Any]
+    layers: list[EngineLayer]
     golden_check: float | str
     details: dict[str, Any]
 
@@ -237,6 +273,30 @@ T = TypeVar("T")
 def to_json(value: object) -> bytes:
     """Serialise to indented, newline-terminated JSON (UTF-8)."""
     return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
+
+
+def manifest_to_json(manifest: Manifest) -> bytes:
+    """Serialise a manifest, with the sha256 of these same bytes, checksum empty, as its `Manifest.checksum`."""
+    bare = to_json(msgspec.structs.replace(manifest, checksum=""))
+    return _with_checksum(bare, "", hashlib.sha256(bare).hexdigest())
+
+
+def manifest_from_json(data: bytes, name: str) -> Manifest:
+    """Parse what `manifest_to_json` wrote.
+
+    Raises:
+        BundleError: As `from_json`, or a byte was changed since.
+    """
+    manifest = from_json(data, Manifest, name)
+    bare = _with_checksum(data, manifest.checksum, "")
+    if hashlib.sha256(bare).hexdigest() != manifest.checksum:
+        raise BundleError(f"{name} was changed after it was written: restore it from a copy, or make the bundle anew")
+    return manifest
+
+
+def _with_checksum(data: bytes, old: str, new: str) -> bytes:
+    head, field, tail = data.rpartition(f'"checksum": "{old}"'.encode())
+    return head + (f'"checksum": "{new}"'.encode() if field else b"") + tail
 
 
 def from_json(data: bytes, kind: type[T], name: str) -> T:

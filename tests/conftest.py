@@ -1,5 +1,6 @@
 """One small bundle that went through every stage."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -8,6 +9,15 @@ import pytest
 from parts import Line, defective_image, good_image, write
 
 from lrdan_edge.bundle import Bundle
+from lrdan_edge.runtime.trust import KEY_VARIABLE
+
+
+@pytest.fixture(scope="session", autouse=True)
+def engine_key(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The key that signs the tests' engines: never the user's own."""
+    path = tmp_path_factory.mktemp("config") / "engine.key"
+    os.environ[KEY_VARIABLE] = str(path)  # subprocesses are to find it too
+    return path
 
 
 @pytest.fixture(scope="session")

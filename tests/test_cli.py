@@ -7,12 +7,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from parts import Line, good_image, write
+from parts import Line, good_image, rewrite_manifest, write
 
 from lrdan_edge.cli import cli
 
@@ -114,11 +115,11 @@ def test_without_a_bundle_the_command_that_makes_one_is_named(words: tuple[str, 
 
 
 def test_a_missing_stage_is_named(own_line: Line) -> None:
-    manifest_path = own_line.bundle / "manifest.json"
-    manifest = json.loads(manifest_path.read_text())
-    outputs = manifest["stages"].pop("calibrate")["outputs"]
-    manifest["files"] = {name: record for name, record in manifest["files"].items() if name not in outputs}
-    manifest_path.write_text(json.dumps(manifest))
+    def forget_calibration(manifest: dict[str, Any]) -> None:
+        for name in manifest["stages"].pop("calibrate")["outputs"]:
+            del manifest["files"][name]
+
+    rewrite_manifest(own_line.bundle, forget_calibration)
     refused(call("run", own_line.data / "test" / "good", "-b", own_line.bundle), "lrdan-edge calibrate")
     refused(call("build-engine", "--int8", "--target", "onnxruntime", "-b", own_line.bundle), "lrdan-edge calibrate")
 

@@ -20,7 +20,8 @@ ALLOWED = {
     "bench": GROUND | {"bench", "runtime"},
     "demo": GROUND | {"demo", "bench", "runtime", "calibration", "export", "train", "console"},
     "console": GROUND | {"bench", "runtime", "train"},
-    "cli": GROUND | {"console", "demo", "bench", "runtime", "calibration", "export", "train"},
+    "console_engines": GROUND | {"console", "runtime"},
+    "cli": GROUND | {"console", "console_engines", "demo", "bench", "runtime", "calibration", "export", "train"},
     "__main__": {"cli"},
     "__init__": GROUND | {"runtime"},
 }
@@ -71,7 +72,7 @@ def test_help_loads_nothing_heavy() -> None:
     assert not loaded_by(code) & HEAVY
 
 
-COMMANDS = ["train", "export", "calibrate", "build-engine", "run", "evaluate", "bench", "protocol", "info", "demo"]
+COMMANDS = ["train", "export", "calibrate", "build-engine", "engine", "run", "evaluate", "bench", "protocol", "info", "demo"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

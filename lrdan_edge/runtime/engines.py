@@ -1,15 +1,18 @@
-"""Engines of a bundle: which there are, which fit this machine, and how they are opened."""
+"""Engines of a bundle: which there are, which may run on this machine, and how they are opened."""
 
+import hashlib
+import os
 from dataclasses import dataclass
-from importlib.util import find_spec
-from pathlib import Path
 
 from lrdan_edge.bundle import ENGINES, Bundle, engine_stage, graph_name
-from lrdan_edge.errors import EngineError, LrdanError
+from lrdan_edge.errors import BundleError, ChangedFileError, EngineError, MissingStageError
 from lrdan_edge.manifest import EngineSidecar, from_json
 from lrdan_edge.runtime.backends.base import Backend
-from lrdan_edge.runtime.device import processor
-from lrdan_edge.runtime.nvidia import feature, find_gpu, find_tensorrt, product, title
+from lrdan_edge.runtime.fit import misfit
+from lrdan_edge.runtime.refit import with_weights
+from lrdan_edge.runtime.trust import is_trusted, sign
+
+UNTRUSTED = "this machine did not build it, and engines are executable code (lrdan-edge engine trust vouches for one)"
 
 
 @dataclass(frozen=True)
@@ -36,21 +39,95 @@ class Engine:
 
 def engines(bundle: Bundle) -> list[Engine]:
     """All engines of the bundle, by name. Their sidecars are read and checked; the engine files only when opened."""
-    found = []
-    for stage, record in sorted(bundle.manifest.stages.items()):
-        name = stage.removeprefix(engine_stage(""))
-        if name != stage:
-            path = bundle.file(f"{ENGINES}/{name}.json", record.command)
-            sidecar = from_json(path.read_bytes(), EngineSidecar, str(path))
-            found.append(Engine(name, sidecar, _obstacle(bundle, stage, sidecar), record.command))
-    return found
+    return [engine(bundle, name) for name in engine_names(bundle)]
+
+
+def engine_names(bundle: Bundle) -> list[str]:
+    """File names of all engines of the bundle."""
+    prefix = engine_stage("")
+    return sorted(stage.removeprefix(prefix) for stage in bundle.manifest.stages if stage.startswith(prefix))
+
+
+def engine(bundle: Bundle, name: str) -> Engine:
+    """One engine of the bundle, its sidecar read and checked.
+
+    Raises:
+        MissingStageError: The bundle has no such engine.
+        ChangedFileError: The sidecar is not the one that was written.
+        BundleError: The sidecar cannot be read.
+    """
+    record = bundle.manifest.stages.get(engine_stage(name))
+    if record is None:
+        known = ", ".join(engine_names(bundle)) or "none: 'lrdan-edge build-engine' makes them"
+        raise MissingStageError(f"{bundle.path} has no engine {name!r} (there are {known})")
+    sidecar_name = sidecar_of(name)
+    written = bundle.read(sidecar_name, record.command)
+    sidecar = from_json(written, EngineSidecar, str(bundle.path / sidecar_name))
+    obstacle = _stale(bundle, name, sidecar) or misfit(sidecar) or distrust(bundle, name, written)
+    return Engine(name, sidecar, obstacle, record.command)
+
+
+def sidecar_of(name: str) -> str:
+    """The bundle's name of an engine's sidecar."""
+    return f"{ENGINES}/{name}.json"
+
+
+def signature_of(name: str) -> str:
+    """The bundle's name of an engine's signature. It is no file of the manifest: it answers for itself."""
+    return f"{ENGINES}/{name}.sig"
+
+
+def distrust(bundle: Bundle, name: str, sidecar: bytes) -> str | None:
+    """Why the engine that this sidecar describes may not be loaded, or None when its signature is trusted."""
+    try:
+        signature = (bundle.path / signature_of(name)).read_text(encoding="ascii")
+        return None if is_trusted(sidecar, signature.removesuffix("\n")) and signature.endswith("\n") else UNTRUSTED
+    except (OSError, UnicodeDecodeError):
+        return UNTRUSTED
+    except EngineError as error:
+        return str(error)
+
+
+def trust_engine(bundle: Bundle, name: str, sha256: str) -> None:
+    """Sign an engine that another machine built with this machine's key.
+
+    Args:
+        bundle: The bundle.
+        name: The engine's file name below ``engines/``.
+        sha256: The engine's sha256 in hex, learnt from whom the user trusts.
+
+    Raises:
+        MissingStageError: The bundle has no such engine.
+        ChangedFileError: Engine or sidecar are not what the manifest says.
+        EngineError: It is another engine than the one vouched for, or the key cannot be used.
+    """
+    found = engine(bundle, name)
+    actual = hashlib.sha256(engine_bytes(bundle, found)).hexdigest()
+    if actual != sha256.strip().lower():
+        raise EngineError(f"engine {name} is not the one you vouch for (its sha256 is {actual}): get it anew, or build it here")
+    write_signature(bundle, name, sign(bundle.read(sidecar_of(name), found.rebuild)))
+
+
+def write_signature(bundle: Bundle, name: str, signature: str) -> None:
+    """Put an engine's signature beside it, whole or not at all.
+
+    Raises:
+        BundleError: The bundle cannot be written.
+    """
+    path = bundle.path / signature_of(name)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(signature + "\n", encoding="ascii")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise BundleError(f"{path} cannot be written ({error.strerror}): check the bundle's permissions") from error
 
 
 def open_engine(bundle: Bundle, engine: Engine) -> Backend:
     """Load an engine, its file's sha256 checked first.
 
     Raises:
-        EngineError: It does not fit this machine; the message ends with the command that rebuilds it.
+        EngineError: It may not run on this machine; the message ends with the command that rebuilds it.
         ChangedFileError: The file is not the one that was built.
     """
     if engine.obstacle:
@@ -58,54 +135,62 @@ def open_engine(bundle: Bundle, engine: Engine) -> Backend:
             f"engine {engine.name} cannot run here: {engine.obstacle}; "
             f"build it anew with '{engine.rebuild} --bundle {bundle.path}'"
         )
-    path = bundle.file(f"{ENGINES}/{engine.name}", engine.rebuild)
-    return load_engine(path, engine.sidecar)
+    return load_engine(engine_bytes(bundle, engine), engine.sidecar, weights_for(bundle, engine.sidecar))
 
 
-def load_engine(path: Path, sidecar: EngineSidecar) -> Backend:
-    """The backend that runs an engine file."""
+def engine_bytes(bundle: Bundle, engine: Engine) -> bytes:
+    """The engine file, read once and held to the sha256 in its sidecar, which is what was signed.
+
+    Raises:
+        ChangedFileError: The file is not the one that was built.
+    """
+    name = f"{ENGINES}/{engine.name}"
+    data = bundle.read(name, engine.rebuild)
+    if bundle.manifest.files[name].sha256 != engine.sidecar.engine_sha256:
+        raise ChangedFileError(
+            f"{bundle.path / name} is not the engine that its sidecar describes: "
+            f"build it anew with '{engine.rebuild} --bundle {bundle.path}'"
+        )
+    return data
+
+
+def weights_for(bundle: Bundle, sidecar: EngineSidecar) -> bytes | None:
+    """The graph that an engine built without weights takes them from, checked; None for one that has its own."""
+    if not sidecar.options.get("strip_weights"):
+        return None
+    return bundle.graph(sidecar.precision).read_bytes()
+
+
+def load_engine(data: bytes, sidecar: EngineSidecar, weights: bytes | None) -> Backend:
+    """The backend that runs an engine's bytes. They are executed: whoever calls has checked where they come from.
+
+    Args:
+        data: The engine file's bytes.
+        sidecar: Its sidecar.
+        weights: As `weights_for` gives them.
+
+    Raises:
+        EngineError: What runs the engine refuses it.
+        BackendError: The same, or it cannot run here.
+    """
     if sidecar.target == "tensorrt":
         from lrdan_edge.runtime.backends.tensorrt import TensorRTBackend
 
-        return TensorRTBackend(path.read_bytes(), sidecar.precision)
+        core, portable = sidecar.options.get("dla_core"), bool(sidecar.options.get("version_compatible"))
+        if weights is not None:
+            data = with_weights(data, weights, dla_core=core, host_code=portable)
+        return TensorRTBackend(data, sidecar.precision, dla_core=core, version_compatible=portable)
+    if sidecar.target == "openvino":
+        from lrdan_edge.runtime.backends.openvino import OpenVinoBackend
+
+        return OpenVinoBackend(data, sidecar.precision, compiled=True)
     from lrdan_edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
 
-    return OnnxRuntimeBackend(path.read_bytes(), sidecar.precision, optimised=True)
+    return OnnxRuntimeBackend(data, sidecar.precision, optimised=True)
 
 
-def _obstacle(bundle: Bundle, stage: str, sidecar: EngineSidecar) -> str | None:
+def _stale(bundle: Bundle, name: str, sidecar: EngineSidecar) -> str | None:
     graph = bundle.manifest.files.get(graph_name(sidecar.precision))
-    here = processor()
-    if graph is None or graph.sha256 != sidecar.graph_sha256 or bundle.staleness(stage):
+    if graph is None or graph.sha256 != sidecar.graph_sha256 or bundle.staleness(engine_stage(name)):
         return f"it is older than {graph_name(sidecar.precision)}"
-    if sidecar.platform != here.platform:
-        return f"it was built on {sidecar.platform}, this is {here.platform}"
-    if sidecar.target == "tensorrt":
-        return _tensorrt_obstacle(sidecar)
-    import onnxruntime
-
-    if sidecar.target_version != onnxruntime.__version__:
-        return f"it was built by ONNX Runtime {sidecar.target_version}, this is {onnxruntime.__version__}"
-    if sidecar.device_features != here.features:
-        return f"it was built for {sidecar.device} ({' '.join(sidecar.device_features)}), this is {here.name}"
-    return None
-
-
-def _tensorrt_obstacle(sidecar: EngineSidecar) -> str | None:
-    """The cheap checks first: this runs at every start, and importing TensorRT takes longest."""
-    gpu = find_gpu()
-    if gpu is None:
-        return "no NVIDIA GPU is found here"
-    here = [feature(gpu.compute_capability)]
-    if sidecar.device_features and sidecar.device_features != here:  # none: built ahead of time, for more than one GPU
-        return f"it was built for {sidecar.device} ({' '.join(sidecar.device_features)}), this is {gpu.name} ({here[0]})"
-    if find_spec("pycuda") is None:
-        return "PyCUDA is not installed here (pip install pycuda)"
-    try:
-        trt = find_tensorrt()
-    except LrdanError as error:
-        return str(error)
-    module = str(sidecar.details.get("module", "tensorrt"))
-    if (module, sidecar.target_version) != (trt.__name__, str(trt.__version__)):
-        return f"it was built by {product(module, sidecar.target_version)}, this is {title(trt)}"
     return None

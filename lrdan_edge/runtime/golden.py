@@ -4,8 +4,13 @@ import numpy as np
 import numpy.typing as npt
 
 from lrdan_edge.bundle import GOLDEN, Bundle
+from lrdan_edge.errors import EngineError
 from lrdan_edge.images import Frame, load_frames
-from lrdan_edge.manifest import Golden, from_json
+from lrdan_edge.manifest import Golden, Precision, from_json
+from lrdan_edge.runtime.backends.base import Backend
+
+GOLDEN_TOLERANCE: dict[Precision, float] = {"fp32": 1e-3, "fp16": 3e-2, "int8": 1e-1}
+"""Largest score difference on golden frames between an engine and the same graph run by ONNX Runtime."""
 
 _MAKER = "lrdan-edge calibrate"
 
@@ -24,6 +29,39 @@ def golden_frames(bundle: Bundle) -> Frame:
     """The golden images, uint8 [N, H, W, C]."""
     paths = [bundle.file(f"{GOLDEN}/{name}", _MAKER) for name in golden_scores(bundle).images]
     return load_frames(paths, bundle.manifest.model.frame_shape)
+
+
+def no_golden_frames(bundle: Bundle) -> str | None:
+    """Why there are no golden frames of this model, with the command that makes them, or None."""
+    if f"{GOLDEN}/scores.json" not in bundle.manifest.files or bundle.staleness("calibrate"):
+        return "no golden frames of this model yet (lrdan-edge calibrate makes them)"
+    return None
+
+
+def check_on_golden_frames(bundle: Bundle, backend: Backend, precision: Precision) -> float:
+    """Run the golden frames, and hold their scores to those that the graph of this precision gave.
+
+    Returns:
+        The largest relative difference, as `relative_difference`; within `GOLDEN_TOLERANCE`.
+
+    Raises:
+        EngineError: A score is not a finite number, or drifts beyond the bound.
+        BackendError: The backend failed.
+    """
+    scores = backend.infer(golden_frames(bundle), heatmap=False).score
+    wrong = int(np.count_nonzero(~np.isfinite(scores)))
+    if wrong:
+        raise EngineError(
+            f"{wrong} of {len(scores)} scores of the {backend.name} {precision} engine on the golden frames are not finite: "
+            "it must not decide about parts; build another precision"
+        )
+    worst = relative_difference(scores, np.array(golden_scores(bundle).scores[precision], np.float32))
+    if not worst <= GOLDEN_TOLERANCE[precision]:
+        raise EngineError(
+            f"the {backend.name} {precision} engine's scores differ from the graph's by {worst:.1%} on the golden frames "
+            f"(bound {GOLDEN_TOLERANCE[precision]:.1%}): it must not decide about parts; build another precision"
+        )
+    return worst
 
 
 def relative_difference(actual: npt.NDArray[np.float32], expected: npt.NDArray[np.float32]) -> float:

@@ -85,6 +85,23 @@ def logger_for(trt: ModuleType, sink: Callable[[int, str], None]) -> Any:
     return Logger()
 
 
+def runtime_for(trt: ModuleType, logger: Any, *, dla_core: int | None = None, host_code: bool = False) -> Any:
+    """TensorRT's runtime, made ready for one engine.
+
+    Args:
+        trt: TensorRT's module.
+        logger: As `logger_for` makes it.
+        dla_core: The DLA core that the engine uses; None: none.
+        host_code: Whether the engine may bring code for the processor, as version-compatible ones do.
+    """
+    runtime = trt.Runtime(logger)
+    if dla_core is not None:
+        runtime.DLA_core = dla_core
+    if host_code:
+        runtime.engine_host_code_allowed = True
+    return runtime
+
+
 @dataclass(frozen=True)
 class Gpu:
     """The first visible GPU.

@@ -1,11 +1,17 @@
 """What the tests make their data of."""
 
+import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
+import msgspec
 import numpy as np
 import pytest
+
+from lrdan_edge.manifest import Manifest, manifest_to_json
 
 SIDE = 32
 
@@ -39,6 +45,14 @@ def shared_data(name: str) -> Path:
         if (found := folder / "shared" / "data" / name).is_dir():
             return found
     pytest.skip(f"no folder shared/data/{name} above the checkout")
+
+
+def rewrite_manifest(bundle: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change the manifest as a program would that knows its checksum."""
+    path = bundle / "manifest.json"
+    fields = json.loads(path.read_text())
+    change(fields)
+    path.write_bytes(manifest_to_json(msgspec.convert(fields, Manifest)))
 
 
 @dataclass(frozen=True)

@@ -45,17 +45,22 @@ def accepts(member: Any, positional: int, keywords: list[str]) -> bool:
 
 
 class Uses(ast.NodeVisitor):
-    """Follows TensorRT's objects through one source file. A list counts as its elements."""
+    """Follows TensorRT's objects through source files. A list counts as its elements.
 
-    def __init__(self, trt: Any, source: str) -> None:
-        self.trt, self.tree = trt, ast.parse(source)
+    One name is one kind of object in all of them: what one file makes, the functions of another take under the same name.
+    """
+
+    def __init__(self, trt: Any, sources: list[str]) -> None:
+        self.trt, trees = trt, [ast.parse(source) for source in sources]
         self.types: dict[str, str] = {"trt": MODULE}
         self.seen: set[str] = set()
         self.missing: set[str] = set()
         for _ in range(4):  # until nothing new is learned: calls may stand above the functions they call
-            for node in ast.walk(self.tree):
-                self.learn(node)
-        self.visit(self.tree)
+            for tree in trees:
+                for node in ast.walk(tree):
+                    self.learn(node)
+        for tree in trees:
+            self.visit(tree)
 
     def learn(self, node: ast.AST) -> None:
         if isinstance(node, ast.Assign):
@@ -143,17 +148,13 @@ class Uses(ast.NodeVisitor):
 def main() -> None:
     import tensorrt as trt
 
-    seen: set[str] = set()
-    missing: set[str] = set()
-    for argument in sys.argv[1:]:
-        if argument.endswith(".py"):
-            uses = Uses(trt, Path(argument).read_text())
-            seen |= uses.seen
-            missing |= uses.missing
-        else:  # Class.member
-            owner, _, member = argument.partition(".")
-            seen.add(argument)
-            missing |= set() if hasattr(getattr(trt, owner, None), member) else {argument}
+    files = [argument for argument in sys.argv[1:] if argument.endswith(".py")]
+    uses = Uses(trt, [Path(file).read_text() for file in files])
+    seen, missing = uses.seen, uses.missing
+    for argument in set(sys.argv[1:]) - {*files}:  # Class.member
+        owner, _, member = argument.partition(".")
+        seen.add(argument)
+        missing |= set() if hasattr(getattr(trt, owner, None), member) else {argument}
     print(json.dumps({"version": trt.__version__, "seen": sorted(seen), "missing": sorted(missing)}))
 
 

@@ -8,7 +8,8 @@ import time
 from pathlib import Path
 
 from lrdan_edge.errors import LrdanError
-from lrdan_edge.export.tensorrt import BuildOptions, build_engine
+from lrdan_edge.export.options import BuildOptions
+from lrdan_edge.export.tensorrt import build_engine
 
 
 def main() -> dict[str, object]:

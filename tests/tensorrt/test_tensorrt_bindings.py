@@ -10,9 +10,9 @@ import nvidia_wheels
 import pytest
 from doubles import cuda_surface, tensorrt_surface
 
-from lrdan_edge.export import monitor
+from lrdan_edge.export import configure, monitor
 from lrdan_edge.export import tensorrt as builder
-from lrdan_edge.runtime import nvidia
+from lrdan_edge.runtime import nvidia, refit
 from lrdan_edge.runtime.backends import tensorrt as backend
 
 HERE = Path(__file__).parent
@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 @pytest.mark.parametrize("version", nvidia_wheels.GENERATIONS)
 def test_every_use_exists_in_this_generation(version: str, tmp_path: Path) -> None:
     environment = nvidia_wheels.generation_environment(version, tmp_path)
-    sources = [str(module.__file__) for module in (builder, monitor, nvidia, backend)]
+    sources = [str(module.__file__) for module in (builder, configure, monitor, nvidia, refit, backend)]
     command = [sys.executable, str(HERE / "api_uses.py"), *sources, *tensorrt_surface()]
     finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert finished.returncode == 0, finished.stderr
@@ -37,6 +37,18 @@ def test_every_use_exists_in_this_generation(version: str, tmp_path: Path) -> No
         "IProgressMonitor.step_complete overridden",
         "ILogger.log overridden",
         "IBuilderConfig.set_memory_pool_limit(_, _)",
+        "IBuilderConfig.hardware_compatibility_level",
+        "IBuilderConfig.can_run_on_DLA(_)",
+        "IBuilderConfig.DLA_core",
+        "Builder.num_DLA_cores",
+        "BuilderFlag.VERSION_COMPATIBLE",
+        "BuilderFlag.STRIP_PLAN",
+        "ILayer.type",
+        "Runtime.engine_host_code_allowed",
+        "Runtime.deserialize_cuda_engine(_)",
+        "OnnxParserRefitter.refit_from_bytes(_)",
+        "ISerializationConfig.clear_flag(_)",
+        "ICudaEngine.serialize_with_config(_)",
         "ITensor.shape",
         "EngineInspector.get_layer_information(_, _)",
         "IExecutionContext.execute_async_v3(_)",

@@ -13,8 +13,10 @@ from onnx import TensorProto, helper
 
 from lrdan_edge.errors import EngineError
 from lrdan_edge.export import tensorrt as builder
+from lrdan_edge.export.buildlog import BuildLog
 from lrdan_edge.export.monitor import Monitor
-from lrdan_edge.export.tensorrt import BuildOptions
+from lrdan_edge.export.options import BuildOptions
+from lrdan_edge.runtime.layers import tensorrt_layer
 
 Build = Callable[..., dict[str, Any]]
 
@@ -135,12 +137,12 @@ def test_options_out_of_range_are_refused(options: dict[str, Any], words: str) -
     ],
 )
 def test_a_layers_precision_is_read_from_either_schema(layer: object, precision: str) -> None:
-    assert builder._layer_precision(json.dumps(layer)) == precision
+    assert tensorrt_layer(json.dumps(layer)).precision == precision
 
 
 @pytest.mark.parametrize("said", ["Could not find any implementation for node conv_3.", "CUDA error: out of memory"])
 def test_running_out_of_memory_says_what_to_lower(said: str) -> None:
-    log = builder._Log(BuildOptions(), ExitStack(), noise=None)
+    log = BuildLog(BuildOptions(), ExitStack(), noise=None)
     log.add(1, said)
     error = builder._refusal(SimpleNamespace(__name__="tensorrt", __version__="10.3.0"), log, BuildOptions(), 256)
     assert "TensorRT 10.3.0 ran out of memory" in str(error)

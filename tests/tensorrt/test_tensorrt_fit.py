@@ -11,11 +11,11 @@ from doubles import VERSION, Machine, tensorrt_module
 
 from lrdan_edge.bundle import Bundle, engine_stage, graph_name
 from lrdan_edge.manifest import SCHEMA_VERSION, EngineSidecar, to_json
-from lrdan_edge.runtime import engines as engines_module
-from lrdan_edge.runtime import nvidia
+from lrdan_edge.runtime import fit, nvidia
 from lrdan_edge.runtime.device import processor
-from lrdan_edge.runtime.engines import engines
+from lrdan_edge.runtime.engines import engines, write_signature
 from lrdan_edge.runtime.nvidia import Gpu
+from lrdan_edge.runtime.trust import sign
 
 ORIN = Gpu(name="Orin", compute_capability="8.7", cuda="12.6", integrated=True)
 
@@ -27,7 +27,7 @@ def jetson(monkeypatch: pytest.MonkeyPatch) -> None:
     pycuda.__spec__ = ModuleSpec("pycuda", None)
     monkeypatch.setitem(sys.modules, "pycuda", pycuda)
     monkeypatch.setitem(sys.modules, "tensorrt", tensorrt_module(Machine()))
-    monkeypatch.setattr(engines_module, "find_gpu", lambda: ORIN)
+    monkeypatch.setattr(fit, "find_gpu", lambda: ORIN)
 
 
 def obstacle(bundle: Bundle, **changes: Any) -> str | None:
@@ -44,13 +44,18 @@ def obstacle(bundle: Bundle, **changes: Any) -> str | None:
         device="Orin",
         device_features=["sm8.7"],
         batch=(1, 1, 8),
+        built="2026-01-01T00:00:00+00:00",
+        options={},
+        layers=[],
         golden_check=0.0,
         details={"module": "tensorrt"},
     )
     inputs = {graph: bundle.path / graph}
     with bundle.stage(engine_stage("e.plan"), command="lrdan-edge build-engine --fp16", inputs=inputs) as stage:
         stage.path("engines/e.plan").write_bytes(b"plan")
-        stage.path("engines/e.plan.json").write_bytes(to_json(msgspec.structs.replace(sidecar, **changes)))
+        written = to_json(msgspec.structs.replace(sidecar, **changes))
+        stage.path("engines/e.plan.json").write_bytes(written)
+    write_signature(bundle, "e.plan", sign(written))
     (engine,) = engines(bundle)
     return engine.obstacle
 
@@ -61,6 +66,16 @@ def obstacle(bundle: Bundle, **changes: Any) -> str | None:
     [
         ({}, None),
         ({"device_features": []}, None),
+        ({"device_features": ["sm8.0+"], "device": "A100", "options": {"hardware_compatible": "ampere-plus"}}, None),
+        ({"device": "A2", "options": {"hardware_compatible": "same-compute-capability"}}, None),
+        ({"device_features": ["sm9.0+"], "device": "H100"}, "it was built for H100 (sm9.0+), this is Orin (sm8.7)"),
+        ({"device": "Orin NX"}, "it was built for Orin NX, this is Orin"),
+        ({"target_version": "10.0.1", "options": {"version_compatible": True}}, None),
+        (
+            {"target_version": "10.13.3.9", "options": {"version_compatible": True}},
+            "it was built by TensorRT 10.13.3.9, this is TensorRT 10.3.0",
+        ),
+        ({"platform": "linux-riscv64"}, f"it was built on linux-riscv64, this is {processor().platform}"),
         ({"device": "RTX 4070", "device_features": ["sm8.9"]}, "it was built for RTX 4070 (sm8.9), this is Orin (sm8.7)"),
         ({"target_version": "10.13.3.9"}, "it was built by TensorRT 10.13.3.9, this is TensorRT 10.3.0"),
         ({"details": {"module": "tensorrt_rtx"}}, "it was built by TensorRT for RTX 10.3.0, this is TensorRT 10.3.0"),
@@ -83,6 +98,6 @@ def test_what_is_missing_is_named(own_bundle: Bundle, monkeypatch: pytest.Monkey
 
 
 def test_without_a_gpu_tensorrt_is_not_even_imported(own_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines_module, "find_gpu", lambda: None)
-    monkeypatch.setattr(engines_module, "find_tensorrt", lambda: pytest.fail("imported"))
+    monkeypatch.setattr(fit, "find_gpu", lambda: None)
+    monkeypatch.setattr(fit, "find_tensorrt", lambda: pytest.fail("imported"))
     assert obstacle(own_bundle) == "no NVIDIA GPU is found here"

@@ -1,7 +1,9 @@
 """ONNX Runtime: runs the deploy graph, or an optimised copy of it, on any CPU."""
 
+import json
 import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,9 @@ import onnxruntime as ort
 
 from lrdan_edge.errors import BackendError
 from lrdan_edge.images import Frame
+from lrdan_edge.manifest import EngineLayer
 from lrdan_edge.runtime.backends.base import Backend, BackendSpec, Detections, check_frames
+from lrdan_edge.runtime.layers import onnxruntime_layers
 
 MAX_BATCH = 64
 """Frames in one call; bounds memory, for ONNX Runtime takes any batch."""
@@ -96,6 +100,28 @@ def optimise(graph: Path, target: Path) -> None:
         ort.InferenceSession(graph.read_bytes(), options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise BackendError(f"ONNX Runtime {ort.__version__} cannot optimise {graph}: {_first_line(error)}") from error
+
+
+def run_layers(graph: bytes) -> list[EngineLayer]:
+    """The kernels that ONNX Runtime runs for an optimised graph, from its own profile of one black frame.
+
+    Raises:
+        BackendError: ONNX Runtime refuses the graph, or it is no deploy graph.
+    """
+    with OnnxRuntimeBackend(graph, "optimised", optimised=True) as backend:
+        shape = backend.spec.frame_shape
+    options = session_options()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.enable_profiling = True
+    with TemporaryDirectory() as folder:
+        options.profile_file_prefix = str(Path(folder) / "profile")
+        try:
+            session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+            session.run(None, {"frames": np.zeros((1, *shape), np.uint8)})
+            events = json.loads(Path(session.end_profiling()).read_bytes())
+        except Exception as error:
+            raise BackendError(f"ONNX Runtime {ort.__version__} cannot run the graph: {_first_line(error)}") from error
+    return onnxruntime_layers(events)
 
 
 def _split(frames: Frame, size: int) -> list[Frame]:

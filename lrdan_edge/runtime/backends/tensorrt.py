@@ -21,7 +21,7 @@ import numpy.typing as npt
 from lrdan_edge.errors import BackendError, EngineError, LrdanError, MissingExtraError
 from lrdan_edge.images import Frame
 from lrdan_edge.runtime.backends.base import Backend, BackendSpec, Detections, check_frames
-from lrdan_edge.runtime.nvidia import find_tensorrt, logger_for, title
+from lrdan_edge.runtime.nvidia import find_tensorrt, logger_for, runtime_for, title
 
 _INPUT, _SCORE, _HEATMAP = "frames", "score", "heatmap"
 
@@ -34,12 +34,14 @@ class TensorRTBackend(Backend):
 
     name = "tensorrt"
 
-    def __init__(self, plan: bytes, precision: str) -> None:
+    def __init__(self, plan: bytes, precision: str, *, dla_core: int | None = None, version_compatible: bool = False) -> None:
         """Load an engine and allocate its buffers.
 
         Args:
             plan: The engine file's bytes.
             precision: The graph's precision, for the spec and for messages.
+            dla_core: The DLA core that the engine was built for; None: none.
+            version_compatible: Whether the engine was built so; it then brings code for the processor, which runs.
 
         Raises:
             EngineError: The engine was built by another TensorRT version or for another GPU, or is no deploy graph's.
@@ -50,7 +52,10 @@ class TensorRTBackend(Backend):
         requests: _Queue = SimpleQueue()
         opened: Future[BackendSpec] = Future()
         thread = threading.Thread(
-            target=_own, args=(trt, cuda, plan, precision, opened, requests), name="tensorrt", daemon=True
+            target=_own,
+            args=(trt, _Session(cuda, dla_core, version_compatible), plan, precision, opened, requests),
+            name="tensorrt",
+            daemon=True,
         )
         self._pid, self._requests, self._lock = os.getpid(), requests, threading.Lock()
         thread.start()
@@ -95,8 +100,9 @@ class _Session:
     Buffers hold the profile's largest batch, are allocated once, and never leave this object.
     """
 
-    def __init__(self, cuda: Any) -> None:
+    def __init__(self, cuda: Any, dla_core: int | None, host_code: bool) -> None:
         self._cuda, self._messages, self._release = cuda, deque[str](maxlen=3), ExitStack()
+        self._dla_core, self._host_code = dla_core, host_code
 
     def open(self, trt: Any, plan: bytes, precision: str) -> None:
         """Make everything; whether it succeeds or not, `close` frees what was made, last made first."""
@@ -117,7 +123,7 @@ class _Session:
         self._release.callback(self._finish)
 
     def _load(self, trt: Any, plan: bytes, precision: str) -> None:
-        self._runtime: Any = trt.Runtime(self._logger)
+        self._runtime: Any = runtime_for(trt, self._logger, dla_core=self._dla_core, host_code=self._host_code)
         self._engine: Any = self._runtime.deserialize_cuda_engine(plan)
         self._execution: Any = None if self._engine is None else self._engine.create_execution_context()
         if self._execution is None:
@@ -212,9 +218,9 @@ class _Session:
             logging.getLogger(__name__).warning("the GPU could not be released cleanly: %s", _first_line(error))
 
 
-def _own(trt: Any, cuda: Any, plan: bytes, precision: str, opened: "Future[BackendSpec]", requests: _Queue) -> None:
+def _own(trt: Any, session: _Session, plan: bytes, precision: str, opened: "Future[BackendSpec]", requests: _Queue) -> None:
     """The owning thread: open, answer requests until None comes, close."""
-    session, failure = _Session(cuda), None
+    failure = None
     try:
         session.open(trt, plan, precision)
     except Exception as error:

@@ -1,0 +1,94 @@
+"""What may be asked of TensorRT's builder."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from lrdan_edge.errors import EngineError
+
+Hardware = Literal["ampere-plus", "same-compute-capability"]
+HARDWARE: tuple[Hardware, ...] = ("ampere-plus", "same-compute-capability")
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How to build.
+
+    Attributes:
+        batch: Smallest, best and largest number of frames in one call; kernels are chosen for the best.
+        workspace_mib: Most scratch memory a kernel may take, in MiB; None: half of what the GPU has free.
+        optimization_level: 0 (builds fastest) to 5 (runs fastest); None: TensorRT's own default.
+        version_compatible: Whether later TensorRT versions may run the engine too; it grows by a small runtime of its own.
+        hardware_compatible: Which other GPUs may run it: every one from Ampere on, or every one of the same compute
+            capability; None: only this model. Engines of TensorRT for RTX fit every RTX GPU from Ampere on anyway.
+        refit: Whether the engine's weights can be replaced later by those of a graph of the same shape.
+        strip_weights: Whether to leave the weights out of the file; they are put back from the bundle's graph when it is loaded.
+        dla_core: The DLA core that runs what it can; None: the GPU runs everything.
+        timing_cache: File that remembers kernel timings between builds; made when missing. TensorRT for RTX has none.
+        verbose: Whether the log holds TensorRT's every message.
+        log_path: Where TensorRT's log goes; None: nowhere.
+
+    Raises:
+        EngineError: A value is out of range, or two do not go together.
+    """
+
+    batch: tuple[int, int, int] = (1, 1, 8)
+    workspace_mib: int | None = None
+    optimization_level: int | None = None
+    version_compatible: bool = False
+    hardware_compatible: Hardware | None = None
+    refit: bool = False
+    strip_weights: bool = False
+    dla_core: int | None = None
+    timing_cache: Path | None = None
+    verbose: bool = False
+    log_path: Path | None = None
+
+    def __post_init__(self) -> None:
+        smallest, best, largest = self.batch
+        if not 1 <= smallest <= best <= largest:
+            raise EngineError(
+                f"a batch profile is MIN:OPT:MAX with 1 ≤ MIN ≤ OPT ≤ MAX; this one is {smallest}:{best}:{largest}"
+            )
+        if self.workspace_mib is not None and self.workspace_mib < 1:
+            raise EngineError(f"the workspace is a number of MiB, 1 or more; this one is {self.workspace_mib}")
+        if self.optimization_level is not None and not 0 <= self.optimization_level <= 5:
+            raise EngineError(f"the optimisation level is 0 to 5; this one is {self.optimization_level}")
+        if self.hardware_compatible not in (None, *HARDWARE):
+            raise EngineError(f"hardware compatibility is {' or '.join(HARDWARE)}; this one is {self.hardware_compatible!r}")
+        if self.dla_core is not None and self.dla_core < 0:
+            raise EngineError(f"a DLA core is a number, 0 or more; this one is {self.dla_core}")
+        if self.dla_core is not None and smallest != largest:
+            raise EngineError(
+                f"DLA runs one batch size alone; this profile is {smallest}:{best}:{largest}: give one size, as --batch {best}"
+            )
+
+    def record(self) -> dict[str, Any]:
+        """What was asked for, without the places of files: plain values, ready for JSON."""
+        return {
+            "batch": list(self.batch),
+            "workspace_mib": self.workspace_mib,
+            "optimization_level": self.optimization_level,
+            "version_compatible": self.version_compatible,
+            "hardware_compatible": self.hardware_compatible,
+            "refit": self.refit,
+            "strip_weights": self.strip_weights,
+            "dla_core": self.dla_core,
+        }
+
+    def arguments(self) -> str:
+        """The same as options of ``lrdan-edge build-engine``, those that are not the default."""
+        words = [f"--batch {':'.join(map(str, self.batch))}"]
+        valued = {
+            "--workspace": self.workspace_mib,
+            "--optimization-level": self.optimization_level,
+            "--hardware-compatible": self.hardware_compatible,
+            "--dla": self.dla_core,
+        }
+        words += [f"{option} {value}" for option, value in valued.items() if value is not None]
+        switches = {
+            "--version-compatible": self.version_compatible,
+            "--refit": self.refit,
+            "--strip-weights": self.strip_weights,
+        }
+        return " ".join([*words, *(option for option, on in switches.items() if on)])
