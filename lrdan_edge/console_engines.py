@@ -3,7 +3,7 @@
 import sys
 
 import msgspec
-from rich.table import Table
+from rich.table import Column, Table
 
 from lrdan_edge.bundle import ENGINES, Bundle, engine_stage
 from lrdan_edge.console import console
@@ -22,7 +22,7 @@ def print_engines(bundle: Bundle, *, as_json: bool) -> bool:
     Returns:
         Whether all sidecars could be read.
     """
-    table = Table("engine", "MiB", "built", "here")
+    table = Table(Column("engine", no_wrap=True), "MiB", "built", "here")
     facts: list[dict[str, object]] = []
     damaged = False
     for name in engine_names(bundle):

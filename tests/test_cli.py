@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -230,3 +231,34 @@ def test_interrupted_training_leaves_a_usable_bundle(images: Path, tmp_path: Pat
     assert "Stopped early" in output
     assert call("info", "-b", tmp_path / "b").exit_code == 0
     assert call("export", "-b", tmp_path / "b").exit_code == 0
+
+
+def test_engines_are_listed_inspected_and_verified(own_line: Line) -> None:
+    bundle = own_line.bundle
+    assert "has no engines" in call("engine", "list", "-b", bundle).output
+    refused(call("engine", "inspect", "x.plan", "-b", bundle), "no engine 'x.plan'")
+    built = call("build-engine", "--int8", "--target", "onnxruntime", "-b", bundle)
+    assert built.exit_code == 0, built.output
+    (name,) = re.findall(r"engines/(\S+\.onnx): ", built.output)
+
+    listed = json.loads(call("engine", "list", "--json", "-b", bundle).output)
+    assert [(engine["name"], engine["obstacle"]) for engine in listed] == [(name, None)]
+    assert name in call("engine", "list", "-b", bundle).output
+    inspected = json.loads(call("engine", "inspect", name, "--json", "-b", bundle).output)
+    assert inspected["bytes"] == (bundle / "engines" / name).stat().st_size
+    assert {layer["precision"] for layer in inspected["sidecar"]["layers"]} >= {"int8", "fp32"}
+    shown = call("engine", "inspect", name, "-b", bundle).output
+    assert re.search(r"precision got\s+.*\d+ layers int8", shown)
+    assert "QLinearConv" in shown
+    verified = call("engine", "verify", "-b", bundle)
+    assert verified.exit_code == 0, verified.output
+    assert re.search(r"scores +ok +within", verified.output)
+
+    (bundle / "engines" / f"{name}.sig").unlink()
+    doubted = call("engine", "verify", name, "-b", bundle)
+    assert doubted.exit_code == 1
+    assert re.search(r"signature +FAILED", doubted.output)
+    refused(call("engine", "trust", name, "--sha256", "0" * 64, "-b", bundle), "not the one you vouch for")
+    sha256 = inspected["sidecar"]["engine_sha256"]
+    assert call("engine", "trust", name, "--sha256", sha256, "-b", bundle).exit_code == 0
+    assert call("engine", "verify", name, "-b", bundle).exit_code == 0

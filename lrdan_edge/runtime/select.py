@@ -71,7 +71,7 @@ def candidates(bundle: Bundle) -> tuple[list[Choice], list[str]]:
         if ("onnxruntime", precision) not in built:
             opener = partial(_open_onnxruntime, bundle, precision)
             found.append(Choice(f"onnxruntime {precision} (graph)", "onnxruntime", precision, opener))
-        if find_spec("openvino"):
+        if ("openvino", precision) not in built and find_spec("openvino"):
             found.append(Choice(f"openvino {precision}", "openvino", precision, partial(_open_openvino, bundle, precision)))
     return found, obstacles
 

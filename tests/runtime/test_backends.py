@@ -21,18 +21,34 @@ from lrdan_edge.runtime.engines import engines, open_engine
 from lrdan_edge.runtime.golden import golden_frames, golden_scores
 from lrdan_edge.runtime.select import choose
 
-BACKENDS = ["null", "torch", "onnxruntime fp32", "onnxruntime int8", "engine int8", "openvino fp32", "openvino int8"]
-TOLERANCE = {"torch": 1e-4, "onnxruntime": 1e-5, "engine": 1e-3, "openvino fp32": 1e-3, "openvino int8": 0.1}
+BACKENDS = [
+    "null",
+    "torch",
+    "onnxruntime fp32",
+    "onnxruntime int8",
+    "engine onnxruntime",
+    "engine openvino",
+    "openvino fp32",
+    "openvino int8",
+]
+TOLERANCE = {
+    "torch": 1e-4,
+    "onnxruntime": 1e-5,
+    "engine onnxruntime": 1e-3,
+    "engine openvino": 0.1,
+    "openvino fp32": 1e-3,
+    "openvino int8": 0.1,
+}
 
 
 @pytest.fixture(scope="module", params=BACKENDS)
 def opener(request: pytest.FixtureRequest, line: Line, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Backend]:
     kind, _, precision = request.param.partition(" ")
     bundle = Bundle.open(shutil.copytree(line.bundle, tmp_path_factory.mktemp("backends") / "bundle"))
-    if kind == "openvino":
+    if "openvino" in request.param:
         pytest.importorskip("openvino")
     if kind == "engine":
-        build_engine(bundle, BuildRequest("int8", "onnxruntime"))
+        build_engine(bundle, BuildRequest("int8", precision))
         return lambda: open_engine(bundle, engines(bundle)[0])
     return choose(bundle, kind, precision or None).open
 

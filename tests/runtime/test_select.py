@@ -16,6 +16,15 @@ def test_an_engine_is_preferred_to_its_bare_graph(own_bundle: Bundle) -> None:
     assert choose(own_bundle, precision="fp32").precision == "fp32"
 
 
+def test_openvinos_engine_takes_its_graphs_place(own_bundle: Bundle) -> None:
+    pytest.importorskip("openvino")
+    build_engine(own_bundle, BuildRequest("int8", "openvino"))
+    titles = [choice.title for choice in candidates(own_bundle)[0]]
+    assert titles.count("openvino int8") == 1
+    with choose(own_bundle, "openvino", "int8").open() as backend:
+        assert backend.spec.precision == "int8"
+
+
 def test_after_a_benchmark_auto_takes_the_fastest_measured(own_bundle: Bundle) -> None:
     build_engine(own_bundle, BuildRequest("fp32", "onnxruntime"))
     bench(own_bundle, batches=(1,), seconds=1.0, rounds=3)

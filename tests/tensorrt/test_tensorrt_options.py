@@ -1,0 +1,207 @@
+"""What may be asked of the builder, told to NVIDIA's own where it can, and refused in words where it cannot."""
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from deploy_graphs import deploy_graph
+
+from lrdan_edge.errors import EngineError
+from lrdan_edge.export.configure import adjust_parser_for_dla, configure, use_dla
+from lrdan_edge.export.options import BuildOptions
+from lrdan_edge.runtime.nvidia import Gpu
+
+Build = Callable[..., dict[str, Any]]
+ORIN = Gpu(name="Orin", compute_capability="8.7", cuda="12.6", integrated=True)
+
+
+class Recorder(SimpleNamespace):
+    """Stands for any of TensorRT's objects: keeps what is set, and every call by its name."""
+
+    def __init__(self, **known: Any) -> None:
+        super().__init__(calls=[], **known)
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        return lambda *arguments: self.calls.append((name, *arguments))
+
+
+def flags(*names: str) -> SimpleNamespace:
+    return SimpleNamespace(**{name: name for name in names})
+
+
+def tensorrt(name: str = "tensorrt", version: str = "10.13.3.9", *levels: str) -> Any:
+    return SimpleNamespace(
+        __name__=name,
+        __version__=version,
+        ProfilingVerbosity=flags("DETAILED"),
+        BuilderFlag=flags("VERSION_COMPATIBLE", "REFIT", "REFIT_IDENTICAL", "STRIP_PLAN", "GPU_FALLBACK"),
+        HardwareCompatibilityLevel=flags("AMPERE_PLUS", *levels),
+        MemoryPoolType=flags("WORKSPACE"),
+        DeviceType=flags("DLA"),
+        OnnxParserFlag=flags("NATIVE_INSTANCENORM"),
+    )
+
+
+def set_up(trt: Any, gpu: Gpu | None = ORIN, **options: Any) -> Recorder:
+    config = Recorder()
+    configure(
+        trt, Recorder(create_optimization_profile=Recorder), Recorder(), config, (32, 32, 1), BuildOptions(**options), gpu
+    )
+    return config
+
+
+def flags_set(config: Recorder) -> set[str]:
+    return {call[1] for call in config.calls if call[0] == "set_flag"}
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, set()),
+        ({"version_compatible": True}, {"VERSION_COMPATIBLE"}),
+        ({"refit": True}, {"REFIT"}),
+        ({"strip_weights": True}, {"STRIP_PLAN", "REFIT_IDENTICAL"}),
+        ({"strip_weights": True, "refit": True}, {"STRIP_PLAN", "REFIT"}),
+    ],
+)
+def test_each_option_is_its_flag(options: dict[str, Any], expected: set[str]) -> None:
+    assert flags_set(set_up(tensorrt(), **options)) == expected
+
+
+def test_hardware_compatibility_is_a_level_where_this_version_has_it() -> None:
+    new = tensorrt("tensorrt", "10.13.3.9", "SAME_COMPUTE_CAPABILITY")
+    for words, level in (("ampere-plus", "AMPERE_PLUS"), ("same-compute-capability", "SAME_COMPUTE_CAPABILITY")):
+        assert set_up(new, hardware_compatible=words).hardware_compatibility_level == level
+    with pytest.raises(
+        EngineError, match=r"TensorRT 10.3.0 has no hardware compatibility same-compute-capability.*ampere-plus"
+    ):
+        set_up(tensorrt("tensorrt", "10.3.0"), hardware_compatible="same-compute-capability")
+
+
+@pytest.mark.parametrize(
+    ("trt", "gpu", "options", "said"),
+    [
+        (tensorrt("tensorrt_rtx", "1.7.1"), ORIN, {"version_compatible": True}, "for RTX 1.7.1 has no version-compatible"),
+        (tensorrt(), None, {"refit": True}, "builds --refit engines on the GPU alone"),
+        (tensorrt(), None, {"strip_weights": True}, "builds --strip-weights engines on the GPU alone"),
+    ],
+)
+def test_what_cannot_be_had_is_refused_in_words(trt: Any, gpu: Gpu | None, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(EngineError, match=said):
+        set_up(trt, gpu, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"hardware_compatible": "volta"}, "this one is 'volta'"),
+        ({"dla_core": -1, "batch": (1, 1, 1)}, "this one is -1"),
+        ({"dla_core": 0}, "DLA runs one batch size alone; this profile is 1:1:8"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(EngineError, match=said):
+        BuildOptions(**options)
+
+
+def layer(name: str, kind: str) -> SimpleNamespace:
+    return SimpleNamespace(name=name, type=SimpleNamespace(name=kind))
+
+
+def on_dla(cores: int, core: int, runs: Callable[[Any], bool]) -> tuple[dict[str, Any], Recorder]:
+    layers = [layer("cast", "CAST"), layer("conv_1", "CONVOLUTION"), layer("relu_1", "ACTIVATION")]
+    network = SimpleNamespace(num_layers=3, get_layer=layers.__getitem__)
+    config = Recorder(can_run_on_DLA=runs)
+    return use_dla(tensorrt("tensorrt", "10.3.0"), SimpleNamespace(num_DLA_cores=cores), network, config, core), config
+
+
+def test_dla_runs_what_it_can_and_the_rest_is_listed() -> None:
+    facts, config = on_dla(2, 1, lambda layer: layer.type.name != "CAST")
+    assert facts == {"core": 1, "layers_on_dla": 2, "gpu_fallbacks": ["cast (CAST)"]}
+    assert (config.default_device_type, config.DLA_core, flags_set(config)) == ("DLA", 1, {"GPU_FALLBACK"})
+
+
+@pytest.mark.parametrize(
+    ("cores", "core", "runs", "said"),
+    [
+        (0, 0, True, "finds no DLA on this device.*leave out --dla"),
+        (2, 2, True, "finds 2 DLA cores, 0 to 1.*choose another core than 2"),
+        (1, 0, False, "takes none of this graph's 3 layers"),
+    ],
+)
+def test_dla_that_cannot_be_had_is_refused(cores: int, core: int, runs: bool, said: str) -> None:
+    with pytest.raises(EngineError, match=said):
+        on_dla(cores, core, lambda _: runs)
+
+
+def test_the_parser_is_asked_to_mind_dla_where_it_can() -> None:
+    old, new, parser = tensorrt(), tensorrt(), Recorder()
+    adjust_parser_for_dla(old, parser)
+    assert parser.calls == []
+    new.OnnxParserFlag = flags("ADJUST_FOR_DLA")
+    adjust_parser_for_dla(new, parser)
+    assert parser.calls == [("set_flag", "ADJUST_FOR_DLA")]
+
+
+def test_the_command_that_rebuilds_asks_for_the_same() -> None:
+    from click.testing import CliRunner
+
+    from lrdan_edge.cli import cli
+
+    options = BuildOptions((2, 2, 2), 64, 0, True, "ampere-plus", True, True, 0)
+    words = options.arguments().split()
+    assert words[:6] == ["--batch", "2:2:2", "--workspace", "64", "--optimization-level", "0"]
+    assert words[6:10] == ["--hardware-compatible", "ampere-plus", "--dla", "0"]
+    assert words[10:] == ["--version-compatible", "--refit", "--strip-weights"]
+    refused = CliRunner().invoke(cli, ["build-engine", "--fp16", *words, "-b", "nowhere"])
+    assert (refused.exit_code, "no bundle at nowhere" in refused.output) == (1, True), "the command takes them all"
+    assert set(options.record()) == set(options.__dataclass_fields__) - {"timing_cache", "verbose", "log_path"}
+
+
+LEVELS = range(6)
+COMBINATIONS = [
+    {"optimization_level": level, "batch": batch, "workspace_mib": workspace, "hardware_compatible": hardware}
+    for level, (batch, workspace, hardware) in zip(
+        LEVELS,
+        itertools.cycle(
+            [((1, 1, 1), None, None), ((1, 4, 16), 64, "ampere-plus"), ((3, 3, 3), 512, "same-compute-capability")]
+        ),
+        strict=False,
+    )
+]
+
+
+@pytest.mark.parametrize("options", COMBINATIONS, ids=lambda options: f"level {options['optimization_level']}")
+def test_nvidias_builder_takes_every_option_it_allows_here(rtx_build: Build, tmp_path: Path, options: dict[str, Any]) -> None:
+    graph, log = tmp_path / "model.onnx", tmp_path / "build.log"
+    graph.write_bytes(deploy_graph("int8"))
+    built = rtx_build(graph, log_path=log, verbose=True, **options)
+    assert "message" not in built, built.get("message")
+    details = built["details"]
+    assert (details["optimization_level"], details["batch"]) == (options["optimization_level"], list(options["batch"]))
+    assert details["workspace_mib"] == (options["workspace_mib"] or "TensorRT's default")
+    assert details["warnings"] == []
+    assert "unsupported" not in log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"version_compatible": True}, "has no version-compatible engines"),
+        ({"refit": True}, "on the GPU alone"),
+        ({"strip_weights": True}, "on the GPU alone"),
+        ({"dla_core": 0, "batch": (1, 1, 1)}, "finds no DLA on this device"),
+    ],
+)
+def test_nvidias_builder_is_not_asked_for_what_it_lacks_here(
+    rtx_build: Build, tmp_path: Path, options: dict[str, Any], said: str
+) -> None:
+    graph = tmp_path / "model.onnx"
+    graph.write_bytes(deploy_graph("fp16"))
+    built = rtx_build(graph, **options)
+    assert built["error"] == "EngineError"
+    assert said in built["message"]
+    assert built["stderr"] == ""
