@@ -278,7 +278,7 @@ def build_engine(
 
 @cli.group()
 def engine() -> None:
-    """List, inspect, verify and trust the bundle's engines."""
+    """List, inspect, verify, trust and refit the bundle's engines."""
 
 
 @engine.command("list")
@@ -334,6 +334,18 @@ def trust_engine(name: str, bundle_path: Path, sha256: str) -> None:
 
     run_trust(Bundle.open(bundle_path), name, sha256)
     click.echo(f"{name} is trusted on this machine.")
+
+
+@engine.command("refit")
+@click.argument("name")
+@_bundle_option
+def refit_engine(name: str, bundle_path: Path) -> None:
+    """Put the new graph's weights into engine NAME, which was built with --refit."""
+    from lrdan_edge.bundle import Bundle
+    from lrdan_edge.export.engine import refit_engine as run_refit
+
+    run_refit(Bundle.open(bundle_path), name)
+    click.echo(f"{name} has the graph's weights.")
 
 
 @cli.command()

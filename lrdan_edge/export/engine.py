@@ -16,7 +16,17 @@ from lrdan_edge.errors import BackendError, EngineError, MissingExtraError
 from lrdan_edge.export.options import BuildOptions
 from lrdan_edge.manifest import SCHEMA_VERSION, EngineLayer, EngineSidecar, EngineTarget, Precision, to_json
 from lrdan_edge.runtime.device import processor
-from lrdan_edge.runtime.engines import load_engine, sidecar_of, weights_for, write_signature
+from lrdan_edge.runtime.engines import (
+    distrust,
+    engine,
+    engine_bytes,
+    load_engine,
+    refitted,
+    sidecar_of,
+    weights_for,
+    write_signature,
+)
+from lrdan_edge.runtime.fit import misfit, runtime_version
 from lrdan_edge.runtime.golden import check_on_golden_frames, no_golden_frames
 from lrdan_edge.runtime.layers import count_precisions
 from lrdan_edge.runtime.nvidia import feature
@@ -80,40 +90,73 @@ def build_engine(bundle: Bundle, request: BuildRequest, progress: Progress | Non
     else:
         built = _build_onnxruntime(graph, progress)
     name = f"{request.target}-{request.precision}-{_slug(built)}{built.suffix}"
-    inputs, options = {graph_name(request.precision): graph}, _options(request)
-    with bundle.stage(engine_stage(name), command=_command(request), inputs=inputs, options=options, started=started) as stage:
+    sidecar = EngineSidecar(
+        schema_version=SCHEMA_VERSION,
+        target=request.target,
+        target_version=built.version,
+        precision=request.precision,
+        graph_sha256=sha256_of(graph),
+        engine_sha256="",
+        platform=processor().platform,
+        device=built.device,
+        device_features=built.features,
+        batch=built.batch,
+        built="",
+        options=_options(request),
+        layers=built.layers,
+        golden_check="not measured",
+        details=built.details,
+    )
+    _keep(bundle, name, built.data, sidecar, _command(request), started)
+    return name
+
+
+def refit_engine(bundle: Bundle, name: str) -> None:
+    """Put the present graph's weights into an engine that was built with ``--refit``, check and sign it as after a build.
+
+    Args:
+        bundle: A bundle whose graph differs from the engine's in weights alone.
+        name: The engine's file name below ``engines/``.
+
+    Raises:
+        MissingStageError: The bundle has no such engine.
+        EngineError: It was not built so, does not fit this machine, is not trusted, or its scores drift afterwards.
+        MissingExtraError: TensorRT is not installed.
+    """
+    started = time.monotonic()
+    found = engine(bundle, name)
+    reason = misfit(found.sidecar) or distrust(bundle, name, bundle.read(sidecar_of(name), found.rebuild))
+    if not found.sidecar.options.get("refit"):
+        reason = "it was not built with --refit"
+    if reason:
+        again = f"{found.rebuild} --bundle {bundle.path}"
+        raise EngineError(f"engine {name} takes no new weights here: {reason}; build it anew with '{again}'")
+    graph = bundle.graph(found.sidecar.precision)
+    data = refitted(engine_bytes(bundle, found), found.sidecar, graph.read_bytes())
+    whole = found.sidecar.options | {"strip_weights": False}
+    sidecar = msgspec.structs.replace(found.sidecar, graph_sha256=sha256_of(graph), options=whole)
+    _keep(bundle, name, data, sidecar, found.rebuild, started)
+
+
+def _keep(bundle: Bundle, name: str, data: bytes, sidecar: EngineSidecar, command: str, started: float) -> None:
+    """Check an engine on the golden frames, commit it with its sidecar, and sign it."""
+    inputs = {graph_name(sidecar.precision): bundle.graph(sidecar.precision)}
+    with bundle.stage(engine_stage(name), command=command, inputs=inputs, options=sidecar.options, started=started) as stage:
         path = stage.path(f"{ENGINES}/{name}")
-        path.write_bytes(built.data)
-        sidecar = EngineSidecar(
-            schema_version=SCHEMA_VERSION,
-            target=request.target,
-            target_version=built.version,
-            precision=request.precision,
-            graph_sha256=sha256_of(graph),
-            engine_sha256=sha256_of(path),
-            platform=processor().platform,
-            device=built.device,
-            device_features=built.features,
-            batch=built.batch,
-            built=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            options=options,
-            layers=built.layers,
-            golden_check="not measured",
-            details=built.details,
-        )
-        check = _check_golden(bundle, built.data, sidecar)
+        path.write_bytes(data)
+        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        sidecar = msgspec.structs.replace(sidecar, engine_sha256=sha256_of(path), built=now)
+        check = _check_golden(bundle, data, sidecar)
         written = to_json(msgspec.structs.replace(sidecar, golden_check=check))
         stage.path(sidecar_of(name)).write_bytes(written)
         signature = sign(written)
-        stage.results = {"bytes": len(built.data), "golden_check": check, **built.details}
+        stage.results = {"bytes": len(data), "golden_check": check, **sidecar.details}
     # Killed before this line, the engine is one that nobody signed: it is refused until it is built again.
     write_signature(bundle, name, signature)
-    return name
 
 
 def _build_onnxruntime(graph: Path, progress: Progress | None) -> _Built:
     from lrdan_edge.runtime.backends.onnxruntime import optimise, run_layers
-    from lrdan_edge.runtime.fit import runtime_version
 
     with TemporaryDirectory() as folder:
         target = Path(folder) / "engine.onnx"

@@ -177,9 +177,8 @@ def load_engine(data: bytes, sidecar: EngineSidecar, weights: bytes | None) -> B
         from lrdan_edge.runtime.backends.tensorrt import TensorRTBackend
 
         core, portable = sidecar.options.get("dla_core"), bool(sidecar.options.get("version_compatible"))
-        if weights is not None:
-            data = with_weights(data, weights, dla_core=core, host_code=portable)
-        return TensorRTBackend(data, sidecar.precision, dla_core=core, version_compatible=portable)
+        plan = data if weights is None else refitted(data, sidecar, weights)
+        return TensorRTBackend(plan, sidecar.precision, dla_core=core, version_compatible=portable)
     if sidecar.target == "openvino":
         from lrdan_edge.runtime.backends.openvino import OpenVinoBackend
 
@@ -187,6 +186,17 @@ def load_engine(data: bytes, sidecar: EngineSidecar, weights: bytes | None) -> B
     from lrdan_edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
 
     return OnnxRuntimeBackend(data, sidecar.precision, optimised=True)
+
+
+def refitted(data: bytes, sidecar: EngineSidecar, weights: bytes) -> bytes:
+    """A TensorRT engine's bytes with the weights of a graph's bytes in them; executed, as `load_engine` does.
+
+    Raises:
+        EngineError: The weights do not fit.
+        MissingExtraError: TensorRT is not installed.
+    """
+    core, portable = sidecar.options.get("dla_core"), bool(sidecar.options.get("version_compatible"))
+    return with_weights(data, weights, dla_core=core, host_code=portable)
 
 
 def _stale(bundle: Bundle, name: str, sidecar: EngineSidecar) -> str | None:

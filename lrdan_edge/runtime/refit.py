@@ -38,4 +38,6 @@ def with_weights(plan: bytes, graph: bytes, *, dla_core: int | None = None, host
         )
     serialization = engine.create_serialization_config()
     serialization.clear_flag(trt.SerializationFlag.EXCLUDE_WEIGHTS)
+    if (refittable := getattr(trt.SerializationFlag, "INCLUDE_REFIT", None)) is not None:  # TensorRT 11 drops it unasked
+        serialization.set_flag(refittable)
     return bytes(engine.serialize_with_config(serialization))
