@@ -75,19 +75,23 @@ def test_help_loads_nothing_heavy() -> None:
 COMMANDS = ["train", "export", "calibrate", "build-engine", "engine", "run", "evaluate", "bench", "protocol", "info", "demo"]
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+ENGINE_COMMANDS = ["list", "inspect", "verify", "trust", "refit"]
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, *(f"engine {command}" for command in ENGINE_COMMANDS)])
 def test_every_command_explains_itself_without_loading_anything(command: str) -> None:
     code = (
         "from click.testing import CliRunner\nfrom lrdan_edge.cli import cli\n"
-        f"r = CliRunner().invoke(cli, ['{command}', '--help'])\nassert r.exit_code == 0 and 'Usage' in r.output"
+        f"r = CliRunner().invoke(cli, {[*command.split(), '--help']})\nassert r.exit_code == 0 and 'Usage' in r.output"
     )
     assert not loaded_by(code) & HEAVY
 
 
 def test_all_commands_are_listed() -> None:
-    from lrdan_edge.cli import cli
+    from lrdan_edge.cli import cli, engine
 
     assert sorted(cli.commands) == sorted(COMMANDS)
+    assert sorted(engine.commands) == sorted(ENGINE_COMMANDS)
 
 
 def test_inspecting_needs_no_torch() -> None:

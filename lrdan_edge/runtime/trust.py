@@ -73,7 +73,7 @@ def _read_key() -> bytes | None:
         raise EngineError(
             f"the key that signs engines, {path}, cannot be read ({error}): mend it, or set {KEY_VARIABLE} to another file"
         ) from error
-    if status.st_mode & 0o077:
+    if status.st_mode & 0o077 or status.st_uid not in (os.getuid(), 0):
         raise EngineError(
             f"others may read the key that signs engines, {path} (mode {status.st_mode & 0o777:03o}), so anybody could have "
             f"signed: delete it and build the engines anew, or, if it is only newly copied, 'chmod 600 {path}'"

@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import os
 import threading
 from pathlib import Path
 
@@ -67,6 +68,15 @@ def test_a_key_that_is_none_is_refused(key: Path, text: str, mode: int, said: st
     with pytest.raises(EngineError, match=said):
         sign(b"")
     with pytest.raises(EngineError, match=said):
+        is_trusted(b"", "0" * 64)
+
+
+def test_another_users_key_is_refused(key: Path) -> None:
+    if os.getuid() != 0:
+        pytest.skip("only root may give a file away")
+    sign(b"")
+    os.chown(key, 12345, 12345)
+    with pytest.raises(EngineError, match="others may read the key"):
         is_trusted(b"", "0" * 64)
 
 
