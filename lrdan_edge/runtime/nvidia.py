@@ -93,8 +93,16 @@ def runtime_for(trt: ModuleType, logger: Any, *, dla_core: int | None = None, ho
         logger: As `logger_for` makes it.
         dla_core: The DLA core that the engine uses; None: none.
         host_code: Whether the engine may bring code for the processor, as version-compatible ones do.
+
+    Raises:
+        EngineError: TensorRT finds no GPU it can use.
     """
-    runtime = trt.Runtime(logger)
+    try:
+        runtime = trt.Runtime(logger)
+    except TypeError as error:  # pybind11's word for a null pointer
+        raise EngineError(
+            f"{title(trt)} cannot start its runtime: it needs an NVIDIA GPU with a driver new enough for it; update the driver"
+        ) from error
     if dla_core is not None:
         runtime.DLA_core = dla_core
     if host_code:

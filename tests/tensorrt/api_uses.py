@@ -1,4 +1,4 @@
-"""What a module uses of the Python module ``tensorrt``, found in its source, and what of that the installed bindings lack.
+"""What modules use of Python's ``tensorrt`` (or ``tensorrt_rtx``), found in their source, and what of that the bindings lack.
 
 Types are followed from ``trt.Class(...)`` through assignments, returns, loops and the return types in the bindings' own
 docstrings, so nothing has to be listed by hand. Run as a script under a generation's bindings, with source files and further
@@ -146,7 +146,10 @@ class Uses(ast.NodeVisitor):
 
 
 def main() -> None:
-    import tensorrt as trt
+    try:
+        import tensorrt as trt
+    except ModuleNotFoundError:
+        import tensorrt_rtx as trt
 
     files = [argument for argument in sys.argv[1:] if argument.endswith(".py")]
     uses = Uses(trt, [Path(file).read_text() for file in files])

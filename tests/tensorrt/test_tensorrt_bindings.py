@@ -16,13 +16,13 @@ from lrdan_edge.runtime import nvidia, refit
 from lrdan_edge.runtime.backends import tensorrt as backend
 
 HERE = Path(__file__).parent
+SOURCES = [str(module.__file__) for module in (builder, configure, monitor, nvidia, refit, backend)]
 
 
 @pytest.mark.parametrize("version", nvidia_wheels.GENERATIONS)
 def test_every_use_exists_in_this_generation(version: str, tmp_path: Path) -> None:
     environment = nvidia_wheels.generation_environment(version, tmp_path)
-    sources = [str(module.__file__) for module in (builder, configure, monitor, nvidia, refit, backend)]
-    command = [sys.executable, str(HERE / "api_uses.py"), *sources, *tensorrt_surface()]
+    command = [sys.executable, str(HERE / "api_uses.py"), *SOURCES, *tensorrt_surface()]
     finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert finished.returncode == 0, finished.stderr
     found = json.loads(finished.stdout)
@@ -54,6 +54,38 @@ def test_every_use_exists_in_this_generation(version: str, tmp_path: Path) -> No
         "IExecutionContext.execute_async_v3(_)",
         "ICudaEngine.get_tensor_profile_shape(_, _)",
     } <= set(found["seen"])
+
+
+def test_every_use_exists_in_tensorrt_for_rtx(tensorrt_env: dict[str, str]) -> None:
+    command = [sys.executable, str(HERE / "api_uses.py"), *SOURCES]
+    finished = subprocess.run(command, env=tensorrt_env, capture_output=True, text=True, timeout=60)
+    assert finished.returncode == 0, finished.stderr
+    assert json.loads(finished.stdout)["missing"] == []
+
+
+OPTIONAL = {
+    "HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY": {"10.13.3.9", "11.4.0.106"},
+    "OnnxParserFlag.ADJUST_FOR_DLA": {"11.4.0.106"},
+    "SerializationFlag.INCLUDE_REFIT": {"11.4.0.106"},
+}
+"""What the code uses only where it is, and the generations that have it."""
+
+
+@pytest.mark.parametrize("version", nvidia_wheels.GENERATIONS)
+def test_what_is_used_only_where_it_is_exists_somewhere(version: str, tmp_path: Path) -> None:
+    environment = nvidia_wheels.generation_environment(version, tmp_path)
+    finished = subprocess.run(
+        [sys.executable, str(HERE / "api_uses.py"), *OPTIONAL],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert set(json.loads(finished.stdout)["missing"]) == {name for name, owners in OPTIONAL.items() if version not in owners}
+    sources = "".join(Path(source).read_text() for source in SOURCES)
+    asked = set(re.findall(r'getattr\(trt\.\w+, "(\w+)"', sources)) | {"SAME_COMPUTE_CAPABILITY"}
+    assert asked == {name.split(".")[1] for name in OPTIONAL}, "every such use is listed here"
 
 
 def test_the_search_finds_what_a_generation_lacks(tmp_path: Path) -> None:

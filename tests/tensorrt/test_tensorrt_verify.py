@@ -25,7 +25,7 @@ from lrdan_edge.runtime.backends import tensorrt as backend_module
 from lrdan_edge.runtime.device import processor
 from lrdan_edge.runtime.engines import engine, engines, open_engine, write_signature
 from lrdan_edge.runtime.layers import tensorrt_layer
-from lrdan_edge.runtime.nvidia import Gpu
+from lrdan_edge.runtime.nvidia import Gpu, runtime_for
 from lrdan_edge.runtime.trust import sign
 from lrdan_edge.runtime.verify import verify_engine
 
@@ -211,3 +211,11 @@ def test_weights_are_put_back_by_tensorrts_refitter(
     assert (runtime.DLA_core, runtime.engine_host_code_allowed) == (1, True)
     assert made.cleared == ["weights"]
     assert made.kept == (["refit"] if version > "11" else [])
+
+
+def test_a_runtime_that_does_not_start_is_said_so() -> None:
+    def null(_: Any) -> Any:
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    with pytest.raises(EngineError, match=r"TensorRT 10.3.0 cannot start its runtime: .* driver"):
+        runtime_for(SimpleNamespace(__name__="tensorrt", __version__="10.3.0", Runtime=null), None)  # type: ignore[arg-type]
