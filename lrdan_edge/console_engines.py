@@ -96,7 +96,7 @@ def _facts(bundle: Bundle, name: str, size: int, sidecar: EngineSidecar) -> dict
     batch = "any" if sidecar.batch is None else ":".join(map(str, sidecar.batch))
     details = sidecar.details
     runtime = f"{details.get('module', sidecar.target)} {sidecar.target_version}"
-    asked = [f"{key} {value}" for key, value in sidecar.options.items() if value not in (None, False)]
+    asked = [f"{key} {value}" for key, value in sidecar.options.items() if value is not None and value is not False]
     return {
         "engine": f"{bundle.path / ENGINES / name}, {size / 2**20:.2f} MiB, sha256 {sidecar.engine_sha256}",
         "built": f"{sidecar.built} in {bundle.manifest.stages[engine_stage(name)].seconds:.1f} s",

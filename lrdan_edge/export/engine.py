@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from lrdan_edge.bundle import ENGINES, TIMING_CACHE, Bundle, engine_stage, graph_name, sha256_of
-from lrdan_edge.errors import BackendError, EngineError, MissingExtraError
+from lrdan_edge.errors import EngineError
 from lrdan_edge.export.options import BuildOptions
 from lrdan_edge.manifest import SCHEMA_VERSION, EngineLayer, EngineSidecar, EngineTarget, Precision, to_json
 from lrdan_edge.runtime.device import processor
@@ -219,16 +219,12 @@ def _check_golden(bundle: Bundle, data: bytes, sidecar: EngineSidecar) -> float 
         EngineError: A score is not finite, or drifts beyond the bound.
         BackendError: It does not load, or fails.
     """
-    reason = no_golden_frames(bundle)
-    try:
-        backend = load_engine(data, sidecar, weights_for(bundle, sidecar))
-    except (BackendError, EngineError, MissingExtraError) as error:
-        ahead_of_time = sidecar.target == "tensorrt" and "compute_capability" not in sidecar.details
-        if ahead_of_time or isinstance(error, MissingExtraError):  # no GPU here, or no PyCUDA
-            return f"not measured: {error}"
-        raise
-    with backend:
-        return f"not measured: {reason}" if reason else check_on_golden_frames(bundle, backend, sidecar.precision)
+    if reason := misfit(sidecar):  # built ahead of time for another machine, or PyCUDA is not here
+        return f"not measured: {reason}"
+    with load_engine(data, sidecar, weights_for(bundle, sidecar)) as backend:
+        if reason := no_golden_frames(bundle):
+            return f"not measured: {reason}"
+        return check_on_golden_frames(bundle, backend, sidecar.precision)
 
 
 def _options(request: BuildRequest) -> dict[str, Any]:
