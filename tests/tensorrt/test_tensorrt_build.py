@@ -32,7 +32,7 @@ def graph(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-@pytest.mark.parametrize(("size", "channels"), [(28, 1), (128, 3)])
+@pytest.mark.parametrize(("size", "channels"), [(28, 1), (128, 3), (256, 1), (512, 3)])
 def test_every_precision_builds(rtx_build: Build, graph: Callable[..., Path], precision: str, size: int, channels: int) -> None:
     built = rtx_build(graph(deploy_graph(precision, size, channels)), batch=(1, 2, 4))
 

@@ -13,7 +13,7 @@ from lrdan_edge.manifest import Preprocessing
 
 torch = pytest.importorskip("torch")
 
-SHAPES = ((28, 28, 1), (64, 96, 3), (128, 128, 1), (60, 100, 3))  # the last is padded inside the graph
+SHAPES = ((28, 28, 1), (64, 96, 3), (128, 128, 1), (256, 256, 3), (512, 512, 1), (60, 100, 3))  # the last is padded inside
 DECODERS = ("resize", "transposed", "restorer")
 PRECISIONS = ("fp32", "fp16")
 QUICK = {
@@ -23,6 +23,8 @@ QUICK = {
     ((60, 100, 3), "resize", "fp32"),
     ((60, 100, 3), "restorer", "fp16"),
     ((128, 128, 1), "restorer", "fp32"),
+    ((256, 256, 3), "restorer", "fp16"),
+    ((512, 512, 1), "resize", "fp16"),
 }
 CASES = [
     pytest.param(
