@@ -1,6 +1,5 @@
 """`BuildOptions` told to TensorRT's builder, each where this TensorRT and this device have it."""
 
-from pathlib import Path
 from typing import Any
 
 from lrdan_edge.errors import EngineError
@@ -94,17 +93,6 @@ def use_dla(trt: Any, builder: Any, network: Any, config: Any, core: int) -> dic
             f"DLA takes none of this graph's {len(layers)} layers with {title(trt)}: leave out --dla, or build --fp16 or --int8"
         )
     return {"core": core, "layers_on_dla": len(layers) - len(fallbacks), "gpu_fallbacks": fallbacks}
-
-
-def load_timing_cache(trt: Any, config: Any, path: Path | None) -> Any:
-    """The cache in use, or None (TensorRT for RTX has none); one that is damaged or of another device is started anew."""
-    if path is None or is_rtx(trt):
-        return None
-    for data in (path.read_bytes() if path.is_file() else b"", b""):
-        cache = config.create_timing_cache(data)
-        if cache is not None and config.set_timing_cache(cache, False):
-            return cache
-    return None
 
 
 def _require_supported(trt: Any, options: BuildOptions, gpu: Gpu | None) -> None:

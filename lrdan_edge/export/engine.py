@@ -30,7 +30,7 @@ from lrdan_edge.runtime.fit import misfit, runtime_version
 from lrdan_edge.runtime.golden import check_on_golden_frames, no_golden_frames
 from lrdan_edge.runtime.layers import count_precisions
 from lrdan_edge.runtime.nvidia import feature
-from lrdan_edge.runtime.trust import sign
+from lrdan_edge.runtime.trust import ensure_key, sign
 
 Progress = Callable[[str, float], None]
 
@@ -82,6 +82,7 @@ def build_engine(bundle: Bundle, request: BuildRequest, progress: Progress | Non
         MissingExtraError: The target is not installed here.
     """
     started = time.monotonic()  # the file's name depends on what is built, so the stage begins after the build
+    ensure_key()
     graph = bundle.graph(request.precision)
     if request.target == "tensorrt":
         built = _build_tensorrt(graph, request.options, bundle.path / TIMING_CACHE, progress)

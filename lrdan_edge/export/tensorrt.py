@@ -4,7 +4,6 @@ Networks are strongly typed: the precision is what the graph says, and no builde
 needed, for this runs on the device.
 """
 
-import os
 import platform
 import re
 import time
@@ -17,9 +16,10 @@ from typing import Any
 
 from lrdan_edge.errors import EngineError
 from lrdan_edge.export.buildlog import BuildLog
-from lrdan_edge.export.configure import adjust_parser_for_dla, configure, load_timing_cache
+from lrdan_edge.export.configure import adjust_parser_for_dla, configure
 from lrdan_edge.export.monitor import Monitor, monitor_for
 from lrdan_edge.export.options import BuildOptions
+from lrdan_edge.export.timingcache import load_timing_cache, save_timing_cache
 from lrdan_edge.manifest import EngineLayer
 from lrdan_edge.runtime.layers import count_precisions, tensorrt_layer
 from lrdan_edge.runtime.nvidia import Gpu, find_gpu, find_tensorrt, logger_for, runtime_for, title
@@ -79,7 +79,7 @@ def build_engine(
         if plan is None:
             raise _refusal(trt, log, options, facts["workspace_mib"])
         if cache is not None and options.timing_cache:
-            _write(options.timing_cache, bytes(cache.serialize()))
+            save_timing_cache(options.timing_cache, cache)
         layers, inspected = _inspect(trt, logger, bytes(plan), options, gpu)
         details = {
             "tensorrt": str(trt.__version__),
@@ -174,18 +174,6 @@ def _refusal(trt: Any, log: BuildLog, options: BuildOptions, workspace: int | st
             f"{options.batch[2]}), change the workspace limit (now {limit}), or train with a smaller image size"
         )
     return EngineError(f"{title(trt)} cannot build this engine: {said}; build with '--verbose-log FILE' to learn more")
-
-
-def _write(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise EngineError(
-            f"the timing cache {path} cannot be written ({error.strerror}): check its folder and the disk"
-        ) from error
 
 
 def _inspect(

@@ -15,7 +15,7 @@ from pathlib import Path
 from lrdan_edge.errors import EngineError
 
 KEY_VARIABLE = "LRDAN_ENGINE_KEY"
-_PURPOSE = b"lrdan-edge engine sidecar\0"  # so that no signature made for anything else fits
+SIDECAR = "engine sidecar"
 
 
 def key_path() -> Path:
@@ -33,8 +33,8 @@ def key_path() -> Path:
     return folder / "lrdan-edge" / "engine.key"
 
 
-def sign(sidecar: bytes) -> str:
-    """The signature of a sidecar's bytes, in hex; makes the key when there is none yet.
+def ensure_key() -> bytes:
+    """The key; made when there is none yet. A build calls this before its minutes begin.
 
     Raises:
         EngineError: The key cannot be made or read, or others can read it.
@@ -45,21 +45,34 @@ def sign(sidecar: bytes) -> str:
         key = _read_key()
     if key is None:
         raise EngineError(f"the key {key_path()} vanished while it was made: build again")
-    return _signature(key, sidecar)
+    return key
 
 
-def is_trusted(sidecar: bytes, signature: str) -> bool:
+def sign(data: bytes, purpose: str = SIDECAR) -> str:
+    """The signature of bytes, in hex; makes the key when there is none yet.
+
+    Args:
+        data: What to vouch for.
+        purpose: What it is, so that a signature fits nothing else.
+
+    Raises:
+        EngineError: As `ensure_key`.
+    """
+    return _signature(ensure_key(), data, purpose)
+
+
+def is_trusted(data: bytes, signature: str, purpose: str = SIDECAR) -> bool:
     """Whether the signature was made over these bytes with this machine's key; without a key, none was.
 
     Raises:
         EngineError: The key cannot be read, or others can read it.
     """
     key = _read_key()
-    return key is not None and hmac.compare_digest(_signature(key, sidecar).encode(), signature.encode())
+    return key is not None and hmac.compare_digest(_signature(key, data, purpose).encode(), signature.encode())
 
 
-def _signature(key: bytes, sidecar: bytes) -> str:
-    return hmac.new(key, _PURPOSE + sidecar, hashlib.sha256).hexdigest()
+def _signature(key: bytes, data: bytes, purpose: str) -> str:
+    return hmac.new(key, f"lrdan-edge {purpose}\0".encode() + data, hashlib.sha256).hexdigest()
 
 
 def _read_key() -> bytes | None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from lrdan_edge.bundle import Bundle
-from lrdan_edge.errors import BackendError, EngineError, LrdanError, MissingExtraError
+from lrdan_edge.errors import LrdanError
 from lrdan_edge.runtime.engines import (
     Engine,
     distrust,
@@ -71,7 +71,7 @@ def _check_scores(bundle: Bundle, found: Engine, data: bytes) -> Check:
             if reason := no_golden_frames(bundle):
                 return Check("scores", None, reason)
             worst = check_on_golden_frames(bundle, backend, found.sidecar.precision)
-    except (BackendError, EngineError, MissingExtraError) as error:
+    except LrdanError as error:
         return Check("scores", False, str(error))
     bound = GOLDEN_TOLERANCE[found.sidecar.precision]
     return Check("scores", True, f"within {worst:.1e} of the graph's on the golden frames, relative (bound {bound:g})")

@@ -89,6 +89,14 @@ def test_without_golden_frames_the_scores_are_not_proven(
     assert outcome(own_bundle, name) == {"files": True, "signature": True, "fit": True, "scores": None}
 
 
+def test_damaged_golden_frames_prove_nothing(own_bundle: Bundle, name: str) -> None:
+    picture = next((own_bundle.path / "golden").glob("*.png"))
+    picture.write_bytes(picture.read_bytes()[:-1])
+    scores = verify_engine(own_bundle, name)[-1]
+    assert scores.passed is False
+    assert picture.name in scores.said
+
+
 def test_drift_and_scores_that_are_no_numbers_fail(own_bundle: Bundle) -> None:
     scores = golden_scores(own_bundle).scores["fp32"]
     assert check_on_golden_frames(own_bundle, Fixed(scores), "fp32") < 1e-6

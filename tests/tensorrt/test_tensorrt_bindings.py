@@ -10,13 +10,13 @@ import nvidia_wheels
 import pytest
 from doubles import cuda_surface, tensorrt_surface
 
-from lrdan_edge.export import configure, monitor
+from lrdan_edge.export import configure, monitor, timingcache
 from lrdan_edge.export import tensorrt as builder
 from lrdan_edge.runtime import nvidia, refit
 from lrdan_edge.runtime.backends import tensorrt as backend
 
 HERE = Path(__file__).parent
-SOURCES = [str(module.__file__) for module in (builder, configure, monitor, nvidia, refit, backend)]
+SOURCES = [str(module.__file__) for module in (builder, configure, monitor, timingcache, nvidia, refit, backend)]
 
 
 @pytest.mark.parametrize("version", nvidia_wheels.GENERATIONS)

@@ -16,6 +16,7 @@ from lrdan_edge.export import tensorrt as builder
 from lrdan_edge.export.buildlog import BuildLog
 from lrdan_edge.export.monitor import Monitor
 from lrdan_edge.export.options import BuildOptions
+from lrdan_edge.export.timingcache import load_timing_cache, save_timing_cache
 from lrdan_edge.runtime.layers import tensorrt_layer
 
 Build = Callable[..., dict[str, Any]]
@@ -73,6 +74,20 @@ def test_a_damaged_timing_cache_is_started_anew(
     cache.write_bytes(b"garbage")
     assert rtx_build(graph(deploy_graph("fp32")), environment=official_env, timing_cache=cache)["plan"]
     assert cache.read_bytes() != b"garbage"
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_only_a_timing_cache_of_this_machine_reaches_tensorrt(tmp_path: Path, changed: bool) -> None:
+    path, given = tmp_path / "timing.cache", []
+    save_timing_cache(path, SimpleNamespace(serialize=lambda: b"timings\nof kernels"))
+    if changed:
+        path.write_bytes(path.read_bytes() + b"!")
+    config = SimpleNamespace(
+        create_timing_cache=lambda data: (given.append(data), "cache")[1], set_timing_cache=lambda *_: bool(given[-1]) ^ changed
+    )
+    assert load_timing_cache(SimpleNamespace(__name__="tensorrt"), config, path) == "cache"
+    assert given == ([b""] if changed else [b"timings\nof kernels"])
+    assert load_timing_cache(SimpleNamespace(__name__="tensorrt_rtx"), config, path) is None
 
 
 def test_a_refused_graph_names_node_and_operator(rtx_build: Build, graph: Callable[..., Path]) -> None:
