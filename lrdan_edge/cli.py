@@ -437,7 +437,7 @@ def bench(bundle_path: Path, batches: tuple[int, ...], seconds: float, rounds: i
 @click.option("--dual-readings", is_flag=True, help="Instead: the two readings of LRDAN's dual term.")
 @click.option("--seed", "seeds", type=int, multiple=True, default=(0,), show_default=True, help="Repeatable.")
 @click.option("--classes", help="Classes to take as normal, as cat,dog. [default: all]")
-@click.option("--steps", type=click.IntRange(min=1), help="Optimiser steps per run, for every detector. [default: as train's]")
+@click.option("--steps", type=click.IntRange(min=1), help="Optimiser steps per run, for every detector. [default: 1500]")
 @click.option("--train-limit", type=click.IntRange(min=2), help="Most training images per run. [default: all]")
 @click.option("--test-limit", type=click.IntRange(min=1), help="Most test images per class. [default: all]")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to train.")

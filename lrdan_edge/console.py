@@ -251,7 +251,8 @@ def print_info(bundle: Bundle, *, as_json: bool) -> bool:
     model, scoring = bundle.manifest.model, bundle.manifest.scoring
     console.print(
         f"{bundle.path}: {model.recipe}, {model.height}x{model.width} pixels, {bundle.manifest.preprocessing.colour}; "
-        f"score: {scoring.pooling} of the {'normalised ' if scoring.normalise else ''}error map, "
+        f"score: {scoring.pooling} of the {'normalised ' if scoring.normalise else ''}"
+        f"{'error map' if scoring.source == 'error' else 'map of marked defects'}, "
         f"smoothed over {scoring.smoothing_sigma:g} pixels"
     )
     table = Table("stage", "finished", "seconds", "state", "files")

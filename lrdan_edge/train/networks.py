@@ -33,7 +33,7 @@ def spec_for(
     An autoencoder halves the image until its shorter side is about `GRID`, and at least twice. The code is spatial: each of
     its cells describes a patch, which is all that a small network can learn from a few hundred images. Images of 32 pixels or
     less hold one object (a digit, say), and seven by seven cells could draw any other as well: their code is a short vector.
-    A restorer (recipe ``inspection``) halves five times, to see far.
+    A restorer (recipe ``inspection``, larger images) halves five times, to see far.
 
     Args:
         height: Rows, 28 to 512, a multiple of 4.
@@ -52,8 +52,8 @@ def spec_for(
                 f"{name} {size} is not supported (multiples of {MULTIPLE} from {SMALLEST} to {LARGEST} are): "
                 f"give --image-size with a {name} of {fit}"
             )
-    restorer = recipe == "inspection"
-    vector = not restorer and max(height, width) <= LARGEST_VECTOR
+    vector = max(height, width) <= LARGEST_VECTOR
+    restorer = recipe == "inspection" and not vector
     latent = VECTOR_CHANNELS if vector else LATENT_CHANNELS
     return ModelSpec(
         recipe=recipe,

@@ -19,14 +19,24 @@ from lrdan_edge.train.adversaries import Adversaries, Optimisation
 from lrdan_edge.train.interrupt import Interrupt, first_interrupt_is_polite
 from lrdan_edge.train.learner import Learner
 from lrdan_edge.train.material import prepare
-from lrdan_edge.train.networks import Autoencoder, Restorer
+from lrdan_edge.train.networks import Autoencoder, Restorer, ae2_for
 from lrdan_edge.train.options import RECIPES, TrainOptions, choose_device, computes_bfloat16, scoring_for
 from lrdan_edge.train.progress import Progress, TerminalProgress
+from lrdan_edge.train.reconstruction import Reconstruction
 from lrdan_edge.train.report import Epoch, draw_losses, write_losses
 from lrdan_edge.train.restoration import Restoration
 from lrdan_edge.train.scoring import anomaly_map, preprocess
 
-__all__ = ["TrainOptions", "map_statistics", "networks_for", "rate_at", "to_input", "train"]
+__all__ = [
+    "TrainOptions",
+    "learner_for",
+    "map_statistics",
+    "networks_for",
+    "preprocessing_for",
+    "rate_at",
+    "to_input",
+    "train",
+]
 
 WARM_UP = 30  # steps over which the learning rate rises
 CENTER_IMAGES = 256
@@ -58,9 +68,7 @@ def train(data: Path, bundle_path: Path, options: TrainOptions | None = None, pr
     progress = progress or TerminalProgress()
     device = choose_device(options.device)
     material = prepare(data, options)
-    colour: Literal["grey", "bgr"] = "grey" if material.spec.channels == 1 else "bgr"
-    standardise = material.spec.architecture == "restorer"
-    preprocessing = Preprocessing(colour=colour, resize="area", scale=SCALE, offset=OFFSET, standardise=standardise)
+    preprocessing = preprocessing_for(material.spec)
     scoring = options.scoring or scoring_for(material.spec)
     bundle = Bundle.create(bundle_path, material.spec, preprocessing, scoring)
     with (
@@ -93,31 +101,48 @@ def train(data: Path, bundle_path: Path, options: TrainOptions | None = None, pr
     return bundle
 
 
-class Restoring(nn.Module):
+class Alone(nn.Module):
     """The recipe ``inspection`` trains AE2 alone."""
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
-        self.ae2 = Restorer(spec)
+        self.ae2 = ae2_for(spec)
 
 
-def networks_for(spec: ModelSpec) -> Adversaries | Restoring:
+def networks_for(spec: ModelSpec) -> Adversaries | Alone:
     """All networks that the specification's recipe trains, newly initialised."""
-    return Restoring(spec) if spec.architecture == "restorer" else Adversaries(spec)
+    return Alone(spec) if spec.recipe == "inspection" else Adversaries(spec)
 
 
-def _learner(networks: Adversaries | Restoring, frames: Tensor, options: TrainOptions, rng: np.random.Generator) -> Learner:
+def preprocessing_for(spec: ModelSpec) -> Preprocessing:
+    """What happens to frames before a network of this shape sees them."""
+    colour: Literal["grey", "bgr"] = "grey" if spec.channels == 1 else "bgr"
+    standardise = spec.architecture == "restorer"
+    return Preprocessing(colour=colour, resize="area", scale=SCALE, offset=OFFSET, standardise=standardise)
+
+
+def learner_for(networks: Adversaries | Alone, frames: Tensor, options: TrainOptions, rng: np.random.Generator) -> Learner:
+    """The networks with their optimisers and losses.
+
+    Args:
+        networks: What to train, in place.
+        frames: The good images, uint8 [N, C, H, W].
+        options: Losses, rate and seed.
+        rng: Draws the images that place LRDAN's centre.
+    """
     device = next(networks.parameters()).device
     rate = options.learning_rate or RECIPES[options.recipe].learning_rate
     half = computes_bfloat16(device)
-    if isinstance(networks, Restoring):
-        return Restoration(networks.ae2, rate, options.seed, half=half)
+    if isinstance(networks, Alone):
+        if isinstance(networks.ae2, Restorer):
+            return Restoration(networks.ae2, rate, options.seed, half=half)
+        return Reconstruction(networks.ae2, rate, half=half)
     networks.place_center(to_input(frames[_some(rng, len(frames), CENTER_IMAGES)], device))
     return Optimisation(networks, options.weights, options.dual_reading, rate, half=half)
 
 
 def _fit(
-    networks: Adversaries | Restoring, frames: Tensor, options: TrainOptions, progress: Progress, interrupt: Interrupt
+    networks: Adversaries | Alone, frames: Tensor, options: TrainOptions, progress: Progress, interrupt: Interrupt
 ) -> list[Epoch]:
     """The loop: every epoch's mean losses."""
     device = next(networks.parameters()).device
@@ -128,7 +153,7 @@ def _fit(
     epochs = options.epochs or math.ceil(recipe.steps / steps_per_epoch)
     steps = epochs * steps_per_epoch
     networks.train()
-    learner = _learner(networks, frames, options, rng)
+    learner = learner_for(networks, frames, options, rng)
 
     history: list[Epoch] = []
     step, started = 0, time.monotonic()

@@ -44,13 +44,14 @@ def test_it_builds(
 
     torch.manual_seed(0)
     height, width, channels = shape
-    restorer = decoder == "restorer"
-    variant: Any = {"recipe": "inspection"} if restorer else {"decoder": decoder}
+    variant: Any = {"recipe": "inspection"} if decoder == "restorer" else {"decoder": decoder}
     spec = spec_for(height, width, channels, **variant)  # type: ignore[arg-type]
     scoring = scoring_for(spec)
     head = ScoringHead(spec, scoring, torch.rand(height, width), torch.rand(height, width))
     colour: Any = "grey" if channels == 1 else "bgr"
-    preprocessing = Preprocessing(colour=colour, resize="area", scale=1 / 127.5, offset=-1.0, standardise=restorer)
+    preprocessing = Preprocessing(
+        colour=colour, resize="area", scale=1 / 127.5, offset=-1.0, standardise=scoring.source == "defects"
+    )
     module = DeployModule(ae2_for(spec), head, preprocessing, scoring.source)
     if precision == "fp16":
         module.half()

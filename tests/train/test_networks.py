@@ -32,7 +32,7 @@ def test_reconstruction_has_the_image_s_shape(
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("size", [size for size in SIZES if max(size) > 32], ids=str)
 def test_restorer_starts_from_the_identity_and_marks_every_pixel(size: tuple[int, int], channels: Literal[1, 3]) -> None:
     spec = spec_for(*size, channels, recipe="inspection")
     x = torch.randn(2, channels, *size)

@@ -19,5 +19,6 @@ def _lazy(module: str, name: str) -> "Callable[[], Detector]":
 
 DETECTORS: "dict[str, Callable[[], Detector]]" = {
     "lrdan": _lazy("lrdan", "Lrdan"),
+    "inspection": _lazy("lrdan", "inspection"),
 }
 """Every detector by its name on the command line."""

@@ -1,4 +1,4 @@
-"""LRDAN itself as a detector of the protocol: trained as `trainer.train` trains, but for a number of steps and without files."""
+"""The toolkit's own recipes as detectors of the protocol: trained as `trainer.train` trains, but for so many steps, without files."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -9,20 +9,21 @@ import torch
 from torch import Tensor
 
 from lrdan_edge.errors import TrainingError
-from lrdan_edge.train.adversaries import Adversaries, DualReading, Optimisation
+from lrdan_edge.train.adversaries import Adversaries, DualReading
 from lrdan_edge.train.losses import LossWeights
-from lrdan_edge.train.networks import Autoencoder, spec_for
-from lrdan_edge.train.options import TrainOptions, computes_bfloat16
-from lrdan_edge.train.scoring import ScoringHead
-from lrdan_edge.train.trainer import CENTER_IMAGES, error_statistics, rate_at, to_input
+from lrdan_edge.train.networks import spec_for
+from lrdan_edge.train.options import RECIPES, TrainOptions, scoring_for
+from lrdan_edge.train.scoring import DeployModule, ScoringHead
+from lrdan_edge.train.trainer import learner_for, map_statistics, networks_for, preprocessing_for, rate_at, to_input
 
 Scorer = Literal["ae1", "ae2"]
 
+BATCH_SIZE = 32  # the protocol has thousands of small images; the recipe's own suits hundreds of large ones
 _SCORED_AT_ONCE = 256
 
 
 class Lrdan:
-    """LRDAN (arXiv 2002.01607) with the toolkit's recipe, as a `Detector`."""
+    """LRDAN (arXiv 2002.01607), or another recipe of the toolkit, as a `Detector`."""
 
     def __init__(
         self,
@@ -37,25 +38,25 @@ class Lrdan:
         Args:
             weights: The losses' weights, instead of `options`'.
             dual_reading: Who minimises the dual term, instead of `options`'.
-            scorer: Whose reconstruction error is the score: AE2's, which is deployed, or AE1's for losses that leave AE2 untrained.
-            options: Batch size, learning rate, decoder and scoring (the recipe's by default); the rest is not used.
+            scorer: Whose output is scored: AE2's, which is deployed, or AE1's for losses that leave AE2 untrained.
+            options: Recipe, batch size, learning rate, decoder and scoring (LRDAN's own by default); the rest is not used.
         """
-        options = options or TrainOptions()
+        options = options or TrainOptions(recipe="lrdan", batch_size=BATCH_SIZE)
         self.options = replace(options, weights=weights or options.weights, dual_reading=dual_reading or options.dual_reading)
         self.scorer = scorer
-        self._fitted: tuple[Autoencoder, ScoringHead, torch.device] | None = None
+        self._fitted: tuple[DeployModule, torch.device] | None = None
 
     @property
     def recipe(self) -> str:
         """What was chosen, in one line; results measured with another recipe are not mixed with these."""
-        options = self.options
+        options, own = self.options, RECIPES[self.options.recipe]
         weights = ", ".join(f"{name} {value:g}" for name, value in asdict(options.weights).items())
-        scoring, pooling = options.scoring, options.scoring.pooling
-        error = "normalised error" if scoring.normalise else "error"
+        losses = f"weights {weights}; dual term read as {options.dual_reading}; " if options.recipe == "lrdan" else ""
+        scoring = "the image size's own" if options.scoring is None else str(options.scoring)
         return (
-            f"weights {weights}; dual term read as {options.dual_reading}; batches of {options.batch_size}, learning rate "
-            f"{options.learning_rate:g}, {options.decoder} decoder; score: {pooling} of {self.scorer.upper()}'s {error}, "
-            f"smoothed over {scoring.smoothing_sigma:g} pixels"
+            f"recipe {options.recipe}; {losses}batches of {options.batch_size or own.batch_size}, learning rate "
+            f"{options.learning_rate or own.learning_rate:g}, {options.decoder} decoder; {self.scorer.upper()} is scored; "
+            f"scoring: {scoring}"
         )
 
     def fit(
@@ -72,25 +73,25 @@ class Lrdan:
         Raises:
             DataError: The images' size is not supported.
         """
-        options = self.options
+        options = replace(self.options, seed=seed)
         _, channels, height, width = good.shape
         spec = spec_for(height, width, cast(Literal[1, 3], channels), decoder=options.decoder, recipe=options.recipe)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            networks = Adversaries(spec).to(device)
+            networks = networks_for(spec).to(device)
         networks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        optimisation = Optimisation(
-            networks, options.weights, options.dual_reading, options.learning_rate, half=computes_bfloat16(device)
-        )
         rng = np.random.default_rng(seed)
+        batch_size = options.batch_size or RECIPES[options.recipe].batch_size
         networks.train()
-        networks.place_center(to_input(good[torch.from_numpy(rng.permutation(len(good))[:CENTER_IMAGES])], device))
-        for step, indices in zip(range(steps), endless_batches(rng, len(good), options.batch_size), strict=False):
-            optimisation.set_rate(rate_at(step, steps))
-            optimisation.step(to_input(good[indices], device))
-        network = networks.ae2 if self.scorer == "ae2" else networks.ae1
-        mean, deviation = error_statistics(network, good)  # leaves it in evaluation mode
-        self._fitted = network, ScoringHead(spec, options.scoring, mean, deviation).to(device), device
+        learner = learner_for(networks, good, options, rng)
+        for step, indices in zip(range(steps), endless_batches(rng, len(good), batch_size), strict=False):
+            learner.set_rate(rate_at(step, steps))
+            learner.step(to_input(good[indices], device))
+        network = networks.ae1 if self.scorer == "ae1" and isinstance(networks, Adversaries) else networks.ae2
+        preprocessing, scoring = preprocessing_for(spec), options.scoring or scoring_for(spec)
+        mean, deviation = map_statistics(network, good, preprocessing, scoring)
+        head = ScoringHead(spec, scoring, mean, deviation)
+        self._fitted = DeployModule(network, head, preprocessing, scoring.source).to(device), device
 
     @torch.inference_mode()
     def score(self, frames: Tensor) -> Tensor:
@@ -101,12 +102,14 @@ class Lrdan:
         """
         if self._fitted is None:
             raise TrainingError("LRDAN scores before it was fitted: call fit first")
-        network, head, device = self._fitted
-        scores = []
-        for part in torch.split(frames, _SCORED_AT_ONCE):
-            x = to_input(part, device)
-            scores.append(head(x, network(x)[0])[0].cpu())
-        return torch.cat(scores)
+        module, device = self._fitted
+        parts = torch.split(frames.permute(0, 2, 3, 1), _SCORED_AT_ONCE)
+        return torch.cat([module(part.to(device))[0].cpu() for part in parts])
+
+
+def inspection() -> Lrdan:
+    """The recipe ``inspection`` as a `Detector`."""
+    return Lrdan(options=TrainOptions(recipe="inspection", batch_size=BATCH_SIZE))
 
 
 def endless_batches(rng: np.random.Generator, count: int, size: int) -> Iterator[Tensor]:

@@ -1,6 +1,7 @@
 """LRDAN as a detector is what `train` trains and the deploy graph scores."""
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -29,8 +30,11 @@ FITTED = fitted()
 ALONE = torch.cat([FITTED.score(frame[None]) for frame in FRAMES])
 
 
-def test_it_scores_as_the_deploy_graph_of_the_same_training_does(stripes: Path, tmp_path: Path) -> None:
-    options = TrainOptions(epochs=3, batch_size=8, device="cpu", seed=4)
+@pytest.mark.parametrize("recipe", ["lrdan", "inspection"])
+def test_it_scores_as_the_deploy_graph_of_the_same_training_does(
+    stripes: Path, tmp_path: Path, recipe: Literal["lrdan", "inspection"]
+) -> None:
+    options = TrainOptions(recipe=recipe, epochs=3, batch_size=8, device="cpu", seed=4)
     bundle = train(stripes, tmp_path / "bundle", options, Progress())
     frames = prepare(stripes, options).frames
     detector = Lrdan(options=options)
@@ -57,7 +61,7 @@ def test_the_seed_decides_and_the_callers_randomness_stays() -> None:
 
 def test_the_scorer_is_chosen() -> None:
     assert not torch.equal(fitted("ae1").score(FRAMES), FITTED.score(FRAMES))
-    assert "AE1's" in Lrdan(scorer="ae1").recipe
+    assert "AE1 is scored" in Lrdan(scorer="ae1").recipe
     assert "dual 0," in Lrdan(LossWeights(dual=0), "joint").recipe
     assert "joint" in Lrdan(LossWeights(dual=0), "joint").recipe
 

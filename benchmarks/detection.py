@@ -1,0 +1,115 @@
+"""How well a recipe detects defects on a data set: train, export, calibrate and evaluate, once per seed.
+
+    python benchmarks/detection.py ../shared/data/magnetic-tile --image-size 256x256
+
+DATA holds ``train/good``, ``test/good``, ``test/<kind>`` and perhaps ``ground_truth/<kind>``. What is measured is the fp32
+deploy graph, as ``lrdan-edge evaluate`` measures it; every seed is in the table, none is chosen. Writes
+``benchmarks/results/detection-<name of DATA>.json`` and ``.md``.
+"""
+
+import argparse
+import shlex
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+
+from lrdan_edge.bench.evaluate import Evaluation, evaluate
+from lrdan_edge.bundle import versions
+from lrdan_edge.calibration.calibrate import calibrate
+from lrdan_edge.export.graph import export
+from lrdan_edge.manifest import to_json
+from lrdan_edge.runtime.device import processor
+from lrdan_edge.train.options import TrainOptions
+from lrdan_edge.train.trainer import train
+
+RESULTS = Path(__file__).parent / "results"
+
+
+class Run(msgspec.Struct):
+    """One seed."""
+
+    seed: int
+    training_seconds: float
+    evaluation: Evaluation
+
+
+def measure(data: Path, options: TrainOptions) -> Run:
+    """Train with `options` and judge the test images."""
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.monotonic()
+        bundle = train(data, Path(folder) / "bundle", options)
+        seconds = time.monotonic() - started
+        export(bundle)
+        calibrate(bundle)
+        evaluation, _ = evaluate(bundle, data, precision="fp32", write=False)
+        return Run(options.seed, seconds, evaluation)
+
+
+def _spread(values: list[float]) -> str:
+    if len(values) == 1:
+        return f"{values[0]:.3f}"
+    return f"{np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}"
+
+
+def as_markdown(title: str, runs: list[Run], command: str, threads: int) -> str:
+    """One row per measure, one column per seed, and the mean with its standard deviation."""
+    said = ", ".join(f"{name} {version}" for name, version in versions().items())
+    evaluations = [run.evaluation for run in runs]
+    rows: list[tuple[str, list[float]]] = [("image AUROC", [e.image_auroc for e in evaluations])]
+    rows += [
+        (f"{kind} ({int(found['images'])})", [e.kinds[kind]["image_auroc"] for e in evaluations])
+        for kind, found in evaluations[0].kinds.items()
+    ]
+    pixels = [e.pixel_auroc for e in evaluations if e.pixel_auroc is not None]
+    if len(pixels) == len(runs):
+        rows.append(("pixel AUROC", pixels))
+    lines = [
+        f"# Detection on {title}",
+        "",
+        f"`{command}` on {processor().name}, {threads} thread{'s' if threads > 1 else ''}; {said}.",
+        f"{evaluations[0].good} good and {evaluations[0].defective} defective test images; mean ± standard deviation over seeds.",
+        "",
+        "| | " + " | ".join(f"seed {run.seed}" for run in runs) + " | mean |",
+        "|---|" + "---|" * (len(runs) + 1),
+    ]
+    lines += [
+        f"| {name} | " + " | ".join(f"{value:.3f}" for value in values) + f" | {_spread(values)} |" for name, values in rows
+    ]
+    minutes = [run.training_seconds / 60 for run in runs]
+    lines.append("| minutes of training | " + " | ".join(f"{value:.1f}" for value in minutes) + f" | {np.mean(minutes):.1f} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--recipe", choices=("inspection", "lrdan"), default="inspection")
+    parser.add_argument("--image-size", type=lambda text: tuple(map(int, text.split("x"))), help="Rows x columns.")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    arguments = parser.parse_args()
+    command = shlex.join(["python", "benchmarks/detection.py", *sys.argv[1:]])
+    name = f"detection-{arguments.data.name}" + ("" if arguments.recipe == "inspection" else f"-{arguments.recipe}")
+    runs: list[Run] = []
+    RESULTS.mkdir(exist_ok=True)
+    for seed in arguments.seeds:  # written after each seed, so that a run cut short is not lost
+        runs.append(measure(arguments.data, TrainOptions(recipe=arguments.recipe, image_size=arguments.image_size, seed=seed)))
+        record = {
+            "command": command,
+            "machine": processor().name,
+            "threads": torch.get_num_threads(),
+            "versions": versions(),
+            "runs": runs,
+        }
+        (RESULTS / f"{name}.json").write_bytes(to_json(record))
+        (RESULTS / f"{name}.md").write_text(
+            as_markdown(arguments.data.name, runs, command, torch.get_num_threads()), encoding="utf-8"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""The recipe ``inspection`` for images of one object each: AE2 alone, taught to draw good images from a short code.
+
+A restorer with skip connections copies a digit of another kind as well as its own; ten numbers cannot.
+"""
+
+import torch
+from torch import Tensor
+
+from lrdan_edge.train.networks import Autoencoder
+
+WEIGHT_DECAY = 1e-4
+
+
+def reconstruction(x: Tensor, drawn: Tensor) -> Tensor:
+    """E‖x − x''‖₂²: summed over an image's pixels, then averaged over the batch.
+
+    Args:
+        x: Good images, float [N, C, H, W].
+        drawn: Their reconstructions, the same shape.
+    """
+    return (x - drawn).square().flatten(1).sum(1).mean()
+
+
+class Reconstruction:
+    """Steps an `Autoencoder` towards less error; the counterpart of `Optimisation`."""
+
+    def __init__(self, ae2: Autoencoder, learning_rate: float, *, half: bool) -> None:
+        """Set up.
+
+        Args:
+            ae2: What to train, in place.
+            learning_rate: AdamW's, at its highest; see `set_rate`.
+            half: Whether convolutions run in bfloat16 (losses and weights stay in float32).
+        """
+        self.ae2, self.half, self._rate = ae2, half, learning_rate
+        self._optimiser = torch.optim.AdamW(ae2.parameters(), learning_rate, weight_decay=WEIGHT_DECAY, fused=True)
+
+    def set_rate(self, share: float) -> None:
+        """Use `share` (0 to 1) of the learning rate from now on."""
+        for group in self._optimiser.param_groups:
+            group["lr"] = self._rate * share
+
+    def step(self, x: Tensor) -> dict[str, Tensor]:
+        """One step on one batch.
+
+        Args:
+            x: Good images, float32 [N, C, H, W] in [-1, 1].
+
+        Returns:
+            The loss as ``reconstruction`` and ``total`` (detached scalars), and ``spread_ae2``, the mean standard deviation
+            over the batch of the reconstructions.
+        """
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.half):
+            drawn, _ = self.ae2(x)
+        drawn = drawn.float()
+        loss = reconstruction(x, drawn)
+        self._optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._optimiser.step()
+        spread = drawn.detach().std(0).mean()
+        return {"reconstruction": loss.detach(), "total": loss.detach(), "spread_ae2": spread}
