@@ -20,5 +20,11 @@ def _lazy(module: str, name: str) -> "Callable[[], Detector]":
 DETECTORS: "dict[str, Callable[[], Detector]]" = {
     "lrdan": _lazy("lrdan", "Lrdan"),
     "inspection": _lazy("lrdan", "inspection"),
+    "pixel-1nn": _lazy("nearest", "PixelNearestNeighbour"),
+    "pca": _lazy("pca", "PrincipalComponents"),
+    "autoencoder": _lazy("autoencoder", "PlainAutoencoder"),
+    "ganomaly": _lazy("ganomaly", "Ganomaly"),
+    "deep-svdd": _lazy("deep_svdd", "DeepSvdd"),
+    "geom": _lazy("geom", "Geom"),
 }
 """Every detector by its name on the command line."""

@@ -1,0 +1,103 @@
+"""What every detector of the protocol promises, and each against something independent where there is one."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial.distance import cdist
+from sklearn.decomposition import PCA
+
+from lrdan_edge.errors import DataError, LrdanError
+from lrdan_edge.train.baselines import DETECTORS
+from lrdan_edge.train.baselines.base import Detector
+from lrdan_edge.train.baselines.geom import TRANSFORMATIONS, transform
+from lrdan_edge.train.baselines.pca import COMPONENTS
+
+CPU = torch.device("cpu")
+NAMES = tuple(name for name in DETECTORS if name not in ("lrdan", "inspection"))
+
+
+def frames(count: int, channels: int = 1, side: int = 28, seed: int = 0) -> torch.Tensor:
+    """Noisy stripes, uint8 [N, C, side, side]."""
+    rng = np.random.default_rng(seed)
+    stripes = 128 + 60 * np.sin(np.arange(side) * 0.7 + rng.uniform(0, 1, (count, 1, 1, 1)))
+    noisy = stripes + rng.normal(0, 10, (count, channels, side, side))
+    return torch.from_numpy(np.clip(noisy, 0, 255).astype(np.uint8))
+
+
+def fitted(name: str, good: torch.Tensor, steps: int = 3, seed: int = 0) -> Detector:
+    detector = DETECTORS[name]()
+    detector.fit(good, steps=steps, seed=seed, device=CPU)
+    return detector
+
+
+GOOD = frames(24)
+FITTED = {name: fitted(name, GOOD) for name in NAMES}
+ALONE = {name: torch.cat([FITTED[name].score(frame[None]) for frame in GOOD]) for name in NAMES}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(st.lists(st.integers(0, 23), min_size=1, max_size=30))
+@settings(max_examples=8, deadline=None)
+def test_a_score_depends_on_nothing_but_its_own_image(name: str, indices: list[int]) -> None:
+    scores = FITTED[name].score(GOOD[indices])
+    assert (scores.dtype, scores.shape) == (torch.float32, (len(indices),))
+    torch.testing.assert_close(scores, ALONE[name][indices], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_seed_decides_and_the_callers_randomness_stays(name: str) -> None:
+    before = torch.get_rng_state()
+    assert torch.equal(fitted(name, GOOD).score(GOOD), FITTED[name].score(GOOD))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("channels", "side"), [(3, 32), (1, 96)])
+def test_other_shapes(name: str, channels: int, side: int) -> None:
+    good = frames(6, channels, side)
+    assert torch.isfinite(fitted(name, good, steps=1).score(good[:2])).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_wrong_images_are_refused(name: str) -> None:
+    with pytest.raises(DataError, match="uint8"):
+        fitted(name, GOOD.float())
+    with pytest.raises(LrdanError):
+        fitted(name, GOOD[:0])
+
+
+def test_what_each_is_said_to_be_is_said() -> None:
+    assert all(getattr(FITTED[name], "recipe", "") for name in NAMES)
+
+
+def test_nearest_neighbour_is_scipys() -> None:
+    others = frames(10, seed=1)
+    expected = cdist(others.flatten(1).numpy().astype(np.float64), GOOD.flatten(1).numpy().astype(np.float64)).min(1)
+    np.testing.assert_allclose(FITTED["pixel-1nn"].score(others).numpy(), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("count", [24, 1000])  # fewer images than pixels, and more
+def test_principal_components_are_scikit_learns(count: int) -> None:
+    good, others = frames(count), frames(10, seed=1)
+    reference = PCA(COMPONENTS, svd_solver="full").fit(good.flatten(1).numpy().astype(np.float64))
+    x = others.flatten(1).numpy().astype(np.float64)
+    expected = np.square(x - reference.inverse_transform(reference.transform(x))).mean(1)
+    np.testing.assert_allclose(fitted("pca", good).score(others).numpy(), expected, rtol=1e-4)
+
+
+def test_geoms_transformations_are_72_different_ones_and_the_plain_one_is_among_them() -> None:
+    image = torch.arange(3 * 16 * 16).view(3, 16, 16)
+    results = [transform(image, label) for label in range(len(TRANSFORMATIONS))]
+    assert len({tuple(result.flatten().tolist()) for result in results}) == 72
+    assert any(torch.equal(result, image) for result in results)
+    batch = torch.stack([image, image + 1])
+    assert all(torch.equal(transform(batch, label)[0], results[label]) for label in range(72))
+
+
+@pytest.mark.parametrize("name", ["autoencoder", pytest.param("geom", marks=pytest.mark.slow), "pca", "pixel-1nn"])
+def test_what_is_far_from_good_scores_higher(name: str) -> None:
+    detector = fitted(name, frames(64), steps=60)
+    turned = frames(16, seed=2).transpose(-1, -2).contiguous()
+    assert detector.score(turned).median() > detector.score(frames(16, seed=3)).median()
