@@ -94,6 +94,11 @@ class Scoring(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     source: Literal["error", "defects"] = "error"
     deviation_floor: float = 0.005
 
+    @property
+    def unit(self) -> float:
+        """What a score is counted in: a deviation of good images, or a nat of log-odds; 0 for a raw error, which has no unit."""
+        return 1.0 if self.normalise or self.source == "defects" else 0.0
+
 
 class FileRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A file of the bundle: its sha256 (hex) and its size in bytes."""

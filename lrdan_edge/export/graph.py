@@ -65,7 +65,7 @@ def export(bundle: Bundle) -> None:
             model.producer_name, model.producer_version = "lrdan-edge", ""
             path = stage.path(graph_name(precision))
             onnx.save_model(model, path)
-            stage.results[precision] = _check_scores(path, precision, frames, expected)
+            stage.results[precision] = _check_scores(path, precision, frames, expected, bundle.manifest.scoring.unit)
 
 
 def fold_batch_norm(network: "torch.nn.Module") -> None:
@@ -147,12 +147,14 @@ def to_onnx(module: "torch.nn.Module", frames: Frame) -> "onnx.ModelProto":
     return model
 
 
-def _check_scores(path: Path, precision: Precision, frames: Frame, expected: npt.NDArray[np.float32]) -> dict[str, float]:
+def _check_scores(
+    path: Path, precision: Precision, frames: Frame, expected: npt.NDArray[np.float32], unit: float
+) -> dict[str, float]:
     from lrdan_edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
 
     with OnnxRuntimeBackend(path.read_bytes(), precision) as backend:
         actual = backend.infer(frames, heatmap=False).score
-    worst = relative_difference(actual, expected)
+    worst = relative_difference(actual, expected, unit)
     if not worst <= SCORE_TOLERANCE[precision]:
         raise ExportError(
             f"the {precision} graph's scores differ from PyTorch's by {worst:.2e} (bound {SCORE_TOLERANCE[precision]:.0e}): "

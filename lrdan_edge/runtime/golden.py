@@ -55,7 +55,8 @@ def check_on_golden_frames(bundle: Bundle, backend: Backend, precision: Precisio
             f"{wrong} of {len(scores)} scores of the {backend.name} {precision} engine on the golden frames are not finite: "
             "it must not decide about parts; build another precision"
         )
-    worst = relative_difference(scores, np.array(golden_scores(bundle).scores[precision], np.float32))
+    expected = np.array(golden_scores(bundle).scores[precision], np.float32)
+    worst = relative_difference(scores, expected, bundle.manifest.scoring.unit)
     if not worst <= GOLDEN_TOLERANCE[precision]:
         raise EngineError(
             f"the {backend.name} {precision} engine's scores differ from the graph's by {worst:.1%} on the golden frames "
@@ -64,18 +65,19 @@ def check_on_golden_frames(bundle: Bundle, backend: Backend, precision: Precisio
     return worst
 
 
-def relative_difference(actual: npt.NDArray[np.float32], expected: npt.NDArray[np.float32]) -> float:
-    """Largest difference of two score vectors, relative to the score or to the median score, whichever is larger.
+def relative_difference(actual: npt.NDArray[np.float32], expected: npt.NDArray[np.float32], unit: float = 0.0) -> float:
+    """Largest difference of two score vectors, relative to the score, the median score or a unit, whichever is largest.
 
-    A normalised score may lie near zero, where a purely relative difference says nothing.
+    A normalised score or a log-odds may lie near zero, where a purely relative difference says nothing.
 
     Args:
         actual: Scores, float32 [n].
         expected: The scores they should be, float32 [n].
+        unit: What scores are counted in; see `Scoring.unit`.
 
     Returns:
         0 or more; NaN if a score is not a number.
     """
     size = np.abs(expected)
-    scale = np.maximum(np.maximum(size, np.median(size)), 1e-6)
+    scale = np.maximum(size, max(float(np.median(size)), unit, 1e-6))
     return float((np.abs(actual - expected) / scale).max())

@@ -1,0 +1,56 @@
+"""A restorer through the whole line: the same scores from PyTorch and every graph, int8 included."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from parts import Line
+
+from lrdan_edge.bundle import Bundle
+from lrdan_edge.images import list_images, load_frames
+from lrdan_edge.metrics import auroc
+from lrdan_edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
+
+torch = pytest.importorskip("torch")
+
+
+@pytest.fixture(scope="module")
+def restorer(line: Line, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    from lrdan_edge.calibration.calibrate import calibrate
+    from lrdan_edge.export.graph import export
+    from lrdan_edge.train.progress import Progress
+    from lrdan_edge.train.trainer import TrainOptions, train
+
+    options = TrainOptions(recipe="inspection", image_size=(64, 64), epochs=12)
+    bundle = train(line.data, tmp_path_factory.mktemp("restorer") / "bundle", options, Progress())
+    export(bundle)
+    calibrate(bundle)
+    return Bundle.open(bundle.path)
+
+
+def scores(bundle: Bundle, precision: str, folder: Path) -> np.ndarray:
+    frames = load_frames(list_images(folder), bundle.manifest.model.frame_shape)
+    with OnnxRuntimeBackend(bundle.graph(precision).read_bytes(), precision) as backend:  # type: ignore[arg-type]
+        return backend.infer(frames, heatmap=False).score
+
+
+def test_every_graph_scores_as_the_network_does(restorer: Bundle, line: Line) -> None:
+    good, bad = ({p: scores(restorer, p, line.data / "test" / kind) for p in ("fp32", "int8")} for kind in ("good", "blob"))
+    stage = restorer.manifest.stages["export"]
+    assert stage.results["fp32"]["largest_relative_score_difference"] <= 1e-4
+    areas = {p: auroc(good[p], bad[p]) for p in good}
+    assert areas["fp32"] > 0.9
+    assert areas["int8"] == pytest.approx(areas["fp32"], abs=0.02)
+
+
+def test_the_graph_holds_no_batch_norm_and_its_convolutions_are_quantised(restorer: Bundle) -> None:
+    operators = [node.op_type for node in onnx.load(restorer.graph("int8")).graph.node]
+    assert "BatchNormalization" not in operators
+    from lrdan_edge.train.networks import Restorer, spec_for
+
+    layers = Restorer(spec_for(64, 64, 1, recipe="inspection")).modules()
+    convolutions = sum(isinstance(layer, torch.nn.Conv2d) for layer in layers)
+    smoothing = 2
+    assert operators.count("Conv") == convolutions + smoothing
+    assert operators.count("DequantizeLinear") >= 2 * convolutions
