@@ -41,7 +41,8 @@ def paint(image: Image, other: Image, rng: np.random.Generator) -> tuple[Image, 
         fine = _SHAPES[kind] in (_blob, _crack, _scratch)
         opacity = cv2.GaussianBlur(shape, (0, 0), rng.uniform(0.4, 1.2) if fine else rng.uniform(0.5, 2.5))
         filling = _filling(_SHAPES[kind], painted, other, shape > 0, rng)
-        result = painted + opacity[..., None] * (np.clip(filling, 0, 1) - painted)
+        blend = painted + opacity[..., None] * (np.clip(filling, 0, 1) - painted)
+        result = np.clip(blend, 0, 1)  # again: rounding takes a blend past its ends
         change = cv2.blur(np.abs(result - painted).max(2), (5, 5))
         mask = np.maximum(mask, ((opacity > 0.35) & (change > LEAST_CHANGE)).astype(np.float32))
         painted = result.astype(np.float32)
