@@ -1,0 +1,125 @@
+"""How well the protocol's baselines detect defects on the data set that ``benchmarks/detection.py`` uses, on the same split.
+
+    python benchmarks/detection_baselines.py ../shared/data/magnetic-tile --image-size 128x128
+
+DATA holds ``train/good``, ``test/good`` and ``test/<kind>``. Every detector learns from the images that ``lrdan-edge train``
+would learn from with the same seed, standardised per image first, as the recipe inspection's are, so that exposure counts for
+none of them. Writes ``benchmarks/results/detection-baselines-<name of DATA>.json`` and ``.md``, anew after each run.
+"""
+
+import argparse
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+
+from lrdan_edge.bundle import versions
+from lrdan_edge.dataset import good_images, test_images
+from lrdan_edge.images import load_frames
+from lrdan_edge.manifest import to_json
+from lrdan_edge.metrics import auroc
+from lrdan_edge.runtime.device import processor
+from lrdan_edge.train.baselines import DETECTORS
+
+RESULTS = Path(__file__).parent / "results"
+BASELINES = ("pixel-1nn", "pca", "autoencoder", "deep-svdd", "ganomaly", "geom")
+SPREAD = 48.0  # grey levels of one standard deviation after standardising: 128 ± 2.6 deviations fill the range
+
+
+class Run(msgspec.Struct):
+    """One detector with one seed; AUROC in [0, 1] over all images, and per kind of defect."""
+
+    detector: str
+    seed: int
+    training_seconds: float
+    image_auroc: float
+    kinds: dict[str, float]
+
+
+def standardised(frames: np.ndarray) -> torch.Tensor:
+    """Frames uint8 [N, H, W, C] to uint8 [N, C, H, W], every image with mean 128 and deviation `SPREAD`."""
+    x = frames.astype(np.float32)
+    x = (x - x.mean((1, 2, 3), keepdims=True)) / (x.std((1, 2, 3), keepdims=True) + 1)
+    levels = np.clip(np.round(x * SPREAD + 128), 0, 255).astype(np.uint8)
+    return torch.from_numpy(np.ascontiguousarray(levels.transpose(0, 3, 1, 2)))
+
+
+def measure(data: Path, shape: tuple[int, int, int], name: str, seed: int, steps: int) -> Run:
+    """Train one detector and judge the test images."""
+    tests = test_images(data)
+    detector = DETECTORS[name]()
+    started = time.monotonic()
+    good = standardised(load_frames(good_images(data, seed).training, shape))
+    detector.fit(good, steps=steps, seed=seed, device=torch.device("cpu"))
+    seconds = time.monotonic() - started
+    scores = detector.score(standardised(load_frames([image.path for image in tests], shape))).numpy()
+    kinds = np.array([image.kind for image in tests])
+    baseline = scores[kinds == "good"]
+    return Run(
+        name,
+        seed,
+        seconds,
+        auroc(baseline, scores[kinds != "good"]),
+        {str(kind): auroc(baseline, scores[kinds == kind]) for kind in np.unique(kinds) if kind != "good"},
+    )
+
+
+def as_markdown(title: str, runs: list[Run], command: str, threads: int) -> str:
+    """One row per measure, one column per detector, mean ± standard deviation over the seeds."""
+    said = ", ".join(f"{name} {version}" for name, version in versions().items())
+    detectors = list(dict.fromkeys(run.detector for run in runs))
+    seeds = sorted({run.seed for run in runs})
+    lines = [
+        f"# Baselines on {title}",
+        "",
+        f"`{command}` on {processor().name}, {threads} thread{'s' if threads > 1 else ''}; {said}.",
+        f"Image AUROC, mean ± standard deviation over seeds {', '.join(map(str, seeds))}; every image is standardised first.",
+        "",
+        "| | " + " | ".join(detectors) + " |",
+        "|---|" + "---|" * len(detectors),
+    ]
+
+    def row(label: str, value: Callable[[Run], float]) -> str:
+        cells = []
+        for detector in detectors:
+            values = [value(run) for run in runs if run.detector == detector]
+            spread = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
+            cells.append(f"{np.mean(values):.3f}{spread}")
+        return f"| {label} | " + " | ".join(cells) + " |"
+
+    lines.append(row("image AUROC", lambda run: run.image_auroc))
+    lines += [row(kind, lambda run, kind=kind: run.kinds[kind]) for kind in runs[0].kinds]
+    lines.append(row("minutes of training", lambda run: run.training_seconds / 60))
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--image-size", type=lambda text: tuple(map(int, text.split("x"))), default=(128, 128))
+    parser.add_argument("--channels", type=int, choices=(1, 3), default=1)
+    parser.add_argument("--detector", dest="detectors", choices=sorted(DETECTORS), nargs="+", default=list(BASELINES))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=1000)
+    arguments = parser.parse_args()
+    command = shlex.join(["python", "benchmarks/detection_baselines.py", *sys.argv[1:]])
+    target = RESULTS / f"detection-baselines-{arguments.data.name}"
+    runs: list[Run] = []
+    RESULTS.mkdir(exist_ok=True)
+    for name in arguments.detectors:
+        for seed in arguments.seeds:
+            runs.append(measure(arguments.data, (*arguments.image_size, arguments.channels), name, seed, arguments.steps))
+            print(f"{name}, seed {seed}: image AUROC {runs[-1].image_auroc:.3f}", flush=True)
+            record = {"command": command, "machine": processor().name, "versions": versions(), "runs": runs}
+            target.with_suffix(".json").write_bytes(to_json(record))
+            text = as_markdown(arguments.data.name, runs, command, torch.get_num_threads())
+            target.with_suffix(".md").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
