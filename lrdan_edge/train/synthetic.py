@@ -3,9 +3,13 @@
 The dual term asks AE2 to tell fakes from images; these are fakes that look like what goes wrong on a line: cracks, holes and
 stains, chipped edges, scratches, foreign or lost texture. After CutPaste (arXiv 2104.04015), DRAEM (arXiv 2108.07610) and NSA
 (arXiv 2109.15222), with shapes of our own. Smooth unevenness is left out on purpose: natural shading looks the same.
+
+Half of the images get details, faint ones too; the other half also get whole regions that were worked differently, and there
+only what stands out from the texture around it, since nobody could learn to mark the rest of a region.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -15,9 +19,20 @@ import numpy.typing as npt
 Image = npt.NDArray[np.float32]
 Shape = Callable[[np.random.Generator, int, int], Image]
 
+DETAILS_SHARE = 0.5  # of the painted images: details alone, faint ones too
+TRIES = 4  # for a defect that stands out enough
 CLEAN_SHARE = 0.25  # images that stay good, so that AE2 knows them too
 LEAST_CHANGE = 0.012  # of the full range: what changes less is not visible and is not marked
 _SUBPIXEL = 16  # OpenCV draws in fractions of a pixel: 4 bits
+
+
+@dataclass(frozen=True)
+class _Repertoire:
+    """What may be painted into one image: shapes with their shares, and how far each must stand out (see `_prominence`)."""
+
+    shapes: tuple[Shape, ...]
+    shares: tuple[float, ...]
+    least_prominence: float
 
 
 def paint(image: Image, other: Image, rng: np.random.Generator) -> tuple[Image, Image]:
@@ -31,26 +46,61 @@ def paint(image: Image, other: Image, rng: np.random.Generator) -> tuple[Image, 
     Returns:
         The defective image, float32 [H, W, C] in [0, 1], and its mask, float32 [H, W], 1 where it visibly changed.
     """
-    height, width = image.shape[:2]
-    painted, mask = image, np.zeros((height, width), np.float32)
+    repertoire = _DETAILS if rng.random() < DETAILS_SHARE else _REGIONS
+    texture = _texture(image)
+    painted, mask = image, np.zeros(image.shape[:2], np.float32)
     for _ in range(1 + int(rng.random() < 0.3) + int(rng.random() < 0.15)):
-        kind = rng.choice(len(_SHAPES), p=_SHARES)
-        shape = _SHAPES[kind](rng, height, width)
-        if not shape.any():
-            continue
-        fine = _SHAPES[kind] in (_blob, _crack, _scratch)
-        opacity = cv2.GaussianBlur(shape, (0, 0), rng.uniform(0.4, 1.2) if fine else rng.uniform(0.5, 2.5))
-        filling = _filling(_SHAPES[kind], painted, other, shape > 0, rng)
-        blend = painted + opacity[..., None] * (np.clip(filling, 0, 1) - painted)
-        result = np.clip(blend, 0, 1)  # again: rounding takes a blend past its ends
-        change = cv2.blur(np.abs(result - painted).max(2), (5, 5))
-        mask = np.maximum(mask, ((opacity > 0.35) & (change > LEAST_CHANGE)).astype(np.float32))
-        painted = result.astype(np.float32)
+        for _ in range(TRIES):
+            attempt = _paint_one(repertoire, painted, other, texture, rng)
+            if attempt is not None:
+                painted, mask = attempt[0], np.maximum(mask, attempt[1])
+                break
     return painted, mask
+
+
+def _paint_one(
+    repertoire: _Repertoire, image: Image, other: Image, texture: Image, rng: np.random.Generator
+) -> tuple[Image, Image] | None:
+    """One defect and its mask, or None if it came out empty or does not stand out enough."""
+    shape = repertoire.shapes[rng.choice(len(repertoire.shapes), p=repertoire.shares)]
+    drawn = shape(rng, *image.shape[:2])
+    if not drawn.any():
+        return None
+    opacity = cv2.GaussianBlur(drawn, (0, 0), _softness(shape, rng))
+    filling = _filling(shape, image, other, drawn > 0, rng)
+    blend = image + opacity[..., None] * (np.clip(filling, 0, 1) - image)
+    painted = np.clip(blend, 0, 1).astype(np.float32)  # again: rounding takes a blend past its ends
+    change, inside = np.abs(painted - image).max(2), opacity > 0.35
+    if repertoire.least_prominence == 0:
+        return painted, (inside & (cv2.blur(change, (5, 5)) > LEAST_CHANGE)).astype(np.float32)
+    if _prominence(change / texture, inside) < repertoire.least_prominence:
+        return None
+    visible = True if shape in (_region, _stain) else cv2.blur(change / texture, (5, 5)) > 0.5
+    return painted, (inside & visible).astype(np.float32)
+
+
+def _softness(shape: Shape, rng: np.random.Generator) -> float:
+    """The deviation, in pixels, of the Gaussian that softens a shape's edge."""
+    if shape in (_blob, _crack, _scratch):
+        return float(rng.uniform(0.4, 1.2))
+    return _between(rng, 0.5, 6) if shape is _region else float(rng.uniform(0.5, 2.5))
+
+
+def _texture(image: Image) -> Image:
+    """How strong the texture is around every pixel: the mean deviation from a smoothed image, float32 [H, W], above 0."""
+    return np.asarray(cv2.blur(np.abs(image - _blur(image, 3)).mean(2), (31, 31)) + 0.004, np.float32)
+
+
+def _prominence(relative: Image, inside: npt.NDArray[np.bool_]) -> float:
+    """How far a defect stands out: its mean change in units of the texture, times the fourth root of its area / 100 pixels."""
+    area = int(inside.sum())
+    return float(relative[inside].mean()) * (area / 100) ** 0.25 if area else 0.0
 
 
 def _filling(shape: Shape, image: Image, other: Image, inside: npt.NDArray[np.bool_], rng: np.random.Generator) -> Image:
     """What a defect shows: another tone (always for cracks, mostly for blobs), foreign texture, or texture lost or coarsened."""
+    if shape is _region:
+        return _worked(image, other, inside, rng)
     choice = rng.random()
     if shape is _crack or choice < (0.75 if shape is _blob else 0.4):
         return _tone(image, inside, rng)
@@ -59,6 +109,33 @@ def _filling(shape: Shape, image: Image, other: Image, inside: npt.NDArray[np.bo
     smooth = _blur(image, rng.uniform(1.5, 4))
     coarse = 0.0 if rng.random() < 0.5 else rng.uniform(1.8, 3)
     return np.asarray(smooth + coarse * (image - smooth) + rng.normal() * 0.25 * _contrast(image), np.float32)
+
+
+def _worked(image: Image, other: Image, inside: npt.NDArray[np.bool_], rng: np.random.Generator) -> Image:
+    """A region worked differently: another grain (stronger, weaker, smeared, or another part's), and perhaps another tone."""
+    level = image[inside].mean(0)
+    shift: Any = 0.0
+    if rng.random() < 0.5:
+        shift = _between(rng, 0.02, 0.4) * np.maximum(0.2, level) * (-1 if rng.random() < 0.4 else 1)
+    choice = rng.random()
+    if choice < 0.35:
+        return np.asarray(_smeared(image, rng) + shift, np.float32)
+    source, foreign = image, choice < 0.7
+    if foreign:
+        source = other if rng.random() < 0.6 else _foreign(image, other, inside, rng)
+        if rng.random() < 0.7:
+            source = source - source[inside].mean(0) + level
+    smooth = _blur(source, rng.uniform(3, 16))
+    weaker, unchanged = rng.random() < 0.4, foreign and rng.random() < 0.6
+    gain = rng.uniform(0, 0.5) if weaker else 1.0 if unchanged else rng.uniform(1.6, 3.5)
+    return np.asarray(smooth + gain * (source - smooth) + shift, np.float32)
+
+
+def _smeared(image: Image, rng: np.random.Generator) -> Image:
+    """The texture drawn out along rows or columns, as grinding does, and stronger than it was."""
+    smooth, length = _blur(image, rng.uniform(6, 20)), int(_between(rng, 15, 80)) | 1
+    grain = cv2.blur(image, (1, length) if rng.random() < 0.5 else (length, 1)).reshape(image.shape) - smooth
+    return np.asarray(smooth + rng.uniform(1.5, 4) * grain + rng.uniform(0, 1) * (image - _blur(image, 2)), np.float32)
 
 
 def _tone(image: Image, inside: npt.NDArray[np.bool_], rng: np.random.Generator) -> Image:
@@ -131,6 +208,23 @@ def _cloud(rng: np.random.Generator, height: int, width: int) -> Image:
     return peaks * _blob(rng, height, width, 0.1, 0.4)
 
 
+def _region(rng: np.random.Generator, height: int, width: int) -> Image:
+    """A large part cut off by one slanted, slightly wavy line, or a strip between two."""
+    angle = rng.uniform(0, 2 * np.pi) if rng.random() < 0.3 else rng.integers(4) * np.pi / 2 + rng.normal() * 0.15
+    rows, columns = np.mgrid[0:height, 0:width].astype(np.float32)
+    distance = columns * np.cos(angle) + rows * np.sin(angle)
+    distance = distance + rng.uniform(0, 0.02) * min(height, width) * _noise(rng, height, width, rng.uniform(2, 6))
+    if rng.random() < 0.65:
+        return np.asarray(distance > np.quantile(distance, rng.uniform(0.55, 0.97)), np.float32)
+    start = rng.uniform(0.05, 0.8)
+    low, high = np.quantile(distance, [start, min(1, start + rng.uniform(0.05, 0.4))])
+    return np.asarray((distance > low) & (distance < high), np.float32)
+
+
+def _stain(rng: np.random.Generator, height: int, width: int) -> Image:
+    return _blob(rng, height, width, 0.1, 0.3)
+
+
 def _edge(rng: np.random.Generator, height: int, width: int) -> Image:
     """A chip in one edge, or a strip along it."""
     turned = int(rng.integers(4))
@@ -147,8 +241,10 @@ def _edge(rng: np.random.Generator, height: int, width: int) -> Image:
     return np.ascontiguousarray(np.rot90(chip, turned))
 
 
-_SHAPES: tuple[Shape, ...] = (_blob, _crack, _scratch, _cloud, _edge)
-_SHARES = (0.30, 0.30, 0.12, 0.12, 0.16)
+_DETAILS = _Repertoire((_blob, _crack, _scratch, _cloud, _edge), (0.30, 0.30, 0.12, 0.12, 0.16), 0)
+_REGIONS = _Repertoire(
+    (_blob, _crack, _scratch, _cloud, _edge, _region, _stain), (0.25, 0.27, 0.10, 0.08, 0.12, 0.13, 0.05), 1.8
+)
 
 
 def _fixed_point(points: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
