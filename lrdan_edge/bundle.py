@@ -48,6 +48,7 @@ JOURNAL = ".journal.json"
 LOCK = ".lock"
 TIMING_CACHE = ".timing.cache"
 STAGING = ".staging"
+CHECKPOINT = ".checkpoint.safetensors"
 
 T = TypeVar("T")
 
@@ -151,7 +152,7 @@ class Bundle:
         if folder.exists() and not folder.is_dir():
             raise BundleError(f"{folder} is a file; a bundle is a folder: choose another --bundle")
         if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).exists():
-            ours = {LOCK, STAGING, JOURNAL, TIMING_CACHE}
+            ours = {LOCK, STAGING, JOURNAL, TIMING_CACHE, CHECKPOINT, f"{CHECKPOINT}.tmp"}
             if foreign := sorted(entry.name for entry in folder.iterdir() if entry.name not in ours):
                 raise BundleError(
                     f"{folder} holds other files ({foreign[0]}) and is no bundle: choose another --bundle or an empty folder"
@@ -322,7 +323,7 @@ class Bundle:
             files[key] = FileRecord(sha256_of(path), path.stat().st_size)
         manifest = msgspec.structs.replace(self.manifest, files=files, stages=stages | {name: record})
         renames = {path.relative_to(self.path).as_posix(): key for key, path in stage.outputs.items()}
-        _write_durably(self.path / JOURNAL, to_json(_Journal(renames, manifest)))
+        write_durably(self.path / JOURNAL, to_json(_Journal(renames, manifest)))
         _roll_forward(self.path)
         self.manifest = manifest
 
@@ -346,7 +347,7 @@ def _roll_forward(folder: Path) -> None:
             (folder / target).parent.mkdir(parents=True, exist_ok=True)
             os.replace(folder / source, folder / target)
             _flush((folder / target).parent)
-    _write_durably(folder / MANIFEST, manifest_to_json(journal.manifest))
+    write_durably(folder / MANIFEST, manifest_to_json(journal.manifest))
     journal_path.unlink()
     _flush(folder)
 
@@ -394,7 +395,8 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def _write_durably(path: Path, data: bytes) -> None:
+def write_durably(path: Path, data: bytes) -> None:
+    """Replace a file at once and for good: whoever reads it, even after a crash, finds the old bytes or these."""
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_bytes(data)
     _flush(temporary)

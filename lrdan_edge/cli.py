@@ -120,42 +120,52 @@ def cli() -> None:
     help="inspection: AE2 restores and marks synthetic defects; lrdan: the paper's two autoencoders and discriminator.",
 )
 @click.option("--batch-size", type=click.IntRange(min=2), help="Images per step. [default: the recipe's]")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of weights, order and held-out images.")
+@click.option(
+    "--learning-rate", type=click.FloatRange(0, min_open=True), help="Adam's, at its highest. [default: the recipe's]"
+)
+@click.option(
+    "--bit-depth", type=click.Choice(["8", "10", "12", "14", "16"]), help="Bits 16-bit images use. [default: as found]"
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of all chance.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to train.")
-def train(
-    data: Path,
-    bundle_path: Path,
-    image_size: tuple[int, int] | None,
-    channels: str | None,
-    epochs: int | None,
-    recipe: Any,
-    batch_size: int | None,
-    seed: int,
-    device: Any,
-) -> None:
+@click.option("--compile/--no-compile", default=None, help="Compile the networks (torch.compile). [default: on a GPU]")
+@click.option(
+    "--resume/--no-resume",
+    default=None,
+    help="Go on where a killed or interrupted run stopped, or start anew. [default: go on if it was the same run]",
+)
+@click.option(
+    "--checkpoint-seconds",
+    type=click.FloatRange(min=0),
+    default=30.0,
+    show_default=True,
+    help="Time between checkpoints: a killed run loses no more.",
+)
+@click.option(
+    "--tensorboard", type=click.Path(path_type=Path, file_okay=False), help="Write losses and images for TensorBoard."
+)
+def train(data: Path, bundle_path: Path, channels: str | None, bit_depth: str | None, **given: Any) -> None:
     """Train on the good images in DATA.
 
     DATA is a folder of good images, or one with train/good as MVTec AD and anomalib have it. A share of the good images is held
     out for the threshold (or all of calibration/good, if there is such a folder). Ctrl-C ends training early and keeps what was
-    learnt.
+    learnt; the same command again goes on from there, as it does after a crash. 'torchrun --nproc-per-node N -m lrdan_edge train
+    DATA' trains with N processes.
     """
     _require("train", "training", "torch", "safetensors", "matplotlib")
     from lrdan_edge.train.trainer import TrainOptions
     from lrdan_edge.train.trainer import train as run_training
 
-    options = TrainOptions(
-        image_size=image_size,
-        channels=None if channels is None else 1 if channels == "1" else 3,
-        epochs=epochs,
-        recipe=recipe,
-        batch_size=batch_size,
-        seed=seed,
-        device=device,
-    )
+    depth: Any = bit_depth and int(bit_depth)
+    options = TrainOptions(channels=None if channels is None else 1 if channels == "1" else 3, bit_depth=depth, **given)
     bundle = run_training(data, bundle_path, options)
+    if os.environ.get("RANK", "0") != "0":  # under torchrun one process speaks
+        return
     results = bundle.manifest.stages["train"].results
     if results.get("interrupted"):
-        click.echo(f"Stopped early after {results['epochs']} epochs; the bundle at {bundle_path} is usable.")
+        click.echo(
+            f"Stopped early after {results['epochs']} epochs; the bundle at {bundle_path} is usable; the same command goes on."
+        )
         sys.exit(INTERRUPTED)
     _next(f"Trained on {len(results['training'])} images, {len(results['held_out'])} held out.", "export", bundle_path)
 
@@ -389,7 +399,7 @@ def run(
     from lrdan_edge.runtime.sources import open_source
 
     with Inspector.open(bundle_path, backend=backend, precision=precision, threshold=threshold) as inspector:
-        opened = open_source(source, realtime=realtime, loop=repeat)
+        opened = open_source(source, realtime=realtime, loop=repeat, bit_depth=inspector.bit_depth)
         complete = inspect_source(inspector, opened, output, save, overwrite=overwrite, policy=policy, batch=batch)
     if not complete:
         sys.exit(1)

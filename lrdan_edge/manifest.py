@@ -15,6 +15,9 @@ SCHEMA_VERSION = 1
 Precision = Literal["fp32", "fp16", "int8"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 
+BitDepth = Literal[8, 10, 12, 14, 16]
+BIT_DEPTHS: tuple[BitDepth, ...] = (8, 10, 12, 14, 16)
+
 EngineTarget = Literal["tensorrt", "openvino", "onnxruntime"]
 ENGINE_TARGETS: tuple[EngineTarget, ...] = ("tensorrt", "openvino", "onnxruntime")
 
@@ -68,6 +71,8 @@ class Preprocessing(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         scale: Factor from uint8 to the networks' range.
         offset: Added after scaling.
         standardise: Whether each image's own mean is then taken off and its deviation divided by, so that exposure drops out.
+        bit_depth: How many bits of a 16-bit image are used (many cameras put 10, 12 or 14 into 16); they are scaled to 8 by
+            `lrdan_edge.images.to_eight_bits`. 8-bit images are taken as they are.
     """
 
     colour: Literal["grey", "bgr"]
@@ -75,6 +80,7 @@ class Preprocessing(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     scale: float
     offset: float
     standardise: bool = False
+    bit_depth: BitDepth = 16
 
 
 class Scoring(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -91,7 +91,7 @@ def evaluate(
         "evaluate", command=command, inputs={DECISION: bundle.file(DECISION, "lrdan-edge calibrate")}, options=options
     ) as stage:
         result, judged = _judge(bundle, images, backend, precision)
-        pictures = _write(stage, result, judged, command)
+        pictures = _write(stage, result, judged, command, bundle.manifest.preprocessing.bit_depth)
     return result, [bundle.path / picture for picture in pictures]
 
 
@@ -106,7 +106,7 @@ def _judge(
         promised = bundle.decision().graphs[inspector.choice.precision].false_reject_rate
         for start in range(0, len(images), _BATCH):
             part = images[start : start + _BATCH]
-            verdicts = inspector.inspect([fit_frame(read_image(image.path), shape) for image in part])
+            verdicts = inspector.inspect([fit_frame(read_image(image.path, inspector.bit_depth), shape) for image in part])
             for image, verdict in zip(part, verdicts, strict=True):
                 if verdict.heatmap is not None and (image.mask or not image.defective):
                     pixels.add(verdict.heatmap, _mask(image, verdict.heatmap))
@@ -153,12 +153,12 @@ def _summarise(judged: list[Judged], title: str, promised: float, pixel_auroc: f
     )
 
 
-def _write(stage: Stage, result: Evaluation, judged: list[Judged], command: str) -> list[str]:
+def _write(stage: Stage, result: Evaluation, judged: list[Judged], command: str, bit_depth: int) -> list[str]:
     """Figures and pictures into the stage; the pictures' names in the bundle."""
     pictures = [f"{REPORTS}/evaluation-sheet.png"]
     stage.path(f"{REPORTS}/evaluation.json").write_bytes(to_json(result))
     stage.path(f"{REPORTS}/evaluation.md").write_text(as_markdown(result, command), encoding="utf-8")
-    plots.contact_sheet(stage.path(pictures[0]), judged)
+    plots.contact_sheet(stage.path(pictures[0]), judged, bit_depth)
     if plots.matplotlib_found():
         pictures.append(f"{REPORTS}/evaluation-roc.png")
         scored = [one for one in judged if one.verdict.outcome != "fault"]

@@ -12,7 +12,7 @@ from lrdan_edge.calibration.decision import decide, require_enough
 from lrdan_edge.calibration.quantise import quantise
 from lrdan_edge.dataset import recorded_images
 from lrdan_edge.errors import DataError
-from lrdan_edge.images import batches, list_images, load_frames
+from lrdan_edge.images import Frame, batches, list_images, load_frames
 from lrdan_edge.manifest import SCHEMA_VERSION, Decision, Golden, Precision, to_json
 from lrdan_edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
 
@@ -43,7 +43,7 @@ def calibrate(bundle: Bundle, *, false_reject_rate: float = DEFAULT_FALSE_REJECT
     held_out = list_images(good) if good else _recorded(bundle, "held_out")
     require_enough(len(held_out), false_reject_rate)
     training = _recorded(bundle, "training")
-    shape = bundle.manifest.model.frame_shape
+    shape, bit_depth = bundle.manifest.model.frame_shape, bundle.manifest.preprocessing.bit_depth
     with bundle.stage(
         "calibrate",
         command=_command(false_reject_rate, good),
@@ -52,14 +52,15 @@ def calibrate(bundle: Bundle, *, false_reject_rate: float = DEFAULT_FALSE_REJECT
     ) as stage:
         graphs["int8"] = stage.path(graph_name("int8"))
         spread = training[:: max(1, len(training) // _RANGE_IMAGES)][:_RANGE_IMAGES]
-        stage.results["int8"] = quantise(graphs["fp32"], graphs["int8"], spread, shape)
-        scores = {precision: _score(path, precision, held_out, shape) for precision, path in graphs.items()}
+        stage.results["int8"] = quantise(graphs["fp32"], graphs["int8"], spread, shape, bit_depth)
+        scores = {precision: _score(path, precision, held_out, shape, bit_depth) for precision, path in graphs.items()}
         decision = Decision(
             schema_version=SCHEMA_VERSION,
             graphs={key: decide(scores[key], false_reject_rate, sha256_of(path)) for key, path in graphs.items()},
         )
         stage.path(DECISION).write_bytes(to_json(decision))
-        _write_golden(stage, held_out[:_GOLDEN_IMAGES], shape, scores)
+        frames = load_frames(held_out[:_GOLDEN_IMAGES], shape, bit_depth)
+        _write_golden(stage, held_out[:_GOLDEN_IMAGES], frames, scores)
         stage.results["held_out_images"] = len(held_out)
         stage.results["thresholds"] = {key: graph.threshold for key, graph in decision.graphs.items()}
         stage.results["rank_correlation_int8_fp32"] = _rank_correlation(scores["fp32"], scores["int8"])
@@ -82,16 +83,17 @@ def _command(false_reject_rate: float, good: Path | None) -> str:
     return command if good is None else f"{command} --good {good}"
 
 
-def _score(graph: Path, precision: Precision, images: list[Path], shape: tuple[int, int, int]) -> Scores:
+def _score(graph: Path, precision: Precision, images: list[Path], shape: tuple[int, int, int], bit_depth: int) -> Scores:
     """Scores of images, float32 [n], by one graph."""
     with OnnxRuntimeBackend(graph.read_bytes(), precision) as backend:
-        return np.concatenate([backend.infer(frames, heatmap=False).score for frames in batches(images, shape, _BATCH)])
+        parts = batches(images, shape, _BATCH, bit_depth)
+        return np.concatenate([backend.infer(frames, heatmap=False).score for frames in parts])
 
 
-def _write_golden(stage: Stage, images: list[Path], shape: tuple[int, int, int], scores: dict[Precision, Scores]) -> None:
+def _write_golden(stage: Stage, images: list[Path], frames: Frame, scores: dict[Precision, Scores]) -> None:
     """Keep a few frames as the graph sees them, and their scores, for checks after a build and in the field."""
     names = []
-    for index, frame in enumerate(load_frames(images, shape)):
+    for index, frame in enumerate(frames):
         names.append(f"{index:02d}.png")
         encoded, data = cv2.imencode(".png", frame)
         if not encoded:

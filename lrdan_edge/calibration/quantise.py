@@ -21,7 +21,7 @@ _QUANTISED = ("Conv", "LeakyRelu", "Relu", "Resize")
 _BATCH = 16
 
 
-def quantise(graph: Path, target: Path, images: list[Path], shape: tuple[int, int, int]) -> dict[str, Any]:
+def quantise(graph: Path, target: Path, images: list[Path], shape: tuple[int, int, int], bit_depth: int = 16) -> dict[str, Any]:
     """Write the int8 twin of an fp32 deploy graph.
 
     Activation ranges are the smallest and largest values seen (min-max) over `images`, made symmetric.
@@ -31,6 +31,7 @@ def quantise(graph: Path, target: Path, images: list[Path], shape: tuple[int, in
         target: Where the int8 graph goes.
         images: Good images that show what activations look like; not the ones the threshold is fitted on.
         shape: (H, W, C) of a frame.
+        bit_depth: How many bits of 16-bit images are used.
 
     Returns:
         What was done: method, number of images, number of convolutions quantised.
@@ -56,7 +57,7 @@ def quantise(graph: Path, target: Path, images: list[Path], shape: tuple[int, in
         quantize_static(
             model,
             str(target),
-            _Reader(images, shape),
+            _Reader(images, shape, bit_depth),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=list(_QUANTISED),
             nodes_to_quantize=list(nodes),
@@ -93,8 +94,8 @@ def _ae2_nodes(model: "onnx.ModelProto") -> dict[str, str]:
 class _Reader:
     """Feeds images to ONNX Runtime's calibrator batch by batch, so that memory stays bounded."""
 
-    def __init__(self, images: list[Path], shape: tuple[int, int, int]) -> None:
-        self._batches: Iterator[Any] = batches(images, shape, _BATCH)
+    def __init__(self, images: list[Path], shape: tuple[int, int, int], bit_depth: int) -> None:
+        self._batches: Iterator[Any] = batches(images, shape, _BATCH, bit_depth)
 
     def get_next(self) -> dict[str, Any] | None:
         """The next batch by input name, or None at the end (ONNX Runtime's protocol)."""

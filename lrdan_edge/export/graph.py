@@ -94,7 +94,7 @@ def _reference_frames(bundle: Bundle) -> Frame:
     """
     paths = recorded_images(bundle, "held_out")[:_CHECK_IMAGES]
     if all(path.is_file() for path in paths):
-        return load_frames(paths, bundle.manifest.model.frame_shape)
+        return load_frames(paths, bundle.manifest.model.frame_shape, bundle.manifest.preprocessing.bit_depth)
     noise = np.random.default_rng(0).integers(0, 256, (_CHECK_IMAGES, *bundle.manifest.model.frame_shape))
     return noise.astype(np.uint8)
 

@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from lrdan_edge.bundle import Bundle
 from lrdan_edge.errors import DataError, LrdanError
-from lrdan_edge.images import Frame, fit_frame
-from lrdan_edge.manifest import Precision
+from lrdan_edge.images import Frame, fit_frame, to_eight_bits
+from lrdan_edge.manifest import BitDepth, Precision
 from lrdan_edge.runtime.backends.base import Backend
 from lrdan_edge.runtime.select import Choice, choose
 from lrdan_edge.runtime.verdict import Judge, Verdict, Verdicts
@@ -35,6 +35,11 @@ class Inspector:
         self.backend = backend
         self.judge = judge
         self.choice = choice
+
+    @property
+    def bit_depth(self) -> BitDepth:
+        """How many bits of a 16-bit frame are used; see `Preprocessing.bit_depth`."""
+        return self.bundle.manifest.preprocessing.bit_depth
 
     @classmethod
     def open(
@@ -69,8 +74,8 @@ class Inspector:
         """Judge frames.
 
         Args:
-            frames: uint8; one frame [H, W] or [H, W, C], a batch [N, H, W, C], or a list of frames of any size. None in the
-                list is a missing frame: a fault.
+            frames: uint8, or uint16 as the bundle's `bit_depth` says; one frame [H, W] or [H, W, C], a batch [N, H, W, C], or a
+                list of frames of any size. None in the list is a missing frame: a fault.
             heatmaps: Whether heatmaps are wanted too.
 
         Returns:
@@ -110,7 +115,7 @@ class Inspector:
             try:
                 if frame is None:
                     raise DataError("the frame is missing")
-                fitted.append(fit_frame(np.asarray(frame), shape))
+                fitted.append(fit_frame(to_eight_bits(np.asarray(frame), self.bit_depth), shape))
             except DataError as error:
                 missing.append((index, str(error)))
         batch: npt.NDArray[np.uint8] = np.stack(fitted) if fitted else np.empty((0, *shape), np.uint8)

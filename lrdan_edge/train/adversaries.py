@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from lrdan_edge.manifest import ModelSpec
 from lrdan_edge.train import losses
+from lrdan_edge.train.distributed import gathered, sum_gradients
+from lrdan_edge.train.learner import EVERYTHING, Batch, to_input
 from lrdan_edge.train.losses import LossWeights
 from lrdan_edge.train.networks import Autoencoder, Discriminator, code_grid
 
@@ -93,12 +95,17 @@ class Optimisation:
         self._autoencoders = torch.optim.Adam([*self._ae1, *self._ae2], learning_rate, betas=BETAS, fused=True)
         self._discriminator = torch.optim.Adam(self._d, learning_rate / 4, betas=BETAS, fused=True)
         self._rates = (learning_rate, learning_rate / 4)
+        self.optimisers = (self._autoencoders, self._discriminator)
 
     def set_rate(self, share: float) -> None:
         """Use `share` (0 to 1) of the learning rates from now on."""
         for optimiser, rate in zip((self._autoencoders, self._discriminator), self._rates, strict=True):
             for group in optimiser.param_groups:
                 group["lr"] = rate * share
+
+    def prepare(self, frames: Tensor, step: int, share: slice = EVERYTHING) -> Batch:  # noqa: ARG002  # no chance here
+        """See `Learner.prepare`: the images, float32 in [-1, 1]."""
+        return (to_input(frames[share]),)
 
     def step(self, x: Tensor) -> dict[str, Tensor]:
         """One step on one batch.
@@ -118,15 +125,18 @@ class Optimisation:
             ae2_x, _ = net.ae2(x)
             with without_statistics(net.ae2):
                 ae2_gx, z2 = net.ae2(gx)
-        gx, ae2_x, ae2_gx, z, z2 = (value.float() for value in (gx, ae2_x, ae2_gx, z, z2))
+        outputs = (gx, ae2_x, ae2_gx, z, z2, features_x, features_gx, logits_x, logits_gx)
+        x, gx, ae2_x, ae2_gx, z, z2, features_x, features_gx, logits_x, logits_gx = gathered(
+            x, *(value.float() for value in outputs)
+        )
         terms = {
             "irec": losses.irec(x, gx),
-            "adv": losses.adv(features_x.float(), features_gx.float()),
+            "adv": losses.adv(features_x, features_gx),
             "zrec": losses.zrec(z, z2),
             "c": losses.c(z, net.center),
             "girec": losses.girec(x, ae2_x),
             "direc": losses.direc(gx, ae2_gx),
-            "discriminator": losses.discrimination(logits_x.float(), logits_gx.float()),
+            "discriminator": losses.discrimination(logits_x, logits_gx),
         }
         k = balanced_k(terms["girec"], terms["direc"], w.k) if self.dual_reading == "began" else w.k
         dual = losses.dual(terms["girec"], terms["direc"], k)
@@ -141,6 +151,7 @@ class Optimisation:
         else:
             total.backward(inputs=self._ae2, retain_graph=True)  # type: ignore[no-untyped-call]
             (generation + w.dual * terms["direc"]).backward(inputs=self._ae1)  # type: ignore[no-untyped-call]
+        sum_gradients(self.networks.parameters())
         self._autoencoders.step()
         self._discriminator.step()
         spread = {"spread_g": gx.detach().std(0).mean(), "spread_ae2": ae2_x.detach().std(0).mean()}

@@ -1,19 +1,20 @@
-"""The images a training run uses: checked before training starts, then held in memory as uint8."""
+"""The images a training run uses: all of them decoded and checked before training starts."""
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from lrdan_edge.bundle import sha256_of
 from lrdan_edge.dataset import good_images
 from lrdan_edge.errors import DataError
-from lrdan_edge.images import Frame, load_frames, read_image
-from lrdan_edge.manifest import ModelSpec
+from lrdan_edge.images import natural_key, read_pixels
+from lrdan_edge.manifest import BIT_DEPTHS, BitDepth, ModelSpec
+from lrdan_edge.train.cache import CACHE_VARIABLE, Facts, Frames, ImageCache, Layout, is_grey
 from lrdan_edge.train.networks import LARGEST, MULTIPLE, SMALLEST, spec_for
 from lrdan_edge.train.options import TrainOptions
 
@@ -27,14 +28,16 @@ class Material:
     Attributes:
         frames: The training images, uint8 [N, C, H, W].
         spec: The networks that fit them.
+        bit_depth: How many bits of 16-bit images are used.
         training: The training images' paths, relative to the data folder.
         held_out: The held-out images' paths, likewise.
         fingerprint: Sha256 over all paths and contents.
         notes: What was decided about the images and may surprise, one sentence each.
     """
 
-    frames: Tensor
+    frames: Frames
     spec: ModelSpec
+    bit_depth: BitDepth
     training: list[str]
     held_out: list[str]
     fingerprint: str
@@ -42,7 +45,7 @@ class Material:
 
 
 def prepare(data: Path, options: TrainOptions) -> Material:
-    """Read, check and fit all good images of `data`.
+    """Read, check and fit all good images of `data`; what is in the cache is not decoded again.
 
     Raises:
         DataError: No images, too few, a broken one, or sizes that differ or are not supported.
@@ -52,22 +55,80 @@ def prepare(data: Path, options: TrainOptions) -> Material:
         raise DataError(
             f"{data} has {len(images.training)} training image; at least 2 are needed, and some hundreds are better"
         )
-    size, grey = _survey(images.training + images.held_out, same_size=options.image_size is None)
-    wanted = options.image_size or automatic_size(*size)
-    channels: Literal[1, 3] = options.channels or (1 if grey else 3)
-    spec = spec_for(*wanted, channels, decoder=options.decoder, recipe=options.recipe)
-    notes = []
-    if options.image_size is None and wanted != size:
-        notes.append(f"images of {_text(size)} are scaled to {_text(wanted)} (choose another with --image-size)")
-    frames = np.ascontiguousarray(load_frames(images.training, spec.frame_shape).transpose(0, 3, 1, 2))
+    paths = sorted({*images.training, *images.held_out}, key=natural_key)  # the same whatever the seed holds out
+    with ThreadPoolExecutor(4, "hash") as pool:
+        hashes = dict(zip(paths, pool.map(sha256_of, paths), strict=True))
+    cache = ImageCache(paths, list(hashes.values()))
+    facts = cache.facts()
+    spec, bit_depth = _settle(facts or _first_facts(paths[0]), paths, options)
+    layout = Layout(spec.frame_shape, bit_depth)
+    frames, obstacle = (cache.load(layout) if facts else None), None
+    while frames is None:
+        tried = layout
+        filled, facts, obstacle = cache.fill(tried)
+        spec, bit_depth = _settle(facts, paths, options)
+        layout = Layout(spec.frame_shape, bit_depth)
+        if layout == tried:  # else the first image was not like the rest: once more, now that they are known
+            frames = filled
+    places = {path: place for place, path in enumerate(paths)}
+    digest = hashlib.sha256()
+    for path in images.training + images.held_out:
+        digest.update(f"{path.relative_to(data).as_posix()}\0{hashes[path]}\n".encode())
     return Material(
-        frames=torch.from_numpy(frames),
+        frames=Frames(frames, torch.tensor([places[path] for path in images.training])),
         spec=spec,
+        bit_depth=bit_depth,
         training=[path.relative_to(data).as_posix() for path in images.training],
         held_out=[path.relative_to(data).as_posix() for path in images.held_out],
-        fingerprint=_fingerprint(data, images.training + images.held_out),
-        notes=notes,
+        fingerprint=digest.hexdigest(),
+        notes=[*_notes(facts or _first_facts(paths[0]), spec, bit_depth, options), *_memory_note(obstacle)],
     )
+
+
+def _first_facts(path: Path) -> Facts:
+    """The guess that all images are like the first one: usually right, and then each is decoded once."""
+    pixels = read_pixels(path)
+    deep = pixels.dtype == np.uint16
+    height, width = pixels.shape[:2]
+    return Facts([(height, width, 0)], is_grey(pixels), int(deep), int(pixels.max()) if deep else 0, {})
+
+
+def _settle(facts: Facts, paths: list[Path], options: TrainOptions) -> tuple[ModelSpec, BitDepth]:
+    """The networks and the bit depth for images like these.
+
+    Raises:
+        DataError: Sizes differ, or are not supported.
+    """
+    if options.image_size is None and len(facts.sizes) > 1:
+        shown = ", ".join(f"{_text((height, width))} {paths[index].name}" for height, width, index in facts.sizes[:3])
+        more = ", …" if len(facts.sizes) > 3 else ""
+        raise DataError(f"images differ in size ({shown}{more}): give --image-size to resize them all")
+    wanted = options.image_size or automatic_size(*facts.sizes[0][:2])
+    channels: Literal[1, 3] = options.channels or (1 if facts.grey else 3)
+    spec = spec_for(*wanted, channels, decoder=options.decoder, recipe=options.recipe)
+    needed = next(depth for depth in BIT_DEPTHS if facts.peak < 1 << depth) if facts.deep else 16
+    return spec, options.bit_depth or needed
+
+
+def _notes(facts: Facts, spec: ModelSpec, bit_depth: int, options: TrainOptions) -> list[str]:
+    notes = []
+    size = facts.sizes[0][:2]
+    if options.image_size is None and size != spec.frame_shape[:2]:
+        notes.append(
+            f"images of {_text(size)} are scaled to {_text((spec.height, spec.width))} (choose another with --image-size)"
+        )
+    if facts.deep and options.bit_depth is None:
+        notes.append(
+            f"{bit_depth} bits of the 16-bit images are used, since their largest value is {facts.peak} "
+            "(choose another with --bit-depth)"
+        )
+    return notes
+
+
+def _memory_note(obstacle: str | None) -> list[str]:
+    if obstacle is None:
+        return []
+    return [f"decoded images are held in memory: {obstacle}; set {CACHE_VARIABLE} to a folder that can be"]
 
 
 def automatic_size(height: int, width: int) -> tuple[int, int]:
@@ -91,31 +152,5 @@ def automatic_size(height: int, width: int) -> tuple[int, int]:
     return rows, columns
 
 
-def _survey(paths: list[Path], *, same_size: bool) -> tuple[tuple[int, int], bool]:
-    """Decode every image once: their (height, width) and whether all are grey."""
-    sizes: dict[tuple[int, int], Path] = {}
-    grey = True
-    for path in paths:
-        image = read_image(path)
-        sizes.setdefault((image.shape[0], image.shape[1]), path)
-        grey = grey and _is_grey(image)
-    if same_size and len(sizes) > 1:
-        shown = ", ".join(f"{_text(size)} {path.name}" for size, path in list(sizes.items())[:3])
-        more = ", …" if len(sizes) > 3 else ""
-        raise DataError(f"images differ in size ({shown}{more}): give --image-size to resize them all")
-    return next(iter(sizes)), grey
-
-
-def _is_grey(image: Frame) -> bool:
-    return image.ndim == 2 or bool((image == image[:, :, :1]).all())
-
-
 def _text(size: tuple[int, int]) -> str:
     return f"{size[0]}x{size[1]}"
-
-
-def _fingerprint(data: Path, paths: list[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in paths:
-        digest.update(f"{path.relative_to(data).as_posix()}\0{sha256_of(path)}\n".encode())
-    return digest.hexdigest()

@@ -6,6 +6,8 @@ A restorer with skip connections copies a digit of another kind as well as its o
 import torch
 from torch import Tensor
 
+from lrdan_edge.train.distributed import gathered, sum_gradients
+from lrdan_edge.train.learner import EVERYTHING, Batch, to_input
 from lrdan_edge.train.networks import Autoencoder
 
 WEIGHT_DECAY = 1e-4
@@ -34,11 +36,16 @@ class Reconstruction:
         """
         self.ae2, self.half, self._rate = ae2, half, learning_rate
         self._optimiser = torch.optim.AdamW(ae2.parameters(), learning_rate, weight_decay=WEIGHT_DECAY, fused=True)
+        self.optimisers = (self._optimiser,)
 
     def set_rate(self, share: float) -> None:
         """Use `share` (0 to 1) of the learning rate from now on."""
         for group in self._optimiser.param_groups:
             group["lr"] = self._rate * share
+
+    def prepare(self, frames: Tensor, step: int, share: slice = EVERYTHING) -> Batch:  # noqa: ARG002  # no chance here
+        """See `Learner.prepare`: the images, float32 in [-1, 1]."""
+        return (to_input(frames[share]),)
 
     def step(self, x: Tensor) -> dict[str, Tensor]:
         """One step on one batch.
@@ -52,10 +59,11 @@ class Reconstruction:
         """
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.half):
             drawn, _ = self.ae2(x)
-        drawn = drawn.float()
+        x, drawn = gathered(x, drawn.float())
         loss = reconstruction(x, drawn)
         self._optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
+        sum_gradients(self.ae2.parameters())
         self._optimiser.step()
         spread = drawn.detach().std(0).mean()
         return {"reconstruction": loss.detach(), "total": loss.detach(), "spread_ae2": spread}

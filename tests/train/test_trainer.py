@@ -20,7 +20,7 @@ from lrdan_edge.bundle import WEIGHTS, Bundle
 from lrdan_edge.dataset import recorded_images
 from lrdan_edge.errors import BundleError, DataError, TrainingError
 from lrdan_edge.images import load_frames
-from lrdan_edge.train import trainer
+from lrdan_edge.train import collapse
 from lrdan_edge.train.losses import LossWeights
 from lrdan_edge.train.networks import Autoencoder, spec_for
 from lrdan_edge.train.options import TrainOptions
@@ -145,7 +145,7 @@ def test_nan_ends_training_and_saves_nothing(stripes: Path, tmp_path: Path) -> N
 
 
 def test_collapse_ends_training(stripes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer, "COLLAPSE_AFTER", 3)
+    monkeypatch.setattr(collapse, "AFTER", 1)
     forward = Autoencoder.forward
 
     def constant(self: Autoencoder, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -153,13 +153,15 @@ def test_collapse_ends_training(stripes: Path, tmp_path: Path, monkeypatch: pyte
         return reconstruction * 0 + reconstruction.mean(), latent
 
     monkeypatch.setattr(Autoencoder, "forward", constant)
-    with pytest.raises(TrainingError, match="collapsed to one constant image in epoch 1"):
+    with pytest.raises(
+        TrainingError, match=r"AE1 .* collapsed to one constant image .* in epoch 1, for 3 steps; nothing was saved"
+    ):
         train(stripes, tmp_path / "bundle", TINY, Progress())
     assert not (tmp_path / "bundle" / "manifest.json").exists()
 
 
 def test_images_all_alike_are_no_collapse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer, "COLLAPSE_AFTER", 0)
+    monkeypatch.setattr(collapse, "AFTER", 0)
     folder = tmp_path / "data"
     folder.mkdir()
     for index in range(20):

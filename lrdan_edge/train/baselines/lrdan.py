@@ -1,20 +1,20 @@
 """The toolkit's own recipes as detectors of the protocol: trained as `trainer.train` trains, but for so many steps, without files."""
 
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from typing import Literal, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from lrdan_edge.errors import TrainingError
 from lrdan_edge.train.adversaries import Adversaries, DualReading
+from lrdan_edge.train.learner import EVERYTHING
 from lrdan_edge.train.losses import LossWeights
 from lrdan_edge.train.networks import spec_for
 from lrdan_edge.train.options import RECIPES, TrainOptions, scoring_for
+from lrdan_edge.train.prefetch import batch_of
 from lrdan_edge.train.scoring import DeployModule, ScoringHead
-from lrdan_edge.train.trainer import learner_for, map_statistics, networks_for, preprocessing_for, rate_at, to_input
+from lrdan_edge.train.trainer import learner_for, map_statistics, networks_for, preprocessing_for, rate_at
 
 Scorer = Literal["ae1", "ae2"]
 
@@ -80,13 +80,13 @@ class Lrdan:
             torch.manual_seed(seed)
             networks = networks_for(spec).to(device)
         networks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        rng = np.random.default_rng(seed)
         batch_size = options.batch_size or RECIPES[options.recipe].batch_size
         networks.train()
-        learner = learner_for(networks, good, options, rng)
-        for step, indices in zip(range(steps), endless_batches(rng, len(good), batch_size), strict=False):
+        learner = learner_for(networks, good, options)
+        for step in range(steps):
             learner.set_rate(rate_at(step, steps))
-            learner.step(to_input(good[indices], device))
+            batch = learner.prepare(good[batch_of(step, seed, len(good), batch_size)], step, EVERYTHING)
+            learner.step(*(part.to(device) for part in batch))
         network = networks.ae1 if self.scorer == "ae1" and isinstance(networks, Adversaries) else networks.ae2
         preprocessing, scoring = preprocessing_for(spec), options.scoring or scoring_for(spec)
         mean, deviation = map_statistics(network, good, preprocessing, scoring)
@@ -110,11 +110,3 @@ class Lrdan:
 def inspection() -> Lrdan:
     """The recipe ``inspection`` as a `Detector`."""
     return Lrdan(options=TrainOptions(recipe="inspection", batch_size=BATCH_SIZE))
-
-
-def endless_batches(rng: np.random.Generator, count: int, size: int) -> Iterator[Tensor]:
-    """Indices in whole batches, epoch after epoch, each in a new random order (a rest would unsettle batch normalisation)."""
-    while True:
-        order = torch.from_numpy(rng.permutation(count))
-        for start in range(0, max(1, count // size) * size, size):
-            yield order[start : start + size]
