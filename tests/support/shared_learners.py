@@ -1,0 +1,57 @@
+"""Steps every kind of learner alone and, under torchrun, in shares: the same batches, in float64.
+
+    torchrun --nproc-per-node 2 shared_learners.py FOLDER
+
+Writes FOLDER/<learner>-<alone|shared>-<rank>.safetensors: the loss curve by term, and the networks.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from lrdan_edge.train.distributed import Team, synchronise, team
+from lrdan_edge.train.networks import spec_for
+from lrdan_edge.train.options import TrainOptions
+from lrdan_edge.train.trainer import learner_for, networks_for
+
+STEPS = 12
+CPU = torch.device("cpu")
+KINDS = {
+    "restoration": (TrainOptions(recipe="inspection"), 36),
+    "reconstruction": (TrainOptions(recipe="inspection"), 28),
+    "lrdan-began": (TrainOptions(recipe="lrdan"), 32),
+    "lrdan-joint": (TrainOptions(recipe="lrdan", dual_reading="joint"), 32),
+}
+
+
+def stepped(kind: str, processes: Team) -> dict[str, torch.Tensor]:
+    """The curve and the networks after `STEPS` steps."""
+    options, side = KINDS[kind]
+    spec = spec_for(side, side + 4, 1, recipe=options.recipe)
+    torch.manual_seed(processes.rank)  # only the first one's weights may count
+    networks = networks_for(spec)
+    frames = torch.randint(0, 256, (6, 1, side, side + 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    learner = learner_for(networks, frames, options)
+    networks.double().train()
+    synchronise(networks)
+    curve = []
+    for step in range(STEPS):
+        learner.set_rate(0.3)
+        batch = learner.prepare(frames, step, processes.share(len(frames)))
+        curve.append({name: value.double() for name, value in learner.step(*(part.double() for part in batch)).items()})
+    losses = {f"loss.{name}": torch.stack([terms[name] for terms in curve]) for name in curve[0]}
+    return losses | {name: tensor.contiguous() for name, tensor in networks.state_dict().items()}
+
+
+def main(folder: Path) -> None:
+    for kind in KINDS:
+        save_file(stepped(kind, Team()), folder / f"{kind}-alone-{0}.safetensors")
+    with team(CPU) as processes:
+        for kind in KINDS:
+            save_file(stepped(kind, processes), folder / f"{kind}-shared-{processes.rank}.safetensors")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
