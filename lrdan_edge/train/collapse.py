@@ -1,4 +1,8 @@
-"""Signs that training fails, looked for at every step, so that no epoch passes before it ends with what to change."""
+"""Signs that training fails, looked for at every step, so that no epoch passes before it ends with what to change.
+
+An AE2 that runs away (it seeks only to spoil fakes, with a large k) is no sign of its own: it ends in constant images, of G's or
+its own, while a high L_direc alone is what the dual term asks for.
+"""
 
 import math
 from collections.abc import Iterator
@@ -9,8 +13,9 @@ AFTER = 100  # steps; before that the networks may be constant
 LONGEST_WATCH = 50  # steps in a row that prove a collapse; an epoch's, if it has fewer
 COLLAPSED = 0.01  # share of the images' own spread below which the reconstructions are all one
 LEAST_SPREAD = 0.05  # images more alike than this (of a range of 2) say nothing about a collapse
-CERTAIN = 1e-3  # a discriminator's loss: it gives 99.9 % to what is right, and nothing more can be learnt from it
-RUNAWAY = 5.0  # times as badly as images that AE2 reconstructs fakes: it seeks only to spoil them
+CERTAIN = (
+    0.05  # a discriminator's loss: it gives about 95 % to what is right; beside a generator that follows it stays near 0.7
+)
 
 
 class Watch:
@@ -59,7 +64,6 @@ _MENDS = {
     "spread_g": "train again with another --seed, a lower --learning-rate or more images",
     "spread_ae2": "train again with another --seed, a lower --learning-rate or more images",
     "discriminator": "train again with a lower --learning-rate, another --seed or more images",
-    "fakes": "train again with the dual reading began, a smaller k or a lower --learning-rate",
 }
 
 
@@ -73,6 +77,3 @@ def _signs(losses: dict[str, float]) -> Iterator[tuple[str, str]]:
             )
     if losses.get("discriminator", math.inf) < CERTAIN:
         yield "discriminator", f"the discriminator ran away (its loss is {losses['discriminator']:.2g}, below {CERTAIN:g})"
-    if losses.get("direc", 0.0) > RUNAWAY * losses.get("girec", math.inf):
-        worse = losses["direc"] / losses["girec"]
-        yield "fakes", f"AE2 ran away (it reconstructs fakes {worse:.1f} times as badly as images)"
