@@ -13,9 +13,7 @@ AFTER = 100  # steps; before that the networks may be constant
 LONGEST_WATCH = 50  # steps in a row that prove a collapse; an epoch's, if it has fewer
 COLLAPSED = 0.01  # share of the images' own spread below which the reconstructions are all one
 LEAST_SPREAD = 0.05  # images more alike than this (of a range of 2) say nothing about a collapse
-CERTAIN = (
-    0.05  # a discriminator's loss: it gives about 95 % to what is right; beside a generator that follows it stays near 0.7
-)
+CERTAIN = 0.05  # a discriminator's loss: it gives about 95 % to what is right; healthy runs stay far above
 
 
 class Watch:
