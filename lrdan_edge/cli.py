@@ -159,7 +159,7 @@ def train(data: Path, bundle_path: Path, channels: str | None, bit_depth: str | 
     depth: Any = bit_depth and int(bit_depth)
     options = TrainOptions(channels=None if channels is None else 1 if channels == "1" else 3, bit_depth=depth, **given)
     bundle = run_training(data, bundle_path, options)
-    if os.environ.get("RANK", "0") != "0":  # under torchrun one process speaks
+    if "TORCHELASTIC_RUN_ID" in os.environ and os.environ["RANK"] != "0":  # under torchrun one process speaks
         return
     results = bundle.manifest.stages["train"].results
     if results.get("interrupted"):

@@ -83,8 +83,9 @@ class Checkpoint:
         self._written = time.monotonic()
 
     def remove(self) -> None:
-        """Remove the checkpoint, if there is one."""
+        """Remove the checkpoint, if there is one, and what a killed run left of another."""
         self.path.unlink(missing_ok=True)
+        self.path.with_name(f"{self.path.name}.tmp").unlink(missing_ok=True)
 
     def read(self) -> tuple["Saved | None", str | None]:
         """The checkpoint that an earlier, killed run left.

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from lrdan_edge.errors import TrainingError
 
+_LAUNCHED = "TORCHELASTIC_RUN_ID"  # what torchrun sets, and a cluster's own variables do not
 _PATIENCE = timedelta(hours=1)  # for one process that decodes while the others wait
 
 
@@ -73,11 +74,18 @@ class Team:
 
 @contextmanager
 def team(device: torch.device) -> Iterator[Team]:
-    """The processes that ``torchrun`` started, joined over NCCL or Gloo; this one alone where it did not start any."""
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1 or not dist.is_available():
+    """The processes that ``torchrun`` started, joined over NCCL or Gloo; this one alone where it did not start any.
+
+    Raises:
+        TrainingError: This PyTorch cannot join processes.
+    """
+    if _LAUNCHED not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield Team()
         return
+    if not dist.is_available():
+        raise TrainingError(
+            "this PyTorch was built without torch.distributed: train without torchrun, or install another build"
+        )
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)

@@ -56,8 +56,7 @@ def prepare(data: Path, options: TrainOptions) -> Material:
             f"{data} has {len(images.training)} training image; at least 2 are needed, and some hundreds are better"
         )
     paths = sorted({*images.training, *images.held_out}, key=natural_key)  # the same whatever the seed holds out
-    with ThreadPoolExecutor(4, "hash") as pool:
-        hashes = dict(zip(paths, pool.map(sha256_of, paths), strict=True))
+    hashes = _hashes(paths)
     cache = ImageCache(paths, list(hashes.values()))
     facts = cache.facts()
     spec, bit_depth = _settle(facts or _first_facts(paths[0]), paths, options)
@@ -70,6 +69,7 @@ def prepare(data: Path, options: TrainOptions) -> Material:
         layout = Layout(spec.frame_shape, bit_depth)
         if layout == tried:  # else the first image was not like the rest: once more, now that they are known
             frames = filled
+    assert facts is not None  # whoever loads or fills a cache knows them
     places = {path: place for place, path in enumerate(paths)}
     digest = hashlib.sha256()
     for path in images.training + images.held_out:
@@ -81,8 +81,21 @@ def prepare(data: Path, options: TrainOptions) -> Material:
         training=[path.relative_to(data).as_posix() for path in images.training],
         held_out=[path.relative_to(data).as_posix() for path in images.held_out],
         fingerprint=digest.hexdigest(),
-        notes=[*_notes(facts or _first_facts(paths[0]), spec, bit_depth, options), *_memory_note(obstacle)],
+        notes=[*_notes(facts, spec, bit_depth, options), *_memory_note(obstacle)],
     )
+
+
+def _hashes(paths: list[Path]) -> dict[Path, str]:
+    """Sha256 of each file's contents.
+
+    Raises:
+        DataError: A file cannot be read.
+    """
+    try:
+        with ThreadPoolExecutor(4, "hash") as pool:
+            return dict(zip(paths, pool.map(sha256_of, paths), strict=True))
+    except OSError as error:
+        raise DataError(f"{error.filename} cannot be read ({error.strerror})") from error
 
 
 def _first_facts(path: Path) -> Facts:

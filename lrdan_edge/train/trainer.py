@@ -235,6 +235,7 @@ def _checkpoint(
         "device": device.type,
         "threads": torch.get_num_threads(),
         "processes": processes.size,
+        "compile": options.compile,
         "torch": str(torch.__version__),
     }
     return Checkpoint(path, identity, conditions, options.checkpoint_seconds)

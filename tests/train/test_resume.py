@@ -14,8 +14,10 @@ import killed_training
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
-from lrdan_edge.bundle import CHECKPOINT, WEIGHTS
+from lrdan_edge.bundle import CHECKPOINT, WEIGHTS, Bundle
+from lrdan_edge.cli import cli
 from lrdan_edge.errors import TrainingError
 from lrdan_edge.train.options import TrainOptions
 from lrdan_edge.train.progress import Progress
@@ -122,6 +124,30 @@ def test_resuming_can_be_demanded(data: Path, tmp_path: Path) -> None:
     cv2.imwrite(str(data / "000.png"), np.zeros((28, 28), np.uint8))
     with pytest.raises(TrainingError, match=r"nothing to resume: .* is of another run \(images"):
         train(data, tmp_path / "b", demanding, Progress())
+
+
+def test_the_command_line_has_it_too(data: Path, tmp_path: Path) -> None:
+    words = [
+        "train",
+        str(data),
+        "--bundle",
+        str(tmp_path / "b"),
+        "--epochs",
+        "1",
+        "--learning-rate",
+        "0.002",
+        "--bit-depth",
+        "12",
+    ]
+    result = CliRunner().invoke(cli, [*words, "--resume"])
+    assert result.exit_code == 1
+    assert "Error: nothing to resume" in result.output
+    result = CliRunner().invoke(cli, [*words, "--no-resume", "--no-compile", "--checkpoint-seconds", "0"])
+    assert result.exit_code == 0, result.output
+    options = Bundle.open(tmp_path / "b").manifest.stages["train"].options
+    asked = {name: options[name] for name in ("resume", "compile", "checkpoint_seconds", "learning_rate", "bit_depth")}
+    assert asked == {"resume": False, "compile": False, "checkpoint_seconds": 0.0, "learning_rate": 0.002, "bit_depth": 12}
+    assert "--learning-rate 0.002 --bit-depth 12" in Bundle.open(tmp_path / "b").manifest.stages["train"].command
 
 
 @pytest.mark.parametrize("place", [3, 40, 400, -5])
