@@ -6,6 +6,7 @@ Training, calibration, evaluation and the runtime all go through `fit_frame`, so
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,6 +16,9 @@ from lrdan_edge.errors import DataError
 
 Frame = npt.NDArray[np.uint8]
 """One image: uint8, shape [H, W] (grey), [H, W, 1], [H, W, 3] (BGR) or [H, W, 4] (BGRA)."""
+
+Stored = npt.NDArray[Any]
+"""An image as its file has it: uint8 or uint16, [H, W], [H, W, 3] (BGR) or [H, W, 4] (BGRA)."""
 
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
@@ -40,7 +44,16 @@ def list_images(folder: Path) -> list[Path]:
 
 
 def read_image(path: Path) -> Frame:
-    """Decode an image file as it is stored: uint8, [H, W] or [H, W, 3] (BGR); 16-bit is scaled to 8, alpha dropped.
+    """Decode an image file: uint8, [H, W] or [H, W, 3] (BGR); 16-bit is scaled to 8, alpha dropped.
+
+    Raises:
+        DataError: The file cannot be read, or is no whole image.
+    """
+    return as_uint8(read_stored(path))
+
+
+def read_stored(path: Path) -> Stored:
+    """Decode an image file as it is stored: uint8 or uint16, [H, W], [H, W, 3] (BGR) or [H, W, 4] (BGRA).
 
     Raises:
         DataError: The file cannot be read, or is no whole image.
@@ -52,10 +65,15 @@ def read_image(path: Path) -> Frame:
     image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION) if data.size else None
     if image is None or _truncated(path.suffix.lower(), data):
         raise DataError(f"{path} is not a whole image ({data.size} bytes): replace or remove it")
+    if image.dtype not in (np.uint8, np.uint16):
+        raise DataError(f"{path} has {image.dtype} pixels; 8 or 16 bits per channel are supported: convert it")
+    return image
+
+
+def as_uint8(image: Stored) -> Frame:
+    """What `read_stored` gives, with 16 bits scaled to 8 and alpha dropped."""
     if image.dtype == np.uint16:
         image = cv2.convertScaleAbs(image, alpha=1 / 257)
-    if image.dtype != np.uint8:
-        raise DataError(f"{path} has {image.dtype} pixels; 8 or 16 bits per channel are supported: convert it")
     if image.ndim == 3 and image.shape[2] == 4:
         image = cv2.cvtColor(image, cv2.COLOR_BGRA2BGR)
     return np.asarray(image, dtype=np.uint8)

@@ -4,11 +4,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lrdan_edge.manifest import ModelSpec
 from lrdan_edge.train import losses
+from lrdan_edge.train.known import SHARE, KnownDefects, inverse_error
 from lrdan_edge.train.losses import LossWeights
 from lrdan_edge.train.networks import Autoencoder, Discriminator, code_grid
 
@@ -75,7 +77,15 @@ class Optimisation:
     """Steps `Adversaries` towards less loss; all three networks move at once, each by its own term's gradient."""
 
     def __init__(
-        self, networks: Adversaries, weights: LossWeights, dual_reading: DualReading, learning_rate: float, *, half: bool
+        self,
+        networks: Adversaries,
+        weights: LossWeights,
+        dual_reading: DualReading,
+        learning_rate: float,
+        *,
+        half: bool,
+        known: KnownDefects | None = None,
+        seed: int = 0,
     ) -> None:
         """Set up.
 
@@ -85,7 +95,10 @@ class Optimisation:
             dual_reading: Who minimises the dual term.
             learning_rate: Adam's, at its highest; see `set_rate`.
             half: Whether convolutions run in bfloat16 (losses, sums and weights stay in float32).
+            known: Labelled defects that AE2 must not reconstruct.
+            seed: Draws these.
         """
+        self._known, self._rng = known, np.random.default_rng(seed)
         self.networks, self.weights, self.dual_reading, self.half = networks, weights, dual_reading, half
         self.device = networks.center.device.type
         self._ae1, self._ae2 = list(networks.ae1.parameters()), list(networks.ae2.parameters())
@@ -111,14 +124,17 @@ class Optimisation:
             the mean standard deviation over the batch of G(x) and D'(x), which a collapse brings to zero.
         """
         net, w = self.networks, self.weights
+        defects, where = (x[:0], x[:0]) if self._known is None else self._known.draw(round(SHARE * len(x)) or 1, self._rng)
+        shown = torch.cat([x, defects.to(x.device)])  # one batch: batch normalisation must not give the defects away
         with torch.autocast(self.device, torch.bfloat16, enabled=self.half):
             gx, z = net.ae1(x)
             logits_x, features_x = net.discriminator(x)
             logits_gx, features_gx = net.discriminator(gx)
-            ae2_x, _ = net.ae2(x)
+            ae2_shown, _ = net.ae2(shown)
             with without_statistics(net.ae2):
                 ae2_gx, z2 = net.ae2(gx)
-        gx, ae2_x, ae2_gx, z, z2 = (value.float() for value in (gx, ae2_x, ae2_gx, z, z2))
+        gx, ae2_shown, ae2_gx, z, z2 = (value.float() for value in (gx, ae2_shown, ae2_gx, z, z2))
+        ae2_x, ae2_defects = ae2_shown.split([len(x), len(defects)])
         terms = {
             "irec": losses.irec(x, gx),
             "adv": losses.adv(features_x.float(), features_gx.float()),
@@ -132,6 +148,10 @@ class Optimisation:
         dual = losses.dual(terms["girec"], terms["direc"], k)
         generation = w.irec * terms["irec"] + w.adv * terms["adv"] + w.zrec * terms["zrec"] + w.c * terms["c"]
         total = generation + w.dual * dual
+        if self._known is not None:
+            squares = (x - ae2_x).square().flatten(1).sum(1).mean()
+            terms["known"] = inverse_error(squares, shown[len(x) :], ae2_defects, where.to(x.device))
+            total = total + terms["known"]
 
         self._autoencoders.zero_grad()
         self._discriminator.zero_grad()

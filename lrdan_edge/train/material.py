@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from lrdan_edge.bundle import sha256_of
+from lrdan_edge.datacheck import training_notes
 from lrdan_edge.dataset import good_images
 from lrdan_edge.errors import DataError
 from lrdan_edge.images import Frame, load_frames, read_image
 from lrdan_edge.manifest import ModelSpec
+from lrdan_edge.train.known import KnownDefects, read_known
 from lrdan_edge.train.networks import LARGEST, MULTIPLE, SMALLEST, spec_for
 from lrdan_edge.train.options import TrainOptions
 
@@ -29,16 +31,20 @@ class Material:
         spec: The networks that fit them.
         training: The training images' paths, relative to the data folder.
         held_out: The held-out images' paths, likewise.
+        held_out_groups: How many groups the held-out ones are from, or None where nobody asked for groups.
         fingerprint: Sha256 over all paths and contents.
         notes: What was decided about the images and may surprise, one sentence each.
+        known: Labelled defects to learn from too, or None.
     """
 
     frames: Tensor
     spec: ModelSpec
     training: list[str]
     held_out: list[str]
+    held_out_groups: int | None
     fingerprint: str
     notes: list[str]
+    known: KnownDefects | None = None
 
 
 def prepare(data: Path, options: TrainOptions) -> Material:
@@ -47,7 +53,7 @@ def prepare(data: Path, options: TrainOptions) -> Material:
     Raises:
         DataError: No images, too few, a broken one, or sizes that differ or are not supported.
     """
-    images = good_images(data, options.seed)
+    images = good_images(data, options.seed, options.group_by)
     if len(images.training) < 2:
         raise DataError(
             f"{data} has {len(images.training)} training image; at least 2 are needed, and some hundreds are better"
@@ -56,7 +62,7 @@ def prepare(data: Path, options: TrainOptions) -> Material:
     wanted = options.image_size or automatic_size(*size)
     channels: Literal[1, 3] = options.channels or (1 if grey else 3)
     spec = spec_for(*wanted, channels, decoder=options.decoder, recipe=options.recipe)
-    notes = []
+    notes = training_notes(data, images)
     if options.image_size is None and wanted != size:
         notes.append(f"images of {_text(size)} are scaled to {_text(wanted)} (choose another with --image-size)")
     frames = np.ascontiguousarray(load_frames(images.training, spec.frame_shape).transpose(0, 3, 1, 2))
@@ -65,8 +71,10 @@ def prepare(data: Path, options: TrainOptions) -> Material:
         spec=spec,
         training=[path.relative_to(data).as_posix() for path in images.training],
         held_out=[path.relative_to(data).as_posix() for path in images.held_out],
+        held_out_groups=images.held_out_groups,
         fingerprint=_fingerprint(data, images.training + images.held_out),
         notes=notes,
+        known=read_known(options.known_defects, spec.frame_shape) if options.known_defects else None,
     )
 
 

@@ -1,6 +1,7 @@
 """What a training run can be asked for."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -27,6 +28,8 @@ class TrainOptions:
         decoder: ``resize`` (quantises everywhere) or ``transposed`` (the paper's).
         dual_reading: Who minimises the dual term.
         weights: The losses' weights.
+        group_by: ``auto`` or a regular expression: images of one group are held out together; see `lrdan_edge.grouping`.
+        known_defects: Folder of a few labelled defects to learn from too, or None; see `lrdan_edge.train.known`.
         scoring: How AE2's output becomes a score, or None for what the recipe and the image size ask for.
     """
 
@@ -41,6 +44,8 @@ class TrainOptions:
     decoder: Literal["resize", "transposed"] = "resize"
     dual_reading: DualReading = "began"
     weights: LossWeights = field(default_factory=LossWeights)
+    group_by: str | None = None
+    known_defects: Path | None = None
     scoring: Scoring | None = None
 
     def __post_init__(self) -> None:

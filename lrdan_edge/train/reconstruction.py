@@ -3,9 +3,11 @@
 A restorer with skip connections copies a digit of another kind as well as its own; ten numbers cannot.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from lrdan_edge.train.known import SHARE, KnownDefects, inverse_error
 from lrdan_edge.train.networks import Autoencoder
 
 WEIGHT_DECAY = 1e-4
@@ -24,15 +26,20 @@ def reconstruction(x: Tensor, drawn: Tensor) -> Tensor:
 class Reconstruction:
     """Steps an `Autoencoder` towards less error; the counterpart of `Optimisation`."""
 
-    def __init__(self, ae2: Autoencoder, learning_rate: float, *, half: bool) -> None:
+    def __init__(
+        self, ae2: Autoencoder, learning_rate: float, *, half: bool, known: KnownDefects | None = None, seed: int = 0
+    ) -> None:
         """Set up.
 
         Args:
             ae2: What to train, in place.
             learning_rate: AdamW's, at its highest; see `set_rate`.
             half: Whether convolutions run in bfloat16 (losses and weights stay in float32).
+            known: Labelled defects to learn from too.
+            seed: Draws these.
         """
-        self.ae2, self.half, self._rate = ae2, half, learning_rate
+        self.ae2, self.half, self._rate, self._known = ae2, half, learning_rate, known
+        self._rng = np.random.default_rng(seed)
         self._optimiser = torch.optim.AdamW(ae2.parameters(), learning_rate, weight_decay=WEIGHT_DECAY, fused=True)
 
     def set_rate(self, share: float) -> None:
@@ -47,15 +54,25 @@ class Reconstruction:
             x: Good images, float32 [N, C, H, W] in [-1, 1].
 
         Returns:
-            The loss as ``reconstruction`` and ``total`` (detached scalars), and ``spread_ae2``, the mean standard deviation
+            The terms (detached scalars), ``total``, and ``spread_ae2``, the mean standard deviation
             over the batch of the reconstructions.
         """
+        if self._known is None:
+            shown, where = x, x[:0, :1]
+        else:  # in one batch with the good images: batch normalisation must not give the defects away
+            defects, where = (part.to(x.device) for part in self._known.draw(round(SHARE * len(x)) or 1, self._rng))
+            shown = torch.cat([x, defects])
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.half):
-            drawn, _ = self.ae2(x)
-        drawn = drawn.float()
-        loss = reconstruction(x, drawn)
+            everything, _ = self.ae2(shown)
+        drawn, defective = everything.float().split([len(x), len(shown) - len(x)])
+        error = reconstruction(x, drawn)
+        terms = {"reconstruction": error}
+        loss = error
+        if self._known is not None:
+            terms["known"] = inverse_error(error, shown[len(x) :], defective, where)
+            loss = error + terms["known"]
         self._optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimiser.step()
         spread = drawn.detach().std(0).mean()
-        return {"reconstruction": loss.detach(), "total": loss.detach(), "spread_ae2": spread}
+        return {name: value.detach() for name, value in terms.items()} | {"total": loss.detach(), "spread_ae2": spread}

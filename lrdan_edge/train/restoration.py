@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lrdan_edge.train.known import KnownDefects, bag, mix
 from lrdan_edge.train.networks import Restorer
 from lrdan_edge.train.scoring import standardisation
 from lrdan_edge.train.synthetic import CLEAN_SHARE, Image, paint
@@ -67,7 +68,9 @@ def overlap(logits: Tensor, mask: Tensor) -> Tensor:
 class Restoration:
     """Steps a `Restorer` towards less loss; the counterpart of `Optimisation`."""
 
-    def __init__(self, ae2: Restorer, learning_rate: float, seed: int, *, half: bool) -> None:
+    def __init__(
+        self, ae2: Restorer, learning_rate: float, seed: int, *, half: bool, known: KnownDefects | None = None
+    ) -> None:
         """Set up.
 
         Args:
@@ -75,8 +78,9 @@ class Restoration:
             learning_rate: AdamW's, at its highest; see `set_rate`.
             seed: Seed of the defects.
             half: Whether convolutions run in bfloat16 (losses and weights stay in float32).
+            known: Labelled defects to learn from too.
         """
-        self.ae2, self.half, self._rate = ae2, half, learning_rate
+        self.ae2, self.half, self._rate, self._known = ae2, half, learning_rate, known
         self._rng = np.random.default_rng(seed)
         self._optimiser = torch.optim.AdamW(
             ae2.parameters(), learning_rate, betas=(0.9, 0.99), weight_decay=WEIGHT_DECAY, fused=True
@@ -97,18 +101,23 @@ class Restoration:
             Every term (unweighted scalars, detached), ``total``, and ``spread_ae2``, the mean standard deviation over the
             batch of the restored images.
         """
-        good, defective, mask = (part.to(x.device) for part in self._draw(x))
+        mixed = mix(self._known, *self._draw(x), self._rng).to(x.device)
+        good, defective, mask = mixed.good, mixed.defective, mixed.mask
         mean, deviation = standardisation(defective)
         good, defective = (good - mean) / deviation, (defective - mean) / deviation
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.half):
             restored, logits = self.ae2(defective.contiguous(memory_format=torch.channels_last))
         restored, logits = restored.float(), logits.float()
+        marked = slice(None) if self._known is None else mixed.marked
         terms = {
-            "restoration": restoration(restored, good),
-            "marking": marking(logits, mask),
-            "overlap": overlap(logits, mask),
+            "restoration": restoration(restored[marked], mixed.target(restored, good)[marked]),
+            "marking": marking(logits[marked], mask[marked]),
+            "overlap": overlap(logits[marked], mask[marked]),
         }
         terms["total"] = terms["restoration"] + MARKING * terms["marking"] + OVERLAP * terms["overlap"]
+        if self._known is not None:
+            terms["known"] = bag(logits[~mixed.marked])
+            terms["total"] = terms["total"] + terms["known"]
         self._optimiser.zero_grad()
         terms["total"].backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.ae2.parameters(), LARGEST_GRADIENT)

@@ -1,6 +1,7 @@
 """Training: good images in, a bundle with weights and scoring constants out."""
 
 import math
+import shlex
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -17,6 +18,7 @@ from lrdan_edge.errors import TrainingError
 from lrdan_edge.manifest import ModelSpec, Preprocessing, Scoring
 from lrdan_edge.train.adversaries import Adversaries, Optimisation
 from lrdan_edge.train.interrupt import Interrupt, first_interrupt_is_polite
+from lrdan_edge.train.known import KnownDefects
 from lrdan_edge.train.learner import Learner
 from lrdan_edge.train.material import prepare
 from lrdan_edge.train.networks import Autoencoder, Restorer, ae2_for
@@ -82,14 +84,16 @@ def train(data: Path, bundle_path: Path, options: TrainOptions | None = None, pr
         with progress:
             for note in material.notes:
                 progress.note(note)
-            epochs = _fit(networks, material.frames, options, progress, interrupt)
+            epochs = _fit(networks, material.frames, material.known, options, progress, interrupt)
         mean, deviation = map_statistics(networks.ae2, material.frames, preprocessing, scoring)
         _save(stage, networks, mean, deviation, epochs)
         stage.results |= {
             "data": str(data.absolute()),
             "images": len(material.training),
             "held_out_images": len(material.held_out),
+            "held_out_groups": material.held_out_groups,
             "fingerprint": material.fingerprint,
+            "known_defects": material.known.sha256 if material.known else [],
             "epochs": len(epochs),
             "losses": epochs[-1],
             "interrupted": interrupt.asked,
@@ -121,7 +125,13 @@ def preprocessing_for(spec: ModelSpec) -> Preprocessing:
     return Preprocessing(colour=colour, resize="area", scale=SCALE, offset=OFFSET, standardise=standardise)
 
 
-def learner_for(networks: Adversaries | Alone, frames: Tensor, options: TrainOptions, rng: np.random.Generator) -> Learner:
+def learner_for(
+    networks: Adversaries | Alone,
+    frames: Tensor,
+    options: TrainOptions,
+    rng: np.random.Generator,
+    known: KnownDefects | None = None,
+) -> Learner:
     """The networks with their optimisers and losses.
 
     Args:
@@ -129,20 +139,26 @@ def learner_for(networks: Adversaries | Alone, frames: Tensor, options: TrainOpt
         frames: The good images, uint8 [N, C, H, W].
         options: Losses, rate and seed.
         rng: Draws the images that place LRDAN's centre.
+        known: Labelled defects to learn from too.
     """
     device = next(networks.parameters()).device
     rate = options.learning_rate or RECIPES[options.recipe].learning_rate
     half = computes_bfloat16(device)
     if isinstance(networks, Alone):
         if isinstance(networks.ae2, Restorer):
-            return Restoration(networks.ae2, rate, options.seed, half=half)
-        return Reconstruction(networks.ae2, rate, half=half)
+            return Restoration(networks.ae2, rate, options.seed, half=half, known=known)
+        return Reconstruction(networks.ae2, rate, half=half, known=known, seed=options.seed)
     networks.place_center(to_input(frames[_some(rng, len(frames), CENTER_IMAGES)], device))
-    return Optimisation(networks, options.weights, options.dual_reading, rate, half=half)
+    return Optimisation(networks, options.weights, options.dual_reading, rate, half=half, known=known, seed=options.seed)
 
 
 def _fit(
-    networks: Adversaries | Alone, frames: Tensor, options: TrainOptions, progress: Progress, interrupt: Interrupt
+    networks: Adversaries | Alone,
+    frames: Tensor,
+    known: KnownDefects | None,
+    options: TrainOptions,
+    progress: Progress,
+    interrupt: Interrupt,
 ) -> list[Epoch]:
     """The loop: every epoch's mean losses."""
     device = next(networks.parameters()).device
@@ -153,7 +169,7 @@ def _fit(
     epochs = options.epochs or math.ceil(recipe.steps / steps_per_epoch)
     steps = epochs * steps_per_epoch
     networks.train()
-    learner = learner_for(networks, frames, options, rng)
+    learner = learner_for(networks, frames, options, rng, known)
 
     history: list[Epoch] = []
     step, started = 0, time.monotonic()
@@ -263,17 +279,18 @@ def _save(stage: Stage, networks: nn.Module, mean: Tensor, deviation: Tensor, ep
 
 
 def _recorded(options: TrainOptions) -> dict[str, object]:
-    return asdict(options) | {"scoring": options.scoring and msgspec.structs.asdict(options.scoring)}
+    known = options.known_defects and str(options.known_defects)
+    return asdict(options) | {"scoring": options.scoring and msgspec.structs.asdict(options.scoring), "known_defects": known}
 
 
 def _command(data: Path, options: TrainOptions) -> str:
     """The command line that repeats the run."""
-    words = [f"lrdan-edge train {data} --recipe {options.recipe} --seed {options.seed}"]
-    if options.batch_size is not None:
-        words.append(f"--batch-size {options.batch_size}")
+    words = ["lrdan-edge", "train", str(data), "--recipe", options.recipe, "--seed", str(options.seed)]
     if options.image_size is not None:
-        words.append(f"--image-size {options.image_size[0]}x{options.image_size[1]}")
-    words += [f"--{name} {value}" for name in ("channels", "epochs") if (value := getattr(options, name)) is not None]
+        words += ["--image-size", f"{options.image_size[0]}x{options.image_size[1]}"]
+    for name in ("batch_size", "channels", "epochs", "group_by", "known_defects"):
+        if (value := getattr(options, name)) is not None:
+            words += [f"--{name.replace('_', '-')}", str(value)]
     if options.device != "auto":
-        words.append(f"--device {options.device}")
-    return " ".join(words)
+        words += ["--device", options.device]
+    return shlex.join(words)

@@ -1,0 +1,206 @@
+"""A few labelled defects in training (``--known-defects DIR``): what they look like, learnt beside the good images.
+
+After Deep SAD (arXiv 1906.02694): labelled anomalies are pushed away from what is normal, and everything else is trained as before.
+
+DIR/<image> or DIR/<kind>/<image>     the defects
+DIR/masks/<image's name below DIR>    optional: its mask, as a .png, non-zero where defective
+DIR/test/<kind>, DIR/ground_truth/<kind>  the same in the layout of MVTec AD; test/good is passed over
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lrdan_edge.bundle import sha256_of
+from lrdan_edge.dataset import LabelledImage, mask_of
+from lrdan_edge.errors import DataError
+from lrdan_edge.images import list_images, load_frames, read_mask
+
+SHARE = 0.25  # of a batch that shows known defects
+PASTED = 0.5  # share of known defects with a mask that are cut out and put onto a good image
+BAG = 30  # pixels of an unmarked defect that must look defective
+LEAST_ERROR = 1e-6
+
+Image = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class KnownDefects:
+    """Labelled defects.
+
+    Attributes:
+        frames: uint8 [K, C, H, W].
+        masks: float32 [K, H, W], 1 where defective; all 0 where there is no mask.
+        sha256: Of each image file.
+    """
+
+    frames: Tensor
+    masks: Tensor
+    sha256: list[str]
+
+    @property
+    def marked(self) -> list[bool]:
+        """Which of them have a mask."""
+        return [bool(mask.any()) for mask in self.masks]
+
+    def draw(self, count: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """`count` of them at random: images float32 [count, C, H, W] in [-1, 1], and where to look, float32 [count, 1, H, W].
+
+        Without a mask, that is everywhere.
+        """
+        places = torch.from_numpy(rng.integers(0, len(self.frames), count))
+        masks = self.masks[places][:, None]
+        everywhere = masks.amax((1, 2, 3), keepdim=True) == 0
+        return self.frames[places].float() * (2 / 255) - 1, torch.where(everywhere, torch.ones_like(masks), masks)
+
+
+def read_known(folder: Path, shape: tuple[int, int, int]) -> KnownDefects:
+    """Read and fit labelled defects.
+
+    Args:
+        folder: DIR, as the module describes it.
+        shape: (H, W, C) of the networks' frames.
+
+    Raises:
+        DataError: There is no image, or one cannot be read.
+    """
+    images = _listed(folder)
+    masks = np.zeros((len(images), *shape[:2]), np.float32)
+    for place, image in enumerate(images):
+        if image.mask is not None:
+            share = cv2.resize(read_mask(image.mask).astype(np.float32), (shape[1], shape[0]), interpolation=cv2.INTER_AREA)
+            masks[place] = share > 0
+    frames = load_frames([image.path for image in images], shape).transpose(0, 3, 1, 2)
+    return KnownDefects(
+        frames=torch.from_numpy(np.ascontiguousarray(frames)),
+        masks=torch.from_numpy(masks),
+        sha256=[sha256_of(image.path) for image in images],
+    )
+
+
+def _listed(folder: Path) -> list[LabelledImage]:
+    if not folder.is_dir():
+        raise DataError(f"--known-defects {folder} is not a folder: give one with images of defects, and perhaps masks/ in it")
+    layout = (folder / "test").is_dir()
+    below, masks = (folder / "test", folder / "ground_truth") if layout else (folder, folder / "masks")
+    found = []
+    for path in list_images(below):
+        place = path.relative_to(below).parent
+        kind = place.parts[0] if place.parts else "defect"
+        if kind != ("good" if layout else "masks"):
+            found.append(LabelledImage(path, kind, mask_of(masks / place, path)))
+    if not found:
+        raise DataError(f"--known-defects {folder} holds no image of a defect: put some there, or leave the option out")
+    return found
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """A batch of a restorer with known defects in it.
+
+    Attributes:
+        good: What is asked back, float32 [N, C, H, W].
+        defective: What is shown, the same shape.
+        mask: Float32 [N, 1, H, W], 1 where defective.
+        whole: Bool [N]: a known defect as it is; nobody knows what is under it.
+        marked: Bool [N]: where the defect is, is known.
+    """
+
+    good: Tensor
+    defective: Tensor
+    mask: Tensor
+    whole: Tensor
+    marked: Tensor
+
+    def to(self, device: torch.device) -> "Mixed":
+        """The same on a device."""
+        return Mixed(*(part.to(device) for part in (self.good, self.defective, self.mask, self.whole, self.marked)))
+
+    def target(self, restored: Tensor, good: Tensor) -> Tensor:
+        """`good` as it was standardised, but what was restored where nobody knows what is right: no loss arises there."""
+        unknown = self.whole[:, None, None, None] & (self.mask > 0)
+        return torch.where(unknown, restored.detach(), good)
+
+
+def mix(known: KnownDefects | None, good: Tensor, defective: Tensor, mask: Tensor, rng: np.random.Generator) -> Mixed:
+    """Put known defects into some places of a batch, never the first.
+
+    A defect with a mask is shown as it is, or cut out and put onto the place's good image, moved, mirrored and perhaps at
+    another brightness; one without is shown as it is.
+
+    Args:
+        known: The defects, or None for the batch as it is.
+        good: Good images, float32 [N, C, H, W] in [-1, 1].
+        defective: The same with synthetic defects.
+        mask: Float32 [N, 1, H, W].
+        rng: Draws.
+    """
+    count = len(good)
+    whole, marked = torch.zeros(count, dtype=torch.bool), torch.ones(count, dtype=torch.bool)
+    if known is None:
+        return Mixed(good, defective, mask, whole, marked)
+    good, defective, mask = good.clone(), defective.clone(), mask.clone()
+    for place in range(1, count):
+        if rng.random() >= SHARE:
+            continue
+        chosen = int(rng.integers(len(known.frames)))
+        image, where = _varied(known.frames[chosen].float() * (2 / 255) - 1, known.masks[chosen][None], rng)
+        marked[place] = bool(known.masks[chosen].any())
+        if where.any() and rng.random() < PASTED:
+            defective[place], mask[place] = _pasted(good[place], image, where, rng), where
+        else:
+            good[place], defective[place], mask[place], whole[place] = image, image, where, True
+    return Mixed(good, defective, mask, whole, marked)
+
+
+def _varied(image: Tensor, where: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """An image [C, H, W] and its mask [1, H, W], mirrored."""
+    axes = [axis for axis in (-1, -2) if rng.random() < 0.5]
+    return image.flip(axes), where.flip(axes)
+
+
+def _pasted(good: Tensor, image: Tensor, where: Tensor, rng: np.random.Generator) -> Tensor:
+    """`good` with the marked part of `image` on it, at the brightness of what was there or at its own."""
+    around = image.mean((1, 2)) if rng.random() < 0.5 else good.mean((1, 2))
+    shifted = image + (good.mean((1, 2)) - around)[:, None, None]
+    soft = torch.from_numpy(cv2.GaussianBlur(where[0].numpy(), (0, 0), float(rng.uniform(0.5, 1.5))))[None]
+    return good + torch.maximum(soft, where * 0.8) * (shifted.clamp(-1, 1) - good)
+
+
+def bag(logits: Tensor) -> Tensor:
+    """Multiple-instance loss of unmarked defects: −log σ of the mean log-odds of an image's `BAG` most suspicious pixels.
+
+    Args:
+        logits: Log-odds of a defect, float [N, 1, H, W].
+
+    Returns:
+        The mean over the images, a scalar; 0 if there are none.
+    """
+    if len(logits) == 0:
+        return logits.sum()
+    pixels = logits.flatten(1)
+    highest = pixels.topk(min(BAG, pixels.shape[1])).values.mean(1)
+    return F.softplus(-highest).mean()
+
+
+def inverse_error(good: Tensor, x: Tensor, drawn: Tensor, where: Tensor) -> Tensor:
+    """Deep SAD's term for labelled anomalies, (d(x))⁻¹, with d the reconstruction error in units of the good images'.
+
+    Scaled by the good images' own error once more, it weighs as much as that: E²·mean(1 / e), E theirs and e a defect's.
+
+    Args:
+        good: The good images' mean error E, a scalar; not trained through (detached).
+        x: Known defects, float [M, C, H, W].
+        drawn: Their reconstructions, the same shape.
+        where: Where they are defective, float [M, 1, H, W]; the error there counts, as if the whole image were like it.
+    """
+    squared = (x - drawn).square().sum(1, keepdim=True)
+    pixels = where.shape[-2] * where.shape[-1]
+    error = pixels * (squared * where).sum((1, 2, 3)) / where.sum((1, 2, 3))
+    return good.detach().square() * (1 / (error + LEAST_ERROR)).mean()
