@@ -68,22 +68,21 @@ def training_notes(data: Path, images: GoodImages) -> list[str]:
     Raises:
         DataError: A good image cannot be decoded.
     """
+    drawn = not (data / "calibration" / "good").is_dir()
     folders = {"training": images.training, "held-out": images.held_out}
+    if drawn and images.held_out_groups is None:
+        folders = {"train/good": [*images.training, *images.held_out]}
+    good = len(folders)
     if (data / "test" / "good").is_dir():
         folders["test/good"] = list_images(data / "test" / "good")
     seen = {name: look(name, paths) for name, paths in folders.items()}
-    for name in ("training", "held-out"):
-        if broken := seen[name][0].broken:
-            raise DataError(broken[0])
+    for folder, _ in list(seen.values())[:good]:
+        if folder.broken:
+            raise DataError(folder.broken[0])
     copies = compare({name: found for name, (_, found) in seen.items()}, data)
-    drawn = not (data / "calibration" / "good").is_dir()
-    lines = []
-    for pair, count in copies.across.items():
-        if pair == "training and held-out" and drawn and images.held_out_groups is None:
-            good = len(images.training) + len(images.held_out)
-            lines.append(inside_warning(copies.images["training"] + copies.images["held-out"], good))
-        else:
-            lines.append(across_warning(pair, count))
+    lines = [across_warning(pair, count) for pair, count in copies.across.items()]
+    if good == 1 and copies.images["train/good"]:
+        lines.append(inside_warning(copies.images["train/good"], len(folders["train/good"])))
     facts = [folder for folder, _ in seen.values()]
     lines += [*form_warnings(facts), *size_warnings(facts)]
     if len(images.training) < FEW:
@@ -211,8 +210,8 @@ def promise_warnings(kept: int, share: float | None, *, parts: int | None = None
     if stands_on >= needed:
         return []
     what = f"{kept} held-out good images" if parts is None else f"{kept} held-out good images of {parts} parts"
-    more = "" if share is None else f" ({round(needed / share)} good images in all)"
     least = "image" if parts is None else "part"
+    more = "" if share is None else f" ({round(needed / share)} good {least}s in all)"
     return [
         f"{what} can promise a false-reject rate of {1 / (stands_on + 1):.1%} at best: {PROMISE:.0%} takes {needed} {least}s{more}, "
         f"1% takes 99"

@@ -6,6 +6,7 @@ image is what it has for itself. Two images are as similar as these remains corr
 
 Among unrelated images, pairs get rarer and rarer as similarity grows. Copies break that rule: they gather at the upper end. So a
 threshold is taken only where far more pairs lie above it than in the band just below, and none where similarity thins out evenly.
+Copies of one thing are also all alike, where neighbours in a gradual change (stripes of any phase) are alike pair by pair only.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,7 @@ SHRINKAGE = 0.1  # of the typical variance, added before whitening: directions w
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
 BAND = 0.1  # of similarity, below a threshold; narrower near 1
 EXCESS = 3.0  # how many times as many pairs must lie above a threshold as in the band below
+COMPLETE = 0.5  # share of a group's pairs that must be near-copies themselves
 _BLOCK = 1024
 
 Features = npt.NDArray[np.float32]
@@ -76,15 +78,28 @@ def find_near_copies(found: Features) -> NearCopies:
         found: What `features` gives, float32 [N, D].
     """
     own = whiten(found)
-    threshold = _threshold(_tail(own))
-    if threshold is None:
-        return NearCopies(None, np.empty((0, 2), np.int64), np.empty(0, np.float32))
+    for threshold, (above, below) in zip(THRESHOLDS, _tail(own), strict=True):
+        if above <= EXCESS * below:
+            continue
+        copies = _pairs_above(own, threshold)
+        if above > 0 and _completeness(copies.pairs, len(own)) >= COMPLETE:
+            return copies
+    return NearCopies(None, np.empty((0, 2), np.int64), np.empty(0, np.float32))
+
+
+def _pairs_above(own: Features, threshold: float) -> NearCopies:
     pairs, similarity = [], []
     for start, block in _blocks(own):
         rows, columns = np.nonzero(block >= threshold)
         pairs.append(np.stack([rows + start, columns + start], 1))
         similarity.append(block[rows, columns])
     return NearCopies(threshold, np.concatenate(pairs), np.minimum(np.concatenate(similarity), 1.0))
+
+
+def _completeness(pairs: npt.NDArray[np.int64], count: int) -> float:
+    """Of all pairs within the groups that these pairs join, the share that are among them."""
+    sizes = np.bincount(join(count, pairs)).astype(np.int64)
+    return len(pairs) / max(1, int((sizes * (sizes - 1) // 2).sum()))
 
 
 def whiten(found: Features) -> Features:
@@ -140,10 +155,3 @@ def _tail(own: Features) -> list[tuple[int, int]]:
             above = int((high >= threshold).sum())
             counts[place] += (above, int((high >= threshold - min(BAND, 1 - threshold)).sum()) - above)
     return [(int(above), int(below)) for above, below in counts]
-
-
-def _threshold(tail: list[tuple[int, int]]) -> float | None:
-    for threshold, (above, below) in zip(THRESHOLDS, tail, strict=True):
-        if above > EXCESS * below and above > 0:
-            return threshold
-    return None

@@ -44,7 +44,7 @@ class Copies(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         threshold: Similarity above which images count as near-copies, or None if none do.
         pairs: How many pairs.
-        images: How many images have a near-copy, by folder.
+        images: How many images have a near-copy in their own folder, by folder.
         groups: How many groups each folder's images fall into, copies of one part being one group.
         across: For every two folders that share groups: how many images of the second have a near-copy in the first's.
         examples: A few pairs with their similarity, the ones across folders first.
@@ -117,7 +117,7 @@ def compare(looks: dict[str, dict[Path, Features]], data: Path) -> Copies:
         if left != right:
             shared = copies.pairs[(first == left) & (second == right)]
             across[f"{names[left]} and {names[right]}"] = len(set(shared[:, 1].tolist()))
-    paired = np.unique(copies.pairs)
+    paired = np.unique(copies.pairs[first == second])
     return Copies(
         threshold=copies.threshold,
         pairs=len(copies.pairs),
