@@ -1,10 +1,11 @@
 """What about a data folder would make figures lie: near-copies, formats that differ by class, too few images."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import msgspec
 
+from lrdan_edge.bundle import sha256_of
 from lrdan_edge.dataset import HELD_OUT_SHARE, GoodImages, LabelledImage, good_folders
 from lrdan_edge.errors import DataError
 from lrdan_edge.images import list_images
@@ -91,13 +92,16 @@ def training_notes(data: Path, images: GoodImages) -> list[str]:
     return lines + promise_warnings(len(images.held_out), share, parts=images.held_out_groups)
 
 
-def evaluation_notes(data: Path, images: Sequence[LabelledImage], training: Sequence[Path]) -> list[str]:
+def evaluation_notes(
+    data: Path, images: Sequence[LabelledImage], training: Sequence[Path], known: Collection[str] = ()
+) -> list[str]:
     """What a user should know before believing an evaluation's figures, one sentence each.
 
     Args:
         data: The data folder.
         images: Its test images.
         training: The images the detector was trained on; those that are gone are passed over.
+        known: Sha256 of the defects it was trained on (``--known-defects``).
     """
     present = [path for path in training if path.is_file()]
     folders = {"training": present} if present else {}
@@ -106,6 +110,10 @@ def evaluation_notes(data: Path, images: Sequence[LabelledImage], training: Sequ
     seen = {name: look(name, paths) for name, paths in folders.items()}
     facts = [folder for folder, _ in seen.values()]
     lines = [*form_warnings(facts), *size_warnings(facts)]
+    if shown := sum(sha256_of(image.path) in known for image in images if image.defective) if known else 0:
+        lines.append(
+            f"training was shown {shown} of these defects (--known-defects), so figures come out too good: take them out"
+        )
     if not present:
         return ["the training images are gone, so near-copies of them among the test images would not be noticed", *lines]
     copies = compare({name: seen[name][1] for name in ("training", "test/good") if seen[name][1]}, data)

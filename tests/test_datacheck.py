@@ -1,5 +1,6 @@
 """What is wrong with a data folder is said, with what to do; what is right is not talked about."""
 
+import hashlib
 from pathlib import Path
 
 import cv2
@@ -96,6 +97,12 @@ def test_too_few_images_say_for_which_promise(tmp_path: Path) -> None:
     few, promise = check(tmp_path).warnings
     assert "40 good images are few" in few
     assert "8 held-out good images can promise a false-reject rate of 11.1% at best: 2% takes 49 images (245 good" in promise
+
+
+def test_defects_that_training_was_shown_are_counted(clean: Path) -> None:
+    shown = [hashlib.sha256((clean / f"test/crack/{part}-0.png").read_bytes()).hexdigest() for part in (2, 5)]
+    (note,) = evaluation_notes(clean, labelled_images(clean), good_images(clean).training, shown)
+    assert "training was shown 2 of these defects" in note
 
 
 def test_images_that_are_gone_are_said_to_be(clean: Path) -> None:

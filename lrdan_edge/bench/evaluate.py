@@ -86,7 +86,9 @@ def evaluate(
         DataError: The folder lacks good or defective test images, or one cannot be read.
     """
     images = test_images(data)
-    notes = evaluation_notes(data, images, recorded_images(bundle, "training"))
+    notes = evaluation_notes(
+        data, images, recorded_images(bundle, "training"), bundle.manifest.stages["train"].results.get("known_defects", ())
+    )
     if not write:
         return _judge(bundle, images, notes, backend, precision)[0], []
     command = f"lrdan-edge evaluate {data}"

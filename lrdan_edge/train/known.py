@@ -7,6 +7,7 @@ DIR/masks/<image's name below DIR>    optional: its mask, as a .png, non-zero wh
 DIR/test/<kind>, DIR/ground_truth/<kind>  the same in the layout of MVTec AD; test/good is passed over
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,9 +23,10 @@ from lrdan_edge.dataset import LabelledImage, mask_of
 from lrdan_edge.errors import DataError
 from lrdan_edge.images import list_images, load_frames, read_mask
 
-SHARE = 0.25  # of a batch that shows known defects
-PASTED = 0.5  # share of known defects with a mask that are cut out and put onto a good image
+SHARE = 0.12  # of a batch that shows known defects
+VARIED_MASK = 0.4  # exposure scales a mask too, but never below this where it is 1
 BAG = 30  # pixels of an unmarked defect that must look defective
+WEIGHT = 0.1  # of `bag` beside a restoration's 1: heavier, it marks whatever is there
 LEAST_ERROR = 1e-6
 
 Image = npt.NDArray[np.float32]
@@ -128,11 +130,15 @@ class Mixed:
         return torch.where(unknown, restored.detach(), good)
 
 
-def mix(known: KnownDefects | None, good: Tensor, defective: Tensor, mask: Tensor, rng: np.random.Generator) -> Mixed:
+def mix(
+    known: KnownDefects | None,
+    good: Tensor,
+    defective: Tensor,
+    mask: Tensor,
+    rng: np.random.Generator,
+    vary: Callable[[Image, np.random.Generator], Image],
+) -> Mixed:
     """Put known defects into some places of a batch, never the first.
-
-    A defect with a mask is shown as it is, or cut out and put onto the place's good image, moved, mirrored and perhaps at
-    another brightness; one without is shown as it is.
 
     Args:
         known: The defects, or None for the batch as it is.
@@ -140,6 +146,7 @@ def mix(known: KnownDefects | None, good: Tensor, defective: Tensor, mask: Tenso
         defective: The same with synthetic defects.
         mask: Float32 [N, 1, H, W].
         rng: Draws.
+        vary: The line's natural variation, of images float32 [H, W, C] in [0, 1].
     """
     count = len(good)
     whole, marked = torch.zeros(count, dtype=torch.bool), torch.ones(count, dtype=torch.bool)
@@ -150,27 +157,23 @@ def mix(known: KnownDefects | None, good: Tensor, defective: Tensor, mask: Tenso
         if rng.random() >= SHARE:
             continue
         chosen = int(rng.integers(len(known.frames)))
-        image, where = _varied(known.frames[chosen].float() * (2 / 255) - 1, known.masks[chosen][None], rng)
         marked[place] = bool(known.masks[chosen].any())
-        if where.any() and rng.random() < PASTED:
-            defective[place], mask[place] = _pasted(good[place], image, where, rng), where
-        else:
-            good[place], defective[place], mask[place], whole[place] = image, image, where, True
+        image, where = _varied(known.frames[chosen], known.masks[chosen], rng, vary)
+        good[place], defective[place], mask[place], whole[place] = image, image, where, True
     return Mixed(good, defective, mask, whole, marked)
 
 
-def _varied(image: Tensor, where: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """An image [C, H, W] and its mask [1, H, W], mirrored."""
-    axes = [axis for axis in (-1, -2) if rng.random() < 0.5]
-    return image.flip(axes), where.flip(axes)
-
-
-def _pasted(good: Tensor, image: Tensor, where: Tensor, rng: np.random.Generator) -> Tensor:
-    """`good` with the marked part of `image` on it, at the brightness of what was there or at its own."""
-    around = image.mean((1, 2)) if rng.random() < 0.5 else good.mean((1, 2))
-    shifted = image + (good.mean((1, 2)) - around)[:, None, None]
-    soft = torch.from_numpy(cv2.GaussianBlur(where[0].numpy(), (0, 0), float(rng.uniform(0.5, 1.5))))[None]
-    return good + torch.maximum(soft, where * 0.8) * (shifted.clamp(-1, 1) - good)
+def _varied(
+    frame: Tensor, mask: Tensor, rng: np.random.Generator, vary: Callable[[Image, np.random.Generator], Image]
+) -> tuple[Tensor, Tensor]:
+    """A frame uint8 [C, H, W] and its mask [H, W], both varied alike: [C, H, W] in [-1, 1] and [1, H, W]."""
+    state = rng.bit_generator.state
+    image = vary(np.ascontiguousarray(frame.permute(1, 2, 0).numpy() / np.float32(255)), rng)
+    rng.bit_generator.state = state  # the same draws again
+    moved = vary(mask.numpy()[..., None].astype(np.float32), rng) > VARIED_MASK
+    return torch.from_numpy(image.transpose(2, 0, 1).copy()) * 2 - 1, torch.from_numpy(
+        moved.transpose(2, 0, 1).astype(np.float32)
+    )
 
 
 def bag(logits: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from lrdan_edge.train.known import SHARE, KnownDefects, inverse_error
 from lrdan_edge.train.networks import Autoencoder
 
 WEIGHT_DECAY = 1e-4
+KNOWN = 0.05  # weight of known defects beside the reconstruction's 1
 
 
 def reconstruction(x: Tensor, drawn: Tensor) -> Tensor:
@@ -70,7 +71,7 @@ class Reconstruction:
         loss = error
         if self._known is not None:
             terms["known"] = inverse_error(error, shown[len(x) :], defective, where)
-            loss = error + terms["known"]
+            loss = error + KNOWN * terms["known"]
         self._optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimiser.step()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lrdan_edge.train.known import KnownDefects, bag, mix
+from lrdan_edge.train.known import WEIGHT, KnownDefects, bag, mix
 from lrdan_edge.train.networks import Restorer
 from lrdan_edge.train.scoring import standardisation
 from lrdan_edge.train.synthetic import CLEAN_SHARE, Image, paint
@@ -101,7 +101,7 @@ class Restoration:
             Every term (unweighted scalars, detached), ``total``, and ``spread_ae2``, the mean standard deviation over the
             batch of the restored images.
         """
-        mixed = mix(self._known, *self._draw(x), self._rng).to(x.device)
+        mixed = mix(self._known, *self._draw(x), self._rng, vary).to(x.device)
         good, defective, mask = mixed.good, mixed.defective, mixed.mask
         mean, deviation = standardisation(defective)
         good, defective = (good - mean) / deviation, (defective - mean) / deviation
@@ -117,7 +117,7 @@ class Restoration:
         terms["total"] = terms["restoration"] + MARKING * terms["marking"] + OVERLAP * terms["overlap"]
         if self._known is not None:
             terms["known"] = bag(logits[~mixed.marked])
-            terms["total"] = terms["total"] + terms["known"]
+            terms["total"] = terms["total"] + WEIGHT * terms["known"]
         self._optimiser.zero_grad()
         terms["total"].backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.ae2.parameters(), LARGEST_GRADIENT)

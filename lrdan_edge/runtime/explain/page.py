@@ -12,7 +12,8 @@ from lrdan_edge.runtime.explain import pictures
 from lrdan_edge.runtime.verdict import Verdict
 
 PICTURE_WIDTH = 320
-_DARKEST = 0.5  # quantile of the heatmaps that is drawn darkest: half of what is seen is surely uninteresting
+LEAST_ERROR = 4.0  # grey levels: smaller differences are never drawn brightest
+_BRIGHTEST = 0.998  # quantile of an image's differences
 _WORDS = {"good": "Good", "reject": "Reject", "fault": "Fault"}
 
 
@@ -60,7 +61,7 @@ class Explained:
 
 def as_html(facts: Facts, explained: list[Explained]) -> str:
     """The page."""
-    low, high = _range(facts, explained)
+    scales = _scales(facts, explained)
     style = files(__package__).joinpath("style.css").read_text(encoding="utf-8")
     counts = ", ".join(
         f"{number} {outcome}" for outcome in _WORDS if (number := sum(one.verdict.outcome == outcome for one in explained))
@@ -70,7 +71,7 @@ def as_html(facts: Facts, explained: list[Explained]) -> str:
         if facts.calibrated
         else "a threshold of your own"
     )
-    cards = "".join(_card(facts, one, low, high) for one in explained)
+    cards = "".join(_card(facts, one, scales) for one in explained)
     return f"""<!DOCTYPE html>
 <html xmlns="http://www.w3.org/1999/xhtml" lang="en"><head><meta charset="utf-8"/>
 <meta name="viewport" content="width=device-width, initial-scale=1"/><title>Explanation: {escape(counts)}</title>
@@ -80,23 +81,35 @@ def as_html(facts: Facts, explained: list[Explained]) -> str:
 <p class="facts"><span>bundle <b>{escape(facts.bundle)}</b></span> <span>judged by <b>{escape(facts.graph)}</b></span>
 <span>threshold <b>{_number(facts.threshold)}</b> ({promise})</span></p></header>
 <main>{cards}</main>
-<footer>{_legend(facts, low, high)}</footer></body></html>
+<footer>{_legend(facts, scales)}</footer></body></html>
 """
 
 
-def _range(facts: Facts, explained: list[Explained]) -> tuple[float, float]:
-    """The heatmaps' common scale, so that colours mean the same for every image of the page."""
+@dataclass(frozen=True)
+class _Scales:
+    """What colours mean, the same for every image of the page: heatmaps from `low` to `high`, differences from 0 to `error`."""
+
+    low: float
+    high: float
+    error: float
+
+
+def _scales(facts: Facts, explained: list[Explained]) -> _Scales:
+    """Heatmaps are dark where good parts are no less suspicious; where scores are no maxima, half of what is seen is dark."""
     heats = [one.verdict.heatmap.ravel() for one in explained if one.verdict.heatmap is not None]
-    if not heats:
-        return 0.0, 1.0
-    values = np.concatenate(heats)
-    low, top = float(np.quantile(values, _DARKEST)), float(values.max())
+    values = np.concatenate(heats) if heats else np.zeros(1, np.float32)
+    low, high = float(np.quantile(values, 0.5)), float(values.max())
     if facts.pooling == "max":
-        top = max(top, facts.threshold)
-    return low, top if top > low else low + 1.0
+        low, high = min(facts.good_scores), max(high, facts.threshold)
+    errors = [
+        float(np.quantile(pictures.difference(one.frame, one.reconstruction), _BRIGHTEST))
+        for one in explained
+        if one.frame is not None and one.reconstruction is not None
+    ]
+    return _Scales(low, high if high > low else low + 1.0, max(LEAST_ERROR, *errors) if errors else LEAST_ERROR)
 
 
-def _card(facts: Facts, one: Explained, low: float, high: float) -> str:
+def _card(facts: Facts, one: Explained, scales: _Scales) -> str:
     verdict = one.verdict
     head = f'<h2>{escape(one.name)}</h2><span class="badge {verdict.outcome}">{_WORDS[verdict.outcome]}</span>'
     if verdict.score is None or verdict.p_value is None or one.frame is None or one.reconstruction is None:
@@ -114,22 +127,23 @@ def _card(facts: Facts, one: Explained, low: float, high: float) -> str:
     )
     return (
         f'<article class="{verdict.outcome}"><div class="head">{head}</div><div class="body"><div class="numbers">{numbers}</div>'
-        f'<div class="pictures">{_pictures(facts, one, low, high)}</div></div></article>'
+        f'<div class="pictures">{_pictures(facts, one, scales)}</div></div></article>'
     )
 
 
-def _pictures(facts: Facts, one: Explained, low: float, high: float) -> str:
+def _pictures(facts: Facts, one: Explained, scales: _Scales) -> str:
     frame, reconstruction, heatmap = one.frame, one.reconstruction, one.verdict.heatmap
     assert frame is not None
     assert reconstruction is not None
+    error = pictures.difference(frame, reconstruction)
     parts = [
         ("Image", "as the detector sees it", pictures.data_uri(frame)),
         ("Reconstruction", "what a good part would look like", pictures.data_uri(pictures.shown(reconstruction))),
-        ("Difference", "between the two", pictures.data_uri(pictures.error_picture(frame, reconstruction))),
+        ("Difference", "between the two", pictures.data_uri(pictures.coloured(error, 0.0, scales.error))),
     ]
     if heatmap is not None:
         contour = one.verdict.threshold if facts.pooling == "max" else None
-        heat = pictures.heat_picture(heatmap, low, high, contour, PICTURE_WIDTH)
+        heat = pictures.heat_picture(heatmap, scales.low, scales.high, contour, PICTURE_WIDTH)
         parts.append(("Heatmap", "what the score is made of", pictures.data_uri(heat)))
     return "".join(
         f'<figure><img src="{source}" alt="{title} of {escape(one.name)}" width="{frame.shape[1]}" height="{frame.shape[0]}"/>'
@@ -138,7 +152,7 @@ def _pictures(facts: Facts, one: Explained, low: float, high: float) -> str:
     )
 
 
-def _legend(facts: Facts, low: float, high: float) -> str:
+def _legend(facts: Facts, scales: _Scales) -> str:
     bar = f'<img class="scale" src="{pictures.data_uri(pictures.scale())}" alt="" width="256" height="12"/>'
     shows = (
         "the evidence of a defect at each place (log-odds)"
@@ -151,9 +165,9 @@ def _legend(facts: Facts, low: float, high: float) -> str:
         "rms": "The score is its root mean square.",
     }[facts.pooling]
     return (
-        f'<div><h3>Heatmap</h3><p class="ends"><span>{_number(low)}</span>{bar}<span>{_number(high)}</span></p>'
+        f'<div><h3>Heatmap</h3><p class="ends"><span>{_number(scales.low)}</span>{bar}<span>{_number(scales.high)}</span></p>'
         f"<p>{shows.capitalize()}. {how}</p></div>"
-        f'<div><h3>Difference</h3><p class="ends"><span>0</span>{bar}<span>{pictures.ERROR_FULL:g}</span></p>'
+        f'<div><h3>Difference</h3><p class="ends"><span>0</span>{bar}<span>{scales.error:.3g}</span></p>'
         "<p>In grey levels, of 255, averaged over colours.</p></div>"
         "<div><h3>Score</h3><p>The grey bars are the scores of held-out good parts, the dashed line is the threshold, the triangle is "
         "this image. The p-value is the share of good parts that look at least as anomalous.</p></div>"

@@ -8,10 +8,9 @@ import numpy.typing as npt
 
 from lrdan_edge.images import Frame
 
-ERROR_FULL = 64.0  # grey levels of difference that are drawn brightest
 _BINS = 28
 _CONTOUR = (255, 255, 0)  # BGR: cyan is in no shade of the colour map
-_WIDTH, _HEIGHT, _BASE = 320, 62, 44
+_WIDTH, _HEIGHT, _BASE = 320, 60, 46
 
 Map = npt.NDArray[np.float32]
 
@@ -27,9 +26,9 @@ def shown(reconstruction: Map) -> Frame:
     return np.clip(np.round(reconstruction), 0, 255).astype(np.uint8)
 
 
-def error_picture(frame: Frame, reconstruction: Map) -> Frame:
-    """The absolute error, mean over channels, `ERROR_FULL` grey levels brightest: uint8 [H, W, 3]."""
-    return coloured(np.abs(frame.astype(np.float32) - reconstruction).mean(2), 0.0, ERROR_FULL)
+def difference(frame: Frame, reconstruction: Map) -> Map:
+    """The absolute error in grey levels, mean over channels: float32 [H, W]."""
+    return np.asarray(np.abs(frame.astype(np.float32) - reconstruction).mean(2), np.float32)
 
 
 def coloured(values: Map, low: float, high: float) -> Frame:
@@ -87,6 +86,7 @@ def strip(good: list[float], threshold: float, score: float) -> str:
     )
     verdict = "over" if score > threshold else "under"
     x, limit = place(score), place(threshold)
+    side, anchor = (-1, "end") if limit > _WIDTH / 2 else (1, "start")
     label = (
         f"{len(good)} good scores from {min(good):.4g} to {max(good):.4g}, threshold {threshold:.4g}, this image {score:.4g}"
     )
@@ -94,15 +94,7 @@ def strip(good: list[float], threshold: float, score: float) -> str:
         f'<svg class="strip" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{label}">'
         f'{bars}<line class="axis" x1="0" x2="{_WIDTH}" y1="{_BASE}" y2="{_BASE}"/>'
         f'<line class="limit" x1="{limit:.1f}" x2="{limit:.1f}" y1="4" y2="{_BASE}"/>'
-        f'<path class="mark {verdict}" d="M{x:.1f} {_BASE - 1} l-5 9 h10 z"/>'
-        f'<text x="{_anchored(limit)}" y="{_HEIGHT - 3}" class="limit-label" text-anchor="{_anchor(limit)}">threshold</text>'
+        f'<path class="mark {verdict}" d="M{x:.1f} {_BASE - 1} l-6 11 h12 z"/>'
+        f'<text x="{limit + side * 5:.1f}" y="11" class="limit-label" text-anchor="{anchor}">threshold</text>'
         f"</svg>"
     )
-
-
-def _anchor(x: float) -> str:
-    return "start" if x < 40 else "end" if x > _WIDTH - 40 else "middle"
-
-
-def _anchored(x: float) -> str:
-    return f"{x:.1f}"
