@@ -28,6 +28,7 @@ THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
 BAND = 0.1  # of similarity, below a threshold; narrower near 1
 EXCESS = 3.0  # how many times as many pairs must lie above a threshold as in the band below
 COMPLETE = 0.5  # share of a group's pairs that must be near-copies themselves
+FEW, CERTAIN = 20, 0.9  # among fewer images than this, what they have in common is unsure, and only this much is
 _BLOCK = 1024
 
 Features = npt.NDArray[np.float32]
@@ -79,7 +80,7 @@ def find_near_copies(found: Features) -> NearCopies:
     """
     own = whiten(found)
     for threshold, (above, below) in zip(THRESHOLDS, _tail(own), strict=True):
-        if above <= EXCESS * below:
+        if above <= EXCESS * below or (len(own) < FEW and threshold < CERTAIN):
             continue
         copies = _pairs_above(own, threshold)
         if above > 0 and _completeness(copies.pairs, len(own)) >= COMPLETE:
