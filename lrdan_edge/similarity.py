@@ -103,6 +103,19 @@ def _completeness(pairs: npt.NDArray[np.int64], count: int) -> float:
     return len(pairs) / max(1, int((sizes * (sizes - 1) // 2).sum()))
 
 
+def similarities(found: Features) -> Iterator[tuple[int, Features]]:
+    """Similarities of every pair once, block by block.
+
+    Args:
+        found: What `features` gives, float32 [N, D].
+
+    Yields:
+        A block's first place `start`, and similarities float32 [rows, N - start] of the places from there on with each other;
+        -1 where a pair is another block's or none.
+    """
+    return _blocks(whiten(found))
+
+
 def whiten(found: Features) -> Features:
     """What each image has for itself, of unit length (zero where it has nothing): float32 [N, D].
 
