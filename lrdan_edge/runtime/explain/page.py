@@ -14,6 +14,7 @@ from lrdan_edge.runtime.verdict import Verdict
 PICTURE_WIDTH = 320
 LEAST_ERROR = 4.0  # grey levels: smaller differences are never drawn brightest
 _BRIGHTEST = 0.998  # quantile of an image's differences
+_COUNTED = {"good": "good", "reject": "rejected", "fault": "without a verdict"}
 _WORDS = {"good": "Good", "reject": "Reject", "fault": "Fault"}
 
 
@@ -64,7 +65,9 @@ def as_html(facts: Facts, explained: list[Explained]) -> str:
     scales = _scales(facts, explained)
     style = files(__package__).joinpath("style.css").read_text(encoding="utf-8")
     counts = ", ".join(
-        f"{number} {outcome}" for outcome in _WORDS if (number := sum(one.verdict.outcome == outcome for one in explained))
+        f"{number} {said}"
+        for outcome, said in _COUNTED.items()
+        if (number := sum(one.verdict.outcome == outcome for one in explained))
     )
     promise = (
         f"at most {facts.false_reject_rate:.3g} of good parts rejected, from {len(facts.good_scores)} held-out good images"
@@ -139,7 +142,7 @@ def _pictures(facts: Facts, one: Explained, scales: _Scales) -> str:
     parts = [
         ("Image", "as the detector sees it", pictures.data_uri(frame)),
         ("Reconstruction", "what a good part would look like", pictures.data_uri(pictures.shown(reconstruction))),
-        ("Difference", "between the two", pictures.data_uri(pictures.coloured(error, 0.0, scales.error))),
+        ("Difference", f"up to {error.max():.2g} grey levels", pictures.data_uri(pictures.coloured(error, 0.0, scales.error))),
     ]
     if heatmap is not None:
         contour = one.verdict.threshold if facts.pooling == "max" else None
