@@ -39,6 +39,7 @@ from lrdan_edge.manifest import (
 
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
+RECONSTRUCTION = "reconstruction.onnx"
 DECISION = "decision.json"
 GOLDEN = "golden"
 ENGINES = "engines"

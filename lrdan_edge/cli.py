@@ -3,20 +3,21 @@
 import os
 import re
 import sys
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from lrdan_edge import __version__
+from lrdan_edge.cli_data import dataset, explain
+from lrdan_edge.cli_options import backend_options as _backend_options
+from lrdan_edge.cli_options import bundle_option as _bundle_option
+from lrdan_edge.cli_options import precision_options as _precision_options
 from lrdan_edge.errors import LrdanError, MissingExtraError
 
 if TYPE_CHECKING:
     from lrdan_edge.manifest import Precision
-
-Command = TypeVar("Command", bound=Callable[..., Any])
 
 INTERRUPTED = 130
 
@@ -63,37 +64,6 @@ class _Batch(click.ParamType):  # type: ignore[type-arg]  # generic in click's s
         return low, best, high
 
 
-def _bundle_option(command: Command) -> Command:
-    return click.option(
-        "-b",
-        "--bundle",
-        "bundle_path",
-        type=click.Path(path_type=Path, file_okay=False),
-        default=Path("bundle"),
-        envvar="LRDAN_BUNDLE",
-        show_default=True,
-        show_envvar=True,
-        help="The bundle's folder.",
-    )(command)
-
-
-def _precision_options(command: Command) -> Command:
-    for precision in ("int8", "fp16", "fp32"):
-        command = click.option(f"--{precision}", "precision", flag_value=precision, help=f"Use the {precision} graph.")(command)
-    return command
-
-
-def _backend_options(command: Command) -> Command:
-    command = click.option(
-        "--backend",
-        type=click.Choice(["auto", "tensorrt", "onnxruntime", "openvino", "torch", "null"]),
-        default="auto",
-        show_default=True,
-        help="What runs the graph; auto takes the fastest that fits, any other never falls back.",
-    )(command)
-    return _precision_options(command)
-
-
 _DATA = click.argument("data", type=click.Path(path_type=Path))
 
 
@@ -104,6 +74,9 @@ def cli() -> None:
 
     The usual order: train, export, calibrate, build-engine, run. Every command reads a bundle (a folder) and adds to it.
     """
+
+
+cli.add_command(dataset)
 
 
 @cli.command()
@@ -126,6 +99,12 @@ def cli() -> None:
 @click.option(
     "--bit-depth", type=click.Choice(["8", "10", "12", "14", "16"]), help="Bits 16-bit images use. [default: as found]"
 )
+@click.option(
+    "--group-by",
+    metavar="REGEX|auto",
+    help="Hold out whole groups: images with the same first match of REGEX in their path, or near-copies of each other.",
+)
+@click.option("--known-defects", type=click.Path(path_type=Path), help="Folder of a few defects to learn from too.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of all chance.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to train.")
 @click.option("--compile/--no-compile", default=None, help="Compile the networks (torch.compile). [default: on a GPU]")
@@ -167,7 +146,8 @@ def train(data: Path, bundle_path: Path, channels: str | None, bit_depth: str | 
             f"Stopped early after {results['epochs']} epochs; the bundle at {bundle_path} is usable; the same command goes on."
         )
         sys.exit(INTERRUPTED)
-    _next(f"Trained on {len(results['training'])} images, {len(results['held_out'])} held out.", "export", bundle_path)
+    groups = "" if results["held_out_groups"] is None else f" ({results['held_out_groups']} groups)"
+    _next(f"Trained on {len(results['training'])} images, {len(results['held_out'])} held out{groups}.", "export", bundle_path)
 
 
 @cli.command()
@@ -422,6 +402,9 @@ def evaluate(data: Path, bundle_path: Path, backend: str, precision: "Precision 
     print_evaluation(result, pictures)
 
 
+cli.add_command(explain)
+
+
 @cli.command()
 @_bundle_option
 @click.option("--batch", "batches", type=click.IntRange(1, 1024), multiple=True, default=(1, 8), show_default=True)
@@ -443,6 +426,13 @@ def bench(bundle_path: Path, batches: tuple[int, ...], seconds: float, rounds: i
 @click.argument("dataset", type=click.Choice(["mnist", "fashion-mnist", "cifar10"]))
 @click.option("--root", type=click.Path(path_type=Path), required=True, help="Folder of the data set's files.")
 @click.option("--detector", "detectors", multiple=True, help="What to compare; repeatable. [default: lrdan]")
+@click.option(
+    "--labelled-ratio",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.05,
+    show_default=True,
+    help="Share of labelled anomalies among the training images of semi-supervised detectors (deep-sad).",
+)
 @click.option("--ablate", is_flag=True, help="Instead: LRDAN's losses, added one by one.")
 @click.option("--dual-readings", is_flag=True, help="Instead: the two readings of LRDAN's dual term.")
 @click.option("--seed", "seeds", type=int, multiple=True, default=(0,), show_default=True, help="Repeatable.")
@@ -462,6 +452,7 @@ def protocol(
     dataset: Any,
     root: Path,
     detectors: tuple[str, ...],
+    labelled_ratio: float,
     ablate: bool,
     dual_readings: bool,
     seeds: tuple[int, ...],
@@ -490,7 +481,7 @@ def protocol(
         if ablate
         else columns.of_readings()
         if dual_readings
-        else columns.of_detectors(detectors or ("lrdan",))
+        else columns.of_detectors(detectors or ("lrdan",), labelled_ratio)
     )
     with protocol_progress() as report:
         written = run_protocol(read_dataset(dataset, root), study, output, options, processor=processor().name, report=report)

@@ -180,6 +180,8 @@ def print_evaluation(result: "Evaluation", pictures: list[Path]) -> None:
     console.print(kinds)
     for picture in pictures:
         console.print(str(picture))
+    for note in result.notes:
+        console.print(f"Note: {note}", style="yellow")
 
 
 def print_benchmark(report: "BenchmarkReport", bundle: Bundle) -> None:

@@ -12,8 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from lrdan_edge.errors import DataError
+from lrdan_edge.manifest import BIT_DEPTHS, BitDepth
 
 Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+"""An image as its file has it: [H, W] or [H, W, 3] (BGR)."""
+
 Frame = npt.NDArray[np.uint8]
 """One image: uint8, shape [H, W] (grey), [H, W, 1], [H, W, 3] (BGR) or [H, W, 4] (BGRA)."""
 
@@ -77,6 +80,11 @@ def to_eight_bits(image: Pixels, bit_depth: int) -> Frame:
         return np.asarray(image, dtype=np.uint8)
     scaled = cv2.convertScaleAbs(image, alpha=255 / (2**bit_depth - 1))
     return np.asarray(scaled, dtype=np.uint8).reshape(image.shape)
+
+
+def bits_used(image: Pixels) -> BitDepth:
+    """How many bits the pixels of one image need, as a camera has them: 8, 10, 12, 14 or 16."""
+    return next(depth for depth in BIT_DEPTHS if image.max() < 1 << depth)
 
 
 def read_image(path: Path, bit_depth: int = 16) -> Frame:

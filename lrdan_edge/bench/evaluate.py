@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from lrdan_edge.bench import plots
 from lrdan_edge.bundle import DECISION, REPORTS, Bundle, Stage
-from lrdan_edge.dataset import LabelledImage, test_images
+from lrdan_edge.datacheck import evaluation_notes
+from lrdan_edge.dataset import LabelledImage, recorded_images, test_images
 from lrdan_edge.errors import DataError
 from lrdan_edge.images import fit_frame, read_image, read_mask
 from lrdan_edge.manifest import Precision, to_json
@@ -48,6 +49,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
         false_reject_rate: Share of good images rejected.
         miss_rate: Share of defective images not rejected.
         faults: Images without a score; they count in no rate.
+        notes: What to know before believing these figures, one sentence each.
         kinds: Per defect kind: count, AUROC against all good images, and miss rate.
     """
 
@@ -62,6 +64,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     miss_rate: float
     faults: int
     kinds: dict[str, dict[str, float]]
+    notes: list[str] = []
 
 
 def evaluate(
@@ -83,20 +86,23 @@ def evaluate(
         DataError: The folder lacks good or defective test images, or one cannot be read.
     """
     images = test_images(data)
+    notes = evaluation_notes(
+        data, images, recorded_images(bundle, "training"), bundle.manifest.stages["train"].results.get("known_defects", ())
+    )
     if not write:
-        return _judge(bundle, images, backend, precision)[0], []
+        return _judge(bundle, images, notes, backend, precision)[0], []
     command = f"lrdan-edge evaluate {data}"
     options = {"data": str(data), "backend": backend, "precision": precision}
     with bundle.stage(
         "evaluate", command=command, inputs={DECISION: bundle.file(DECISION, "lrdan-edge calibrate")}, options=options
     ) as stage:
-        result, judged = _judge(bundle, images, backend, precision)
+        result, judged = _judge(bundle, images, notes, backend, precision)
         pictures = _write(stage, result, judged, command, bundle.manifest.preprocessing.bit_depth)
     return result, [bundle.path / picture for picture in pictures]
 
 
 def _judge(
-    bundle: Bundle, images: list[LabelledImage], backend: str, precision: Precision | None
+    bundle: Bundle, images: list[LabelledImage], notes: list[str], backend: str, precision: Precision | None
 ) -> tuple[Evaluation, list[Judged]]:
     pixels = PixelAuroc()
     judged: list[Judged] = []
@@ -112,7 +118,8 @@ def _judge(
                     pixels.add(verdict.heatmap, _mask(image, verdict.heatmap))
                 judged.append(Judged(image, verdict))
     masks = any(image.mask for image in images)
-    return _summarise(judged, title, promised, pixels.value() if masks else None), judged
+    result = _summarise(judged, title, promised, pixels.value() if masks else None)
+    return msgspec.structs.replace(result, notes=notes), judged
 
 
 def _mask(image: LabelledImage, heatmap: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
@@ -165,6 +172,7 @@ def _write(stage: Stage, result: Evaluation, judged: list[Judged], command: str,
         curve = roc_curve(*([one.score for one in scored if one.image.defective is defective] for defective in (False, True)))
         plots.roc(stage.path(pictures[1]), curve, result)
     stage.results = {"image_auroc": result.image_auroc, "pixel_auroc": result.pixel_auroc, "backend": result.backend}
+    stage.results["notes"] = result.notes
     return pictures
 
 
@@ -189,4 +197,6 @@ def as_markdown(result: Evaluation, command: str) -> str:
     ]
     for kind, figures in result.kinds.items():
         lines.append(f"| {kind} | {figures['images']:.0f} | {figures['image_auroc']:.4f} | {figures['miss_rate']:.2%} |")
+    if result.notes:
+        lines += ["", "Before you believe these figures:", "", *(f"- {note}" for note in result.notes)]
     return "\n".join(lines) + "\n"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from lrdan_edge.bundle import WEIGHTS, Bundle, graph_name
+from lrdan_edge.bundle import RECONSTRUCTION, WEIGHTS, Bundle, graph_name
 from lrdan_edge.dataset import recorded_images
 from lrdan_edge.errors import ExportError, MissingExtraError
 from lrdan_edge.images import Frame, load_frames
@@ -36,6 +36,7 @@ def export(bundle: Bundle) -> None:
 
     The input is ``frames`` uint8 [N, H, W, C]; the outputs are ``score`` float32 [N] and ``heatmap`` float32 [N, H, W]; N is
     the only dynamic axis. The fp16 graph is the half-precision module exported as it is, sums and score in float32.
+    A third graph gives AE2's reconstruction, for `lrdan_edge.runtime.explain`.
 
     Args:
         bundle: A trained bundle.
@@ -50,6 +51,7 @@ def export(bundle: Bundle) -> None:
         import torch  # noqa: F401
     except ImportError as error:
         raise MissingExtraError(error.name or "torch", "train", "export") from error
+    from lrdan_edge.export.reconstruction import ReconstructionModule
     from lrdan_edge.train.scoring import load_ae2
 
     weights = bundle.file(WEIGHTS, "lrdan-edge train")
@@ -66,6 +68,9 @@ def export(bundle: Bundle) -> None:
             path = stage.path(graph_name(precision))
             onnx.save_model(model, path)
             stage.results[precision] = _check_scores(path, precision, frames, expected, bundle.manifest.scoring.unit)
+        explaining = ReconstructionModule(load_ae2(bundle))
+        fold_batch_norm(explaining.ae2)
+        onnx.save_model(to_onnx(explaining, frames, outputs=("reconstruction",)), stage.path(RECONSTRUCTION))
 
 
 def fold_batch_norm(network: "torch.nn.Module") -> None:
@@ -107,12 +112,13 @@ def _torch_scores(module: "torch.nn.Module", frames: Frame) -> npt.NDArray[np.fl
     return np.asarray(score.numpy(), dtype=np.float32)
 
 
-def to_onnx(module: "torch.nn.Module", frames: Frame) -> "onnx.ModelProto":
+def to_onnx(module: "torch.nn.Module", frames: Frame, outputs: tuple[str, ...] = ("score", "heatmap")) -> "onnx.ModelProto":
     """Export a deploy module in the precision it has.
 
     Args:
         module: `lrdan_edge.train.scoring.DeployModule`, halved for fp16.
         frames: At least one frame, uint8 [N, H, W, C], for its shape.
+        outputs: The outputs' names.
 
     Returns:
         The graph as `export` describes it, checked.
@@ -133,7 +139,7 @@ def to_onnx(module: "torch.nn.Module", frames: Frame) -> "onnx.ModelProto":
             dynamo=True,
             opset_version=OPSET,
             input_names=["frames"],
-            output_names=["score", "heatmap"],
+            output_names=list(outputs),
             dynamic_shapes={"frames": {0: batch}},
             verbose=False,
         )

@@ -22,6 +22,10 @@ class Learner(Protocol):
     def optimisers(self) -> Sequence[torch.optim.Optimizer]:
         """All optimisers, always in the same order; with the networks, they are all of a learner's state."""
 
+    @property
+    def shown(self) -> int:
+        """Which part of a batch is what AE2 sees."""
+
     def set_rate(self, share: float) -> None:
         """Use `share` (0 to 1) of the learning rates from now on."""
 

@@ -112,7 +112,7 @@ class Loop:
                 stop = self.team.anyone(self.interrupt.asked)
                 if state.step % schedule.steps_per_epoch == 0:
                     self._end_epoch(state, schedule.steps_per_epoch)
-                    self.board.epoch(state.step, self.networks.ae2, on_device[len(on_device) > 1])  # type: ignore[arg-type]
+                    self.board.epoch(state.step, self.networks.ae2, on_device[self.learner.shown])  # type: ignore[arg-type]
                 if self.team.leads and state.step < schedule.steps and (stop or self.checkpoint.due):
                     self.checkpoint.write(self.networks, self.learner.optimisers, state)
                 if stop:

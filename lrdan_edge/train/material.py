@@ -10,11 +10,13 @@ import numpy as np
 import torch
 
 from lrdan_edge.bundle import sha256_of
+from lrdan_edge.datacheck import training_notes
 from lrdan_edge.dataset import good_images
 from lrdan_edge.errors import DataError
 from lrdan_edge.images import natural_key, read_pixels
 from lrdan_edge.manifest import BIT_DEPTHS, BitDepth, ModelSpec
 from lrdan_edge.train.cache import CACHE_VARIABLE, Facts, Frames, ImageCache, Layout, is_grey
+from lrdan_edge.train.known import KnownDefects, read_known
 from lrdan_edge.train.networks import LARGEST, MULTIPLE, SMALLEST, spec_for
 from lrdan_edge.train.options import TrainOptions
 
@@ -31,8 +33,10 @@ class Material:
         bit_depth: How many bits of 16-bit images are used.
         training: The training images' paths, relative to the data folder.
         held_out: The held-out images' paths, likewise.
+        held_out_groups: How many groups the held-out ones are from, or None where nobody asked for groups.
         fingerprint: Sha256 over all paths and contents.
         notes: What was decided about the images and may surprise, one sentence each.
+        known: Labelled defects to learn from too, or None.
     """
 
     frames: Frames
@@ -40,8 +44,10 @@ class Material:
     bit_depth: BitDepth
     training: list[str]
     held_out: list[str]
+    held_out_groups: int | None
     fingerprint: str
     notes: list[str]
+    known: KnownDefects | None = None
 
 
 def prepare(data: Path, options: TrainOptions) -> Material:
@@ -50,7 +56,7 @@ def prepare(data: Path, options: TrainOptions) -> Material:
     Raises:
         DataError: No images, too few, a broken one, or sizes that differ or are not supported.
     """
-    images = good_images(data, options.seed)
+    images = good_images(data, options.seed, options.group_by)
     if len(images.training) < 2:
         raise DataError(
             f"{data} has {len(images.training)} training image; at least 2 are needed, and some hundreds are better"
@@ -80,8 +86,10 @@ def prepare(data: Path, options: TrainOptions) -> Material:
         bit_depth=bit_depth,
         training=[path.relative_to(data).as_posix() for path in images.training],
         held_out=[path.relative_to(data).as_posix() for path in images.held_out],
+        held_out_groups=images.held_out_groups,
         fingerprint=digest.hexdigest(),
-        notes=[*_notes(facts, spec, bit_depth, options), *_memory_note(obstacle)],
+        notes=[*training_notes(data, images), *_notes(facts, spec, bit_depth, options), *_memory_note(obstacle)],
+        known=read_known(options.known_defects, spec.frame_shape, bit_depth) if options.known_defects else None,
     )
 
 

@@ -28,6 +28,8 @@ class TrainOptions:
         decoder: ``resize`` (quantises everywhere) or ``transposed`` (the paper's).
         dual_reading: Who minimises the dual term.
         weights: The losses' weights.
+        group_by: ``auto`` or a regular expression: images of one group are held out together; see `lrdan_edge.grouping`.
+        known_defects: Folder of a few labelled defects to learn from too, or None; see `lrdan_edge.train.known`.
         scoring: How AE2's output becomes a score, or None for what the recipe and the image size ask for.
         bit_depth: How many bits of 16-bit images are used, or None for as many as the largest value of all good images needs.
         resume: Go on from the checkpoint of a killed or interrupted run: None does if there is one of the very same run, True
@@ -48,6 +50,8 @@ class TrainOptions:
     decoder: Literal["resize", "transposed"] = "resize"
     dual_reading: DualReading = "began"
     weights: LossWeights = field(default_factory=LossWeights)
+    group_by: str | None = None
+    known_defects: Path | None = None
     scoring: Scoring | None = None
     bit_depth: BitDepth | None = None
     resume: bool | None = None

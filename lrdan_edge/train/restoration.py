@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lrdan_edge.train.distributed import gathered, sum_gradients
+from lrdan_edge.train.known import WEIGHT, KnownDefects, bag, mix, target
 from lrdan_edge.train.learner import EVERYTHING, Batch
 from lrdan_edge.train.networks import Restorer
 from lrdan_edge.train.scoring import standardisation
@@ -69,7 +70,9 @@ def overlap(logits: Tensor, mask: Tensor) -> Tensor:
 class Restoration:
     """Steps a `Restorer` towards less loss; the counterpart of `Optimisation`."""
 
-    def __init__(self, ae2: Restorer, learning_rate: float, seed: int, *, half: bool) -> None:
+    def __init__(
+        self, ae2: Restorer, learning_rate: float, seed: int, *, half: bool, known: KnownDefects | None = None
+    ) -> None:
         """Set up.
 
         Args:
@@ -77,13 +80,15 @@ class Restoration:
             learning_rate: AdamW's, at its highest; see `set_rate`.
             seed: Seed of the defects.
             half: Whether convolutions run in bfloat16 (losses and weights stay in float32).
+            known: Labelled defects to learn from too.
         """
-        self.ae2, self.half, self._rate = ae2, half, learning_rate
+        self.ae2, self.half, self._rate, self._known = ae2, half, learning_rate, known
         self._seed = seed
         self._optimiser = torch.optim.AdamW(
             ae2.parameters(), learning_rate, betas=(0.9, 0.99), weight_decay=WEIGHT_DECAY, fused=True
         )
         self.optimisers = (self._optimiser,)
+        self.shown = 1
 
     def set_rate(self, share: float) -> None:
         """Use `share` (0 to 1) of the learning rate from now on."""
@@ -94,20 +99,30 @@ class Restoration:
         """Vary the good images and paint defects into them; see `Learner.prepare`.
 
         Returns:
-            Good images varied, the same with defects (both float32 [n, C, H, W] in [-1, 1]), and masks [n, 1, H, W].
+            Good images varied, the same with defects (both float32 [n, C, H, W] in [-1, 1]), and masks [n, 1, H, W]; with known
+            defects, all that `Mixed` has.
         """
         images = np.ascontiguousarray(frames.permute(0, 2, 3, 1).numpy(), np.float32) / np.float32(255)
         drawn = [self._draw(images, index, step) for index in range(len(images))[share]]
         good, defective, masks = (_tensor(list(part)) for part in zip(*drawn, strict=True))
-        return good * 2 - 1, defective * 2 - 1, masks
+        good, defective = good * 2 - 1, defective * 2 - 1
+        if self._known is None:
+            return good, defective, masks
+        count = len(images)
 
-    def step(self, good: Tensor, defective: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        def chance(place: int) -> np.random.Generator:
+            return np.random.default_rng((self._seed, step, count + place))  # `_draw` uses those up to `count`
+
+        return mix(self._known, good, defective, masks, range(count)[share], chance, vary)
+
+    def step(self, good: Tensor, defective: Tensor, mask: Tensor, *known: Tensor) -> dict[str, Tensor]:
         """One step on one batch: ask the good images and the masks back from the defective ones.
 
         Args:
             good: Good images, float32 [N, C, H, W] in [-1, 1].
             defective: The same with defects, likewise.
             mask: 1 where defective, float32 [N, 1, H, W].
+            known: `Mixed.whole` and `Mixed.marked`; or nothing.
 
         Returns:
             Every term (unweighted scalars, detached), ``total``, and ``spread_ae2``, the mean standard deviation over the
@@ -117,13 +132,20 @@ class Restoration:
         good, defective = (good - mean) / deviation, (defective - mean) / deviation
         with torch.autocast(good.device.type, torch.bfloat16, enabled=self.half):
             restored, logits = self.ae2(defective.contiguous(memory_format=torch.channels_last))
-        restored, logits, good, mask = gathered(restored.float(), logits.float(), good, mask)
+        restored, logits, good, mask, *labels = gathered(restored.float(), logits.float(), good, mask, *known)
+        marked: slice | Tensor = EVERYTHING
+        if labels:
+            whole, marked = labels
+            good = target(restored, good, mask, whole)
         terms = {
-            "restoration": restoration(restored, good),
-            "marking": marking(logits, mask),
-            "overlap": overlap(logits, mask),
+            "restoration": restoration(restored[marked], good[marked]),
+            "marking": marking(logits[marked], mask[marked]),
+            "overlap": overlap(logits[marked], mask[marked]),
         }
         terms["total"] = terms["restoration"] + MARKING * terms["marking"] + OVERLAP * terms["overlap"]
+        if labels:
+            terms["known"] = bag(logits[~labels[1]])
+            terms["total"] = terms["total"] + WEIGHT * terms["known"]
         self._optimiser.zero_grad()
         terms["total"].backward()  # type: ignore[no-untyped-call]
         sum_gradients(self.ae2.parameters())

@@ -1,6 +1,7 @@
 """Training: good images in, a bundle with weights and scoring constants out."""
 
 import os
+import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -24,6 +25,7 @@ from lrdan_edge.train.cache import Frames
 from lrdan_edge.train.checkpoint import Checkpoint, State
 from lrdan_edge.train.distributed import Team, synchronise, team
 from lrdan_edge.train.interrupt import first_interrupt_is_polite
+from lrdan_edge.train.known import KnownDefects
 from lrdan_edge.train.learner import OFFSET, SCALE, Learner, to_input
 from lrdan_edge.train.loop import Loop, Schedule, rate_at, schedule_for
 from lrdan_edge.train.material import Material, prepare
@@ -102,7 +104,7 @@ def _train(
         torch.manual_seed(options.seed)
         networks = networks_for(material.spec).to(device)
         networks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        learner = learner_for(networks, material.frames, options)
+        learner = learner_for(networks, material.frames, options, material.known)
         state, resumed = _resume(checkpoint, networks, learner, options, processes)
         synchronise(networks)
         notes = [*material.notes, *resumed, *_compile(networks, options, device, processes)]
@@ -152,24 +154,30 @@ def preprocessing_for(spec: ModelSpec, bit_depth: BitDepth = 16) -> Preprocessin
     return Preprocessing(colour=colour, resize="area", scale=SCALE, offset=OFFSET, standardise=standardise, bit_depth=bit_depth)
 
 
-def learner_for(networks: Adversaries | Alone, frames: Tensor | Frames, options: TrainOptions) -> Learner:
+def learner_for(
+    networks: Adversaries | Alone,
+    frames: Tensor | Frames,
+    options: TrainOptions,
+    known: KnownDefects | None = None,
+) -> Learner:
     """The networks with their optimisers and losses.
 
     Args:
         networks: What to train, in place.
         frames: The good images, uint8 [N, C, H, W].
         options: Losses, rate and seed.
+        known: Labelled defects to learn from too.
     """
     device = next(networks.parameters()).device
     rate = options.learning_rate or RECIPES[options.recipe].learning_rate
     half = computes_bfloat16(device)
     if isinstance(networks, Alone):
         if isinstance(networks.ae2, Restorer):
-            return Restoration(networks.ae2, rate, options.seed, half=half)
-        return Reconstruction(networks.ae2, rate, half=half)
+            return Restoration(networks.ae2, rate, options.seed, half=half, known=known)
+        return Reconstruction(networks.ae2, rate, half=half, known=known, seed=options.seed)
     some = torch.from_numpy(np.random.default_rng(options.seed).permutation(len(frames))[:CENTER_IMAGES])
     networks.place_center(to_input(frames[some], device))
-    return Optimisation(networks, options.weights, options.dual_reading, rate, half=half)
+    return Optimisation(networks, options.weights, options.dual_reading, rate, half=half, known=known, seed=options.seed)
 
 
 @torch.inference_mode()
@@ -222,9 +230,10 @@ def _checkpoint(
     path: Path, material: Material, options: TrainOptions, schedule: Schedule, device: torch.device, processes: Team
 ) -> Checkpoint:
     asked = _recorded(options)
-    elsewhere = ("device", "compile", "resume", "checkpoint_seconds", "tensorboard")
+    elsewhere = ("device", "compile", "resume", "checkpoint_seconds", "tensorboard", "known_defects")
     identity = {name: value for name, value in asked.items() if name not in elsewhere} | {
         "images": material.fingerprint,
+        "known defects": material.known and material.known.digest,
         "model": msgspec.structs.asdict(material.spec),
         "bit_depth": material.bit_depth,
         "schedule": asdict(schedule),
@@ -300,7 +309,9 @@ def _results(data: Path, material: Material, state: State, device: torch.device,
         "data": str(data.absolute()),
         "images": len(material.training),
         "held_out_images": len(material.held_out),
+        "held_out_groups": material.held_out_groups,
         "fingerprint": material.fingerprint,
+        "known_defects": material.known.sha256 if material.known else [],
         "epochs": len(state.history),
         "steps": state.step,
         "losses": state.history[-1],
@@ -326,19 +337,18 @@ def _recorded(options: TrainOptions) -> dict[str, object]:
     return asdict(options) | {
         "scoring": options.scoring and msgspec.structs.asdict(options.scoring),
         "tensorboard": options.tensorboard and str(options.tensorboard),
+        "known_defects": options.known_defects and str(options.known_defects),
     }
 
 
 def _command(data: Path, options: TrainOptions) -> str:
     """The command line that repeats the run."""
-    words = [f"lrdan-edge train {data} --recipe {options.recipe} --seed {options.seed}"]
-    if options.batch_size is not None:
-        words.append(f"--batch-size {options.batch_size}")
+    words = ["lrdan-edge", "train", str(data), "--recipe", options.recipe, "--seed", str(options.seed)]
     if options.image_size is not None:
-        words.append(f"--image-size {options.image_size[0]}x{options.image_size[1]}")
-    for name in ("channels", "epochs", "learning_rate", "bit_depth"):
+        words += ["--image-size", f"{options.image_size[0]}x{options.image_size[1]}"]
+    for name in ("batch_size", "channels", "epochs", "learning_rate", "bit_depth", "group_by", "known_defects"):
         if (value := getattr(options, name)) is not None:
-            words.append(f"--{name.replace('_', '-')} {value}")
+            words += [f"--{name.replace('_', '-')}", str(value)]
     if options.device != "auto":
-        words.append(f"--device {options.device}")
-    return " ".join(words)
+        words += ["--device", options.device]
+    return shlex.join(words)

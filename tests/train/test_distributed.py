@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from lrdan_edge.bundle import CHECKPOINT, Bundle
 from lrdan_edge.errors import TrainingError
 from lrdan_edge.train.distributed import Team
+from lrdan_edge.train.networks import spec_for
 from lrdan_edge.train.options import TrainOptions
 from lrdan_edge.train.progress import Progress
 from lrdan_edge.train.scoring import load_ae2
@@ -83,3 +84,6 @@ def test_a_batch_that_cannot_be_shared_is_refused() -> None:
     assert [Team(rank, 4).share(8) for rank in range(4)] == [slice(0, 2), slice(2, 4), slice(4, 6), slice(6, 8)]
     with pytest.raises(TrainingError, match=r"batches of 8 cannot be shared by 3 processes: give --batch-size 9"):
         Team(1, 3).share(8)
+    known = shared_learners.known_defects(spec_for(32, 32, 1))
+    with pytest.raises(TrainingError, match=r"1 known defects beside a batch of 10 .* by 2 processes: give --batch-size 14"):
+        known.draw(10, Team(1, 2).share(10), (0, 0))

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import killed_training
@@ -97,6 +98,27 @@ def test_what_happens_to_a_checkpoint(data: Path, tmp_path: Path) -> None:
     progress = StopAfter()
     train(data, tmp_path / "b", replace(TINY, resume=False), progress)
     assert (progress.first, progress.notes) == (1, [])
+
+
+@pytest.mark.parametrize(("recipe", "size"), [("inspection", 36), ("inspection", 28), ("lrdan", 32)])
+def test_with_known_defects_too(tmp_path: Path, write_stripes: WriteStripes, recipe: Any, size: int) -> None:
+    write_stripes(tmp_path / "data", 20, (size, size))
+    write_stripes(tmp_path / "known", 3, (size, size), seed=5)
+    cv2.imwrite(str(tmp_path / "mask.png"), np.eye(size, dtype=np.uint8) * 255)
+    (tmp_path / "known" / "masks").mkdir()
+    (tmp_path / "mask.png").rename(tmp_path / "known" / "masks" / "000.png")
+    options = replace(TINY, recipe=recipe, epochs=2, known_defects=tmp_path / "known")
+    whole = train(tmp_path / "data", tmp_path / "whole", options, Progress())
+    stopped(tmp_path / "data", tmp_path / "b", options, 3)
+    bundle = train(tmp_path / "data", tmp_path / "b", options, Progress())
+    assert bundle.manifest.stages["train"].results["resumed_from_step"] == 2
+    assert (bundle.path / WEIGHTS).read_bytes() == (whole.path / WEIGHTS).read_bytes()
+    stopped(tmp_path / "data", tmp_path / "b", options, 3)
+    cv2.imwrite(str(tmp_path / "known" / "masks" / "000.png"), np.eye(size, dtype=np.uint8)[::-1] * 255)
+    progress = StopAfter(1)
+    with pytest.raises(Stopped):
+        train(tmp_path / "data", tmp_path / "b", options, progress)
+    assert any("is of another run (known defects" in note for note in progress.notes)
 
 
 def test_an_interrupted_run_goes_on(data: Path, tmp_path: Path) -> None:

@@ -203,7 +203,7 @@ def test_automatic_size_is_said(tmp_path: Path, write_stripes: WriteStripes) -> 
     progress = Recorder()
     bundle = train(tmp_path / "data", tmp_path / "bundle", replace(TINY, epochs=1), progress)
     assert bundle.manifest.model.frame_shape == (32, 48, 1)
-    assert progress.notes == ["images of 33x47 are scaled to 32x48 (choose another with --image-size)"]
+    assert progress.notes[-1:] == ["images of 33x47 are scaled to 32x48 (choose another with --image-size)"]
 
 
 def test_weights_of_another_model_are_refused(stripes: Path, tmp_path: Path) -> None:
