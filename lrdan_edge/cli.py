@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from lrdan_edge import __version__
+from lrdan_edge.console_view import Size, view_options
 from lrdan_edge.errors import LrdanError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -32,20 +33,6 @@ class _Group(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         return list(self.commands)  # in the order of the work, not of the alphabet
-
-
-class _Size(click.ParamType):  # type: ignore[type-arg]  # generic in click's stubs alone
-    """``128`` or ``96x128`` (height x width), in pixels."""
-
-    name = "N|HxW"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
-        if isinstance(value, tuple):
-            return value
-        match = re.fullmatch(r"(\d+)(?:x(\d+))?", str(value))
-        if not match or int(match[1]) == 0:
-            self.fail(f"{value!r} is not a size: write 128, or 96x128 for height x width", param, ctx)
-        return int(match[1]), int(match[2] or match[1])
 
 
 class _Batch(click.ParamType):  # type: ignore[type-arg]  # generic in click's stubs alone
@@ -109,7 +96,7 @@ def cli() -> None:
 @cli.command()
 @_DATA
 @_bundle_option
-@click.option("--image-size", type=_Size(), help="Size the networks see; all images are resized to it. [default: the images']")
+@click.option("--image-size", type=Size(), help="Size the networks see; all images are resized to it. [default: the images']")
 @click.option("--channels", type=click.Choice(["1", "3"]), help="1 grey, 3 colour. [default: the images']")
 @click.option("--epochs", type=click.IntRange(min=1), help="Passes over the images. [default: from their number]")
 @click.option(
@@ -122,9 +109,11 @@ def cli() -> None:
 @click.option("--batch-size", type=click.IntRange(min=2), help="Images per step. [default: the recipe's]")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of weights, order and held-out images.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to train.")
+@view_options
 def train(
     data: Path,
     bundle_path: Path,
+    view: dict[str, Any],
     image_size: tuple[int, int] | None,
     channels: str | None,
     epochs: int | None,
@@ -142,6 +131,7 @@ def train(
     _require("train", "training", "torch", "safetensors", "matplotlib")
     from lrdan_edge.train.trainer import TrainOptions
     from lrdan_edge.train.trainer import train as run_training
+    from lrdan_edge.train.view import View
 
     options = TrainOptions(
         image_size=image_size,
@@ -151,6 +141,7 @@ def train(
         batch_size=batch_size,
         seed=seed,
         device=device,
+        view=View(**view),
     )
     bundle = run_training(data, bundle_path, options)
     results = bundle.manifest.stages["train"].results
@@ -162,16 +153,18 @@ def train(
 
 @cli.command()
 @_bundle_option
-def export(bundle_path: Path) -> None:
-    """Write the fp32 and fp16 deploy graphs (ONNX), checked against PyTorch."""
+@click.option("--frame-size", type=Size(), help="Size of the camera's frames; the graph scales them. [default: as trained]")
+def export(bundle_path: Path, frame_size: tuple[int, int] | None) -> None:
+    """Write the fp32 and fp16 deploy graphs (ONNX), measured against PyTorch on real images."""
     from lrdan_edge.bundle import Bundle
     from lrdan_edge.export.graph import export as run_export
 
     bundle = Bundle.open(bundle_path)
-    run_export(bundle)
+    run_export(bundle, frame_size=frame_size)
     for precision, check in bundle.manifest.stages["export"].results.items():
         worst = check["largest_relative_score_difference"]
         click.echo(f"{bundle_path}/model.{precision}.onnx: scores within {worst:.1e} of PyTorch's, relative")
+    click.echo(f"All of it: {bundle_path}/reports/parity.md")
     _next("Exported.", "calibrate", bundle_path)
 
 

@@ -6,15 +6,20 @@ Training, calibration, evaluation and the runtime all go through `fit_frame`, so
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from lrdan_edge.errors import DataError
+from lrdan_edge.geometry import Share, share_to_pixels
+from lrdan_edge.manifest import ModelSpec
 
 Frame = npt.NDArray[np.uint8]
 """One image: uint8, shape [H, W] (grey), [H, W, 1], [H, W, 3] (BGR) or [H, W, 4] (BGRA)."""
+
+Pixel = TypeVar("Pixel", bound=np.generic)
 
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
@@ -114,6 +119,33 @@ def fit_frame(frame: Frame, shape: tuple[int, int, int]) -> Frame:
     if image.shape[:2] != (height, width):
         image = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
     return np.ascontiguousarray(image.reshape(shape))
+
+
+def cut_frame(frame: Frame, spec: ModelSpec) -> Frame:
+    """The images that the networks see of a frame, as the deploy graph cuts them: region, scale, tiles.
+
+    Args:
+        frame: uint8 [H, W, C] of ``spec.frame_shape``.
+        spec: The networks and their geometry.
+
+    Returns:
+        uint8 [T, h, w, C], tiles row by row; T is 1 without tiles.
+    """
+    if spec.geometry is None:
+        return frame[None]
+    left, top, width, height = spec.geometry.region
+    rows, columns = spec.geometry.canvas
+    canvas = fit_frame(frame[top : top + height, left : left + width], (rows, columns, int(spec.channels)))
+    corners = [(row, column) for row in spec.tile_rows for column in spec.tile_columns]
+    return np.stack([canvas[row : row + spec.height, column : column + spec.width] for row, column in corners])
+
+
+def crop_share(image: npt.NDArray[Pixel], share: Share | None) -> npt.NDArray[Pixel]:
+    """The part of a picture of the frame (any size, [H, W] or [H, W, C]) that the heatmap shows; a view."""
+    if share is None:
+        return image
+    left, top, width, height = share_to_pixels(share, *image.shape[:2])
+    return image[top : top + height, left : left + width]
 
 
 def load_frames(paths: Iterable[Path], shape: tuple[int, int, int]) -> Frame:

@@ -11,7 +11,7 @@ import pytest
 import lrdan_edge
 
 ROOT = Path(lrdan_edge.__file__).parent
-GROUND = {"bundle", "errors", "manifest", "images", "dataset", "metrics"}
+GROUND = {"bundle", "errors", "geometry", "manifest", "images", "dataset", "metrics", "parity"}
 ALLOWED = {
     "train": GROUND | {"train"},
     "export": GROUND | {"export", "train", "runtime"},
@@ -21,7 +21,9 @@ ALLOWED = {
     "demo": GROUND | {"demo", "bench", "runtime", "calibration", "export", "train", "console"},
     "console": GROUND | {"bench", "runtime", "train"},
     "console_engines": GROUND | {"console", "runtime"},
-    "cli": GROUND | {"console", "console_engines", "demo", "bench", "runtime", "calibration", "export", "train"},
+    "console_view": GROUND,
+    "cli": GROUND
+    | {"console", "console_engines", "console_view", "demo", "bench", "runtime", "calibration", "export", "train"},
     "__main__": {"cli"},
     "__init__": GROUND | {"runtime"},
 }

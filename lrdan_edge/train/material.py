@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import msgspec
 import numpy as np
 import torch
 from torch import Tensor
@@ -12,10 +13,11 @@ from torch import Tensor
 from lrdan_edge.bundle import sha256_of
 from lrdan_edge.dataset import good_images
 from lrdan_edge.errors import DataError
-from lrdan_edge.images import Frame, load_frames, read_image
+from lrdan_edge.images import Frame, cut_frame, fit_frame, read_image
 from lrdan_edge.manifest import ModelSpec
 from lrdan_edge.train.networks import LARGEST, MULTIPLE, SMALLEST, spec_for
 from lrdan_edge.train.options import TrainOptions
+from lrdan_edge.train.view import describe
 
 LARGEST_AUTOMATIC, COARSE_MULTIPLE = 256, 16
 
@@ -52,16 +54,21 @@ def prepare(data: Path, options: TrainOptions) -> Material:
         raise DataError(
             f"{data} has {len(images.training)} training image; at least 2 are needed, and some hundreds are better"
         )
-    size, grey = _survey(images.training + images.held_out, same_size=options.image_size is None)
-    wanted = options.image_size or automatic_size(*size)
+    same_size = options.image_size is None if options.view.is_default else options.view.frame_size is None
+    size, grey = _survey(images.training + images.held_out, same_size=same_size, mend=options.view.mend)
+    size = options.view.frame_size or size
+    wanted = options.image_size or options.view.image_size(size) or automatic_size(*options.view.region_size(size))
     channels: Literal[1, 3] = options.channels or (1 if grey else 3)
     spec = spec_for(*wanted, channels, decoder=options.decoder, recipe=options.recipe)
+    spec = msgspec.structs.replace(spec, geometry=options.view.geometry(size, wanted))
     notes = []
-    if options.image_size is None and wanted != size:
+    if spec.geometry is None and options.image_size is None and wanted != size:
         notes.append(f"images of {_text(size)} are scaled to {_text(wanted)} (choose another with --image-size)")
-    frames = np.ascontiguousarray(load_frames(images.training, spec.frame_shape).transpose(0, 3, 1, 2))
+    if spec.geometry:
+        notes.append(describe(spec, spec.geometry))
+    frames = [cut_frame(fit_frame(read_image(path), spec.frame_shape), spec) for path in images.training]
     return Material(
-        frames=torch.from_numpy(frames),
+        frames=torch.from_numpy(np.ascontiguousarray(np.concatenate(frames).transpose(0, 3, 1, 2))),
         spec=spec,
         training=[path.relative_to(data).as_posix() for path in images.training],
         held_out=[path.relative_to(data).as_posix() for path in images.held_out],
@@ -91,7 +98,7 @@ def automatic_size(height: int, width: int) -> tuple[int, int]:
     return rows, columns
 
 
-def _survey(paths: list[Path], *, same_size: bool) -> tuple[tuple[int, int], bool]:
+def _survey(paths: list[Path], *, same_size: bool, mend: str) -> tuple[tuple[int, int], bool]:
     """Decode every image once: their (height, width) and whether all are grey."""
     sizes: dict[tuple[int, int], Path] = {}
     grey = True
@@ -102,7 +109,7 @@ def _survey(paths: list[Path], *, same_size: bool) -> tuple[tuple[int, int], boo
     if same_size and len(sizes) > 1:
         shown = ", ".join(f"{_text(size)} {path.name}" for size, path in list(sizes.items())[:3])
         more = ", …" if len(sizes) > 3 else ""
-        raise DataError(f"images differ in size ({shown}{more}): give --image-size to resize them all")
+        raise DataError(f"images differ in size ({shown}{more}): give {mend} to resize them all")
     return next(iter(sizes)), grey
 
 

@@ -9,6 +9,7 @@ from lrdan_edge.errors import TrainingError
 from lrdan_edge.manifest import ModelSpec, Scoring
 from lrdan_edge.train.adversaries import DualReading
 from lrdan_edge.train.losses import LossWeights
+from lrdan_edge.train.view import View
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class TrainOptions:
         dual_reading: Who minimises the dual term.
         weights: The losses' weights.
         scoring: How AE2's output becomes a score, or None for what the recipe and the image size ask for.
+        view: What of a camera's frame the networks see, and in which tiles.
     """
 
     image_size: tuple[int, int] | None = None
@@ -42,6 +44,7 @@ class TrainOptions:
     dual_reading: DualReading = "began"
     weights: LossWeights = field(default_factory=LossWeights)
     scoring: Scoring | None = None
+    view: View = field(default_factory=View)
 
     def __post_init__(self) -> None:
         if self.epochs is not None and self.epochs < 1:

@@ -16,6 +16,7 @@ from lrdan_edge.bundle import REPORTS, WEIGHTS, Bundle, Stage
 from lrdan_edge.errors import TrainingError
 from lrdan_edge.manifest import ModelSpec, Preprocessing, Scoring
 from lrdan_edge.train.adversaries import Adversaries, Optimisation
+from lrdan_edge.train.geometry import Stitch
 from lrdan_edge.train.interrupt import Interrupt, first_interrupt_is_polite
 from lrdan_edge.train.learner import Learner
 from lrdan_edge.train.material import prepare
@@ -83,7 +84,7 @@ def train(data: Path, bundle_path: Path, options: TrainOptions | None = None, pr
             for note in material.notes:
                 progress.note(note)
             epochs = _fit(networks, material.frames, options, progress, interrupt)
-        mean, deviation = map_statistics(networks.ae2, material.frames, preprocessing, scoring)
+        mean, deviation = map_statistics(networks.ae2, material.frames, preprocessing, scoring, material.spec)
         _save(stage, networks, mean, deviation, epochs)
         stage.results |= {
             "data": str(data.absolute()),
@@ -95,6 +96,7 @@ def train(data: Path, bundle_path: Path, options: TrainOptions | None = None, pr
             "interrupted": interrupt.asked,
             "device": device.type,
             "notes": material.notes,
+            "geometry": msgspec.to_builtins(material.spec.geometry),
             "training": material.training,
             "held_out": material.held_out,
         }
@@ -193,31 +195,40 @@ def to_input(frames: Tensor, device: torch.device) -> Tensor:
 
 @torch.inference_mode()
 def map_statistics(
-    ae2: Autoencoder | Restorer, frames: Tensor, preprocessing: Preprocessing, scoring: Scoring, batch_size: int = 32
+    ae2: Autoencoder | Restorer,
+    frames: Tensor,
+    preprocessing: Preprocessing,
+    scoring: Scoring,
+    spec: ModelSpec | None = None,
+    batch_size: int = 32,
 ) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation at every pixel of the map that is scored, in evaluation mode.
 
     Args:
         ae2: The second autoencoder; left in evaluation mode.
-        frames: Good images, uint8 [N, C, H, W].
+        frames: Good images, uint8 [N, C, H, W]; where there are tiles, a frame's together, as `Cut` gives them.
         preprocessing: What happens to frames first.
         scoring: Which map.
+        spec: The networks, where frames are cut into tiles: every tile's place has its own statistics then.
         batch_size: How many at once.
 
     Returns:
-        Two tensors float32 [H, W].
+        Two tensors float32 [H, W], of the stitched map where there are tiles.
     """
     ae2.eval()
     device = next(ae2.parameters()).device
-    total = torch.zeros(frames.shape[-2:], dtype=torch.float64, device=device)
-    squares = torch.zeros_like(total)
-    for part in torch.split(frames, batch_size):
+    stitch = Stitch(spec).to(device) if spec else nn.Identity()
+    tiles = len(spec.tile_rows) * len(spec.tile_columns) if spec else 1
+    total: Tensor | float = 0.0
+    squares: Tensor | float = 0.0
+    for part in torch.split(frames, max(1, batch_size // tiles) * tiles):
         x = preprocess(part.to(device).float(), preprocessing).contiguous(memory_format=torch.channels_last)
-        maps = anomaly_map(x, ae2(x), scoring.source).double()
-        total += maps.sum((0, 1))
-        squares += maps.square().sum((0, 1))
-    mean = total / len(frames)
-    deviation = (squares / len(frames) - mean.square()).clamp_min(0).sqrt()
+        maps = stitch(anomaly_map(x, ae2(x), scoring.source)).double()
+        total = total + maps.sum((0, 1))
+        squares = squares + maps.square().sum((0, 1))
+    count = len(frames) // tiles
+    mean = torch.as_tensor(total) / count
+    deviation = (torch.as_tensor(squares) / count - mean.square()).clamp_min(0).sqrt()
     return mean.float().cpu(), deviation.float().cpu()
 
 
@@ -273,6 +284,7 @@ def _command(data: Path, options: TrainOptions) -> str:
         words.append(f"--batch-size {options.batch_size}")
     if options.image_size is not None:
         words.append(f"--image-size {options.image_size[0]}x{options.image_size[1]}")
+    words += options.view.words()
     words += [f"--{name} {value}" for name in ("channels", "epochs") if (value := getattr(options, name)) is not None]
     if options.device != "auto":
         words.append(f"--device {options.device}")
