@@ -166,7 +166,8 @@ def fading(starts: list[int], tile: int) -> Matrix:
     """
     weights = np.ones((len(starts), tile), np.float64)
     for index, (begin, end) in enumerate(fading_zones(starts, tile)):
-        rise = np.clip((np.arange(starts[index], starts[index + 1] + tile) + 0.5 - begin) / max(end - begin, 1), 0, 1)
+        places = np.arange(starts[index], starts[index + 1] + tile) + 0.5
+        rise = np.clip((places - begin) / (end - begin), 0, 1) if end > begin else places > begin
         weights[index] *= 1 - rise[:tile]
         weights[index + 1] *= rise[-tile:]
     return weights.astype(np.float32)
