@@ -9,6 +9,9 @@ from typing import Annotated
 
 import msgspec
 
+LARGEST = 16384
+"""Pixels of a frame's or canvas's side."""
+
 Size = Annotated[int, msgspec.Meta(ge=1, le=65536)]
 Place = Annotated[int, msgspec.Meta(ge=0, le=65536)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=64)]
@@ -36,7 +39,10 @@ class Geometry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     tiles: tuple[Count, Count] = (1, 1)
 
     def __post_init__(self) -> None:
-        """Refuse a region that leaves its frame."""
+        """Refuse sizes beyond `LARGEST`, and a region that leaves its frame."""
+        for name, size in (("frame", self.frame), ("canvas", self.canvas)):
+            if not all(1 <= side <= LARGEST for side in size):
+                raise ValueError(f"the {name} {size[0]}x{size[1]} has a side outside 1 to {LARGEST} pixels")
         left, top, width, height = self.region
         if top + height > self.frame[0] or left + width > self.frame[1]:
             raise ValueError(

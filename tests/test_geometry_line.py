@@ -66,7 +66,7 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """By the command line: a region of 100x70 pixels in 2x3 tiles of 44x40."""
     bundle = tmp_path_factory.mktemp("tiled") / "bundle"
     commands = [
-        ["train", str(data), *"--recipe lrdan --image-size 44x40 --epochs 15".split(), *VIEW.split()],
+        ["train", str(data), *["--recipe", "lrdan", "--image-size", "44x40", "--epochs", "15"], *VIEW.split()],
         ["export"],
         ["calibrate"],
     ]

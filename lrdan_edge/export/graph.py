@@ -42,7 +42,7 @@ def export(bundle: Bundle, *, frame_size: tuple[int, int] | None = None) -> None
 
     Raises:
         MissingStageError: The bundle has no weights.
-        ExportError: A graph is invalid, or a bound of `lrdan_edge.parity` breaks.
+        ExportError: A graph is invalid, the frame size cannot be, or a bound of `lrdan_edge.parity` breaks.
         MissingExtraError: torch or onnx is not installed.
     """
     try:
@@ -87,9 +87,12 @@ def _with_frame_size(bundle: Bundle, frame_size: tuple[int, int] | None) -> Mode
     geometry = None if trained is None else msgspec.convert(trained, Geometry)
     model = bundle.manifest.model
     if frame_size:
-        whole = (0, 0, frame_size[1], frame_size[0])
-        plain = Geometry(frame=frame_size, region=whole, canvas=(model.height, model.width))
-        geometry = geometry.of_frame(*frame_size) if geometry else plain
+        canvas, (rows, columns) = (model.height, model.width), frame_size
+        try:
+            plain = Geometry(frame=frame_size, region=(0, 0, columns, rows), canvas=canvas)
+            geometry = geometry.of_frame(rows, columns) if geometry else plain
+        except ValueError as error:
+            raise ExportError(f"--frame-size {rows}x{columns} cannot be: {error}") from error
     return msgspec.structs.replace(model, geometry=geometry)
 
 

@@ -198,7 +198,7 @@ def load_ae2(bundle: Bundle, device: str = "cpu") -> DeployModule:
         ae2 = ae2_for(spec)
         ae2.load_state_dict({name.removeprefix("ae2."): tensor for name, tensor in tensors.items() if name.startswith("ae2.")})
         mean, deviation = tensors["scoring.error_mean"], tensors["scoring.error_std"]
-    except (SafetensorError, RuntimeError, KeyError) as error:
+    except (SafetensorError, RuntimeError, LookupError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise BundleError(f"{path} does not fit the model in the manifest ({reason}): run 'lrdan-edge train' again") from error
     head = ScoringHead(spec, bundle.manifest.scoring, mean, deviation)

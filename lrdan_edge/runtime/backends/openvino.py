@@ -9,7 +9,7 @@ import numpy as np
 from lrdan_edge.errors import BackendError, MissingExtraError
 from lrdan_edge.images import Frame
 from lrdan_edge.manifest import EngineLayer
-from lrdan_edge.runtime.backends.base import Backend, BackendSpec, Detections, check_frames
+from lrdan_edge.runtime.backends.base import Backend, BackendSpec, Detections, Port, check_frames, deploy_shapes
 from lrdan_edge.runtime.layers import openvino_layers
 
 MAX_BATCH = 64
@@ -45,12 +45,11 @@ class OpenVinoBackend(Backend):
                 else core.compile_model(core.read_model(graph), "CPU", config)
             )
             self._request: Any = self._compiled.create_infer_request()
-            height, width, channels = (d.get_length() for d in list(self._compiled.input("frames").partial_shape)[1:])
-            heatmap = tuple(d.get_length() for d in list(self._compiled.output("heatmap").partial_shape)[1:])
+            inputs, outputs = (_ports(ports) for ports in (self._compiled.inputs, self._compiled.outputs))
         except RuntimeError as error:
             raise BackendError(f"OpenVINO {version} cannot load the {precision} graph: {_last_line(error)}") from error
         self._lock = threading.Lock()  # one request, one caller at a time
-        self.spec = BackendSpec((height, width, channels), heatmap, MAX_BATCH, "CPU", precision)
+        self.spec = BackendSpec(*deploy_shapes(inputs, outputs), MAX_BATCH, "CPU", precision)
 
     def infer(self, frames: Frame, *, heatmap: bool = True) -> Detections:
         """Score a batch; see `Backend.infer`."""
@@ -111,6 +110,18 @@ def openvino_version() -> str:
     except ImportError as error:
         raise MissingExtraError("openvino", "openvino", "the openvino backend") from error
     return str(openvino.__version__)
+
+
+def _ports(ports: Any) -> dict[str, Port]:
+    """Names, types and shapes as `deploy_shapes` takes them."""
+    names = {"u8": "uint8", "f32": "float32"}
+    found = {}
+    for port in ports:
+        kind = port.element_type.get_type_name()
+        sizes = [None if size.is_dynamic else int(size.get_length()) for size in port.partial_shape]
+        name = next((ours for ours in ("frames", "score", "heatmap") if ours in port.names), port.any_name)
+        found[name] = (names.get(kind, kind), sizes)
+    return found
 
 
 def _config(precision: str) -> dict[str, Any]:
