@@ -38,7 +38,7 @@ class Float32Layer(Float32Module):
         return y.half() if self.halves else y
 
 
-def halve(module: nn.Module, network: nn.Module) -> None:
+def halve(module: nn.Module, network: nn.Module, first: int = FIRST, *, last: bool = True) -> None:
     """Turn a network to half precision, in place, but for its first two convolutions and its last.
 
     The first ones see grey levels: what their weights, biases and input lose moves every activation after them alike, and was
@@ -48,10 +48,12 @@ def halve(module: nn.Module, network: nn.Module) -> None:
     Args:
         module: What is deployed; `Float32Module` in it stay as they are.
         network: Its network, whose batch normalisation is folded.
+        first: How many convolutions at its start stay in float32.
+        last: Whether the last one does.
     """
     names = [name for name, layer in network.named_modules() if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)]
-    for name in {*names[:FIRST], names[-1]}:
+    for name in {*names[:first], *names[-1:][:last]}:
         owner, _, place = name.rpartition(".")
-        kept = Float32Layer(network.get_submodule(name), halves=name == names[FIRST - 1])
+        kept = Float32Layer(network.get_submodule(name), halves=name != names[-1])
         setattr(network.get_submodule(owner), place, kept)
     module.half()
