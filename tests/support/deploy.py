@@ -89,6 +89,15 @@ def quantised(model: "onnx.ModelProto", frame: tuple[int, int, int], folder: Pat
     return folder / "int8.onnx"
 
 
+# Of what TensorRT 10.3's parser takes (onnx-tensorrt, docs/operators.md at 10.1-GA), whatever a deploy graph may come to use.
+PARSED = frozenset(
+    """
+    Abs Add AveragePool Cast Clip Concat Conv ConvTranspose DepthToSpace DequantizeLinear Div Exp Flatten
+    Floor Gather LeakyRelu Log MatMul Max MaxPool Min Mul Pad Pow QuantizeLinear ReduceMax
+    ReduceMean ReduceSum Relu Reshape Resize Round Sigmoid Slice Softmax Softplus
+    Split Sqrt Squeeze Sub Tanh TopK Transpose Unsqueeze
+    """.split()
+)
 ELEMENTWISE = frozenset({"Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Where"})
 NO_OPS = frozenset({"Cast", "Concat", "Expand", "Pad", "Reshape", "Slice", "Squeeze", "Unsqueeze", "Tile"})
 NEVER = frozenset({"BatchNormalization", "Constant", "Dropout", "Identity", "Shape"})
@@ -115,6 +124,8 @@ def assert_clean(model: "onnx.ModelProto", opset: int) -> None:
     makers = {output: node for node in graph.node for output in node.output}
     for node in graph.node:
         assert node.op_type not in NEVER, node.name
+        assert node.op_type in PARSED, f"look up whether TensorRT 10.3 parses {node.op_type}"
+        assert not any(attribute.name == "antialias" and attribute.i for attribute in node.attribute)
         assert set(node.output) & used, f"nothing reads {node.name}"
         folded = node.op_type == "DequantizeLinear"  # of a weight: it belongs to an explicitly quantised graph
         assert folded or not constants >= {name for name in node.input if name}, f"{node.name} could be a constant"
