@@ -60,6 +60,18 @@ class Geometry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         (left, top, width, height), (rows, columns) = self.region, self.frame
         return left / columns, top / rows, width / columns, height / rows
 
+    def describe(self, height: int, width: int) -> str:
+        """The geometry in words, sizes as rows x columns, for networks whose images are `height` x `width`."""
+        left, top, columns, rows = self.region
+        words = [f"frames of {self.size_text}"]
+        if (rows, columns) != self.frame:
+            words.append(f"of them the region {rows}x{columns} at x {left}, y {top}")
+        if self.canvas != (rows, columns):
+            words.append(f"scaled to {self.canvas[0]}x{self.canvas[1]}")
+        if self.tiles != (1, 1):
+            words.append(f"in {self.tiles[0]}x{self.tiles[1]} tiles of {height}x{width}")
+        return ", ".join(words)
+
     def of_frame(self, rows: int, columns: int) -> "Geometry":
         """The same view by a camera of another resolution: the region moves in proportion, canvas and tiles stay."""
         left, top, width, height = share_to_pixels(self.region_share, rows, columns)

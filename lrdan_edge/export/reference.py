@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from lrdan_edge.bundle import REPORTS, Bundle, Stage, versions
 from lrdan_edge.dataset import recorded_images, test_images
-from lrdan_edge.errors import DataError, MissingExtraError
+from lrdan_edge.errors import BackendError, DataError, MissingExtraError
 from lrdan_edge.images import Frame, load_frames
 from lrdan_edge.manifest import SCHEMA_VERSION, Precision, to_json
 from lrdan_edge.parity import Floats, Parity, ParityReport, as_markdown, compare
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 _PIXELS = 1 << 23  # that the networks see, in all: some seconds on one core
 _FEWEST, _MOST = 8, 96
-_BATCH = 8
 
 
 @dataclass(frozen=True)
@@ -69,12 +68,12 @@ def _spread(paths: list[Path], count: int) -> list[Path]:
     return [paths[place] for place in places]
 
 
-def torch_outputs(module: "torch.nn.Module", frames: Frame) -> tuple[Floats, Floats]:
-    """Scores [N] and heatmaps [N, h, w] of the deploy module, float32."""
+def torch_outputs(module: "torch.nn.Module", frames: Frame, batch: int = 8) -> tuple[Floats, Floats]:
+    """Scores [N] and heatmaps [N, h, w] of the deploy module, float32, `batch` frames at once."""
     import torch
 
     with torch.inference_mode():
-        parts = [module(part) for part in torch.split(torch.from_numpy(frames), _BATCH)]
+        parts = [module(part) for part in torch.split(torch.from_numpy(frames), batch)]
     score, heatmap = (torch.cat(column).numpy() for column in zip(*parts, strict=True))
     return np.asarray(score, np.float32), np.asarray(heatmap, np.float32)
 
@@ -115,12 +114,10 @@ def measure(
 
 
 def _outputs(backend: Backend, frames: Frame) -> tuple[Floats, Floats]:
-    scores, heatmaps = [], []
-    for start in range(0, len(frames), _BATCH):
-        score, heatmap = backend.infer(frames[start : start + _BATCH])
-        scores.append(score)
-        heatmaps.append(np.empty((0, *backend.spec.heatmap_shape), np.float32) if heatmap is None else heatmap)
-    return np.concatenate(scores), np.concatenate(heatmaps)
+    score, heatmap = backend.infer(frames)
+    if heatmap is None:
+        raise BackendError(f"the {backend.name} backend gave no heatmap though one was asked for: report this")
+    return score, heatmap
 
 
 def write_report(

@@ -17,7 +17,6 @@ from lrdan_edge.images import Frame, cut_frame, fit_frame, read_image
 from lrdan_edge.manifest import ModelSpec
 from lrdan_edge.train.networks import LARGEST, MULTIPLE, SMALLEST, spec_for
 from lrdan_edge.train.options import TrainOptions
-from lrdan_edge.train.view import describe
 
 LARGEST_AUTOMATIC, COARSE_MULTIPLE = 256, 16
 
@@ -65,7 +64,7 @@ def prepare(data: Path, options: TrainOptions) -> Material:
     if spec.geometry is None and options.image_size is None and wanted != size:
         notes.append(f"images of {_text(size)} are scaled to {_text(wanted)} (choose another with --image-size)")
     if spec.geometry:
-        notes.append(describe(spec, spec.geometry))
+        notes.append(f"the networks see {spec.geometry.describe(spec.height, spec.width)}")
     frames = [cut_frame(fit_frame(read_image(path), spec.frame_shape), spec) for path in images.training]
     return Material(
         frames=torch.from_numpy(np.ascontiguousarray(np.concatenate(frames).transpose(0, 3, 1, 2))),

@@ -215,6 +215,11 @@ def map_statistics(
     Returns:
         Two tensors float32 [H, W], of the stitched map where there are tiles.
     """
+
+    def maps_of(images: Tensor) -> Tensor:
+        x = preprocess(images.to(device).float(), preprocessing).contiguous(memory_format=torch.channels_last)
+        return anomaly_map(x, ae2(x), scoring.source)
+
     ae2.eval()
     device = next(ae2.parameters()).device
     stitch = Stitch(spec).to(device) if spec else nn.Identity()
@@ -222,8 +227,7 @@ def map_statistics(
     total: Tensor | float = 0.0
     squares: Tensor | float = 0.0
     for part in torch.split(frames, max(1, batch_size // tiles) * tiles):
-        x = preprocess(part.to(device).float(), preprocessing).contiguous(memory_format=torch.channels_last)
-        maps = stitch(anomaly_map(x, ae2(x), scoring.source)).double()
+        maps = stitch(torch.cat([maps_of(images) for images in torch.split(part, batch_size)])).double()
         total = total + maps.sum((0, 1))
         squares = squares + maps.square().sum((0, 1))
     count = len(frames) // tiles

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from lrdan_edge.errors import DataError
 from lrdan_edge.geometry import Geometry, Region, tile_starts, tiles_needed
-from lrdan_edge.manifest import ModelSpec
 
 NATIVE_TILE = 256  # pixels of a tile that is cut at the frame's own resolution, if the user names no other size
 OVERLAP_SHARE = 8  # neighbours share an eighth of a tile, if the user names no overlap
@@ -109,19 +108,6 @@ class View:
             return Geometry(frame=frame, region=region, canvas=canvas, tiles=tiles)
         except ValueError as error:
             raise DataError(f"{error}: give another --roi, --tiles or --image-size") from error
-
-
-def describe(spec: ModelSpec, geometry: Geometry) -> str:
-    """A geometry in a sentence, sizes as rows x columns."""
-    left, top, width, height = geometry.region
-    words = [f"of frames of {geometry.size_text}"]
-    if (height, width) != geometry.frame:
-        words.append(f"the region {height}x{width} at {left},{top}")
-    if geometry.canvas != (height, width):
-        words.append("scaled to {}x{}".format(*geometry.canvas))
-    if geometry.tiles != (1, 1):
-        words.append("in {}x{} tiles of {}x{}".format(*geometry.tiles, spec.height, spec.width))
-    return f"the networks see {', '.join(words)}"
 
 
 def _pair(values: Iterable[int]) -> tuple[int, int]:

@@ -90,14 +90,13 @@ def quantised(model: "onnx.ModelProto", frame: tuple[int, int, int], folder: Pat
 
 
 # Of what TensorRT 10.3's parser takes (onnx-tensorrt, docs/operators.md at 10.1-GA), whatever a deploy graph may come to use.
-PARSED = frozenset(
-    """
-    Abs Add AveragePool Cast Clip Concat Conv ConvTranspose DepthToSpace DequantizeLinear Div Exp Flatten
-    Floor Gather LeakyRelu Log MatMul Max MaxPool Min Mul Pad Pow QuantizeLinear ReduceMax
-    ReduceMean ReduceSum Relu Reshape Resize Round Sigmoid Slice Softmax Softplus
-    Split Sqrt Squeeze Sub Tanh TopK Transpose Unsqueeze
-    """.split()
-)
+_PARSED = """
+Abs Add AveragePool Cast Clip Concat Conv ConvTranspose DepthToSpace DequantizeLinear Div Exp Flatten
+Floor Gather LeakyRelu Log MatMul Max MaxPool Min Mul Pad Pow QuantizeLinear ReduceMax
+ReduceMean ReduceSum Relu Reshape Resize Round Sigmoid Slice Softmax Softplus
+Split Sqrt Squeeze Sub Tanh TopK Transpose Unsqueeze
+"""
+PARSED = frozenset(_PARSED.split())
 ELEMENTWISE = frozenset({"Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Where"})
 NO_OPS = frozenset({"Cast", "Concat", "Expand", "Pad", "Reshape", "Slice", "Squeeze", "Unsqueeze", "Tile"})
 NEVER = frozenset({"BatchNormalization", "Constant", "Dropout", "Identity", "Shape"})

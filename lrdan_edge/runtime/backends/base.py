@@ -78,6 +78,14 @@ class Backend(Protocol):
         self.close()
 
 
+_MOST_FRAMES, _MOST_PIXELS = 64, 1 << 22
+
+
+def largest_batch(heatmap_shape: tuple[int, int]) -> int:
+    """How many frames a processor is given in one call, so that memory stays bounded: fewer where they are cut into many tiles."""
+    return min(_MOST_FRAMES, max(1, _MOST_PIXELS // (heatmap_shape[0] * heatmap_shape[1])))
+
+
 Port = tuple[str, list[int | None]]
 """Type (in NumPy's words) and shape of a graph's input or output; None where a size is open."""
 

@@ -12,11 +12,8 @@ import onnxruntime as ort
 from lrdan_edge.errors import BackendError
 from lrdan_edge.images import Frame
 from lrdan_edge.manifest import EngineLayer
-from lrdan_edge.runtime.backends.base import Backend, BackendSpec, Detections, Port, check_frames, deploy_shapes
+from lrdan_edge.runtime.backends.base import Backend, BackendSpec, Detections, Port, check_frames, deploy_shapes, largest_batch
 from lrdan_edge.runtime.layers import onnxruntime_layers
-
-MAX_BATCH = 64
-"""Frames in one call; bounds memory, for ONNX Runtime takes any batch."""
 
 
 class OnnxRuntimeBackend(Backend):
@@ -49,7 +46,7 @@ class OnnxRuntimeBackend(Backend):
         frame, heatmap = deploy_shapes(
             *(_ports(values) for values in (self._session.get_inputs(), self._session.get_outputs()))
         )
-        self.spec = BackendSpec(frame, heatmap, MAX_BATCH, "CPU", precision)
+        self.spec = BackendSpec(frame, heatmap, largest_batch(heatmap), "CPU", precision)
 
     def infer(self, frames: Frame, *, heatmap: bool = True) -> Detections:
         """Score a batch; see `Backend.infer`."""
@@ -58,7 +55,7 @@ class OnnxRuntimeBackend(Backend):
         check_frames(frames, self.spec)
         wanted = ["score", "heatmap"] if heatmap else ["score"]
         try:
-            parts = [self._session.run(wanted, {"frames": part}) for part in _split(frames, MAX_BATCH)]
+            parts = [self._session.run(wanted, {"frames": part}) for part in _split(frames, self.spec.max_batch)]
         except Exception as error:
             raise BackendError(f"ONNX Runtime failed on {list(frames.shape)}: {_first_line(error)}") from error
         columns = parts[0] if len(parts) == 1 else [np.concatenate(column) for column in zip(*parts, strict=True)]

@@ -9,10 +9,8 @@ import numpy as np
 from lrdan_edge.errors import BackendError, MissingExtraError
 from lrdan_edge.images import Frame
 from lrdan_edge.manifest import EngineLayer
-from lrdan_edge.runtime.backends.base import Backend, BackendSpec, Detections, Port, check_frames, deploy_shapes
+from lrdan_edge.runtime.backends.base import Backend, BackendSpec, Detections, Port, check_frames, deploy_shapes, largest_batch
 from lrdan_edge.runtime.layers import openvino_layers
-
-MAX_BATCH = 64
 
 
 class OpenVinoBackend(Backend):
@@ -49,7 +47,8 @@ class OpenVinoBackend(Backend):
         except RuntimeError as error:
             raise BackendError(f"OpenVINO {version} cannot load the {precision} graph: {_last_line(error)}") from error
         self._lock = threading.Lock()  # one request, one caller at a time
-        self.spec = BackendSpec(*deploy_shapes(inputs, outputs), MAX_BATCH, "CPU", precision)
+        frame, heatmap = deploy_shapes(inputs, outputs)
+        self.spec = BackendSpec(frame, heatmap, largest_batch(heatmap), "CPU", precision)
 
     def infer(self, frames: Frame, *, heatmap: bool = True) -> Detections:
         """Score a batch; see `Backend.infer`."""
@@ -58,8 +57,8 @@ class OpenVinoBackend(Backend):
         check_frames(frames, self.spec)
         scores, heatmaps = [], []
         try:
-            for start in range(0, len(frames), MAX_BATCH):
-                part = np.ascontiguousarray(frames[start : start + MAX_BATCH])
+            for start in range(0, len(frames), self.spec.max_batch):
+                part = np.ascontiguousarray(frames[start : start + self.spec.max_batch])
                 with self._lock:
                     self._request.infer({"frames": part}, share_inputs=True)
                     scores.append(self._request.get_tensor("score").data.copy())
