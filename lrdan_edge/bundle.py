@@ -98,6 +98,8 @@ class Stage:
         self._folder = folder
         self.outputs: dict[str, Path] = {}
         self.results: dict[str, Any] = {}
+        self.model: ModelSpec | None = None
+        """The manifest's model from this stage on, where the stage changes it."""
 
     def path(self, name: str) -> Path:
         """Where to write the bundle's file `name` (a relative POSIX path) for now."""
@@ -322,7 +324,8 @@ class Bundle:
         for key, path in stage.outputs.items():
             _flush(path)
             files[key] = FileRecord(sha256_of(path), path.stat().st_size)
-        manifest = msgspec.structs.replace(self.manifest, files=files, stages=stages | {name: record})
+        model = stage.model or self.manifest.model
+        manifest = msgspec.structs.replace(self.manifest, model=model, files=files, stages=stages | {name: record})
         renames = {path.relative_to(self.path).as_posix(): key for key, path in stage.outputs.items()}
         write_durably(self.path / JOURNAL, to_json(_Journal(renames, manifest)))
         _roll_forward(self.path)

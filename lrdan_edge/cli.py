@@ -14,6 +14,7 @@ from lrdan_edge.cli_data import dataset, explain
 from lrdan_edge.cli_options import backend_options as _backend_options
 from lrdan_edge.cli_options import bundle_option as _bundle_option
 from lrdan_edge.cli_options import precision_options as _precision_options
+from lrdan_edge.console_view import Size, view_options
 from lrdan_edge.errors import LrdanError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -33,20 +34,6 @@ class _Group(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         return list(self.commands)  # in the order of the work, not of the alphabet
-
-
-class _Size(click.ParamType):  # type: ignore[type-arg]  # generic in click's stubs alone
-    """``128`` or ``96x128`` (height x width), in pixels."""
-
-    name = "N|HxW"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
-        if isinstance(value, tuple):
-            return value
-        match = re.fullmatch(r"(\d+)(?:x(\d+))?", str(value))
-        if not match or int(match[1]) == 0:
-            self.fail(f"{value!r} is not a size: write 128, or 96x128 for height x width", param, ctx)
-        return int(match[1]), int(match[2] or match[1])
 
 
 class _Batch(click.ParamType):  # type: ignore[type-arg]  # generic in click's stubs alone
@@ -82,7 +69,7 @@ cli.add_command(dataset)
 @cli.command()
 @_DATA
 @_bundle_option
-@click.option("--image-size", type=_Size(), help="Size the networks see; all images are resized to it. [default: the images']")
+@click.option("--image-size", type=Size(), help="Size the networks see; all images are resized to it. [default: the images']")
 @click.option("--channels", type=click.Choice(["1", "3"]), help="1 grey, 3 colour. [default: the images']")
 @click.option("--epochs", type=click.IntRange(min=1), help="Passes over the images. [default: from their number]")
 @click.option(
@@ -123,7 +110,10 @@ cli.add_command(dataset)
 @click.option(
     "--tensorboard", type=click.Path(path_type=Path, file_okay=False), help="Write losses and images for TensorBoard."
 )
-def train(data: Path, bundle_path: Path, channels: str | None, bit_depth: str | None, **given: Any) -> None:
+@view_options
+def train(
+    data: Path, bundle_path: Path, view: dict[str, Any], channels: str | None, bit_depth: str | None, **given: Any
+) -> None:
     """Train on the good images in DATA.
 
     DATA is a folder of good images, or one with train/good as MVTec AD and anomalib have it. A share of the good images is held
@@ -134,9 +124,11 @@ def train(data: Path, bundle_path: Path, channels: str | None, bit_depth: str | 
     _require("train", "training", "torch", "safetensors", "matplotlib")
     from lrdan_edge.train.trainer import TrainOptions
     from lrdan_edge.train.trainer import train as run_training
+    from lrdan_edge.train.view import View
 
     depth: Any = bit_depth and int(bit_depth)
-    options = TrainOptions(channels=None if channels is None else 1 if channels == "1" else 3, bit_depth=depth, **given)
+    planes: Any = channels and int(channels)
+    options = TrainOptions(channels=planes, bit_depth=depth, view=View(**view), **given)
     bundle = run_training(data, bundle_path, options)
     if "TORCHELASTIC_RUN_ID" in os.environ and os.environ["RANK"] != "0":  # under torchrun one process speaks
         return
@@ -152,16 +144,18 @@ def train(data: Path, bundle_path: Path, channels: str | None, bit_depth: str | 
 
 @cli.command()
 @_bundle_option
-def export(bundle_path: Path) -> None:
-    """Write the fp32 and fp16 deploy graphs (ONNX), checked against PyTorch."""
+@click.option("--frame-size", type=Size(), help="Size of the camera's frames; the graph scales them. [default: as trained]")
+def export(bundle_path: Path, frame_size: tuple[int, int] | None) -> None:
+    """Write the fp32 and fp16 deploy graphs (ONNX), measured against PyTorch on real images."""
     from lrdan_edge.bundle import Bundle
     from lrdan_edge.export.graph import export as run_export
 
     bundle = Bundle.open(bundle_path)
-    run_export(bundle)
+    run_export(bundle, frame_size=frame_size)
     for precision, check in bundle.manifest.stages["export"].results.items():
         worst = check["largest_relative_score_difference"]
         click.echo(f"{bundle_path}/model.{precision}.onnx: scores within {worst:.1e} of PyTorch's, relative")
+    click.echo(f"All of it: {bundle_path}/reports/parity.md")
     _next("Exported.", "calibrate", bundle_path)
 
 

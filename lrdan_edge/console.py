@@ -257,6 +257,8 @@ def print_info(bundle: Bundle, *, as_json: bool) -> bool:
         f"{'error map' if scoring.source == 'error' else 'map of marked defects'}, "
         f"smoothed over {scoring.smoothing_sigma:g} pixels"
     )
+    if model.geometry:
+        console.print(f"takes {model.geometry.describe(model.height, model.width)}")
     table = Table("stage", "finished", "seconds", "state", "files")
     for name, record in bundle.manifest.stages.items():
         state = f"stale: {stale[name]}" if name in stale else "fresh"

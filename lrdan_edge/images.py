@@ -6,19 +6,23 @@ Training, calibration, evaluation and the runtime all go through `fit_frame`, so
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from lrdan_edge.errors import DataError
-from lrdan_edge.manifest import BIT_DEPTHS, BitDepth
+from lrdan_edge.geometry import Share, share_to_pixels
+from lrdan_edge.manifest import BIT_DEPTHS, BitDepth, ModelSpec
 
 Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 """An image as its file has it: [H, W] or [H, W, 3] (BGR)."""
 
 Frame = npt.NDArray[np.uint8]
 """One image: uint8, shape [H, W] (grey), [H, W, 1], [H, W, 3] (BGR) or [H, W, 4] (BGRA)."""
+
+Pixel = TypeVar("Pixel", bound=np.generic)
 
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
@@ -153,6 +157,46 @@ def fit_frame(frame: Frame, shape: tuple[int, int, int]) -> Frame:
     if image.shape[:2] != (height, width):
         image = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
     return np.ascontiguousarray(image.reshape(shape))
+
+
+def region_of(frame: Frame, spec: ModelSpec) -> Frame:
+    """The part of a frame that the networks see, as the deploy graph scales it: uint8 [h, w, C] of ``spec.heatmap_shape``.
+
+    Args:
+        frame: uint8 [H, W, C] of ``spec.frame_shape``.
+        spec: The networks and their geometry.
+    """
+    if spec.geometry is None:
+        return frame
+    left, top, width, height = spec.geometry.region
+    return fit_frame(frame[top : top + height, left : left + width], (*spec.heatmap_shape, int(spec.channels)))
+
+
+def cut_frame(frame: Frame, spec: ModelSpec) -> Frame:
+    """The images that the networks see of a frame, as the deploy graph cuts them: region, scale, tiles.
+
+    Args:
+        frame: uint8 [H, W, C] of ``spec.frame_shape``.
+        spec: The networks and their geometry.
+
+    Returns:
+        uint8 [T, h, w, C], tiles row by row; T is 1 without tiles.
+    """
+    return tiles_of(region_of(frame, spec), spec)
+
+
+def tiles_of(canvas: npt.NDArray[Pixel], spec: ModelSpec) -> npt.NDArray[Pixel]:
+    """The tiles [T, h, w, ...] of a picture of ``spec.heatmap_shape``, [H, W, ...], row by row."""
+    corners = [(row, column) for row in spec.tile_rows for column in spec.tile_columns]
+    return np.stack([canvas[row : row + spec.height, column : column + spec.width] for row, column in corners])
+
+
+def crop_share(image: npt.NDArray[Pixel], share: Share | None) -> npt.NDArray[Pixel]:
+    """The part of a picture of the frame (any size, [H, W] or [H, W, C]) that the heatmap shows; a view."""
+    if share is None:
+        return image
+    left, top, width, height = share_to_pixels(share, *image.shape[:2])
+    return image[top : top + height, left : left + width]
 
 
 def load_frames(paths: Iterable[Path], shape: tuple[int, int, int], bit_depth: int = 16) -> Frame:

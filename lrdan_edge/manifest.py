@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 
 from lrdan_edge.errors import BundleError
+from lrdan_edge.geometry import Geometry, Share, Size, tile_starts
 
 SCHEMA_VERSION = 1
 
@@ -20,9 +21,6 @@ BIT_DEPTHS: tuple[BitDepth, ...] = (8, 10, 12, 14, 16)
 
 EngineTarget = Literal["tensorrt", "openvino", "onnxruntime"]
 ENGINE_TARGETS: tuple[EngineTarget, ...] = ("tensorrt", "openvino", "onnxruntime")
-
-
-Size = Annotated[int, msgspec.Meta(ge=1, le=65536)]
 
 
 class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -40,6 +38,7 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         architecture: ``autoencoder`` (the paper's AE2), or ``restorer``: AE2 with skip connections, which adds what it restores
             to its input and marks defects in a second output.
         code: Whether the autoencoder's code keeps its place in the image (``spatial``) or is one ``vector`` per image.
+        geometry: How the deploy graph makes the networks' images of a camera's frame, or None where a frame is one image.
     """
 
     recipe: str
@@ -52,11 +51,38 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     decoder: Literal["resize", "transposed"]
     architecture: Literal["autoencoder", "restorer"] = "autoencoder"
     code: Literal["spatial", "vector"] = "spatial"
+    geometry: Geometry | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse tiles that do not fit their canvas."""
+        if self.geometry:
+            _ = self.tile_rows, self.tile_columns
 
     @property
     def frame_shape(self) -> tuple[int, int, int]:
         """Shape (H, W, C) of one frame at the deploy graph's input."""
-        return (self.height, self.width, self.channels)
+        rows, columns = self.geometry.frame if self.geometry else (self.height, self.width)
+        return (rows, columns, self.channels)
+
+    @property
+    def heatmap_shape(self) -> tuple[int, int]:
+        """Shape (h, w) of the heatmap: the networks' images', or the canvas's that their tiles are stitched to."""
+        return self.geometry.canvas if self.geometry else (self.height, self.width)
+
+    @property
+    def tile_rows(self) -> list[int]:
+        """The canvas's row where each row of tiles begins."""
+        return tile_starts(self.heatmap_shape[0], self.height, self.geometry.tiles[0] if self.geometry else 1)
+
+    @property
+    def tile_columns(self) -> list[int]:
+        """The canvas's column where each column of tiles begins."""
+        return tile_starts(self.heatmap_shape[1], self.width, self.geometry.tiles[1] if self.geometry else 1)
+
+    @property
+    def region_share(self) -> Share | None:
+        """The part of a frame that the heatmap shows, or None for all of it."""
+        return self.geometry.region_share if self.geometry else None
 
 
 class Preprocessing(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

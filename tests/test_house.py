@@ -11,7 +11,20 @@ import pytest
 import lrdan_edge
 
 ROOT = Path(lrdan_edge.__file__).parent
-GROUND = {"bundle", "errors", "manifest", "images", "dataset", "metrics", "similarity", "grouping", "survey", "datacheck"}
+GROUND = {
+    "bundle",
+    "errors",
+    "manifest",
+    "images",
+    "dataset",
+    "metrics",
+    "similarity",
+    "grouping",
+    "survey",
+    "datacheck",
+    "geometry",
+    "parity",
+}
 ALLOWED = {
     "train": GROUND | {"train"},
     "export": GROUND | {"export", "train", "runtime"},
@@ -22,10 +35,23 @@ ALLOWED = {
     "console": GROUND | {"bench", "runtime", "train"},
     "console_engines": GROUND | {"console", "runtime"},
     "console_data": GROUND | {"console"},
+    "console_view": GROUND,
     "cli_options": GROUND,
     "cli_data": GROUND | {"cli_options", "console_data", "runtime"},
     "cli": GROUND
-    | {"cli_data", "cli_options", "console", "console_engines", "demo", "bench", "runtime", "calibration", "export", "train"},
+    | {
+        "cli_data",
+        "cli_options",
+        "console",
+        "console_engines",
+        "console_view",
+        "demo",
+        "bench",
+        "runtime",
+        "calibration",
+        "export",
+        "train",
+    },
     "__main__": {"cli"},
     "__init__": GROUND | {"runtime"},
 }

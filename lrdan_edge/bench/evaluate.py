@@ -13,7 +13,8 @@ from lrdan_edge.bundle import DECISION, REPORTS, Bundle, Stage
 from lrdan_edge.datacheck import evaluation_notes
 from lrdan_edge.dataset import LabelledImage, recorded_images, test_images
 from lrdan_edge.errors import DataError
-from lrdan_edge.images import fit_frame, read_image, read_mask
+from lrdan_edge.geometry import Share
+from lrdan_edge.images import crop_share, fit_frame, read_image, read_mask
 from lrdan_edge.manifest import Precision, to_json
 from lrdan_edge.metrics import PixelAuroc, auroc, roc_curve
 from lrdan_edge.runtime.inspector import Inspector
@@ -115,19 +116,21 @@ def _judge(
             verdicts = inspector.inspect([fit_frame(read_image(image.path, inspector.bit_depth), shape) for image in part])
             for image, verdict in zip(part, verdicts, strict=True):
                 if verdict.heatmap is not None and (image.mask or not image.defective):
-                    pixels.add(verdict.heatmap, _mask(image, verdict.heatmap))
+                    pixels.add(verdict.heatmap, _mask(image, verdict.heatmap, verdict.region))
                 judged.append(Judged(image, verdict))
     masks = any(image.mask for image in images)
     result = _summarise(judged, title, promised, pixels.value() if masks else None)
     return msgspec.structs.replace(result, notes=notes), judged
 
 
-def _mask(image: LabelledImage, heatmap: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
-    """The defect's mask at the heatmap's resolution: a pixel is defective when any of it is."""
+def _mask(image: LabelledImage, heatmap: npt.NDArray[np.float32], region: Share | None) -> npt.NDArray[np.bool_]:
+    """The defect's mask in the region, at the heatmap's resolution: a pixel is defective when any of it is."""
     if image.mask is None:
         return np.zeros(heatmap.shape, np.bool_)
     height, width = heatmap.shape
-    share = cv2.resize(read_mask(image.mask).astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
+    share = cv2.resize(
+        crop_share(read_mask(image.mask), region).astype(np.float32), (width, height), interpolation=cv2.INTER_AREA
+    )
     return np.asarray(share > 0, np.bool_)
 
 

@@ -56,7 +56,7 @@ def _cell(one: "Judged", bit_depth: int, *, with_heatmap: bool) -> Frame:
     """One framed picture with a caption, uint8 [_CELL + _CAPTION, _CELL, 3]."""
     image = as_bgr(read_image(one.image.path, bit_depth))
     if with_heatmap and one.verdict.heatmap is not None:
-        image = overlay(image, one.verdict.heatmap, glow_level(one.verdict))
+        image = overlay(image, one.verdict.heatmap, glow_level(one.verdict), one.verdict.region)
         if one.image.mask is not None:
             image = _outline(image, one.image.mask)
     scale = (_CELL - 8) / max(image.shape[:2])

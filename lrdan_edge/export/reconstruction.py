@@ -17,7 +17,7 @@ class ReconstructionModule(nn.Module):
     def __init__(self, module: DeployModule) -> None:
         """Take AE2 and its preprocessing from the deploy module."""
         super().__init__()
-        self.ae2, self.preprocessing = module.ae2, module.preprocessing
+        self.ae2, self.preprocessing, self.cut, self.stitch = module.ae2, module.preprocessing, module.cut, module.stitch
         self.eval()
 
     def forward(self, frames: Tensor) -> Tensor:
@@ -27,11 +27,15 @@ class ReconstructionModule(nn.Module):
             frames: uint8 [N, H, W, C].
 
         Returns:
-            float32 [N, H, W, C], in grey levels, not clipped.
+            float32 [N, h, w, C] of the heatmap's size, in grey levels, not clipped.
         """
         raw = frames.float().permute(0, 3, 1, 2)
+        raw = self.cut(raw) if self.cut else raw
         reconstruction, _ = self.ae2(preprocess(raw, self.preprocessing))
-        return to_grey_levels(reconstruction, raw, self.preprocessing).permute(0, 2, 3, 1)
+        grey_levels = to_grey_levels(reconstruction, raw, self.preprocessing)
+        if self.stitch:
+            grey_levels = torch.cat([self.stitch(channel) for channel in torch.split(grey_levels, 1, 1)], 1)
+        return grey_levels.permute(0, 2, 3, 1)
 
 
 def to_grey_levels(image: Tensor, raw: Tensor, preprocessing: "Preprocessing") -> Tensor:

@@ -68,7 +68,8 @@ class Inspector:
         decision = opened.decision()
         choice = choose(opened, backend, precision)
         graph_decision = decision.graphs[choice.precision]
-        return cls(opened, choice.open(), Judge(graph_decision, threshold), choice)
+        judge = Judge(graph_decision, threshold, opened.manifest.model.region_share)
+        return cls(opened, choice.open(), judge, choice)
 
     def inspect(self, frames: Frame | Sequence[Frame | None], *, heatmaps: bool = True) -> Verdicts:
         """Judge frames.

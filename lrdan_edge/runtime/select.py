@@ -148,4 +148,4 @@ def _open_torch(bundle: Bundle) -> Backend:
 def _open_null(bundle: Bundle) -> Backend:
     from lrdan_edge.runtime.backends.null import NullBackend
 
-    return NullBackend(bundle.manifest.model.frame_shape)
+    return NullBackend(bundle.manifest.model.frame_shape, bundle.manifest.model.heatmap_shape)

@@ -23,7 +23,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lrdan_edge.images import Pixels, fit_frame, read_pixels, to_eight_bits
+from lrdan_edge.images import Pixels, cut_frame, fit_frame, read_pixels, to_eight_bits
+from lrdan_edge.manifest import ModelSpec
 
 CACHE_VARIABLE = "LRDAN_CACHE"
 MOST_BYTES = 4 << 30  # of all caches together; the least recently used go first
@@ -52,15 +53,33 @@ class Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True)
 class Layout:
-    """How images are fitted: to (H, W, C), with `bit_depth` bits of 16-bit ones used."""
+    """How image files become the networks' images.
 
-    shape: tuple[int, int, int]
+    Attributes:
+        spec: The networks and their geometry: the images are fitted to its frame, and cut as it says.
+        bit_depth: How many bits of 16-bit images are used.
+    """
+
+    spec: ModelSpec
     bit_depth: int
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of one of the networks' images."""
+        return self.spec.height, self.spec.width, self.spec.channels
+
+    @property
+    def tiles(self) -> int:
+        """How many of them a file gives."""
+        return len(self.spec.tile_rows) * len(self.spec.tile_columns)
 
     @property
     def text(self) -> str:
         """For file names."""
-        return "x".join(map(str, self.shape)) + f"-{self.bit_depth}bit"
+        text = "x".join(map(str, self.shape)) + f"-{self.bit_depth}bit"
+        if self.spec.geometry is None:
+            return text
+        return f"{text}-{hashlib.sha256(msgspec.json.encode(self.spec.geometry)).hexdigest()[:16]}"
 
 
 class Frames:
@@ -119,7 +138,7 @@ class ImageCache:
             return None
 
     def load(self, layout: Layout) -> Tensor | None:
-        """The images in this layout, uint8 [N, C, H, W] mapped copy-on-write, or None where they are not cached whole."""
+        """The images in this layout, uint8 [N, C, H, W] (a file's tiles together), mapped copy-on-write, or None if they are not whole."""
         path, facts = self._path(layout), self.facts()
         if facts is None or path.name not in facts.checks:
             return None
@@ -179,11 +198,13 @@ class ImageCache:
         return (torch.from_numpy(target) if mapped is None else mapped), facts, None
 
     def _decode(self, layout: Layout, target: npt.NDArray[np.uint8]) -> Facts:
-        """Every image into `target` [N, C, H, W]; memory holds one image a thread."""
+        """Every file into `target` [N, C, H, W], its tiles together; memory holds one file a thread."""
 
         def work(index: int) -> tuple[tuple[int, int], bool, int | None]:
             pixels = read_pixels(self.paths[index])
-            target[index] = fit_frame(to_eight_bits(pixels, layout.bit_depth), layout.shape).transpose(2, 0, 1)
+            frame = fit_frame(to_eight_bits(pixels, layout.bit_depth), layout.spec.frame_shape)
+            first = index * layout.tiles
+            target[first : first + layout.tiles] = cut_frame(frame, layout.spec).transpose(0, 3, 1, 2)
             height, width = pixels.shape[:2]
             return (height, width), is_grey(pixels), int(pixels.max()) if pixels.dtype == np.uint16 else None
 
@@ -232,7 +253,7 @@ class ImageCache:
 
     def _shape(self, layout: Layout) -> tuple[int, int, int, int]:
         height, width, channels = layout.shape
-        return len(self.paths), channels, height, width
+        return len(self.paths) * layout.tiles, channels, height, width
 
 
 def is_grey(image: Pixels) -> bool:

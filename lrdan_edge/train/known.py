@@ -23,7 +23,8 @@ from torch.nn import functional as F
 from lrdan_edge.bundle import sha256_of
 from lrdan_edge.dataset import LabelledImage, mask_of
 from lrdan_edge.errors import DataError, TrainingError
-from lrdan_edge.images import list_images, load_frames, read_mask
+from lrdan_edge.images import cut_frame, fit_frame, list_images, read_image, read_mask, tiles_of
+from lrdan_edge.manifest import ModelSpec
 
 SHARE = 0.12  # of a batch that shows known defects
 VARIED_MASK = 0.4  # exposure scales a mask too, but never below this where it is 1
@@ -96,29 +97,49 @@ def _beside(batch_size: int) -> int:
     return round(SHARE * batch_size) or 1
 
 
-def read_known(folder: Path, shape: tuple[int, int, int], bit_depth: int = 16) -> KnownDefects:
+def read_known(folder: Path, spec: ModelSpec, bit_depth: int = 16) -> KnownDefects:
     """Read and fit labelled defects.
 
     Args:
         folder: DIR, as the module describes it.
-        shape: (H, W, C) of the networks' frames.
+        spec: The networks and their geometry; of an image in tiles, those with the defect are taken.
         bit_depth: As `lrdan_edge.images.to_eight_bits`.
 
     Raises:
-        DataError: There is no image, or one cannot be read.
+        DataError: There is no image, or one cannot be read; or with tiles, one has no mask.
     """
     images = _listed(folder)
-    masks = np.zeros((len(images), *shape[:2]), np.float32)
-    for place, image in enumerate(images):
-        if image.mask is not None:
-            share = cv2.resize(read_mask(image.mask).astype(np.float32), (shape[1], shape[0]), interpolation=cv2.INTER_AREA)
-            masks[place] = share > 0
-    frames = load_frames([image.path for image in images], shape, bit_depth).transpose(0, 3, 1, 2)
+    frames, masks = [], []
+    for image in images:
+        cut = cut_frame(fit_frame(read_image(image.path, bit_depth), spec.frame_shape), spec)
+        where = np.zeros(cut.shape[:3], np.float32) if image.mask is None else _cut_mask(read_mask(image.mask), spec)
+        if image.mask is None and len(cut) > 1:
+            raise DataError(
+                f"--known-defects {image.path} has no mask, and with tiles only a mask says which of them show the defect: give "
+                "it one, or leave it out"
+            )
+        shows = where.any((1, 2)) | (image.mask is None or spec.geometry is None)
+        frames += list(cut[shows])
+        masks += list(where[shows])
+    if not frames:
+        raise DataError(f"--known-defects {folder} has no defect in the region that is inspected: check --roi and the masks")
     return KnownDefects(
-        frames=torch.from_numpy(np.ascontiguousarray(frames)),
-        masks=torch.from_numpy(masks),
+        frames=torch.from_numpy(np.stack(frames).transpose(0, 3, 1, 2).copy()),
+        masks=torch.from_numpy(np.stack(masks)),
         sha256=[sha256_of(image.path) for image in images],
     )
+
+
+def _cut_mask(mask: npt.NDArray[np.bool_], spec: ModelSpec) -> Image:
+    """A mask of any size cut as its image is: float32 [T, h, w], 1 where any of a pixel is defective."""
+    rows, columns = spec.frame_shape[:2]
+    whole = cv2.resize(mask.astype(np.float32), (columns, rows), interpolation=cv2.INTER_AREA)
+    if spec.geometry:
+        left, top, width, height = spec.geometry.region
+        rows, columns = spec.heatmap_shape
+        part = np.ascontiguousarray(whole[top : top + height, left : left + width])
+        whole = cv2.resize(part, (columns, rows), interpolation=cv2.INTER_AREA)
+    return tiles_of(np.asarray(whole > 0, np.float32), spec)
 
 
 def _listed(folder: Path) -> list[LabelledImage]:

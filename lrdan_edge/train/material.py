@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import msgspec
 import numpy as np
 import torch
 
@@ -28,7 +29,7 @@ class Material:
     """Good images, ready for training.
 
     Attributes:
-        frames: The training images, uint8 [N, C, H, W].
+        frames: The training images as the networks see them, uint8 [N, C, H, W]: with tiles, several of each file.
         spec: The networks that fit them.
         bit_depth: How many bits of 16-bit images are used.
         training: The training images' paths, relative to the data folder.
@@ -66,22 +67,24 @@ def prepare(data: Path, options: TrainOptions) -> Material:
     cache = ImageCache(paths, list(hashes.values()))
     facts = cache.facts()
     spec, bit_depth = _settle(facts or _first_facts(paths[0]), paths, options)
-    layout = Layout(spec.frame_shape, bit_depth)
+    layout = Layout(spec, bit_depth)
     frames, obstacle = (cache.load(layout) if facts else None), None
     while frames is None:
         tried = layout
         filled, facts, obstacle = cache.fill(tried)
         spec, bit_depth = _settle(facts, paths, options)
-        layout = Layout(spec.frame_shape, bit_depth)
+        layout = Layout(spec, bit_depth)
         if layout == tried:  # else the first image was not like the rest: once more, now that they are known
             frames = filled
     assert facts is not None  # whoever loads or fills a cache knows them
     places = {path: place for place, path in enumerate(paths)}
+    chosen = torch.tensor([places[path] for path in images.training])
+    chosen = (chosen[:, None] * layout.tiles + torch.arange(layout.tiles)).flatten()
     digest = hashlib.sha256()
     for path in images.training + images.held_out:
         digest.update(f"{path.relative_to(data).as_posix()}\0{hashes[path]}\n".encode())
     return Material(
-        frames=Frames(frames, torch.tensor([places[path] for path in images.training])),
+        frames=Frames(frames, chosen),
         spec=spec,
         bit_depth=bit_depth,
         training=[path.relative_to(data).as_posix() for path in images.training],
@@ -89,7 +92,7 @@ def prepare(data: Path, options: TrainOptions) -> Material:
         held_out_groups=images.held_out_groups,
         fingerprint=digest.hexdigest(),
         notes=[*training_notes(data, images), *_notes(facts, spec, bit_depth, options), *_memory_note(obstacle)],
-        known=read_known(options.known_defects, spec.frame_shape, bit_depth) if options.known_defects else None,
+        known=read_known(options.known_defects, spec, bit_depth) if options.known_defects else None,
     )
 
 
@@ -120,13 +123,17 @@ def _settle(facts: Facts, paths: list[Path], options: TrainOptions) -> tuple[Mod
     Raises:
         DataError: Sizes differ, or are not supported.
     """
-    if options.image_size is None and len(facts.sizes) > 1:
+    view = options.view
+    same_size = options.image_size is None if view.is_default else view.frame_size is None
+    if same_size and len(facts.sizes) > 1:
         shown = ", ".join(f"{_text((height, width))} {paths[index].name}" for height, width, index in facts.sizes[:3])
         more = ", …" if len(facts.sizes) > 3 else ""
-        raise DataError(f"images differ in size ({shown}{more}): give --image-size to resize them all")
-    wanted = options.image_size or automatic_size(*facts.sizes[0][:2])
+        raise DataError(f"images differ in size ({shown}{more}): give {view.mend} to resize them all")
+    size = view.frame_size or facts.sizes[0][:2]
+    wanted = options.image_size or view.image_size(size) or automatic_size(*view.region_size(size))
     channels: Literal[1, 3] = options.channels or (1 if facts.grey else 3)
     spec = spec_for(*wanted, channels, decoder=options.decoder, recipe=options.recipe)
+    spec = msgspec.structs.replace(spec, geometry=view.geometry(size, wanted))
     needed = next(depth for depth in BIT_DEPTHS if facts.peak < 1 << depth) if facts.deep else 16
     return spec, options.bit_depth or needed
 
@@ -134,7 +141,9 @@ def _settle(facts: Facts, paths: list[Path], options: TrainOptions) -> tuple[Mod
 def _notes(facts: Facts, spec: ModelSpec, bit_depth: int, options: TrainOptions) -> list[str]:
     notes = []
     size = facts.sizes[0][:2]
-    if options.image_size is None and size != spec.frame_shape[:2]:
+    if spec.geometry:
+        notes.append(f"the networks see {spec.geometry.describe(spec.height, spec.width)}")
+    elif options.image_size is None and size != spec.frame_shape[:2]:
         notes.append(
             f"images of {_text(size)} are scaled to {_text((spec.height, spec.width))} (choose another with --image-size)"
         )

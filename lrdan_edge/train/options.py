@@ -10,6 +10,7 @@ from lrdan_edge.errors import TrainingError
 from lrdan_edge.manifest import BIT_DEPTHS, BitDepth, ModelSpec, Scoring
 from lrdan_edge.train.adversaries import DualReading
 from lrdan_edge.train.losses import LossWeights
+from lrdan_edge.train.view import View
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class TrainOptions:
         checkpoint_seconds: Time between two checkpoints; a killed run loses no more.
         compile: Whether torch.compile makes the networks faster, after a minute or so; None for on a GPU.
         tensorboard: Folder for TensorBoard's event files, or None for none.
+        view: What of a camera's frame the networks see, and in which tiles.
     """
 
     image_size: tuple[int, int] | None = None
@@ -58,6 +60,7 @@ class TrainOptions:
     checkpoint_seconds: float = 30.0
     compile: bool | None = None
     tensorboard: Path | None = None
+    view: View = field(default_factory=View)
 
     def __post_init__(self) -> None:
         if self.epochs is not None and self.epochs < 1:

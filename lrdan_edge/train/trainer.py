@@ -24,6 +24,7 @@ from lrdan_edge.train.board import Board, TensorBoard
 from lrdan_edge.train.cache import Frames
 from lrdan_edge.train.checkpoint import Checkpoint, State
 from lrdan_edge.train.distributed import Team, synchronise, team
+from lrdan_edge.train.geometry import Stitch
 from lrdan_edge.train.interrupt import first_interrupt_is_polite
 from lrdan_edge.train.known import KnownDefects
 from lrdan_edge.train.learner import OFFSET, SCALE, Learner, to_input
@@ -118,7 +119,7 @@ def _train(
             networks.train()
             speed = loop.run(state)
             if stage is not None:
-                mean, deviation = map_statistics(networks.ae2, material.frames, preprocessing, scoring)
+                mean, deviation = map_statistics(networks.ae2, material.frames, preprocessing, scoring, material.spec)
                 _require_finite(mean, deviation)
         if stage is not None:
             _save(stage, networks, mean, deviation, state.history)
@@ -186,32 +187,42 @@ def map_statistics(
     frames: Tensor | Frames,
     preprocessing: Preprocessing,
     scoring: Scoring,
+    spec: ModelSpec | None = None,
     batch_size: int = 32,
 ) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation at every pixel of the map that is scored, in evaluation mode.
 
     Args:
         ae2: The second autoencoder; left in evaluation mode.
-        frames: Good images, uint8 [N, C, H, W].
+        frames: Good images, uint8 [N, C, H, W]; where there are tiles, a frame's together, as `Cut` gives them.
         preprocessing: What happens to frames first.
         scoring: Which map.
+        spec: The networks, where frames are cut into tiles: every tile's place has its own statistics then.
         batch_size: How many at once.
 
     Returns:
-        Two tensors float32 [H, W].
+        Two tensors float32 [H, W], of the stitched map where there are tiles.
     """
+
+    def maps_of(images: Tensor) -> Tensor:
+        x = preprocess(images.to(device).float(), preprocessing).contiguous(memory_format=torch.channels_last)
+        return anomaly_map(x, ae2(x), scoring.source)
+
     ae2.eval()
     device = next(ae2.parameters()).device
-    total = torch.zeros(frames.shape[-2:], dtype=torch.float64, device=device)
-    squares = torch.zeros_like(total)
-    for start in range(0, len(frames), batch_size):
-        part = frames[start : start + batch_size]
-        x = preprocess(part.to(device).float(), preprocessing).contiguous(memory_format=torch.channels_last)
-        maps = anomaly_map(x, ae2(x), scoring.source).double()
-        total += maps.sum((0, 1))
-        squares += maps.square().sum((0, 1))
-    mean = total / len(frames)
-    deviation = (squares / len(frames) - mean.square()).clamp_min(0).sqrt()
+    stitch = Stitch(spec).to(device) if spec else nn.Identity()
+    tiles = len(spec.tile_rows) * len(spec.tile_columns) if spec else 1
+    total: Tensor | float = 0.0
+    squares: Tensor | float = 0.0
+    at_once = max(1, batch_size // tiles) * tiles  # whole frames
+    for start in range(0, len(frames), at_once):
+        part = frames[start : start + at_once]
+        maps = stitch(torch.cat([maps_of(images) for images in torch.split(part, batch_size)])).double()
+        total = total + maps.sum((0, 1))
+        squares = squares + maps.square().sum((0, 1))
+    count = len(frames) // tiles
+    mean = torch.as_tensor(total) / count
+    deviation = (torch.as_tensor(squares) / count - mean.square()).clamp_min(0).sqrt()
     return mean.float().cpu(), deviation.float().cpu()
 
 
@@ -318,6 +329,7 @@ def _results(data: Path, material: Material, state: State, device: torch.device,
         "device": device.type,
         "processes": processes.size,
         "threads": torch.get_num_threads(),
+        "geometry": msgspec.to_builtins(material.spec.geometry),
         "training": material.training,
         "held_out": material.held_out,
     }
@@ -346,6 +358,7 @@ def _command(data: Path, options: TrainOptions) -> str:
     words = ["lrdan-edge", "train", str(data), "--recipe", options.recipe, "--seed", str(options.seed)]
     if options.image_size is not None:
         words += ["--image-size", f"{options.image_size[0]}x{options.image_size[1]}"]
+    words += [part for word in options.view.words() for part in word.split(" ", 1)]
     for name in ("batch_size", "channels", "epochs", "learning_rate", "bit_depth", "group_by", "known_defects"):
         if (value := getattr(options, name)) is not None:
             words += [f"--{name.replace('_', '-')}", str(value)]

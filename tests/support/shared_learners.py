@@ -18,7 +18,6 @@ from lrdan_edge.train.networks import spec_for
 from lrdan_edge.train.options import TrainOptions
 from lrdan_edge.train.trainer import learner_for, networks_for
 
-STEPS, BATCH = 12, 14
 CPU = torch.device("cpu")
 KINDS = {
     "restoration": (TrainOptions(recipe="inspection"), 36),
@@ -31,6 +30,11 @@ KINDS = {
 }
 
 
+def size_of(kind: str) -> tuple[int, int]:
+    """Images per batch, and steps; with known defects, two of them go beside 14 images."""
+    return (14, 4) if kind.endswith("known") else (6, 12)
+
+
 def known_defects(spec: ModelSpec) -> KnownDefects:
     """Three, one without a mask."""
     chance = torch.Generator().manual_seed(2)
@@ -41,17 +45,18 @@ def known_defects(spec: ModelSpec) -> KnownDefects:
 
 
 def stepped(kind: str, processes: Team) -> dict[str, torch.Tensor]:
-    """The curve and the networks after `STEPS` steps."""
+    """The curve and the networks after its steps."""
     options, side = KINDS[kind]
     spec = spec_for(side, side + 4, 1, recipe=options.recipe)
     torch.manual_seed(processes.rank)  # only the first one's weights may count
     networks = networks_for(spec)
-    frames = torch.randint(0, 256, (BATCH, 1, side, side + 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    count, steps = size_of(kind)
+    frames = torch.randint(0, 256, (count, 1, side, side + 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     learner = learner_for(networks, frames, options, known_defects(spec) if kind.endswith("known") else None)
     networks.double().train()
     synchronise(networks)
     curve = []
-    for step in range(STEPS):
+    for step in range(steps):
         learner.set_rate(0.3)
         batch = learner.prepare(frames, step, processes.share(len(frames)))
         terms = learner.step(*(part.double() if part.is_floating_point() else part for part in batch))

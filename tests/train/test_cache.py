@@ -2,23 +2,27 @@
 
 import os
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
+import msgspec
 import numpy as np
 import pytest
 import torch
 
 from lrdan_edge.bundle import sha256_of
 from lrdan_edge.errors import DataError
-from lrdan_edge.images import load_frames
+from lrdan_edge.images import cut_frame, load_frames
 from lrdan_edge.train import cache as caching
 from lrdan_edge.train.cache import Frames, ImageCache, Layout
 from lrdan_edge.train.material import prepare
+from lrdan_edge.train.networks import spec_for
 from lrdan_edge.train.options import TrainOptions
+from lrdan_edge.train.view import View
 
-LAYOUT = Layout((32, 28, 1), 16)
+LAYOUT = Layout(spec_for(32, 28, 1), 16)
 
 
 @pytest.fixture
@@ -46,7 +50,7 @@ def test_it_holds_what_decoding_gives_and_knows_what_the_images_are_like(paths: 
     assert np.array_equal(frames.numpy(), expected)
     assert np.array_equal(loaded.numpy(), expected)
     assert (facts.sizes, facts.grey, facts.deep, facts.peak) == ([(40, 36, 0)], False, 0, 0)
-    assert cache.load(Layout((32, 28, 3), 16)) is None
+    assert cache.load(Layout(spec_for(32, 28, 3), 16)) is None
     assert sorted(path.suffix for path in (tmp_path / "cache").iterdir()) == [".json", ".npy"]
     chosen = Frames(loaded, torch.tensor([7, 2, 9]))
     assert (len(chosen), chosen.shape) == (3, (3, 1, 32, 28))
@@ -151,3 +155,31 @@ def test_a_folder_that_cannot_be_written_is_told(stripes: Path, tmp_path: Path, 
     material = prepare(stripes, TrainOptions())
     assert len(material.frames) == 30
     assert f"decoded images are held in memory: {tmp_path / 'file'} cannot be written (" in material.notes[0]
+
+
+def test_tiles_lie_together_and_another_geometry_is_another_cache(paths: list[Path], tmp_path: Path) -> None:
+    spec = spec_for(32, 28, 1)
+    views = [View(tiles=(1, 2), overlap=4), View(tiles=(2, 1), overlap=4)]
+    specs = [msgspec.structs.replace(spec, geometry=view.geometry((40, 60), (32, 28))) for view in views]
+    cache = ImageCache(paths, [sha256_of(path) for path in paths], tmp_path / "tiles")
+    filled = [cache.fill(Layout(cut, 16))[0] for cut in specs]
+    for cut, images in zip(specs, filled, strict=True):
+        expected = [cut_frame(frame, cut) for frame in load_frames(paths, cut.frame_shape)]
+        assert np.array_equal(images.numpy(), np.concatenate(expected).transpose(0, 3, 1, 2))
+        loaded = cache.load(Layout(cut, 16))
+        assert loaded is not None
+        assert torch.equal(loaded, images)
+
+
+def test_training_takes_a_files_tiles_together_and_a_resumed_run_too(
+    tmp_path: Path, write_stripes: Callable[..., None]
+) -> None:
+    write_stripes(tmp_path / "data", 8, (40, 60))
+    options = TrainOptions(view=View(tiles=(1, 2)), image_size=(32, 32))
+    first, again = prepare(tmp_path / "data", options), prepare(tmp_path / "data", options)
+    expected = [
+        cut_frame(frame, first.spec)
+        for frame in load_frames([tmp_path / "data" / name for name in first.training], (40, 60, 1))
+    ]
+    assert np.array_equal(first.frames[:].numpy(), np.concatenate(expected).transpose(0, 3, 1, 2))
+    assert torch.equal(again.frames[:], first.frames[:])

@@ -46,7 +46,7 @@ def test_losses_weights_and_statistics_are_those_of_one_process(learners: Path, 
         torch.testing.assert_close(
             shares[0][name], expected, rtol=1e-6, atol=1e-7, msg=lambda said, name=name: f"{name}: {said}"
         )
-    assert all(len(curve) == shared_learners.STEPS for name, curve in alone.items() if name.startswith("loss."))
+    assert all(len(curve) == shared_learners.size_of(kind)[1] for name, curve in alone.items() if name.startswith("loss."))
 
 
 def epochs_of(bundle: Path) -> list[dict[str, float]]:

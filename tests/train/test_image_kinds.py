@@ -87,9 +87,10 @@ def test_the_depth_comes_from_all_images_and_can_be_given(tmp_path: Path) -> Non
     cv2.imwrite(str(tmp_path / "data" / "05.png"), deeper)
     material = prepare(tmp_path / "data", TrainOptions())
     assert material.bit_depth == 12
-    assert material.notes == [
+    assert (
         "12 bits of the 16-bit images are used, since their largest value is 3000 (choose another with --bit-depth)"
-    ]
+        in material.notes
+    )
     given_depth = prepare(tmp_path / "data", TrainOptions(bit_depth=16))
     assert (given_depth.bit_depth, given_depth.notes) == (16, [])
     expected = load_frames([tmp_path / "data" / name for name in material.training], (32, 32, 1), 12)

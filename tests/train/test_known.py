@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import cv2
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -20,6 +21,7 @@ from lrdan_edge.train.progress import Progress
 from lrdan_edge.train.restoration import Restoration, vary
 from lrdan_edge.train.scoring import load_ae2
 from lrdan_edge.train.trainer import train
+from lrdan_edge.train.view import View
 
 
 @pytest.fixture
@@ -35,7 +37,7 @@ def known(tmp_path: Path) -> Path:
 
 
 def test_masks_are_found_and_fitted(known: Path) -> None:
-    found = read_known(known, (64, 48, 3))
+    found = read_known(known, spec_for(64, 48, 3))
     assert found.frames.shape == (3, 3, 64, 48)
     assert found.masks.shape == (3, 64, 48)
     assert found.marked == [True, True, False]
@@ -47,17 +49,35 @@ def test_the_layout_of_mvtec_ad_is_the_same(known: Path, tmp_path: Path) -> None
         part = "ground_truth/blob" if "masks" in source.parts else "test/blob"
         write(tmp_path / "mvtec" / part / source.name, cv2.imread(str(source)))
     write(tmp_path / "mvtec/test/good/0.png", good_image(np.random.default_rng(0)))
-    found, same = read_known(tmp_path / "mvtec", (32, 32, 1)), read_known(known, (32, 32, 1))
+    found, same = read_known(tmp_path / "mvtec", spec_for(32, 32, 1)), read_known(known, spec_for(32, 32, 1))
     assert torch.equal(found.frames, same.frames)
     assert torch.equal(found.masks, same.masks)
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is not a folder"):
-        read_known(tmp_path / "none", (32, 32, 1))
+        read_known(tmp_path / "none", spec_for(32, 32, 1))
     write(tmp_path / "only/masks/0.png", np.zeros((8, 8), np.uint8))
     with pytest.raises(DataError, match="no image of a defect"):
-        read_known(tmp_path / "only", (32, 32, 1))
+        read_known(tmp_path / "only", spec_for(32, 32, 1))
+
+
+def test_of_tiles_those_with_the_defect_are_taken(tmp_path: Path) -> None:
+    image, mask = np.full((64, 96), 50, np.uint8), np.zeros((64, 96), np.uint8)
+    image[40:50, 10:20], mask[40:50, 10:20] = 200, 255
+    write(tmp_path / "known/0.png", image)
+    write(tmp_path / "known/masks/0.png", mask)
+    spec = msgspec.structs.replace(spec_for(32, 32, 1), geometry=View(tiles=(2, 3), overlap=0).geometry((64, 96), (32, 32)))
+    found = read_known(tmp_path / "known", spec)
+    assert found.frames.shape == (1, 1, 32, 32)
+    assert np.array_equal(found.frames[0, 0].numpy(), image[32:, :32])
+    assert np.array_equal(found.masks[0].numpy() * 255, mask[32:, :32])
+    elsewhere = View(region=(32, 0, 64, 64), tiles=(2, 2), overlap=0).geometry((64, 96), (32, 32))
+    with pytest.raises(DataError, match="no defect in the region"):
+        read_known(tmp_path / "known", msgspec.structs.replace(spec, geometry=elsewhere))
+    (tmp_path / "known/masks/0.png").unlink()
+    with pytest.raises(DataError, match=r"0\.png has no mask, and with tiles"):
+        read_known(tmp_path / "known", spec)
 
 
 def test_known_defects_change_no_other_draw() -> None:
@@ -71,7 +91,7 @@ def test_known_defects_change_no_other_draw() -> None:
 
 
 def test_a_mixed_batch_is_what_it_says(known: Path) -> None:
-    found = read_known(known, (32, 32, 1))
+    found = read_known(known, spec_for(32, 32, 1))
     seen = {"whole": 0, "unmarked": 0}
     for step in range(60):
 

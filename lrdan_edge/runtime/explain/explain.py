@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from lrdan_edge.bundle import RECONSTRUCTION, Bundle
 from lrdan_edge.errors import BackendError, DataError
-from lrdan_edge.images import Frame, fit_frame, list_images, read_image
+from lrdan_edge.images import Frame, fit_frame, list_images, read_image, region_of
 from lrdan_edge.manifest import Precision
 from lrdan_edge.runtime.backends.onnxruntime import session_options
 from lrdan_edge.runtime.explain.page import Explained, Facts, as_html
@@ -87,12 +87,12 @@ def explain(
 
 
 def _explain_some(inspector: Inspector, session: "_Session", paths: Sequence[Path]) -> list[Explained]:
-    shape = inspector.backend.spec.frame_shape
+    spec = inspector.bundle.manifest.model
     frames: list[Frame | None] = []
     reasons: dict[int, str] = {}
     for place, path in enumerate(paths):
         try:
-            frames.append(fit_frame(read_image(path, inspector.bit_depth), shape))
+            frames.append(fit_frame(read_image(path, inspector.bit_depth), spec.frame_shape))
         except DataError as error:
             frames.append(None)
             reasons[place] = str(error)
@@ -103,7 +103,10 @@ def _explain_some(inspector: Inspector, session: "_Session", paths: Sequence[Pat
     for place, (path, frame, verdict) in enumerate(zip(paths, frames, verdicts, strict=True)):
         if frame is None:
             verdict = inspector.judge.fault(reasons[place])
-        explained.append(Explained(path.name, frame, None if frame is None else next(reconstructions), verdict))
+        if frame is None:
+            explained.append(Explained(path.name, None, None, verdict))
+        else:
+            explained.append(Explained(path.name, region_of(frame, spec), next(reconstructions), verdict))
     return explained
 
 

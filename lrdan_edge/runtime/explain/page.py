@@ -49,7 +49,7 @@ class Explained:
 
     Attributes:
         name: Its file's name.
-        frame: As the graph saw it, uint8 [H, W, C]; None where there is no image.
+        frame: The part that the networks see, as they see it, uint8 [H, W, C]; None where there is no image.
         reconstruction: AE2's, float32 [H, W, C] in grey levels; None likewise.
         verdict: The verdict on it.
     """
