@@ -25,6 +25,7 @@ from lrdan_edge.manifest import (
     SCHEMA_VERSION,
     Decision,
     FileRecord,
+    GraphDecision,
     Manifest,
     ModelSpec,
     Precision,
@@ -62,6 +63,16 @@ def graph_name(precision: Precision) -> str:
 def engine_stage(name: str) -> str:
     """Name of the manifest's stage for the engine file ``engines/<name>``."""
     return f"build-engine {name}"
+
+
+def decide_stage(name: str) -> str:
+    """Name of the manifest's stage that fitted the threshold of the engine file ``engines/<name>``."""
+    return f"decide {name}"
+
+
+def engine_decision_name(name: str) -> str:
+    """File name of the decision fitted on the scores of the engine file ``engines/<name>``."""
+    return f"{ENGINES}/{name}.decision.json"
 
 
 def sha256_of(path: Path) -> str:
@@ -231,6 +242,17 @@ class Bundle:
         path = self.file(DECISION, "lrdan-edge calibrate")
         self.require_fresh("calibrate")
         return from_json(_read(path), Decision, str(path))
+
+    def engine_decision(self, engine: str) -> GraphDecision | None:
+        """The decision fitted on an engine's own scores, checked; None where there is none, or it is another engine's by now.
+
+        Args:
+            engine: The engine's file name below ``engines/``.
+        """
+        name = engine_decision_name(engine)
+        if name not in self.manifest.files or self.staleness(decide_stage(engine)):
+            return None
+        return from_json(self.read(name, "lrdan-edge calibrate --decision-only"), GraphDecision, str(self.path / name))
 
     def staleness(self, stage: str) -> str | None:
         """Why `stage` is older than its inputs, in a few words, or None when it is fresh (or has not run)."""

@@ -21,7 +21,9 @@ ALLOWED = {
     "demo": GROUND | {"demo", "bench", "runtime", "calibration", "export", "train", "console"},
     "console": GROUND | {"bench", "runtime", "train"},
     "console_engines": GROUND | {"console", "runtime"},
-    "cli": GROUND | {"console", "console_engines", "demo", "bench", "runtime", "calibration", "export", "train"},
+    "console_calibration": GROUND | {"console", "runtime", "calibration"},
+    "cli": GROUND
+    | {"console", "console_calibration", "console_engines", "demo", "bench", "runtime", "calibration", "export", "train"},
     "__main__": {"cli"},
     "__init__": GROUND | {"runtime"},
 }

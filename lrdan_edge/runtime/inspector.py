@@ -45,7 +45,7 @@ class Inspector:
         precision: Precision | None = None,
         threshold: float | None = None,
     ) -> "Inspector":
-        """Open a bundle for inspection.
+        """Open a bundle for inspection, to be judged by the engine's own decision where it has one, else by its graph's.
 
         Args:
             bundle: The folder, or an opened bundle.
@@ -62,8 +62,8 @@ class Inspector:
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         decision = opened.decision()
         choice = choose(opened, backend, precision)
-        graph_decision = decision.graphs[choice.precision]
-        return cls(opened, choice.open(), Judge(graph_decision, threshold), choice)
+        own = opened.engine_decision(choice.engine) if choice.engine else None
+        return cls(opened, choice.open(), Judge(own or decision.graphs[choice.precision], threshold), choice)
 
     def inspect(self, frames: Frame | Sequence[Frame | None], *, heatmaps: bool = True) -> Verdicts:
         """Judge frames.

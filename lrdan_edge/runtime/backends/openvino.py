@@ -11,6 +11,7 @@ from lrdan_edge.images import Frame
 from lrdan_edge.manifest import EngineLayer
 from lrdan_edge.runtime.backends.base import Backend, BackendSpec, Detections, check_frames
 from lrdan_edge.runtime.layers import openvino_layers
+from lrdan_edge.runtime.quantised import with_unsigned_activations
 
 MAX_BATCH = 64
 
@@ -42,7 +43,7 @@ class OpenVinoBackend(Backend):
             self._compiled: Any = (
                 core.import_model(graph, "CPU", config)
                 if compiled
-                else core.compile_model(core.read_model(graph), "CPU", config)
+                else core.compile_model(core.read_model(with_unsigned_activations(graph)), "CPU", config)
             )
             self._request: Any = self._compiled.create_infer_request()
             height, width, channels = (d.get_length() for d in list(self._compiled.input("frames").partial_shape)[1:])
@@ -92,7 +93,7 @@ def compile_graph(graph: bytes, precision: str) -> tuple[bytes, list[EngineLayer
     version = openvino_version()
     try:
         core = _core()
-        compiled = core.compile_model(core.read_model(graph), "CPU", _config(precision))
+        compiled = core.compile_model(core.read_model(with_unsigned_activations(graph)), "CPU", _config(precision))
         exported = compiled.export_model()
         data = bytes(exported) if isinstance(exported, bytes) else exported.getvalue()
         return data, openvino_layers(compiled)
