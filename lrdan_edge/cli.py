@@ -204,7 +204,7 @@ def export(bundle_path: Path) -> None:
 @click.option(
     "--method",
     "methods",
-    type=click.Choice(["min-max", "percentile", "entropy"]),
+    type=click.Choice(["min-max", "percentile-99.999", "percentile-99.99", "entropy"]),
     multiple=True,
     help="Int8 ranges; repeatable. [default: tries all, takes the best]",
 )
@@ -257,7 +257,7 @@ def calibrate(
         print_decided(decided)
         _next("Decided.", "run SOURCE", bundle_path)
         return
-    print_thresholds(dict(decision.graphs))
+    print_thresholds(decision.graphs)
     print_int8(bundle)
     _next("Calibrated.", "build-engine --fp16", bundle_path)
 

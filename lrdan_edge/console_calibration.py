@@ -1,7 +1,8 @@
 """What `calibrate` shows on a terminal: thresholds, and the decision explained in plain words."""
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,7 +17,7 @@ _BARS, _WIDTH = 16, 40
 _CALIBRATE = "lrdan-edge calibrate"
 
 
-def print_thresholds(decided: "dict[str, GraphDecision]") -> None:
+def print_thresholds(decided: "Mapping[Any, GraphDecision]") -> None:
     """A line per graph or engine."""
     for title, graph in decided.items():
         console.print(f"{title}: threshold {graph.threshold:.6g}, {_promise(graph)}, from {graph.n} held-out good images")
@@ -24,7 +25,7 @@ def print_thresholds(decided: "dict[str, GraphDecision]") -> None:
 
 def print_decided(decided: "DecidedHere") -> None:
     """The thresholds fitted here, and the engines that have none of their own."""
-    print_thresholds({**decided.graphs})
+    print_thresholds(decided.graphs)
     print_thresholds({f"engine {name}": own for name, own in decided.engines.items()})
     for reason in decided.passed_over:
         console.print(f"passed over: engine {reason}")
@@ -36,9 +37,9 @@ def print_int8(bundle: Bundle) -> None:
     if facts is None:
         return
     kept = ", ".join(facts["kept_in_float"]) or "none"
-    area = "" if facts["auroc"] is None else f", AUROC {facts['auroc']:.4f} (fp32 {facts['auroc_fp32']:.4f})"
     console.print(
-        f"int8 by {facts['method']}: rank correlation with fp32 {facts['rank_correlation']:.4f}{area}, "
+        f"int8 by {facts['method']}: rank correlation with fp32 {facts['rank_correlation']:.4f}, AUROC "
+        f"{facts['auroc']:.4f} (fp32 {facts['auroc_fp32']:.4f}) on {'labelled' if facts['labelled'] else 'painted'} defects, "
         f"of {facts['layers']} layers in float: {kept}; see {bundle.path}/reports/calibration.md"
     )
 

@@ -112,7 +112,7 @@ def calibrate(
         stage.results["thresholds"] = {key: graph.threshold for key, graph in decision.graphs.items()}
         if quantised:
             quantised.seconds["thresholds"] = time.monotonic() - started
-            stage.results["int8"] = _facts(quantised.choice)
+            stage.results["int8"] = _facts(quantised.choice, labelled=bool(material.labelled))
             _write_report(stage, _report(command, material, quantised, scores, decision, false_reject_rate))
     return decision
 
@@ -147,7 +147,7 @@ def _quantise(
     return _Quantised(histograms, choice, {"fp32": compared.fp32, "int8": compared.int8}, seconds)
 
 
-def _facts(choice: Choice) -> dict[str, Any]:
+def _facts(choice: Choice, *, labelled: bool) -> dict[str, Any]:
     fidelity = choice.trial.fidelity
     return {
         "method": choice.trial.method,
@@ -155,6 +155,7 @@ def _facts(choice: Choice) -> dict[str, Any]:
         "layers": len(choice.sensitivities),
         "rank_correlation": fidelity.rank_correlation,
         "verdicts_changed": fidelity.verdicts_changed,
+        "labelled": labelled,
         "auroc": fidelity.auroc,
         "auroc_fp32": fidelity.auroc_fp32,
     }
@@ -194,8 +195,9 @@ def _report(
             "ranges": len(material.ranges),
             "comparing": len(material.compared),
             "thresholds": len(material.held_out),
-            "AUROC": len(material.labelled),
+            "AUROC": len(material.labelled) or 2 * len(material.compared),
         },
+        auroc_on="labelled images" if material.labelled else "good images and the same with a piece of another pasted in",
         labels=describe_labels(material, decision),
         method=choice.trial.method,
         kept_in_float=choice.trial.kept_in_float,

@@ -94,7 +94,9 @@ class _Fit:
             for key, path in paths.items():
                 with OnnxRuntimeBackend(path.read_bytes(), key) as backend:
                     decided[key] = self._decide(backend, self.bundle.manifest.files[graph_name(key)].sha256, None)
-            stage.path(DECISION).write_bytes(to_json(Decision(schema_version=SCHEMA_VERSION, graphs={**decided})))
+            stage.path(DECISION).write_bytes(
+                to_json(Decision(schema_version=SCHEMA_VERSION, graphs={str(key): graph for key, graph in decided.items()}))
+            )
             stage.results["thresholds"] = {key: graph.threshold for key, graph in decided.items()}
         return decided
 

@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from lrdan_edge.calibration.painted import paint_defects
 from lrdan_edge.dataset import LabelledImage
 from lrdan_edge.images import Frame, batches, load_frames
 from lrdan_edge.metrics import auroc
@@ -34,16 +35,16 @@ class Fidelity(msgspec.Struct, frozen=True, kw_only=True):
         added_spread: Deviation of the score differences over the deviation of the fp32 scores.
         verdicts_changed: Share of good images that one graph rejects and the other does not, each at its own threshold for the
             same false-reject rate.
-        auroc: Of the int8 graph on labelled images, or None without labels.
-        auroc_fp32: Of the fp32 graph.
+        auroc: Of the int8 graph, on labelled images, or without them on good and painted ones (`paint_defects`).
+        auroc_fp32: Of the fp32 graph on the same.
     """
 
     images: int
     rank_correlation: float
     added_spread: float
     verdicts_changed: float
-    auroc: float | None = None
-    auroc_fp32: float | None = None
+    auroc: float
+    auroc_fp32: float
 
     def broken(self, false_reject_rate: float) -> list[str]:
         """The bounds this breaks, in words; none: the int8 graph may decide.
@@ -56,10 +57,9 @@ class Fidelity(msgspec.Struct, frozen=True, kw_only=True):
             found.append(f"rank correlation {self.rank_correlation:.4f}, bound {LEAST_RANK_CORRELATION}")
         if self.verdicts_changed > max(false_reject_rate, 1 / self.images) + 1e-9:
             found.append(f"{self.verdicts_changed:.1%} of good images change their verdict, bound {false_reject_rate:.1%}")
-        if self.auroc is not None and self.auroc_fp32 is not None:
-            difference = abs(self.auroc - self.auroc_fp32)
-            if not difference <= LARGEST_AUROC_DIFFERENCE:
-                found.append(f"AUROC differs by {difference:.4f}, bound {LARGEST_AUROC_DIFFERENCE}")
+        difference = abs(self.auroc - self.auroc_fp32)
+        if not difference <= LARGEST_AUROC_DIFFERENCE:
+            found.append(f"AUROC differs by {difference:.4f}, bound {LARGEST_AUROC_DIFFERENCE}")
         return found
 
 
@@ -82,7 +82,7 @@ class Yardstick:
         false_reject_rate: float,
         labelled: list[LabelledImage] | None = None,
     ) -> None:
-        """Score by the fp32 graph.
+        """Score by the fp32 graph, and paint defects where none are labelled.
 
         Args:
             fp32: The fp32 deploy graph.
@@ -97,45 +97,47 @@ class Yardstick:
         self._shape, self._rate = shape, false_reject_rate
         self._frames = load_frames(good, shape)
         self._labelled = labelled or []
-        self.fp32 = self.scores(fp32, self._whole())
-        self._auroc_fp32 = self._auroc(fp32)
+        self.fp32 = self.scores(fp32, _parts(self._frames))
+        self._painted = None if labelled else paint_defects(self._frames)
+        self._auroc_fp32 = self._auroc(fp32, self.fp32)
 
     def measure(self, model: "onnx.ModelProto") -> Fidelity:
         """All of it."""
-        scores = self.scores(model, self._whole())
+        scores = self.scores(model, _parts(self._frames))
         return Fidelity(
             images=len(scores),
             rank_correlation=rank_correlation(self.fp32, scores),
             added_spread=_added_spread(Pair(self.fp32, scores)),
             verdicts_changed=_verdicts_changed(Pair(self.fp32, scores), self._rate),
-            auroc=self._auroc(model),
+            auroc=self._auroc(model, scores),
             auroc_fp32=self._auroc_fp32,
         )
 
     def added_spread(self, model: "onnx.ModelProto", most: int) -> float:
         """`Fidelity.added_spread` alone, on at most so many good images: quick, to compare layers by."""
         places = np.linspace(0, len(self._frames) - 1, min(most, len(self._frames))).astype(int)
-        scores = self.scores(model, [self._frames[places[at : at + _BATCH]] for at in range(0, len(places), _BATCH)])
+        scores = self.scores(model, _parts(self._frames[places]))
         return _added_spread(Pair(self.fp32[places], scores))
 
     def pair(self, model: "onnx.ModelProto") -> Pair:
         """Both graphs' scores of the good images."""
-        return Pair(self.fp32, self.scores(model, self._whole()))
+        return Pair(self.fp32, self.scores(model, _parts(self._frames)))
 
     def scores(self, model: "onnx.ModelProto", frames: Iterable[Frame]) -> Scores:
         """A graph's scores, float32 [n]."""
         with OnnxRuntimeBackend(model.SerializeToString(), "int8") as backend:
             return np.concatenate([backend.infer(np.ascontiguousarray(part), heatmap=False).score for part in frames])
 
-    def _whole(self) -> list[Frame]:
-        return [self._frames[start : start + _BATCH] for start in range(0, len(self._frames), _BATCH)]
-
-    def _auroc(self, model: "onnx.ModelProto") -> float | None:
-        if not self._labelled:
-            return None
+    def _auroc(self, model: "onnx.ModelProto", good: Scores) -> float:
+        if self._painted is not None:
+            return auroc(good, self.scores(model, _parts(self._painted)))
         scores = self.scores(model, batches([image.path for image in self._labelled], self._shape, _BATCH))
         defective = np.array([image.defective for image in self._labelled])
         return auroc(scores[~defective], scores[defective])
+
+
+def _parts(frames: Frame) -> list[Frame]:
+    return [frames[start : start + _BATCH] for start in range(0, len(frames), _BATCH)]
 
 
 def rank_correlation(first: Scores, second: Scores) -> float:

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from lrdan_edge.bundle import Bundle
 from lrdan_edge.dataset import LabelledImage, recorded_images, test_images
 from lrdan_edge.errors import DataError
@@ -85,4 +87,5 @@ def recorded(bundle: Bundle, part: Literal["training", "held_out"]) -> list[Path
 
 def _spread(paths: list[Path]) -> list[Path]:
     """At most `MOST_IMAGES`, evenly spread."""
-    return paths[:: max(1, -(-len(paths) // MOST_IMAGES))]
+    places = np.linspace(0, len(paths) - 1, min(MOST_IMAGES, len(paths))).astype(int)
+    return [paths[place] for place in places]

@@ -9,7 +9,7 @@ import numpy as np
 from lrdan_edge.calibration.report import CalibrationReport
 
 _COLOURS = {"fp32": "#1f77b4", "fp16": "#2ca02c", "int8": "#d62728"}
-_MARKS = {"min-max": "|", "percentile": "o", "entropy": "x"}
+_MARKS = {"min-max": "|", "percentile-99.999": "s", "percentile-99.99": "o", "entropy": "x"}
 
 
 def matplotlib_found() -> bool:
@@ -33,7 +33,7 @@ def draw_layers(path: Path, report: CalibrationReport) -> None:
     left.set(xscale="log", xlabel="largest magnitude that int8 represents; grey: seen", title="activations")
     left.set_yticks(rows, [one.tensor for one in report.ranges], fontsize=7)
     left.invert_yaxis()
-    left.legend(fontsize=8)
+    left.legend(fontsize=8, loc="lower right")
     names = [one.layer for one in report.sensitivities]
     colours = ["#d62728" if name in report.kept_in_float else "#1f77b4" for name in names]
     right.barh(range(len(names)), [one.added_spread for one in report.sensitivities], color=colours)

@@ -57,7 +57,9 @@ class QuantisableGraph:
 
     def tensors(self) -> list[str]:
         """Activations whose range is needed; those handed on unchanged share the range of what they are made of."""
-        return [name for name in self._groups(self.layers) if not self._is_handed_on(name)]
+        groups = self._groups(self.layers)
+        ordered = dict.fromkeys(name for node in self._inside for name in (*node.input, *node.output))
+        return [name for name in ordered if name in groups and not self._is_handed_on(name)]
 
     def with_outputs(self, tensors: Iterable[str]) -> bytes:
         """The fp32 graph with inner tensors among its outputs, serialised."""

@@ -15,10 +15,9 @@ from lrdan_edge.runtime.backends.onnxruntime import session_options
 if TYPE_CHECKING:
     from lrdan_edge.calibration.quantise import QuantisableGraph
 
-Method = Literal["min-max", "percentile", "entropy"]
-METHODS: tuple[Method, ...] = ("min-max", "percentile", "entropy")
+Method = Literal["min-max", "percentile-99.999", "percentile-99.99", "entropy"]
+METHODS: tuple[Method, ...] = ("min-max", "percentile-99.999", "percentile-99.99", "entropy")
 
-PERCENTILE = 99.99
 BINS = 2048
 _LEVELS = 128  # magnitudes of a symmetric int8
 _ENTROPY_STEP = 8
@@ -68,14 +67,14 @@ class MagnitudeHistogram:
         """The largest magnitude that int8 is to represent, by one method; 0 for an activation that is always 0.
 
         Args:
-            method: ``min-max`` (the largest seen), ``percentile`` (`PERCENTILE` of all magnitudes lie below), or ``entropy``
-                (as TensorRT's calibrator: least Kullback-Leibler divergence between histogram and its int8 form; Migacz, 2017).
+            method: ``min-max`` (the largest seen), ``percentile-P`` (P % of all magnitudes lie below), or ``entropy`` (as
+                TensorRT's calibrator: least Kullback-Leibler divergence between histogram and its int8 form; Migacz, 2017).
         """
         if method == "min-max" or self.top == 0.0:
             return self.largest
-        if method == "percentile":
+        if method != "entropy":
             total = np.cumsum(self.counts)
-            edge = int(np.searchsorted(total, PERCENTILE / 100 * total[-1]))
+            edge = int(np.searchsorted(total, float(method.removeprefix("percentile-")) / 100 * total[-1]))
             return min(self.largest, (edge + 1) * self.top / BINS)
         return min(self.largest, least_divergent(self.counts) * self.top / BINS)
 

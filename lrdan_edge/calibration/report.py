@@ -5,7 +5,7 @@ import msgspec
 from lrdan_edge.calibration.choose import Choice, Sensitivity, Trial
 from lrdan_edge.calibration.fidelity import LARGEST_AUROC_DIFFERENCE, LEAST_RANK_CORRELATION
 from lrdan_edge.calibration.material import Material
-from lrdan_edge.calibration.ranges import PERCENTILE, MagnitudeHistogram, Method
+from lrdan_edge.calibration.ranges import MagnitudeHistogram, Method
 from lrdan_edge.manifest import Decision
 
 
@@ -23,6 +23,7 @@ class CalibrationReport(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         command: What repeats it.
         images: Number of images by purpose.
+        auroc_on: What AUROC was compared on, in words.
         labels: What labelled images had a part in, in words.
         method: The method chosen.
         kept_in_float: Layers that stayed in float.
@@ -39,6 +40,7 @@ class CalibrationReport(msgspec.Struct, frozen=True, kw_only=True):
 
     command: str
     images: dict[str, int]
+    auroc_on: str
     labels: str
     method: Method
     kept_in_float: list[str]
@@ -89,18 +91,18 @@ def as_markdown(report: CalibrationReport) -> str:
         "## What was tried",
         "",
         f"Bounds: rank correlation with fp32 at least {LEAST_RANK_CORRELATION}; no more good images with another verdict than "
-        f"the false-reject rate asked for ({report.false_reject_rate:g}); with labelled images, AUROC within "
-        f"{LARGEST_AUROC_DIFFERENCE} of fp32's. `percentile` is the {PERCENTILE} % one.",
+        f"the false-reject rate asked for ({report.false_reject_rate:g}); AUROC within {LARGEST_AUROC_DIFFERENCE} of fp32's, on "
+        f"{report.auroc_on}.",
         "",
-        "| method | in float | rank correlation | added spread | verdicts changed | AUROC int8 (fp32) | bounds broken |",
-        "|---|---|---|---|---|---|---|",
+        "| method | in float | rank correlation | added spread | verdicts changed | AUROC int8 | AUROC fp32 | bounds broken |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for trial in report.trials:
         found = trial.fidelity
-        area = "no labels" if found.auroc is None else f"{found.auroc:.4f} ({found.auroc_fp32:.4f})"
         lines.append(
             f"| {trial.method} | {', '.join(trial.kept_in_float) or 'none'} | {found.rank_correlation:.4f} | "
-            f"{found.added_spread:.3f} | {found.verdicts_changed:.1%} | {area} | {'; '.join(trial.broken) or 'none'} |"
+            f"{found.added_spread:.3f} | {found.verdicts_changed:.1%} | "
+            f"{found.auroc:.4f} | {found.auroc_fp32:.4f} | {'; '.join(trial.broken) or 'none'} |"
         )
     lines += ["", "Added spread: deviation of the score differences over the deviation of good scores.", ""]
     lines += ["## Layers, each alone in int8", "", "| layer | added spread |", "|---|---|"]
