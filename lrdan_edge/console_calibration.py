@@ -80,7 +80,9 @@ def _promise(graph: "GraphDecision") -> str:
 
 def _explain(title: str, graph: "GraphDecision") -> None:
     console.print(f"\n{title}: a part is rejected when its score exceeds {graph.threshold:.6g}", style="bold")
-    console.print(f"{graph.n} good images, never trained on, were scored by this very {title.split()[0]}.")
+    console.print(
+        f"{graph.n} good images, never trained on, were scored by this very {'engine' if graph.engine_sha256 else 'graph'}."
+    )
     if graph.rule == "conformal":
         _explain_conformal(graph)
     elif graph.rule == "recall":

@@ -96,8 +96,6 @@ def least_divergent(counts: Counts) -> int:
     for kept in range(_LEVELS, len(counts) + 1, _ENTROPY_STEP):
         inside = counts[:kept].astype(np.float64)
         filled = inside > 0
-        if not filled[-_ENTROPY_STEP:].any() and kept < len(counts):
-            continue  # nothing ends here: a wider or a narrower range says the same
         reference = inside.copy()
         reference[-1] += total - inside.sum()
         level = np.arange(kept) * _LEVELS // kept

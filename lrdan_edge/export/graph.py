@@ -16,6 +16,7 @@ import numpy.typing as npt
 from lrdan_edge.bundle import WEIGHTS, Bundle, graph_name
 from lrdan_edge.dataset import recorded_images
 from lrdan_edge.errors import ExportError, MissingExtraError
+from lrdan_edge.export.simplify import drop_unused_channels
 from lrdan_edge.images import Frame, load_frames
 from lrdan_edge.manifest import Precision
 from lrdan_edge.runtime.golden import relative_difference
@@ -140,6 +141,7 @@ def to_onnx(module: "torch.nn.Module", frames: Frame) -> "onnx.ModelProto":
     if program is None:
         raise ExportError("the PyTorch exporter returned no graph: report this with your torch version")
     model: onnx.ModelProto = program.model_proto
+    drop_unused_channels(model.graph)
     try:
         onnx.checker.check_model(model, full_check=True)
     except onnx.checker.ValidationError as error:
