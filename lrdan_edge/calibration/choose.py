@@ -138,7 +138,7 @@ class _Search:
     def repair(self, method: Method, hurting: list[str]) -> Trial:
         """Put layers back into float until no bound is broken, then drop those not needed."""
         trial = next(one for one in reversed(self.trials) if one.method == method and not one.kept_in_float)
-        waiting = list(hurting)
+        waiting, added = list(hurting), list[str]()
         while trial.broken:
             if len(waiting) == 1:
                 raise CalibrationError(
@@ -148,8 +148,9 @@ class _Search:
             kept = trial.kept_in_float
             helped = min(waiting[:_CANDIDATES], key=lambda layer: self._spread(method, [*kept, layer]))
             waiting.remove(helped)
+            added.append(helped)
             trial = self.attempt(method, self._in_order([*kept, helped]))
-        for layer in trial.kept_in_float[:-1] if len(trial.kept_in_float) > 1 else []:
+        for layer in added[:-1]:  # without the last one, a bound was broken
             without = self.attempt(method, [other for other in trial.kept_in_float if other != layer])
             trial = trial if without.broken else without
         return trial
