@@ -262,9 +262,7 @@ def print_info(bundle: Bundle, *, as_json: bool) -> bool:
     console.print(table)
     if "calibrate" in bundle.manifest.stages and not stale.get("calibrate") and not damaged:
         for precision, graph in bundle.decision().graphs.items():
-            console.print(
-                f"{precision}: threshold {graph.threshold:.6g}, promised false-reject rate {graph.false_reject_rate:g}"
-            )
+            console.print(f"{precision}: threshold {graph.threshold:.6g}, false-reject rate {graph.false_reject_rate:g}")
     try:
         for engine in engines(bundle):
             console.print(f"engine {engine.name}: {engine.obstacle or 'runs here'}")

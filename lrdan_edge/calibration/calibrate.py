@@ -36,6 +36,7 @@ Progress = Callable[[str, float], None]
 class _Quantised:
     """What came of int8, for the report."""
 
+    titles: dict[str, str]
     histograms: dict[str, MagnitudeHistogram]
     choice: Choice
     compared: dict[str, Scores]
@@ -144,7 +145,8 @@ def _quantise(
     graphs["int8"].write_bytes(choice.model.SerializeToString())
     compared = yardstick.pair(choice.model)
     seconds = {"ranges": ranged - started, "methods and layers": time.monotonic() - ranged}
-    return _Quantised(histograms, choice, {"fp32": compared.fp32, "int8": compared.int8}, seconds)
+    titles = {tensor: graph.title(tensor) for tensor in histograms}
+    return _Quantised(titles, histograms, choice, {"fp32": compared.fp32, "int8": compared.int8}, seconds)
 
 
 def _facts(choice: Choice, *, labelled: bool) -> dict[str, Any]:
@@ -204,7 +206,7 @@ def _report(
         chosen=choice.trial,
         trials=choice.trials,
         sensitivities=choice.sensitivities,
-        ranges=ranges_of(quantised.histograms, choice),
+        ranges=ranges_of(quantised.titles, quantised.histograms, choice),
         scores={key: value.tolist() for key, value in quantised.compared.items()},
         held_out_scores={key: value.tolist() for key, value in scores.items()},
         thresholds={key: graph.threshold for key, graph in decision.graphs.items()},

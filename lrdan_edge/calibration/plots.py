@@ -33,7 +33,7 @@ def draw_layers(path: Path, report: CalibrationReport) -> None:
     left.set(xscale="log", xlabel="largest magnitude that int8 represents; grey: seen", title="activations")
     left.set_yticks(rows, [one.tensor for one in report.ranges], fontsize=7)
     left.invert_yaxis()
-    left.legend(fontsize=8, loc="lower right")
+    left.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.4, -0.06), ncols=2)
     names = [one.layer for one in report.sensitivities]
     colours = ["#d62728" if name in report.kept_in_float else "#1f77b4" for name in names]
     right.barh(range(len(names)), [one.added_spread for one in report.sensitivities], color=colours)

@@ -61,6 +61,16 @@ class QuantisableGraph:
         ordered = dict.fromkeys(name for node in self._inside for name in (*node.input, *node.output))
         return [name for name in ordered if name in groups and not self._is_handed_on(name)]
 
+    def title(self, tensor: str) -> str:
+        """An activation's name for people: ``down.0.3``, ``down.0.3 LeakyRelu``, or ``input``."""
+        made_by = self._made_by.get(tensor)
+        if made_by is None or not self._is_inside(made_by):
+            return "input"
+        if made_by.op_type == "Conv":
+            return layer_name(made_by)
+        source = self._made_by.get(made_by.input[0])
+        return f"{self.title(made_by.input[0])} {made_by.op_type}" if source is not None else tensor
+
     def with_outputs(self, tensors: Iterable[str]) -> bytes:
         """The fp32 graph with inner tensors among its outputs, serialised."""
         import onnx

@@ -55,11 +55,11 @@ class CalibrationReport(msgspec.Struct, frozen=True, kw_only=True):
     seconds: dict[str, float]
 
 
-def ranges_of(histograms: dict[str, MagnitudeHistogram], choice: Choice) -> list[Range]:
+def ranges_of(titles: dict[str, str], histograms: dict[str, MagnitudeHistogram], choice: Choice) -> list[Range]:
     """Every activation's range, by every method that was tried."""
     methods = list(dict.fromkeys(trial.method for trial in choice.trials))
     return [
-        Range(tensor=name, largest=found.largest, amplitudes={method: found.amplitude(method) for method in methods})
+        Range(tensor=titles[name], largest=found.largest, amplitudes={method: found.amplitude(method) for method in methods})
         for name, found in histograms.items()
     ]
 
