@@ -339,6 +339,8 @@ class Bundle:
         files, stages = dict(self.manifest.files), dict(self.manifest.stages)
         for key in stages.pop(name).outputs if name in stages else ():
             files.pop(key, None)
+        for other in [key for key, made in stages.items() if made.outputs and stage.outputs.keys() >= set(made.outputs)]:
+            stages.pop(other)  # nothing of what it made is left
         for key, path in stage.outputs.items():
             _flush(path)
             files[key] = FileRecord(sha256_of(path), path.stat().st_size)

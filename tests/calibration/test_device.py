@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from parts import Line
 
 from lrdan_edge.bundle import Bundle
+from lrdan_edge.calibration.calibrate import calibrate
 from lrdan_edge.calibration.decision import Wish
 from lrdan_edge.calibration.device import decide_here
 from lrdan_edge.cli import cli
@@ -52,6 +53,15 @@ def test_the_decision_of_an_engine_that_was_built_anew_no_longer_counts(own_bund
     record = changed.manifest.files[f"engines/{engine_name}"]
     changed.manifest.files[f"engines/{engine_name}"] = type(record)(other, path.stat().st_size)
     assert changed.engine_decision(engine_name) is None
+
+
+def test_calibrating_again_replaces_what_was_decided_for_the_graphs(own_bundle: Bundle) -> None:
+    decide_here(own_bundle, Wish(false_reject_rate=0.1))
+    assert "decide" in own_bundle.manifest.stages
+    calibrate(own_bundle, int8=False)
+    assert "decide" not in own_bundle.manifest.stages
+    assert own_bundle.decision().graphs["fp32"].false_reject_rate == 0.02
+    assert not any(own_bundle.staleness(stage) for stage in own_bundle.manifest.stages)
 
 
 def test_it_needs_neither_onnx_nor_torch(own_bundle: Bundle, engine_name: str) -> None:
