@@ -90,7 +90,7 @@ def test_the_int8_graph_computes_nearly_what_fp32_does(graph: QuantisableGraph, 
     none = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     int8 = graph.quantise(amplitudes(graph, frames)).SerializeToString()
     exact, rounded = (run(model, frames, none)[1] for model in (graph.model.SerializeToString(), int8))
-    assert 0 < np.std(rounded.astype(np.float64) - exact) < 0.05 * np.std(exact)
+    assert 0 < np.std(rounded.astype(np.float64) - exact) < 0.1 * np.std(exact)
 
 
 def test_weights_are_within_half_a_step_of_what_they_were(graph: QuantisableGraph, frames: np.ndarray) -> None:

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lrdan_edge.calibration.ranges import BINS, METHODS, MagnitudeHistogram
@@ -14,6 +14,7 @@ def counted(parts: list[np.ndarray]) -> MagnitudeHistogram:
     return histogram
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1), st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=6))
 def test_a_streamed_percentile_is_the_whole_ones_within_a_bin(seed: int, sizes: list[float]) -> None:
     rng = np.random.default_rng(seed)
