@@ -25,6 +25,7 @@ from lrdan_edge.manifest import (
     SCHEMA_VERSION,
     Decision,
     FileRecord,
+    GraphDecision,
     Manifest,
     ModelSpec,
     Precision,
@@ -64,6 +65,16 @@ def graph_name(precision: Precision) -> str:
 def engine_stage(name: str) -> str:
     """Name of the manifest's stage for the engine file ``engines/<name>``."""
     return f"build-engine {name}"
+
+
+def decide_stage(name: str) -> str:
+    """Name of the manifest's stage that fitted the threshold of the engine file ``engines/<name>``."""
+    return f"decide {name}"
+
+
+def engine_decision_name(name: str) -> str:
+    """File name of the decision fitted on the scores of the engine file ``engines/<name>``."""
+    return f"{ENGINES}/{name}.decision.json"
 
 
 def sha256_of(path: Path) -> str:
@@ -236,6 +247,17 @@ class Bundle:
         self.require_fresh("calibrate")
         return from_json(_read(path), Decision, str(path))
 
+    def engine_decision(self, engine: str) -> GraphDecision | None:
+        """The decision fitted on an engine's own scores, checked; None where there is none, or it is another engine's by now.
+
+        Args:
+            engine: The engine's file name below ``engines/``.
+        """
+        name = engine_decision_name(engine)
+        if name not in self.manifest.files or self.staleness(decide_stage(engine)):
+            return None
+        return from_json(self.read(name, "lrdan-edge calibrate --decision-only"), GraphDecision, str(self.path / name))
+
     def staleness(self, stage: str) -> str | None:
         """Why `stage` is older than its inputs, in a few words, or None when it is fresh (or has not run)."""
         first = self._first_stale(stage)
@@ -321,6 +343,8 @@ class Bundle:
         files, stages = dict(self.manifest.files), dict(self.manifest.stages)
         for key in stages.pop(name).outputs if name in stages else ():
             files.pop(key, None)
+        for other in [key for key, made in stages.items() if made.outputs and stage.outputs.keys() >= set(made.outputs)]:
+            stages.pop(other)  # nothing of what it made is left
         for key, path in stage.outputs.items():
             _flush(path)
             files[key] = FileRecord(sha256_of(path), path.stat().st_size)

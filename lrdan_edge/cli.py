@@ -169,17 +169,80 @@ def export(bundle_path: Path, frame_size: tuple[int, int] | None) -> None:
     help="Share of good parts that may be rejected.",
 )
 @click.option("--good", type=click.Path(path_type=Path), help="Folder of other good images to fit the threshold on.")
-def calibrate(bundle_path: Path, false_reject_rate: float, good: Path | None) -> None:
+@click.option("--defects", type=click.Path(path_type=Path), help="Folder of defective images, or one with test/<defect>.")
+@click.option(
+    "--threshold-from",
+    "rule",
+    type=click.Choice(["conformal", "recall", "best-f1"]),
+    default="conformal",
+    show_default=True,
+    help="conformal: good images alone; recall, best-f1: the defects too.",
+)
+@click.option(
+    "--recall",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.95,
+    show_default=True,
+    help="Share of defective parts to find, with --threshold-from recall.",
+)
+@click.option(
+    "--method",
+    "methods",
+    type=click.Choice(["min-max", "percentile-99.999", "percentile-99.99", "entropy"]),
+    multiple=True,
+    help="Int8 ranges; repeatable. [default: tries all, takes the best]",
+)
+@click.option("--int8/--no-int8", default=True, show_default=True, help="Whether to make the int8 graph.")
+@click.option("--decision-only", is_flag=True, help="Only fit thresholds, engines' own too; needs no onnx, no torch.")
+@click.option("--show", is_flag=True, help="Only explain the thresholds there are.")
+def calibrate(
+    bundle_path: Path,
+    false_reject_rate: float,
+    good: Path | None,
+    defects: Path | None,
+    rule: Any,
+    recall: float,
+    methods: Any,
+    int8: bool,
+    decision_only: bool,
+    show: bool,
+) -> None:
     """Make the int8 graph, and fit each graph's threshold on held-out good images."""
     from lrdan_edge.bundle import Bundle
     from lrdan_edge.calibration.calibrate import calibrate as run_calibration
+    from lrdan_edge.calibration.decision import Wish
+    from lrdan_edge.calibration.device import decide_here
+    from lrdan_edge.calibration.ranges import METHODS
+    from lrdan_edge.console import build_progress
+    from lrdan_edge.console_calibration import print_decided, print_decision, print_int8, print_thresholds
 
-    decision = run_calibration(Bundle.open(bundle_path), false_reject_rate=false_reject_rate, good=good)
-    for precision, graph in decision.graphs.items():
-        click.echo(
-            f"{precision}: threshold {graph.threshold:.6g}, at most {graph.false_reject_rate:g} of good parts rejected, "
-            f"from {graph.n} held-out good images"
-        )
+    if show and decision_only:
+        raise click.UsageError("choose one of --show and --decision-only")
+    bundle = Bundle.open(bundle_path)
+    if show:
+        print_decision(bundle)
+        return
+    with build_progress() as progress:
+        if decision_only:
+            decided = decide_here(bundle, Wish(rule, false_reject_rate, recall), good=good, defects=defects, progress=progress)
+        else:
+            decision = run_calibration(
+                bundle,
+                false_reject_rate=false_reject_rate,
+                good=good,
+                defects=defects,
+                rule=rule,
+                recall=recall,
+                methods=methods or METHODS,
+                int8=int8,
+                progress=progress,
+            )
+    if decision_only:
+        print_decided(decided)
+        _next("Decided.", "run SOURCE", bundle_path)
+        return
+    print_thresholds(decision.graphs)
+    print_int8(bundle)
     _next("Calibrated.", "build-engine --fp16", bundle_path)
 
 

@@ -22,6 +22,9 @@ BIT_DEPTHS: tuple[BitDepth, ...] = (8, 10, 12, 14, 16)
 EngineTarget = Literal["tensorrt", "openvino", "onnxruntime"]
 ENGINE_TARGETS: tuple[EngineTarget, ...] = ("tensorrt", "openvino", "onnxruntime")
 
+ThresholdRule = Literal["conformal", "best-f1", "recall"]
+THRESHOLD_RULES: tuple[ThresholdRule, ...] = ("conformal", "best-f1", "recall")
+
 
 class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The shape of the networks; enough to rebuild AE2 around the weights.
@@ -180,15 +183,21 @@ class Manifest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class GraphDecision(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The decision for one graph, fitted on that graph's own scores of held-out good images.
+    """The decision for one graph or engine, fitted on its own scores of held-out good images.
 
     Attributes:
-        graph_sha256: The graph whose scores these are.
+        graph_sha256: The graph whose scores these are, or that the engine was built from.
         threshold: A part whose score exceeds it is rejected.
-        false_reject_rate: The promised share of good parts rejected, in (0, 1).
-        n: How many held-out good images the promise stands on.
+        false_reject_rate: The share of good parts rejected, in (0, 1): promised by the rule ``conformal``; by the others what
+            the good images show, (rejected + 1) / (n + 1).
+        n: How many held-out good images it stands on.
         good_scores: Those images' scores, ascending; a verdict's p-value is its rank among them.
         quantiles: Quantiles of the good scores by name (``p50``, ``p99``, …).
+        rule: What set the threshold: good images alone (``conformal``), or labelled defects too (``best-f1``, ``recall``).
+        good_images: The images' names, in the order of their scores.
+        defect_scores: The labelled defects' scores, ascending; none where they had no part in the threshold.
+        recall: The share of defective parts found: promised by the rule ``recall``, measured by ``best-f1``, else None.
+        engine_sha256: The engine whose scores these are, or None for the graph's.
     """
 
     graph_sha256: str
@@ -197,6 +206,11 @@ class GraphDecision(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     n: int
     good_scores: list[float]
     quantiles: dict[str, float]
+    rule: ThresholdRule = "conformal"
+    good_images: list[str] = []
+    defect_scores: list[float] = []
+    recall: float | None = None
+    engine_sha256: str | None = None
 
 
 class Decision(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):

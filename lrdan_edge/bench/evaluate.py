@@ -15,7 +15,7 @@ from lrdan_edge.dataset import LabelledImage, recorded_images, test_images
 from lrdan_edge.errors import DataError
 from lrdan_edge.geometry import Share
 from lrdan_edge.images import crop_share, fit_frame, read_image, read_mask
-from lrdan_edge.manifest import Precision, to_json
+from lrdan_edge.manifest import GraphDecision, Precision, to_json
 from lrdan_edge.metrics import PixelAuroc, auroc, roc_curve
 from lrdan_edge.runtime.inspector import Inspector
 from lrdan_edge.runtime.verdict import Verdict
@@ -42,7 +42,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         backend: What ran.
         threshold: The score above which a part was rejected.
-        promised_false_reject_rate: What calibration promised.
+        promised_false_reject_rate: What calibration promised, or None where the threshold's rule promises none.
         good: Number of good images.
         defective: Number of defective images.
         image_auroc: AUROC of the image scores.
@@ -50,13 +50,14 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
         false_reject_rate: Share of good images rejected.
         miss_rate: Share of defective images not rejected.
         faults: Images without a score; they count in no rate.
+        promised_miss_rate: What calibration promised, likewise (the rule ``recall`` does).
         notes: What to know before believing these figures, one sentence each.
         kinds: Per defect kind: count, AUROC against all good images, and miss rate.
     """
 
     backend: str
     threshold: float
-    promised_false_reject_rate: float
+    promised_false_reject_rate: float | None
     good: int
     defective: int
     image_auroc: float
@@ -65,7 +66,20 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     miss_rate: float
     faults: int
     kinds: dict[str, dict[str, float]]
+    promised_miss_rate: float | None = None
     notes: list[str] = []
+
+    def in_words(self) -> dict[str, str]:
+        """Both rates, each with what was promised of it."""
+        rates = {
+            "false-reject rate": (self.false_reject_rate, self.promised_false_reject_rate),
+            "miss rate": (self.miss_rate, self.promised_miss_rate),
+        }
+        unpromised = "; the threshold's rule promises nothing" if all(promise is None for _, promise in rates.values()) else ""
+        return {
+            name: f"{rate:.2%}{unpromised}" if promise is None else f"{rate:.2%} (promised {promise:.2%})"
+            for name, (rate, promise) in rates.items()
+        }
 
 
 def evaluate(
@@ -110,7 +124,7 @@ def _judge(
     with Inspector.open(bundle, backend=backend, precision=precision) as inspector:
         title = inspector.choice.title
         shape = inspector.backend.spec.frame_shape
-        promised = bundle.decision().graphs[inspector.choice.precision].false_reject_rate
+        decision = inspector.judge.decision
         for start in range(0, len(images), _BATCH):
             part = images[start : start + _BATCH]
             verdicts = inspector.inspect([fit_frame(read_image(image.path, inspector.bit_depth), shape) for image in part])
@@ -119,7 +133,7 @@ def _judge(
                     pixels.add(verdict.heatmap, _mask(image, verdict.heatmap, verdict.region))
                 judged.append(Judged(image, verdict))
     masks = any(image.mask for image in images)
-    result = _summarise(judged, title, promised, pixels.value() if masks else None)
+    result = _summarise(judged, title, decision, pixels.value() if masks else None)
     return msgspec.structs.replace(result, notes=notes), judged
 
 
@@ -134,7 +148,7 @@ def _mask(image: LabelledImage, heatmap: npt.NDArray[np.float32], region: Share 
     return np.asarray(share > 0, np.bool_)
 
 
-def _summarise(judged: list[Judged], title: str, promised: float, pixel_auroc: float | None) -> Evaluation:
+def _summarise(judged: list[Judged], title: str, decision: GraphDecision, pixel_auroc: float | None) -> Evaluation:
     scored = [one for one in judged if one.verdict.outcome != "fault"]
     good = [one for one in scored if not one.image.defective]
     bad = [one for one in scored if one.image.defective]
@@ -151,7 +165,8 @@ def _summarise(judged: list[Judged], title: str, promised: float, pixel_auroc: f
     return Evaluation(
         backend=title,
         threshold=scored[0].verdict.threshold,
-        promised_false_reject_rate=promised,
+        promised_false_reject_rate=decision.false_reject_rate if decision.rule == "conformal" else None,
+        promised_miss_rate=None if decision.recall is None or decision.rule != "recall" else 1 - decision.recall,
         good=len(good),
         defective=len(bad),
         image_auroc=auroc([one.score for one in good], [one.score for one in bad]),
@@ -191,8 +206,7 @@ def as_markdown(result: Evaluation, command: str) -> str:
         "|---|---|",
         f"| image AUROC | {result.image_auroc:.4f} |",
         f"| pixel AUROC | {pixel} |",
-        f"| false-reject rate | {result.false_reject_rate:.2%} (promised {result.promised_false_reject_rate:.2%}) |",
-        f"| miss rate | {result.miss_rate:.2%} |",
+        *(f"| {name} | {value} |" for name, value in result.in_words().items()),
         f"| threshold | {result.threshold:.6g} |",
         "",
         "| defect | images | image AUROC | miss rate |",

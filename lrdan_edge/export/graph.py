@@ -16,6 +16,7 @@ import numpy as np
 from lrdan_edge.bundle import RECONSTRUCTION, WEIGHTS, Bundle, graph_name
 from lrdan_edge.errors import ExportError, MissingExtraError
 from lrdan_edge.export.reference import measure, reference_images, torch_outputs, write_report
+from lrdan_edge.export.simplify import drop_unused_channels
 from lrdan_edge.geometry import Geometry
 from lrdan_edge.images import Frame
 from lrdan_edge.manifest import ModelSpec, Precision
@@ -170,6 +171,7 @@ def to_onnx(module: "torch.nn.Module", frames: Frame, outputs: tuple[str, ...] =
     if program is None:
         raise ExportError("the PyTorch exporter returned no graph: report this with your torch version")
     model: onnx.ModelProto = program.model_proto
+    drop_unused_channels(model.graph)
     try:
         onnx.checker.check_model(model, full_check=True)
     except onnx.checker.ValidationError as error:

@@ -50,7 +50,7 @@ class Inspector:
         precision: Precision | None = None,
         threshold: float | None = None,
     ) -> "Inspector":
-        """Open a bundle for inspection.
+        """Open a bundle for inspection, to be judged by the engine's own decision where it has one, else by its graph's.
 
         Args:
             bundle: The folder, or an opened bundle.
@@ -67,8 +67,8 @@ class Inspector:
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         decision = opened.decision()
         choice = choose(opened, backend, precision)
-        graph_decision = decision.graphs[choice.precision]
-        judge = Judge(graph_decision, threshold, opened.manifest.model.region_share)
+        own = opened.engine_decision(choice.engine) if choice.engine else None
+        judge = Judge(own or decision.graphs[choice.precision], threshold, opened.manifest.model.region_share)
         return cls(opened, choice.open(), judge, choice)
 
     def inspect(self, frames: Frame | Sequence[Frame | None], *, heatmaps: bool = True) -> Verdicts:

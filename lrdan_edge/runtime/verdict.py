@@ -87,7 +87,7 @@ class Judge:
 
     def __init__(self, decision: GraphDecision, threshold: float | None = None, region: Share | None = None) -> None:
         """Judge by `decision`, or by another `threshold` (finite) if one is given; `region` is what heatmaps show."""
-        self.region = region
+        self.decision, self.region = decision, region
         self.threshold = decision.threshold if threshold is None else threshold
         self._good_scores = sorted(decision.good_scores)
 

@@ -120,17 +120,17 @@ class DeployModule(nn.Module):
 
 def preprocess(frames: Tensor, preprocessing: Preprocessing) -> Tensor:
     """Frames as the networks see them: float32 [N, C, H, W] in [0, 255] to float32 [N, C, H, W]."""
-    x = frames * preprocessing.scale + preprocessing.offset
-    if preprocessing.standardise:
-        mean, deviation = standardisation(x)
-        x = (x - mean) / deviation
-    return x
+    if preprocessing.standardise:  # scale and offset drop out, but for the least contrast's unit: two passes less at run time
+        mean, deviation = standardisation(frames, LEAST_CONTRAST / preprocessing.scale)
+        return (frames - mean) / deviation
+    return frames * preprocessing.scale + preprocessing.offset
 
 
-def standardisation(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Each image's mean and deviation (never near zero: a blank image stays blank), both float32 [N, 1, 1, 1]."""
+def standardisation(x: Tensor, least: float = LEAST_CONTRAST) -> tuple[Tensor, Tensor]:
+    """Each image's mean and deviation plus `least` (a blank image stays blank), both float32 [N, 1, 1, 1]."""
     mean = image_mean(x)
-    return mean, image_mean((x - mean).square()).sqrt() + LEAST_CONTRAST
+    centred = x - mean  # a product and no square: ONNX has only a general, slow power
+    return mean, image_mean(centred * centred).sqrt() + least
 
 
 def image_mean(x: Tensor) -> Tensor:

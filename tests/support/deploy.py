@@ -78,14 +78,19 @@ def quantised(model: "onnx.ModelProto", frame: tuple[int, int, int], folder: Pat
     """The int8 twin of an fp32 graph, its ranges those of a few frames of noise."""
     import onnx
 
-    from lrdan_edge.calibration.quantise import quantise
+    from lrdan_edge.calibration.material import Intake
+    from lrdan_edge.calibration.quantise import load_quantisable
+    from lrdan_edge.calibration.ranges import collect_ranges
 
     rng = np.random.default_rng(0)
     images = [folder / f"{index}.png" for index in range(2)]
     for path in images:
         assert cv2.imwrite(str(path), rng.integers(0, 256, frame, np.uint8))
     onnx.save_model(model, folder / "fp32.onnx")
-    quantise(folder / "fp32.onnx", folder / "int8.onnx", images, frame)
+    graph = load_quantisable(folder / "fp32.onnx")
+    ranges = collect_ranges(graph, images, Intake(frame))
+    amplitudes = {tensor: histogram.amplitude("min-max") for tensor, histogram in ranges.items()}
+    (folder / "int8.onnx").write_bytes(graph.quantise(amplitudes).SerializeToString())
     return folder / "int8.onnx"
 
 

@@ -14,6 +14,7 @@ from lrdan_edge.images import Frame
 from lrdan_edge.manifest import EngineLayer
 from lrdan_edge.runtime.backends.base import Backend, BackendSpec, Detections, Port, check_frames, deploy_shapes, largest_batch
 from lrdan_edge.runtime.layers import onnxruntime_layers
+from lrdan_edge.runtime.quantised import with_unsigned_activations
 
 
 class OnnxRuntimeBackend(Backend):
@@ -36,6 +37,8 @@ class OnnxRuntimeBackend(Backend):
         options = session_options(threads)
         if optimised:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        else:
+            graph = with_unsigned_activations(graph)
         try:
             self._session: Any = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         # ONNX Runtime's exceptions share no base class of their own.
@@ -87,7 +90,7 @@ def optimise(graph: Path, target: Path) -> None:
     # ONNX Runtime warns that such a file fits this kind of processor only; the engine's sidecar holds users to that.
     options.log_severity_level = 4
     try:
-        ort.InferenceSession(graph.read_bytes(), options, providers=["CPUExecutionProvider"])
+        ort.InferenceSession(with_unsigned_activations(graph.read_bytes()), options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise BackendError(f"ONNX Runtime {ort.__version__} cannot optimise {graph}: {_first_line(error)}") from error
 

@@ -11,6 +11,7 @@ from lrdan_edge.images import Frame
 from lrdan_edge.manifest import EngineLayer
 from lrdan_edge.runtime.backends.base import Backend, BackendSpec, Detections, Port, check_frames, deploy_shapes, largest_batch
 from lrdan_edge.runtime.layers import openvino_layers
+from lrdan_edge.runtime.quantised import with_unsigned_activations
 
 
 class OpenVinoBackend(Backend):
@@ -40,7 +41,7 @@ class OpenVinoBackend(Backend):
             self._compiled: Any = (
                 core.import_model(graph, "CPU", config)
                 if compiled
-                else core.compile_model(core.read_model(graph), "CPU", config)
+                else core.compile_model(core.read_model(with_unsigned_activations(graph)), "CPU", config)
             )
             self._request: Any = self._compiled.create_infer_request()
             inputs, outputs = (_ports(ports) for ports in (self._compiled.inputs, self._compiled.outputs))
@@ -90,7 +91,7 @@ def compile_graph(graph: bytes, precision: str) -> tuple[bytes, list[EngineLayer
     version = openvino_version()
     try:
         core = _core()
-        compiled = core.compile_model(core.read_model(graph), "CPU", _config(precision))
+        compiled = core.compile_model(core.read_model(with_unsigned_activations(graph)), "CPU", _config(precision))
         exported = compiled.export_model()
         data = bytes(exported) if isinstance(exported, bytes) else exported.getvalue()
         return data, openvino_layers(compiled)

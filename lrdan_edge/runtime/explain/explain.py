@@ -10,7 +10,7 @@ import numpy.typing as npt
 from lrdan_edge.bundle import RECONSTRUCTION, Bundle
 from lrdan_edge.errors import BackendError, DataError
 from lrdan_edge.images import Frame, fit_frame, list_images, read_image, region_of
-from lrdan_edge.manifest import Precision
+from lrdan_edge.manifest import GraphDecision, Precision
 from lrdan_edge.runtime.backends.onnxruntime import session_options
 from lrdan_edge.runtime.explain.page import Explained, Facts, as_html
 from lrdan_edge.runtime.inspector import Inspector
@@ -65,13 +65,12 @@ def explain(
         raise DataError(f"{len(paths)} images are too many for one page, at most {MOST} fit: name the ones you want explained")
     session = _session(bundle)
     with Inspector.open(bundle, backend=backend, precision=precision, threshold=threshold) as inspector:
-        decision = bundle.decision().graphs[inspector.choice.precision]
+        decision = inspector.judge.decision
         facts = Facts(
             bundle=str(bundle.path),
             graph=inspector.choice.title,
             threshold=inspector.judge.threshold,
-            calibrated=threshold is None,
-            false_reject_rate=decision.false_reject_rate,
+            promise=_promise(decision) if threshold is None else "a threshold of your own",
             good_scores=decision.good_scores,
             pooling=bundle.manifest.scoring.pooling,
             source=bundle.manifest.scoring.source,
@@ -84,6 +83,16 @@ def explain(
     except OSError as error:
         raise DataError(f"{output} cannot be written ({error.strerror}): choose another --output") from error
     return Page(output, len(explained), sum(one.verdict.outcome == "reject" for one in explained), facts.graph)
+
+
+def _promise(decision: GraphDecision) -> str:
+    counted = f"{decision.n} held-out good images"
+    if decision.rule == "conformal":
+        return f"at most {decision.false_reject_rate:.3g} of good parts rejected, from {counted}"
+    defects = f"{len(decision.defect_scores)} labelled defects"
+    if decision.rule == "recall":
+        return f"at least {decision.recall:.3g} of defective parts rejected, from {defects}"
+    return f"the best F1 on {counted} and {defects}; nothing is promised"
 
 
 def _explain_some(inspector: Inspector, session: "_Session", paths: Sequence[Path]) -> list[Explained]:

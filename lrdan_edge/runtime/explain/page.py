@@ -26,8 +26,7 @@ class Facts:
         bundle: Which.
         graph: What judged.
         threshold: Above it, a part is rejected.
-        calibrated: Whether it is the calibrated one.
-        false_reject_rate: What calibration promised.
+        promise: What it stands for, in words.
         good_scores: The held-out good images' scores.
         pooling: How a heatmap becomes a score.
         source: What the heatmap shows.
@@ -36,8 +35,7 @@ class Facts:
     bundle: str
     graph: str
     threshold: float
-    calibrated: bool
-    false_reject_rate: float
+    promise: str
     good_scores: list[float]
     pooling: str
     source: str
@@ -69,11 +67,6 @@ def as_html(facts: Facts, explained: list[Explained]) -> str:
         for outcome, said in _COUNTED.items()
         if (number := sum(one.verdict.outcome == outcome for one in explained))
     )
-    promise = (
-        f"at most {facts.false_reject_rate:.3g} of good parts rejected, from {len(facts.good_scores)} held-out good images"
-        if facts.calibrated
-        else "a threshold of your own"
-    )
     cards = "".join(_card(facts, one, scales) for one in explained)
     return f"""<!DOCTYPE html>
 <html xmlns="http://www.w3.org/1999/xhtml" lang="en"><head><meta charset="utf-8"/>
@@ -82,7 +75,7 @@ def as_html(facts: Facts, explained: list[Explained]) -> str:
 <header><h1>Why these verdicts</h1>
 <p class="lead">{len(explained)} image{"s" if len(explained) != 1 else ""}: {counts}</p>
 <p class="facts"><span>bundle <b>{escape(facts.bundle)}</b></span> <span>judged by <b>{escape(facts.graph)}</b></span>
-<span>threshold <b>{_number(facts.threshold)}</b> ({promise})</span></p></header>
+<span>threshold <b>{_number(facts.threshold)}</b> ({facts.promise})</span></p></header>
 <main>{cards}</main>
 <footer>{_legend(facts, scales)}</footer></body></html>
 """
