@@ -51,8 +51,13 @@ class Material:
     known: KnownDefects | None = None
 
 
-def prepare(data: Path, options: TrainOptions) -> Material:
+def prepare(data: Path, options: TrainOptions, *, check: bool = True) -> Material:
     """Read, check and fit all good images of `data`; what is in the cache is not decoded again.
+
+    Args:
+        data: The data folder.
+        options: What was asked for.
+        check: Whether to look for near-copies and the like, which reads all files once more; see `lrdan_edge.datacheck`.
 
     Raises:
         DataError: No images, too few, a broken one, or sizes that differ or are not supported.
@@ -91,7 +96,11 @@ def prepare(data: Path, options: TrainOptions) -> Material:
         held_out=[path.relative_to(data).as_posix() for path in images.held_out],
         held_out_groups=images.held_out_groups,
         fingerprint=digest.hexdigest(),
-        notes=[*training_notes(data, images), *_notes(facts, spec, bit_depth, options), *_memory_note(obstacle)],
+        notes=[
+            *(training_notes(data, images) if check else []),
+            *_notes(facts, spec, bit_depth, options),
+            *_memory_note(obstacle),
+        ],
         known=read_known(options.known_defects, spec, bit_depth) if options.known_defects else None,
     )
 

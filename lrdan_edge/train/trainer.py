@@ -86,7 +86,7 @@ def _train(
 ) -> Bundle:
     if not processes.leads:
         processes.wait()  # until the first one has decoded the images
-    material = prepare(data, options)
+    material = prepare(data, options, check=processes.leads)
     if processes.leads:
         processes.wait()
     schedule = schedule_for(options, len(material.frames))
