@@ -25,6 +25,7 @@ from lrdan_edge.manifest import (
     SCHEMA_VERSION,
     Decision,
     FileRecord,
+    GraphDecision,
     Manifest,
     ModelSpec,
     Precision,
@@ -39,6 +40,7 @@ from lrdan_edge.manifest import (
 
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
+RECONSTRUCTION = "reconstruction.onnx"
 DECISION = "decision.json"
 GOLDEN = "golden"
 ENGINES = "engines"
@@ -48,6 +50,7 @@ JOURNAL = ".journal.json"
 LOCK = ".lock"
 TIMING_CACHE = ".timing.cache"
 STAGING = ".staging"
+CHECKPOINT = ".checkpoint.safetensors"
 
 T = TypeVar("T")
 
@@ -62,6 +65,16 @@ def graph_name(precision: Precision) -> str:
 def engine_stage(name: str) -> str:
     """Name of the manifest's stage for the engine file ``engines/<name>``."""
     return f"build-engine {name}"
+
+
+def decide_stage(name: str) -> str:
+    """Name of the manifest's stage that fitted the threshold of the engine file ``engines/<name>``."""
+    return f"decide {name}"
+
+
+def engine_decision_name(name: str) -> str:
+    """File name of the decision fitted on the scores of the engine file ``engines/<name>``."""
+    return f"{ENGINES}/{name}.decision.json"
 
 
 def sha256_of(path: Path) -> str:
@@ -96,6 +109,8 @@ class Stage:
         self._folder = folder
         self.outputs: dict[str, Path] = {}
         self.results: dict[str, Any] = {}
+        self.model: ModelSpec | None = None
+        """The manifest's model from this stage on, where the stage changes it."""
 
     def path(self, name: str) -> Path:
         """Where to write the bundle's file `name` (a relative POSIX path) for now."""
@@ -151,7 +166,7 @@ class Bundle:
         if folder.exists() and not folder.is_dir():
             raise BundleError(f"{folder} is a file; a bundle is a folder: choose another --bundle")
         if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).exists():
-            ours = {LOCK, STAGING, JOURNAL, TIMING_CACHE}
+            ours = {LOCK, STAGING, JOURNAL, TIMING_CACHE, CHECKPOINT, f"{CHECKPOINT}.tmp"}
             if foreign := sorted(entry.name for entry in folder.iterdir() if entry.name not in ours):
                 raise BundleError(
                     f"{folder} holds other files ({foreign[0]}) and is no bundle: choose another --bundle or an empty folder"
@@ -231,6 +246,17 @@ class Bundle:
         path = self.file(DECISION, "lrdan-edge calibrate")
         self.require_fresh("calibrate")
         return from_json(_read(path), Decision, str(path))
+
+    def engine_decision(self, engine: str) -> GraphDecision | None:
+        """The decision fitted on an engine's own scores, checked; None where there is none, or it is another engine's by now.
+
+        Args:
+            engine: The engine's file name below ``engines/``.
+        """
+        name = engine_decision_name(engine)
+        if name not in self.manifest.files or self.staleness(decide_stage(engine)):
+            return None
+        return from_json(self.read(name, "lrdan-edge calibrate --decision-only"), GraphDecision, str(self.path / name))
 
     def staleness(self, stage: str) -> str | None:
         """Why `stage` is older than its inputs, in a few words, or None when it is fresh (or has not run)."""
@@ -317,12 +343,15 @@ class Bundle:
         files, stages = dict(self.manifest.files), dict(self.manifest.stages)
         for key in stages.pop(name).outputs if name in stages else ():
             files.pop(key, None)
+        for other in [key for key, made in stages.items() if made.outputs and stage.outputs.keys() >= set(made.outputs)]:
+            stages.pop(other)  # nothing of what it made is left
         for key, path in stage.outputs.items():
             _flush(path)
             files[key] = FileRecord(sha256_of(path), path.stat().st_size)
-        manifest = msgspec.structs.replace(self.manifest, files=files, stages=stages | {name: record})
+        model = stage.model or self.manifest.model
+        manifest = msgspec.structs.replace(self.manifest, model=model, files=files, stages=stages | {name: record})
         renames = {path.relative_to(self.path).as_posix(): key for key, path in stage.outputs.items()}
-        _write_durably(self.path / JOURNAL, to_json(_Journal(renames, manifest)))
+        write_durably(self.path / JOURNAL, to_json(_Journal(renames, manifest)))
         _roll_forward(self.path)
         self.manifest = manifest
 
@@ -346,7 +375,7 @@ def _roll_forward(folder: Path) -> None:
             (folder / target).parent.mkdir(parents=True, exist_ok=True)
             os.replace(folder / source, folder / target)
             _flush((folder / target).parent)
-    _write_durably(folder / MANIFEST, manifest_to_json(journal.manifest))
+    write_durably(folder / MANIFEST, manifest_to_json(journal.manifest))
     journal_path.unlink()
     _flush(folder)
 
@@ -394,7 +423,8 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def _write_durably(path: Path, data: bytes) -> None:
+def write_durably(path: Path, data: bytes) -> None:
+    """Replace a file at once and for good: whoever reads it, even after a crash, finds the old bytes or these."""
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_bytes(data)
     _flush(temporary)

@@ -3,20 +3,22 @@
 import os
 import re
 import sys
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from lrdan_edge import __version__
+from lrdan_edge.cli_data import dataset, explain
+from lrdan_edge.cli_options import backend_options as _backend_options
+from lrdan_edge.cli_options import bundle_option as _bundle_option
+from lrdan_edge.cli_options import precision_options as _precision_options
+from lrdan_edge.console_view import Size, view_options
 from lrdan_edge.errors import LrdanError, MissingExtraError
 
 if TYPE_CHECKING:
     from lrdan_edge.manifest import Precision
-
-Command = TypeVar("Command", bound=Callable[..., Any])
 
 INTERRUPTED = 130
 
@@ -34,20 +36,6 @@ class _Group(click.Group):
         return list(self.commands)  # in the order of the work, not of the alphabet
 
 
-class _Size(click.ParamType):  # type: ignore[type-arg]  # generic in click's stubs alone
-    """``128`` or ``96x128`` (height x width), in pixels."""
-
-    name = "N|HxW"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
-        if isinstance(value, tuple):
-            return value
-        match = re.fullmatch(r"(\d+)(?:x(\d+))?", str(value))
-        if not match or int(match[1]) == 0:
-            self.fail(f"{value!r} is not a size: write 128, or 96x128 for height x width", param, ctx)
-        return int(match[1]), int(match[2] or match[1])
-
-
 class _Batch(click.ParamType):  # type: ignore[type-arg]  # generic in click's stubs alone
     """``8``, or ``1:4:16`` for the smallest, the best and the largest batch."""
 
@@ -63,37 +51,6 @@ class _Batch(click.ParamType):  # type: ignore[type-arg]  # generic in click's s
         return low, best, high
 
 
-def _bundle_option(command: Command) -> Command:
-    return click.option(
-        "-b",
-        "--bundle",
-        "bundle_path",
-        type=click.Path(path_type=Path, file_okay=False),
-        default=Path("bundle"),
-        envvar="LRDAN_BUNDLE",
-        show_default=True,
-        show_envvar=True,
-        help="The bundle's folder.",
-    )(command)
-
-
-def _precision_options(command: Command) -> Command:
-    for precision in ("int8", "fp16", "fp32"):
-        command = click.option(f"--{precision}", "precision", flag_value=precision, help=f"Use the {precision} graph.")(command)
-    return command
-
-
-def _backend_options(command: Command) -> Command:
-    command = click.option(
-        "--backend",
-        type=click.Choice(["auto", "tensorrt", "onnxruntime", "openvino", "torch", "null"]),
-        default="auto",
-        show_default=True,
-        help="What runs the graph; auto takes the fastest that fits, any other never falls back.",
-    )(command)
-    return _precision_options(command)
-
-
 _DATA = click.argument("data", type=click.Path(path_type=Path))
 
 
@@ -106,10 +63,13 @@ def cli() -> None:
     """
 
 
+cli.add_command(dataset)
+
+
 @cli.command()
 @_DATA
 @_bundle_option
-@click.option("--image-size", type=_Size(), help="Size the networks see; all images are resized to it. [default: the images']")
+@click.option("--image-size", type=Size(), help="Size the networks see; all images are resized to it. [default: the images']")
 @click.option("--channels", type=click.Choice(["1", "3"]), help="1 grey, 3 colour. [default: the images']")
 @click.option("--epochs", type=click.IntRange(min=1), help="Passes over the images. [default: from their number]")
 @click.option(
@@ -120,58 +80,82 @@ def cli() -> None:
     help="inspection: AE2 restores and marks synthetic defects; lrdan: the paper's two autoencoders and discriminator.",
 )
 @click.option("--batch-size", type=click.IntRange(min=2), help="Images per step. [default: the recipe's]")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of weights, order and held-out images.")
+@click.option(
+    "--learning-rate", type=click.FloatRange(0, min_open=True), help="Adam's, at its highest. [default: the recipe's]"
+)
+@click.option(
+    "--bit-depth", type=click.Choice(["8", "10", "12", "14", "16"]), help="Bits 16-bit images use. [default: as found]"
+)
+@click.option(
+    "--group-by",
+    metavar="REGEX|auto",
+    help="Hold out whole groups: images with the same first match of REGEX in their path, or near-copies of each other.",
+)
+@click.option("--known-defects", type=click.Path(path_type=Path), help="Folder of a few defects to learn from too.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of all chance.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to train.")
+@click.option("--compile/--no-compile", default=None, help="Compile the networks (torch.compile). [default: on a GPU]")
+@click.option(
+    "--resume/--no-resume",
+    default=None,
+    help="Go on where a killed or interrupted run stopped, or start anew. [default: go on if it was the same run]",
+)
+@click.option(
+    "--checkpoint-seconds",
+    type=click.FloatRange(min=0),
+    default=30.0,
+    show_default=True,
+    help="Time between checkpoints: a killed run loses no more.",
+)
+@click.option(
+    "--tensorboard", type=click.Path(path_type=Path, file_okay=False), help="Write losses and images for TensorBoard."
+)
+@view_options
 def train(
-    data: Path,
-    bundle_path: Path,
-    image_size: tuple[int, int] | None,
-    channels: str | None,
-    epochs: int | None,
-    recipe: Any,
-    batch_size: int | None,
-    seed: int,
-    device: Any,
+    data: Path, bundle_path: Path, view: dict[str, Any], channels: str | None, bit_depth: str | None, **given: Any
 ) -> None:
     """Train on the good images in DATA.
 
     DATA is a folder of good images, or one with train/good as MVTec AD and anomalib have it. A share of the good images is held
     out for the threshold (or all of calibration/good, if there is such a folder). Ctrl-C ends training early and keeps what was
-    learnt.
+    learnt; the same command again goes on from there, as it does after a crash. 'torchrun --nproc-per-node N -m lrdan_edge train
+    DATA' trains with N processes.
     """
     _require("train", "training", "torch", "safetensors", "matplotlib")
     from lrdan_edge.train.trainer import TrainOptions
     from lrdan_edge.train.trainer import train as run_training
+    from lrdan_edge.train.view import View
 
-    options = TrainOptions(
-        image_size=image_size,
-        channels=None if channels is None else 1 if channels == "1" else 3,
-        epochs=epochs,
-        recipe=recipe,
-        batch_size=batch_size,
-        seed=seed,
-        device=device,
-    )
+    depth: Any = bit_depth and int(bit_depth)
+    planes: Any = channels and int(channels)
+    options = TrainOptions(channels=planes, bit_depth=depth, view=View(**view), **given)
     bundle = run_training(data, bundle_path, options)
+    if "TORCHELASTIC_RUN_ID" in os.environ and os.environ["RANK"] != "0":  # under torchrun one process speaks
+        return
     results = bundle.manifest.stages["train"].results
     if results.get("interrupted"):
-        click.echo(f"Stopped early after {results['epochs']} epochs; the bundle at {bundle_path} is usable.")
+        click.echo(
+            f"Stopped early after {results['epochs']} epochs; the bundle at {bundle_path} is usable; the same command goes on."
+        )
         sys.exit(INTERRUPTED)
-    _next(f"Trained on {len(results['training'])} images, {len(results['held_out'])} held out.", "export", bundle_path)
+    groups = "" if results["held_out_groups"] is None else f" ({results['held_out_groups']} groups)"
+    _next(f"Trained on {len(results['training'])} images, {len(results['held_out'])} held out{groups}.", "export", bundle_path)
 
 
 @cli.command()
 @_bundle_option
-def export(bundle_path: Path) -> None:
-    """Write the fp32 and fp16 deploy graphs (ONNX), checked against PyTorch."""
+@click.option("--frame-size", type=Size(), help="Size of the camera's frames; the graph scales them. [default: as trained]")
+def export(bundle_path: Path, frame_size: tuple[int, int] | None) -> None:
+    """Write the fp32 and fp16 deploy graphs (ONNX), measured against PyTorch on real images."""
     from lrdan_edge.bundle import Bundle
     from lrdan_edge.export.graph import export as run_export
 
     bundle = Bundle.open(bundle_path)
-    run_export(bundle)
+    run_export(bundle, frame_size=frame_size)
     for precision, check in bundle.manifest.stages["export"].results.items():
         worst = check["largest_relative_score_difference"]
         click.echo(f"{bundle_path}/model.{precision}.onnx: scores within {worst:.1e} of PyTorch's, relative")
+    click.echo(f"All of it: {bundle_path}/reports/parity.md")
     _next("Exported.", "calibrate", bundle_path)
 
 
@@ -185,17 +169,80 @@ def export(bundle_path: Path) -> None:
     help="Share of good parts that may be rejected.",
 )
 @click.option("--good", type=click.Path(path_type=Path), help="Folder of other good images to fit the threshold on.")
-def calibrate(bundle_path: Path, false_reject_rate: float, good: Path | None) -> None:
+@click.option("--defects", type=click.Path(path_type=Path), help="Folder of defective images, or one with test/<defect>.")
+@click.option(
+    "--threshold-from",
+    "rule",
+    type=click.Choice(["conformal", "recall", "best-f1"]),
+    default="conformal",
+    show_default=True,
+    help="conformal: good images alone; recall, best-f1: the defects too.",
+)
+@click.option(
+    "--recall",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.95,
+    show_default=True,
+    help="Share of defective parts to find, with --threshold-from recall.",
+)
+@click.option(
+    "--method",
+    "methods",
+    type=click.Choice(["min-max", "percentile-99.999", "percentile-99.99", "entropy"]),
+    multiple=True,
+    help="Int8 ranges; repeatable. [default: tries all, takes the best]",
+)
+@click.option("--int8/--no-int8", default=True, show_default=True, help="Whether to make the int8 graph.")
+@click.option("--decision-only", is_flag=True, help="Only fit thresholds, engines' own too; needs no onnx, no torch.")
+@click.option("--show", is_flag=True, help="Only explain the thresholds there are.")
+def calibrate(
+    bundle_path: Path,
+    false_reject_rate: float,
+    good: Path | None,
+    defects: Path | None,
+    rule: Any,
+    recall: float,
+    methods: Any,
+    int8: bool,
+    decision_only: bool,
+    show: bool,
+) -> None:
     """Make the int8 graph, and fit each graph's threshold on held-out good images."""
     from lrdan_edge.bundle import Bundle
     from lrdan_edge.calibration.calibrate import calibrate as run_calibration
+    from lrdan_edge.calibration.decision import Wish
+    from lrdan_edge.calibration.device import decide_here
+    from lrdan_edge.calibration.ranges import METHODS
+    from lrdan_edge.console import build_progress
+    from lrdan_edge.console_calibration import print_decided, print_decision, print_int8, print_thresholds
 
-    decision = run_calibration(Bundle.open(bundle_path), false_reject_rate=false_reject_rate, good=good)
-    for precision, graph in decision.graphs.items():
-        click.echo(
-            f"{precision}: threshold {graph.threshold:.6g}, at most {graph.false_reject_rate:g} of good parts rejected, "
-            f"from {graph.n} held-out good images"
-        )
+    if show and decision_only:
+        raise click.UsageError("choose one of --show and --decision-only")
+    bundle = Bundle.open(bundle_path)
+    if show:
+        print_decision(bundle)
+        return
+    with build_progress() as progress:
+        if decision_only:
+            decided = decide_here(bundle, Wish(rule, false_reject_rate, recall), good=good, defects=defects, progress=progress)
+        else:
+            decision = run_calibration(
+                bundle,
+                false_reject_rate=false_reject_rate,
+                good=good,
+                defects=defects,
+                rule=rule,
+                recall=recall,
+                methods=methods or METHODS,
+                int8=int8,
+                progress=progress,
+            )
+    if decision_only:
+        print_decided(decided)
+        _next("Decided.", "run SOURCE", bundle_path)
+        return
+    print_thresholds(decision.graphs)
+    print_int8(bundle)
     _next("Calibrated.", "build-engine --fp16", bundle_path)
 
 
@@ -389,7 +436,7 @@ def run(
     from lrdan_edge.runtime.sources import open_source
 
     with Inspector.open(bundle_path, backend=backend, precision=precision, threshold=threshold) as inspector:
-        opened = open_source(source, realtime=realtime, loop=repeat)
+        opened = open_source(source, realtime=realtime, loop=repeat, bit_depth=inspector.bit_depth)
         complete = inspect_source(inspector, opened, output, save, overwrite=overwrite, policy=policy, batch=batch)
     if not complete:
         sys.exit(1)
@@ -410,6 +457,9 @@ def evaluate(data: Path, bundle_path: Path, backend: str, precision: "Precision 
 
     result, pictures = run_evaluation(Bundle.open(bundle_path), data, backend=backend, precision=precision)
     print_evaluation(result, pictures)
+
+
+cli.add_command(explain)
 
 
 @cli.command()
@@ -433,6 +483,13 @@ def bench(bundle_path: Path, batches: tuple[int, ...], seconds: float, rounds: i
 @click.argument("dataset", type=click.Choice(["mnist", "fashion-mnist", "cifar10"]))
 @click.option("--root", type=click.Path(path_type=Path), required=True, help="Folder of the data set's files.")
 @click.option("--detector", "detectors", multiple=True, help="What to compare; repeatable. [default: lrdan]")
+@click.option(
+    "--labelled-ratio",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.05,
+    show_default=True,
+    help="Share of labelled anomalies among the training images of semi-supervised detectors (deep-sad).",
+)
 @click.option("--ablate", is_flag=True, help="Instead: LRDAN's losses, added one by one.")
 @click.option("--dual-readings", is_flag=True, help="Instead: the two readings of LRDAN's dual term.")
 @click.option("--seed", "seeds", type=int, multiple=True, default=(0,), show_default=True, help="Repeatable.")
@@ -452,6 +509,7 @@ def protocol(
     dataset: Any,
     root: Path,
     detectors: tuple[str, ...],
+    labelled_ratio: float,
     ablate: bool,
     dual_readings: bool,
     seeds: tuple[int, ...],
@@ -480,7 +538,7 @@ def protocol(
         if ablate
         else columns.of_readings()
         if dual_readings
-        else columns.of_detectors(detectors or ("lrdan",))
+        else columns.of_detectors(detectors or ("lrdan",), labelled_ratio)
     )
     with protocol_progress() as report:
         written = run_protocol(read_dataset(dataset, root), study, output, options, processor=processor().name, report=report)

@@ -168,8 +168,8 @@ def print_evaluation(result: "Evaluation", pictures: list[Path]) -> None:
     table = Table("figure", "value", title=f"{result.good} good, {result.defective} defective, {result.backend}")
     table.add_row("image AUROC", f"{result.image_auroc:.4f}")
     table.add_row("pixel AUROC", pixel)
-    table.add_row("false-reject rate", f"{result.false_reject_rate:.2%} (promised {result.promised_false_reject_rate:.2%})")
-    table.add_row("miss rate", f"{result.miss_rate:.2%}")
+    for name, value in result.in_words().items():
+        table.add_row(name, value)
     table.add_row("threshold", f"{result.threshold:.6g}")
     if result.faults:
         table.add_row("faults", str(result.faults), style="yellow")
@@ -180,6 +180,8 @@ def print_evaluation(result: "Evaluation", pictures: list[Path]) -> None:
     console.print(kinds)
     for picture in pictures:
         console.print(str(picture))
+    for note in result.notes:
+        console.print(f"Note: {note}", style="yellow")
 
 
 def print_benchmark(report: "BenchmarkReport", bundle: Bundle) -> None:
@@ -255,6 +257,8 @@ def print_info(bundle: Bundle, *, as_json: bool) -> bool:
         f"{'error map' if scoring.source == 'error' else 'map of marked defects'}, "
         f"smoothed over {scoring.smoothing_sigma:g} pixels"
     )
+    if model.geometry:
+        console.print(f"takes {model.geometry.describe(model.height, model.width)}")
     table = Table("stage", "finished", "seconds", "state", "files")
     for name, record in bundle.manifest.stages.items():
         state = f"stale: {stale[name]}" if name in stale else "fresh"
@@ -262,9 +266,7 @@ def print_info(bundle: Bundle, *, as_json: bool) -> bool:
     console.print(table)
     if "calibrate" in bundle.manifest.stages and not stale.get("calibrate") and not damaged:
         for precision, graph in bundle.decision().graphs.items():
-            console.print(
-                f"{precision}: threshold {graph.threshold:.6g}, promised false-reject rate {graph.false_reject_rate:g}"
-            )
+            console.print(f"{precision}: threshold {graph.threshold:.6g}, false-reject rate {graph.false_reject_rate:g}")
     try:
         for engine in engines(bundle):
             console.print(f"engine {engine.name}: {engine.obstacle or 'runs here'}")

@@ -6,15 +6,23 @@ Training, calibration, evaluation and the runtime all go through `fit_frame`, so
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from lrdan_edge.errors import DataError
+from lrdan_edge.geometry import Share, share_to_pixels
+from lrdan_edge.manifest import BIT_DEPTHS, BitDepth, ModelSpec
+
+Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+"""An image as its file has it: [H, W] or [H, W, 3] (BGR)."""
 
 Frame = npt.NDArray[np.uint8]
 """One image: uint8, shape [H, W] (grey), [H, W, 1], [H, W, 3] (BGR) or [H, W, 4] (BGRA)."""
+
+Pixel = TypeVar("Pixel", bound=np.generic)
 
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
@@ -39,11 +47,11 @@ def list_images(folder: Path) -> list[Path]:
     return sorted(paths, key=natural_key)
 
 
-def read_image(path: Path) -> Frame:
-    """Decode an image file as it is stored: uint8, [H, W] or [H, W, 3] (BGR); 16-bit is scaled to 8, alpha dropped.
+def read_pixels(path: Path) -> Pixels:
+    """Decode an image file as it is stored: uint8 or uint16, [H, W] or [H, W, 3] (BGR); alpha is dropped.
 
     Raises:
-        DataError: The file cannot be read, or is no whole image.
+        DataError: The file cannot be read, is no whole image, or has pixels of another type.
     """
     try:
         data = np.fromfile(path, dtype=np.uint8)
@@ -52,22 +60,57 @@ def read_image(path: Path) -> Frame:
     image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION) if data.size else None
     if image is None or _truncated(path.suffix.lower(), data):
         raise DataError(f"{path} is not a whole image ({data.size} bytes): replace or remove it")
-    if image.dtype == np.uint16:
-        image = cv2.convertScaleAbs(image, alpha=1 / 257)
-    if image.dtype != np.uint8:
+    if image.dtype not in (np.uint8, np.uint16):
         raise DataError(f"{path} has {image.dtype} pixels; 8 or 16 bits per channel are supported: convert it")
     if image.ndim == 3 and image.shape[2] == 4:
         image = cv2.cvtColor(image, cv2.COLOR_BGRA2BGR)
-    return np.asarray(image, dtype=np.uint8)
+    return np.asarray(image, np.uint8) if image.dtype == np.uint8 else np.asarray(image, np.uint16)
+
+
+def to_eight_bits(image: Pixels, bit_depth: int) -> Frame:
+    """Scale 16-bit pixels to 8 bits; 8-bit ones stay as they are.
+
+    Many cameras put 10, 12 or 14 bits into 16: scaled by the whole range, such images would keep 2, 4 or 6 bits.
+
+    Args:
+        image: uint8 or uint16, any shape.
+        bit_depth: How many bits of a 16-bit pixel are used (see `Preprocessing.bit_depth`): 2^bit_depth − 1 becomes 255, and
+            so does everything above.
+
+    Returns:
+        uint8, the same shape.
+    """
+    if image.dtype == np.uint8:
+        return np.asarray(image, dtype=np.uint8)
+    scaled = cv2.convertScaleAbs(image, alpha=255 / (2**bit_depth - 1))
+    return np.asarray(scaled, dtype=np.uint8).reshape(image.shape)
+
+
+def bits_used(image: Pixels) -> BitDepth:
+    """How many bits the pixels of one image need, as a camera has them: 8, 10, 12, 14 or 16."""
+    return next(depth for depth in BIT_DEPTHS if image.max() < 1 << depth)
+
+
+def read_image(path: Path, bit_depth: int = 16) -> Frame:
+    """Decode an image file: uint8, [H, W] or [H, W, 3] (BGR); 16-bit is scaled to 8, alpha dropped.
+
+    Args:
+        path: The file.
+        bit_depth: As `to_eight_bits`.
+
+    Raises:
+        DataError: As `read_pixels`.
+    """
+    return to_eight_bits(read_pixels(path), bit_depth)
 
 
 def read_mask(path: Path) -> npt.NDArray[np.bool_]:
     """A defect's mask, bool [H, W]: true where the image file is not black.
 
     Raises:
-        DataError: As `read_image`.
+        DataError: As `read_pixels`.
     """
-    image = read_image(path)
+    image = read_pixels(path)
     return np.asarray(image.any(axis=2) if image.ndim == 3 else image > 0)
 
 
@@ -116,12 +159,52 @@ def fit_frame(frame: Frame, shape: tuple[int, int, int]) -> Frame:
     return np.ascontiguousarray(image.reshape(shape))
 
 
-def load_frames(paths: Iterable[Path], shape: tuple[int, int, int]) -> Frame:
-    """Read images and fit them: uint8 [N, H, W, C]."""
-    return np.stack([fit_frame(read_image(path), shape) for path in paths])
+def region_of(frame: Frame, spec: ModelSpec) -> Frame:
+    """The part of a frame that the networks see, as the deploy graph scales it: uint8 [h, w, C] of ``spec.heatmap_shape``.
+
+    Args:
+        frame: uint8 [H, W, C] of ``spec.frame_shape``.
+        spec: The networks and their geometry.
+    """
+    if spec.geometry is None:
+        return frame
+    left, top, width, height = spec.geometry.region
+    return fit_frame(frame[top : top + height, left : left + width], (*spec.heatmap_shape, int(spec.channels)))
 
 
-def batches(paths: list[Path], shape: tuple[int, int, int], size: int) -> Iterator[Frame]:
+def cut_frame(frame: Frame, spec: ModelSpec) -> Frame:
+    """The images that the networks see of a frame, as the deploy graph cuts them: region, scale, tiles.
+
+    Args:
+        frame: uint8 [H, W, C] of ``spec.frame_shape``.
+        spec: The networks and their geometry.
+
+    Returns:
+        uint8 [T, h, w, C], tiles row by row; T is 1 without tiles.
+    """
+    return tiles_of(region_of(frame, spec), spec)
+
+
+def tiles_of(canvas: npt.NDArray[Pixel], spec: ModelSpec) -> npt.NDArray[Pixel]:
+    """The tiles [T, h, w, ...] of a picture of ``spec.heatmap_shape``, [H, W, ...], row by row."""
+    corners = [(row, column) for row in spec.tile_rows for column in spec.tile_columns]
+    return np.stack([canvas[row : row + spec.height, column : column + spec.width] for row, column in corners])
+
+
+def crop_share(image: npt.NDArray[Pixel], share: Share | None) -> npt.NDArray[Pixel]:
+    """The part of a picture of the frame (any size, [H, W] or [H, W, C]) that the heatmap shows; a view."""
+    if share is None:
+        return image
+    left, top, width, height = share_to_pixels(share, *image.shape[:2])
+    return image[top : top + height, left : left + width]
+
+
+def load_frames(paths: Iterable[Path], shape: tuple[int, int, int], bit_depth: int = 16) -> Frame:
+    """Read images (as `read_image`) and fit them: uint8 [N, H, W, C]."""
+    return np.stack([fit_frame(read_image(path, bit_depth), shape) for path in paths])
+
+
+def batches(paths: list[Path], shape: tuple[int, int, int], size: int, bit_depth: int = 16) -> Iterator[Frame]:
     """Like `load_frames`, in batches of at most `size`, so that memory stays bounded."""
     for start in range(0, len(paths), size):
-        yield load_frames(paths[start : start + size], shape)
+        yield load_frames(paths[start : start + size], shape, bit_depth)

@@ -9,17 +9,21 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 
 from lrdan_edge.errors import BundleError
+from lrdan_edge.geometry import Geometry, Share, Size, tile_starts
 
 SCHEMA_VERSION = 1
 
 Precision = Literal["fp32", "fp16", "int8"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 
+BitDepth = Literal[8, 10, 12, 14, 16]
+BIT_DEPTHS: tuple[BitDepth, ...] = (8, 10, 12, 14, 16)
+
 EngineTarget = Literal["tensorrt", "openvino", "onnxruntime"]
 ENGINE_TARGETS: tuple[EngineTarget, ...] = ("tensorrt", "openvino", "onnxruntime")
 
-
-Size = Annotated[int, msgspec.Meta(ge=1, le=65536)]
+ThresholdRule = Literal["conformal", "best-f1", "recall"]
+THRESHOLD_RULES: tuple[ThresholdRule, ...] = ("conformal", "best-f1", "recall")
 
 
 class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -37,6 +41,7 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         architecture: ``autoencoder`` (the paper's AE2), or ``restorer``: AE2 with skip connections, which adds what it restores
             to its input and marks defects in a second output.
         code: Whether the autoencoder's code keeps its place in the image (``spatial``) or is one ``vector`` per image.
+        geometry: How the deploy graph makes the networks' images of a camera's frame, or None where a frame is one image.
     """
 
     recipe: str
@@ -49,11 +54,38 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     decoder: Literal["resize", "transposed"]
     architecture: Literal["autoencoder", "restorer"] = "autoencoder"
     code: Literal["spatial", "vector"] = "spatial"
+    geometry: Geometry | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse tiles that do not fit their canvas."""
+        if self.geometry:
+            _ = self.tile_rows, self.tile_columns
 
     @property
     def frame_shape(self) -> tuple[int, int, int]:
         """Shape (H, W, C) of one frame at the deploy graph's input."""
-        return (self.height, self.width, self.channels)
+        rows, columns = self.geometry.frame if self.geometry else (self.height, self.width)
+        return (rows, columns, self.channels)
+
+    @property
+    def heatmap_shape(self) -> tuple[int, int]:
+        """Shape (h, w) of the heatmap: the networks' images', or the canvas's that their tiles are stitched to."""
+        return self.geometry.canvas if self.geometry else (self.height, self.width)
+
+    @property
+    def tile_rows(self) -> list[int]:
+        """The canvas's row where each row of tiles begins."""
+        return tile_starts(self.heatmap_shape[0], self.height, self.geometry.tiles[0] if self.geometry else 1)
+
+    @property
+    def tile_columns(self) -> list[int]:
+        """The canvas's column where each column of tiles begins."""
+        return tile_starts(self.heatmap_shape[1], self.width, self.geometry.tiles[1] if self.geometry else 1)
+
+    @property
+    def region_share(self) -> Share | None:
+        """The part of a frame that the heatmap shows, or None for all of it."""
+        return self.geometry.region_share if self.geometry else None
 
 
 class Preprocessing(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -68,6 +100,8 @@ class Preprocessing(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         scale: Factor from uint8 to the networks' range.
         offset: Added after scaling.
         standardise: Whether each image's own mean is then taken off and its deviation divided by, so that exposure drops out.
+        bit_depth: How many bits of a 16-bit image are used (many cameras put 10, 12 or 14 into 16); they are scaled to 8 by
+            `lrdan_edge.images.to_eight_bits`. 8-bit images are taken as they are.
     """
 
     colour: Literal["grey", "bgr"]
@@ -75,6 +109,7 @@ class Preprocessing(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     scale: float
     offset: float
     standardise: bool = False
+    bit_depth: BitDepth = 16
 
 
 class Scoring(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -148,15 +183,21 @@ class Manifest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class GraphDecision(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The decision for one graph, fitted on that graph's own scores of held-out good images.
+    """The decision for one graph or engine, fitted on its own scores of held-out good images.
 
     Attributes:
-        graph_sha256: The graph whose scores these are.
+        graph_sha256: The graph whose scores these are, or that the engine was built from.
         threshold: A part whose score exceeds it is rejected.
-        false_reject_rate: The promised share of good parts rejected, in (0, 1).
-        n: How many held-out good images the promise stands on.
+        false_reject_rate: The share of good parts rejected, in (0, 1): promised by the rule ``conformal``; by the others what
+            the good images show, (rejected + 1) / (n + 1).
+        n: How many held-out good images it stands on.
         good_scores: Those images' scores, ascending; a verdict's p-value is its rank among them.
         quantiles: Quantiles of the good scores by name (``p50``, ``p99``, …).
+        rule: What set the threshold: good images alone (``conformal``), or labelled defects too (``best-f1``, ``recall``).
+        good_images: The images' names, in the order of their scores.
+        defect_scores: The labelled defects' scores, ascending; none where they had no part in the threshold.
+        recall: The share of defective parts found: promised by the rule ``recall``, measured by ``best-f1``, else None.
+        engine_sha256: The engine whose scores these are, or None for the graph's.
     """
 
     graph_sha256: str
@@ -165,6 +206,11 @@ class GraphDecision(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     n: int
     good_scores: list[float]
     quantiles: dict[str, float]
+    rule: ThresholdRule = "conformal"
+    good_images: list[str] = []
+    defect_scores: list[float] = []
+    recall: float | None = None
+    engine_sha256: str | None = None
 
 
 class Decision(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):

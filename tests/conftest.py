@@ -20,6 +20,14 @@ def engine_key(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session", autouse=True)
+def image_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where decoded images are kept: never in the user's own cache."""
+    path = tmp_path_factory.mktemp("cache")
+    os.environ["LRDAN_CACHE"] = str(path)
+    return path
+
+
 @pytest.fixture(scope="session")
 def line(tmp_path_factory: pytest.TempPathFactory) -> Line:
     """A bundle through train, export and calibrate. Tests that write use `own_line`."""
@@ -41,7 +49,7 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> Line:
         image, mask = defective_image(rng)
         write(data / "test" / "blob" / f"{index}.png", image)
         write(data / "ground_truth" / "blob" / f"{index}_mask.png", mask)
-    bundle = train(data, folder / "bundle", TrainOptions(recipe="lrdan", epochs=12), Progress())
+    bundle = train(data, folder / "bundle", TrainOptions(recipe="lrdan", epochs=20), Progress())
     export(bundle)
     calibrate(bundle)
     return Line(data, folder / "bundle")

@@ -5,9 +5,11 @@ import random
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
+from copy import deepcopy
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from parts import Line
@@ -18,7 +20,10 @@ from lrdan_edge.errors import LrdanError
 from lrdan_edge.export.engine import BuildRequest, build_engine
 from lrdan_edge.manifest import Manifest, manifest_to_json
 from lrdan_edge.runtime import engines as engines_module
+from lrdan_edge.runtime.annotate import annotate
 from lrdan_edge.runtime.engines import engines, open_engine
+from lrdan_edge.runtime.golden import golden_frames
+from lrdan_edge.runtime.inspector import Inspector
 from lrdan_edge.runtime.verify import verify_engine
 
 CORRUPTIONS = 1000
@@ -62,6 +67,24 @@ def use_graph(folder: Path) -> None:
     build_engine(Bundle.open(folder), BuildRequest("int8", "onnxruntime"))
 
 
+def use_fp16_graph(folder: Path) -> None:
+    Inspector.open(folder, backend="onnxruntime", precision="fp16")
+
+
+def use_decision(folder: Path) -> None:
+    Inspector.open(folder, backend="onnxruntime")
+
+
+def use_golden(folder: Path) -> None:
+    golden_frames(Bundle.open(folder))
+
+
+def use_weights(folder: Path) -> None:
+    from lrdan_edge.train.scoring import load_ae2
+
+    load_ae2(Bundle.open(folder))
+
+
 def test_random_corruptions_give_one_clear_error_each(built: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines_module, "load_engine", lambda *_: pytest.fail("damaged bytes were loaded"))
     monkeypatch.setattr(
@@ -71,6 +94,11 @@ def test_random_corruptions_give_one_clear_error_each(built: Bundle, monkeypatch
     victims = [
         ("manifest.json", use_engine),
         ("model.int8.onnx", use_graph),
+        ("model.fp16.onnx", use_fp16_graph),
+        ("decision.json", use_decision),
+        ("golden/scores.json", use_golden),
+        ("golden/00.png", use_golden),
+        ("weights.safetensors", use_weights),
         (f"engines/{engine.name}.json", use_engine),
         (f"engines/{engine.name}", use_engine),
         (f"engines/{engine.name}.sig", use_engine),
@@ -133,12 +161,15 @@ def test_every_command_says_it_in_one_line(built: Bundle, tmp_path: Path, part: 
 def test_a_manifest_sealed_anew_around_nonsense_gives_no_other_error(built: Bundle, tmp_path: Path) -> None:
     """Damage by a program that knows the checksum: values, not bytes, go wrong."""
     folder = shutil.copytree(built.path, tmp_path / "bundle")
-    whole = (folder / "manifest.json").read_text()
+    whole = json.loads((folder / "manifest.json").read_text())
+    whole["model"]["geometry"] = {"frame": [32, 32], "region": [0, 0, 32, 32], "canvas": [32, 32], "tiles": [1, 1]}
+    frame = np.zeros((32, 32), np.uint8)
     rng = random.Random(SEED)
     nonsense = ["", "\0", "../..", "x" * 300, 0, -1, 10**30, 1e308, None, [], {}, True, "NaN"]
-    for _ in range(300):
-        fields = json.loads(whole)
-        here, key = fields, rng.choice(list(fields))
+    for number in range(400):
+        fields = deepcopy(whole)
+        parent = fields["model"]["geometry"] if number % 4 == 0 else fields["model"] if number % 4 == 1 else fields
+        here, key = parent, rng.choice(list(parent))
         while isinstance(here[key], dict) and here[key] and rng.random() < 0.8:
             here, key = here[key], rng.choice(list(here[key]))
         if rng.random() < 0.3:
@@ -154,3 +185,9 @@ def test_a_manifest_sealed_anew_around_nonsense_gives_no_other_error(built: Bund
             bundle = Bundle.open(folder)
             for engine in engines(bundle):
                 verify_engine(bundle, engine.name)
+            if number % 4 < 2:
+                with Inspector.open(bundle, backend="onnxruntime", precision="fp32") as inspector:
+                    (verdict,) = inspector.inspect(frame)
+                annotate(frame, verdict)
+                with Inspector.open(bundle, backend="torch") as inspector:
+                    inspector.inspect(frame)

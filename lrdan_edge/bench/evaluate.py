@@ -10,10 +10,12 @@ import numpy.typing as npt
 
 from lrdan_edge.bench import plots
 from lrdan_edge.bundle import DECISION, REPORTS, Bundle, Stage
-from lrdan_edge.dataset import LabelledImage, test_images
+from lrdan_edge.datacheck import evaluation_notes
+from lrdan_edge.dataset import LabelledImage, recorded_images, test_images
 from lrdan_edge.errors import DataError
-from lrdan_edge.images import fit_frame, read_image, read_mask
-from lrdan_edge.manifest import Precision, to_json
+from lrdan_edge.geometry import Share
+from lrdan_edge.images import crop_share, fit_frame, read_image, read_mask
+from lrdan_edge.manifest import GraphDecision, Precision, to_json
 from lrdan_edge.metrics import PixelAuroc, auroc, roc_curve
 from lrdan_edge.runtime.inspector import Inspector
 from lrdan_edge.runtime.verdict import Verdict
@@ -40,7 +42,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         backend: What ran.
         threshold: The score above which a part was rejected.
-        promised_false_reject_rate: What calibration promised.
+        promised_false_reject_rate: What calibration promised, or None where the threshold's rule promises none.
         good: Number of good images.
         defective: Number of defective images.
         image_auroc: AUROC of the image scores.
@@ -48,12 +50,14 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
         false_reject_rate: Share of good images rejected.
         miss_rate: Share of defective images not rejected.
         faults: Images without a score; they count in no rate.
+        promised_miss_rate: What calibration promised, likewise (the rule ``recall`` does).
+        notes: What to know before believing these figures, one sentence each.
         kinds: Per defect kind: count, AUROC against all good images, and miss rate.
     """
 
     backend: str
     threshold: float
-    promised_false_reject_rate: float
+    promised_false_reject_rate: float | None
     good: int
     defective: int
     image_auroc: float
@@ -62,6 +66,20 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     miss_rate: float
     faults: int
     kinds: dict[str, dict[str, float]]
+    promised_miss_rate: float | None = None
+    notes: list[str] = []
+
+    def in_words(self) -> dict[str, str]:
+        """Both rates, each with what was promised of it."""
+        rates = {
+            "false-reject rate": (self.false_reject_rate, self.promised_false_reject_rate),
+            "miss rate": (self.miss_rate, self.promised_miss_rate),
+        }
+        unpromised = "; the threshold's rule promises nothing" if all(promise is None for _, promise in rates.values()) else ""
+        return {
+            name: f"{rate:.2%}{unpromised}" if promise is None else f"{rate:.2%} (promised {promise:.2%})"
+            for name, (rate, promise) in rates.items()
+        }
 
 
 def evaluate(
@@ -83,48 +101,54 @@ def evaluate(
         DataError: The folder lacks good or defective test images, or one cannot be read.
     """
     images = test_images(data)
+    notes = evaluation_notes(
+        data, images, recorded_images(bundle, "training"), bundle.manifest.stages["train"].results.get("known_defects", ())
+    )
     if not write:
-        return _judge(bundle, images, backend, precision)[0], []
+        return _judge(bundle, images, notes, backend, precision)[0], []
     command = f"lrdan-edge evaluate {data}"
     options = {"data": str(data), "backend": backend, "precision": precision}
     with bundle.stage(
         "evaluate", command=command, inputs={DECISION: bundle.file(DECISION, "lrdan-edge calibrate")}, options=options
     ) as stage:
-        result, judged = _judge(bundle, images, backend, precision)
-        pictures = _write(stage, result, judged, command)
+        result, judged = _judge(bundle, images, notes, backend, precision)
+        pictures = _write(stage, result, judged, command, bundle.manifest.preprocessing.bit_depth)
     return result, [bundle.path / picture for picture in pictures]
 
 
 def _judge(
-    bundle: Bundle, images: list[LabelledImage], backend: str, precision: Precision | None
+    bundle: Bundle, images: list[LabelledImage], notes: list[str], backend: str, precision: Precision | None
 ) -> tuple[Evaluation, list[Judged]]:
     pixels = PixelAuroc()
     judged: list[Judged] = []
     with Inspector.open(bundle, backend=backend, precision=precision) as inspector:
         title = inspector.choice.title
         shape = inspector.backend.spec.frame_shape
-        promised = bundle.decision().graphs[inspector.choice.precision].false_reject_rate
+        decision = inspector.judge.decision
         for start in range(0, len(images), _BATCH):
             part = images[start : start + _BATCH]
-            verdicts = inspector.inspect([fit_frame(read_image(image.path), shape) for image in part])
+            verdicts = inspector.inspect([fit_frame(read_image(image.path, inspector.bit_depth), shape) for image in part])
             for image, verdict in zip(part, verdicts, strict=True):
                 if verdict.heatmap is not None and (image.mask or not image.defective):
-                    pixels.add(verdict.heatmap, _mask(image, verdict.heatmap))
+                    pixels.add(verdict.heatmap, _mask(image, verdict.heatmap, verdict.region))
                 judged.append(Judged(image, verdict))
     masks = any(image.mask for image in images)
-    return _summarise(judged, title, promised, pixels.value() if masks else None), judged
+    result = _summarise(judged, title, decision, pixels.value() if masks else None)
+    return msgspec.structs.replace(result, notes=notes), judged
 
 
-def _mask(image: LabelledImage, heatmap: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
-    """The defect's mask at the heatmap's resolution: a pixel is defective when any of it is."""
+def _mask(image: LabelledImage, heatmap: npt.NDArray[np.float32], region: Share | None) -> npt.NDArray[np.bool_]:
+    """The defect's mask in the region, at the heatmap's resolution: a pixel is defective when any of it is."""
     if image.mask is None:
         return np.zeros(heatmap.shape, np.bool_)
     height, width = heatmap.shape
-    share = cv2.resize(read_mask(image.mask).astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
+    share = cv2.resize(
+        crop_share(read_mask(image.mask), region).astype(np.float32), (width, height), interpolation=cv2.INTER_AREA
+    )
     return np.asarray(share > 0, np.bool_)
 
 
-def _summarise(judged: list[Judged], title: str, promised: float, pixel_auroc: float | None) -> Evaluation:
+def _summarise(judged: list[Judged], title: str, decision: GraphDecision, pixel_auroc: float | None) -> Evaluation:
     scored = [one for one in judged if one.verdict.outcome != "fault"]
     good = [one for one in scored if not one.image.defective]
     bad = [one for one in scored if one.image.defective]
@@ -141,7 +165,8 @@ def _summarise(judged: list[Judged], title: str, promised: float, pixel_auroc: f
     return Evaluation(
         backend=title,
         threshold=scored[0].verdict.threshold,
-        promised_false_reject_rate=promised,
+        promised_false_reject_rate=decision.false_reject_rate if decision.rule == "conformal" else None,
+        promised_miss_rate=None if decision.recall is None or decision.rule != "recall" else 1 - decision.recall,
         good=len(good),
         defective=len(bad),
         image_auroc=auroc([one.score for one in good], [one.score for one in bad]),
@@ -153,18 +178,19 @@ def _summarise(judged: list[Judged], title: str, promised: float, pixel_auroc: f
     )
 
 
-def _write(stage: Stage, result: Evaluation, judged: list[Judged], command: str) -> list[str]:
+def _write(stage: Stage, result: Evaluation, judged: list[Judged], command: str, bit_depth: int) -> list[str]:
     """Figures and pictures into the stage; the pictures' names in the bundle."""
     pictures = [f"{REPORTS}/evaluation-sheet.png"]
     stage.path(f"{REPORTS}/evaluation.json").write_bytes(to_json(result))
     stage.path(f"{REPORTS}/evaluation.md").write_text(as_markdown(result, command), encoding="utf-8")
-    plots.contact_sheet(stage.path(pictures[0]), judged)
+    plots.contact_sheet(stage.path(pictures[0]), judged, bit_depth)
     if plots.matplotlib_found():
         pictures.append(f"{REPORTS}/evaluation-roc.png")
         scored = [one for one in judged if one.verdict.outcome != "fault"]
         curve = roc_curve(*([one.score for one in scored if one.image.defective is defective] for defective in (False, True)))
         plots.roc(stage.path(pictures[1]), curve, result)
     stage.results = {"image_auroc": result.image_auroc, "pixel_auroc": result.pixel_auroc, "backend": result.backend}
+    stage.results["notes"] = result.notes
     return pictures
 
 
@@ -180,8 +206,7 @@ def as_markdown(result: Evaluation, command: str) -> str:
         "|---|---|",
         f"| image AUROC | {result.image_auroc:.4f} |",
         f"| pixel AUROC | {pixel} |",
-        f"| false-reject rate | {result.false_reject_rate:.2%} (promised {result.promised_false_reject_rate:.2%}) |",
-        f"| miss rate | {result.miss_rate:.2%} |",
+        *(f"| {name} | {value} |" for name, value in result.in_words().items()),
         f"| threshold | {result.threshold:.6g} |",
         "",
         "| defect | images | image AUROC | miss rate |",
@@ -189,4 +214,6 @@ def as_markdown(result: Evaluation, command: str) -> str:
     ]
     for kind, figures in result.kinds.items():
         lines.append(f"| {kind} | {figures['images']:.0f} | {figures['image_auroc']:.4f} | {figures['miss_rate']:.2%} |")
+    if result.notes:
+        lines += ["", "Before you believe these figures:", "", *(f"- {note}" for note in result.notes)]
     return "\n".join(lines) + "\n"

@@ -26,7 +26,7 @@ def matplotlib_found() -> bool:
     return find_spec("matplotlib") is not None
 
 
-def contact_sheet(path: Path, judged: "list[Judged]") -> None:
+def contact_sheet(path: Path, judged: "list[Judged]", bit_depth: int = 16) -> None:
     """Write a PNG: per kind one row of images over one row of heatmap overlays, framed by verdict.
 
     Each row shows the kind's images from the hardest to the easiest: good ones by falling, defective ones by rising score.
@@ -34,6 +34,7 @@ def contact_sheet(path: Path, judged: "list[Judged]") -> None:
     Args:
         path: Where it goes.
         judged: Test images with verdicts and heatmaps.
+        bit_depth: How many bits of 16-bit images are used.
     """
     kinds = sorted({one.image.kind for one in judged}, key=lambda kind: (kind != "good", kind))
     rows = []
@@ -43,19 +44,19 @@ def contact_sheet(path: Path, judged: "list[Judged]") -> None:
         spread = np.linspace(0, len(part) - 1, min(_COLUMNS, len(part))).round().astype(int)
         chosen = [part[0], *(part[place] for place in spread[1:])] if part else []
         rows.append(_banner(f"{kind} ({len(part)}): hardest on the left"))
-        rows.append(_row([_cell(one, with_heatmap=False) for one in chosen]))
-        rows.append(_row([_cell(one, with_heatmap=True) for one in chosen]))
+        rows.append(_row([_cell(one, bit_depth, with_heatmap=False) for one in chosen]))
+        rows.append(_row([_cell(one, bit_depth, with_heatmap=True) for one in chosen]))
     encoded, data = cv2.imencode(".png", np.vstack(rows))
     if not encoded:
         raise DataError(f"the contact sheet {path} cannot be encoded as PNG")
     path.write_bytes(data.tobytes())
 
 
-def _cell(one: "Judged", *, with_heatmap: bool) -> Frame:
+def _cell(one: "Judged", bit_depth: int, *, with_heatmap: bool) -> Frame:
     """One framed picture with a caption, uint8 [_CELL + _CAPTION, _CELL, 3]."""
-    image = as_bgr(read_image(one.image.path))
+    image = as_bgr(read_image(one.image.path, bit_depth))
     if with_heatmap and one.verdict.heatmap is not None:
-        image = overlay(image, one.verdict.heatmap, glow_level(one.verdict))
+        image = overlay(image, one.verdict.heatmap, glow_level(one.verdict), one.verdict.region)
         if one.image.mask is not None:
             image = _outline(image, one.image.mask)
     scale = (_CELL - 8) / max(image.shape[:2])

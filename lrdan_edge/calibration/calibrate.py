@@ -1,97 +1,233 @@
-"""The calibrate stage: the int8 graph, a threshold per graph, and golden images for later checks."""
+"""The calibrate stage: the int8 graph, a threshold per graph, golden images for later checks, and a report."""
 
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from lrdan_edge.bundle import DECISION, GOLDEN, Bundle, Stage, graph_name, sha256_of
-from lrdan_edge.calibration.decision import decide, require_enough
-from lrdan_edge.calibration.quantise import quantise
-from lrdan_edge.dataset import recorded_images
-from lrdan_edge.errors import DataError
-from lrdan_edge.images import batches, list_images, load_frames
-from lrdan_edge.manifest import SCHEMA_VERSION, Decision, Golden, Precision, to_json
+from lrdan_edge.bundle import DECISION, GOLDEN, REPORTS, Bundle, Stage, graph_name, sha256_of
+from lrdan_edge.calibration import plots
+from lrdan_edge.calibration.choose import Choice, choose
+from lrdan_edge.calibration.decision import DEFAULT_FALSE_REJECT_RATE, DEFAULT_RECALL, Wish, decide
+from lrdan_edge.calibration.fidelity import Yardstick
+from lrdan_edge.calibration.material import Intake, Material, gather
+from lrdan_edge.calibration.quantise import load_quantisable
+from lrdan_edge.calibration.ranges import METHODS, MagnitudeHistogram, Method, collect_ranges
+from lrdan_edge.calibration.report import CalibrationReport, as_markdown, describe_labels, ranges_of
+from lrdan_edge.errors import CalibrationError, DataError
+from lrdan_edge.images import Frame
+from lrdan_edge.manifest import SCHEMA_VERSION, Decision, Golden, Precision, ThresholdRule, to_json
 from lrdan_edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
 
-DEFAULT_FALSE_REJECT_RATE = 0.02
-_RANGE_IMAGES = 128
+CALIBRATION = f"{REPORTS}/calibration.json"
 _GOLDEN_IMAGES = 8
 _BATCH = 16
 
 Scores = npt.NDArray[np.float32]
+Progress = Callable[[str, float], None]
 
 
-def calibrate(bundle: Bundle, *, false_reject_rate: float = DEFAULT_FALSE_REJECT_RATE, good: Path | None = None) -> Decision:
+@dataclass
+class _Quantised:
+    """What came of int8, for the report."""
+
+    titles: dict[str, str]
+    histograms: dict[str, MagnitudeHistogram]
+    choice: Choice
+    compared: dict[str, Scores]
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def calibrate(
+    bundle: Bundle,
+    *,
+    false_reject_rate: float = DEFAULT_FALSE_REJECT_RATE,
+    good: Path | None = None,
+    defects: Path | None = None,
+    rule: ThresholdRule = "conformal",
+    recall: float = DEFAULT_RECALL,
+    methods: Collection[Method] = METHODS,
+    int8: bool = True,
+    progress: Progress | None = None,
+) -> Decision:
     """Quantise the graph, and fit each graph's threshold on its own scores of held-out good images.
 
-    Activation ranges come from training images, thresholds from held-out ones, so that the promise stays honest.
+    Activation ranges come from training images, the choice of method and of layers kept in float from other training images,
+    thresholds from held-out ones, so that the promise stays honest.
 
     Args:
         bundle: An exported bundle.
-        false_reject_rate: The promised share of good parts rejected, in (0, 1).
+        false_reject_rate: The share of good parts that may be rejected, in (0, 1).
         good: Folder of good images never trained on, instead of those that training held out.
+        defects: Folder of defective images, or one with ``test/good`` and ``test/<defect>``: int8's AUROC is held to fp32's on
+            them, and the rules ``best-f1`` and ``recall`` set the threshold by them.
+        rule: What sets the threshold; see `Wish`.
+        recall: What the rule ``recall`` promises, in (0, 1).
+        methods: Calibration methods to choose from.
+        int8: Whether to make the int8 graph.
+        progress: Called with what is being done and the share of it done, 0 to 1.
 
     Raises:
         MissingStageError: The bundle has no graphs yet.
-        CalibrationError: Too few held-out images for the rate, or scores that are not finite.
+        CalibrationError: Too few images for what is asked, scores that are not finite, or no int8 graph within the bounds.
         DataError: Images are gone or cannot be read.
+        MissingExtraError: onnx is not installed.
     """
+    wish = Wish(rule, false_reject_rate, recall)
     graphs: dict[Precision, Path] = {"fp32": bundle.graph("fp32"), "fp16": bundle.graph("fp16")}
-    held_out = list_images(good) if good else _recorded(bundle, "held_out")
-    require_enough(len(held_out), false_reject_rate)
-    training = _recorded(bundle, "training")
-    shape = bundle.manifest.model.frame_shape
+    material = gather(bundle, good, defects)
+    wish.require(len(material.held_out), len(material.defects))
+    command = _command(wish, good, defects, methods, int8=int8)
+    intake = Intake.of(bundle)
+    report = progress or (lambda *_: None)
     with bundle.stage(
         "calibrate",
-        command=_command(false_reject_rate, good),
+        command=command,
         inputs={graph_name(precision): path for precision, path in graphs.items()},
-        options={"false_reject_rate": false_reject_rate, "good": str(good) if good else None},
+        options={"false_reject_rate": false_reject_rate, "good": str(good) if good else None, "rule": rule},
     ) as stage:
-        graphs["int8"] = stage.path(graph_name("int8"))
-        spread = training[:: max(1, len(training) // _RANGE_IMAGES)][:_RANGE_IMAGES]
-        stage.results["int8"] = quantise(graphs["fp32"], graphs["int8"], spread, shape)
-        scores = {precision: _score(path, precision, held_out, shape) for precision, path in graphs.items()}
+        quantised = None
+        if int8:
+            graphs["int8"] = stage.path(graph_name("int8"))
+            quantised = _quantise(graphs, material, intake, wish, methods, report)
+        started = time.monotonic()
+        scores = {key: _score(path, key, material.held_out, intake, report) for key, path in graphs.items()}
+        used = material.defects if rule != "conformal" else []
+        bad = {key: _score(path, key, used, intake, report) for key, path in graphs.items()} if used else {}
+        names = [path.name for path in material.held_out]
         decision = Decision(
             schema_version=SCHEMA_VERSION,
-            graphs={key: decide(scores[key], false_reject_rate, sha256_of(path)) for key, path in graphs.items()},
+            graphs={
+                key: decide(scores[key], wish, sha256_of(path), names=names, defects=bad.get(key))
+                for key, path in graphs.items()
+            },
         )
         stage.path(DECISION).write_bytes(to_json(decision))
-        _write_golden(stage, held_out[:_GOLDEN_IMAGES], shape, scores)
-        stage.results["held_out_images"] = len(held_out)
+        golden = material.held_out[:_GOLDEN_IMAGES]
+        _write_golden(stage, golden, intake.load(golden), scores)
+        stage.results["held_out_images"] = len(material.held_out)
         stage.results["thresholds"] = {key: graph.threshold for key, graph in decision.graphs.items()}
-        stage.results["rank_correlation_int8_fp32"] = _rank_correlation(scores["fp32"], scores["int8"])
+        if quantised:
+            quantised.seconds["thresholds"] = time.monotonic() - started
+            stage.results["int8"] = _facts(quantised.choice, labelled=bool(material.labelled))
+            _write_report(stage, _report(command, material, quantised, scores, decision, false_reject_rate))
     return decision
 
 
-def _recorded(bundle: Bundle, part: Literal["training", "held_out"]) -> list[Path]:
-    paths = recorded_images(bundle, part)
-    missing = [path for path in paths if not path.is_file()]
-    if missing:
-        raise DataError(
-            f"{len(missing)} of the {len(paths)} {part.replace('_', '-')} images that training used are gone ({missing[0]}): "
-            "bring them back to where they were" + (", or give others with --good DIR" if part == "held_out" else "")
-        )
-    return paths
+def _quantise(
+    graphs: dict[Precision, Path],
+    material: Material,
+    intake: Intake,
+    wish: Wish,
+    methods: Collection[Method],
+    report: Progress,
+) -> _Quantised:
+    """Choose the int8 graph and write it."""
+    started = time.monotonic()
+    graph = load_quantisable(graphs["fp32"])
+    histograms = collect_ranges(graph, material.ranges, intake, lambda share: report("ranges", share))
+    ranged = time.monotonic()
+    if not material.compared:
+        raise CalibrationError(f"{len(material.ranges)} training images are too few to calibrate int8: give more, or --no-int8")
+    yardstick = Yardstick(graph.model, material.compared, intake, wish.false_reject_rate, material.labelled)
+    choice = choose(
+        graph,
+        histograms,
+        yardstick,
+        wish.false_reject_rate,
+        methods=methods,
+        progress=lambda share: report("methods and layers", share),
+    )
+    graphs["int8"].write_bytes(choice.model.SerializeToString())
+    compared = yardstick.pair(choice.model)
+    seconds = {"ranges": ranged - started, "methods and layers": time.monotonic() - ranged}
+    titles = {tensor: graph.title(tensor) for tensor in histograms}
+    return _Quantised(titles, histograms, choice, {"fp32": compared.fp32, "int8": compared.int8}, seconds)
 
 
-def _command(false_reject_rate: float, good: Path | None) -> str:
-    command = f"lrdan-edge calibrate --false-reject-rate {false_reject_rate:g}"
-    return command if good is None else f"{command} --good {good}"
+def _facts(choice: Choice, *, labelled: bool) -> dict[str, Any]:
+    fidelity = choice.trial.fidelity
+    return {
+        "method": choice.trial.method,
+        "kept_in_float": choice.trial.kept_in_float,
+        "layers": len(choice.sensitivities),
+        "rank_correlation": fidelity.rank_correlation,
+        "verdicts_changed": fidelity.verdicts_changed,
+        "labelled": labelled,
+        "auroc": fidelity.auroc,
+        "auroc_fp32": fidelity.auroc_fp32,
+    }
 
 
-def _score(graph: Path, precision: Precision, images: list[Path], shape: tuple[int, int, int]) -> Scores:
-    """Scores of images, float32 [n], by one graph."""
+def _command(wish: Wish, good: Path | None, defects: Path | None, methods: Collection[Method], *, int8: bool) -> str:
+    words = [f"lrdan-edge calibrate {wish.arguments()}"]
+    words += [f"--good {good}"] if good else []
+    words += [f"--defects {defects}"] if defects else []
+    words += [f"--method {method}" for method in methods] if tuple(methods) != METHODS else []
+    words += [] if int8 else ["--no-int8"]
+    return " ".join(words)
+
+
+def _score(graph: Path, precision: Precision, images: list[Path], intake: Intake, report: Progress) -> Scores:
+    """Scores of images, float32 [n], by one graph as ONNX Runtime runs it."""
+    parts = []
     with OnnxRuntimeBackend(graph.read_bytes(), precision) as backend:
-        return np.concatenate([backend.infer(frames, heatmap=False).score for frames in batches(images, shape, _BATCH)])
+        for frames in intake.batches(images, _BATCH):
+            parts.append(backend.infer(frames, heatmap=False).score)
+            report(f"{precision} scores", min(1.0, len(parts) * _BATCH / len(images)))
+    return np.concatenate(parts)
 
 
-def _write_golden(stage: Stage, images: list[Path], shape: tuple[int, int, int], scores: dict[Precision, Scores]) -> None:
+def _report(
+    command: str,
+    material: Material,
+    quantised: _Quantised,
+    scores: dict[Precision, Scores],
+    decision: Decision,
+    false_reject_rate: float,
+) -> CalibrationReport:
+    choice = quantised.choice
+    return CalibrationReport(
+        command=command,
+        images={
+            "ranges": len(material.ranges),
+            "comparing": len(material.compared),
+            "thresholds": len(material.held_out),
+            "AUROC": len(material.labelled) or 2 * len(material.compared),
+        },
+        auroc_on="labelled images" if material.labelled else "good images and the same with a piece of another pasted in",
+        labels=describe_labels(material, decision),
+        method=choice.trial.method,
+        kept_in_float=choice.trial.kept_in_float,
+        chosen=choice.trial,
+        trials=choice.trials,
+        sensitivities=choice.sensitivities,
+        ranges=ranges_of(quantised.titles, quantised.histograms, choice),
+        scores={key: value.tolist() for key, value in quantised.compared.items()},
+        held_out_scores={key: value.tolist() for key, value in scores.items()},
+        thresholds={key: graph.threshold for key, graph in decision.graphs.items()},
+        false_reject_rate=false_reject_rate,
+        seconds={step: round(seconds, 2) for step, seconds in quantised.seconds.items()},
+    )
+
+
+def _write_report(stage: Stage, report: CalibrationReport) -> None:
+    stage.path(CALIBRATION).write_bytes(to_json(report))
+    stage.path(f"{REPORTS}/calibration.md").write_text(as_markdown(report), encoding="utf-8")
+    if plots.matplotlib_found():
+        plots.draw_layers(stage.path(f"{REPORTS}/calibration-layers.png"), report)
+        plots.draw_scores(stage.path(f"{REPORTS}/calibration-scores.png"), report)
+
+
+def _write_golden(stage: Stage, images: list[Path], frames: Frame, scores: dict[Precision, Scores]) -> None:
     """Keep a few frames as the graph sees them, and their scores, for checks after a build and in the field."""
     names = []
-    for index, frame in enumerate(load_frames(images, shape)):
+    for index, frame in enumerate(frames):
         names.append(f"{index:02d}.png")
         encoded, data = cv2.imencode(".png", frame)
         if not encoded:
@@ -103,9 +239,3 @@ def _write_golden(stage: Stage, images: list[Path], shape: tuple[int, int, int],
         scores={key: [float(score) for score in value[: len(names)]] for key, value in scores.items()},
     )
     stage.path(f"{GOLDEN}/scores.json").write_bytes(to_json(golden))
-
-
-def _rank_correlation(first: Scores, second: Scores) -> float:
-    """Spearman's rank correlation of two score vectors, in [-1, 1]."""
-    ranks = [np.argsort(np.argsort(scores)).astype(np.float64) for scores in (first, second)]
-    return float(np.corrcoef(ranks)[0, 1])

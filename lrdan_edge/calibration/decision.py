@@ -1,24 +1,84 @@
-"""The decision: a threshold that keeps its promise, from held-out good images alone (split conformal prediction).
+"""The decision: a threshold that keeps its promise (split conformal prediction).
 
 With n held-out good scores, the ⌈(n+1)(1−α)⌉-th smallest as threshold rejects a new good part with probability at most α,
 whatever the scores' distribution, as long as the new part is drawn like the held-out ones (Vovk et al., 2005; Lei et al.,
-2018, Theorem 2.2).
+2018, Theorem 2.2). With m labelled defects, the ⌊(m+1)(1−r)⌋-th smallest of theirs finds a new one with probability r or more.
 """
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from lrdan_edge.errors import CalibrationError
-from lrdan_edge.manifest import GraphDecision
+from lrdan_edge.manifest import GraphDecision, ThresholdRule
 
+DEFAULT_FALSE_REJECT_RATE = 0.02
+DEFAULT_RECALL = 0.95
 _QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
+
+Scores = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the user wants of the threshold.
+
+    Attributes:
+        rule: ``conformal``: reject at most the share `false_reject_rate` of good parts, from good images alone. ``recall``: find
+            the share `recall` of defective parts, and reject at most `false_reject_rate` of good ones. ``best-f1``: the best
+            compromise on the labelled images; promises nothing.
+        false_reject_rate: In (0, 1).
+        recall: In (0, 1).
+    """
+
+    rule: ThresholdRule = "conformal"
+    false_reject_rate: float = DEFAULT_FALSE_REJECT_RATE
+    recall: float = DEFAULT_RECALL
+
+    def arguments(self) -> str:
+        """The same as options of ``lrdan-edge calibrate``, those that are not the default."""
+        words = [f"--false-reject-rate {self.false_reject_rate:g}"]
+        words += [f"--threshold-from {self.rule}"] if self.rule != "conformal" else []
+        words += [f"--recall {self.recall:g}"] if self.rule == "recall" else []
+        return " ".join(words)
+
+    def require(self, good: int, defects: int) -> None:
+        """Refuse a wish that so many images cannot grant.
+
+        Raises:
+            CalibrationError: A rate is outside (0, 1), or there are too few images of a kind.
+        """
+        require_rate("false-reject rate", self.false_reject_rate)
+        if self.rule == "conformal":
+            require_enough(good, self.false_reject_rate)
+            return
+        if not defects:
+            raise CalibrationError(f"a threshold by {self.rule} needs labelled defects: give their folder with --defects DIR")
+        if self.rule == "recall":
+            require_rate("recall", self.recall)
+            if defects < (needed := images_needed(1 - self.recall)):
+                raise CalibrationError(
+                    f"{defects} defective images cannot promise a recall of {self.recall:g}, which takes {needed}: give more, "
+                    f"or ask for --recall {math.floor(1000 * defects / (defects + 1)) / 1000:g} or less"
+                )
 
 
 def images_needed(false_reject_rate: float) -> int:
     """The fewest held-out good images that can promise `false_reject_rate`: n ≥ 1/α − 1."""
     return math.ceil(round(1 / false_reject_rate - 1, 9))
+
+
+def require_rate(name: str, rate: float) -> None:
+    """Refuse a rate that is none.
+
+    Raises:
+        CalibrationError: It is outside (0, 1).
+    """
+    if not 0 < rate < 1:
+        raise CalibrationError(f"the {name} must lie between 0 and 1 (0.02 is 2 %); it is {rate:g}")
 
 
 def require_enough(n: int, false_reject_rate: float) -> None:
@@ -27,8 +87,7 @@ def require_enough(n: int, false_reject_rate: float) -> None:
     Raises:
         CalibrationError: The rate is outside (0, 1), or `n` is too small for it.
     """
-    if not 0 < false_reject_rate < 1:
-        raise CalibrationError(f"the false-reject rate must lie between 0 and 1 (0.02 is 2 %); it is {false_reject_rate:g}")
+    require_rate("false-reject rate", false_reject_rate)
     if n < (needed := images_needed(false_reject_rate)):
         best = math.ceil(1000 / (n + 1)) / 1000
         raise CalibrationError(
@@ -37,7 +96,12 @@ def require_enough(n: int, false_reject_rate: float) -> None:
         )
 
 
-def conformal_threshold(scores: npt.NDArray[np.float32], false_reject_rate: float) -> float:
+def conformal_rank(n: int, false_reject_rate: float) -> int:
+    """Which of n ascending scores is the threshold: ⌈(n+1)(1−α)⌉, counted from 1."""
+    return math.ceil(round((n + 1) * (1 - false_reject_rate), 9))
+
+
+def conformal_threshold(scores: Scores, false_reject_rate: float) -> float:
     """The ⌈(n+1)(1−α)⌉-th smallest score.
 
     Args:
@@ -49,21 +113,131 @@ def conformal_threshold(scores: npt.NDArray[np.float32], false_reject_rate: floa
     """
     n = len(scores)
     require_enough(n, false_reject_rate)
-    if not np.isfinite(scores).all():
-        raise CalibrationError(f"{int((~np.isfinite(scores)).sum())} of {n} good scores are not finite: train again")
-    rank = math.ceil(round((n + 1) * (1 - false_reject_rate), 9))
-    return float(np.sort(scores)[rank - 1])
+    _require_finite(scores, "good")
+    return float(np.sort(scores)[conformal_rank(n, false_reject_rate) - 1])
 
 
-def decide(scores: npt.NDArray[np.float32], false_reject_rate: float, graph_sha256: str) -> GraphDecision:
-    """One graph's decision from its own scores of held-out good images (float32 [n])."""
-    threshold = conformal_threshold(scores, false_reject_rate)
-    ordered = np.sort(scores)
+def recall_threshold(defects: Scores, recall: float) -> float:
+    """The largest threshold that promises `recall`: just below the ⌊(m+1)(1−r)⌋-th smallest score.
+
+    Args:
+        defects: Scores of labelled defects, float32 [m], finite, as many as `Wish.require` asks for.
+        recall: r in (0, 1).
+    """
+    rank = math.floor(round((len(defects) + 1) * (1 - recall), 9))
+    return float(np.nextafter(np.sort(defects)[rank - 1], np.float32(-np.inf)))
+
+
+def best_f1_threshold(good: Scores, defects: Scores) -> float:
+    """The threshold with the best F1 (a defect found is a true positive), midway to the next score above it.
+
+    Args:
+        good: Scores of good images, float32 [n], finite.
+        defects: Scores of labelled defects, float32 [m], finite, m > 0.
+    """
+    low, high = np.sort(good).astype(np.float64), np.sort(defects).astype(np.float64)
+    steps = np.unique(np.concatenate([low, high]))
+    found = len(high) - np.searchsorted(high, steps, side="left")  # rejecting from this score on
+    false = len(low) - np.searchsorted(low, steps, side="left")
+    best = int(np.argmax(2 * found / (found + false + len(high))))
+    below = steps[best - 1] if best else steps[0] - 1.0
+    return float((below + steps[best]) / 2)
+
+
+def decide(
+    good: Scores,
+    wish: Wish,
+    graph_sha256: str,
+    *,
+    names: Sequence[str] = (),
+    defects: Scores | None = None,
+    engine_sha256: str | None = None,
+) -> GraphDecision:
+    """The decision of one graph or engine, from its own scores.
+
+    Args:
+        good: Scores of held-out good images, float32 [n].
+        wish: What is wanted.
+        graph_sha256: The graph, or the one the engine was built from.
+        names: The good images' names, in the order of `good`, or none.
+        defects: Scores of labelled defects, float32 [m], where the wish needs them.
+        engine_sha256: The engine, where these are an engine's scores.
+
+    Raises:
+        CalibrationError: The wish cannot be granted, or a score is not finite.
+    """
+    bad = np.empty(0, np.float32) if defects is None or wish.rule == "conformal" else defects
+    wish.require(len(good), len(bad))
+    _require_finite(good, "good")
+    _require_finite(bad, "defective")
+    threshold, rate, recall = _threshold(good, bad, wish)
+    order = np.argsort(good, kind="stable")
     return GraphDecision(
         graph_sha256=graph_sha256,
         threshold=threshold,
-        false_reject_rate=false_reject_rate,
-        n=len(ordered),
-        good_scores=[float(score) for score in ordered],
-        quantiles={f"p{round(100 * q)}": float(np.quantile(ordered, q)) for q in _QUANTILES},
+        false_reject_rate=rate,
+        n=len(good),
+        good_scores=[float(score) for score in good[order]],
+        quantiles={f"p{round(100 * q)}": float(np.quantile(good, q)) for q in _QUANTILES},
+        rule=wish.rule,
+        good_images=[names[place] for place in order] if names else [],
+        defect_scores=[float(score) for score in np.sort(bad)],
+        recall=recall,
+        engine_sha256=engine_sha256,
     )
+
+
+def _threshold(good: Scores, defects: Scores, wish: Wish) -> tuple[float, float, float | None]:
+    """Threshold, false-reject rate and recall."""
+    if wish.rule == "conformal":
+        return conformal_threshold(good, wish.false_reject_rate), wish.false_reject_rate, None
+    if wish.rule == "best-f1":
+        threshold = best_f1_threshold(good, defects)
+        return threshold, _shown_rate(good, threshold), float(np.mean(defects.astype(np.float64) > threshold))
+    threshold = recall_threshold(defects, wish.recall)
+    rate = _shown_rate(good, threshold)
+    if rate > wish.false_reject_rate:
+        raise CalibrationError(
+            f"finding {wish.recall:g} of the defects takes the threshold {threshold:.6g}, which rejects {rate:.3g} of the good "
+            f"parts (asked: at most {wish.false_reject_rate:g}): ask for a lower --recall, for --false-reject-rate "
+            f"{math.ceil(1000 * rate) / 1000:g}, or train longer"
+        )
+    return threshold, rate, wish.recall
+
+
+def _shown_rate(good: Scores, threshold: float) -> float:
+    """The false-reject rate that n good images show, the next one counted as rejected: (k + 1) / (n + 1)."""
+    return float((np.count_nonzero(good.astype(np.float64) > threshold) + 1) / (len(good) + 1))
+
+
+def _require_finite(scores: Scores, kind: str) -> None:
+    if not np.isfinite(scores).all():
+        raise CalibrationError(
+            f"{int((~np.isfinite(scores)).sum())} of {len(scores)} {kind} scores are not finite: train again"
+        )
+
+
+def likely_rates(decision: GraphDecision, confidence: float = 0.9) -> tuple[float, float]:
+    """Where the line's real false-reject rate lies, with `confidence`: quantiles of Beta(n+1−k, k), k the threshold's rank.
+
+    The promise holds on average over sets of n held-out images; this is what one set leaves open (Vovk, 2012).
+
+    Args:
+        decision: A conformal decision.
+        confidence: In (0, 1).
+    """
+    n, rank = decision.n, conformal_rank(decision.n, decision.false_reject_rate)
+    tail = (1 - confidence) / 2
+    return _beta_quantile(n, rank, tail), _beta_quantile(n, rank, 1 - tail)
+
+
+def _beta_quantile(n: int, rank: int, probability: float) -> float:
+    """Quantile of Beta(n+1−rank, rank), by bisection over P(Beta ≤ x) = P(Binomial(n, x) ≥ n+1−rank)."""
+    counts = np.arange(n + 1 - rank, n + 1)
+    log_choose = np.array([math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) for k in counts])
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        below = float(np.exp(log_choose + counts * math.log(middle) + (n - counts) * math.log1p(-middle)).sum())
+        low, high = (middle, high) if below < probability else (low, middle)
+    return (low + high) / 2

@@ -1,102 +1,265 @@
 """The int8 graph: explicit Q/DQ, symmetric, per-channel weights; one graph for TensorRT, ONNX Runtime and OpenVINO.
 
 Only AE2 is quantised: preprocessing and scoring stay in float, where the decision needs every digit. Biases stay in float
-(TensorRT refuses a dequantised int32 bias; ONNX Runtime fuses float ones by itself).
+(TensorRT refuses a dequantised int32 bias; ONNX Runtime fuses float ones by itself). Layers kept in float are float32: the
+pinned opset's quantisers know no half precision, and no processor's kernels gain by it.
 """
 
-import logging
 import re
-from collections.abc import Iterator
-from pathlib import Path
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
+
+from lrdan_edge.calibration.layout import reshape_instead_of_transpose
 from lrdan_edge.errors import CalibrationError, MissingExtraError
-from lrdan_edge.images import batches
+from lrdan_edge.runtime.quantised import ACTIVATION_ZERO
 
 if TYPE_CHECKING:
     import onnx
 
 _AE2_WEIGHT = re.compile(r"ae2\..*weight")
-_QUANTISED = ("Conv", "LeakyRelu", "Relu", "Resize")
-_BATCH = 16
+_ELEMENTWISE = ("LeakyRelu", "Relu", "Add")
+_PASSING = ("Resize", "Concat", "MaxPool", "DepthToSpace", "Reshape", "Flatten", "Transpose", "Slice")
+"""Operators that hand values on unchanged (the resize is a nearest one), so that all their tensors share a scale."""
 
 
-def quantise(graph: Path, target: Path, images: list[Path], shape: tuple[int, int, int]) -> dict[str, Any]:
-    """Write the int8 twin of an fp32 deploy graph.
+class QuantisableGraph:
+    """An fp32 deploy graph, and which of its parts can be int8.
 
-    Activation ranges are the smallest and largest values seen (min-max) over `images`, made symmetric.
+    Attributes:
+        model: The graph.
+        layers: AE2's convolutions by name, in order: what can be quantised or kept in float.
+    """
+
+    def __init__(self, model: "onnx.ModelProto") -> None:
+        """Find AE2's layers.
+
+        Args:
+            model: An fp32 deploy graph.
+
+        Raises:
+            CalibrationError: It has no AE2 convolution.
+        """
+        self.model = model
+        self._weights: dict[str, onnx.TensorProto]
+        nodes = model.graph.node
+        self._weights = {tensor.name: tensor for tensor in model.graph.initializer if _AE2_WEIGHT.fullmatch(tensor.name)}
+        places = [index for index, node in enumerate(nodes) if self._weights.keys() & set(node.input)]
+        self._inside = list(nodes[places[0] : places[-1] + 1]) if places else []
+        convolutions = [node for node in self._inside if node.op_type == "Conv"]
+        if not convolutions:
+            raise CalibrationError("the fp32 graph has no AE2 convolution to quantise: export again with 'lrdan-edge export'")
+        self.layers = {layer_name(node): node for node in convolutions}
+        self._made_by = {output: node for node in nodes for output in node.output}
+
+    def tensors(self) -> list[str]:
+        """Activations whose range is needed; those handed on unchanged share the range of what they are made of."""
+        groups = self._groups(self.layers)
+        ordered = dict.fromkeys(name for node in self._inside for name in (*node.input, *node.output))
+        return [name for name in ordered if name in groups and not self._is_handed_on(name)]
+
+    def title(self, tensor: str) -> str:
+        """An activation's name for people: ``down.0.3``, ``down.0.3 LeakyRelu``, or ``input``."""
+        made_by = self._made_by.get(tensor)
+        if made_by is None or not self._is_inside(made_by):
+            return "input"
+        if made_by.op_type == "Conv":
+            return layer_name(made_by)
+        source = self._made_by.get(made_by.input[0])
+        return f"{self.title(made_by.input[0])} {made_by.op_type}" if source is not None else tensor
+
+    def with_outputs(self, tensors: Iterable[str]) -> bytes:
+        """The fp32 graph with inner tensors among its outputs, serialised."""
+        import onnx
+
+        model = onnx.ModelProto()
+        model.CopyFrom(self.model)
+        model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(tensor) for tensor in tensors)
+        return bytes(model.SerializeToString())
+
+    def quantise(self, amplitudes: Mapping[str, float], keep_float: Collection[str] = ()) -> "onnx.ModelProto":
+        """The int8 twin.
+
+        Args:
+            amplitudes: Per tensor of `tensors`, the largest magnitude that int8 is to represent; what lies beyond saturates.
+            keep_float: Names of layers that stay in float.
+
+        Returns:
+            A new graph with Q/DQ nodes, checked.
+
+        Raises:
+            CalibrationError: The result is not a valid graph.
+        """
+        import onnx
+
+        quantised = [name for name in self.layers if name not in set(keep_float)]
+        groups = self._groups(quantised)
+        largest: dict[str, float] = defaultdict(float)
+        for tensor, group in groups.items():
+            largest[group] = max(largest[group], 0.0 if self._is_handed_on(tensor) else amplitudes[tensor])
+        builder = _Builder(self.model)
+        integer = {id(self.layers[name]) for name in quantised}
+        for tensor, group in groups.items():
+            if tensor not in self._made_by:
+                builder.quantise_activation(tensor, _scale(largest[group]))
+        for node in self.model.graph.node:
+            copied = onnx.NodeProto()
+            copied.CopyFrom(node)
+            handed_on = self._is_inside(node) and node.output[0] in groups and node.op_type in (*_ELEMENTWISE, *_PASSING)
+            for place, name in enumerate(node.input):
+                if name in groups and (id(node) in integer or handed_on or self._is_convolution(name)):
+                    copied.input[place] = builder.dequantised(name)
+            if id(node) in integer:
+                copied.input[1] = builder.quantise_weight(self._weights[node.input[1]])
+            builder.nodes.append(copied)
+            for output in node.output:
+                if output in groups:
+                    builder.quantise_activation(output, _scale(largest[groups[output]]))
+        return builder.finish()
+
+    def _groups(self, quantised: Iterable[str]) -> dict[str, str]:
+        """The tensors to quantise, each with the name of the group whose members share a scale."""
+        nodes = [self.layers[name] for name in quantised]
+        integer = {id(node) for node in nodes}
+        last = next(reversed(self.layers.values()))
+        group: dict[str, str] = {}
+        for node in nodes:
+            group.setdefault(node.input[0], node.input[0])
+            if node is not last:
+                group.setdefault(node.output[0], node.output[0])
+        for node in reversed(self._inside):
+            output = node.output[0]
+            if output not in group:
+                continue
+            if node.op_type in _PASSING:
+                for tensor in _data_inputs(node):
+                    _join(group, tensor, output)
+            elif node.op_type in _ELEMENTWISE:
+                for tensor in _data_inputs(node):
+                    made_by = self._made_by.get(tensor)
+                    if made_by is not None and (id(made_by) in integer or (made_by.op_type != "Conv" and len(node.input) > 1)):
+                        group.setdefault(tensor, tensor)
+        return group
+
+    def _is_inside(self, node: "onnx.NodeProto") -> bool:
+        return any(node is other for other in self._inside)
+
+    def _is_handed_on(self, tensor: str) -> bool:
+        made_by = self._made_by.get(tensor)
+        return made_by is not None and made_by.op_type in _PASSING and self._is_inside(made_by)
+
+    def _is_convolution(self, tensor: str) -> bool:
+        """Whether a layer makes `tensor`; its quantised output is then what everybody sees."""
+        made_by = self._made_by.get(tensor)
+        return made_by is not None and made_by.op_type == "Conv"
+
+
+def load_quantisable(graph: Any) -> QuantisableGraph:
+    """Read an fp32 deploy graph for quantisation.
 
     Args:
-        graph: The fp32 deploy graph.
-        target: Where the int8 graph goes.
-        images: Good images that show what activations look like; not the ones the threshold is fitted on.
-        shape: (H, W, C) of a frame.
-
-    Returns:
-        What was done: method, number of images, number of convolutions quantised.
+        graph: Its path.
 
     Raises:
-        CalibrationError: The graph has no AE2 convolutions, or quantisation fails.
+        CalibrationError: It has no AE2 convolution.
         MissingExtraError: onnx is not installed.
     """
     try:
         import onnx
-        from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
     except ImportError as error:
         raise MissingExtraError(error.name or "onnx", "train", "int8 calibration") from error
-    model = onnx.load(graph)
-    nodes = _ae2_nodes(model)
-    convolutions = [name for name, kind in nodes.items() if kind == "Conv"]
-    if not convolutions:
-        raise CalibrationError(f"{graph} has no AE2 convolution to quantise: export it again with 'lrdan-edge export'")
-    logger = logging.getLogger()
-    level = logger.level
-    logger.setLevel(logging.ERROR)  # the quantiser advises a pre-processing that the exporter has already done
-    try:
-        quantize_static(
-            model,
-            str(target),
-            _Reader(images, shape),
-            quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=list(_QUANTISED),
-            nodes_to_quantize=list(nodes),
-            per_channel=True,
-            activation_type=QuantType.QInt8,
-            weight_type=QuantType.QInt8,
-            calibrate_method=CalibrationMethod.MinMax,
-            extra_options={
-                "ActivationSymmetric": True,
-                "WeightSymmetric": True,
-                "QuantizeBias": False,
-            },
-        )
-    finally:
-        logger.setLevel(level)
-    quantised = onnx.load(target)
-    quantised.producer_name, quantised.producer_version = "lrdan-edge", ""
-    onnx.checker.check_model(quantised, full_check=True)
-    onnx.save_model(quantised, target)
-    return {"method": "min-max", "images": len(images), "quantised_convolutions": len(convolutions)}
+    return QuantisableGraph(onnx.load(graph))
 
 
-def _ae2_nodes(model: "onnx.ModelProto") -> dict[str, str]:
-    """Names and operators of the nodes to quantise: AE2's, from its first convolution to its last."""
-    graph = model.graph
-    weights = {tensor.name for tensor in graph.initializer if _AE2_WEIGHT.fullmatch(tensor.name)}
-    places = [index for index, node in enumerate(graph.node) if weights.intersection(node.input)]
-    if not places:
-        return {}
-    inside = graph.node[places[0] : places[-1] + 1]
-    return {node.name: node.op_type for node in inside if node.op_type in _QUANTISED}
+def layer_name(node: "onnx.NodeProto") -> str:
+    """A layer's name for people, from its weight's: ``down.0.3``."""
+    return str(node.input[1]).removeprefix("ae2.").removesuffix(".weight")
 
 
-class _Reader:
-    """Feeds images to ONNX Runtime's calibrator batch by batch, so that memory stays bounded."""
+def _data_inputs(node: "onnx.NodeProto") -> list[str]:
+    return list(node.input) if node.op_type in ("Concat", "Add") else list(node.input[:1])
 
-    def __init__(self, images: list[Path], shape: tuple[int, int, int]) -> None:
-        self._batches: Iterator[Any] = batches(images, shape, _BATCH)
 
-    def get_next(self) -> dict[str, Any] | None:
-        """The next batch by input name, or None at the end (ONNX Runtime's protocol)."""
-        frames = next(self._batches, None)
-        return None if frames is None else {"frames": frames}
+def _join(group: dict[str, str], tensor: str, other: str) -> None:
+    """Put `tensor` into `other`'s group, and all of the group it may be in already."""
+    old, new = group.get(tensor), group[other]
+    group[tensor] = new
+    if old is not None and old != new:
+        for member, name in group.items():
+            if name == old:
+                group[member] = new
+
+
+def _scale(amplitude: float) -> float:
+    """One int8 step; a tensor that is always zero may have any."""
+    return amplitude / 127 if amplitude > 0 else 1.0
+
+
+class _Builder:
+    """The int8 graph in the making."""
+
+    def __init__(self, model: "onnx.ModelProto") -> None:
+        import onnx
+
+        self._model = onnx.ModelProto()
+        self._model.CopyFrom(model)
+        self._graph = self._model.graph
+        self.nodes: list[onnx.NodeProto] = []
+        self._constants = {tensor.name: tensor for tensor in model.graph.initializer}
+        self._add_constant(ACTIVATION_ZERO, np.array(0, np.int8))
+
+    def _add_constant(self, name: str, value: npt.NDArray[Any]) -> str:
+        from onnx import numpy_helper
+
+        self._constants[name] = numpy_helper.from_array(value, name)
+        return name
+
+    @staticmethod
+    def dequantised(tensor: str) -> str:
+        return f"{tensor}_dequantised"
+
+    def quantise_activation(self, tensor: str, scale: float) -> None:
+        """Add Q and DQ for a tensor; `dequantised` names the result."""
+        from onnx import helper
+
+        inputs = [self._add_constant(f"{tensor}_scale", np.array(scale, np.float32)), ACTIVATION_ZERO]
+        integer, result = f"{tensor}_quantised", self.dequantised(tensor)
+        self.nodes.append(helper.make_node("QuantizeLinear", [tensor, *inputs], [integer], name=f"{tensor}_QuantizeLinear"))
+        self.nodes.append(helper.make_node("DequantizeLinear", [integer, *inputs], [result], name=f"{tensor}_DequantizeLinear"))
+
+    def quantise_weight(self, tensor: "onnx.TensorProto") -> str:
+        """Put int8 values, symmetric per output channel, in place of a weight; returns the dequantised result's name."""
+        from onnx import helper, numpy_helper
+
+        name = tensor.name
+        values = numpy_helper.to_array(tensor)
+        amplitude = np.abs(values).reshape(len(values), -1).max(axis=1)
+        scale = np.where(amplitude > 0, amplitude / 127, 1).astype(np.float32)
+        integers = np.rint(values / scale.reshape(-1, *[1] * (values.ndim - 1))).clip(-127, 127).astype(np.int8)
+        self._constants.pop(name, None)
+        inputs = [
+            self._add_constant(f"{name}_quantised", integers),
+            self._add_constant(f"{name}_scale", scale),
+            self._add_constant(f"{name}_zero_point", np.zeros(len(scale), np.int8)),
+        ]
+        result = self.dequantised(name)
+        self.nodes.append(helper.make_node("DequantizeLinear", inputs, [result], name=f"{name}_DequantizeLinear", axis=0))
+        return result
+
+    def finish(self) -> "onnx.ModelProto":
+        """The graph; without notes on inner tensors, so that a backend may turn int8 activations into uint8 ones."""
+        import onnx
+
+        del self._graph.node[:], self._graph.initializer[:], self._graph.value_info[:]
+        self._graph.node.extend(self.nodes)
+        self._graph.initializer.extend(self._constants.values())
+        reshape_instead_of_transpose(self._graph)
+        self._model.producer_name, self._model.producer_version = "lrdan-edge", ""
+        try:
+            onnx.checker.check_model(self._model, full_check=True)
+        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+            raise CalibrationError(f"the quantised graph is not valid ONNX: {error}") from error
+        return self._model

@@ -35,6 +35,8 @@ def configure(
     config.add_optimization_profile(profile)
     # Layer names alone would hide the precision that each layer got.
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    # TF32, on by default, computes float32 layers with ten bits: the very ones that stay in float32 for their precision.
+    config.clear_flag(trt.BuilderFlag.TF32)
     if options.optimization_level is not None:
         config.builder_optimization_level = options.optimization_level
     if options.version_compatible:

@@ -1,48 +1,51 @@
 """Weights to deploy graph: ONNX with preprocessing, AE2 and scoring inside.
 
-Opset 18 is the newest the PyTorch exporter writes without conversion and well within what TensorRT 10.3 (JetPack 6) parses.
+Opset 18 is the newest the PyTorch exporter writes without conversion, and TensorRT 10.3's parser (JetPack 6) takes 9 to 20; see
+docs/graph.md.
 """
 
 import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
-import numpy.typing as npt
 
-from lrdan_edge.bundle import WEIGHTS, Bundle, graph_name
-from lrdan_edge.dataset import recorded_images
+from lrdan_edge.bundle import RECONSTRUCTION, WEIGHTS, Bundle, graph_name
 from lrdan_edge.errors import ExportError, MissingExtraError
-from lrdan_edge.images import Frame, load_frames
-from lrdan_edge.manifest import Precision
-from lrdan_edge.runtime.golden import relative_difference
+from lrdan_edge.export.reference import measure, reference_images, torch_outputs, write_report
+from lrdan_edge.export.simplify import drop_unused_channels
+from lrdan_edge.geometry import Geometry
+from lrdan_edge.images import Frame
+from lrdan_edge.manifest import ModelSpec, Precision
+from lrdan_edge.parity import Parity
+from lrdan_edge.runtime.backends.base import largest_batch
 
 if TYPE_CHECKING:
     import onnx
     import torch
 
 OPSET = 18
-SCORE_TOLERANCE = {"fp32": 1e-4, "fp16": 3e-2}
-"""Largest difference of a score between PyTorch (float32) and the graph run by ONNX Runtime, as `relative_difference`."""
-
-_CHECK_IMAGES = 8
 
 
-def export(bundle: Bundle) -> None:
-    """Write the fp32 and the fp16 deploy graph into the bundle, checked against PyTorch on real images.
+def export(bundle: Bundle, *, frame_size: tuple[int, int] | None = None) -> None:
+    """Write the fp32 and the fp16 deploy graph into the bundle, each measured against PyTorch on real images.
 
-    The input is ``frames`` uint8 [N, H, W, C]; the outputs are ``score`` float32 [N] and ``heatmap`` float32 [N, H, W]; N is
-    the only dynamic axis. The fp16 graph is the half-precision module exported as it is, sums and score in float32.
+    The input is ``frames`` uint8 [N, H, W, C]; the outputs are ``score`` float32 [N] and ``heatmap`` float32 [N, h, w]; N is
+    the only dynamic axis. The fp16 graph is the half-precision module exported as it is, sums and score in float32. What was
+    measured is written to ``reports/parity.json`` and ``.md``. A third graph gives AE2's reconstruction, for
+    `lrdan_edge.runtime.explain`.
 
     Args:
         bundle: A trained bundle.
+        frame_size: (rows, columns) of the camera's frames, which the graph then scales itself; None: frames enter as training
+            had them, and other sizes are fitted before they enter.
 
     Raises:
         MissingStageError: The bundle has no weights.
-        ExportError: A graph is invalid or its scores leave `SCORE_TOLERANCE`.
+        ExportError: A graph is invalid, the frame size cannot be, or a bound of `lrdan_edge.parity` breaks.
         MissingExtraError: torch or onnx is not installed.
     """
     try:
@@ -50,22 +53,70 @@ def export(bundle: Bundle) -> None:
         import torch  # noqa: F401
     except ImportError as error:
         raise MissingExtraError(error.name or "torch", "train", "export") from error
+    from lrdan_edge.export.reconstruction import ReconstructionModule
+    from lrdan_edge.train.precision import halve
     from lrdan_edge.train.scoring import load_ae2
 
     weights = bundle.file(WEIGHTS, "lrdan-edge train")
-    frames = _reference_frames(bundle)
-    with bundle.stage("export", command="lrdan-edge export", inputs={WEIGHTS: weights}, options={"opset": OPSET}) as stage:
-        expected = _torch_scores(load_ae2(bundle), frames)
-        for precision in ("fp32", "fp16"):
-            module = load_ae2(bundle)
+    model = _with_frame_size(bundle, frame_size)
+    command = "lrdan-edge export" + (f" --frame-size {frame_size[0]}x{frame_size[1]}" if frame_size else "")
+    options = {"opset": OPSET, "frame_size": frame_size}
+    with bundle.stage("export", command=command, inputs={WEIGHTS: weights}, options=options) as stage:
+        stage.model = model
+        changed = Bundle(bundle.path, msgspec.structs.replace(bundle.manifest, model=model))
+        reference = reference_images(changed)
+        expected = torch_outputs(load_ae2(changed), reference.frames, largest_batch(model.heatmap_shape))
+        rows: list[Parity] = []
+        missing: list[str] = []
+        for precision in GRAPHS:
+            module = load_ae2(changed)
             fold_batch_norm(module.ae2)  # before halving: folded in half precision, the weights would be rounded twice
             if precision == "fp16":
-                module.half()
-            model = to_onnx(module, frames)
-            model.producer_name, model.producer_version = "lrdan-edge", ""
+                halve(module, module.ae2)
+            graph = to_onnx(module, reference.frames)
+            graph.producer_name, graph.producer_version = "lrdan-edge", ""
             path = stage.path(graph_name(precision))
-            onnx.save_model(model, path)
-            stage.results[precision] = _check_scores(path, precision, frames, expected, bundle.manifest.scoring.unit)
+            onnx.save_model(graph, path)
+            found = measure(precision, path.read_bytes(), reference, expected, bundle.manifest.scoring.unit)
+            rows, missing = rows + found[0], missing + found[1]
+            stage.results[precision] = _require_bounds(precision, found[0])
+        write_report(stage, command, reference, expected[0], rows, missing)
+        explaining = ReconstructionModule(load_ae2(changed))
+        fold_batch_norm(explaining.ae2)
+        onnx.save_model(to_onnx(explaining, reference.frames, outputs=("reconstruction",)), stage.path(RECONSTRUCTION))
+
+
+GRAPHS: tuple[Precision, ...] = ("fp32", "fp16")
+
+
+def _with_frame_size(bundle: Bundle, frame_size: tuple[int, int] | None) -> ModelSpec:
+    """The model as it was trained, for frames of `frame_size` if one is given."""
+    trained = bundle.manifest.stages["train"].results.get("geometry")
+    geometry = None if trained is None else msgspec.convert(trained, Geometry)
+    model = bundle.manifest.model
+    if frame_size:
+        canvas, (rows, columns) = (model.height, model.width), frame_size
+        try:
+            plain = Geometry(frame=frame_size, region=(0, 0, columns, rows), canvas=canvas)
+            geometry = geometry.of_frame(rows, columns) if geometry else plain
+        except ValueError as error:
+            raise ExportError(f"--frame-size {rows}x{columns} cannot be: {error}") from error
+    return msgspec.structs.replace(model, geometry=geometry)
+
+
+def _require_bounds(precision: Precision, rows: list[Parity]) -> dict[str, float]:
+    """The worst of a graph's rows, for the manifest.
+
+    Raises:
+        ExportError: A bound breaks.
+    """
+    for row in rows:
+        if broken := row.broken():
+            raise ExportError(
+                f"the {precision} graph run by {row.runner} is not what PyTorch computes: {', '.join(broken)} on {row.images} "
+                "images; the weights may overflow this precision: train again, or report this"
+            )
+    return {"largest_relative_score_difference": max(row.score_max for row in rows), "images": float(rows[0].images)}
 
 
 def fold_batch_norm(network: "torch.nn.Module") -> None:
@@ -86,33 +137,13 @@ def fold_batch_norm(network: "torch.nn.Module") -> None:
                 layers[place + 1] = nn.Identity()
 
 
-def _reference_frames(bundle: Bundle) -> Frame:
-    """A few frames to compare backends on: held-out good images, or seeded noise where those are gone.
-
-    Returns:
-        uint8 [N, H, W, C].
-    """
-    paths = recorded_images(bundle, "held_out")[:_CHECK_IMAGES]
-    if all(path.is_file() for path in paths):
-        return load_frames(paths, bundle.manifest.model.frame_shape)
-    noise = np.random.default_rng(0).integers(0, 256, (_CHECK_IMAGES, *bundle.manifest.model.frame_shape))
-    return noise.astype(np.uint8)
-
-
-def _torch_scores(module: "torch.nn.Module", frames: Frame) -> npt.NDArray[np.float32]:
-    import torch
-
-    with torch.inference_mode():
-        score, _ = module(torch.from_numpy(frames))
-    return np.asarray(score.numpy(), dtype=np.float32)
-
-
-def to_onnx(module: "torch.nn.Module", frames: Frame) -> "onnx.ModelProto":
+def to_onnx(module: "torch.nn.Module", frames: Frame, outputs: tuple[str, ...] = ("score", "heatmap")) -> "onnx.ModelProto":
     """Export a deploy module in the precision it has.
 
     Args:
         module: `lrdan_edge.train.scoring.DeployModule`, halved for fp16.
         frames: At least one frame, uint8 [N, H, W, C], for its shape.
+        outputs: The outputs' names.
 
     Returns:
         The graph as `export` describes it, checked.
@@ -133,34 +164,19 @@ def to_onnx(module: "torch.nn.Module", frames: Frame) -> "onnx.ModelProto":
             dynamo=True,
             opset_version=OPSET,
             input_names=["frames"],
-            output_names=["score", "heatmap"],
+            output_names=list(outputs),
             dynamic_shapes={"frames": {0: batch}},
             verbose=False,
         )
     if program is None:
         raise ExportError("the PyTorch exporter returned no graph: report this with your torch version")
     model: onnx.ModelProto = program.model_proto
+    drop_unused_channels(model.graph)
     try:
         onnx.checker.check_model(model, full_check=True)
     except onnx.checker.ValidationError as error:
         raise ExportError(f"the exported graph is not valid ONNX: {error}") from error
     return model
-
-
-def _check_scores(
-    path: Path, precision: Precision, frames: Frame, expected: npt.NDArray[np.float32], unit: float
-) -> dict[str, float]:
-    from lrdan_edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
-
-    with OnnxRuntimeBackend(path.read_bytes(), precision) as backend:
-        actual = backend.infer(frames, heatmap=False).score
-    worst = relative_difference(actual, expected, unit)
-    if not worst <= SCORE_TOLERANCE[precision]:
-        raise ExportError(
-            f"the {precision} graph's scores differ from PyTorch's by {worst:.2e} (bound {SCORE_TOLERANCE[precision]:.0e}): "
-            "the weights may overflow this precision; train again, or report this"
-        )
-    return {"largest_relative_score_difference": worst, "images": float(len(frames))}
 
 
 @contextmanager

@@ -4,27 +4,38 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from lrdan_edge.images import Frame
+from lrdan_edge.geometry import Share, share_to_pixels
+from lrdan_edge.images import Frame, crop_share
 from lrdan_edge.runtime.verdict import Verdict
 
 COLOURS = {"good": (80, 175, 76), "reject": (60, 60, 220), "fault": (0, 165, 255)}
 """Border by outcome, BGR."""
 
 _SMALLEST = 320
+_REGION_LINE = (220, 220, 220)
 
 
-def overlay(frame: Frame, heatmap: npt.NDArray[np.float32], full: float) -> Frame:
+def overlay(frame: Frame, heatmap: npt.NDArray[np.float32], full: float, region: Share | None = None) -> Frame:
     """A heatmap over its frame: nothing where the map is low, glowing where it is high.
 
     Args:
         frame: uint8 [H, W], [H, W, 1] or [H, W, 3] (BGR).
         heatmap: float32 [h, w].
         full: The heatmap's value that glows fully; zero or less shows nothing.
+        region: The part of the frame that the heatmap shows (`Verdict.region`); a thin line is drawn around it.
 
     Returns:
         uint8 [H, W, 3] (BGR).
     """
     image = as_bgr(frame)
+    if region is not None:
+        whole = image.copy()
+        inside = crop_share(whole, region)
+        inside[:] = overlay(inside, heatmap, full)
+        left, top, width, height = share_to_pixels(region, *whole.shape[:2])
+        if (height, width) != whole.shape[:2]:
+            cv2.rectangle(whole, (left, top), (left + width - 1, top + height - 1), _REGION_LINE, 1)
+        return whole
     height, width = image.shape[:2]
     level = np.clip(np.nan_to_num(heatmap) / full, 0, 1) if full > 0 else np.zeros_like(heatmap)
     level = cv2.resize(level.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
@@ -46,7 +57,7 @@ def annotate(frame: Frame, verdict: Verdict) -> Frame:
     scale = max(1, -(-_SMALLEST // min(frame.shape[:2])))
     image = cv2.resize(as_bgr(frame), None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST)
     if verdict.heatmap is not None:
-        image = overlay(np.asarray(image, np.uint8), verdict.heatmap, glow_level(verdict))
+        image = overlay(np.asarray(image, np.uint8), verdict.heatmap, glow_level(verdict), verdict.region)
     colour = COLOURS[verdict.outcome]
     words = verdict.outcome.upper()
     if verdict.score is not None:

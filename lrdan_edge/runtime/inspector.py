@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from lrdan_edge.bundle import Bundle
 from lrdan_edge.errors import DataError, LrdanError
-from lrdan_edge.images import Frame, fit_frame
-from lrdan_edge.manifest import Precision
+from lrdan_edge.images import Frame, fit_frame, to_eight_bits
+from lrdan_edge.manifest import BitDepth, Precision
 from lrdan_edge.runtime.backends.base import Backend
 from lrdan_edge.runtime.select import Choice, choose
 from lrdan_edge.runtime.verdict import Judge, Verdict, Verdicts
@@ -36,6 +36,11 @@ class Inspector:
         self.judge = judge
         self.choice = choice
 
+    @property
+    def bit_depth(self) -> BitDepth:
+        """How many bits of a 16-bit frame are used; see `Preprocessing.bit_depth`."""
+        return self.bundle.manifest.preprocessing.bit_depth
+
     @classmethod
     def open(
         cls,
@@ -45,7 +50,7 @@ class Inspector:
         precision: Precision | None = None,
         threshold: float | None = None,
     ) -> "Inspector":
-        """Open a bundle for inspection.
+        """Open a bundle for inspection, to be judged by the engine's own decision where it has one, else by its graph's.
 
         Args:
             bundle: The folder, or an opened bundle.
@@ -62,15 +67,16 @@ class Inspector:
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         decision = opened.decision()
         choice = choose(opened, backend, precision)
-        graph_decision = decision.graphs[choice.precision]
-        return cls(opened, choice.open(), Judge(graph_decision, threshold), choice)
+        own = opened.engine_decision(choice.engine) if choice.engine else None
+        judge = Judge(own or decision.graphs[choice.precision], threshold, opened.manifest.model.region_share)
+        return cls(opened, choice.open(), judge, choice)
 
     def inspect(self, frames: Frame | Sequence[Frame | None], *, heatmaps: bool = True) -> Verdicts:
         """Judge frames.
 
         Args:
-            frames: uint8; one frame [H, W] or [H, W, C], a batch [N, H, W, C], or a list of frames of any size. None in the
-                list is a missing frame: a fault.
+            frames: uint8, or uint16 as the bundle's `bit_depth` says; one frame [H, W] or [H, W, C], a batch [N, H, W, C], or a
+                list of frames of any size. None in the list is a missing frame: a fault.
             heatmaps: Whether heatmaps are wanted too.
 
         Returns:
@@ -110,7 +116,7 @@ class Inspector:
             try:
                 if frame is None:
                     raise DataError("the frame is missing")
-                fitted.append(fit_frame(np.asarray(frame), shape))
+                fitted.append(fit_frame(to_eight_bits(np.asarray(frame), self.bit_depth), shape))
             except DataError as error:
                 missing.append((index, str(error)))
         batch: npt.NDArray[np.uint8] = np.stack(fitted) if fitted else np.empty((0, *shape), np.uint8)

@@ -18,9 +18,9 @@ _ORDER = (
     "tensorrt int8",
     "tensorrt fp16",
     "tensorrt fp32",
+    "openvino int8",
     "onnxruntime int8",
     "onnxruntime int8 (graph)",
-    "openvino int8",
     "onnxruntime fp32",
     "openvino fp32",
     "onnxruntime fp32 (graph)",
@@ -39,6 +39,7 @@ class Choice:
         open: Opens the backend.
         because: Why it was chosen, in a few words.
         passed_over: What was not chosen, with the reason.
+        engine: The engine's file name below ``engines/``, or None where a graph runs as it is.
     """
 
     title: str
@@ -47,6 +48,7 @@ class Choice:
     open: Callable[[], Backend]
     because: str = ""
     passed_over: tuple[str, ...] = ()
+    engine: str | None = None
 
     def describe(self) -> str:
         """One line: what runs, why, and why not the others."""
@@ -63,7 +65,7 @@ def candidates(bundle: Bundle) -> tuple[list[Choice], list[str]]:
             obstacles.append(f"{engine.title}: {engine.obstacle}, rebuild with '{engine.rebuild} --bundle {bundle.path}'")
         else:
             opener = partial(open_engine, bundle, engine)
-            found.append(Choice(engine.title, engine.sidecar.target, engine.sidecar.precision, opener))
+            found.append(Choice(engine.title, engine.sidecar.target, engine.sidecar.precision, opener, engine=engine.name))
     built = {(choice.backend, choice.precision) for choice in found}
     for precision in PRECISIONS:
         if graph_name(precision) not in bundle.manifest.files:
@@ -148,4 +150,4 @@ def _open_torch(bundle: Bundle) -> Backend:
 def _open_null(bundle: Bundle) -> Backend:
     from lrdan_edge.runtime.backends.null import NullBackend
 
-    return NullBackend(bundle.manifest.model.frame_shape)
+    return NullBackend(bundle.manifest.model.frame_shape, bundle.manifest.model.heatmap_shape)

@@ -9,6 +9,7 @@ from typing import Any, Literal, overload
 import numpy as np
 import numpy.typing as npt
 
+from lrdan_edge.geometry import Share
 from lrdan_edge.manifest import GraphDecision
 
 Outcome = Literal["good", "reject", "fault"]
@@ -26,6 +27,7 @@ class Verdict:
             (Vovk et al., conformal p-value), or None for a fault.
         heatmap: Per-pixel anomaly map, float32 [h, w], when asked for.
         fault: Why there is no score, or None.
+        region: The part of the frame that the heatmap shows, as shares of its width and height; None for all of it.
     """
 
     outcome: Outcome
@@ -34,6 +36,7 @@ class Verdict:
     p_value: float | None
     heatmap: npt.NDArray[np.float32] | None = None
     fault: str | None = None
+    region: Share | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The verdict without its heatmap, ready for JSON."""
@@ -82,8 +85,9 @@ class Verdicts(Sequence[Verdict]):
 class Judge:
     """Turns scores into verdicts by one graph's decision."""
 
-    def __init__(self, decision: GraphDecision, threshold: float | None = None) -> None:
-        """Judge by `decision`, or by another `threshold` (finite) if one is given."""
+    def __init__(self, decision: GraphDecision, threshold: float | None = None, region: Share | None = None) -> None:
+        """Judge by `decision`, or by another `threshold` (finite) if one is given; `region` is what heatmaps show."""
+        self.decision, self.region = decision, region
         self.threshold = decision.threshold if threshold is None else threshold
         self._good_scores = sorted(decision.good_scores)
 
@@ -97,8 +101,8 @@ class Judge:
         if not math.isfinite(score):
             return self.fault(f"the score is {score}: the backend's output cannot be trusted")
         outcome: Outcome = "reject" if score > self.threshold else "good"
-        return Verdict(outcome, score, self.threshold, self.p_value(score), heatmap)
+        return Verdict(outcome, score, self.threshold, self.p_value(score), heatmap, region=self.region)
 
     def fault(self, reason: str) -> Verdict:
         """The verdict on a frame that has no score."""
-        return Verdict("fault", None, self.threshold, None, None, reason)
+        return Verdict("fault", None, self.threshold, None, None, reason, self.region)

@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 from lrdan_edge.manifest import ModelSpec
 from lrdan_edge.train import losses
+from lrdan_edge.train.distributed import gathered, sum_gradients
+from lrdan_edge.train.known import KnownDefects, inverse_error
+from lrdan_edge.train.learner import EVERYTHING, Batch, to_input
 from lrdan_edge.train.losses import LossWeights
 from lrdan_edge.train.networks import Autoencoder, Discriminator, code_grid
 
@@ -75,7 +78,15 @@ class Optimisation:
     """Steps `Adversaries` towards less loss; all three networks move at once, each by its own term's gradient."""
 
     def __init__(
-        self, networks: Adversaries, weights: LossWeights, dual_reading: DualReading, learning_rate: float, *, half: bool
+        self,
+        networks: Adversaries,
+        weights: LossWeights,
+        dual_reading: DualReading,
+        learning_rate: float,
+        *,
+        half: bool,
+        known: KnownDefects | None = None,
+        seed: int = 0,
     ) -> None:
         """Set up.
 
@@ -85,7 +96,10 @@ class Optimisation:
             dual_reading: Who minimises the dual term.
             learning_rate: Adam's, at its highest; see `set_rate`.
             half: Whether convolutions run in bfloat16 (losses, sums and weights stay in float32).
+            known: Labelled defects that AE2 must not reconstruct.
+            seed: Draws these.
         """
+        self._known, self._seed = known, seed
         self.networks, self.weights, self.dual_reading, self.half = networks, weights, dual_reading, half
         self.device = networks.center.device.type
         self._ae1, self._ae2 = list(networks.ae1.parameters()), list(networks.ae2.parameters())
@@ -93,6 +107,8 @@ class Optimisation:
         self._autoencoders = torch.optim.Adam([*self._ae1, *self._ae2], learning_rate, betas=BETAS, fused=True)
         self._discriminator = torch.optim.Adam(self._d, learning_rate / 4, betas=BETAS, fused=True)
         self._rates = (learning_rate, learning_rate / 4)
+        self.optimisers = (self._autoencoders, self._discriminator)
+        self.shown = 0
 
     def set_rate(self, share: float) -> None:
         """Use `share` (0 to 1) of the learning rates from now on."""
@@ -100,38 +116,54 @@ class Optimisation:
             for group in optimiser.param_groups:
                 group["lr"] = rate * share
 
-    def step(self, x: Tensor) -> dict[str, Tensor]:
+    def prepare(self, frames: Tensor, step: int, share: slice = EVERYTHING) -> Batch:
+        """See `Learner.prepare`: the images, float32 in [-1, 1]; and with known defects, some of them and where to look."""
+        known = self._known.draw(len(frames), share, (self._seed, step, len(frames))) if self._known else ()
+        return (to_input(frames[share]), *known)
+
+    def step(self, x: Tensor, *known: Tensor) -> dict[str, Tensor]:
         """One step on one batch.
 
         Args:
             x: Images, float32 [N, C, H, W] in [-1, 1].
+            known: Known defects, float32 [M, C, H, W] in [-1, 1], and where they are defective, [M, 1, H, W]; or nothing.
 
         Returns:
             Every term (unweighted scalars, detached), ``total`` and ``discriminator``; and ``spread_g`` and ``spread_ae2``,
             the mean standard deviation over the batch of G(x) and D'(x), which a collapse brings to zero.
         """
         net, w = self.networks, self.weights
+        shown = torch.cat([x, known[0]]) if known else x  # one batch: batch normalisation must not give the defects away
         with torch.autocast(self.device, torch.bfloat16, enabled=self.half):
             gx, z = net.ae1(x)
             logits_x, features_x = net.discriminator(x)
             logits_gx, features_gx = net.discriminator(gx)
-            ae2_x, _ = net.ae2(x)
+            ae2_shown, _ = net.ae2(shown)
             with without_statistics(net.ae2):
                 ae2_gx, z2 = net.ae2(gx)
-        gx, ae2_x, ae2_gx, z, z2 = (value.float() for value in (gx, ae2_x, ae2_gx, z, z2))
+        outputs = (gx, ae2_shown[: len(x)], ae2_gx, z, z2, features_x, features_gx, logits_x, logits_gx)
+        beside = (*known, ae2_shown[len(x) :].float()) if known else ()
+        x, gx, ae2_x, ae2_gx, z, z2, features_x, features_gx, logits_x, logits_gx, *of_known = gathered(
+            x, *(value.float() for value in outputs), *beside
+        )
         terms = {
             "irec": losses.irec(x, gx),
-            "adv": losses.adv(features_x.float(), features_gx.float()),
+            "adv": losses.adv(features_x, features_gx),
             "zrec": losses.zrec(z, z2),
             "c": losses.c(z, net.center),
             "girec": losses.girec(x, ae2_x),
             "direc": losses.direc(gx, ae2_gx),
-            "discriminator": losses.discrimination(logits_x.float(), logits_gx.float()),
+            "discriminator": losses.discrimination(logits_x, logits_gx),
         }
         k = balanced_k(terms["girec"], terms["direc"], w.k) if self.dual_reading == "began" else w.k
         dual = losses.dual(terms["girec"], terms["direc"], k)
         generation = w.irec * terms["irec"] + w.adv * terms["adv"] + w.zrec * terms["zrec"] + w.c * terms["c"]
         total = generation + w.dual * dual
+        if of_known:
+            defects, where, drawn = of_known
+            squares = (x - ae2_x).square().flatten(1).sum(1).mean()
+            terms["known"] = inverse_error(squares, defects, drawn, where)
+            total = total + terms["known"]
 
         self._autoencoders.zero_grad()
         self._discriminator.zero_grad()
@@ -141,6 +173,7 @@ class Optimisation:
         else:
             total.backward(inputs=self._ae2, retain_graph=True)  # type: ignore[no-untyped-call]
             (generation + w.dual * terms["direc"]).backward(inputs=self._ae1)  # type: ignore[no-untyped-call]
+        sum_gradients(self.networks.parameters())
         self._autoencoders.step()
         self._discriminator.step()
         spread = {"spread_g": gx.detach().std(0).mean(), "spread_ae2": ae2_x.detach().std(0).mean()}

@@ -1,14 +1,16 @@
 """What a training run can be asked for."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import torch
 
 from lrdan_edge.errors import TrainingError
-from lrdan_edge.manifest import ModelSpec, Scoring
+from lrdan_edge.manifest import BIT_DEPTHS, BitDepth, ModelSpec, Scoring
 from lrdan_edge.train.adversaries import DualReading
 from lrdan_edge.train.losses import LossWeights
+from lrdan_edge.train.view import View
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,16 @@ class TrainOptions:
         decoder: ``resize`` (quantises everywhere) or ``transposed`` (the paper's).
         dual_reading: Who minimises the dual term.
         weights: The losses' weights.
+        group_by: ``auto`` or a regular expression: images of one group are held out together; see `lrdan_edge.grouping`.
+        known_defects: Folder of a few labelled defects to learn from too, or None; see `lrdan_edge.train.known`.
         scoring: How AE2's output becomes a score, or None for what the recipe and the image size ask for.
+        bit_depth: How many bits of 16-bit images are used, or None for as many as the largest value of all good images needs.
+        resume: Go on from the checkpoint of a killed or interrupted run: None does if there is one of the very same run, True
+            insists, False starts anew.
+        checkpoint_seconds: Time between two checkpoints; a killed run loses no more.
+        compile: Whether torch.compile makes the networks faster, after a minute or so; None for on a GPU.
+        tensorboard: Folder for TensorBoard's event files, or None for none.
+        view: What of a camera's frame the networks see, and in which tiles.
     """
 
     image_size: tuple[int, int] | None = None
@@ -41,7 +52,15 @@ class TrainOptions:
     decoder: Literal["resize", "transposed"] = "resize"
     dual_reading: DualReading = "began"
     weights: LossWeights = field(default_factory=LossWeights)
+    group_by: str | None = None
+    known_defects: Path | None = None
     scoring: Scoring | None = None
+    bit_depth: BitDepth | None = None
+    resume: bool | None = None
+    checkpoint_seconds: float = 30.0
+    compile: bool | None = None
+    tensorboard: Path | None = None
+    view: View = field(default_factory=View)
 
     def __post_init__(self) -> None:
         if self.epochs is not None and self.epochs < 1:
@@ -50,6 +69,12 @@ class TrainOptions:
             raise TrainingError(f"batch size is {self.batch_size}; at least 2 are needed, since images are compared in a batch")
         if self.learning_rate is not None and not self.learning_rate > 0:
             raise TrainingError(f"learning rate is {self.learning_rate}; it must be above 0 (0.001, say)")
+        if self.seed < 0:
+            raise TrainingError(f"seed is {self.seed}; it must be 0 or more")
+        if self.bit_depth is not None and self.bit_depth not in BIT_DEPTHS:
+            raise TrainingError(f"bit depth is {self.bit_depth}; {', '.join(map(str, BIT_DEPTHS))} are supported")
+        if not self.checkpoint_seconds >= 0:
+            raise TrainingError(f"checkpoint seconds are {self.checkpoint_seconds}; they must be 0 or more (30, say)")
         if self.recipe == "inspection" and self.decoder != "resize":
             raise TrainingError(f"the recipe inspection has no {self.decoder} decoder: use resize, or the recipe lrdan")
 

@@ -32,7 +32,7 @@ class Progress:
         """Stop showing."""
 
 
-SHOWN = ("total", "irec", "adv", "zrec", "c", "girec", "direc")
+SHOWN = ("total", "irec", "adv", "zrec", "c", "girec", "direc", "known")
 
 
 class TerminalProgress(Progress):

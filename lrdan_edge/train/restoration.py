@@ -12,6 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lrdan_edge.train.distributed import gathered, sum_gradients
+from lrdan_edge.train.known import WEIGHT, KnownDefects, bag, mix, target
+from lrdan_edge.train.learner import EVERYTHING, Batch
 from lrdan_edge.train.networks import Restorer
 from lrdan_edge.train.scoring import standardisation
 from lrdan_edge.train.synthetic import CLEAN_SHARE, Image, paint
@@ -67,7 +70,9 @@ def overlap(logits: Tensor, mask: Tensor) -> Tensor:
 class Restoration:
     """Steps a `Restorer` towards less loss; the counterpart of `Optimisation`."""
 
-    def __init__(self, ae2: Restorer, learning_rate: float, seed: int, *, half: bool) -> None:
+    def __init__(
+        self, ae2: Restorer, learning_rate: float, seed: int, *, half: bool, known: KnownDefects | None = None
+    ) -> None:
         """Set up.
 
         Args:
@@ -75,63 +80,94 @@ class Restoration:
             learning_rate: AdamW's, at its highest; see `set_rate`.
             seed: Seed of the defects.
             half: Whether convolutions run in bfloat16 (losses and weights stay in float32).
+            known: Labelled defects to learn from too.
         """
-        self.ae2, self.half, self._rate = ae2, half, learning_rate
-        self._rng = np.random.default_rng(seed)
+        self.ae2, self.half, self._rate, self._known = ae2, half, learning_rate, known
+        self._seed = seed
         self._optimiser = torch.optim.AdamW(
             ae2.parameters(), learning_rate, betas=(0.9, 0.99), weight_decay=WEIGHT_DECAY, fused=True
         )
+        self.optimisers = (self._optimiser,)
+        self.shown = 1
 
     def set_rate(self, share: float) -> None:
         """Use `share` (0 to 1) of the learning rate from now on."""
         for group in self._optimiser.param_groups:
             group["lr"] = self._rate * share
 
-    def step(self, x: Tensor) -> dict[str, Tensor]:
-        """One step on one batch: vary the good images, paint defects, ask the good images and the masks back.
+    def prepare(self, frames: Tensor, step: int, share: slice = EVERYTHING) -> Batch:
+        """Vary the good images and paint defects into them; see `Learner.prepare`.
+
+        Returns:
+            Good images varied, the same with defects (both float32 [n, C, H, W] in [-1, 1]), and masks [n, 1, H, W]; with known
+            defects, all that `Mixed` has.
+        """
+        images = np.ascontiguousarray(frames.permute(0, 2, 3, 1).numpy(), np.float32) / np.float32(255)
+        drawn = [self._draw(images, index, step) for index in range(len(images))[share]]
+        good, defective, masks = (_tensor(list(part)) for part in zip(*drawn, strict=True))
+        good, defective = good * 2 - 1, defective * 2 - 1
+        if self._known is None:
+            return good, defective, masks
+        count = len(images)
+
+        def chance(place: int) -> np.random.Generator:
+            return np.random.default_rng((self._seed, step, count + place))  # `_draw` uses those up to `count`
+
+        return mix(self._known, good, defective, masks, range(count)[share], chance, vary)
+
+    def step(self, good: Tensor, defective: Tensor, mask: Tensor, *known: Tensor) -> dict[str, Tensor]:
+        """One step on one batch: ask the good images and the masks back from the defective ones.
 
         Args:
-            x: Good images, float32 [N, C, H, W] in [-1, 1].
+            good: Good images, float32 [N, C, H, W] in [-1, 1].
+            defective: The same with defects, likewise.
+            mask: 1 where defective, float32 [N, 1, H, W].
+            known: `Mixed.whole` and `Mixed.marked`; or nothing.
 
         Returns:
             Every term (unweighted scalars, detached), ``total``, and ``spread_ae2``, the mean standard deviation over the
             batch of the restored images.
         """
-        good, defective, mask = (part.to(x.device) for part in self._draw(x))
         mean, deviation = standardisation(defective)
         good, defective = (good - mean) / deviation, (defective - mean) / deviation
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.half):
+        with torch.autocast(good.device.type, torch.bfloat16, enabled=self.half):
             restored, logits = self.ae2(defective.contiguous(memory_format=torch.channels_last))
-        restored, logits = restored.float(), logits.float()
+        restored, logits, good, mask, *labels = gathered(restored.float(), logits.float(), good, mask, *known)
+        marked: slice | Tensor = EVERYTHING
+        if labels:
+            whole, marked = labels
+            good = target(restored, good, mask, whole)
         terms = {
-            "restoration": restoration(restored, good),
-            "marking": marking(logits, mask),
-            "overlap": overlap(logits, mask),
+            "restoration": restoration(restored[marked], good[marked]),
+            "marking": marking(logits[marked], mask[marked]),
+            "overlap": overlap(logits[marked], mask[marked]),
         }
         terms["total"] = terms["restoration"] + MARKING * terms["marking"] + OVERLAP * terms["overlap"]
+        if labels:
+            terms["known"] = bag(logits[~labels[1]])
+            terms["total"] = terms["total"] + WEIGHT * terms["known"]
         self._optimiser.zero_grad()
         terms["total"].backward()  # type: ignore[no-untyped-call]
+        sum_gradients(self.ae2.parameters())
         nn.utils.clip_grad_norm_(self.ae2.parameters(), LARGEST_GRADIENT)
         self._optimiser.step()
         return {name: value.detach() for name, value in terms.items()} | {"spread_ae2": restored.detach().std(0).mean()}
 
-    def _draw(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Good images varied, the same with defects (both float32 [N, C, H, W] in [-1, 1]) and masks [N, 1, H, W]."""
-        images = np.ascontiguousarray(x.permute(0, 2, 3, 1).cpu().numpy() * 0.5 + 0.5)
-        good, defective, masks = [], [], []
-        for index, image in enumerate(images):
-            varied = vary(image, self._rng)
-            painted, mask = varied, np.zeros(image.shape[:2], np.float32)
-            if self._rng.random() >= CLEAN_SHARE:
-                other = images[(index + int(self._rng.integers(1, len(images)))) % len(images)]
-                painted, mask = paint(varied, other, self._rng)
-            if self._rng.random() < NOISY_SHARE:
-                noise = self._rng.standard_normal(painted.shape, np.float32) * self._rng.uniform(0, MOST_NOISE)
-                painted = painted + noise.astype(np.float32)
-            good.append(varied)
-            defective.append(painted)
-            masks.append(mask[..., None])
-        return _tensor(good) * 2 - 1, _tensor(defective) * 2 - 1, _tensor(masks)
+    def _draw(self, images: Image, index: int, step: int) -> tuple[Image, Image, Image]:
+        """Image `index` of the batch [N, H, W, C] in [0, 1] varied, the same with defects, and the mask [H, W, 1].
+
+        Chance depends on seed, step and place, so that neither sharing a batch nor resuming changes what is drawn.
+        """
+        rng = np.random.default_rng((self._seed, step, index))
+        varied = vary(images[index], rng)
+        painted, mask = varied, np.zeros(varied.shape[:2], np.float32)
+        if rng.random() >= CLEAN_SHARE and len(images) > 1:
+            other = images[(index + int(rng.integers(1, len(images)))) % len(images)]
+            painted, mask = paint(varied, other, rng)
+        if rng.random() < NOISY_SHARE:
+            noise = rng.standard_normal(painted.shape, np.float32) * rng.uniform(0, MOST_NOISE)
+            painted = painted + noise.astype(np.float32)
+        return varied, painted, mask[..., None]
 
 
 def vary(image: Image, rng: np.random.Generator) -> Image:

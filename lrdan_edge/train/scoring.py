@@ -1,7 +1,7 @@
 """What is deployed: preprocessing, AE2 and the scoring head as one module, the deploy graph in PyTorch."""
 
 import math
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,9 @@ from torch.nn import functional as F
 from lrdan_edge.bundle import WEIGHTS, Bundle
 from lrdan_edge.errors import BundleError
 from lrdan_edge.manifest import ModelSpec, Preprocessing, Scoring
+from lrdan_edge.train.geometry import Cut, Stitch
 from lrdan_edge.train.networks import Autoencoder, Restorer, ae2_for
+from lrdan_edge.train.precision import Float32Module
 
 MapSource = Literal["error", "defects"]
 
@@ -18,7 +20,7 @@ LEAST_CONTRAST = 0.06  # of a range of 2; added to an image's deviation before d
 LEAST_SIGMA = 0.1  # pixels; below it the Gaussian's neighbours weigh nothing
 
 
-class ScoringHead(nn.Module):
+class ScoringHead(Float32Module):
     """From an anomaly map (AE2's error, or the defects it marks) to score and heatmap; in float32, whatever comes in.
 
     heatmap = smooth((map − mean) / deviation), score = its maximum, mean or root mean square.
@@ -34,30 +36,23 @@ class ScoringHead(nn.Module):
         Args:
             spec: The networks' shape.
             scoring: What to do.
-            error_mean: The good images' mean map, float32 [H, W].
-            error_std: Its standard deviation, float32 [H, W].
+            error_mean: The good images' mean map, float32 [H, W] of ``spec.heatmap_shape``.
+            error_std: Its standard deviation, likewise.
 
         Raises:
             BundleError: The constants are not of the images' size.
         """
         super().__init__()
         for name, constant in (("error_mean", error_mean), ("error_std", error_std)):
-            if tuple(constant.shape) != (spec.height, spec.width):
+            if tuple(constant.shape) != spec.heatmap_shape:
                 raise BundleError(
-                    f"scoring.{name} is {list(constant.shape)}, the model's images are {[spec.height, spec.width]}: "
+                    f"scoring.{name} is {list(constant.shape)}, the model's maps are {list(spec.heatmap_shape)}: "
                     "run 'lrdan-edge train' again"
                 )
         self.normalise, self.pooling = scoring.normalise, scoring.pooling
         self.register_buffer("error_mean", error_mean.float().clone()[None, None])
         self.register_buffer("error_deviation", error_std.float().clamp_min(scoring.deviation_floor)[None, None])
-        self.register_buffer("kernel", gaussian_kernel(scoring.smoothing_sigma, min(spec.height, spec.width)))
-
-    def _apply(self, fn: Any, recurse: bool = True) -> "ScoringHead":
-        """Move, but stay in float32: ``module.half()`` halves the networks, not the sums."""
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for name, buffer in self.named_buffers():
-            setattr(self, name, buffer.float())
-        return self
+        self.register_buffer("kernel", gaussian_kernel(scoring.smoothing_sigma, min(spec.heatmap_shape)))
 
     def forward(self, heat: Tensor) -> tuple[Tensor, Tensor]:
         """Score.
@@ -81,17 +76,28 @@ class ScoringHead(nn.Module):
 class DeployModule(nn.Module):
     """The deploy graph: frames as a camera gives them in, score and heatmap out. Always in evaluation mode."""
 
-    def __init__(self, ae2: Autoencoder | Restorer, head: ScoringHead, preprocessing: Preprocessing, source: MapSource) -> None:
+    def __init__(
+        self,
+        ae2: Autoencoder | Restorer,
+        head: ScoringHead,
+        preprocessing: Preprocessing,
+        source: MapSource,
+        spec: ModelSpec | None = None,
+    ) -> None:
         """Put together.
 
         Args:
             ae2: The network.
             head: What turns its map into a score.
-            preprocessing: What happens to frames first.
+            preprocessing: What happens to the networks' images first.
             source: What the map shows; see `Scoring`.
+            spec: The network's shape, where it has a geometry; None: a frame is an image.
         """
         super().__init__()
         self.ae2, self.head, self.source, self.preprocessing = ae2, head, source, preprocessing
+        geometry = spec.geometry if spec else None
+        self.cut = Cut(spec, geometry) if spec and geometry else None
+        self.stitch = Stitch(spec) if spec and geometry else None
         self.eval()
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
@@ -105,24 +111,35 @@ class DeployModule(nn.Module):
         """
         # TensorRT takes uint8 into a cast and nowhere else, so the cast comes first. The arithmetic stays in float32 (a
         # grey level is not exact in half precision after scaling); only AE2 works in its own precision.
-        x = preprocess(frames.float().permute(0, 3, 1, 2), self.preprocessing)
-        score, heatmap = self.head(anomaly_map(x, self.ae2(x.to(next(self.ae2.parameters()).dtype)), self.source))
+        x = frames.float().permute(0, 3, 1, 2)
+        x = preprocess(self.cut(x) if self.cut else x, self.preprocessing)
+        heat = anomaly_map(x, self.ae2(x.to(next(self.ae2.parameters()).dtype)), self.source)
+        score, heatmap = self.head(self.stitch(heat) if self.stitch else heat)
         return score, heatmap
 
 
 def preprocess(frames: Tensor, preprocessing: Preprocessing) -> Tensor:
     """Frames as the networks see them: float32 [N, C, H, W] in [0, 255] to float32 [N, C, H, W]."""
-    x = frames * preprocessing.scale + preprocessing.offset
-    if preprocessing.standardise:
-        mean, deviation = standardisation(x)
-        x = (x - mean) / deviation
-    return x
+    if preprocessing.standardise:  # scale and offset drop out, but for the least contrast's unit: two passes less at run time
+        mean, deviation = standardisation(frames, LEAST_CONTRAST / preprocessing.scale)
+        return (frames - mean) / deviation
+    return frames * preprocessing.scale + preprocessing.offset
 
 
-def standardisation(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Each image's mean and deviation (never near zero: a blank image stays blank), both float32 [N, 1, 1, 1]."""
-    mean = x.mean((1, 2, 3), keepdim=True)
-    return mean, (x - mean).square().mean((1, 2, 3), keepdim=True).sqrt() + LEAST_CONTRAST
+def standardisation(x: Tensor, least: float = LEAST_CONTRAST) -> tuple[Tensor, Tensor]:
+    """Each image's mean and deviation plus `least` (a blank image stays blank), both float32 [N, 1, 1, 1]."""
+    mean = image_mean(x)
+    centred = x - mean  # a product and no square: ONNX has only a general, slow power
+    return mean, image_mean(centred * centred).sqrt() + least
+
+
+def image_mean(x: Tensor) -> Tensor:
+    """Each image's mean, [N, 1, 1, 1] of [N, C, H, W], as the mean of its rows' means.
+
+    Inference engines add up one by one: over a whole image they lost three digits, and the score with them. The flattening
+    between keeps them from making one sum of the two.
+    """
+    return x.mean(3).flatten(1).mean(1).reshape(-1, 1, 1, 1)
 
 
 def anomaly_map(x: Tensor, outputs: tuple[Tensor, Tensor], source: MapSource) -> Tensor:
@@ -181,8 +198,8 @@ def load_ae2(bundle: Bundle, device: str = "cpu") -> DeployModule:
         ae2 = ae2_for(spec)
         ae2.load_state_dict({name.removeprefix("ae2."): tensor for name, tensor in tensors.items() if name.startswith("ae2.")})
         mean, deviation = tensors["scoring.error_mean"], tensors["scoring.error_std"]
-    except (SafetensorError, RuntimeError, KeyError) as error:
+    except (SafetensorError, RuntimeError, LookupError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise BundleError(f"{path} does not fit the model in the manifest ({reason}): run 'lrdan-edge train' again") from error
     head = ScoringHead(spec, bundle.manifest.scoring, mean, deviation)
-    return DeployModule(ae2, head, bundle.manifest.preprocessing, bundle.manifest.scoring.source).to(device)
+    return DeployModule(ae2, head, bundle.manifest.preprocessing, bundle.manifest.scoring.source, spec).to(device)

@@ -1,24 +1,35 @@
 """Training: good images in, a bundle with weights and scoring constants out."""
 
-import math
-import time
+import os
+import shlex
+import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lrdan_edge.bundle import REPORTS, WEIGHTS, Bundle, Stage
+from lrdan_edge import __version__
+from lrdan_edge.bundle import CHECKPOINT, REPORTS, WEIGHTS, Bundle, Stage
 from lrdan_edge.errors import TrainingError
-from lrdan_edge.manifest import ModelSpec, Preprocessing, Scoring
+from lrdan_edge.manifest import BitDepth, ModelSpec, Preprocessing, Scoring
 from lrdan_edge.train.adversaries import Adversaries, Optimisation
-from lrdan_edge.train.interrupt import Interrupt, first_interrupt_is_polite
-from lrdan_edge.train.learner import Learner
-from lrdan_edge.train.material import prepare
+from lrdan_edge.train.board import Board, TensorBoard
+from lrdan_edge.train.cache import Frames
+from lrdan_edge.train.checkpoint import Checkpoint, State
+from lrdan_edge.train.distributed import Team, synchronise, team
+from lrdan_edge.train.geometry import Stitch
+from lrdan_edge.train.interrupt import first_interrupt_is_polite
+from lrdan_edge.train.known import KnownDefects
+from lrdan_edge.train.learner import OFFSET, SCALE, Learner, to_input
+from lrdan_edge.train.loop import Loop, Schedule, rate_at, schedule_for
+from lrdan_edge.train.material import Material, prepare
 from lrdan_edge.train.networks import Autoencoder, Restorer, ae2_for
 from lrdan_edge.train.options import RECIPES, TrainOptions, choose_device, computes_bfloat16, scoring_for
 from lrdan_edge.train.progress import Progress, TerminalProgress
@@ -38,20 +49,17 @@ __all__ = [
     "train",
 ]
 
-WARM_UP = 30  # steps over which the learning rate rises
 CENTER_IMAGES = 256
-SCALE, OFFSET = 2 / 255, -1.0  # uint8 to [-1, 1], what tanh gives
-
-COLLAPSE_AFTER = 100  # steps; before that the networks may be constant
-COLLAPSED = 0.01  # share of the images' own spread below which the reconstructions are all one
-LEAST_SPREAD = 0.05  # images more alike than this (of a range of 2) say nothing about a collapse
 
 
 def train(data: Path, bundle_path: Path, options: TrainOptions | None = None, progress: Progress | None = None) -> Bundle:
     """Train a detector on the good images of `data` and write a bundle.
 
     Ctrl-C ends training after the current step and still writes a usable bundle (``results["interrupted"]`` is True then); a
-    second one raises KeyboardInterrupt and leaves whatever bundle was there.
+    second one raises KeyboardInterrupt and leaves whatever bundle was there. A run that was killed or interrupted goes on from
+    its checkpoint when it is asked for again, and ends with the weights that it would have had without the break.
+
+    Started by ``torchrun``, its processes train together; the first one writes.
 
     Args:
         data: Folder of good images, or one with ``train/good``; see `lrdan_edge.dataset`.
@@ -61,44 +69,70 @@ def train(data: Path, bundle_path: Path, options: TrainOptions | None = None, pr
 
     Raises:
         DataError: The images cannot be used.
-        TrainingError: A loss is no longer finite, or a network has collapsed; nothing is saved.
+        TrainingError: A loss is no longer finite, or a network has collapsed; nothing is saved. Or the options ask to resume,
+            and there is nothing to resume.
         BundleError: The bundle cannot be written.
+        MissingExtraError: TensorBoard was asked for and is not installed.
     """
     options = options or TrainOptions()
-    progress = progress or TerminalProgress()
     device = choose_device(options.device)
-    material = prepare(data, options)
-    preprocessing = preprocessing_for(material.spec)
+    with team(device) as processes:
+        progress = (progress or TerminalProgress()) if processes.leads else Progress()
+        return _train(data, bundle_path, options, progress, device, processes)
+
+
+def _train(
+    data: Path, bundle_path: Path, options: TrainOptions, progress: Progress, device: torch.device, processes: Team
+) -> Bundle:
+    if not processes.leads:
+        processes.wait()  # until the first one has decoded the images
+    material = prepare(data, options, check=processes.leads)
+    if processes.leads:
+        processes.wait()
+    schedule = schedule_for(options, len(material.frames))
+    processes.share(schedule.batch_size)
+    preprocessing = preprocessing_for(material.spec, material.bit_depth)
     scoring = options.scoring or scoring_for(material.spec)
     bundle = Bundle.create(bundle_path, material.spec, preprocessing, scoring)
+    checkpoint = _checkpoint(bundle_path / CHECKPOINT, material, options, schedule, device, processes)
+    work = bundle.stage("train", command=_command(data, options), options=_recorded(options))
     with (
-        bundle.stage("train", command=_command(data, options), options=_recorded(options)) as stage,
+        work if processes.leads else nullcontext() as stage,
         first_interrupt_is_polite() as interrupt,
         torch.random.fork_rng(),
+        progress,
     ):
         torch.manual_seed(options.seed)
         networks = networks_for(material.spec).to(device)
         networks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        with progress:
-            for note in material.notes:
-                progress.note(note)
-            epochs = _fit(networks, material.frames, options, progress, interrupt)
-        mean, deviation = map_statistics(networks.ae2, material.frames, preprocessing, scoring)
-        _save(stage, networks, mean, deviation, epochs)
-        stage.results |= {
-            "data": str(data.absolute()),
-            "images": len(material.training),
-            "held_out_images": len(material.held_out),
-            "fingerprint": material.fingerprint,
-            "epochs": len(epochs),
-            "losses": epochs[-1],
-            "interrupted": interrupt.asked,
-            "device": device.type,
-            "notes": material.notes,
-            "training": material.training,
-            "held_out": material.held_out,
-        }
-    return bundle
+        learner = learner_for(networks, material.frames, options, material.known)
+        state, resumed = _resume(checkpoint, networks, learner, options, processes)
+        synchronise(networks)
+        notes = [*material.notes, *resumed, *_compile(networks, options, device, processes)]
+        for note in notes:
+            progress.note(note)
+        first_step = state.step
+        with _board(options, preprocessing, state, processes) as board, _removed_on_failure(checkpoint, processes):
+            loop = Loop(
+                networks, learner, material.frames, schedule, options.seed, processes, progress, board, interrupt, checkpoint
+            )
+            networks.train()
+            speed = loop.run(state)
+            if stage is not None:
+                mean, deviation = map_statistics(networks.ae2, material.frames, preprocessing, scoring, material.spec)
+                _require_finite(mean, deviation)
+        if stage is not None:
+            _save(stage, networks, mean, deviation, state.history)
+            stage.results |= _results(data, material, state, device, processes) | {
+                "images_per_s": round(speed, 2),
+                "resumed_from_step": first_step,
+                "interrupted": state.step < schedule.steps,
+                "notes": notes,
+            }
+    if processes.leads and state.step == schedule.steps:
+        checkpoint.remove()
+    processes.wait()
+    return bundle if processes.leads else Bundle.open(bundle_path)
 
 
 class Alone(nn.Module):
@@ -114,142 +148,191 @@ def networks_for(spec: ModelSpec) -> Adversaries | Alone:
     return Alone(spec) if spec.recipe == "inspection" else Adversaries(spec)
 
 
-def preprocessing_for(spec: ModelSpec) -> Preprocessing:
-    """What happens to frames before a network of this shape sees them."""
+def preprocessing_for(spec: ModelSpec, bit_depth: BitDepth = 16) -> Preprocessing:
+    """What happens to frames before a network of this shape sees them; `bit_depth` as in `Preprocessing`."""
     colour: Literal["grey", "bgr"] = "grey" if spec.channels == 1 else "bgr"
     standardise = spec.architecture == "restorer"
-    return Preprocessing(colour=colour, resize="area", scale=SCALE, offset=OFFSET, standardise=standardise)
+    return Preprocessing(colour=colour, resize="area", scale=SCALE, offset=OFFSET, standardise=standardise, bit_depth=bit_depth)
 
 
-def learner_for(networks: Adversaries | Alone, frames: Tensor, options: TrainOptions, rng: np.random.Generator) -> Learner:
+def learner_for(
+    networks: Adversaries | Alone,
+    frames: Tensor | Frames,
+    options: TrainOptions,
+    known: KnownDefects | None = None,
+) -> Learner:
     """The networks with their optimisers and losses.
 
     Args:
         networks: What to train, in place.
         frames: The good images, uint8 [N, C, H, W].
         options: Losses, rate and seed.
-        rng: Draws the images that place LRDAN's centre.
+        known: Labelled defects to learn from too.
     """
     device = next(networks.parameters()).device
     rate = options.learning_rate or RECIPES[options.recipe].learning_rate
     half = computes_bfloat16(device)
     if isinstance(networks, Alone):
         if isinstance(networks.ae2, Restorer):
-            return Restoration(networks.ae2, rate, options.seed, half=half)
-        return Reconstruction(networks.ae2, rate, half=half)
-    networks.place_center(to_input(frames[_some(rng, len(frames), CENTER_IMAGES)], device))
-    return Optimisation(networks, options.weights, options.dual_reading, rate, half=half)
-
-
-def _fit(
-    networks: Adversaries | Alone, frames: Tensor, options: TrainOptions, progress: Progress, interrupt: Interrupt
-) -> list[Epoch]:
-    """The loop: every epoch's mean losses."""
-    device = next(networks.parameters()).device
-    rng = np.random.default_rng(options.seed)
-    recipe = RECIPES[options.recipe]
-    batch_size = options.batch_size or recipe.batch_size
-    steps_per_epoch = max(1, len(frames) // batch_size)
-    epochs = options.epochs or math.ceil(recipe.steps / steps_per_epoch)
-    steps = epochs * steps_per_epoch
-    networks.train()
-    learner = learner_for(networks, frames, options, rng)
-
-    history: list[Epoch] = []
-    step, started = 0, time.monotonic()
-    for epoch in range(1, epochs + 1):
-        sums: dict[str, float] = {}
-        count = 0
-        for indices in _batches(rng, len(frames), batch_size):
-            learner.set_rate(rate_at(step, steps))
-            x = to_input(frames[indices], device)
-            terms = learner.step(x) | {"spread_x": x.std(0).mean()}
-            values = dict(zip(terms, torch.stack(list(terms.values())).tolist(), strict=True))
-            step, count = step + 1, count + 1
-            _require_finite(values, epoch, step)
-            sums = {name: sums.get(name, 0.0) + value for name, value in values.items()}
-            seconds_left = (time.monotonic() - started) / step * (steps - step)
-            progress.step(epoch, epochs, step, steps, values, seconds_left)
-            if interrupt.asked:
-                break
-        history.append({name: value / count for name, value in sums.items()})
-        if interrupt.asked:
-            break
-        if step >= COLLAPSE_AFTER:
-            _require_spread(history[-1], epoch)
-    return history
-
-
-def rate_at(step: int, steps: int) -> float:
-    """Share of the learning rate at `step` of `steps`: a short rise, then half a cosine down to zero."""
-    return min(1.0, (step + 1) / WARM_UP) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
-
-
-def to_input(frames: Tensor, device: torch.device) -> Tensor:
-    """Frames uint8 [N, C, H, W] as the networks see them: float32 in [-1, 1], channels last."""
-    x = frames.to(device).float() * SCALE + OFFSET
-    return x.contiguous(memory_format=torch.channels_last)
+            return Restoration(networks.ae2, rate, options.seed, half=half, known=known)
+        return Reconstruction(networks.ae2, rate, half=half, known=known, seed=options.seed)
+    some = torch.from_numpy(np.random.default_rng(options.seed).permutation(len(frames))[:CENTER_IMAGES])
+    networks.place_center(to_input(frames[some], device))
+    return Optimisation(networks, options.weights, options.dual_reading, rate, half=half, known=known, seed=options.seed)
 
 
 @torch.inference_mode()
 def map_statistics(
-    ae2: Autoencoder | Restorer, frames: Tensor, preprocessing: Preprocessing, scoring: Scoring, batch_size: int = 32
+    ae2: Autoencoder | Restorer,
+    frames: Tensor | Frames,
+    preprocessing: Preprocessing,
+    scoring: Scoring,
+    spec: ModelSpec | None = None,
+    batch_size: int = 32,
 ) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation at every pixel of the map that is scored, in evaluation mode.
 
     Args:
         ae2: The second autoencoder; left in evaluation mode.
-        frames: Good images, uint8 [N, C, H, W].
+        frames: Good images, uint8 [N, C, H, W]; where there are tiles, a frame's together, as `Cut` gives them.
         preprocessing: What happens to frames first.
         scoring: Which map.
+        spec: The networks, where frames are cut into tiles: every tile's place has its own statistics then.
         batch_size: How many at once.
 
     Returns:
-        Two tensors float32 [H, W].
+        Two tensors float32 [H, W], of the stitched map where there are tiles.
     """
+
+    def maps_of(images: Tensor) -> Tensor:
+        x = preprocess(images.to(device).float(), preprocessing).contiguous(memory_format=torch.channels_last)
+        return anomaly_map(x, ae2(x), scoring.source)
+
     ae2.eval()
     device = next(ae2.parameters()).device
-    total = torch.zeros(frames.shape[-2:], dtype=torch.float64, device=device)
-    squares = torch.zeros_like(total)
-    for part in torch.split(frames, batch_size):
-        x = preprocess(part.to(device).float(), preprocessing).contiguous(memory_format=torch.channels_last)
-        maps = anomaly_map(x, ae2(x), scoring.source).double()
-        total += maps.sum((0, 1))
-        squares += maps.square().sum((0, 1))
-    mean = total / len(frames)
-    deviation = (squares / len(frames) - mean.square()).clamp_min(0).sqrt()
+    stitch = Stitch(spec).to(device) if spec else nn.Identity()
+    tiles = len(spec.tile_rows) * len(spec.tile_columns) if spec else 1
+    total: Tensor | float = 0.0
+    squares: Tensor | float = 0.0
+    at_once = max(1, batch_size // tiles) * tiles  # whole frames
+    for start in range(0, len(frames), at_once):
+        part = frames[start : start + at_once]
+        maps = stitch(torch.cat([maps_of(images) for images in torch.split(part, batch_size)])).double()
+        total = total + maps.sum((0, 1))
+        squares = squares + maps.square().sum((0, 1))
+    count = len(frames) // tiles
+    mean = torch.as_tensor(total) / count
+    deviation = (torch.as_tensor(squares) / count - mean.square()).clamp_min(0).sqrt()
     return mean.float().cpu(), deviation.float().cpu()
 
 
-def _some(rng: np.random.Generator, count: int, most: int) -> Tensor:
-    return torch.from_numpy(rng.permutation(count)[:most])
+@contextmanager
+def _removed_on_failure(checkpoint: Checkpoint, processes: Team) -> Iterator[None]:
+    """A run that failed by itself would fail again from its checkpoint."""
+    try:
+        yield
+    except TrainingError:
+        if processes.leads:
+            checkpoint.remove()
+        raise
 
 
-def _batches(rng: np.random.Generator, count: int, size: int) -> Iterator[Tensor]:
-    """Indices of every image once, in random order, in whole batches (a rest would unsettle batch normalisation)."""
-    order = torch.from_numpy(rng.permutation(count))
-    for start in range(0, max(1, count // size) * size, size):
-        yield order[start : start + size]
+def _checkpoint(
+    path: Path, material: Material, options: TrainOptions, schedule: Schedule, device: torch.device, processes: Team
+) -> Checkpoint:
+    asked = _recorded(options)
+    elsewhere = ("device", "compile", "resume", "checkpoint_seconds", "tensorboard", "known_defects")
+    identity = {name: value for name, value in asked.items() if name not in elsewhere} | {
+        "images": material.fingerprint,
+        "known defects": material.known and material.known.digest,
+        "model": msgspec.structs.asdict(material.spec),
+        "bit_depth": material.bit_depth,
+        "schedule": asdict(schedule),
+        "rate": options.learning_rate or RECIPES[options.recipe].learning_rate,
+        "lrdan-edge": __version__,
+    }
+    conditions = {
+        "device": device.type,
+        "threads": torch.get_num_threads(),
+        "processes": processes.size,
+        "compile": options.compile,
+        "torch": str(torch.__version__),
+    }
+    return Checkpoint(path, identity, conditions, options.checkpoint_seconds)
 
 
-def _require_finite(values: dict[str, float], epoch: int, step: int) -> None:
-    for name, value in values.items():
-        if not math.isfinite(value):
-            raise TrainingError(
-                f"loss {name} became {value} in epoch {epoch}, step {step}; nothing was saved: "
-                "train again with another --seed or a lower learning rate"
-            )
+def _resume(
+    checkpoint: Checkpoint, networks: nn.Module, learner: Learner, options: TrainOptions, processes: Team
+) -> tuple[State, list[str]]:
+    """Put an earlier run's state back, if there is one of this run; the state, and what is to be said.
+
+    Raises:
+        TrainingError: Resuming was demanded and cannot be done.
+    """
+    saved, said = checkpoint.read() if options.resume is not False else (None, None)
+    step = processes.agree(saved.state.step if saved else 0)
+    if saved and saved.state.step == step:
+        notes = [f"resuming after step {step}, where an earlier run stopped (--no-resume starts anew)"]
+        return saved.restore(networks, learner.optimisers), notes + ([said] if said else [])
+    if step:
+        raise TrainingError(f"{checkpoint.path} cannot be seen by every process: put the bundle where all of them see it")
+    if options.resume:
+        raise TrainingError(f"nothing to resume: {said or f'there is no {checkpoint.path}'}; train without --resume")
+    return State(), [f"{said}; training starts anew"] if said else []
 
 
-def _require_spread(epoch_losses: Epoch, epoch: int) -> None:
-    """Refuse networks that answer every image with the same one."""
-    spread = epoch_losses["spread_x"]
-    for name, network in (("spread_g", "AE1 (the generator)"), ("spread_ae2", "AE2")):
-        if name in epoch_losses and spread > LEAST_SPREAD and epoch_losses[name] < COLLAPSED * spread:
-            raise TrainingError(
-                f"{network} collapsed to one constant image in epoch {epoch} (spread {epoch_losses[name]:.2g}, the images' "
-                f"is {spread:.2g}); nothing was saved: train again with another --seed or more images"
-            )
+def _compile(networks: nn.Module, options: TrainOptions, device: torch.device, processes: Team) -> list[str]:
+    """Compile the networks (torch.compile) where that was asked for or pays; what is to be said about it."""
+    if options.compile is False or (options.compile is None and device.type != "cuda"):
+        return []
+    obstacles = {
+        "several processes train": processes.size > 1,
+        "no C compiler is found": not any(map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))),
+        "Triton is not installed": device.type == "cuda" and find_spec("triton") is None,
+    }
+    if found := [obstacle for obstacle, there in obstacles.items() if there]:
+        if options.compile:
+            raise TrainingError(f"the networks cannot be compiled, since {found[0]}: train without --compile")
+        return [f"the networks are not compiled, since {found[0]}"]
+    for network in networks.children():
+        network.compile()
+    return []
+
+
+def _board(options: TrainOptions, preprocessing: Preprocessing, state: State, processes: Team) -> Board:
+    if options.tensorboard is None or not processes.leads:
+        return Board()
+    rate = options.learning_rate or RECIPES[options.recipe].learning_rate
+    return TensorBoard(options.tensorboard, rate, preprocessing, state.step)
+
+
+def _require_finite(mean: Tensor, deviation: Tensor) -> None:
+    """Refuse networks that the last step broke."""
+    if not bool(torch.isfinite(mean).all() and torch.isfinite(deviation).all()):
+        raise TrainingError(
+            "AE2's output is not finite after training; nothing was saved: "
+            "train again with another --seed or a lower --learning-rate"
+        )
+
+
+def _results(data: Path, material: Material, state: State, device: torch.device, processes: Team) -> dict[str, Any]:
+    return {
+        "data": str(data.absolute()),
+        "images": len(material.training),
+        "held_out_images": len(material.held_out),
+        "held_out_groups": material.held_out_groups,
+        "fingerprint": material.fingerprint,
+        "known_defects": material.known.sha256 if material.known else [],
+        "epochs": len(state.history),
+        "steps": state.step,
+        "losses": state.history[-1],
+        "device": device.type,
+        "processes": processes.size,
+        "threads": torch.get_num_threads(),
+        "geometry": msgspec.to_builtins(material.spec.geometry),
+        "training": material.training,
+        "held_out": material.held_out,
+    }
 
 
 def _save(stage: Stage, networks: nn.Module, mean: Tensor, deviation: Tensor, epochs: list[Epoch]) -> None:
@@ -263,17 +346,22 @@ def _save(stage: Stage, networks: nn.Module, mean: Tensor, deviation: Tensor, ep
 
 
 def _recorded(options: TrainOptions) -> dict[str, object]:
-    return asdict(options) | {"scoring": options.scoring and msgspec.structs.asdict(options.scoring)}
+    return asdict(options) | {
+        "scoring": options.scoring and msgspec.structs.asdict(options.scoring),
+        "tensorboard": options.tensorboard and str(options.tensorboard),
+        "known_defects": options.known_defects and str(options.known_defects),
+    }
 
 
 def _command(data: Path, options: TrainOptions) -> str:
     """The command line that repeats the run."""
-    words = [f"lrdan-edge train {data} --recipe {options.recipe} --seed {options.seed}"]
-    if options.batch_size is not None:
-        words.append(f"--batch-size {options.batch_size}")
+    words = ["lrdan-edge", "train", str(data), "--recipe", options.recipe, "--seed", str(options.seed)]
     if options.image_size is not None:
-        words.append(f"--image-size {options.image_size[0]}x{options.image_size[1]}")
-    words += [f"--{name} {value}" for name in ("channels", "epochs") if (value := getattr(options, name)) is not None]
+        words += ["--image-size", f"{options.image_size[0]}x{options.image_size[1]}"]
+    words += [part for word in options.view.words() for part in word.split(" ", 1)]
+    for name in ("batch_size", "channels", "epochs", "learning_rate", "bit_depth", "group_by", "known_defects"):
+        if (value := getattr(options, name)) is not None:
+            words += [f"--{name.replace('_', '-')}", str(value)]
     if options.device != "auto":
-        words.append(f"--device {options.device}")
-    return " ".join(words)
+        words += ["--device", options.device]
+    return shlex.join(words)

@@ -1,4 +1,5 @@
 import json
+import re
 
 import cv2
 import numpy as np
@@ -7,11 +8,14 @@ from parts import Line
 from sklearn.metrics import roc_auc_score
 
 from lrdan_edge import Inspector
-from lrdan_edge.bench.evaluate import evaluate
+from lrdan_edge.bench.evaluate import as_markdown, evaluate
 from lrdan_edge.bundle import Bundle
+from lrdan_edge.calibration.decision import Wish
+from lrdan_edge.calibration.device import decide_here
 from lrdan_edge.dataset import test_images as labelled_images
 from lrdan_edge.errors import DataError
 from lrdan_edge.images import read_image
+from lrdan_edge.manifest import ThresholdRule
 
 
 def test_figures_are_those_counted_by_hand(own_line: Line) -> None:
@@ -49,3 +53,20 @@ def test_figures_are_those_counted_by_hand(own_line: Line) -> None:
 def test_a_folder_without_defects_is_refused(own_line: Line) -> None:
     with pytest.raises(DataError, match="has no folder 'test'"):
         evaluate(Bundle.open(own_line.bundle), own_line.data / "train")
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        ("conformal", ["% (promised 5.00%)", "%"]),
+        ("recall", ["%", "% (promised 10.00%)"]),
+        ("best-f1", ["%; the threshold's rule promises nothing"] * 2),
+    ],
+)
+def test_only_what_a_rule_promises_is_called_a_promise(own_line: Line, rule: ThresholdRule, said: list[str]) -> None:
+    bundle = Bundle.open(own_line.bundle)
+    decide_here(bundle, Wish(rule, 0.05, 0.9), defects=own_line.data)
+    result, _ = evaluate(bundle, own_line.data, backend="onnxruntime", precision="fp32", write=False)
+    for (name, words), end in zip(result.in_words().items(), said, strict=True):
+        assert re.fullmatch(r"\d+\.\d\d" + re.escape(end), words)
+        assert f"| {name} | {words} |" in as_markdown(result, "")

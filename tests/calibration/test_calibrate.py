@@ -1,13 +1,20 @@
 from pathlib import Path
 
+import cv2
+import msgspec
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 from parts import Line
+from scipy.stats import spearmanr
 
 from lrdan_edge.bundle import Bundle
 from lrdan_edge.calibration.calibrate import calibrate
+from lrdan_edge.calibration.fidelity import LEAST_RANK_CORRELATION
+from lrdan_edge.calibration.material import gather
+from lrdan_edge.calibration.ranges import METHODS
+from lrdan_edge.calibration.report import CalibrationReport
 from lrdan_edge.errors import CalibrationError, DataError
 from lrdan_edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from lrdan_edge.runtime.golden import golden_frames, golden_scores
@@ -30,7 +37,8 @@ def test_every_quantiser_is_symmetric_int8_and_weights_are_per_channel(int8: onn
     assert per_channel
 
 
-def test_all_of_ae2_is_quantised_and_nothing_else(int8: onnx.ModelProto) -> None:
+def test_all_of_ae2_is_quantised_but_what_the_manifest_says_and_nothing_else(int8: onnx.ModelProto, line: Line) -> None:
+    kept = Bundle.open(line.bundle).manifest.stages["calibrate"].results["int8"]["kept_in_float"]
     made_by = {output: node for node in int8.graph.node for output in node.output}
     float_convolutions = []
     for node in int8.graph.node:
@@ -44,7 +52,8 @@ def test_all_of_ae2_is_quantised_and_nothing_else(int8: onnx.ModelProto) -> None
             elif len(node.input) > 2:
                 bias = next(tensor for tensor in int8.graph.initializer if tensor.name == node.input[2])
                 assert bias.data_type == TensorProto.FLOAT, "TensorRT refuses a dequantised int32 bias"
-    assert len(float_convolutions) == 2, "only the smoothing's two convolutions stay in float"
+    smoothing = 2
+    assert len(float_convolutions) == smoothing + len(kept)
 
 
 def test_a_threshold_belongs_to_its_own_graph(line: Line) -> None:
@@ -57,6 +66,52 @@ def test_a_threshold_belongs_to_its_own_graph(line: Line) -> None:
         assert sum(score > decision.threshold for score in decision.good_scores) <= 0.02 * decision.n
         with OnnxRuntimeBackend(bundle.graph(precision).read_bytes(), precision) as backend:
             assert np.allclose(backend.infer(frames).score, golden.scores[precision], rtol=1e-5)
+
+
+def test_the_report_shows_what_was_tried_and_the_bounds_hold(line: Line) -> None:
+    bundle = Bundle.open(line.bundle)
+    report = msgspec.json.decode((bundle.path / "reports/calibration.json").read_bytes(), type=CalibrationReport)
+    assert report.chosen in report.trials
+    assert not report.chosen.broken
+    assert {trial.method for trial in report.trials} == set(METHODS)
+    assert report.chosen.fidelity.rank_correlation >= LEAST_RANK_CORRELATION
+    assert len(report.scores["fp32"]) == len(report.scores["int8"]) == report.images["comparing"]
+    correlation = spearmanr(report.scores["fp32"], report.scores["int8"]).statistic
+    assert report.chosen.fidelity.rank_correlation == pytest.approx(correlation)
+    assert "No labelled image" in (bundle.path / "reports/calibration.md").read_text()
+    for name in ("calibration-layers.png", "calibration-scores.png"):
+        picture = cv2.imread(str(bundle.path / "reports" / name))
+        assert picture is not None
+        assert picture.std() > 10
+
+
+def test_no_image_serves_two_purposes(line: Line) -> None:
+    material = gather(Bundle.open(line.bundle))
+    parts = [set(material.ranges), set(material.compared), set(material.held_out)]
+    assert all(parts)
+    assert sum(map(len, parts)) == len(set.union(*parts))
+
+
+def test_labelled_defects_hold_int8_to_fp32s_auroc_and_the_report_says_that_they_were_used(
+    own_bundle: Bundle, line: Line
+) -> None:
+    decision = calibrate(own_bundle, false_reject_rate=0.05, defects=line.data, rule="recall", recall=0.9)
+    results = own_bundle.manifest.stages["calibrate"].results["int8"]
+    assert results["labelled"]
+    assert abs(results["auroc"] - results["auroc_fp32"]) <= 0.005
+    for graph in decision.graphs.values():
+        assert graph.rule == "recall"
+        assert graph.false_reject_rate <= 0.05
+        assert len(graph.defect_scores) == 20
+        assert sum(score > graph.threshold for score in graph.defect_scores) / 20 >= 0.9
+    said = (own_bundle.path / "reports/calibration.md").read_text()
+    assert "20 labelled defects had a part in the choice of the int8 graph and the threshold" in said
+
+
+def test_int8_can_be_left_out(own_bundle: Bundle) -> None:
+    decision = calibrate(own_bundle, int8=False)
+    assert set(decision.graphs) == {"fp32", "fp16"}
+    assert "model.int8.onnx" not in own_bundle.manifest.files
 
 
 def test_too_few_held_out_images_leave_the_bundle_alone(own_bundle: Bundle) -> None:

@@ -2,11 +2,23 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
+from sklearn.metrics import f1_score
 
-from lrdan_edge.calibration.decision import conformal_threshold, decide, images_needed, require_enough
+from lrdan_edge.calibration.decision import (
+    Wish,
+    best_f1_threshold,
+    conformal_rank,
+    conformal_threshold,
+    decide,
+    images_needed,
+    likely_rates,
+    require_enough,
+)
 from lrdan_edge.errors import CalibrationError
+from lrdan_edge.manifest import ThresholdRule
 
 
 @given(st.integers(1, 400), st.floats(0.005, 0.5))
@@ -35,6 +47,81 @@ def test_the_promise_holds_on_average() -> None:
     assert np.mean(rejected) == pytest.approx(rate, abs=4 * error)
 
 
+@pytest.mark.parametrize(("n", "rate"), [(49, 0.02), (99, 0.05), (30, 0.1)])
+def test_rejections_follow_the_exact_beta_binomial_law(n: int, rate: float) -> None:
+    """Of m new good parts, k are rejected as Beta-Binomial(m, n+1−rank, rank) says (Vovk, 2012), for any continuous scores."""
+    rng, draws, m = np.random.default_rng(1), 4000, 50
+    seen = np.zeros(m + 1)
+    for _ in range(draws):
+        threshold = conformal_threshold(rng.lognormal(size=n).astype(np.float32), rate)
+        seen[np.count_nonzero(rng.lognormal(size=m) > threshold)] += 1
+    rank = conformal_rank(n, rate)
+    law = stats.betabinom(m, n + 1 - rank, rank)
+    assert law.mean() / m <= rate
+    expected = law.pmf(np.arange(m + 1)) * draws
+    last = int(np.argmax(np.cumsum(expected[::-1]) > 20))  # rare counts together, so that the test is valid
+    cut = m - last
+    observed = [*seen[:cut], seen[cut:].sum()]
+    assert stats.chisquare(observed, [*expected[:cut], expected[cut:].sum()]).pvalue > 1e-3
+
+
+@pytest.mark.parametrize(("n", "rate"), [(85, 0.02), (60, 0.05), (1000, 0.01)])
+def test_the_likely_rates_are_the_beta_laws(n: int, rate: float) -> None:
+    decision = decide(np.arange(n, dtype=np.float32), Wish(false_reject_rate=rate), "0" * 64)
+    rank = conformal_rank(n, rate)
+    assert likely_rates(decision) == pytest.approx(stats.beta(n + 1 - rank, rank).ppf([0.05, 0.95]), abs=1e-9)
+
+
+def test_recall_is_promised_by_new_defects_too() -> None:
+    rng, recall, m = np.random.default_rng(2), 0.9, 39
+    wish = Wish("recall", false_reject_rate=0.99, recall=recall)
+    good = np.full(200, -1e3, np.float32)
+    found = []
+    for _ in range(2000):
+        decision = decide(good, wish, "0" * 64, defects=rng.gamma(3, size=m).astype(np.float32))
+        found.append((rng.gamma(3, size=200) > decision.threshold).mean())
+    error = np.std(found) / math.sqrt(len(found))
+    assert np.mean(found) == pytest.approx(recall, abs=4 * error)
+
+
+def test_a_recall_that_costs_too_many_good_parts_is_refused_with_what_can_be_had() -> None:
+    good, bad = np.arange(100, dtype=np.float32), np.arange(50, 150, dtype=np.float32)
+    with pytest.raises(CalibrationError, match=r"rejects 0\.4\d+ .* --false-reject-rate 0\.4"):
+        decide(good, Wish("recall", 0.1, 0.9), "0" * 64, defects=bad)
+    granted = decide(good, Wish("recall", 0.5, 0.9), "0" * 64, defects=bad)
+    assert sum(score > granted.threshold for score in granted.good_scores) <= 0.5 * 100
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.lists(st.floats(-100, 100, width=32), min_size=1, max_size=12),
+    st.lists(st.floats(-100, 100, width=32), min_size=1, max_size=12),
+)
+def test_no_other_threshold_has_a_better_f1(good: list[float], bad: list[float]) -> None:
+    low, high = np.array(good, np.float32), np.array(bad, np.float32)
+
+    def f1(threshold: float) -> float:
+        truth = [False] * len(low) + [True] * len(high)
+        return float(f1_score(truth, [float(score) > threshold for score in (*low, *high)]))
+
+    best = f1(best_f1_threshold(low, high))
+    everything = {float(score) for score in (*low, *high)}
+    assert all(f1(threshold) <= best + 1e-12 for threshold in [*everything, min(everything) - 1])
+
+
+@pytest.mark.parametrize("rule", ["recall", "best-f1"])
+def test_rules_that_need_defects_say_so(rule: ThresholdRule) -> None:
+    with pytest.raises(CalibrationError, match="--defects DIR"):
+        Wish(rule).require(100, 0)
+
+
+def test_too_few_defects_for_a_recall_say_how_many_are_needed() -> None:
+    with pytest.raises(CalibrationError, match=r"98 defective images .* takes 99: .* --recall 0\.989 or less"):
+        Wish("recall", recall=0.99).require(100, 98)
+    Wish("recall", recall=0.99).require(100, 99)
+    Wish("recall", recall=0.989).require(100, 98)
+
+
 def test_too_few_images_say_how_many_are_needed() -> None:
     with pytest.raises(CalibrationError, match=r"48 held-out good images .* takes 49: .* 0\.021 or more"):
         require_enough(48, 0.02)
@@ -52,4 +139,4 @@ def test_scores_that_are_no_numbers_are_refused() -> None:
     scores = np.ones(100, np.float32)
     scores[3] = np.nan
     with pytest.raises(CalibrationError, match="1 of 100 good scores"):
-        decide(scores, 0.02, "0" * 64)
+        decide(scores, Wish(), "0" * 64)

@@ -10,10 +10,16 @@ from lrdan_edge.runtime.select import candidates, choose
 def test_an_engine_is_preferred_to_its_bare_graph(own_bundle: Bundle) -> None:
     assert choose(own_bundle, "onnxruntime").title == "onnxruntime int8 (graph)"
     build_engine(own_bundle, BuildRequest("int8", "onnxruntime"))
-    chosen = choose(own_bundle)
+    chosen = choose(own_bundle, "onnxruntime")
     assert chosen.title == "onnxruntime int8"
     assert "lrdan-edge bench" in chosen.describe()
     assert choose(own_bundle, precision="fp32").precision == "fp32"
+
+
+def test_without_a_benchmark_openvinos_int8_comes_first(own_bundle: Bundle) -> None:
+    pytest.importorskip("openvino")
+    build_engine(own_bundle, BuildRequest("int8", "onnxruntime"))
+    assert choose(own_bundle).title == "openvino int8"
 
 
 def test_openvinos_engine_takes_its_graphs_place(own_bundle: Bundle) -> None:

@@ -33,6 +33,21 @@ def defective_image(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     return image, mask
 
 
+def surface(rng: np.random.Generator, side: int = 96) -> np.ndarray:
+    """A surface of its own: smooth noise of several scales, float [side, side] about 0, of unit deviation."""
+    total = sum(
+        cv2.resize(rng.standard_normal((cells, cells)), (side, side), interpolation=cv2.INTER_CUBIC) for cells in (6, 12, 24)
+    )
+    return np.asarray(total / np.std(total))
+
+
+def exposed(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A photograph of it under some light, uint8."""
+    rows = np.linspace(-1, 1, len(image))[:, None]
+    light = rng.uniform(60, 160) + rng.uniform(-20, 20) * rows
+    return np.clip(light + rng.uniform(10, 35) * image + rng.normal(0, 2, image.shape), 0, 255).astype(np.uint8)
+
+
 def write(path: Path, image: np.ndarray) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     assert cv2.imwrite(str(path), image)

@@ -24,7 +24,7 @@ def main() -> dict[str, object]:
         progress.append((phase, share))
         if len(progress) == request["interrupt"]:
             os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(0.3)  # the main thread hears it now; a real step takes longer than that
+            time.sleep(1.5)  # the main thread hears it now, even on a busy machine; a real step may take as long
 
     try:
         built = build_engine(Path(request["graph"]), BuildOptions(**options), report)

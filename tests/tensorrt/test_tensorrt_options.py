@@ -37,7 +37,7 @@ def tensorrt(name: str = "tensorrt", version: str = "10.13.3.9", *levels: str) -
         __name__=name,
         __version__=version,
         ProfilingVerbosity=flags("DETAILED"),
-        BuilderFlag=flags("VERSION_COMPATIBLE", "REFIT", "REFIT_IDENTICAL", "STRIP_PLAN", "GPU_FALLBACK"),
+        BuilderFlag=flags("TF32", "VERSION_COMPATIBLE", "REFIT", "REFIT_IDENTICAL", "STRIP_PLAN", "GPU_FALLBACK"),
         HardwareCompatibilityLevel=flags("AMPERE_PLUS", *levels),
         MemoryPoolType=flags("WORKSPACE"),
         DeviceType=flags("DLA"),
@@ -68,7 +68,9 @@ def flags_set(config: Recorder) -> set[str]:
     ],
 )
 def test_each_option_is_its_flag(options: dict[str, Any], expected: set[str]) -> None:
-    assert flags_set(set_up(tensorrt(), **options)) == expected
+    config = set_up(tensorrt(), **options)
+    assert flags_set(config) == expected
+    assert ("clear_flag", "TF32") in config.calls, "float32 layers are float32"
 
 
 def test_hardware_compatibility_is_a_level_where_this_version_has_it() -> None:

@@ -20,7 +20,7 @@ from lrdan_edge.bundle import WEIGHTS, Bundle
 from lrdan_edge.dataset import recorded_images
 from lrdan_edge.errors import BundleError, DataError, TrainingError
 from lrdan_edge.images import load_frames
-from lrdan_edge.train import trainer
+from lrdan_edge.train import collapse
 from lrdan_edge.train.losses import LossWeights
 from lrdan_edge.train.networks import Autoencoder, spec_for
 from lrdan_edge.train.options import TrainOptions
@@ -61,6 +61,7 @@ def test_a_run_writes_everything_a_later_stage_needs(stripes: Path, tmp_path: Pa
     assert stage.options["weights"] == {"irec": 1.0, "adv": 5.0, "zrec": 1.0, "c": 0.05, "dual": 1.0, "k": 0.4}
     assert (stage.results["images"], stage.results["held_out_images"], stage.results["epochs"]) == (30, 6, 2)
     assert stage.results["interrupted"] is False
+    assert stage.results["images_per_s"] > 0
     assert all(path.is_file() for part in ("training", "held_out") for path in recorded_images(bundle, part))
     epochs = json.loads((tmp_path / "bundle" / "reports" / "training.json").read_text())["epochs"]
     assert len(epochs) == 2
@@ -145,7 +146,7 @@ def test_nan_ends_training_and_saves_nothing(stripes: Path, tmp_path: Path) -> N
 
 
 def test_collapse_ends_training(stripes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer, "COLLAPSE_AFTER", 3)
+    monkeypatch.setattr(collapse, "AFTER", 1)
     forward = Autoencoder.forward
 
     def constant(self: Autoencoder, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -153,13 +154,15 @@ def test_collapse_ends_training(stripes: Path, tmp_path: Path, monkeypatch: pyte
         return reconstruction * 0 + reconstruction.mean(), latent
 
     monkeypatch.setattr(Autoencoder, "forward", constant)
-    with pytest.raises(TrainingError, match="collapsed to one constant image in epoch 1"):
+    with pytest.raises(
+        TrainingError, match=r"AE1 .* collapsed to one constant image .* in epoch 1, for 3 steps; nothing was saved"
+    ):
         train(stripes, tmp_path / "bundle", TINY, Progress())
     assert not (tmp_path / "bundle" / "manifest.json").exists()
 
 
 def test_images_all_alike_are_no_collapse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer, "COLLAPSE_AFTER", 0)
+    monkeypatch.setattr(collapse, "AFTER", 0)
     folder = tmp_path / "data"
     folder.mkdir()
     for index in range(20):
@@ -200,7 +203,7 @@ def test_automatic_size_is_said(tmp_path: Path, write_stripes: WriteStripes) -> 
     progress = Recorder()
     bundle = train(tmp_path / "data", tmp_path / "bundle", replace(TINY, epochs=1), progress)
     assert bundle.manifest.model.frame_shape == (32, 48, 1)
-    assert progress.notes == ["images of 33x47 are scaled to 32x48 (choose another with --image-size)"]
+    assert progress.notes[-1:] == ["images of 33x47 are scaled to 32x48 (choose another with --image-size)"]
 
 
 def test_weights_of_another_model_are_refused(stripes: Path, tmp_path: Path) -> None:

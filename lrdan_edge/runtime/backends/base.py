@@ -1,5 +1,6 @@
 """What every backend is: the deploy graph, run somewhere."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -75,6 +76,42 @@ class Backend(Protocol):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.close()
+
+
+_MOST_FRAMES, _MOST_PIXELS = 64, 1 << 22
+
+
+def largest_batch(heatmap_shape: tuple[int, int]) -> int:
+    """How many frames a processor is given in one call, so that memory stays bounded: fewer where they are cut into many tiles."""
+    return min(_MOST_FRAMES, max(1, _MOST_PIXELS // (heatmap_shape[0] * heatmap_shape[1])))
+
+
+Port = tuple[str, list[int | None]]
+"""Type (in NumPy's words) and shape of a graph's input or output; None where a size is open."""
+
+
+def deploy_shapes(inputs: Mapping[str, Port], outputs: Mapping[str, Port]) -> tuple[tuple[int, int, int], tuple[int, int]]:
+    """The shapes of a frame (H, W, C) and a heatmap (h, w) of a deploy graph.
+
+    Args:
+        inputs: The graph's inputs, by name.
+        outputs: Its outputs, by name.
+
+    Raises:
+        BackendError: These are not a deploy graph's.
+    """
+    none: Port = ("missing", [])
+    kinds = [ports.get(name, none)[0] for ports, name in ((inputs, "frames"), (outputs, "score"), (outputs, "heatmap"))]
+    frame, heatmap = inputs.get("frames", none)[1][1:], outputs.get("heatmap", none)[1][1:]
+    sizes = [size for size in (*frame, *heatmap) if size]
+    whole = (len(frame), len(heatmap), len(outputs.get("score", none)[1])) == (3, 2, 1) and len(sizes) == 5
+    if len(inputs) != 1 or kinds != ["uint8", "float32", "float32"] or not whole:
+        seen = ", ".join(f"{name} {kind} {shape}" for name, (kind, shape) in [*inputs.items(), *outputs.items()])[:300]
+        raise BackendError(
+            f"this ONNX file is not a deploy graph, which takes frames (uint8 [N, H, W, C]) and gives score and heatmap; it has "
+            f"{seen.replace('None', 'N')}: make the graph anew with 'lrdan-edge export'"
+        )
+    return (sizes[0], sizes[1], sizes[2]), (sizes[3], sizes[4])
 
 
 def check_frames(frames: Frame, spec: BackendSpec) -> None:

@@ -12,9 +12,9 @@ class NullBackend(Backend):
 
     name = "null"
 
-    def __init__(self, frame_shape: tuple[int, int, int]) -> None:
-        """Take frames of `frame_shape` (H, W, C)."""
-        self.spec = BackendSpec(frame_shape, frame_shape[:2], 1 << 16, "none: nothing is inspected", "fp32")
+    def __init__(self, frame_shape: tuple[int, int, int], heatmap_shape: tuple[int, int] | None = None) -> None:
+        """Take frames of `frame_shape` (H, W, C), and give heatmaps of `heatmap_shape` (the frame's if None)."""
+        self.spec = BackendSpec(frame_shape, heatmap_shape or frame_shape[:2], 1 << 16, "none: nothing is inspected", "fp32")
         self._open = True
 
     def infer(self, frames: Frame, *, heatmap: bool = True) -> Detections:

@@ -12,11 +12,9 @@ import onnxruntime as ort
 from lrdan_edge.errors import BackendError
 from lrdan_edge.images import Frame
 from lrdan_edge.manifest import EngineLayer
-from lrdan_edge.runtime.backends.base import Backend, BackendSpec, Detections, check_frames
+from lrdan_edge.runtime.backends.base import Backend, BackendSpec, Detections, Port, check_frames, deploy_shapes, largest_batch
 from lrdan_edge.runtime.layers import onnxruntime_layers
-
-MAX_BATCH = 64
-"""Frames in one call; bounds memory, for ONNX Runtime takes any batch."""
+from lrdan_edge.runtime.quantised import with_unsigned_activations
 
 
 class OnnxRuntimeBackend(Backend):
@@ -39,24 +37,19 @@ class OnnxRuntimeBackend(Backend):
         options = session_options(threads)
         if optimised:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        else:
+            graph = with_unsigned_activations(graph)
         try:
             self._session: Any = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-            (frames,) = self._session.get_inputs()
-            outputs = {output.name: output for output in self._session.get_outputs()}
-            self.spec = BackendSpec(
-                frame_shape=tuple(frames.shape[1:]),
-                heatmap_shape=tuple(outputs["heatmap"].shape[1:]),
-                max_batch=MAX_BATCH,
-                device="CPU",
-                precision=precision,
-            )
         # ONNX Runtime's exceptions share no base class of their own.
         except Exception as error:
             raise BackendError(
                 f"ONNX Runtime {ort.__version__} cannot load the {precision} graph: {_first_line(error)}"
             ) from error
-        if frames.name != "frames" or frames.type != "tensor(uint8)" or "score" not in outputs:
-            raise BackendError(f"this ONNX file is not a deploy graph (its input is {frames.name}, {frames.type})")
+        frame, heatmap = deploy_shapes(
+            *(_ports(values) for values in (self._session.get_inputs(), self._session.get_outputs()))
+        )
+        self.spec = BackendSpec(frame, heatmap, largest_batch(heatmap), "CPU", precision)
 
     def infer(self, frames: Frame, *, heatmap: bool = True) -> Detections:
         """Score a batch; see `Backend.infer`."""
@@ -65,7 +58,7 @@ class OnnxRuntimeBackend(Backend):
         check_frames(frames, self.spec)
         wanted = ["score", "heatmap"] if heatmap else ["score"]
         try:
-            parts = [self._session.run(wanted, {"frames": part}) for part in _split(frames, MAX_BATCH)]
+            parts = [self._session.run(wanted, {"frames": part}) for part in _split(frames, self.spec.max_batch)]
         except Exception as error:
             raise BackendError(f"ONNX Runtime failed on {list(frames.shape)}: {_first_line(error)}") from error
         columns = parts[0] if len(parts) == 1 else [np.concatenate(column) for column in zip(*parts, strict=True)]
@@ -97,7 +90,7 @@ def optimise(graph: Path, target: Path) -> None:
     # ONNX Runtime warns that such a file fits this kind of processor only; the engine's sidecar holds users to that.
     options.log_severity_level = 4
     try:
-        ort.InferenceSession(graph.read_bytes(), options, providers=["CPUExecutionProvider"])
+        ort.InferenceSession(with_unsigned_activations(graph.read_bytes()), options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise BackendError(f"ONNX Runtime {ort.__version__} cannot optimise {graph}: {_first_line(error)}") from error
 
@@ -122,6 +115,15 @@ def run_layers(graph: bytes) -> list[EngineLayer]:
         except Exception as error:
             raise BackendError(f"ONNX Runtime {ort.__version__} cannot run the graph: {_first_line(error)}") from error
     return onnxruntime_layers(events)
+
+
+def _ports(values: list[Any]) -> dict[str, Port]:
+    """Names, types and shapes as `deploy_shapes` takes them."""
+    names = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
+    return {
+        value.name: (names.get(value.type, value.type), [size if isinstance(size, int) else None for size in value.shape])
+        for value in values
+    }
 
 
 def _split(frames: Frame, size: int) -> list[Frame]:

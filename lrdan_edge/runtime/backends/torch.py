@@ -6,7 +6,7 @@ import numpy as np
 
 from lrdan_edge.errors import BackendError, MissingExtraError
 from lrdan_edge.images import Frame
-from lrdan_edge.runtime.backends.base import Backend, BackendSpec, Detections, check_frames
+from lrdan_edge.runtime.backends.base import Backend, BackendSpec, Detections, check_frames, largest_batch
 
 if TYPE_CHECKING:
     from lrdan_edge.bundle import Bundle
@@ -37,7 +37,7 @@ class TorchBackend(Backend):
         self._module: torch.nn.Module | None = load_ae2(bundle).to(self._device).eval()
         model = bundle.manifest.model
         name = torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else "CPU"
-        self.spec = BackendSpec(model.frame_shape, (model.height, model.width), 64, name, "fp32")
+        self.spec = BackendSpec(model.frame_shape, model.heatmap_shape, largest_batch(model.heatmap_shape), name, "fp32")
 
     def infer(self, frames: Frame, *, heatmap: bool = True) -> Detections:
         """Score a batch; see `Backend.infer`."""

@@ -22,6 +22,7 @@ def open_source(
     loop: bool = False,
     open_timeout_s: float = 10,
     read_timeout_s: float = 10,
+    bit_depth: int = 16,
 ) -> Source:
     """Open whatever `uri` stands for.
 
@@ -32,6 +33,7 @@ def open_source(
         loop: Start files again at the end, until closed.
         open_timeout_s: How long connecting to a camera or stream may take.
         read_timeout_s: After how long without a frame a camera's or stream's signal counts as lost.
+        bit_depth: How many bits of 16-bit image files are used: the bundle's (`Inspector.bit_depth`).
 
     Returns:
         The source; close it, or use it in a ``with`` statement.
@@ -52,7 +54,7 @@ def open_source(
         uri = addresses.path_of_file_uri(uri)
     elif scheme is not None:
         raise addresses.unknown(uri)
-    return _open_path(uri, realtime, loop)
+    return _open_path(uri, realtime, loop, bit_depth)
 
 
 def _open_stream(url: str, realtime: bool, loop: bool, open_s: float, read_s: float) -> Source:
@@ -68,19 +70,19 @@ def _open_stream(url: str, realtime: bool, loop: bool, open_s: float, read_s: fl
     return stream
 
 
-def _open_path(uri: str, realtime: bool, loop: bool) -> Source:
+def _open_path(uri: str, realtime: bool, loop: bool, bit_depth: int) -> Source:
     path = Path(uri)
     try:
         if uri and path.is_dir():
-            return ImageSource(uri, folder_images(path), folder=path, loop=loop)
+            return ImageSource(uri, folder_images(path), folder=path, loop=loop, bit_depth=bit_depth)
         if path.is_file():
             if path.suffix.lower() in SUFFIXES:
-                return ImageSource(uri, [path], loop=loop)
+                return ImageSource(uri, [path], loop=loop, bit_depth=bit_depth)
             return VideoSource(uri, f"file:{path.absolute()}", path=path, realtime=realtime, loop=loop)
         if uri and path.exists():
             raise SourceError(f"{uri} is neither a folder, a file nor a camera: give {addresses.ACCEPTED}")
     except OSError as error:
         raise SourceError(f"{uri} cannot be read ({error.strerror}): check the path and its permissions") from error
     if glob.has_magic(uri):
-        return ImageSource(uri, glob_images(uri), loop=loop)
+        return ImageSource(uri, glob_images(uri), loop=loop, bit_depth=bit_depth)
     raise addresses.unknown(uri)

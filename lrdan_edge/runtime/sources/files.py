@@ -52,7 +52,9 @@ class ImageSource(Source):
     live = False
     fps: float | None = None
 
-    def __init__(self, uri: str, paths: list[Path], *, folder: Path | None = None, loop: bool = False) -> None:
+    def __init__(
+        self, uri: str, paths: list[Path], *, folder: Path | None = None, loop: bool = False, bit_depth: int = 16
+    ) -> None:
         """Deliver `paths` in their order.
 
         Args:
@@ -60,11 +62,12 @@ class ImageSource(Source):
             paths: The files, at least one.
             folder: Names are relative to it; the bare file names when None.
             loop: Start again after the last one, until closed.
+            bit_depth: How many bits of 16-bit files are used.
         """
         self.uri = uri
         self.frames: int | None = None if loop else len(paths)
         self._named = [(path.relative_to(folder).as_posix() if folder else path.name, path) for path in paths]
-        self._loop = loop
+        self._loop, self._bit_depth = loop, bit_depth
         self._closed = threading.Event()
 
     def __iter__(self) -> Iterator[CapturedFrame]:
@@ -78,7 +81,7 @@ class ImageSource(Source):
 
     def _capture(self, path: Path, name: str, index: int) -> CapturedFrame:
         try:
-            image = read_image(path)
+            image = read_image(path, self._bit_depth)
         except (DataError, cv2.error) as error:
             reason = str(error) if isinstance(error, DataError) else f"{path} cannot be decoded ({error.err})"
             return CapturedFrame.missing(reason, index, self.uri, name)

@@ -17,6 +17,15 @@ def _lazy(module: str, name: str) -> "Callable[[], Detector]":
     return make
 
 
+def _labelled(module: str, name: str) -> "Callable[[float], Detector]":
+    """The same for detectors that take a share of labelled anomalies."""
+
+    def make(ratio: float) -> "Detector":
+        return cast("Detector", getattr(import_module(f"{__name__}.{module}"), name)(ratio))
+
+    return make
+
+
 DETECTORS: "dict[str, Callable[[], Detector]]" = {
     "lrdan": _lazy("lrdan", "Lrdan"),
     "inspection": _lazy("lrdan", "inspection"),
@@ -27,4 +36,10 @@ DETECTORS: "dict[str, Callable[[], Detector]]" = {
     "deep-svdd": _lazy("deep_svdd", "DeepSvdd"),
     "geom": _lazy("geom", "Geom"),
 }
-"""Every detector by its name on the command line."""
+"""Every detector by its name on the command line; these learn from good images alone."""
+
+SEMI_SUPERVISED: "dict[str, Callable[[float], Detector]]" = {
+    "deep-sad": _labelled("deep_sad", "DeepSad"),
+    "inspection-known": _labelled("lrdan", "inspection_known"),
+}
+"""Detectors that also learn from a few labelled anomalies: made with γ_l, their share of the training images."""

@@ -43,11 +43,11 @@ class DeepSvdd:
         """
         channels, _, _ = require_frames(good, steps)
         half = computes_bfloat16(device)
-        x = _input(good, device)
+        x = as_input(good, device)
         with seeded(seed) as rng:
-            network = _lenet(channels, x.shape[-1]).to(device)
+            network = lenet(channels, x.shape[-1]).to(device)
             optimiser = torch.optim.Adam(network.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-            centre = _centre(network, x[torch.from_numpy(rng.permutation(len(x))[:CENTRE_IMAGES])])
+            centre = centre_of(network, x[torch.from_numpy(rng.permutation(len(x))[:CENTRE_IMAGES])])
             network.train()
             for step, indices in enumerate(index_batches(rng, len(x), BATCH_SIZE, steps)):
                 for group in optimiser.param_groups:
@@ -65,17 +65,18 @@ class DeepSvdd:
         """‖φ(x) − c‖²; see `Detector.score`."""
 
         def distance(part: Tensor) -> Tensor:
-            code: Tensor = self._network(_input(part, self._device))
+            code: Tensor = self._network(as_input(part, self._device))
             return (code - self._centre).square().sum(1)
 
         return in_chunks(distance, frames, _IMAGES_AT_ONCE)
 
 
-def _input(frames: Tensor, device: torch.device) -> Tensor:
+def as_input(frames: Tensor, device: torch.device) -> Tensor:
+    """Frames uint8 [N, C, H, W] as small squares, float32 in [-1, 1]."""
     return small_squares(frames).to(device) / 127.5 - 1
 
 
-def _lenet(channels: int, side: int) -> nn.Sequential:
+def lenet(channels: int, side: int) -> nn.Sequential:
     """Convolutions of five by five, each halved by a pooling until about four by four are left, then a linear layer."""
     layers: list[nn.Module] = []
     width = BASE_CHANNELS
@@ -91,7 +92,7 @@ def _lenet(channels: int, side: int) -> nn.Sequential:
 
 
 @torch.no_grad()
-def _centre(network: nn.Module, x: Tensor) -> Tensor:
+def centre_of(network: nn.Module, x: Tensor) -> Tensor:
     """The mean code, no coordinate nearer to zero than `LEAST_CENTRE`: float32 [CODE]."""
     centre: Tensor = network.eval()(x).mean(0)
     return torch.where(centre < 0, -1.0, 1.0) * centre.abs().clamp_min(LEAST_CENTRE)

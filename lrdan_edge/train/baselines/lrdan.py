@@ -1,20 +1,21 @@
 """The toolkit's own recipes as detectors of the protocol: trained as `trainer.train` trains, but for so many steps, without files."""
 
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from typing import Literal, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from lrdan_edge.errors import TrainingError
 from lrdan_edge.train.adversaries import Adversaries, DualReading
+from lrdan_edge.train.known import KnownDefects
+from lrdan_edge.train.learner import EVERYTHING
 from lrdan_edge.train.losses import LossWeights
 from lrdan_edge.train.networks import spec_for
 from lrdan_edge.train.options import RECIPES, TrainOptions, scoring_for
+from lrdan_edge.train.prefetch import batch_of
 from lrdan_edge.train.scoring import DeployModule, ScoringHead
-from lrdan_edge.train.trainer import learner_for, map_statistics, networks_for, preprocessing_for, rate_at, to_input
+from lrdan_edge.train.trainer import learner_for, map_statistics, networks_for, preprocessing_for, rate_at
 
 Scorer = Literal["ae1", "ae2"]
 
@@ -32,6 +33,7 @@ class Lrdan:
         *,
         scorer: Scorer = "ae2",
         options: TrainOptions | None = None,
+        labelled_ratio: float = 0.0,
     ) -> None:
         """Choose the recipe.
 
@@ -39,11 +41,12 @@ class Lrdan:
             weights: The losses' weights, instead of `options`'.
             dual_reading: Who minimises the dual term, instead of `options`'.
             scorer: Whose output is scored: AE2's, which is deployed, or AE1's for losses that leave AE2 untrained.
+            labelled_ratio: Share of the training images that are labelled anomalies (see `lrdan_edge.train.known`); 0 for none.
             options: Recipe, batch size, learning rate, decoder and scoring (LRDAN's own by default); the rest is not used.
         """
         options = options or TrainOptions(recipe="lrdan", batch_size=BATCH_SIZE)
         self.options = replace(options, weights=weights or options.weights, dual_reading=dual_reading or options.dual_reading)
-        self.scorer = scorer
+        self.scorer, self.labelled_ratio = scorer, labelled_ratio
         self._fitted: tuple[DeployModule, torch.device] | None = None
 
     @property
@@ -53,8 +56,11 @@ class Lrdan:
         weights = ", ".join(f"{name} {value:g}" for name, value in asdict(options.weights).items())
         losses = f"weights {weights}; dual term read as {options.dual_reading}; " if options.recipe == "lrdan" else ""
         scoring = "the image size's own" if options.scoring is None else str(options.scoring)
+        labelled = self.labelled_ratio and (
+            f"semi-supervised: {self.labelled_ratio:g} of the training images are labelled anomalies of one other class; "
+        )
         return (
-            f"recipe {options.recipe}; {losses}batches of {options.batch_size or own.batch_size}, learning rate "
+            f"{labelled or ''}recipe {options.recipe}; {losses}batches of {options.batch_size or own.batch_size}, learning rate "
             f"{options.learning_rate or own.learning_rate:g}, {options.decoder} decoder; {self.scorer.upper()} is scored; "
             f"scoring: {scoring}"
         )
@@ -66,7 +72,7 @@ class Lrdan:
         steps: int,
         seed: int,
         device: torch.device,
-        defects: Tensor | None = None,  # noqa: ARG002  # LRDAN learns from good images alone
+        defects: Tensor | None = None,
     ) -> None:
         """Train for exactly `steps` steps and keep the last state; see `Detector.fit`.
 
@@ -80,13 +86,14 @@ class Lrdan:
             torch.manual_seed(seed)
             networks = networks_for(spec).to(device)
         networks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        rng = np.random.default_rng(seed)
         batch_size = options.batch_size or RECIPES[options.recipe].batch_size
         networks.train()
-        learner = learner_for(networks, good, options, rng)
-        for step, indices in zip(range(steps), endless_batches(rng, len(good), batch_size), strict=False):
+        known = known_of(defects) if self.labelled_ratio and defects is not None else None
+        learner = learner_for(networks, good, options, known)
+        for step in range(steps):
             learner.set_rate(rate_at(step, steps))
-            learner.step(to_input(good[indices], device))
+            batch = learner.prepare(good[batch_of(step, seed, len(good), batch_size)], step, EVERYTHING)
+            learner.step(*(part.to(device) for part in batch))
         network = networks.ae1 if self.scorer == "ae1" and isinstance(networks, Adversaries) else networks.ae2
         preprocessing, scoring = preprocessing_for(spec), options.scoring or scoring_for(spec)
         mean, deviation = map_statistics(network, good, preprocessing, scoring)
@@ -112,9 +119,11 @@ def inspection() -> Lrdan:
     return Lrdan(options=TrainOptions(recipe="inspection", batch_size=BATCH_SIZE))
 
 
-def endless_batches(rng: np.random.Generator, count: int, size: int) -> Iterator[Tensor]:
-    """Indices in whole batches, epoch after epoch, each in a new random order (a rest would unsettle batch normalisation)."""
-    while True:
-        order = torch.from_numpy(rng.permutation(count))
-        for start in range(0, max(1, count // size) * size, size):
-            yield order[start : start + size]
+def inspection_known(labelled_ratio: float) -> Lrdan:
+    """The recipe ``inspection`` with so many labelled anomalies as a `Detector`."""
+    return Lrdan(options=TrainOptions(recipe="inspection", batch_size=BATCH_SIZE), labelled_ratio=labelled_ratio)
+
+
+def known_of(defects: Tensor) -> KnownDefects:
+    """Defects uint8 [K, C, H, W] without masks, as training takes them."""
+    return KnownDefects(defects, torch.zeros(len(defects), *defects.shape[-2:]), [])

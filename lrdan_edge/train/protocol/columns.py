@@ -7,10 +7,18 @@ from typing import get_args
 
 from lrdan_edge.errors import DataError
 from lrdan_edge.train.adversaries import DualReading
-from lrdan_edge.train.baselines import DETECTORS
+from lrdan_edge.train.baselines import DETECTORS, SEMI_SUPERVISED
 from lrdan_edge.train.baselines.base import Detector
 from lrdan_edge.train.baselines.lrdan import Lrdan
 from lrdan_edge.train.losses import LossWeights
+
+LABELLED_RATIO = 0.05
+
+REMARK_LABELLED = (
+    "Columns marked semi-supervised were shown labelled anomalies that the others were not, so they do not compete with them: so "
+    "large a share of their training images as the column says, drawn from the training images of one other class (another for "
+    "every seed), as Deep SAD's authors do. No test image was shown to any detector; the test images of that class stay in the test."
+)
 
 TERMS = ("irec", "adv", "zrec", "c", "dual")
 """The loss's terms in the order in which the ablation adds them."""
@@ -39,17 +47,31 @@ class Study:
     histograms: bool = False
 
 
-def of_detectors(names: tuple[str, ...]) -> Study:
+def of_detectors(names: tuple[str, ...], labelled_ratio: float = LABELLED_RATIO) -> Study:
     """Detectors by their registered names.
 
+    Args:
+        names: Which.
+        labelled_ratio: γ_l of the semi-supervised ones: labelled anomalies among all training images, in (0, 1).
+
     Raises:
-        DataError: There is no such detector.
+        DataError: There is no such detector, or the ratio is not one.
     """
+    if not 0 < labelled_ratio < 1:
+        raise DataError(f"the labelled ratio is {labelled_ratio:g}; it lies between 0 and 1 (0.05, say)")
+    columns: dict[str, Callable[[], Detector]] = {}
     for name in names:
-        if name not in DETECTORS:
-            raise DataError(f"there is no detector {name!r}: choose from {', '.join(DETECTORS)}")
+        if name in SEMI_SUPERVISED:
+            columns[f"{name} (semi-supervised, {labelled_ratio:g})"] = partial(SEMI_SUPERVISED[name], labelled_ratio)
+        elif name in DETECTORS:
+            columns[name] = DETECTORS[name]
+        else:
+            raise DataError(f"there is no detector {name!r}: choose from {', '.join([*DETECTORS, *SEMI_SUPERVISED])}")
     arguments = tuple(word for name in names for word in ("--detector", name))
-    return Study("Detectors compared", "", arguments, {name: DETECTORS[name] for name in names}, published=True)
+    labelled = any(name in SEMI_SUPERVISED for name in names)
+    if labelled:
+        arguments += ("--labelled-ratio", f"{labelled_ratio:g}")
+    return Study("Detectors compared", "", arguments, columns, REMARK_LABELLED if labelled else "", published=True)
 
 
 def of_losses(weights: LossWeights | None = None) -> Study:

@@ -121,7 +121,9 @@ def run_protocol(
             if (column, name, seed, settings) in finished:
                 continue
             good, _ = draw(dataset.train, [label], options.train_limit)
-            figures = measure(study.columns[column](), good, test, test_labels == label, options.steps, seed, device)
+            detector = study.columns[column]()
+            defects = draw_labelled(dataset.train, label, seed, getattr(detector, "labelled_ratio", 0.0), len(good))
+            figures = measure(detector, good, test, test_labels == label, options.steps, seed, device, defects)
             entry = Entry(
                 column=column,
                 normal_class=name,
@@ -182,6 +184,7 @@ def measure(
     steps: int,
     seed: int,
     device: torch.device,
+    defects: Tensor | None = None,
 ) -> dict[str, Any]:
     """Train on `good`, score `test`: those fields of an `Entry` that come of it.
 
@@ -193,13 +196,16 @@ def measure(
         steps: Optimiser steps.
         seed: The run's.
         device: Where to compute.
+        defects: Labelled anomalies for detectors that learn from some, uint8 [K, C, H, W], or None.
     """
     images = {"training": len(good), "normal": int(is_normal.sum()), "anomalous": int((~is_normal).sum())}
+    if defects is not None:
+        images["labelled"] = len(defects)
     started = time.monotonic()
     failure = None
     scores = np.empty(0, np.float32)
     try:
-        detector.fit(good, steps=steps, seed=seed, device=device)
+        detector.fit(good, steps=steps, seed=seed, device=device, defects=defects)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds = time.monotonic() - started
@@ -234,6 +240,29 @@ def draw(part: Part, labels: Iterable[int], limit: int | None) -> tuple[Tensor, 
         chosen.append(places)
     order = np.sort(np.concatenate(chosen))
     return torch.from_numpy(part.frames[order]), part.labels[order]
+
+
+def draw_labelled(train: Part, normal: int, seed: int, ratio: float, good: int) -> Tensor | None:
+    """Labelled anomalies as Deep SAD's authors draw them: from the training images of one other class, by the run's seed.
+
+    Args:
+        train: Training images.
+        normal: The normal class.
+        seed: The run's; nine seeds in a row take each other class once.
+        ratio: γ_l, the labelled images' share of all that are trained on; 0 for none.
+        good: How many good images there are.
+
+    Returns:
+        uint8 [K, C, H, W], or None for a ratio of 0.
+    """
+    if ratio == 0:
+        return None
+    classes = int(train.labels.max()) + 1
+    other = (normal + 1 + seed % (classes - 1)) % classes
+    places = np.flatnonzero(train.labels == other)
+    count = min(len(places), max(1, round(ratio / (1 - ratio) * good)))
+    chosen = np.random.default_rng([_LIMIT_SEED, normal, seed]).choice(places, count, replace=False)
+    return torch.from_numpy(train.frames[np.sort(chosen)])
 
 
 def _labels(dataset: Dataset, names: tuple[str, ...]) -> list[int]:

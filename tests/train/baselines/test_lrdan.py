@@ -36,7 +36,7 @@ def test_it_scores_as_the_deploy_graph_of_the_same_training_does(
 ) -> None:
     options = TrainOptions(recipe=recipe, epochs=3, batch_size=8, device="cpu", seed=4)
     bundle = train(stripes, tmp_path / "bundle", options, Progress())
-    frames = prepare(stripes, options).frames
+    frames = prepare(stripes, options).frames[:]
     detector = Lrdan(options=options)
     detector.fit(frames, steps=3 * (len(frames) // 8), seed=4, device=CPU)
     with torch.inference_mode():

@@ -1,0 +1,138 @@
+"""The decision on the device: thresholds of the graphs and engines that run here, with the base installation alone."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lrdan_edge.bundle import DECISION, ENGINES, Bundle, decide_stage, engine_decision_name, graph_name
+from lrdan_edge.calibration.calibrate import Progress
+from lrdan_edge.calibration.decision import Scores, Wish, decide
+from lrdan_edge.calibration.material import Intake, labelled_images, recorded
+from lrdan_edge.images import list_images
+from lrdan_edge.manifest import PRECISIONS, SCHEMA_VERSION, Decision, GraphDecision, Precision, to_json
+from lrdan_edge.runtime.backends.base import Backend
+from lrdan_edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
+from lrdan_edge.runtime.engines import Engine, engines, open_engine, sidecar_of
+
+_BATCH = 16
+
+
+@dataclass(frozen=True)
+class DecidedHere:
+    """What was fitted.
+
+    Attributes:
+        graphs: The graphs' decisions, by precision.
+        engines: The decisions of engines, by file name.
+        passed_over: Engines that do not run here, with the reason.
+    """
+
+    graphs: dict[Precision, GraphDecision]
+    engines: dict[str, GraphDecision]
+    passed_over: list[str]
+
+
+def decide_here(
+    bundle: Bundle,
+    wish: Wish,
+    *,
+    good: Path | None = None,
+    defects: Path | None = None,
+    progress: Progress | None = None,
+) -> DecidedHere:
+    """Fit every graph's threshold anew, and one of its own for every engine that runs here; nothing else is made.
+
+    Engines round differently from the graph they were built from, so a threshold fitted on an engine's own scores is the one
+    whose promise is kept. `lrdan_edge.runtime.inspector.Inspector` judges by it.
+
+    Args:
+        bundle: A calibrated bundle.
+        wish: What is wanted of the thresholds.
+        good: Folder of good images never trained on, such as this camera's own; else those that training held out.
+        defects: Folder of defective images, where the wish needs them.
+        progress: Called with what is being done and the share of it done, 0 to 1.
+
+    Raises:
+        MissingStageError: The bundle is not calibrated.
+        CalibrationError: The wish cannot be granted.
+        DataError: Images are gone or cannot be read.
+        EngineError: An engine that fits does not load.
+    """
+    before = bundle.decision()
+    held_out = list_images(good) if good else recorded(bundle, "held_out")
+    bad = labelled_images(defects)[0] if defects and wish.rule != "conformal" else []
+    wish.require(len(held_out), len(bad))
+    fit = _Fit(bundle, wish, held_out, bad, _command(wish, good, defects), progress or (lambda *_: None))
+    graphs = fit.graphs([key for key in PRECISIONS if key in before.graphs])
+    own: dict[str, GraphDecision] = {}
+    passed_over: list[str] = []
+    for engine in engines(bundle):
+        if engine.obstacle:
+            passed_over.append(f"{engine.name}: {engine.obstacle}")
+        else:
+            own[engine.name] = fit.engine(engine)
+    return DecidedHere(graphs, own, passed_over)
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """One wish, the images it is fitted on, and where the results go."""
+
+    bundle: Bundle
+    wish: Wish
+    good: list[Path]
+    bad: list[Path]
+    command: str
+    report: Progress
+
+    def graphs(self, precisions: list[Precision]) -> dict[Precision, GraphDecision]:
+        paths = {key: self.bundle.graph(key) for key in precisions}
+        inputs = {graph_name(key): path for key, path in paths.items()}
+        with self.bundle.stage("decide", command=self.command, inputs=inputs, options=self._options()) as stage:
+            decided: dict[Precision, GraphDecision] = {}
+            for key, path in paths.items():
+                with OnnxRuntimeBackend(path.read_bytes(), key) as backend:
+                    decided[key] = self._decide(backend, self.bundle.manifest.files[graph_name(key)].sha256, None)
+            stage.path(DECISION).write_bytes(
+                to_json(Decision(schema_version=SCHEMA_VERSION, graphs={str(key): graph for key, graph in decided.items()}))
+            )
+            stage.results["thresholds"] = {key: graph.threshold for key, graph in decided.items()}
+        return decided
+
+    def engine(self, engine: Engine) -> GraphDecision:
+        inputs = {name: self.bundle.path / name for name in (f"{ENGINES}/{engine.name}", sidecar_of(engine.name))}
+        stage_name = decide_stage(engine.name)
+        with self.bundle.stage(stage_name, command=self.command, inputs=inputs, options=self._options()) as stage:
+            with open_engine(self.bundle, engine) as backend:
+                decided = self._decide(backend, engine.sidecar.graph_sha256, engine.sidecar.engine_sha256)
+            stage.path(engine_decision_name(engine.name)).write_bytes(to_json(decided))
+            stage.results["threshold"] = decided.threshold
+        return decided
+
+    def _decide(self, backend: Backend, graph_sha256: str, engine_sha256: str | None) -> GraphDecision:
+        return decide(
+            self._scores(backend, self.good),
+            self.wish,
+            graph_sha256,
+            names=[path.name for path in self.good],
+            defects=self._scores(backend, self.bad) if self.bad else None,
+            engine_sha256=engine_sha256,
+        )
+
+    def _scores(self, backend: Backend, images: list[Path]) -> Scores:
+        parts = []
+        for frames in Intake.of(self.bundle).batches(images, _BATCH):
+            parts.append(backend.infer(frames, heatmap=False).score)
+            self.report(f"{backend.name} {backend.spec.precision} scores", min(1.0, len(parts) * _BATCH / len(images)))
+        return np.concatenate(parts)
+
+    def _options(self) -> dict[str, object]:
+        return {"rule": self.wish.rule, "false_reject_rate": self.wish.false_reject_rate, "images": len(self.good)}
+
+
+def _command(wish: Wish, good: Path | None, defects: Path | None) -> str:
+    words = [f"lrdan-edge calibrate --decision-only {wish.arguments()}"]
+    words += [f"--good {good}"] if good else []
+    words += [f"--defects {defects}"] if defects else []
+    return " ".join(words)

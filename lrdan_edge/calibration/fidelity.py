@@ -1,0 +1,172 @@
+"""What an inspector would notice of quantisation: other ranks, other verdicts, another AUROC; not tensor errors."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from lrdan_edge.calibration.material import Intake
+from lrdan_edge.calibration.painted import paint_defects
+from lrdan_edge.dataset import LabelledImage
+from lrdan_edge.images import Frame
+from lrdan_edge.metrics import auroc
+from lrdan_edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
+
+if TYPE_CHECKING:
+    import onnx
+
+LEAST_RANK_CORRELATION = 0.98
+LARGEST_AUROC_DIFFERENCE = 0.005
+_BATCH = 16
+
+Scores = npt.NDArray[np.float32]
+
+
+class Fidelity(msgspec.Struct, frozen=True, kw_only=True):
+    """How an int8 graph's scores compare with the fp32 graph's.
+
+    Attributes:
+        images: Number of good images compared on.
+        rank_correlation: Spearman's, of good images' scores.
+        added_spread: Deviation of the score differences over the deviation of the fp32 scores.
+        verdicts_changed: Share of good images that one graph rejects and the other does not, each at its own threshold for the
+            same false-reject rate.
+        auroc: Of the int8 graph, on labelled images, or without them on good and painted ones (`paint_defects`).
+        auroc_fp32: Of the fp32 graph on the same.
+    """
+
+    images: int
+    rank_correlation: float
+    added_spread: float
+    verdicts_changed: float
+    auroc: float
+    auroc_fp32: float
+
+    def broken(self, false_reject_rate: float) -> list[str]:
+        """The bounds this breaks, in words; none: the int8 graph may decide.
+
+        Args:
+            false_reject_rate: The rate that was asked for; no larger share of good images may change its verdict.
+        """
+        found = []
+        if not self.rank_correlation >= LEAST_RANK_CORRELATION:
+            found.append(f"rank correlation {self.rank_correlation:.4f}, bound {LEAST_RANK_CORRELATION}")
+        if self.verdicts_changed > max(false_reject_rate, 1 / self.images) + 1e-9:
+            found.append(f"{self.verdicts_changed:.1%} of good images change their verdict, bound {false_reject_rate:.1%}")
+        difference = abs(self.auroc - self.auroc_fp32)
+        if not difference <= LARGEST_AUROC_DIFFERENCE:
+            found.append(f"AUROC differs by {difference:.4f}, bound {LARGEST_AUROC_DIFFERENCE}")
+        return found
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Good images' scores by two graphs, float32 [n] each, in the same order."""
+
+    fp32: Scores
+    int8: Scores
+
+
+class Yardstick:
+    """Measures int8 graphs against the fp32 graph on good images neither ranges nor thresholds come from, and on labelled ones."""
+
+    def __init__(
+        self,
+        fp32: "onnx.ModelProto",
+        good: list[Path],
+        intake: Intake,
+        false_reject_rate: float,
+        labelled: list[LabelledImage] | None = None,
+    ) -> None:
+        """Score by the fp32 graph, and paint defects where none are labelled.
+
+        Args:
+            fp32: The fp32 deploy graph.
+            good: Good images.
+            intake: How images become frames.
+            false_reject_rate: At which verdicts are compared.
+            labelled: Good and defective images, if there are any.
+
+        Raises:
+            DataError: An image cannot be read.
+        """
+        self._intake, self._rate = intake, false_reject_rate
+        self._frames = intake.load(good)
+        self._labelled = labelled or []
+        self.fp32 = self.scores(fp32, _parts(self._frames))
+        self._painted = None if labelled else paint_defects(self._frames, intake.region)
+        self._auroc_fp32 = self._auroc(fp32, self.fp32)
+
+    def measure(self, model: "onnx.ModelProto") -> Fidelity:
+        """All of it."""
+        scores = self.scores(model, _parts(self._frames))
+        return Fidelity(
+            images=len(scores),
+            rank_correlation=rank_correlation(self.fp32, scores),
+            added_spread=_added_spread(Pair(self.fp32, scores)),
+            verdicts_changed=_verdicts_changed(Pair(self.fp32, scores), self._rate),
+            auroc=self._auroc(model, scores),
+            auroc_fp32=self._auroc_fp32,
+        )
+
+    def added_spread(self, model: "onnx.ModelProto", most: int) -> float:
+        """`Fidelity.added_spread` alone, on at most so many good images: quick, to compare layers by."""
+        places = np.linspace(0, len(self._frames) - 1, min(most, len(self._frames))).astype(int)
+        scores = self.scores(model, _parts(self._frames[places]))
+        return _added_spread(Pair(self.fp32[places], scores))
+
+    def pair(self, model: "onnx.ModelProto") -> Pair:
+        """Both graphs' scores of the good images."""
+        return Pair(self.fp32, self.scores(model, _parts(self._frames)))
+
+    def scores(self, model: "onnx.ModelProto", frames: Iterable[Frame]) -> Scores:
+        """A graph's scores, float32 [n]."""
+        with OnnxRuntimeBackend(model.SerializeToString(), "int8") as backend:
+            return np.concatenate([backend.infer(np.ascontiguousarray(part), heatmap=False).score for part in frames])
+
+    def _auroc(self, model: "onnx.ModelProto", good: Scores) -> float:
+        if self._painted is not None:
+            return auroc(good, self.scores(model, _parts(self._painted)))
+        scores = self.scores(model, self._intake.batches([image.path for image in self._labelled], _BATCH))
+        defective = np.array([image.defective for image in self._labelled])
+        return auroc(scores[~defective], scores[defective])
+
+
+def _parts(frames: Frame) -> list[Frame]:
+    return [frames[start : start + _BATCH] for start in range(0, len(frames), _BATCH)]
+
+
+def rank_correlation(first: Scores, second: Scores) -> float:
+    """Spearman's rank correlation of two score vectors, in [-1, 1]; ties share their mean rank. NaN when one is constant."""
+    ranks = [_mean_ranks(scores) for scores in (first, second)]
+    if any(np.ptp(rank) == 0 for rank in ranks):
+        return 1.0 if np.array_equal(ranks[0], ranks[1]) else math.nan
+    return float(np.corrcoef(ranks)[0, 1])
+
+
+def _mean_ranks(scores: Scores) -> npt.NDArray[np.float64]:
+    _, place, count = np.unique(scores, return_inverse=True, return_counts=True)
+    last = np.cumsum(count).astype(np.float64)
+    return np.asarray((last - (count - 1) / 2)[place])
+
+
+def _added_spread(pair: Pair) -> float:
+    spread = float(np.std(pair.fp32.astype(np.float64)))
+    added = float(np.std(pair.int8.astype(np.float64) - pair.fp32))
+    return added / spread if spread else (0.0 if added == 0 else math.inf)
+
+
+def _verdicts_changed(pair: Pair, false_reject_rate: float) -> float:
+    rejected = [scores > _quantile(scores, false_reject_rate) for scores in (pair.fp32, pair.int8)]
+    return float(np.mean(rejected[0] != rejected[1]))
+
+
+def _quantile(scores: Scores, false_reject_rate: float) -> float:
+    """The conformal order statistic, or the largest score where there are too few for it."""
+    rank = math.ceil(round((len(scores) + 1) * (1 - false_reject_rate), 9))
+    return float(np.sort(scores)[min(rank, len(scores)) - 1])

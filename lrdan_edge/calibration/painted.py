@@ -1,0 +1,48 @@
+"""Stand-ins for defects where nobody has labelled any: good images with a piece of another one pasted in.
+
+Int8 saturates where a part looks like no good one, which good images alone cannot show. Whether the score still tells these
+from good images as well as fp32's does, shows it. After CutPaste (Li et al., 2021, arXiv 2104.04015).
+"""
+
+import numpy as np
+
+from lrdan_edge.geometry import Region
+from lrdan_edge.images import Frame
+
+_SHARE = (0.005, 0.04)  # of the image's area
+_ASPECT = (0.3, 3.3)
+_CONTRAST = (0.6, 1.4)
+_BRIGHTNESS = (10.0, 50.0)  # grey levels, lighter or darker
+
+
+def paint_defects(frames: Frame, region: Region | None = None, seed: int = 0) -> Frame:
+    """Paste into each image a piece of the next one, its contrast and brightness changed.
+
+    Args:
+        frames: Good images, uint8 [N, H, W, C].
+        region: The part that is inspected, and so painted into; None for all of it.
+        seed: Seed of places, sizes and changes.
+
+    Returns:
+        uint8 [N, H, W, C].
+    """
+    random = np.random.default_rng(seed)
+    painted = frames.copy()
+    left, top, width, height = region or (0, 0, frames.shape[2], frames.shape[1])
+    inspected = (slice(top, top + height), slice(left, left + width))
+    for index, frame in enumerate(painted):
+        image, other = frame[inspected], frames[(index + 1) % len(frames)][inspected]
+        area = height * width * np.exp(random.uniform(*np.log(_SHARE)))
+        aspect = np.exp(random.uniform(*np.log(_ASPECT)))
+        rows = int(np.clip(np.sqrt(area * aspect), 2, height))
+        columns = int(np.clip(np.sqrt(area / aspect), 2, width))
+        source, target = (
+            (int(random.integers(height - rows + 1)), int(random.integers(width - columns + 1))) for _ in range(2)
+        )
+        top, left = source
+        piece = other[top : top + rows, left : left + columns].astype(np.float32)
+        mean = piece.mean()
+        piece = (piece - mean) * random.uniform(*_CONTRAST) + mean + random.choice([-1, 1]) * random.uniform(*_BRIGHTNESS)
+        top, left = target
+        image[top : top + rows, left : left + columns] = np.clip(np.rint(piece), 0, 255).astype(np.uint8)
+    return painted

@@ -1,0 +1,80 @@
+"""The calibration report's pictures: ranges, scores, thresholds, sensitivities."""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lrdan_edge.calibration.report import CalibrationReport
+
+_COLOURS = {"fp32": "#1f77b4", "fp16": "#2ca02c", "int8": "#d62728"}
+_MARKS = {"min-max": "|", "percentile-99.999": "s", "percentile-99.99": "o", "entropy": "x"}
+
+
+def matplotlib_found() -> bool:
+    """Whether plots can be drawn."""
+    return find_spec("matplotlib") is not None
+
+
+def draw_layers(path: Path, report: CalibrationReport) -> None:
+    """Write a PNG: per activation its range by each method, and per layer what it alone does to the score."""
+    from matplotlib.figure import Figure  # without pyplot: no display, no global state
+
+    figure = Figure(figsize=(11, 1.5 + 0.21 * len(report.ranges)), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    rows = np.arange(len(report.ranges))
+    least = min((one.largest for one in report.ranges if one.largest > 0), default=1.0) / 4
+    left.hlines(rows, least, [max(one.largest, least) for one in report.ranges], color="#cccccc", linewidth=3)
+    for method in report.ranges[0].amplitudes:
+        values = [max(one.amplitudes[method], least) for one in report.ranges]
+        chosen = " (chosen)" if method == report.method else ""
+        left.plot(values, rows, _MARKS[method], label=f"{method}{chosen}", markersize=6 if chosen else 5)
+    left.set(xscale="log", xlabel="largest magnitude that int8 represents; grey: seen", title="activations")
+    left.set_yticks(rows, [one.tensor for one in report.ranges], fontsize=7)
+    left.invert_yaxis()
+    left.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.4, -0.06), ncols=2)
+    names = [one.layer for one in report.sensitivities]
+    colours = ["#d62728" if name in report.kept_in_float else "#1f77b4" for name in names]
+    right.barh(range(len(names)), [one.added_spread for one in report.sensitivities], color=colours)
+    right.set_yticks(range(len(names)), names, fontsize=8)
+    right.invert_yaxis()
+    kept = "; red: kept in float" if report.kept_in_float else ""
+    right.set(xlabel="added spread of good scores", title=f"layers, each alone in int8{kept}")
+    for axes in (left, right):
+        axes.grid(alpha=0.3, axis="x")
+    figure.savefig(path, dpi=110, format="png")
+
+
+def draw_scores(path: Path, report: CalibrationReport) -> None:
+    """Write a PNG: int8 scores against fp32 scores, and every graph's held-out good scores with its threshold."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 5), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    _draw_scatter(left, report)
+    for precision, scores in report.held_out_scores.items():
+        ordered = np.sort(scores)
+        share = np.arange(1, len(ordered) + 1) / len(ordered)
+        right.step(ordered, share, where="post", color=_COLOURS[precision], label=f"{precision} scores")
+        right.axvline(report.thresholds[precision], color=_COLOURS[precision], linestyle="--", linewidth=1)
+    right.axhline(1 - report.false_reject_rate, color="#999999", linewidth=1)
+    right.set(xlabel="score; dashed: threshold", ylabel="share of held-out good images below", title="thresholds")
+    right.legend(fontsize=8, loc="lower right")
+    right.grid(alpha=0.3)
+    figure.savefig(path, dpi=110, format="png")
+
+
+def _draw_scatter(axes: Any, report: CalibrationReport) -> None:
+    series = ((report.scores, "o", "training images compared on"), (report.held_out_scores, "^", "held-out good images"))
+    for scores, mark, label in series:
+        axes.plot(scores["fp32"], scores["int8"], mark, markersize=4, alpha=0.6, label=label)
+    both = [value for scores, _, _ in series for precision in ("fp32", "int8") for value in scores[precision]]
+    ends = [min(both), max(both)]
+    axes.plot(ends, ends, color="#999999", linewidth=1)
+    axes.axvline(report.thresholds["fp32"], color=_COLOURS["fp32"], linestyle="--", linewidth=1, label="fp32 threshold")
+    axes.axhline(report.thresholds["int8"], color=_COLOURS["int8"], linestyle="--", linewidth=1, label="int8 threshold")
+    rank = report.chosen.fidelity.rank_correlation
+    axes.set(xlabel="fp32 score", ylabel="int8 score", title=f"int8 against fp32, rank correlation {rank:.4f}")
+    axes.legend(fontsize=8)
+    axes.grid(alpha=0.3)

@@ -1,0 +1,143 @@
+"""How large activations get: one pass over real images, in bounded memory, for every calibration method at once."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from lrdan_edge.calibration.material import Intake
+from lrdan_edge.errors import CalibrationError
+from lrdan_edge.runtime.backends.onnxruntime import session_options
+
+if TYPE_CHECKING:
+    from lrdan_edge.calibration.quantise import QuantisableGraph
+
+Method = Literal["min-max", "percentile-99.999", "percentile-99.99", "entropy"]
+METHODS: tuple[Method, ...] = ("min-max", "percentile-99.999", "percentile-99.99", "entropy")
+
+BINS = 2048
+_LEVELS = 128  # magnitudes of a symmetric int8
+_ENTROPY_STEP = 8
+_PIXELS_PER_BATCH = 1 << 18  # keeps one batch's activations near 50 MB
+
+Counts = npt.NDArray[np.int64]
+
+
+class MagnitudeHistogram:
+    """Magnitudes of one activation, counted in `BINS` equal bins from 0 to `top`, which doubles when something is larger.
+
+    Attributes:
+        largest: The largest magnitude seen.
+        top: Upper edge of the last bin.
+        counts: int64 [BINS].
+    """
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self.largest = 0.0
+        self.top = 0.0
+        self.counts: Counts = np.zeros(BINS, np.int64)
+
+    def add(self, values: npt.NDArray[np.float32]) -> None:
+        """Count values, float32 of any shape.
+
+        Raises:
+            CalibrationError: One is not finite.
+        """
+        magnitudes = np.abs(values).ravel()
+        largest = float(magnitudes.max(initial=0.0))
+        if not np.isfinite(largest):
+            raise CalibrationError("an activation is not finite: the network is broken, train again")
+        self.largest = max(self.largest, largest)
+        if self.top == 0.0:
+            self.top = largest or self.top
+        while largest > self.top:
+            self.counts = np.concatenate([self.counts.reshape(-1, 2).sum(axis=1), np.zeros(BINS // 2, np.int64)])
+            self.top *= 2
+        if self.top:
+            places = (magnitudes * np.float32(BINS / self.top)).astype(np.int32)
+            self.counts += np.bincount(np.minimum(places, BINS - 1), minlength=BINS)
+        else:
+            self.counts[0] += magnitudes.size
+
+    def amplitude(self, method: Method) -> float:
+        """The largest magnitude that int8 is to represent, by one method; 0 for an activation that is always 0.
+
+        Args:
+            method: ``min-max`` (the largest seen), ``percentile-P`` (P % of all magnitudes lie below), or ``entropy`` (as
+                TensorRT's calibrator: least Kullback-Leibler divergence between histogram and its int8 form; Migacz, 2017).
+        """
+        if method == "min-max" or self.top == 0.0:
+            return self.largest
+        if method != "entropy":
+            total = np.cumsum(self.counts)
+            edge = int(np.searchsorted(total, float(method.removeprefix("percentile-")) / 100 * total[-1]))
+            return min(self.largest, (edge + 1) * self.top / BINS)
+        return min(self.largest, least_divergent(self.counts) * self.top / BINS)
+
+
+def least_divergent(counts: Counts) -> int:
+    """How many of a magnitude histogram's bins to keep so that int8 loses the least information.
+
+    For each number of bins, the kept histogram, with all outliers in its last bin, is compared with the same bins merged into
+    128 levels and spread out again over those that are not empty.
+
+    Args:
+        counts: int64 [bins].
+
+    Returns:
+        Between 128 and the number of bins.
+    """
+    best, least = len(counts), np.inf
+    total = counts.sum()
+    for kept in range(_LEVELS, len(counts) + 1, _ENTROPY_STEP):
+        inside = counts[:kept].astype(np.float64)
+        filled = inside > 0
+        reference = inside.copy()
+        reference[-1] += total - inside.sum()
+        level = np.arange(kept) * _LEVELS // kept
+        share = np.bincount(level, weights=inside) / np.maximum(np.bincount(level, weights=filled), 1)
+        coded = np.where(filled, share[level], 0.0)
+        coded = (coded + 1e-9 * total) / (coded.sum() + 1e-9 * total * kept)
+        reference /= total
+        seen = reference > 0
+        divergence = float((reference[seen] * np.log(reference[seen] / coded[seen])).sum())
+        if divergence < least:
+            best, least = kept, divergence
+    return best
+
+
+def collect_ranges(
+    graph: "QuantisableGraph",
+    images: list[Path],
+    intake: Intake,
+    progress: Callable[[float], None] | None = None,
+) -> dict[str, MagnitudeHistogram]:
+    """Run images through the fp32 graph and count every activation that int8 will hold.
+
+    Args:
+        graph: The graph.
+        images: Good images that show what activations look like; not those that the threshold is fitted on.
+        intake: How images become frames.
+        progress: Called with the share done, 0 to 1.
+
+    Returns:
+        A histogram per tensor of ``graph.tensors()``.
+
+    Raises:
+        CalibrationError: An activation is not finite.
+        DataError: An image cannot be read.
+    """
+    tensors = graph.tensors()
+    session = ort.InferenceSession(graph.with_outputs(tensors), session_options(), providers=["CPUExecutionProvider"])
+    histograms = {tensor: MagnitudeHistogram() for tensor in tensors}
+    size = min(16, max(1, _PIXELS_PER_BATCH // (intake.shape[0] * intake.shape[1])))
+    for done, frames in enumerate(intake.batches(images, size), start=1):
+        for histogram, values in zip(histograms.values(), session.run(tensors, {"frames": frames}), strict=True):
+            histogram.add(values)
+        if progress:
+            progress(min(1.0, done * size / len(images)))
+    return histograms

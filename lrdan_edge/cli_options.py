@@ -1,0 +1,43 @@
+"""Options that several commands have."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def bundle_option(command: Command) -> Command:
+    """``-b/--bundle``, as ``bundle_path``."""
+    return click.option(
+        "-b",
+        "--bundle",
+        "bundle_path",
+        type=click.Path(path_type=Path, file_okay=False),
+        default=Path("bundle"),
+        envvar="LRDAN_BUNDLE",
+        show_default=True,
+        show_envvar=True,
+        help="The bundle's folder.",
+    )(command)
+
+
+def precision_options(command: Command) -> Command:
+    """``--fp32``, ``--fp16`` and ``--int8``, as ``precision``."""
+    for precision in ("int8", "fp16", "fp32"):
+        command = click.option(f"--{precision}", "precision", flag_value=precision, help=f"Use the {precision} graph.")(command)
+    return command
+
+
+def backend_options(command: Command) -> Command:
+    """``--backend``, and the precisions."""
+    command = click.option(
+        "--backend",
+        type=click.Choice(["auto", "tensorrt", "onnxruntime", "openvino", "torch", "null"]),
+        default="auto",
+        show_default=True,
+        help="What runs the graph; auto takes the fastest that fits, any other never falls back.",
+    )(command)
+    return precision_options(command)

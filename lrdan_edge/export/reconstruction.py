@@ -1,0 +1,52 @@
+"""AE2's reconstruction as a graph of its own: not needed to decide about a part, but to see why (``lrdan-edge explain``)."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from lrdan_edge.train.scoring import DeployModule, preprocess, standardisation
+
+if TYPE_CHECKING:
+    from lrdan_edge.manifest import Preprocessing
+
+
+class ReconstructionModule(nn.Module):
+    """Frames in, what AE2 makes of them out, in grey levels as the frames are."""
+
+    def __init__(self, module: DeployModule) -> None:
+        """Take AE2 and its preprocessing from the deploy module."""
+        super().__init__()
+        self.ae2, self.preprocessing, self.cut, self.stitch = module.ae2, module.preprocessing, module.cut, module.stitch
+        self.eval()
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Reconstruct.
+
+        Args:
+            frames: uint8 [N, H, W, C].
+
+        Returns:
+            float32 [N, h, w, C] of the heatmap's size, in grey levels, not clipped.
+        """
+        raw = frames.float().permute(0, 3, 1, 2)
+        raw = self.cut(raw) if self.cut else raw
+        reconstruction, _ = self.ae2(preprocess(raw, self.preprocessing))
+        grey_levels = to_grey_levels(reconstruction, raw, self.preprocessing)
+        if self.stitch:
+            grey_levels = torch.cat([self.stitch(channel) for channel in torch.split(grey_levels, 1, 1)], 1)
+        return grey_levels.permute(0, 2, 3, 1)
+
+
+def to_grey_levels(image: Tensor, raw: Tensor, preprocessing: "Preprocessing") -> Tensor:
+    """Undo `preprocess`.
+
+    Args:
+        image: What the networks see or give, float32 [N, C, H, W].
+        raw: The frames it was made from, float32 [N, C, H, W] in [0, 255].
+        preprocessing: What was done to them.
+    """
+    if preprocessing.standardise:
+        mean, deviation = standardisation(raw * preprocessing.scale + preprocessing.offset)
+        image = image * deviation + mean
+    return torch.div(image - preprocessing.offset, preprocessing.scale)

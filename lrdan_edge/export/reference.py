@@ -1,0 +1,138 @@
+"""The images that every export is measured on, and the measuring: each graph by each backend, against PyTorch in float32."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from lrdan_edge.bundle import REPORTS, Bundle, Stage, versions
+from lrdan_edge.dataset import recorded_images, test_images
+from lrdan_edge.errors import BackendError, DataError, MissingExtraError
+from lrdan_edge.images import Frame, load_frames
+from lrdan_edge.manifest import SCHEMA_VERSION, Precision, to_json
+from lrdan_edge.parity import Floats, Parity, ParityReport, as_markdown, compare
+from lrdan_edge.runtime.backends.base import Backend
+
+if TYPE_CHECKING:
+    import torch
+
+_PIXELS = 1 << 23  # that the networks see, in all: some seconds on one core
+_FEWEST, _MOST = 8, 96
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Images to compare runners on.
+
+    Attributes:
+        frames: uint8 [N, H, W, C], as the graph takes them.
+        defective: Which show a defect, bool [N], or None without labelled images.
+        words: What they are.
+    """
+
+    frames: Frame
+    defective: npt.NDArray[np.bool_] | None
+    words: str
+
+
+def reference_images(bundle: Bundle) -> Reference:
+    """Held-out good images and, where the data has them, labelled test images; seeded noise where all of them are gone."""
+    model = bundle.manifest.model
+    pixels = model.height * model.width * len(model.tile_rows) * len(model.tile_columns)
+    count = min(max(_PIXELS // pixels, _FEWEST), _MOST)
+    good = _spread([path for path in recorded_images(bundle, "held_out") if path.is_file()], count // 2)
+    labelled: list[tuple[Path, bool]] = []
+    try:
+        images = test_images(Path(bundle.manifest.stages["train"].results["data"]))
+        for defective in (False, True):
+            paths = [image.path for image in images if image.defective is defective]
+            labelled += [(path, defective) for path in _spread(paths, count // 4)]
+    except DataError:
+        labelled = []  # data without test images: parity of scores and heatmaps is measured all the same
+    if not good and not labelled:
+        noise = np.random.default_rng(0).integers(0, 256, (_FEWEST, *model.frame_shape)).astype(np.uint8)
+        return Reference(noise, None, f"{_FEWEST} frames of noise, since the images that training used are gone")
+    marks = [False] * len(good) + [defective for _, defective in labelled]
+    words = f"{len(good)} held-out good images"
+    if labelled:
+        words += f", {len(labelled) - sum(marks)} good and {sum(marks)} defective test images"
+    frames = load_frames([*good, *(path for path, _ in labelled)], model.frame_shape, bundle.manifest.preprocessing.bit_depth)
+    return Reference(frames, np.array(marks) if labelled else None, words)
+
+
+def _spread(paths: list[Path], count: int) -> list[Path]:
+    """At most `count` of them, evenly over the list, so that every kind of defect is there."""
+    places = np.linspace(0, len(paths) - 1, min(count, len(paths))).round().astype(int)
+    return [paths[place] for place in places]
+
+
+def torch_outputs(module: "torch.nn.Module", frames: Frame, batch: int = 8) -> tuple[Floats, Floats]:
+    """Scores [N] and heatmaps [N, h, w] of the deploy module, float32, `batch` frames at once."""
+    import torch
+
+    with torch.inference_mode():
+        parts = [module(part) for part in torch.split(torch.from_numpy(frames), batch)]
+    score, heatmap = (torch.cat(column).numpy() for column in zip(*parts, strict=True))
+    return np.asarray(score, np.float32), np.asarray(heatmap, np.float32)
+
+
+def measure(
+    precision: Precision, graph: bytes, reference: Reference, expected: tuple[Floats, Floats], unit: float
+) -> tuple[list[Parity], list[str]]:
+    """Run a graph by every backend of this machine's processor, and compare.
+
+    Args:
+        precision: The graph's.
+        graph: Its bytes.
+        reference: The images.
+        expected: PyTorch's scores and heatmaps of them, in float32.
+        unit: What scores are counted in.
+
+    Returns:
+        One row per backend, and why others were not measured.
+
+    Raises:
+        BackendError: A backend refuses the graph.
+    """
+    from lrdan_edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
+    from lrdan_edge.runtime.backends.openvino import OpenVinoBackend
+
+    rows, missing = [], []
+    backends: tuple[type[OnnxRuntimeBackend] | type[OpenVinoBackend], ...] = (OnnxRuntimeBackend, OpenVinoBackend)
+    for kind in backends:
+        try:
+            with kind(graph, precision) as backend:
+                actual = _outputs(backend, reference.frames)
+        except MissingExtraError as error:
+            missing.append(f"{precision} by {kind.name}: {error}")
+            continue
+        runner = f"{kind.name} {versions()[kind.name]}"
+        rows.append(compare(precision, runner, actual, expected, unit=unit, defective=reference.defective))
+    return rows, missing
+
+
+def _outputs(backend: Backend, frames: Frame) -> tuple[Floats, Floats]:
+    score, heatmap = backend.infer(frames)
+    if heatmap is None:
+        raise BackendError(f"the {backend.name} backend gave no heatmap though one was asked for: report this")
+    return score, heatmap
+
+
+def write_report(
+    stage: Stage, command: str, reference: Reference, expected: Floats, rows: list[Parity], missing: list[str]
+) -> None:
+    """Write ``reports/parity.json`` and the page made from it."""
+    report = ParityReport(
+        schema_version=SCHEMA_VERSION,
+        command=command,
+        reference="PyTorch in float32",
+        images=reference.words,
+        score_quantiles=[float(value) for value in np.quantile(expected, (0, 0.25, 0.5, 0.75, 1))],
+        rows=rows,
+        not_measured=missing,
+        versions=versions(),
+    )
+    stage.path(f"{REPORTS}/parity.json").write_bytes(to_json(report))
+    stage.path(f"{REPORTS}/parity.md").write_text(as_markdown(report), encoding="utf-8")

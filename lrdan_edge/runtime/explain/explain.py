@@ -1,0 +1,142 @@
+"""Judge images, reconstruct them, write the page."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from lrdan_edge.bundle import RECONSTRUCTION, Bundle
+from lrdan_edge.errors import BackendError, DataError
+from lrdan_edge.images import Frame, fit_frame, list_images, read_image, region_of
+from lrdan_edge.manifest import GraphDecision, Precision
+from lrdan_edge.runtime.backends.onnxruntime import session_options
+from lrdan_edge.runtime.explain.page import Explained, Facts, as_html
+from lrdan_edge.runtime.inspector import Inspector
+
+MOST = 200  # images on one page: each takes up to some hundred kilobytes
+_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page that was written.
+
+    Attributes:
+        path: The file.
+        images: How many images are on it.
+        rejected: How many of them were rejected.
+        graph: What judged them.
+    """
+
+    path: Path
+    images: int
+    rejected: int
+    graph: str
+
+
+def explain(
+    bundle: Bundle,
+    images: Sequence[Path],
+    output: Path,
+    *,
+    backend: str = "auto",
+    precision: Precision | None = None,
+    threshold: float | None = None,
+) -> Page:
+    """Write a page with image, reconstruction, error, heatmap, score and the good scores, for each image.
+
+    Args:
+        bundle: A calibrated bundle.
+        images: Image files, or folders of them.
+        output: The page, HTML; replaced if it exists.
+        backend: As `Inspector.open`.
+        precision: As `Inspector.open`.
+        threshold: As `Inspector.open`.
+
+    Raises:
+        MissingStageError: A stage has not run.
+        DataError: There is no image, or there are too many for a page, or the page cannot be written.
+        BackendError: The backend asked for is not to be had, or the reconstruction fails.
+    """
+    paths = [path for given in images for path in (list_images(given) if given.is_dir() else [given])]
+    if len(paths) > MOST:
+        raise DataError(f"{len(paths)} images are too many for one page, at most {MOST} fit: name the ones you want explained")
+    session = _session(bundle)
+    with Inspector.open(bundle, backend=backend, precision=precision, threshold=threshold) as inspector:
+        decision = inspector.judge.decision
+        facts = Facts(
+            bundle=str(bundle.path),
+            graph=inspector.choice.title,
+            threshold=inspector.judge.threshold,
+            promise=_promise(decision) if threshold is None else "a threshold of your own",
+            good_scores=decision.good_scores,
+            pooling=bundle.manifest.scoring.pooling,
+            source=bundle.manifest.scoring.source,
+        )
+        explained: list[Explained] = []
+        for start in range(0, len(paths), _BATCH):
+            explained += _explain_some(inspector, session, paths[start : start + _BATCH])
+    try:
+        output.write_text(as_html(facts, explained), encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{output} cannot be written ({error.strerror}): choose another --output") from error
+    return Page(output, len(explained), sum(one.verdict.outcome == "reject" for one in explained), facts.graph)
+
+
+def _promise(decision: GraphDecision) -> str:
+    counted = f"{decision.n} held-out good images"
+    if decision.rule == "conformal":
+        return f"at most {decision.false_reject_rate:.3g} of good parts rejected, from {counted}"
+    defects = f"{len(decision.defect_scores)} labelled defects"
+    if decision.rule == "recall":
+        return f"at least {decision.recall:.3g} of defective parts rejected, from {defects}"
+    return f"the best F1 on {counted} and {defects}; nothing is promised"
+
+
+def _explain_some(inspector: Inspector, session: "_Session", paths: Sequence[Path]) -> list[Explained]:
+    spec = inspector.bundle.manifest.model
+    frames: list[Frame | None] = []
+    reasons: dict[int, str] = {}
+    for place, path in enumerate(paths):
+        try:
+            frames.append(fit_frame(read_image(path, inspector.bit_depth), spec.frame_shape))
+        except DataError as error:
+            frames.append(None)
+            reasons[place] = str(error)
+    verdicts = inspector.inspect(frames)
+    whole = [frame for frame in frames if frame is not None]
+    reconstructions = iter(session(np.stack(whole)) if whole else ())
+    explained = []
+    for place, (path, frame, verdict) in enumerate(zip(paths, frames, verdicts, strict=True)):
+        if frame is None:
+            verdict = inspector.judge.fault(reasons[place])
+        if frame is None:
+            explained.append(Explained(path.name, None, None, verdict))
+        else:
+            explained.append(Explained(path.name, region_of(frame, spec), next(reconstructions), verdict))
+    return explained
+
+
+class _Session:
+    """The reconstruction graph, run by ONNX Runtime."""
+
+    def __init__(self, graph: bytes) -> None:
+        import onnxruntime as ort
+
+        try:
+            self._session = ort.InferenceSession(graph, session_options(), providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
+            raise BackendError(f"ONNX Runtime cannot load {RECONSTRUCTION}: {error}") from error
+
+    def __call__(self, frames: Frame) -> npt.NDArray[np.float32]:
+        """Frames uint8 [N, H, W, C] to reconstructions float32 [N, H, W, C] in grey levels."""
+        try:
+            return np.asarray(self._session.run(["reconstruction"], {"frames": frames})[0], np.float32)
+        except Exception as error:
+            raise BackendError(f"ONNX Runtime cannot run {RECONSTRUCTION} on {list(frames.shape)}: {error}") from error
+
+
+def _session(bundle: Bundle) -> _Session:
+    return _Session(bundle.file(RECONSTRUCTION, "lrdan-edge export").read_bytes())

@@ -1,0 +1,209 @@
+"""Checkpoints: all that training needs to go on after it was killed, in one safetensors file with JSON in its header.
+
+What an uninterrupted run would have given comes out bit for bit: the order of the images and everything drawn depend on seed
+and step alone (`prefetch`, `Learner.prepare`), and networks, optimisers, PyTorch's generators and the epoch's sums are saved.
+"""
+
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from torch import Tensor, nn
+
+from lrdan_edge.bundle import write_durably
+from lrdan_edge.train.report import Epoch
+
+_NETWORK, _OPTIMISER, _GENERATOR = "network.", "optimiser.", "generator."  # how tensors' names begin
+
+
+class State(msgspec.Struct, forbid_unknown_fields=True):
+    """How far training has come.
+
+    Attributes:
+        step: Steps made.
+        history: The finished epochs' mean losses.
+        sums: The unfinished epoch's sums of losses.
+        counts: For how many steps in a row each sign of a collapse has been seen; see `collapse.Watch`.
+    """
+
+    step: int = 0
+    history: list[Epoch] = []
+    sums: Epoch = {}
+    counts: dict[str, int] = {}
+
+
+class _Header(msgspec.Struct, forbid_unknown_fields=True):
+    identity: dict[str, Any]
+    conditions: dict[str, Any]
+    state: State
+
+
+@dataclass
+class Checkpoint:
+    """The checkpoint of one run.
+
+    Attributes:
+        path: The file.
+        identity: What makes this run this run: the data's fingerprint, the model, the options, the versions.
+        conditions: What may differ, at the price of the last bits: device, threads, processes.
+        seconds: How often it is to be written.
+    """
+
+    path: Path
+    identity: dict[str, Any]
+    conditions: dict[str, Any]
+    seconds: float
+
+    def __post_init__(self) -> None:
+        self._written = time.monotonic()
+        self.identity = _plain(self.identity)
+        self.conditions = _plain(self.conditions)
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to write it."""
+        return time.monotonic() - self._written >= self.seconds
+
+    def write(self, networks: nn.Module, optimisers: Sequence[torch.optim.Optimizer], state: State) -> None:
+        """Replace the checkpoint, durably and at once: a kill leaves the older one or this one."""
+        from safetensors.torch import save
+
+        tensors = {f"{_NETWORK}{name}": tensor for name, tensor in networks.state_dict().items()}
+        tensors |= {f"{_OPTIMISER}{name}": tensor for name, tensor in _of_optimisers(optimisers).items()}
+        tensors |= {f"{_GENERATOR}{name}": tensor for name, tensor in _generators().items()}
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        header = msgspec.json.encode(_Header(self.identity, self.conditions, state))
+        metadata = {"run": header.decode(), "sha256": _digest(header, tensors)}
+        write_durably(self.path, save(tensors, metadata))
+        self._written = time.monotonic()
+
+    def remove(self) -> None:
+        """Remove the checkpoint, if there is one, and what a killed run left of another."""
+        self.path.unlink(missing_ok=True)
+        self.path.with_name(f"{self.path.name}.tmp").unlink(missing_ok=True)
+
+    def read(self) -> tuple["Saved | None", str | None]:
+        """The checkpoint that an earlier, killed run left.
+
+        Returns:
+            It, or None where there is none of this run; and what is to be said about it, or None.
+        """
+        if not self.path.exists():
+            return None, None
+        try:
+            header, tensors = _parse(self.path)
+        except (OSError, ValueError, KeyError, msgspec.DecodeError) as error:
+            return None, f"the checkpoint {self.path} is damaged ({_line(error)})"
+        if differing := _differences(header.identity, self.identity):
+            return None, f"the checkpoint {self.path} is of another run ({'; '.join(differing[:3])})"
+        said = None
+        if differing := _differences(header.conditions, self.conditions):
+            said = f"not bit for bit as without the break, since the checkpoint has other conditions ({'; '.join(differing)})"
+        return Saved(tensors, header.state), said
+
+
+@dataclass
+class Saved:
+    """A checkpoint that was read."""
+
+    tensors: dict[str, Tensor]
+    state: State
+
+    def restore(self, networks: nn.Module, optimisers: Sequence[torch.optim.Optimizer]) -> State:
+        """Put networks, optimisers and PyTorch's generators into the saved state, in place."""
+        networks.load_state_dict(_under(self.tensors, _NETWORK))
+        saved = _under(self.tensors, _OPTIMISER)
+        for place, optimiser in enumerate(optimisers):
+            own = _under(saved, f"{place}.")
+            for index, parameter in enumerate(_parameters(optimiser)):
+                optimiser.state[parameter] = {
+                    name: _like(tensor, parameter) for name, tensor in _under(own, f"{index}.").items()
+                }
+        generators = _under(self.tensors, _GENERATOR)
+        torch.set_rng_state(generators["cpu"])
+        if "cuda" in generators and torch.cuda.is_available():
+            torch.cuda.set_rng_state(generators["cuda"])
+        return self.state
+
+
+def _like(tensor: Tensor, parameter: Tensor) -> Tensor:
+    """`tensor` where and as the optimiser keeps it: laid out like its parameter (fused Adam walks both as they lie)."""
+    if tensor.shape != parameter.shape:  # the count of steps
+        return tensor.to(parameter.device)
+    return torch.empty_like(parameter, dtype=tensor.dtype, requires_grad=False).copy_(tensor)
+
+
+def _of_optimisers(optimisers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:
+    return {
+        f"{place}.{index}.{name}": value
+        for place, optimiser in enumerate(optimisers)
+        for index, parameter in enumerate(_parameters(optimiser))
+        for name, value in optimiser.state[parameter].items()
+    }
+
+
+def _parameters(optimiser: torch.optim.Optimizer) -> list[Tensor]:
+    return [parameter for group in optimiser.param_groups for parameter in group["params"]]
+
+
+def _generators() -> dict[str, Tensor]:
+    found = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        found["cuda"] = torch.cuda.get_rng_state()
+    return found
+
+
+def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _parse(path: Path) -> tuple[_Header, dict[str, Tensor]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no dictionary
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
+    raw = metadata["run"].encode()
+    if metadata["sha256"] != _digest(raw, tensors):
+        raise ValueError("its sha256 is another")
+    return msgspec.json.decode(raw, type=_Header), tensors
+
+
+def _digest(header: bytes, tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(header)
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    """As JSON gives them back."""
+    plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(values))
+    return plain
+
+
+def _differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
+    names = sorted(there.keys() | here.keys())
+    return [
+        f"{name} {_short(there.get(name))}, here {_short(here.get(name))}"
+        for name in names
+        if there.get(name) != here.get(name)
+    ]
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:12]}…"
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())

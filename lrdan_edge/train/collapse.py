@@ -1,0 +1,77 @@
+"""Signs that training fails, looked for at every step, so that no epoch passes before it ends with what to change.
+
+An AE2 that runs away (it seeks only to spoil fakes, with a large k) is no sign of its own: it ends in constant images, of G's or
+its own, while a high L_direc alone is what the dual term asks for.
+"""
+
+import math
+from collections.abc import Iterator
+
+from lrdan_edge.errors import TrainingError
+
+AFTER = 100  # steps; before that the networks may be constant
+LONGEST_WATCH = 50  # steps in a row that prove a collapse; an epoch's, if it has fewer
+COLLAPSED = 0.01  # share of the images' own spread below which the reconstructions are all one
+LEAST_SPREAD = 0.05  # images more alike than this (of a range of 2) say nothing about a collapse
+CERTAIN = 0.05  # a discriminator's loss: it gives about 95 % to what is right; healthy runs stay far above
+
+
+class Watch:
+    """Watches one run's losses."""
+
+    def __init__(self, steps_per_epoch: int, counts: dict[str, int]) -> None:
+        """Begin, or go on.
+
+        Args:
+            steps_per_epoch: Nothing is watched for longer than an epoch.
+            counts: For how many steps in a row each sign has been seen; kept up to date.
+        """
+        self.patience = min(LONGEST_WATCH, steps_per_epoch)
+        self.counts = counts
+
+    def see(self, losses: dict[str, float], epoch: int, step: int) -> None:
+        """Look at one step's losses.
+
+        Args:
+            losses: As `Learner.step` gives them, with ``spread_x``, the images' own spread.
+            epoch: The epoch it belongs to, from 1, for the message.
+            step: The step, from 1.
+
+        Raises:
+            TrainingError: A loss is not finite; or, for a whole epoch or `LONGEST_WATCH` steps, a network has answered every
+                image with the same one, or a discriminator has run away.
+        """
+        for name, value in losses.items():
+            if not math.isfinite(value):
+                raise TrainingError(
+                    f"loss {name} became {value} in epoch {epoch}, step {step}; nothing was saved: "
+                    "train again with another --seed or a lower --learning-rate"
+                )
+        if step < AFTER:
+            return
+        signs = dict(_signs(losses))
+        for name in [name for name in self.counts if name not in signs]:
+            del self.counts[name]
+        for name, said in signs.items():
+            self.counts[name] = self.counts.get(name, 0) + 1
+            if self.counts[name] >= self.patience:
+                raise TrainingError(f"{said} in epoch {epoch}, for {self.patience} steps; nothing was saved: {_MENDS[name]}")
+
+
+_MENDS = {
+    "spread_g": "train again with another --seed, a lower --learning-rate or more images",
+    "spread_ae2": "train again with another --seed, a lower --learning-rate or more images",
+    "discriminator": "train again with a lower --learning-rate, another --seed or more images",
+}
+
+
+def _signs(losses: dict[str, float]) -> Iterator[tuple[str, str]]:
+    spread = losses["spread_x"]
+    for name, network in (("spread_g", "AE1 (the generator)"), ("spread_ae2", "AE2")):
+        if name in losses and spread > LEAST_SPREAD and losses[name] < COLLAPSED * spread:
+            yield (
+                name,
+                f"{network} collapsed to one constant image (spread {losses[name]:.2g}, the images' is {spread:.2g})",
+            )
+    if losses.get("discriminator", math.inf) < CERTAIN:
+        yield "discriminator", f"the discriminator ran away (its loss is {losses['discriminator']:.2g}, below {CERTAIN:g})"

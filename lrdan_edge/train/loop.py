@@ -1,0 +1,137 @@
+"""The training loop: steps, epochs, checkpoints."""
+
+import math
+import time
+from contextlib import closing
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lrdan_edge.train.board import Board
+from lrdan_edge.train.cache import Frames
+from lrdan_edge.train.checkpoint import Checkpoint, State
+from lrdan_edge.train.collapse import Watch
+from lrdan_edge.train.distributed import Team
+from lrdan_edge.train.interrupt import Interrupt
+from lrdan_edge.train.learner import Batch, Learner, to_input
+from lrdan_edge.train.options import RECIPES, TrainOptions
+from lrdan_edge.train.prefetch import ahead, batch_of, painters_for
+from lrdan_edge.train.progress import Progress
+
+WARM_UP = 30  # steps over which the learning rate rises
+
+
+def rate_at(step: int, steps: int) -> float:
+    """Share of the learning rate at `step` of `steps`: a short rise, then half a cosine down to zero."""
+    return min(1.0, (step + 1) / WARM_UP) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long a run is.
+
+    Attributes:
+        batch_size: Images per step, over all processes.
+        steps_per_epoch: Steps that an epoch takes.
+        epochs: Passes over the images.
+    """
+
+    batch_size: int
+    steps_per_epoch: int
+    epochs: int
+
+    @property
+    def steps(self) -> int:
+        """Steps in all."""
+        return self.steps_per_epoch * self.epochs
+
+
+def schedule_for(options: TrainOptions, images: int) -> Schedule:
+    """The schedule that the options, or their recipe, ask for with so many images."""
+    recipe = RECIPES[options.recipe]
+    batch_size = min(options.batch_size or recipe.batch_size, images)
+    steps_per_epoch = images // batch_size
+    return Schedule(batch_size, steps_per_epoch, options.epochs or math.ceil(recipe.steps / steps_per_epoch))
+
+
+@dataclass
+class Loop:
+    """One run of the loop and all that takes part in it.
+
+    Attributes:
+        networks: What is trained; holds `ae2`.
+        learner: The networks with their optimisers.
+        frames: The good images.
+        schedule: How long.
+        seed: Decides the order of the images.
+        team: The processes that train.
+        progress: Who is told.
+        board: Likewise.
+        interrupt: Whether the user asked to stop.
+        checkpoint: Where the state is kept.
+    """
+
+    networks: nn.Module
+    learner: Learner
+    frames: Frames
+    schedule: Schedule
+    seed: int
+    team: Team
+    progress: Progress
+    board: Board
+    interrupt: Interrupt
+    checkpoint: Checkpoint
+
+    def run(self, state: State) -> float:
+        """Train from `state`, which is kept up to date, to the end or until interrupted.
+
+        Returns:
+            Images per second.
+
+        Raises:
+            TrainingError: A loss is no longer finite, or a network has collapsed.
+        """
+        device = next(self.networks.parameters()).device
+        schedule, first, started = self.schedule, state.step, time.monotonic()
+        watch = Watch(schedule.steps_per_epoch, state.counts)
+        steps = range(first, schedule.steps)
+        with closing(ahead(self._prepare, steps, painters_for(device))) as batches:
+            for batch, spread in batches:
+                rate = rate_at(state.step, schedule.steps)
+                self.learner.set_rate(rate)
+                on_device = tuple(part.to(device, non_blocking=True) for part in batch)
+                values = _values(self.learner.step(*on_device) | {"spread_x": spread.to(device)})
+                state.step += 1
+                epoch = (state.step - 1) // schedule.steps_per_epoch + 1
+                watch.see(values, epoch, state.step)
+                state.sums = {name: state.sums.get(name, 0.0) + value for name, value in values.items()}
+                self.board.step(state.step, values, rate)
+                left = (time.monotonic() - started) / (state.step - first) * (schedule.steps - state.step)
+                self.progress.step(epoch, schedule.epochs, state.step, schedule.steps, values, left)
+                stop = self.team.anyone(self.interrupt.asked)
+                if state.step % schedule.steps_per_epoch == 0:
+                    self._end_epoch(state, schedule.steps_per_epoch)
+                    self.board.epoch(state.step, self.networks.ae2, on_device[self.learner.shown])  # type: ignore[arg-type]
+                if self.team.leads and state.step < schedule.steps and (stop or self.checkpoint.due):
+                    self.checkpoint.write(self.networks, self.learner.optimisers, state)
+                if stop:
+                    break
+        if rest := state.step % schedule.steps_per_epoch:
+            self._end_epoch(state, rest)
+        return (state.step - first) * schedule.batch_size / max(time.monotonic() - started, 1e-9)
+
+    def _prepare(self, step: int) -> tuple[Batch, Tensor]:
+        """This process's share of the batch of a step, and the spread of the whole batch."""
+        frames = self.frames[batch_of(step, self.seed, len(self.frames), self.schedule.batch_size)]
+        batch = self.learner.prepare(frames, step, self.team.share(len(frames)))
+        return batch, to_input(frames).std(0).mean()
+
+    def _end_epoch(self, state: State, steps: int) -> None:
+        state.history.append({name: value / steps for name, value in state.sums.items()})
+        state.sums = {}
+
+
+def _values(terms: dict[str, Tensor]) -> dict[str, float]:
+    """The terms as numbers, in one transfer."""
+    return dict(zip(terms, torch.stack(list(terms.values())).tolist(), strict=True))

@@ -1,0 +1,114 @@
+"""The decision on the device, for graphs and engines."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from parts import Line
+
+from lrdan_edge.bundle import Bundle
+from lrdan_edge.calibration.calibrate import calibrate
+from lrdan_edge.calibration.decision import Wish
+from lrdan_edge.calibration.device import decide_here
+from lrdan_edge.cli import cli
+from lrdan_edge.errors import CalibrationError
+from lrdan_edge.export.engine import BuildRequest, build_engine
+from lrdan_edge.images import list_images, load_frames
+from lrdan_edge.runtime.engines import engine, open_engine
+from lrdan_edge.runtime.inspector import Inspector
+
+
+@pytest.fixture
+def engine_name(own_bundle: Bundle) -> str:
+    return build_engine(own_bundle, BuildRequest("int8", "onnxruntime"))
+
+
+def test_an_engine_is_judged_by_its_own_scores(own_line: Line, own_bundle: Bundle, engine_name: str) -> None:
+    good = own_line.data / "test" / "good"
+    decided = decide_here(own_bundle, Wish(false_reject_rate=0.1), good=good)
+    assert set(decided.engines) == {engine_name}
+    assert not decided.passed_over
+    own = decided.engines[engine_name]
+    assert own.engine_sha256 == own_bundle.manifest.files[f"engines/{engine_name}"].sha256
+    frames = load_frames(list_images(good), own_bundle.manifest.model.frame_shape)
+    with open_engine(own_bundle, engine(own_bundle, engine_name)) as backend:
+        scores = np.sort(backend.infer(frames).score)
+    assert own.good_scores == pytest.approx(scores.tolist())
+    assert own.threshold == pytest.approx(scores[18])  # the ⌈21 × 0.9⌉ = 19th smallest of 20
+    reopened = Bundle.open(own_bundle.path)
+    assert reopened.decision().graphs["int8"].n == 20
+    with Inspector.open(reopened, backend="onnxruntime", precision="int8") as inspector:
+        assert inspector.judge.threshold == own.threshold
+
+
+def test_the_decision_of_an_engine_that_was_built_anew_no_longer_counts(own_bundle: Bundle, engine_name: str) -> None:
+    decide_here(own_bundle, Wish())
+    path = own_bundle.path / "engines" / engine_name
+    other = own_bundle.manifest.files[f"engines/{engine_name}"].sha256[::-1]
+    assert Bundle.open(own_bundle.path).engine_decision(engine_name) is not None
+    changed = Bundle.open(own_bundle.path)
+    record = changed.manifest.files[f"engines/{engine_name}"]
+    changed.manifest.files[f"engines/{engine_name}"] = type(record)(other, path.stat().st_size)
+    assert changed.engine_decision(engine_name) is None
+
+
+def test_calibrating_again_replaces_what_was_decided_for_the_graphs(own_bundle: Bundle) -> None:
+    decide_here(own_bundle, Wish(false_reject_rate=0.1))
+    assert "decide" in own_bundle.manifest.stages
+    calibrate(own_bundle, int8=False)
+    assert "decide" not in own_bundle.manifest.stages
+    assert own_bundle.decision().graphs["fp32"].false_reject_rate == 0.02
+    assert not any(own_bundle.staleness(stage) for stage in own_bundle.manifest.stages)
+
+
+def test_it_needs_neither_onnx_nor_torch(own_bundle: Bundle, engine_name: str) -> None:
+    code = (
+        "import sys\n"
+        "class Barred:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] in ('onnx', 'torch', 'matplotlib', 'scipy', 'sklearn'):\n"
+        "            raise ImportError(name)\n"
+        "sys.meta_path.insert(0, Barred())\n"
+        "from lrdan_edge.cli import cli\n"
+        f"cli(['calibrate', '--decision-only', '--bundle', {str(own_bundle.path)!r}])\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert f"engine {engine_name}: threshold" in result.stdout
+
+
+def test_too_few_images_leave_the_bundle_alone(own_bundle: Bundle) -> None:
+    before = (own_bundle.path / "manifest.json").read_bytes()
+    with pytest.raises(CalibrationError, match="takes 999"):
+        decide_here(own_bundle, Wish(false_reject_rate=0.001))
+    assert (own_bundle.path / "manifest.json").read_bytes() == before
+
+
+def show(bundle: Path) -> str:
+    result = CliRunner().invoke(cli, ["calibrate", "--show", "--bundle", str(bundle)])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_show_explains_the_decision_in_words(own_bundle: Bundle, engine_name: str) -> None:
+    said = show(own_bundle.path)
+    decision = own_bundle.decision().graphs["int8"]
+    assert f"exceeds {decision.threshold:.6g}" in said
+    assert f"score 60 of these 60, ascending ({decision.good_images[-1]})" in said
+    assert "(n + 1) x (1 - 0.02) = 59.78, rounded up" in said
+    assert "<- threshold" in said
+    assert "p-value" in said
+    assert f"engine {engine_name}: judged by its graph's threshold" in said
+
+
+def test_show_explains_labelled_defects_part(own_line: Line) -> None:
+    arguments = ["--decision-only", "--defects", str(own_line.data), "--threshold-from", "recall", "--recall", "0.9"]
+    result = CliRunner().invoke(cli, ["calibrate", *arguments, "--bundle", str(own_line.bundle)])
+    assert result.exit_code == 0, result.output
+    assert "finds at least 0.9 of such defects" in result.output
+    said = show(own_line.bundle)
+    assert "just below score 2 of 20 labelled defects" in said
+    assert "░ defective" in said

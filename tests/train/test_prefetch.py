@@ -1,0 +1,110 @@
+"""Order, painting ahead, and the promise that nothing but seed, step and place decides what is drawn."""
+
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lrdan_edge.bundle import WEIGHTS
+from lrdan_edge.train import loop
+from lrdan_edge.train.networks import Restorer, spec_for
+from lrdan_edge.train.options import TrainOptions
+from lrdan_edge.train.prefetch import ahead, batch_of, painters_for
+from lrdan_edge.train.progress import Progress
+from lrdan_edge.train.restoration import Restoration
+from lrdan_edge.train.trainer import learner_for, networks_for, train
+
+
+@given(st.integers(1, 40), st.integers(1, 12), st.integers(0, 2**31))
+def test_an_epoch_sees_every_image_at_most_once_in_whole_batches(count: int, size: int, seed: int) -> None:
+    steps = max(1, count // size)
+    for epoch in range(2):
+        batches = [batch_of(epoch * steps + step, seed, count, size) for step in range(steps)]
+        assert all(len(batch) == min(size, count) for batch in batches)
+        seen = torch.cat(batches).tolist()
+        assert len(set(seen)) == len(seen) == steps * min(size, count)
+        assert set(seen) <= set(range(count))
+
+
+def test_epochs_and_seeds_differ() -> None:
+    orders = [batch_of(step, seed, 50, 50).tolist() for seed in range(2) for step in range(2)]
+    assert len({tuple(order) for order in orders}) == 4
+
+
+@pytest.mark.parametrize("painters", [0, 1, 3])
+def test_batches_come_in_order_and_errors_too(painters: int) -> None:
+    assert list(ahead(lambda step: step * step, range(5, 40), painters)) == [step * step for step in range(5, 40)]
+
+    def failing(step: int) -> int:
+        if step == 3:
+            raise ValueError("three")
+        return step
+
+    batches = ahead(failing, range(10), painters)
+    assert [next(batches) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(ValueError, match="three"):
+        next(batches)
+
+
+def test_leaving_early_ends_the_threads() -> None:
+    batches = ahead(lambda step: step, range(1000), 2)
+    next(batches)
+    batches.close()
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("paint")]
+
+
+def test_a_processor_that_trains_does_not_paint_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
+    for threads, painters in ((1, 1), (2, 0)):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        assert painters_for(torch.device("cpu")) == painters
+    assert painters_for(torch.device("cuda")) == 2
+
+
+FRAMES = torch.randint(0, 256, (6, 1, 36, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 5000), st.integers(0, 3), st.sampled_from([1, 2, 3, 6]))
+def test_shares_of_a_batch_are_drawn_as_the_whole(step: int, seed: int, processes: int) -> None:
+    learner = Restoration(Restorer(spec_for(36, 40, 1, recipe="inspection")), 1e-3, seed, half=False)
+    whole = learner.prepare(FRAMES, step)
+    each = 6 // processes
+    shares = [learner.prepare(FRAMES, step, slice(rank * each, (rank + 1) * each)) for rank in range(processes)]
+    for part, together in zip(zip(*shares, strict=True), whole, strict=True):
+        assert torch.equal(torch.cat(part), together)
+    again = learner.prepare(FRAMES, step)
+    assert all(torch.equal(one, other) for one, other in zip(whole, again, strict=True))
+    assert not torch.equal(whole[1], learner.prepare(FRAMES, step + 1)[1])
+
+
+def test_painting_ahead_changes_no_bit(stripes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = TrainOptions(image_size=(36, 40), epochs=2, batch_size=8, device="cpu")
+    weights = []
+    for painters in (0, 3):
+        monkeypatch.setattr(loop, "painters_for", lambda _device, painters=painters: painters)
+        weights.append((train(stripes, tmp_path / str(painters), options, Progress()).path / WEIGHTS).read_bytes())
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # Dynamo looks at it
+@pytest.mark.parametrize("recipe", ["lrdan", "inspection"])
+def test_compiled_networks_keep_their_names_and_losses(recipe: str) -> None:
+    """`Module.compile`, as training does it on a GPU; here with the backend that needs no C compiler."""
+    options = TrainOptions(recipe=recipe)  # type: ignore[arg-type]
+    losses, names = [], []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        networks = networks_for(spec_for(36, 40, 1, recipe=recipe))
+        learner = learner_for(networks, FRAMES, options)
+        if compiled:
+            for network in networks.children():
+                network.compile(backend="eager")
+        networks.train()
+        losses.append([learner.step(*learner.prepare(FRAMES, step))["total"].item() for step in range(3)])
+        names.append(list(networks.state_dict()))
+    assert names[0] == names[1]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
