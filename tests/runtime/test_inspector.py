@@ -1,8 +1,11 @@
+import math
+
 import numpy as np
 import pytest
 from parts import Line, defective_image, good_image
+from scipy.stats import betabinom
 
-from lrdan_edge import Inspector
+from lrdan_edge import Bundle, Inspector
 from lrdan_edge.errors import BackendError, DataError, MissingStageError, StaleStageError
 from lrdan_edge.images import fit_frame, list_images, load_frames
 from lrdan_edge.runtime.backends.base import Backend, BackendSpec, Detections
@@ -17,7 +20,10 @@ def test_good_parts_pass_and_defects_do_not(inspector: Inspector, line: Line) ->
     shape = inspector.backend.spec.frame_shape
     good = inspector.inspect(load_frames(list_images(line.data / "test" / "good"), shape))
     bad = inspector.inspect(load_frames(list_images(line.data / "test" / "blob"), shape))
-    assert sum(verdict.outcome == "good" for verdict in good) >= 18
+    decision = Bundle.open(line.bundle).decision().graphs["fp32"]
+    rank = math.ceil((decision.n + 1) * (1 - decision.false_reject_rate))
+    most = betabinom(len(good), decision.n + 1 - rank, rank).ppf(0.999)  # the exact law of rejects after split conformal
+    assert sum(verdict.outcome == "reject" for verdict in good) <= most < len(good) / 2
     assert sum(verdict.outcome == "reject" for verdict in bad) >= 18
 
 

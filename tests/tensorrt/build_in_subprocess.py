@@ -4,15 +4,24 @@ import json
 import os
 import signal
 import sys
-import time
+import threading
 from pathlib import Path
+from types import FrameType
 
 from lrdan_edge.errors import LrdanError
 from lrdan_edge.export.options import BuildOptions
 from lrdan_edge.export.tensorrt import build_engine
 
+heard = threading.Event()
+
+
+def hear(number: int, frame: FrameType | None) -> None:
+    heard.set()
+    signal.default_int_handler(number, frame)
+
 
 def main() -> dict[str, object]:
+    signal.signal(signal.SIGINT, hear)
     request = json.loads(sys.argv[1])
     options = request["options"]
     options |= {key: Path(options[key]) for key in ("timing_cache", "log_path") if key in options}
@@ -24,7 +33,8 @@ def main() -> dict[str, object]:
         progress.append((phase, share))
         if len(progress) == request["interrupt"]:
             os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(1.5)  # the main thread hears it now, even on a busy machine; a real step may take as long
+            heard.wait(60)  # a busy machine may take its time; a real step may last as long
+            threading.Event().wait(0.5)  # and for the main thread to pass it on
 
     try:
         built = build_engine(Path(request["graph"]), BuildOptions(**options), report)
