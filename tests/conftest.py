@@ -49,7 +49,7 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> Line:
         image, mask = defective_image(rng)
         write(data / "test" / "blob" / f"{index}.png", image)
         write(data / "ground_truth" / "blob" / f"{index}_mask.png", mask)
-    bundle = train(data, folder / "bundle", TrainOptions(recipe="lrdan", epochs=20), Progress())
+    bundle = train(data, folder / "bundle", TrainOptions(recipe="lrdan", epochs=16), Progress())
     export(bundle)
     calibrate(bundle)
     return Line(data, folder / "bundle")

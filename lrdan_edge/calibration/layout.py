@@ -48,8 +48,23 @@ def reshape_instead_of_transpose(graph: "onnx.GraphProto") -> None:
         new.append(helper.make_node("Reshape", [source, "pixels_shape"], ["pixels"], name="node_pixels"))
         new.append(helper.make_node("Transpose", ["pixels"], ["channel_pixels"], name="node_channel_pixels", perm=[0, 2, 1]))
         source = "channel_pixels"
-    graph.initializer.append(numpy_helper.from_array(np.array([-1, channels, height, width], np.int64), "image_shape"))
-    new.append(helper.make_node("Reshape", [source, "image_shape"], [result], name="node_image"))
+    readers = [node for node in graph.node if result in node.input]
+    if all(_reshapes_anyhow(node, graph) for node in readers):  # one reshape in a row is enough
+        for node in readers:
+            node.input[0] = source
+    else:
+        graph.initializer.append(numpy_helper.from_array(np.array([-1, channels, height, width], np.int64), "image_shape"))
+        new.append(helper.make_node("Reshape", [source, "image_shape"], [result], name="node_image"))
     nodes = [*graph.node[:place], *new, *graph.node[place + 1 :]]
     del graph.node[:]
     graph.node.extend(nodes)
+
+
+def _reshapes_anyhow(node: "onnx.NodeProto", graph: "onnx.GraphProto") -> bool:
+    """Whether a node reshapes to a constant shape that takes no size (0) from its input."""
+    from onnx import numpy_helper
+
+    if node.op_type != "Reshape":
+        return False
+    shape = next((tensor for tensor in graph.initializer if tensor.name == node.input[1]), None)
+    return shape is not None and bool((numpy_helper.to_array(shape) != 0).all())

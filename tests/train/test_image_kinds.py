@@ -106,7 +106,7 @@ def test_inspection_reads_sixteen_bits_as_training_did(tmp_path: Path) -> None:
     options = TrainOptions(recipe="lrdan", epochs=2, batch_size=6, device="cpu")
     bundle = train(tmp_path / "data", tmp_path / "bundle", options, Progress())
     export(bundle)
-    calibrate(bundle, false_reject_rate=0.3)
+    calibrate(bundle, false_reject_rate=0.3, int8=False)
     folder = tmp_path / "data" / "calibration" / "good"
     with Inspector.open(bundle, backend="torch") as inspector:
         assert inspector.bit_depth == 12
