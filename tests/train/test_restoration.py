@@ -10,6 +10,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from lrdan_edge.train import synthetic
 from lrdan_edge.train.networks import Restorer, spec_for
 from lrdan_edge.train.restoration import AREA, SMALLEST_AREA, Restoration, marking, overlap, restoration, vary
 from lrdan_edge.train.synthetic import paint
@@ -65,6 +66,30 @@ def test_painted_defects_are_marked_where_the_image_changed(seed: int, size: tup
     changed = np.abs(painted - image).max(2) > 0
     reach = np.ones((9, 9), np.uint8)
     assert not ((mask == 1) & (cv2.dilate(changed.astype(np.uint8), reach) == 0)).any(), "nothing changed near a marked pixel"
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([(64, 40), (96, 128)]))
+@settings(max_examples=40, deadline=None)
+def test_a_region_is_the_smaller_part_and_reaches_the_border(seed: int, size: tuple[int, int]) -> None:
+    drawn = synthetic._region(np.random.default_rng(seed), *size)
+    assert 0.01 < drawn.mean() < 0.47  # what stands out is what is rarer
+    border = np.concatenate([drawn[0], drawn[-1], drawn[:, 0], drawn[:, -1]])
+    assert border.any()
+    parts, _ = cv2.connectedComponents((drawn > 0).astype(np.uint8))
+    assert parts - 1 <= 4, "a region is cut off by one line or two, its waves leave few islands"
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=40, deadline=None)
+def test_a_defect_that_does_not_stand_out_is_not_painted_among_regions(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    image, other = np.float32(0.4) + rng.random((2, 96, 96, 1), np.float32) / 10
+    texture = synthetic._texture(image)
+    made = synthetic._paint_one(synthetic._REGIONS, image, other, texture, rng)
+    if made is not None:
+        inside = made[1] > 0
+        change = np.abs(made[0].astype(np.float64) - image)[..., 0]
+        assert (change[inside] / texture[inside]).mean() * (inside.sum() / 100) ** 0.25 >= 1.79 or not inside.any()
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([1, 3]))
