@@ -49,7 +49,7 @@ def reshape_instead_of_transpose(graph: "onnx.GraphProto") -> None:
         new.append(helper.make_node("Transpose", ["pixels"], ["channel_pixels"], name="node_channel_pixels", perm=[0, 2, 1]))
         source = "channel_pixels"
     readers = [node for node in graph.node if result in node.input]
-    if all(_reshapes_anyhow(node, graph) for node in readers):  # one reshape in a row is enough
+    if readers and all(_reshapes_anyhow(node, graph) for node in readers):  # one reshape in a row is enough
         for node in readers:
             node.input[0] = source
     else:
