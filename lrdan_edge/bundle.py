@@ -346,7 +346,7 @@ class Bundle:
         for other in [key for key, made in stages.items() if made.outputs and stage.outputs.keys() >= set(made.outputs)]:
             stages.pop(other)  # nothing of what it made is left
         for key, path in stage.outputs.items():
-            _flush(path)
+            flush(path)
             files[key] = FileRecord(sha256_of(path), path.stat().st_size)
         model = stage.model or self.manifest.model
         manifest = msgspec.structs.replace(self.manifest, model=model, files=files, stages=stages | {name: record})
@@ -374,10 +374,10 @@ def _roll_forward(folder: Path) -> None:
         if (folder / source).exists():
             (folder / target).parent.mkdir(parents=True, exist_ok=True)
             os.replace(folder / source, folder / target)
-            _flush((folder / target).parent)
+            flush((folder / target).parent)
     write_durably(folder / MANIFEST, manifest_to_json(journal.manifest))
     journal_path.unlink()
-    _flush(folder)
+    flush(folder)
 
 
 @contextmanager
@@ -415,7 +415,8 @@ def _read(path: Path) -> bytes:
         raise BundleError(f"{path} cannot be read ({error.strerror})") from error
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Have a file, or a folder's names, on the disk before going on."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -427,6 +428,6 @@ def write_durably(path: Path, data: bytes) -> None:
     """Replace a file at once and for good: whoever reads it, even after a crash, finds the old bytes or these."""
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_bytes(data)
-    _flush(temporary)
+    flush(temporary)
     os.replace(temporary, path)
-    _flush(path.parent)
+    flush(path.parent)

@@ -23,6 +23,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from lrdan_edge.bundle import flush
 from lrdan_edge.images import Pixels, cut_frame, fit_frame, read_pixels, to_eight_bits
 from lrdan_edge.manifest import ModelSpec
 
@@ -219,13 +220,13 @@ class ImageCache:
 
     def _keep(self, layout: Layout, temporary: Path, facts: Facts, crc: int) -> Facts:
         path, before = self._path(layout), self.facts()
-        _flush(temporary)
+        flush(temporary)
         os.replace(temporary, path)
         facts = msgspec.structs.replace(facts, checks={**(before.checks if before else {}), path.name: crc})
         handle, name = mkstemp(suffix=".part", dir=self._folder)
         with os.fdopen(handle, "wb") as file:
             file.write(msgspec.json.encode(facts))
-        _flush(Path(name))
+        flush(Path(name))
         os.replace(name, self._folder / f"{self._key}.json")
         return facts
 
@@ -266,11 +267,3 @@ def _crc(array: npt.NDArray[Any]) -> int:
     for start in range(0, len(data), _BLOCK):
         crc = zlib.crc32(data[start : start + _BLOCK], crc)
     return crc
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -47,7 +47,7 @@ def paint(image: Image, other: Image, rng: np.random.Generator) -> tuple[Image, 
         The defective image, float32 [H, W, C] in [0, 1], and its mask, float32 [H, W], 1 where it visibly changed.
     """
     repertoire = _DETAILS if rng.random() < DETAILS_SHARE else _REGIONS
-    texture = _texture(image)
+    texture = _texture(image) if repertoire.least_prominence > 0 else None
     painted, mask = image, np.zeros(image.shape[:2], np.float32)
     for _ in range(1 + int(rng.random() < 0.3) + int(rng.random() < 0.15)):
         for _ in range(TRIES):
@@ -59,9 +59,9 @@ def paint(image: Image, other: Image, rng: np.random.Generator) -> tuple[Image, 
 
 
 def _paint_one(
-    repertoire: _Repertoire, image: Image, other: Image, texture: Image, rng: np.random.Generator
+    repertoire: _Repertoire, image: Image, other: Image, texture: Image | None, rng: np.random.Generator
 ) -> tuple[Image, Image] | None:
-    """One defect and its mask, or None if it came out empty or does not stand out enough."""
+    """One defect and its mask, or None if it came out empty or does not stand out enough from `texture` (None: anything may)."""
     shape = repertoire.shapes[rng.choice(len(repertoire.shapes), p=repertoire.shares)]
     drawn = shape(rng, *image.shape[:2])
     if not drawn.any():
@@ -71,7 +71,7 @@ def _paint_one(
     blend = image + opacity[..., None] * (np.clip(filling, 0, 1) - image)
     painted = np.clip(blend, 0, 1).astype(np.float32)  # again: rounding takes a blend past its ends
     change, inside = np.abs(painted - image).max(2), opacity > 0.35
-    if repertoire.least_prominence == 0:
+    if texture is None:
         return painted, (inside & (cv2.blur(change, (5, 5)) > LEAST_CHANGE)).astype(np.float32)
     if _prominence(change / texture, inside) < repertoire.least_prominence:
         return None

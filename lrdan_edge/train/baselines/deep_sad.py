@@ -4,12 +4,9 @@ import torch
 from torch import Tensor
 
 from lrdan_edge.errors import DataError
-from lrdan_edge.train.baselines.common import in_chunks, index_batches, require_finite, require_frames, seeded
-from lrdan_edge.train.baselines.deep_svdd import CENTRE_IMAGES, CODE, as_input, centre_of, lenet
-from lrdan_edge.train.options import computes_bfloat16
-from lrdan_edge.train.trainer import rate_at
+from lrdan_edge.train.baselines.common import in_chunks, require_frames
+from lrdan_edge.train.baselines.deep_svdd import BATCH_SIZE, CODE, LEARNING_RATE, WEIGHT_DECAY, as_input, distance, learn
 
-BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY = 32, 1e-3, 1e-6
 ETA, EPSILON = 1.0, 1e-6  # the paper's weight of labelled images; the authors' guard against division by zero
 _IMAGES_AT_ONCE = 256
 
@@ -39,45 +36,18 @@ class DeepSad:
             DataError: The images cannot be used, or no anomaly is labelled.
             TrainingError: The loss is no longer finite.
         """
-        channels, _, _ = require_frames(good, steps)
+        require_frames(good, steps)
         if defects is None or len(defects) == 0:
             raise DataError("Deep SAD learns from labelled anomalies too, and none is given: use deep-svdd instead")
         require_frames(defects, steps, least=1)
-        half = computes_bfloat16(device)
-        x = as_input(torch.cat([good, defects]), device)
-        anomalous = torch.arange(len(x), device=device) >= len(good)
-        with seeded(seed) as rng:
-            network = lenet(channels, x.shape[-1]).to(device)
-            optimiser = torch.optim.Adam(network.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-            centre = centre_of(network, x[torch.from_numpy(rng.permutation(len(good))[:CENTRE_IMAGES])])
-            network.train()
-            for step, indices in enumerate(index_batches(rng, len(x), BATCH_SIZE, steps)):
-                for group in optimiser.param_groups:
-                    group["lr"] = LEARNING_RATE * rate_at(step, steps)
-                with torch.autocast(device.type, torch.bfloat16, enabled=half):
-                    code = network(x[indices])
-                loss = objective(distance(code.float(), centre), anomalous[indices])
-                optimiser.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimiser.step()
-        require_finite(loss.detach(), "Deep SAD")
-        self._network, self._centre, self._device = network.eval(), centre, device
+        self._network, self._centre = learn(good, defects, objective, steps, seed, device, "Deep SAD")
+        self._device = device
 
     def score(self, frames: Tensor) -> Tensor:
         """‖φ(x) − c‖²; see `Detector.score`."""
         return in_chunks(
             lambda part: distance(self._network(as_input(part, self._device)), self._centre), frames, _IMAGES_AT_ONCE
         )
-
-
-def distance(code: Tensor, centre: Tensor) -> Tensor:
-    """‖φ(x) − c‖², float [N].
-
-    Args:
-        code: φ(x), float [N, K].
-        centre: c, float [K].
-    """
-    return (code - centre).square().sum(1)
 
 
 def objective(distances: Tensor, anomalous: Tensor, eta: float = ETA) -> Tensor:

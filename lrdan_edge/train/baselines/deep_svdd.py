@@ -1,6 +1,7 @@
 """Deep SVDD (Ruff et al., ICML 2018): one-class classification by distance from a centre."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -41,34 +42,72 @@ class DeepSvdd:
             DataError: The images cannot be used.
             TrainingError: The loss is no longer finite.
         """
-        channels, _, _ = require_frames(good, steps)
-        half = computes_bfloat16(device)
-        x = as_input(good, device)
-        with seeded(seed) as rng:
-            network = lenet(channels, x.shape[-1]).to(device)
-            optimiser = torch.optim.Adam(network.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-            centre = centre_of(network, x[torch.from_numpy(rng.permutation(len(x))[:CENTRE_IMAGES])])
-            network.train()
-            for step, indices in enumerate(index_batches(rng, len(x), BATCH_SIZE, steps)):
-                for group in optimiser.param_groups:
-                    group["lr"] = LEARNING_RATE * rate_at(step, steps)
-                with torch.autocast(device.type, torch.bfloat16, enabled=half):
-                    code = network(x[indices])
-                loss = (code.float() - centre).square().sum(1).mean()
-                optimiser.zero_grad()
-                loss.backward()
-                optimiser.step()
-        require_finite(loss.detach(), "Deep SVDD")
-        self._network, self._centre, self._device = network.eval(), centre, device
+        require_frames(good, steps)
+        self._network, self._centre = learn(good, None, lambda distances, _: distances.mean(), steps, seed, device, "Deep SVDD")
+        self._device = device
 
     def score(self, frames: Tensor) -> Tensor:
         """‖φ(x) − c‖²; see `Detector.score`."""
+        return in_chunks(
+            lambda part: distance(self._network(as_input(part, self._device)), self._centre), frames, _IMAGES_AT_ONCE
+        )
 
-        def distance(part: Tensor) -> Tensor:
-            code: Tensor = self._network(as_input(part, self._device))
-            return (code - self._centre).square().sum(1)
 
-        return in_chunks(distance, frames, _IMAGES_AT_ONCE)
+def learn(
+    good: Tensor,
+    anomalies: Tensor | None,
+    objective: Callable[[Tensor, Tensor], Tensor],
+    steps: int,
+    seed: int,
+    device: torch.device,
+    name: str,
+) -> tuple[nn.Module, Tensor]:
+    """Train the code.
+
+    Args:
+        good: uint8 [N, C, H, W].
+        anomalies: Labelled ones, uint8 [M, C, H, W], if the objective uses any.
+        objective: What is minimised: of ‖φ − c‖², float [B], and which images are labelled anomalies, bool [B].
+        steps: Optimiser steps.
+        seed: Of everything random.
+        device: Where to compute.
+        name: The detector's, for errors.
+
+    Returns:
+        φ in evaluation mode, and c, float32 [CODE].
+
+    Raises:
+        TrainingError: The loss is no longer finite.
+    """
+    half = computes_bfloat16(device)
+    x = as_input(good if anomalies is None else torch.cat([good, anomalies]), device)
+    anomalous = torch.arange(len(x), device=device) >= len(good)
+    with seeded(seed) as rng:
+        network = lenet(good.shape[1], x.shape[-1]).to(device)
+        optimiser = torch.optim.Adam(network.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+        centre = centre_of(network, x[torch.from_numpy(rng.permutation(len(good))[:CENTRE_IMAGES])])
+        network.train()
+        for step, indices in enumerate(index_batches(rng, len(x), BATCH_SIZE, steps)):
+            for group in optimiser.param_groups:
+                group["lr"] = LEARNING_RATE * rate_at(step, steps)
+            with torch.autocast(device.type, torch.bfloat16, enabled=half):
+                code = network(x[indices])
+            loss = objective(distance(code.float(), centre), anomalous[indices])
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+    require_finite(loss.detach(), name)
+    return network.eval(), centre
+
+
+def distance(code: Tensor, centre: Tensor) -> Tensor:
+    """‖φ(x) − c‖², float [N].
+
+    Args:
+        code: φ(x), float [N, K].
+        centre: c, float [K].
+    """
+    return (code - centre).square().sum(1)
 
 
 def as_input(frames: Tensor, device: torch.device) -> Tensor:

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lrdan_edge.errors import DataError
-from lrdan_edge.train.baselines.deep_sad import EPSILON, DeepSad, distance, objective
-from lrdan_edge.train.baselines.deep_svdd import DeepSvdd
+from lrdan_edge.train.baselines.deep_sad import EPSILON, DeepSad, objective
+from lrdan_edge.train.baselines.deep_svdd import DeepSvdd, distance
 
 CPU = torch.device("cpu")
 
