@@ -120,7 +120,9 @@ def roc(path: Path, curve: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64
 
 
 def benchmark(path: Path, report: "BenchmarkReport") -> None:
-    """Write median latency (batch 1) and throughput per backend as horizontal bars, PNG."""
+    """Write median latency (at the smallest batch measured) and throughput per backend as horizontal bars, PNG."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     titles = list(dict.fromkeys(entry.title for entry in report.entries))
     batches = sorted({entry.batch for entry in report.entries})
     figure = _figure(9, 1.6 + 0.5 * len(titles))
@@ -132,11 +134,14 @@ def benchmark(path: Path, report: "BenchmarkReport") -> None:
         speeds = [entries[titles[row]].frames_per_s for row in rows]
         bars = right.barh([row + place * height for row in rows], speeds, height, label=f"batch {batch}")
         right.bar_label(bars, fmt="%.0f", padding=2, fontsize=8)
-        if batch == 1:
+        if batch == batches[0]:
             medians = [entries[titles[row]].latency_ms["p50"] for row in rows]
             tails = [entries[titles[row]].latency_ms["p99"] - median for row, median in zip(rows, medians, strict=True)]
             left.barh(rows, medians, 0.6, xerr=[[0] * len(rows), tails], capsize=3, color="#2ca02c")
-    left.set(xlabel="latency at batch 1, ms (log): median, whisker p99", xscale="log")
+    left.set(xlabel=f"latency at batch {batches[0]}, ms (log): median, whisker p99", xscale="log")
+    left.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    left.xaxis.set_major_formatter("{x:g}")
+    left.xaxis.set_minor_formatter(NullFormatter())  # they would overlap where the durations span less than a decade
     left.set_yticks(range(len(titles)), titles)
     left.invert_yaxis()
     right.margins(x=0.15)  # room for the figures beside the bars
