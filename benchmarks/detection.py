@@ -38,11 +38,11 @@ class Run(msgspec.Struct):
     evaluation: Evaluation
 
 
-def measure(data: Path, options: TrainOptions) -> Run:
-    """Train with `options` and judge the test images."""
+def measure(data: Path, options: TrainOptions, keep: Path | None) -> Run:
+    """Train with `options` and judge the test images; the bundle stays in `keep`, if that is given."""
     with tempfile.TemporaryDirectory() as folder:
         started = time.monotonic()
-        bundle = train(data, Path(folder) / "bundle", options)
+        bundle = train(data, (keep or Path(folder)) / f"seed-{options.seed}", options)
         seconds = time.monotonic() - started
         export(bundle)
         calibrate(bundle, false_reject_rate=0.1)  # a threshold from few images; AUROC does not see it
@@ -91,13 +91,15 @@ def main() -> None:
     parser.add_argument("--recipe", choices=("inspection", "lrdan"), default="inspection")
     parser.add_argument("--image-size", type=lambda text: tuple(map(int, text.split("x"))), help="Rows x columns.")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="Keep the bundles in DIR.")
     arguments = parser.parse_args()
     command = shlex.join(["python", "benchmarks/detection.py", *sys.argv[1:]])
     name = f"detection-{arguments.data.name}" + ("" if arguments.recipe == "inspection" else f"-{arguments.recipe}")
     runs: list[Run] = []
     RESULTS.mkdir(exist_ok=True)
     for seed in arguments.seeds:  # written after each seed, so that a run cut short is not lost
-        runs.append(measure(arguments.data, TrainOptions(recipe=arguments.recipe, image_size=arguments.image_size, seed=seed)))
+        options = TrainOptions(recipe=arguments.recipe, image_size=arguments.image_size, seed=seed)
+        runs.append(measure(arguments.data, options, arguments.keep))
         record = {
             "command": command,
             "machine": processor().name,

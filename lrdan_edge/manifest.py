@@ -38,8 +38,8 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         latent_channels: Feature maps of the latent code.
         downsamplings: How often the encoder halves the image.
         decoder: ``resize`` (nearest upsampling, then convolution: quantises everywhere) or ``transposed`` (the paper's).
-        architecture: ``autoencoder`` (the paper's AE2), or ``restorer``: AE2 with skip connections, which adds what it restores
-            to its input and marks defects in a second output.
+        architecture: ``autoencoder`` (the paper's AE2), or ``restorers``: two networks with skip connections, which add what they
+            restore to their input and mark defects in a second output.
         code: Whether the autoencoder's code keeps its place in the image (``spatial``) or is one ``vector`` per image.
         geometry: How the deploy graph makes the networks' images of a camera's frame, or None where a frame is one image.
     """
@@ -52,7 +52,7 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     latent_channels: Size
     downsamplings: Annotated[int, msgspec.Meta(ge=0, le=16)]
     decoder: Literal["resize", "transposed"]
-    architecture: Literal["autoencoder", "restorer"] = "autoencoder"
+    architecture: Literal["autoencoder", "restorers"] = "autoencoder"
     code: Literal["spatial", "vector"] = "spatial"
     geometry: Geometry | None = None
 
