@@ -119,7 +119,8 @@ class Scoring(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         normalise: Whether the map is normalised per pixel by the good images' mean and deviation.
         smoothing_sigma: Standard deviation of the Gaussian over the map, in pixels; 0 for none.
         pooling: ``max``, ``mean`` or ``rms`` (root of the mean square) of the heatmap.
-        source: What the map shows: AE2's reconstruction ``error``, or the ``defects`` a restorer marks (log-odds).
+        source: What the map shows: AE2's reconstruction ``error``, or the ``defects`` that restorers mark, in deviations above the
+            good images' highest marks.
         deviation_floor: Least deviation that the map is divided by; an error's is in the networks' range of 2.
     """
 
@@ -131,7 +132,7 @@ class Scoring(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     @property
     def unit(self) -> float:
-        """What a score is counted in: a deviation of good images, or a nat of log-odds; 0 for a raw error, which has no unit."""
+        """What a score is counted in: 1, a deviation of good images; 0 for a raw error, which has no unit."""
         return 1.0 if self.normalise or self.source == "defects" else 0.0
 
 

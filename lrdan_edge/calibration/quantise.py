@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from lrdan_edge.calibration.layout import reshape_instead_of_transpose
 from lrdan_edge.errors import CalibrationError, MissingExtraError
-from lrdan_edge.runtime.quantised import ACTIVATION_ZERO
+from lrdan_edge.runtime.quantised import ACTIVATION_ZERO, RELU_SCALE, RELU_ZERO
 
 if TYPE_CHECKING:
     import onnx
@@ -49,11 +49,16 @@ class QuantisableGraph:
         self._weights = {tensor.name: tensor for tensor in model.graph.initializer if _AE2_WEIGHT.fullmatch(tensor.name)}
         places = [index for index, node in enumerate(nodes) if self._weights.keys() & set(node.input)]
         self._inside = list(nodes[places[0] : places[-1] + 1]) if places else []
+        self._readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
+        for node in nodes:
+            for name in node.input:
+                self._readers[name].append(node)
         convolutions = [node for node in self._inside if node.op_type == "Conv"]
         if not convolutions:
             raise CalibrationError("the fp32 graph has no AE2 convolution to quantise: export again with 'lrdan-edge export'")
         self.layers = {layer_name(node): node for node in convolutions}
         self._made_by = {output: node for node in nodes for output in node.output}
+        self._heads = self._last_layers()
 
     def tensors(self) -> list[str]:
         """Activations whose range is needed; those handed on unchanged share the range of what they are made of."""
@@ -100,7 +105,7 @@ class QuantisableGraph:
         largest: dict[str, float] = defaultdict(float)
         for tensor, group in groups.items():
             largest[group] = max(largest[group], 0.0 if self._is_handed_on(tensor) else amplitudes[tensor])
-        builder = _Builder(self.model)
+        builder = _Builder(self.model, self._never_negative(groups))
         integer = {id(self.layers[name]) for name in quantised}
         for tensor, group in groups.items():
             if tensor not in self._made_by:
@@ -110,7 +115,7 @@ class QuantisableGraph:
             copied.CopyFrom(node)
             handed_on = self._is_inside(node) and node.output[0] in groups and node.op_type in (*_ELEMENTWISE, *_PASSING)
             for place, name in enumerate(node.input):
-                if name in groups and (id(node) in integer or handed_on or self._is_convolution(name)):
+                if name in groups and (id(node) in integer or handed_on or self._ends_layer(name)):
                     copied.input[place] = builder.dequantised(name)
             if id(node) in integer:
                 copied.input[1] = builder.quantise_weight(self._weights[node.input[1]])
@@ -124,12 +129,12 @@ class QuantisableGraph:
         """The tensors to quantise, each with the name of the group whose members share a scale."""
         nodes = [self.layers[name] for name in quantised]
         integer = {id(node) for node in nodes}
-        last = next(reversed(self.layers.values()))
         group: dict[str, str] = {}
         for node in nodes:
             group.setdefault(node.input[0], node.input[0])
-            if node is not last:
-                group.setdefault(node.output[0], node.output[0])
+            if node.output[0] not in self._heads:
+                result = self._end_of_layer(node)
+                group.setdefault(result, result)
         for node in reversed(self._inside):
             output = node.output[0]
             if output not in group:
@@ -137,7 +142,7 @@ class QuantisableGraph:
             if node.op_type in _PASSING:
                 for tensor in _data_inputs(node):
                     _join(group, tensor, output)
-            elif node.op_type in _ELEMENTWISE:
+            elif node.op_type in _ELEMENTWISE and not self._ends_layer(output):
                 for tensor in _data_inputs(node):
                     made_by = self._made_by.get(tensor)
                     if made_by is not None and (id(made_by) in integer or (made_by.op_type != "Conv" and len(node.input) > 1)):
@@ -151,10 +156,35 @@ class QuantisableGraph:
         made_by = self._made_by.get(tensor)
         return made_by is not None and made_by.op_type in _PASSING and self._is_inside(made_by)
 
-    def _is_convolution(self, tensor: str) -> bool:
+    def _last_layers(self) -> set[str]:
+        """The outputs of convolutions that no other one follows: the heads, which stay in float."""
+        followed: set[str] = set()
+        for node in reversed(self._inside):
+            if node.op_type == "Conv" or followed & set(node.output):
+                followed |= set(_data_inputs(node))
+        return {node.output[0] for node in self.layers.values()} - followed
+
+    def _end_of_layer(self, convolution: "onnx.NodeProto") -> str:
+        """The output of a convolution, or of the ReLU behind it: integer kernels compute both in one, without a step between."""
+        output = str(convolution.output[0])
+        readers = self._readers[output]
+        return str(readers[0].output[0]) if [node.op_type for node in readers] == ["Relu"] else output
+
+    def _ends_layer(self, tensor: str) -> bool:
         """Whether a layer makes `tensor`; its quantised output is then what everybody sees."""
         made_by = self._made_by.get(tensor)
-        return made_by is not None and made_by.op_type == "Conv"
+        if made_by is not None and made_by.op_type == "Relu":
+            made_by = self._made_by.get(made_by.input[0])
+        return made_by is not None and made_by.op_type == "Conv" and self._end_of_layer(made_by) == tensor
+
+    def _never_negative(self, groups: Mapping[str, str]) -> set[str]:
+        """The tensors in whose group all values come out of a ReLU."""
+        signed = set()
+        for tensor, group in groups.items():
+            made_by = self._made_by.get(tensor)
+            if not self._is_handed_on(tensor) and (made_by is None or made_by.op_type != "Relu"):
+                signed.add(group)
+        return {tensor for tensor, group in groups.items() if group not in signed}
 
 
 def load_quantisable(graph: Any) -> QuantisableGraph:
@@ -201,15 +231,18 @@ def _scale(amplitude: float) -> float:
 class _Builder:
     """The int8 graph in the making."""
 
-    def __init__(self, model: "onnx.ModelProto") -> None:
+    def __init__(self, model: "onnx.ModelProto", never_negative: Collection[str]) -> None:
         import onnx
 
+        self._never_negative = never_negative
         self._model = onnx.ModelProto()
         self._model.CopyFrom(model)
         self._graph = self._model.graph
         self.nodes: list[onnx.NodeProto] = []
         self._constants = {tensor.name: tensor for tensor in model.graph.initializer}
-        self._add_constant(ACTIVATION_ZERO, np.array(0, np.int8))
+        for name in (ACTIVATION_ZERO, RELU_ZERO):
+            self._add_constant(name, np.array(0, np.int8))
+        self._relu_scales = 0
 
     def _add_constant(self, name: str, value: npt.NDArray[Any]) -> str:
         from onnx import numpy_helper
@@ -225,7 +258,11 @@ class _Builder:
         """Add Q and DQ for a tensor; `dequantised` names the result."""
         from onnx import helper
 
-        inputs = [self._add_constant(f"{tensor}_scale", np.array(scale, np.float32)), ACTIVATION_ZERO]
+        name, zero = f"{tensor}_scale", ACTIVATION_ZERO
+        if tensor in self._never_negative:
+            name, zero = f"{RELU_SCALE}{self._relu_scales}", RELU_ZERO
+            self._relu_scales += 1
+        inputs = [self._add_constant(name, np.array(scale, np.float32)), zero]
         integer, result = f"{tensor}_quantised", self.dequantised(tensor)
         self.nodes.append(helper.make_node("QuantizeLinear", [tensor, *inputs], [integer], name=f"{tensor}_QuantizeLinear"))
         self.nodes.append(helper.make_node("DequantizeLinear", [integer, *inputs], [result], name=f"{tensor}_DequantizeLinear"))
@@ -255,7 +292,8 @@ class _Builder:
 
         del self._graph.node[:], self._graph.initializer[:], self._graph.value_info[:]
         self._graph.node.extend(self.nodes)
-        self._graph.initializer.extend(self._constants.values())
+        used = {name for node in self.nodes for name in node.input}
+        self._graph.initializer.extend(tensor for name, tensor in self._constants.items() if name in used)
         reshape_instead_of_transpose(self._graph)
         self._model.producer_name, self._model.producer_version = "lrdan-edge", ""
         try:

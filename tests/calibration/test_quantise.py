@@ -18,8 +18,8 @@ from lrdan_edge.runtime.quantised import with_unsigned_activations
 WIDTH = 8
 
 
-def unet(side: int = 16) -> onnx.ModelProto:
-    """A deploy graph with a skip connection, as a restorer's: conv, leaky ReLU, halve, enlarge, concatenate, conv."""
+def unet(side: int = 16, activation: str = "LeakyRelu") -> onnx.ModelProto:
+    """A deploy graph with a skip connection, as a restorer's: conv, activation, halve, enlarge, concatenate, conv."""
     rng = np.random.default_rng(5)
     constants, nodes = [], []
 
@@ -37,16 +37,19 @@ def unet(side: int = 16) -> onnx.ModelProto:
         nodes.append(helper.make_node(operator, inputs, [output], **attributes))
         return output
 
+    def activated(source: str, output: str) -> str:
+        return add(activation, [source], output, **({"alpha": 0.1} if activation == "LeakyRelu" else {}))
+
     image = add("Cast", ["frames"], "cast", to=TensorProto.FLOAT)
     image = add("Transpose", [image], "image", perm=[0, 3, 1, 2])
     image = add("Mul", [image, constant("scale", np.array(1 / 128, np.float32))], "x")
-    skip = add("LeakyRelu", [conv(image, "stem", 1, WIDTH)], "skip", alpha=0.1)
-    deep = add("LeakyRelu", [conv(skip, "down", WIDTH, WIDTH, 2)], "deep", alpha=0.1)
+    skip = activated(conv(image, "stem", 1, WIDTH), "skip")
+    deep = activated(conv(skip, "down", WIDTH, WIDTH, 2), "deep")
     scales = constant("scales", np.array([1, 1, 2, 2], np.float32))
     large = add("Resize", [deep, "", scales], "large", mode="nearest", nearest_mode="floor",
                 coordinate_transformation_mode="asymmetric")  # fmt: skip
     both = add("Concat", [large, skip], "both", axis=1)
-    head = conv(add("LeakyRelu", [conv(both, "up", 2 * WIDTH, WIDTH)], "last", alpha=0.1), "head", WIDTH, 1)
+    head = conv(activated(conv(both, "up", 2 * WIDTH, WIDTH), "last"), "head", WIDTH, 1)
     add("Squeeze", [head, constant("axis", np.array([1], np.int64))], "heatmap")
     add("ReduceMax", ["heatmap", constant("axes", np.array([1, 2], np.int64))], "score", keepdims=0)
     graph = helper.make_graph(
@@ -69,9 +72,19 @@ def frames() -> np.ndarray:
     return np.random.default_rng(1).integers(0, 256, (3, 16, 16, 1)).astype(np.uint8)
 
 
+@pytest.fixture(params=["LeakyRelu", "Relu"])
+def graph(request: pytest.FixtureRequest) -> QuantisableGraph:
+    return QuantisableGraph(unet(activation=request.param))
+
+
 @pytest.fixture
-def graph() -> QuantisableGraph:
+def leaky() -> QuantisableGraph:
     return QuantisableGraph(unet())
+
+
+@pytest.fixture
+def rectified() -> QuantisableGraph:
+    return QuantisableGraph(unet(activation="Relu"))
 
 
 def amplitudes(graph: QuantisableGraph, frames: np.ndarray) -> dict[str, float]:
@@ -108,19 +121,31 @@ def test_all_that_a_concatenation_joins_shares_a_scale(graph: QuantisableGraph, 
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     scales = {n.input[0]: float(constants[n.input[1]]) for n in model.graph.node if n.op_type == "QuantizeLinear"}
     assert scales["both"] == scales["large"] == scales["deep"] == scales["skip"]
-    assert len({scales[name] for name in ("x", "stem", "down", "up", "last")}) == 5
+    names = {"x", "last"} | ({"stem", "down", "up"} & scales.keys())
+    assert len({scales[name] for name in names}) == len(names)
+
+
+def test_a_relu_is_part_of_its_layer(rectified: QuantisableGraph, frames: np.ndarray) -> None:
+    model = rectified.quantise(amplitudes(rectified, frames))
+    quantised = [node.input[0] for node in model.graph.node if node.op_type == "QuantizeLinear"]
+    assert sorted(quantised) == ["both", "deep", "large", "last", "skip", "x"], "no rounding between a convolution and its ReLU"
+    readers = [node.op_type for node in model.graph.node for name in node.input if name in ("stem", "down", "up")]
+    assert readers == ["Relu"] * 3
 
 
 @pytest.mark.parametrize("layer", ["stem", "down", "up", "head"])
 def test_a_layer_kept_in_float_has_its_weights_and_float_inputs(
     graph: QuantisableGraph, frames: np.ndarray, layer: str
 ) -> None:
+    rectified = any(node.op_type == "Relu" for node in graph.model.graph.node)
     model = graph.quantise(amplitudes(graph, frames), [layer])
     made_by = {output: node.op_type for node in model.graph.node for output in node.output}
     for node in model.graph.node:
         if node.op_type == "Conv":
             quantised = [made_by.get(name) == "DequantizeLinear" for name in node.input[:2]]
-            assert quantised == [node.output[0] != layer] * 2
+            # What a ReLU gives is rounded for everybody: only then can the layer that it belongs to be computed in integers.
+            rounded = rectified and node.output[0] in ("down", "head")
+            assert quantised == ([rounded, False] if node.output[0] == layer else [True, True])
 
 
 def test_with_every_layer_in_float_nothing_changes(graph: QuantisableGraph, frames: np.ndarray) -> None:
@@ -131,15 +156,37 @@ def test_with_every_layer_in_float_nothing_changes(graph: QuantisableGraph, fram
         assert np.array_equal(one, other)
 
 
-def test_unsigned_activations_are_the_same_numbers_to_the_last_bit(graph: QuantisableGraph, frames: np.ndarray) -> None:
-    ranges = {name: 0.6 * value for name, value in amplitudes(graph, frames).items()}  # so that some values saturate
-    signed = graph.quantise(ranges).SerializeToString()
+def test_unsigned_activations_are_the_same_numbers_to_the_last_bit(leaky: QuantisableGraph, frames: np.ndarray) -> None:
+    ranges = {name: 0.6 * value for name, value in amplitudes(leaky, frames).items()}  # so that some values saturate
+    signed = leaky.quantise(ranges).SerializeToString()
     unsigned = with_unsigned_activations(signed)
     assert sum(one != other for one, other in zip(signed, unsigned, strict=True)) == 2
     onnx.checker.check_model(onnx.load_from_string(unsigned), full_check=True)
     level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     for one, other in zip(run(signed, frames, level), run(unsigned, frames, level), strict=True):
         assert np.array_equal(one, other)
+
+
+def test_unsigned_activations_after_a_relu_have_the_same_range_in_half_steps(
+    rectified: QuantisableGraph, frames: np.ndarray
+) -> None:
+    ranges = {name: 0.6 * value for name, value in amplitudes(rectified, frames).items()}
+    ranges["x"] *= 2  # the first layer then sees the same in both
+    model = rectified.quantise(ranges)
+    unsigned = onnx.load_from_string(with_unsigned_activations(model.SerializeToString()))
+    onnx.checker.check_model(unsigned, full_check=True)
+    inner = ["skip", "skip_dequantised", "deep_dequantised"]
+    level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    found = {}
+    for kind, graph in (("signed", model), ("unsigned", unsigned)):
+        graph.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in inner)
+        found[kind] = dict(zip(inner, run(graph.SerializeToString(), frames, level)[2:], strict=True))
+    largest = max(ranges["skip"], ranges["deep"])
+    exact = np.clip(found["unsigned"]["skip"].astype(np.float64), 0, largest)
+    for kind, steps in (("signed", 127), ("unsigned", 255)):
+        skip = found[kind]["skip_dequantised"]
+        assert np.abs(skip - exact).max() == pytest.approx(largest / steps / 2, rel=0.02)
+        assert max(skip.max(), found[kind]["deep_dequantised"].max()) == pytest.approx(largest, rel=1e-5)
 
 
 def test_onnxruntime_then_computes_every_layer_but_the_last_in_integers(

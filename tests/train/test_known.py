@@ -174,7 +174,7 @@ def test_ten_known_rings_teach_rings(tmp_path: Path) -> None:
         tests = np.stack([ringed(rng)[:2] for _ in range(80)])[..., None]
         areas = []
         for known in (None, folder / "known"):
-            options = TrainOptions(epochs=24, seed=seed, known_defects=known)
+            options = TrainOptions(epochs=48, seed=seed, known_defects=known)
             module = load_ae2(train(folder / "data", folder / f"bundle-{known is None}", options, Progress()))
             with torch.inference_mode():
                 good, bad = (module(torch.from_numpy(tests[:, place].copy()))[0].tolist() for place in (0, 1))
