@@ -11,21 +11,19 @@ import argparse
 import shlex
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import msgspec
 import numpy as np
-import torch
 
 from lrdan_edge.bench.evaluate import Evaluation, evaluate
-from lrdan_edge.bundle import versions
+from lrdan_edge.bundle import MANIFEST, Bundle, versions
 from lrdan_edge.calibration.calibrate import calibrate
 from lrdan_edge.export.graph import export
 from lrdan_edge.manifest import to_json
 from lrdan_edge.runtime.device import processor
 from lrdan_edge.train.options import TrainOptions
-from lrdan_edge.train.trainer import train
+from lrdan_edge.train.trainer import command_for, train
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -35,19 +33,29 @@ class Run(msgspec.Struct):
 
     seed: int
     training_seconds: float
+    training_threads: int
     evaluation: Evaluation
+
+
+def trained(data: Path, path: Path, options: TrainOptions) -> Bundle:
+    """The bundle at `path` if the same command has trained it to the end, else one that is trained now."""
+    if (path / MANIFEST).exists():
+        bundle = Bundle.open(path)
+        stage = bundle.manifest.stages.get("train")
+        if stage and stage.command == command_for(data, options) and not stage.results["interrupted"]:
+            return bundle
+    return train(data, path, options)
 
 
 def measure(data: Path, options: TrainOptions, keep: Path | None) -> Run:
     """Train with `options` and judge the test images; the bundle stays in `keep`, if that is given."""
     with tempfile.TemporaryDirectory() as folder:
-        started = time.monotonic()
-        bundle = train(data, (keep or Path(folder)) / f"seed-{options.seed}", options)
-        seconds = time.monotonic() - started
+        bundle = trained(data, (keep or Path(folder)) / f"seed-{options.seed}", options)
+        stage = bundle.manifest.stages["train"]
         export(bundle)
         calibrate(bundle, false_reject_rate=0.1)  # a threshold from few images; AUROC does not see it
         evaluation, _ = evaluate(bundle, data, precision="fp32", write=False)
-        return Run(options.seed, seconds, evaluation)
+        return Run(options.seed, stage.seconds, stage.results["threads"], evaluation)
 
 
 def _spread(values: list[float]) -> str:
@@ -56,7 +64,7 @@ def _spread(values: list[float]) -> str:
     return f"{np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}"
 
 
-def as_markdown(title: str, runs: list[Run], command: str, threads: int) -> str:
+def as_markdown(title: str, runs: list[Run], command: str) -> str:
     """One row per measure, one column per seed, and the mean with its standard deviation."""
     said = ", ".join(f"{name} {version}" for name, version in versions().items())
     evaluations = [run.evaluation for run in runs]
@@ -71,7 +79,7 @@ def as_markdown(title: str, runs: list[Run], command: str, threads: int) -> str:
     lines = [
         f"# Detection on {title}",
         "",
-        f"`{command}` on {processor().name}, {threads} thread{'s' if threads > 1 else ''}; {said}.",
+        f"`{command}` on {processor().name}; {said}.",
         f"{evaluations[0].good} good and {evaluations[0].defective} defective test images; mean ± standard deviation over seeds.",
         "",
         "| | " + " | ".join(f"seed {run.seed}" for run in runs) + " | mean |",
@@ -82,6 +90,7 @@ def as_markdown(title: str, runs: list[Run], command: str, threads: int) -> str:
     ]
     minutes = [run.training_seconds / 60 for run in runs]
     lines.append("| minutes of training | " + " | ".join(f"{value:.1f}" for value in minutes) + f" | {np.mean(minutes):.1f} |")
+    lines.append("| on so many threads | " + " | ".join(str(run.training_threads) for run in runs) + " | |")
     return "\n".join(lines) + "\n"
 
 
@@ -91,7 +100,7 @@ def main() -> None:
     parser.add_argument("--recipe", choices=("inspection", "lrdan"), default="inspection")
     parser.add_argument("--image-size", type=lambda text: tuple(map(int, text.split("x"))), help="Rows x columns.")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="Keep the bundles in DIR.")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="Keep bundles in DIR, and take those already trained.")
     arguments = parser.parse_args()
     command = shlex.join(["python", "benchmarks/detection.py", *sys.argv[1:]])
     name = f"detection-{arguments.data.name}" + ("" if arguments.recipe == "inspection" else f"-{arguments.recipe}")
@@ -103,14 +112,11 @@ def main() -> None:
         record = {
             "command": command,
             "machine": processor().name,
-            "threads": torch.get_num_threads(),
             "versions": versions(),
             "runs": runs,
         }
         (RESULTS / f"{name}.json").write_bytes(to_json(record))
-        (RESULTS / f"{name}.md").write_text(
-            as_markdown(arguments.data.name, runs, command, torch.get_num_threads()), encoding="utf-8"
-        )
+        (RESULTS / f"{name}.md").write_text(as_markdown(arguments.data.name, runs, command), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,12 @@ RELU_SCALE = "relu_scale_"
 _DATA_TYPE, _NAME, _RAW_DATA = b"\x10", b"\x42", b"\x4a"
 _FLOAT, _UINT8, _INT8 = b"\x01", b"\x02", b"\x03"
 _SCALE = re.compile(
-    re.escape(_DATA_TYPE + _FLOAT + _NAME) + b"([\x01-\x7f])(" + RELU_SCALE.encode() + rb"\d+)" + re.escape(_RAW_DATA + b"\x04") + b"(.{4})",
+    re.escape(_DATA_TYPE + _FLOAT + _NAME)
+    + b"([\x01-\x7f])("
+    + RELU_SCALE.encode()
+    + rb"\d+)"
+    + re.escape(_RAW_DATA + b"\x04")
+    + b"(.{4})",
     re.DOTALL,
 )
 

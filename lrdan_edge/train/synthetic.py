@@ -241,9 +241,7 @@ def _edge(rng: np.random.Generator, height: int, width: int) -> Image:
 
 
 DETAILS = Repertoire((_blob, _crack, _scratch, _cloud, _edge), (0.30, 0.30, 0.12, 0.12, 0.16), 0)
-REGIONS = Repertoire(
-    (_blob, _crack, _scratch, _cloud, _edge, _region, _stain), (0.25, 0.27, 0.10, 0.08, 0.12, 0.13, 0.05), 1.8
-)
+REGIONS = Repertoire((_blob, _crack, _scratch, _cloud, _edge, _region, _stain), (0.25, 0.27, 0.10, 0.08, 0.12, 0.13, 0.05), 1.8)
 
 
 def _fixed_point(points: npt.NDArray[Any]) -> npt.NDArray[np.int32]:

@@ -40,6 +40,7 @@ from lrdan_edge.train.scoring import anomaly_map, gaussian_kernel, preprocess, s
 
 __all__ = [
     "TrainOptions",
+    "command_for",
     "learner_for",
     "map_statistics",
     "networks_for",
@@ -95,7 +96,7 @@ def _train(
     scoring = options.scoring or scoring_for(material.spec)
     bundle = Bundle.create(bundle_path, material.spec, preprocessing, scoring)
     checkpoint = _checkpoint(bundle_path / CHECKPOINT, material, options, schedule, device, processes)
-    work = bundle.stage("train", command=_command(data, options), options=_recorded(options))
+    work = bundle.stage("train", command=command_for(data, options), options=_recorded(options))
     with (
         work if processes.leads else nullcontext() as stage,
         first_interrupt_is_polite() as interrupt,
@@ -381,7 +382,7 @@ def _recorded(options: TrainOptions) -> dict[str, object]:
     }
 
 
-def _command(data: Path, options: TrainOptions) -> str:
+def command_for(data: Path, options: TrainOptions) -> str:
     """The command line that repeats the run."""
     words = ["lrdan-edge", "train", str(data), "--recipe", options.recipe, "--seed", str(options.seed)]
     if options.image_size is not None:
