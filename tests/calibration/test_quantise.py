@@ -12,6 +12,7 @@ from lrdan_edge.calibration.layout import reshape_instead_of_transpose
 from lrdan_edge.calibration.quantise import QuantisableGraph
 from lrdan_edge.errors import BackendError, CalibrationError
 from lrdan_edge.images import list_images, load_frames
+from lrdan_edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from lrdan_edge.runtime.backends.openvino import OpenVinoBackend
 from lrdan_edge.runtime.quantised import with_unsigned_activations
 
@@ -187,6 +188,15 @@ def test_unsigned_activations_after_a_relu_have_the_same_range_in_half_steps(
         skip = found[kind]["skip_dequantised"]
         assert np.abs(skip - exact).max() == pytest.approx(largest / steps / 2, rel=0.02)
         assert max(skip.max(), found[kind]["deep_dequantised"].max()) == pytest.approx(largest, rel=1e-5)
+
+
+def test_a_graph_run_to_the_letter_rounds_as_it_says(rectified: QuantisableGraph, frames: np.ndarray) -> None:
+    signed = rectified.quantise(amplitudes(rectified, frames)).SerializeToString()
+    expected = run(signed, frames, ort.GraphOptimizationLevel.ORT_DISABLE_ALL)
+    with OnnxRuntimeBackend(signed, "int8", to_the_letter=True) as literal, OnnxRuntimeBackend(signed, "int8") as finer:
+        for actual, exact in zip(literal.infer(frames), expected, strict=True):
+            np.testing.assert_allclose(actual, exact, rtol=1e-5, atol=1e-6)
+        assert np.abs(finer.infer(frames).score - expected[0]).max() > 1e-4
 
 
 def test_onnxruntime_then_computes_every_layer_but_the_last_in_integers(

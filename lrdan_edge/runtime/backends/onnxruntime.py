@@ -22,7 +22,9 @@ class OnnxRuntimeBackend(Backend):
 
     name = "onnxruntime"
 
-    def __init__(self, graph: bytes, precision: str, *, optimised: bool = False, threads: int | None = None) -> None:
+    def __init__(
+        self, graph: bytes, precision: str, *, optimised: bool = False, threads: int | None = None, to_the_letter: bool = False
+    ) -> None:
         """Load a graph.
 
         Args:
@@ -30,6 +32,7 @@ class OnnxRuntimeBackend(Backend):
             precision: The graph's precision, for the spec.
             optimised: Whether ONNX Runtime wrote it after optimising; it is then taken as it is.
             threads: Threads of one operator; None for one per core this process may use.
+            to_the_letter: Whether an int8 graph is run with its own rounding, slowly, and not in the form processors multiply.
 
         Raises:
             BackendError: ONNX Runtime refuses the graph, or it is no deploy graph.
@@ -37,6 +40,8 @@ class OnnxRuntimeBackend(Backend):
         options = session_options(threads)
         if optimised:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        elif to_the_letter:  # the next level replaces roundings and convolutions by integer kernels
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
         else:
             graph = with_unsigned_activations(graph)
         try:
