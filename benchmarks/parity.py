@@ -1,0 +1,127 @@
+"""Whether the fp16 and int8 graphs of real bundles stay within their bounds: the reports that export and calibration write, in one table.
+
+    python benchmarks/parity.py tiles=BUNDLE --mnist ../shared/data/mnist
+
+TITLE=BUNDLE are exported and calibrated bundles. With ``--mnist`` one more is made first: one digit is good, the others are
+defects (60 images each), trained by the recipe's default. Writes ``benchmarks/results/parity.json`` and ``.md``.
+"""
+
+import argparse
+import shlex
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from lrdan_edge.bundle import Bundle, versions
+from lrdan_edge.calibration.calibrate import calibrate
+from lrdan_edge.calibration.fidelity import LARGEST_AUROC_DIFFERENCE, LEAST_RANK_CORRELATION
+from lrdan_edge.calibration.report import CalibrationReport
+from lrdan_edge.export.graph import export
+from lrdan_edge.manifest import from_json, to_json
+from lrdan_edge.parity import SCORE_BOUND, ParityReport
+from lrdan_edge.runtime.device import processor
+from lrdan_edge.train.options import TrainOptions
+from lrdan_edge.train.protocol.idx import read_part
+from lrdan_edge.train.trainer import train
+
+RESULTS = Path(__file__).parent / "results"
+PER_DIGIT = 60
+
+
+def digit_images(root: Path, digit: int, folder: Path) -> None:
+    """The images of one digit as good ones, of the others as defects."""
+    for part in ("train", "test"):
+        images, labels = read_part(root, part, 10)
+        for label in range(10):
+            if part == "train" and label != digit:
+                continue
+            kind = "good" if label == digit else f"digit-{label}"
+            (folder / part / kind).mkdir(parents=True)
+            found = images[labels == label]
+            for index, image in enumerate(found if part == "train" else found[:PER_DIGIT]):
+                assert cv2.imwrite(str(folder / part / kind / f"{index:04}.png"), np.squeeze(image))
+
+
+def digit_bundle(root: Path, digit: int, folder: Path) -> Bundle:
+    """A bundle of that digit, trained, exported and calibrated against the labelled defects."""
+    digit_images(root, digit, folder / "data")
+    bundle = train(folder / "data", folder / "bundle", TrainOptions())
+    export(bundle)
+    calibrate(bundle, false_reject_rate=0.02, defects=folder / "data")
+    return Bundle.open(bundle.path)
+
+
+def as_markdown(rows: list[dict[str, Any]], command: str) -> str:
+    """Two tables: the graphs against PyTorch, and int8 against fp32."""
+    said = ", ".join(f"{name} {version}" for name, version in versions().items())
+    lines = [
+        "# Parity of real bundles",
+        "",
+        f"`{command}` on {processor().name}; {said}.",
+        "",
+        "A score's difference is relative to the score, the median score or one unit, whichever is largest.",
+        "",
+        "| bundle | graph | run by | images | score, largest | score, mean | bound | AUROC | AUROC, difference |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        lines += [
+            f"| {row['title']} | {one.precision} | {one.runner} | {one.images} | {one.score_max:.1e} | {one.score_mean:.1e} | "
+            f"{SCORE_BOUND[one.precision]:.0e} | {_number(one.auroc)} | {_number(one.auroc_difference)} |"
+            for one in row["parity"].rows
+        ]
+    lines += [
+        "",
+        f"Int8, by the graph's own rounding; bounds: rank correlation {LEAST_RANK_CORRELATION}, AUROC within "
+        f"{LARGEST_AUROC_DIFFERENCE} of fp32's.",
+        "",
+        "| bundle | method | layers in float | rank correlation | verdicts changed | AUROC int8 | AUROC fp32 | AUROC on |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        report = row["calibration"]
+        found = report.chosen.fidelity
+        lines.append(
+            f"| {row['title']} | {report.method} | {', '.join(report.kept_in_float) or 'none'} | {found.rank_correlation:.4f} | "
+            f"{found.verdicts_changed:.1%} | {found.auroc:.4f} | {found.auroc_fp32:.4f} | {report.auroc_on} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _read(title: str, bundle: Bundle) -> dict[str, Any]:
+    parity, calibration = (bundle.path / "reports" / name for name in ("parity.json", "calibration.json"))
+    return {
+        "title": title,
+        "trained_by": bundle.manifest.stages["train"].command,
+        "parity": from_json(parity.read_bytes(), ParityReport, str(parity)),
+        "calibration": from_json(calibration.read_bytes(), CalibrationReport, str(calibration)),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundles", nargs="*", metavar="TITLE=BUNDLE")
+    parser.add_argument("--mnist", type=Path, metavar="ROOT", help="Folder of MNIST's IDX files.")
+    parser.add_argument("--digit", type=int, default=3)
+    arguments = parser.parse_args()
+    rows = [_read(title, Bundle.open(path)) for title, _, path in (text.partition("=") for text in arguments.bundles)]
+    with tempfile.TemporaryDirectory() as folder:
+        if arguments.mnist:
+            bundle = digit_bundle(arguments.mnist, arguments.digit, Path(folder))
+            rows.append(_read(f"MNIST, {arguments.digit} is good", bundle))
+    command = shlex.join(["python", "benchmarks/parity.py", *sys.argv[1:]])
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "parity.json").write_bytes(to_json({"command": command, "bundles": rows}))
+    (RESULTS / "parity.md").write_text(as_markdown(rows, command), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
