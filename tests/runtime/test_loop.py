@@ -11,7 +11,8 @@ from parts import Line, good_image, write
 
 from lrdan_edge import Inspector
 from lrdan_edge.errors import DataError, SourceError
-from lrdan_edge.runtime.loop import FrameQueue, InspectionLoop
+from lrdan_edge.runtime.loop import InspectionLoop
+from lrdan_edge.runtime.loop.intake import Intake, ReadyFrame
 from lrdan_edge.runtime.sinks.base import InspectedFrame
 from lrdan_edge.runtime.sinks.files import AnnotatedFramesSink, JsonLinesSink
 from lrdan_edge.runtime.sources import open_source
@@ -42,6 +43,7 @@ def numbered(count: int) -> Callable[[Frames], Iterator[CapturedFrame]]:
 
 class Collect:
     name = "collect"
+    pictures = True
 
     def __init__(self, delay_s: float = 0.0, fail_at: int | None = None) -> None:
         self.got: list[InspectedFrame] = []
@@ -78,8 +80,8 @@ def test_live_frames_are_dropped_oldest_first_and_counted(null: Inspector, monke
             time.sleep(0.002)
             yield CapturedFrame.of(BLACK, index, source.uri, str(index))
 
-    inspect = null.inspect
-    monkeypatch.setattr(null, "inspect", lambda *args, **kwargs: (time.sleep(0.02), inspect(*args, **kwargs))[1])
+    infer = null.backend.infer
+    monkeypatch.setattr(null.backend, "infer", lambda *args, **kwargs: (time.sleep(0.02), infer(*args, **kwargs))[1])
     sink = Collect()
     progress = InspectionLoop(null, Frames(camera, live=True), [sink]).run()
     indices = [one.frame.index for one in sink.got]
@@ -110,7 +112,8 @@ def test_a_source_that_dies_raises_after_its_frames_were_delivered(null: Inspect
     sink = Collect()
     with pytest.raises(SourceError, match="the camera is gone"):
         InspectionLoop(null, Frames(dying), [sink]).run()
-    assert len(sink.got) == 1
+    assert [one.verdict.outcome for one in sink.got] == ["good", "fault"], "the gap is recorded"
+    assert sink.got[1].verdict.fault == "the camera is gone"
     assert sink.closed
 
 
@@ -171,16 +174,16 @@ def test_stop_drains_and_ends(null: Inspector) -> None:
 
 
 def test_the_queue_ends_for_a_waiting_source() -> None:
-    queue = FrameQueue(1, "every")
-    frame = CapturedFrame.of(BLACK, 0, "test://", "a")
-    queue.put(frame)
-    waiting = threading.Thread(target=queue.put, args=(frame,))
+    intake = Intake([(1, "every")])
+    frame = ReadyFrame(0, CapturedFrame.of(BLACK, 0, "test://", "a"), BLACK, None)
+    intake.put(frame)
+    waiting = threading.Thread(target=intake.put, args=(frame,))
     waiting.start()
-    queue.end()
+    intake.end()
     waiting.join(timeout=2)
     assert not waiting.is_alive()
-    assert len(queue.take(5)) == 1
-    assert queue.take(5) == []
+    assert intake.take(5) == (0, [frame])
+    assert intake.take(5) == (1, [])
 
 
 def test_verdicts_and_pictures_of_a_folder(line: Line, tmp_path: Path) -> None:
