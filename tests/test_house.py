@@ -137,7 +137,9 @@ def test_inspecting_needs_no_torch() -> None:
 
 def test_public_names_are_those_documented() -> None:
     loop = ["InspectionLoop", "Region", "Rule", "open_source"]
-    assert sorted(lrdan_edge.__all__) == sorted(["Bundle", "Inspector", "LrdanError", "Verdict", "Verdicts", "__version__", *loop])
+    assert sorted(lrdan_edge.__all__) == sorted(
+        ["Bundle", "Inspector", "LrdanError", "Verdict", "Verdicts", "__version__", *loop]
+    )
     for name in lrdan_edge.__all__:
         assert getattr(lrdan_edge, name) is not None
     with pytest.raises(AttributeError, match="nonsense"):

@@ -1,12 +1,13 @@
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from loop_parts import BLACK, Collect, Frames, endless, numbered
 from parts import Line, good_image, write
 
 from lrdan_edge import Inspector
@@ -16,47 +17,7 @@ from lrdan_edge.runtime.loop.intake import Intake, ReadyFrame
 from lrdan_edge.runtime.sinks.base import InspectedFrame
 from lrdan_edge.runtime.sinks.files import AnnotatedFramesSink, JsonLinesSink
 from lrdan_edge.runtime.sources import open_source
-from lrdan_edge.runtime.sources.base import CapturedFrame, Source
-
-BLACK = np.zeros((32, 32), np.uint8)
-
-
-class Frames(Source):
-    """Frames from a generator; live ones do not wait for anybody."""
-
-    fps = None
-    frames = None
-
-    def __init__(self, make: Callable[["Frames"], Iterator[CapturedFrame]], *, live: bool = False) -> None:
-        self.uri, self.live, self.make, self.closed = "test://", live, make, threading.Event()
-
-    def __iter__(self) -> Iterator[CapturedFrame]:
-        return self.make(self)
-
-    def close(self) -> None:
-        self.closed.set()
-
-
-def numbered(count: int) -> Callable[[Frames], Iterator[CapturedFrame]]:
-    return lambda _: (CapturedFrame.of(BLACK, index, "test://", f"frame {index}") for index in range(count))
-
-
-class Collect:
-    name = "collect"
-    pictures = True
-
-    def __init__(self, delay_s: float = 0.0, fail_at: int | None = None) -> None:
-        self.got: list[InspectedFrame] = []
-        self.delay_s, self.fail_at, self.closed = delay_s, fail_at, False
-
-    def write(self, inspected: InspectedFrame) -> None:
-        if len(self.got) == self.fail_at:
-            raise OSError(28, "No space left on device", "verdicts.jsonl")
-        time.sleep(self.delay_s)
-        self.got.append(inspected)
-
-    def close(self) -> None:
-        self.closed = True
+from lrdan_edge.runtime.sources.base import CapturedFrame
 
 
 @pytest.fixture
@@ -159,12 +120,6 @@ def test_a_slow_sink_does_not_hold_up_a_live_source(null: Inspector) -> None:
 
 
 def test_stop_drains_and_ends(null: Inspector) -> None:
-    def endless(source: Frames) -> Iterator[CapturedFrame]:
-        index = 0
-        while not source.closed.is_set():
-            yield CapturedFrame.of(BLACK, index, source.uri, str(index))
-            index += 1
-
     source, sink = Frames(endless), Collect()
     loop = InspectionLoop(null, source, [sink])
     threading.Timer(0.2, loop.stop).start()
