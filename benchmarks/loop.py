@@ -31,7 +31,7 @@ import numpy as np
 
 from lrdan_edge import Bundle, InspectionLoop, Inspector, open_source
 from lrdan_edge.bundle import versions
-from lrdan_edge.images import Frame
+from lrdan_edge.images import Frame, fit_frame
 from lrdan_edge.runtime.backends.base import Backend
 from lrdan_edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from lrdan_edge.runtime.device import processor
@@ -199,38 +199,57 @@ def over_h264(bundle: Bundle, folder: Path, rounds: int, frames: int) -> list[di
     video = folder / "belt.mp4"
     encode(program, video, frames)
     rows = []
+    images = golden_frames(bundle)
+    shape = images.shape[1:]
     for threads in sorted({CORES, max(1, CORES - 1)}, reverse=True):
         backend = OnnxRuntimeBackend(bundle.graph("int8").read_bytes(), "int8", threads=threads)
         with Inspector.open(bundle, backend="onnxruntime", precision="int8") as opened:
             inspector = Inspector(bundle, backend, opened.judge, opened.choice)
-        images = golden_frames(bundle)
+        cpu_ms: dict[str, list[float]] = {}
 
-        def decode() -> float:
-            begun = time.perf_counter()
-            with open_source(video) as source:
-                count = sum(frame.image is not None for frame in source)
-            return count / (time.perf_counter() - begun)
+        def timed(name: str, run: Callable[[], float], cpu_ms: dict[str, list[float]] = cpu_ms) -> Callable[[], float]:
+            """`run`, its processor time per frame noted: start-up and all."""
 
-        busy: list[float] = []
+            def measured() -> float:
+                spent, begun = time.process_time(), time.perf_counter()
+                found = run()
+                cpu_ms.setdefault(name, []).append(
+                    1000 * (time.process_time() - spent) / (found * (time.perf_counter() - begun))
+                )
+                return found
 
-        def both(inspector: Inspector = inspector, busy: list[float] = busy) -> float:
-            spent = time.process_time()
-            progress = loop(inspector, open_source(video), 4)
-            busy.append((time.process_time() - spent) / progress.seconds / CORES)
-            return rate(progress)
+            return measured
 
-        alone = {"decode": decode, "infer": lambda b=backend, i=images: bare(b, i, 4, 2.0)}  # type: ignore[misc]
-        found = turns(rounds, {**alone, "loop": both})
+        alone = {
+            "decode": lambda: decode(video, None),
+            "decode and fit": lambda: decode(video, shape),
+            "infer": lambda b=backend: bare(b, images, 4, 2.0),  # type: ignore[misc]
+            "loop": lambda i=inspector: rate(loop(i, open_source(video), 4)),  # type: ignore[misc]
+        }
+        found = turns(rounds, {name: timed(name, run) for name, run in alone.items()})
         figures: dict[str, Any] = {name: median(values) for name, values in found.items()}
-        slower = min(("decode", "infer"), key=lambda name: figures[name])
-        # Where both want all cores, what can be had at most is the time of one plus that of the other.
-        together = 1 / (1 / figures["decode"] + 1 / figures["infer"])
+        slower = min(("decode and fit", "infer"), key=lambda name: figures[name])
+        cores = 1000 * CORES / (median(cpu_ms["decode and fit"]) + median(cpu_ms["infer"]))
         rows.append(
-            {"inference threads": threads, **figures, "slower alone": slower, "of slower": share(found["loop"], found[slower])}
-            | {"one after the other": together, "cores busy": median(busy)}
+            {"inference threads": threads, **figures}
+            | {"slower alone": slower, "loop of it": share(found["loop"], found[slower])}
+            | {"all cores' limit": cores, "loop of that": figures["loop"] / cores}
+            | {f"{name}, CPU ms": median(values) for name, values in cpu_ms.items()}
         )
         backend.close()
     return rows
+
+
+def decode(video: Path, shape: tuple[int, ...] | None) -> float:
+    """Frames per second of decoding, and of fitting to `shape` too where it is given."""
+    begun = time.perf_counter()
+    count = 0
+    with open_source(video) as source:
+        for frame in source:
+            if shape and frame.image is not None:
+                fit_frame(frame.image, (shape[0], shape[1], shape[2]))
+            count += frame.image is not None
+    return count / (time.perf_counter() - begun)
 
 
 def memory(bundle: Bundle, folder: Path, frames: int) -> dict[str, Any]:
@@ -284,8 +303,8 @@ def as_markdown(report: dict[str, Any]) -> str:
             "",
             *table(report["h264"]),
             "",
-            "`one after the other` is what decoding and inference give when both want all cores; `of slower` is the loop against",
-            "the slower of the two alone.",
+            "`slower alone` is the stage that the loop could at most be as fast as, were there cores enough. `all cores' limit` is",
+            "what these cores could at most do with both stages' processor time; where that is less, the cores are the limit.",
             "",
             "## Memory",
             "",

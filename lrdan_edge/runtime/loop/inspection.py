@@ -25,7 +25,7 @@ from lrdan_edge.runtime.loop.handoff import Handoff
 from lrdan_edge.runtime.loop.intake import Intake, Policy, ReadyFrame
 from lrdan_edge.runtime.loop.progress import Progress, SourceProgress
 from lrdan_edge.runtime.rule import Rule
-from lrdan_edge.runtime.sinks.base import Delivery, InspectedFrame, Sink
+from lrdan_edge.runtime.sinks.base import Delivery, InspectedFrame, Sink, without_image
 from lrdan_edge.runtime.sources.base import CapturedFrame, Source
 from lrdan_edge.runtime.verdict import Verdict
 
@@ -90,7 +90,9 @@ class InspectionLoop:
         self._handoff: Handoff[_Scored] = Handoff(in_flight + 1, in_flight)
         self._deciders = [Decider.of(inspector, rule) for _ in self._sources] if rule else None
         self._sinks = list(sinks)
+        self._keeps_images = any(sink.pictures for sink in self._sinks)
         self._deliveries: list[Delivery] = []
+        self._started = False
         self._broken: Exception | None = None
         self._stopping = threading.Event()
         self.progress = Progress([SourceProgress(source.uri, source.live) for source in self._sources])
@@ -109,6 +111,9 @@ class InspectionLoop:
         Raises:
             SourceError: Sources could not go on; what they and the others delivered has been judged and delivered.
         """
+        if self._started:
+            raise RuntimeError("this loop has run: make another")
+        self._started = True
         self._inspector.warm_up(self._batch)
         self._deliveries = [Delivery(sink) for sink in self._sinks]
         for delivery in self._deliveries:
@@ -148,6 +153,8 @@ class InspectionLoop:
             delivery.close()
             for problem in delivery.problems:
                 self.progress.note(problem)
+            for number, count in delivery.lost.items():
+                self.progress.sources[number].lost_by_sink += count
         now = time.monotonic_ns()
         for source in self.progress.sources:
             source.finish(now)
@@ -194,9 +201,11 @@ class InspectionLoop:
             return ReadyFrame(number, frame, None, frame.fault or "the frame is missing")
         try:
             image = to_eight_bits(np.asarray(frame.image), self._inspector.bit_depth)
-            return ReadyFrame(number, frame, fit_frame(image, self._inspector.backend.spec.frame_shape), frame.fault)
+            fitted = fit_frame(image, self._inspector.backend.spec.frame_shape)
         except DataError as error:
             return ReadyFrame(number, frame, None, str(error))
+        # Where nobody draws it, a large image is given back at once: the next one is decoded into the same memory.
+        return ReadyFrame(number, frame if self._keeps_images else without_image(frame), fitted, frame.fault)
 
     def _infer(self) -> None:
         """Inference's thread: batches from the lanes, scores to the caller's thread."""
@@ -240,7 +249,7 @@ class InspectionLoop:
             latency["total"].record(total)
             source.latency.record(total)
             source.outcomes[verdict.outcome] += 1
-            source.saw(frame.capture_ns, missing=frame.image is None)
+            source.saw(frame.capture_ns, missing=ready.fault is not None)
             progress.last.append((frame.name, verdict))
             if verdict.own_outcome == "fault" and verdict.fault:
                 source.faults += 1

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from lrdan_edge.errors import SourceError
 from lrdan_edge.runtime.sources import CapturedFrame, Source, open_source
+from lrdan_edge.runtime.sources.addresses import scrubbed
 
 
 class DeadSource(Source):
@@ -47,7 +48,7 @@ def open_sources(
         try:
             return opener(uri, **options)
         except SourceError as error:
-            return DeadSource(os.fspath(uri), error)
+            return DeadSource(scrubbed(os.fspath(uri)), error)
 
     with ThreadPoolExecutor(max_workers=max(1, len(uris))) as pool:
         sources = list(pool.map(open_one, uris))

@@ -19,7 +19,8 @@ class SourceProgress:
         outcomes: Its frames by outcome.
         faults: Its frames that are faults themselves, whatever a rule makes of them.
         dropped: Frames dropped because a newer one was waiting (``latest``).
-        undelivered: Frames that a sink did not get, counted per sink: it was too slow (``latest``) or had stopped.
+        undelivered: Frames that a sink did not get because it was too slow (``latest``), counted per sink.
+        lost_by_sink: Frames that a sink did not get because it had failed, counted per sink.
         missing: Frames that the source itself could not deliver, each noted by a fault.
         gaps: How often its signal was lost, however many frames are missing each time.
         gap_s: Seconds without a frame in those gaps, from the last frame before to the first one after.
@@ -31,10 +32,11 @@ class SourceProgress:
 
     uri: str
     live: bool
-    outcomes: Counter[str] = field(default_factory=Counter)
+    outcomes: Counter[str] = field(default_factory=lambda: Counter(good=0, reject=0, fault=0))
     faults: int = 0
     dropped: int = 0
     undelivered: int = 0
+    lost_by_sink: int = 0
     missing: int = 0
     gaps: int = 0
     gap_s: float = 0.0
@@ -63,7 +65,8 @@ class SourceProgress:
 
     def as_dict(self) -> dict[str, object]:
         """All of it, ready for JSON."""
-        counts = {"dropped": self.dropped, "undelivered": self.undelivered, "missing": self.missing, "gaps": self.gaps}
+        counts = {"dropped": self.dropped, "undelivered": self.undelivered, "lost_by_sink": self.lost_by_sink}
+        counts |= {"missing": self.missing, "gaps": self.gaps}
         return {
             "source": self.uri,
             "frames": self.frames,
@@ -124,14 +127,20 @@ class Progress:
 
     @property
     def undelivered(self) -> int:
-        """Frames that a sink did not get."""
+        """Frames that a sink did not get because it was too slow."""
         return sum(source.undelivered for source in self.sources)
 
     @property
     def drops(self) -> dict[str, int]:
-        """Frames lost, by cause: ``queue full``, ``slow sink`` (counted per sink), ``fault of source``."""
+        """Frames lost, by cause: ``queue full``, ``slow sink`` and ``failed sink`` (counted per sink), ``fault of source``."""
+        failed = sum(source.lost_by_sink for source in self.sources)
         missing = sum(source.missing for source in self.sources)
-        return {"queue full": self.dropped, "slow sink": self.undelivered, "fault of source": missing}
+        return {
+            "queue full": self.dropped,
+            "slow sink": self.undelivered,
+            "failed sink": failed,
+            "fault of source": missing,
+        }
 
     @property
     def frames_per_s(self) -> float:

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -58,6 +58,7 @@ class Delivery:
 
     Attributes:
         problems: Why the sink stopped, if it did.
+        lost: Frames that it did not get because it had stopped, by the number of their source.
         latency: From verdict until the sink had it.
     """
 
@@ -70,6 +71,7 @@ class Delivery:
         """
         self.name = sink.name
         self.problems: list[str] = []
+        self.lost: Counter[int] = Counter()
         self.latency = LatencyHistogram()
         self._sink = sink
         self._size = size or (16 if sink.pictures else 256)
@@ -79,10 +81,6 @@ class Delivery:
         self._thread = threading.Thread(target=self._deliver, name=f"sink {sink.name}", daemon=True)
         self._thread.start()
 
-    def put(self, inspected: InspectedFrame, *, wait: bool) -> bool:
-        """Queue a frame for the sink; see `put_all`. Says whether it was taken."""
-        return self.put_all([(inspected, wait)]) == []
-
     def put_all(self, frames: Sequence[tuple[InspectedFrame, bool]]) -> list[InspectedFrame]:
         """Queue frames for the sink.
 
@@ -90,14 +88,17 @@ class Delivery:
             frames: Each with whether a full queue makes the caller wait (recorded sources) or drops it (live ones).
 
         Returns:
-            Those that the sink will not get.
+            Those that were dropped because the sink is too slow.
         """
         refused: list[InspectedFrame] = []
         with self._changed:
             for inspected, wait in frames:
                 while wait and len(self._waiting) >= self._size and not self.problems:
                     self._changed.wait()
-                if self.problems or len(self._waiting) >= self._size:
+                if self.problems:
+                    self.lost[inspected.source_number] += 1
+                    continue
+                if len(self._waiting) >= self._size:
                     refused.append(inspected)
                     continue
                 if not self._waiting:
@@ -117,6 +118,10 @@ class Delivery:
             for inspected in frames:
                 if not self.problems:
                     self._guard(lambda frame=inspected: self._sink.write(frame))  # type: ignore[misc]
+                if self.problems:
+                    with self._changed:
+                        self.lost[inspected.source_number] += 1
+                else:
                     self.latency.record(time.monotonic_ns() - inspected.decided_ns)
         self._guard(self._sink.close)
 
@@ -143,10 +148,15 @@ class Delivery:
             self._changed.notify_all()
 
 
+def without_image(frame: CapturedFrame) -> CapturedFrame:
+    """The frame without its image; spelt out, for `dataclasses.replace` costs three times as much, on every frame."""
+    if frame.image is None:
+        return frame
+    return CapturedFrame(None, frame.index, frame.capture_ns, frame.source, frame.name, frame.wall_time, frame.fault)
+
+
 def _without_pictures(inspected: InspectedFrame) -> InspectedFrame:
-    frame, verdict = inspected.frame, inspected.verdict
-    if frame.image is not None:  # spelt out: dataclasses.replace costs three times as much, on every frame
-        frame = CapturedFrame(None, frame.index, frame.capture_ns, frame.source, frame.name, frame.wall_time, frame.fault)
+    frame, verdict = without_image(inspected.frame), inspected.verdict
     if verdict.heatmap is not None:
         verdict = replace(verdict, heatmap=None)
     return InspectedFrame(frame, verdict, inspected.latency_ms, inspected.source_number, inspected.decided_ns)

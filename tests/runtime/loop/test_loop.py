@@ -84,6 +84,7 @@ def test_a_sink_that_fails_does_not_stop_inspection(null: Inspector) -> None:
     assert len(full.got) == 3
     assert len(other.got) == 50
     assert progress.problems == ["sink collect stopped: No space left on device (verdicts.jsonl)"]
+    assert progress.drops == {"queue full": 0, "slow sink": 0, "failed sink": 47, "fault of source": 0}
 
 
 @pytest.mark.parametrize("live", [False, True])

@@ -77,7 +77,7 @@ def test_one_source_that_dies_does_not_stop_the_others_and_is_told_at_the_end(nu
     assert (dead.gaps, dead.missing, dead.faults) == (1, 1, 1)
     assert [one.verdict.outcome for one in sink.got if one.source_number == 1] == ["good", "fault"]
     assert loop.progress.problems == ["frame 1: the camera is gone"]
-    assert loop.progress.drops == {"queue full": 0, "slow sink": 0, "fault of source": 1}
+    assert loop.progress.drops == {"queue full": 0, "slow sink": 0, "failed sink": 0, "fault of source": 1}
 
 
 def test_all_sources_that_die_are_named(null: Inspector) -> None:
@@ -108,6 +108,8 @@ def test_sources_that_cannot_be_opened_stand_for_themselves(tmp_path: Path) -> N
     assert "none.mp4" in str(dead.error)
     with pytest.raises(SourceError, match=r"none\.mp4"):
         open_sources([str(tmp_path / "none.mp4")])
+    secret = open_sources([str(tmp_path / "a.png"), "rtp://user:secret@camera/1"])[1]
+    assert "secret" not in secret.uri + str(secret.error)
     with pytest.raises(SourceError, match="none of the 2 sources"):
         open_sources([str(tmp_path / "none.mp4"), str(tmp_path / "other.mp4")])
 
