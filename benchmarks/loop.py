@@ -252,10 +252,10 @@ def decode(video: Path, shape: tuple[int, ...] | None) -> float:
     return count / (time.perf_counter() - begun)
 
 
-def memory(bundle: Bundle, folder: Path, frames: int) -> dict[str, Any]:
-    """Resident memory from the first tenth of the frames to the last, with the null backend and verdicts written."""
+def memory(bundle: Bundle, folder: Path, frames: int, backend: str) -> dict[str, Any]:
+    """Resident memory from the first tenth of the frames to the last, verdicts written."""
     samples: list[tuple[int, float]] = []
-    with Inspector.open(bundle, backend="null") as inspector:
+    with Inspector.open(bundle, backend=backend) as inspector:
         images = np.zeros((8, *inspector.backend.spec.frame_shape), np.uint8)
 
         def sample(progress: Progress) -> None:
@@ -264,7 +264,8 @@ def memory(bundle: Bundle, folder: Path, frames: int) -> dict[str, Any]:
                 samples.append((progress.frames, resident_mib()))
 
         InspectionLoop(inspector, Memory(images, count=frames), verdicts(folder), heatmaps=False).run(sample)
-    return {"frames": frames, "growth_mib": samples[-1][1] - samples[0][1], "resident_mib": samples[-1][1], "samples": samples}
+    figures = {"frames": frames, "backend": backend, "growth_mib": samples[-1][1] - samples[0][1]}
+    return figures | {"resident_mib": samples[-1][1], "samples": samples}
 
 
 def resident_mib() -> float:
@@ -309,7 +310,7 @@ def as_markdown(report: dict[str, Any]) -> str:
             "## Memory",
             "",
             f"{growth['growth_mib']:.2f} MiB more after {growth['frames']} frames than after a tenth of them "
-            f"({growth['resident_mib']:.0f} MiB resident).",
+            f"({growth['resident_mib']:.0f} MiB resident), with the {growth['backend']} backend.",
             "",
         ]
     )
@@ -321,6 +322,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=3.0, help="length of a run that is compared")
     parser.add_argument("--memory-frames", type=int, default=100_000)
+    parser.add_argument("--memory-backend", default="null", help="null, or onnxruntime: minutes at 256x256")
     parser.add_argument("--video-frames", type=int, default=250)
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder for loop.json and loop.md")
     arguments = parser.parse_args()
@@ -334,7 +336,7 @@ def main() -> None:
     }
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        report["memory"] = memory(bundle, folder, arguments.memory_frames)
+        report["memory"] = memory(bundle, folder, arguments.memory_frames, arguments.memory_backend)
         report["own_cost"] = own_cost(bundle, folder, arguments.rounds)
         with Inspector.open(bundle, backend="onnxruntime", precision="int8") as inspector:
             report["backend"] = inspector.choice.title
