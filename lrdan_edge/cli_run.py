@@ -111,7 +111,11 @@ def run(
         if require_gpu:
             demand_gpu(inspector)
         opened = open_sources(sources, realtime=realtime, loop=repeat, bit_depth=inspector.bit_depth)
-        whole = inspect_sources(inspector, opened, output, save, overwrite=overwrite, policy=policy, batch=batch, rule=rule)
+        try:
+            whole = inspect_sources(inspector, opened, output, save, overwrite=overwrite, policy=policy, batch=batch, rule=rule)
+        finally:
+            for source in opened:
+                source.close()
     if not whole:
         sys.exit(1)
 

@@ -1,7 +1,7 @@
 """Verdicts of one source in time and place; the same for live and recorded frames, so that a recording replays to them."""
 
 import math
-from collections import deque
+from collections import Counter, deque
 from dataclasses import replace
 
 import numpy as np
@@ -24,13 +24,17 @@ class Window:
 
     def __init__(self, needed: int, length: int) -> None:
         """Reject when `needed` of the last `length` frames say so."""
-        self._needed = needed
-        self._outcomes: deque[Outcome] = deque(maxlen=length)
+        self._needed, self._length = needed, length
+        self._outcomes: deque[Outcome] = deque()
+        self._counts: Counter[Outcome] = Counter()
 
     def add(self, outcome: Outcome) -> Outcome:
         """Take one frame's own outcome, and say what the window says."""
         self._outcomes.append(outcome)
-        rejects, faults = self._outcomes.count("reject"), self._outcomes.count("fault")
+        self._counts[outcome] += 1
+        if len(self._outcomes) > self._length:
+            self._counts[self._outcomes.popleft()] -= 1
+        rejects, faults = self._counts["reject"], self._counts["fault"]
         if rejects >= self._needed:
             return "reject"
         return "fault" if outcome == "fault" or rejects + faults >= self._needed else "good"

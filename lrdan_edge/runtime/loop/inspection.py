@@ -114,21 +114,23 @@ class InspectionLoop:
         if self._started:
             raise RuntimeError("this loop has run: make another")
         self._started = True
-        self._inspector.warm_up(self._batch)
         self._deliveries = [Delivery(sink) for sink in self._sinks]
         for delivery in self._deliveries:
             self.progress.latency[f"deliver {delivery.name}"] = delivery.latency
-        captures = [self._start(self._capture, number) for number in range(len(self._sources))]
-        workers = [self._start(self._infer) for _ in range(self._in_flight)]
+        threads: list[threading.Thread] = []
         started = time.monotonic()
         try:
+            self._inspector.warm_up(self._batch)
+            started = time.monotonic()
+            threads += [self._start(self._capture, number) for number in range(len(self._sources))]
+            threads += [self._start(self._infer) for _ in range(self._in_flight)]
             while (scored := self._handoff.get()) is not None:
                 self._decide(scored)
                 self.progress.seconds = time.monotonic() - started
                 if report:
                     report(self.progress)
         finally:
-            self._finish(captures, workers)
+            self._finish(threads)
             self.progress.seconds = time.monotonic() - started
         self._raise_failures()
         return self.progress
@@ -143,11 +145,11 @@ class InspectionLoop:
         for source in self._sources:
             source.close()
 
-    def _finish(self, captures: list[threading.Thread], workers: list[threading.Thread]) -> None:
+    def _finish(self, threads: list[threading.Thread]) -> None:
         self._handoff.abandon()
         self._end_sources()
         deadline = time.monotonic() + _CLOSE_S
-        for thread in [*captures, *workers]:
+        for thread in threads:
             thread.join(timeout=max(0.0, deadline - time.monotonic()))
         for delivery in self._deliveries:
             delivery.close()
@@ -163,12 +165,13 @@ class InspectionLoop:
         """The first bug; else the sources that failed, in one error."""
         if self._broken is not None:
             raise self._broken
-        failed = [source for source in self.progress.sources if source.error is not None]
-        if len(failed) == 1 and failed[0].error is not None:
-            raise failed[0].error
-        if failed:
-            reasons = "; ".join(str(source.error) for source in failed)
-            raise SourceError(f"{len(failed)} of {len(self._sources)} sources failed: {reasons}")
+        errors = [source.error for source in self.progress.sources if source.error is not None]
+        for error in errors:
+            if len(errors) == 1 or not isinstance(error, LrdanError):
+                raise error
+        if errors:
+            reasons = "; ".join(map(str, errors))
+            raise SourceError(f"{len(errors)} of {len(self._sources)} sources failed: {reasons}")
 
     @staticmethod
     def _start(target: Callable[..., None], *arguments: int) -> threading.Thread:
@@ -197,7 +200,7 @@ class InspectionLoop:
             self._intake.end(number)
 
     def _ready(self, number: int, frame: CapturedFrame) -> ReadyFrame:
-        if frame.image is None:
+        if frame.image is None or frame.fault:
             return ReadyFrame(number, frame, None, frame.fault or "the frame is missing")
         try:
             image = to_eight_bits(np.asarray(frame.image), self._inspector.bit_depth)
@@ -205,7 +208,7 @@ class InspectionLoop:
         except DataError as error:
             return ReadyFrame(number, frame, None, str(error))
         # Where nobody draws it, a large image is given back at once: the next one is decoded into the same memory.
-        return ReadyFrame(number, frame if self._keeps_images else without_image(frame), fitted, frame.fault)
+        return ReadyFrame(number, frame if self._keeps_images else without_image(frame), fitted, None)
 
     def _infer(self) -> None:
         """Inference's thread: batches from the lanes, scores to the caller's thread."""
@@ -276,6 +279,5 @@ class InspectionLoop:
                 said = judge.fault(scored.failure or "the backend gave no score")
             else:
                 said = judge.judge(next(scores, math.nan), next(heatmaps, None))
-                said = judge.fault(ready.fault) if ready.fault else said
             verdicts.append(self._deciders[ready.source].decide(said) if self._deciders else said)
         return verdicts

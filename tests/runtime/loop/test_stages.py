@@ -5,6 +5,7 @@ import random
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -164,3 +165,27 @@ def test_memory_of_a_long_run_does_not_grow(null: Inspector) -> None:
     finally:
         tracemalloc.stop()
     assert marks[1] - marks[0] < 100_000
+
+
+def test_a_backend_that_cannot_start_leaves_nothing_open(null: Inspector) -> None:
+    null.close()
+    source, sink = Frames(endless), Collect()
+    loop = InspectionLoop(null, source, [sink])
+    with pytest.raises(BackendError, match="closed"):
+        loop.run()
+    assert source.closed.is_set()
+    assert sink.closed
+    with pytest.raises(RuntimeError, match="make another"):
+        loop.run()
+
+
+def test_a_frame_that_its_source_doubts_is_a_fault_though_it_has_an_image(null: Inspector) -> None:
+    def frozen(source: Frames) -> Iterator[CapturedFrame]:
+        yield CapturedFrame.of(BLACK, 0, source.uri, "a")
+        yield replace(CapturedFrame.of(BLACK, 1, source.uri, "b"), fault="the picture is frozen")
+
+    sink = Collect()
+    progress = InspectionLoop(null, Frames(frozen, live=True), [sink], policy="every").run()
+    assert [one.verdict.outcome for one in sink.got] == ["good", "fault"]
+    assert sink.got[1].frame.image is not None
+    assert (progress.sources[0].missing, progress.problems) == (1, ["b: the picture is frozen"])
