@@ -43,7 +43,6 @@ from lrdan_edge.runtime.sources.base import CapturedFrame, Source
 
 RESULTS = Path(__file__).parent / "results"
 CORES = len(os.sched_getaffinity(0))
-Figures = dict[str, float]
 
 
 class Memory(Source):
