@@ -1,11 +1,11 @@
 """The inspection loop: capture, batch, infer, decide, deliver, each with a bounded queue between.
 
-    source ─fit─▶ lane ┐                ┌─▶ delivery queue ─▶ sink
-    source ─fit─▶ lane ┼─batch─▶ infer ─┤ decide
-    source ─fit─▶ lane ┘                └─▶ delivery queue ─▶ sink
+    source ─▶ fit ─▶ lane ┐                ┌─▶ delivery queue ─▶ sink
+    source ─▶ fit ─▶ lane ┼─batch─▶ infer ─┤ decide
+    source ─▶ fit ─▶ lane ┘                └─▶ delivery queue ─▶ sink
 
-Every source has a thread that captures frames and fits them to the graph, inference has one (or more), every sink has one;
-deciding stays in the caller's. Decoding, fitting and inference release the GIL, so they overlap.
+Capture has a thread per source (and fitting another, see `lrdan_edge.runtime.loop.capture`), inference has one or more, every
+sink has one; deciding stays in the caller's. Decoding, fitting and inference release the GIL, so they overlap.
 """
 
 import math
@@ -17,16 +17,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from lrdan_edge.errors import DataError, LrdanError, SourceError
-from lrdan_edge.images import Frame, fit_frame, to_eight_bits
+from lrdan_edge.images import Frame
 from lrdan_edge.runtime.backends.base import Detections
 from lrdan_edge.runtime.decider import Decider
 from lrdan_edge.runtime.inspector import Inspector
+from lrdan_edge.runtime.loop.capture import Capture
 from lrdan_edge.runtime.loop.handoff import Handoff
 from lrdan_edge.runtime.loop.intake import Intake, Policy, ReadyFrame
 from lrdan_edge.runtime.loop.progress import Progress, SourceProgress
 from lrdan_edge.runtime.rule import Rule
-from lrdan_edge.runtime.sinks.base import Delivery, InspectedFrame, Sink, without_image
-from lrdan_edge.runtime.sources.base import CapturedFrame, Source
+from lrdan_edge.runtime.sinks.base import Delivery, InspectedFrame, Sink
+from lrdan_edge.runtime.sources.base import Source
 from lrdan_edge.runtime.verdict import Verdict
 
 _WAITING_FRAMES = 8
@@ -90,12 +91,22 @@ class InspectionLoop:
         self._handoff: Handoff[_Scored] = Handoff(in_flight + 1, in_flight)
         self._deciders = [Decider.of(inspector, rule) for _ in self._sources] if rule else None
         self._sinks = list(sinks)
-        self._keeps_images = any(sink.pictures for sink in self._sinks)
         self._deliveries: list[Delivery] = []
         self._started = False
         self._broken: Exception | None = None
-        self._stopping = threading.Event()
         self.progress = Progress([SourceProgress(source.uri, source.live) for source in self._sources])
+        self._captures = [
+            Capture(
+                number,
+                source,
+                inspector,
+                self._intake,
+                self.progress.sources[number],
+                policy=self._policies[number],
+                keeps_images=any(sink.pictures for sink in self._sinks),
+            )
+            for number, source in enumerate(self._sources)
+        ]
 
     def _lane_size(self, policy: Policy) -> int:
         """Live lanes hold their share of a batch; recorded ones enough to fill the next while one is inferred."""
@@ -117,27 +128,32 @@ class InspectionLoop:
         self._deliveries = [Delivery(sink) for sink in self._sinks]
         for delivery in self._deliveries:
             self.progress.latency[f"deliver {delivery.name}"] = delivery.latency
-        threads: list[threading.Thread] = []
+        workers = [
+            threading.Thread(target=self._infer, name=f"infer {number}", daemon=True) for number in range(self._in_flight)
+        ]
         started = time.monotonic()
         try:
             self._inspector.warm_up(self._batch)
             started = time.monotonic()
-            threads += [self._start(self._capture, number) for number in range(len(self._sources))]
-            threads += [self._start(self._infer) for _ in range(self._in_flight)]
+            for capture in self._captures:
+                capture.start()
+            for worker in workers:
+                worker.start()
             while (scored := self._handoff.get()) is not None:
                 self._decide(scored)
                 self.progress.seconds = time.monotonic() - started
                 if report:
                     report(self.progress)
         finally:
-            self._finish(threads)
+            self._finish(workers)
             self.progress.seconds = time.monotonic() - started
         self._raise_failures()
         return self.progress
 
     def stop(self) -> None:
         """End soon, from any thread or signal handler: no new frames, those captured are still judged and delivered."""
-        self._stopping.set()
+        for capture in self._captures:
+            capture.stop()
         threading.Thread(target=self._end_sources, name="stop", daemon=True).start()  # a signal handler must take no lock
 
     def _end_sources(self) -> None:
@@ -145,12 +161,15 @@ class InspectionLoop:
         for source in self._sources:
             source.close()
 
-    def _finish(self, threads: list[threading.Thread]) -> None:
+    def _finish(self, workers: list[threading.Thread]) -> None:
         self._handoff.abandon()
         self._end_sources()
         deadline = time.monotonic() + _CLOSE_S
-        for thread in threads:
-            thread.join(timeout=max(0.0, deadline - time.monotonic()))
+        for capture in self._captures:
+            capture.join(max(0.0, deadline - time.monotonic()))
+        for worker in workers:
+            if worker.ident is not None:
+                worker.join(max(0.0, deadline - time.monotonic()))
         for delivery in self._deliveries:
             delivery.close()
             for problem in delivery.problems:
@@ -172,43 +191,6 @@ class InspectionLoop:
         if errors:
             reasons = "; ".join(map(str, errors))
             raise SourceError(f"{len(errors)} of {len(self._sources)} sources failed: {reasons}")
-
-    @staticmethod
-    def _start(target: Callable[..., None], *arguments: int) -> threading.Thread:
-        name = " ".join([target.__name__.strip("_"), *map(str, arguments)])
-        thread = threading.Thread(target=target, args=arguments, name=name, daemon=True)
-        thread.start()
-        return thread
-
-    def _capture(self, number: int) -> None:
-        """One source's thread: take frames and fit them until it ends; a source that breaks leaves a fault behind."""
-        source, progress = self._sources[number], self.progress.sources[number]
-        index = -1
-        try:
-            for frame in source:
-                index = frame.index
-                self._intake.put(self._ready(number, frame))
-                if self._stopping.is_set():
-                    break
-        except Exception as error:  # raised again by `run`: a source that breaks must not look like one that ended
-            progress.error = error
-            why = str(error) if isinstance(error, LrdanError) else f"{source.uri}: {type(error).__name__}: {error}"
-            lost = CapturedFrame.missing(why, index + 1, source.uri, f"frame {index + 1}")
-            self._intake.put(ReadyFrame(number, lost, None, why))
-        finally:
-            progress.ended = True
-            self._intake.end(number)
-
-    def _ready(self, number: int, frame: CapturedFrame) -> ReadyFrame:
-        if frame.image is None or frame.fault:
-            return ReadyFrame(number, frame, None, frame.fault or "the frame is missing")
-        try:
-            image = to_eight_bits(np.asarray(frame.image), self._inspector.bit_depth)
-            fitted = fit_frame(image, self._inspector.backend.spec.frame_shape)
-        except DataError as error:
-            return ReadyFrame(number, frame, None, str(error))
-        # Where nobody draws it, a large image is given back at once: the next one is decoded into the same memory.
-        return ReadyFrame(number, frame if self._keeps_images else without_image(frame), fitted, None)
 
     def _infer(self) -> None:
         """Inference's thread: batches from the lanes, scores to the caller's thread."""

@@ -189,3 +189,29 @@ def test_a_frame_that_its_source_doubts_is_a_fault_though_it_has_an_image(null: 
     assert [one.verdict.outcome for one in sink.got] == ["good", "fault"]
     assert sink.got[1].frame.image is not None
     assert (progress.sources[0].missing, progress.problems) == (1, ["b: the picture is frozen"])
+
+
+@pytest.mark.parametrize("side", [32, 64])
+def test_a_bug_in_fitting_is_raised_and_hangs_nothing(null: Inspector, monkeypatch: pytest.MonkeyPatch, side: int) -> None:
+    def frames(source: Frames) -> Iterator[CapturedFrame]:
+        for index in range(1000):
+            yield CapturedFrame.of(np.zeros((side, side), np.uint8), index, source.uri, str(index))
+
+    fits = iter(range(1000))
+    monkeypatch.setattr("lrdan_edge.runtime.loop.capture.fit_frame", lambda *_: BLACK[..., None] if next(fits) < 5 else 1 // 0)
+    loop = InspectionLoop(null, Frames(frames), [sink := Collect()])
+    with pytest.raises(ZeroDivisionError):
+        loop.run()
+    assert [one.verdict.outcome for one in sink.got] == ["good"] * 5 + ["fault"]
+
+
+def test_frames_of_every_size_keep_their_order(null: Inspector) -> None:
+    def frames(source: Frames) -> Iterator[CapturedFrame]:
+        for index in range(200):
+            side = 32 if index % 7 else 64
+            yield CapturedFrame.of(np.zeros((side, side), np.uint8), index, source.uri, str(index))
+
+    sink = Collect()
+    InspectionLoop(null, Frames(frames), [sink], batch=3).run()
+    assert [one.frame.index for one in sink.got] == list(range(200))
+    assert {one.verdict.outcome for one in sink.got} == {"good"}
