@@ -227,12 +227,11 @@ def over_h264(bundle: Bundle, folder: Path, rounds: int, frames: int) -> list[di
         }
         found = turns(rounds, {name: timed(name, run) for name, run in alone.items()})
         figures: dict[str, Any] = {name: median(values) for name, values in found.items()}
-        slower = min(("decode and fit", "infer"), key=lambda name: figures[name])
-        cores = 1000 * CORES / (median(cpu_ms["decode and fit"]) + median(cpu_ms["infer"]))
+        figures["cores"] = 1000 * CORES / (median(cpu_ms["decode and fit"]) + median(cpu_ms["infer"]))
+        bound = min(("decode", "infer", "cores"), key=lambda name: figures[name])
         rows.append(
             {"inference threads": threads, **figures}
-            | {"slower alone": slower, "loop of it": share(found["loop"], found[slower])}
-            | {"all cores' limit": cores, "loop of that": figures["loop"] / cores}
+            | {"bound by": bound, "loop of that": figures["loop"] / figures[bound]}
             | {f"{name}, CPU ms": median(values) for name, values in cpu_ms.items()}
         )
         backend.close()
@@ -303,8 +302,8 @@ def as_markdown(report: dict[str, Any]) -> str:
             "",
             *table(report["h264"]),
             "",
-            "`slower alone` is the stage that the loop could at most be as fast as, were there cores enough. `all cores' limit` is",
-            "what these cores could at most do with both stages' processor time; where that is less, the cores are the limit.",
+            "`decode` and `infer` are those stages alone. `cores` is what this machine's cores could at most do with the processor",
+            "time of both (and of fitting frames to the graph), were they all free. The loop is bound by the least of the three.",
             "",
             "## Memory",
             "",
