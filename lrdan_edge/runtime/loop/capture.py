@@ -26,6 +26,7 @@ class Capture:
         inspector: Inspector,
         intake: Intake,
         progress: SourceProgress,
+        stopping: threading.Event,
         *,
         policy: Policy,
         keeps_images: bool,
@@ -38,13 +39,14 @@ class Capture:
             inspector: Whose graph they are fitted to.
             intake: Where they go.
             progress: The source's.
+            stopping: When set, no frame is taken any more.
             policy: Under ``every``, fitting has a thread of its own. Under ``latest`` it has none: a frame that waits for it ages.
             keeps_images: Whether a sink wants the frame as it was captured.
         """
         self._number, self._source, self._intake, self._progress = number, source, intake, progress
         self._bit_depth, self._shape = inspector.bit_depth, inspector.backend.spec.frame_shape
         self._overlaps, self._keeps_images = policy == "every", keeps_images
-        self._stopping = threading.Event()
+        self._stopping, self._broken = stopping, False
         self._captured: Intake | None = None
         self._threads: list[threading.Thread] = []
 
@@ -55,10 +57,6 @@ class Capture:
     def _begin(self, thread: threading.Thread) -> None:
         self._threads.append(thread)
         thread.start()
-
-    def stop(self) -> None:
-        """Take no frame after the one that comes next; from a signal handler too."""
-        self._stopping.set()
 
     def join(self, timeout_s: float) -> None:
         """Wait until its threads have ended."""
@@ -73,7 +71,7 @@ class Capture:
             for frame in self._source:
                 index = frame.index
                 self._pass_on(frame)
-                if self._stopping.is_set():
+                if self._stopping.is_set() or self._broken:
                     break
         except Exception as error:
             self._pass_on(self._failed(error, index + 1))
@@ -109,7 +107,7 @@ class Capture:
         except Exception as error:
             self._intake.put(self._fit(self._failed(error, index)))
         finally:
-            self._stopping.set()
+            self._broken = True
             captured.end()
             self._end()
 

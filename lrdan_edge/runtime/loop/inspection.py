@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from queue import SimpleQueue
 
 import numpy as np
 
@@ -94,6 +95,8 @@ class InspectionLoop:
         self._deliveries: list[Delivery] = []
         self._started = False
         self._broken: Exception | None = None
+        self._stops: SimpleQueue[None] = SimpleQueue()
+        self._stopping = threading.Event()
         self.progress = Progress([SourceProgress(source.uri, source.live) for source in self._sources])
         self._captures = [
             Capture(
@@ -102,6 +105,7 @@ class InspectionLoop:
                 inspector,
                 self._intake,
                 self.progress.sources[number],
+                self._stopping,
                 policy=self._policies[number],
                 keeps_images=any(sink.pictures for sink in self._sinks),
             )
@@ -128,16 +132,16 @@ class InspectionLoop:
         self._deliveries = [Delivery(sink) for sink in self._sinks]
         for delivery in self._deliveries:
             self.progress.latency[f"deliver {delivery.name}"] = delivery.latency
-        workers = [
-            threading.Thread(target=self._infer, name=f"infer {number}", daemon=True) for number in range(self._in_flight)
-        ]
+        workers = [threading.Thread(target=self._end_sources, name="stop", daemon=True)]
+        workers[0].start()
+        workers += [threading.Thread(target=self._infer, name=f"infer {n}", daemon=True) for n in range(self._in_flight)]
         started = time.monotonic()
         try:
             self._inspector.warm_up(self._batch)
             started = time.monotonic()
             for capture in self._captures:
                 capture.start()
-            for worker in workers:
+            for worker in workers[1:]:
                 worker.start()
             while (scored := self._handoff.get()) is not None:
                 self._decide(scored)
@@ -152,23 +156,24 @@ class InspectionLoop:
 
     def stop(self) -> None:
         """End soon, from any thread or signal handler: no new frames, those captured are still judged and delivered."""
-        for capture in self._captures:
-            capture.stop()
-        threading.Thread(target=self._end_sources, name="stop", daemon=True).start()  # a signal handler must take no lock
+        self._stops.put(None)  # which takes no lock that a signal handler's own thread may hold; `_end_sources` does the rest
 
     def _end_sources(self) -> None:
+        """The stop's thread."""
+        self._stops.get()
+        self._stopping.set()
         self._intake.end()
         for source in self._sources:
             source.close()
 
     def _finish(self, workers: list[threading.Thread]) -> None:
         self._handoff.abandon()
-        self._end_sources()
+        self.stop()
         deadline = time.monotonic() + _CLOSE_S
         for capture in self._captures:
             capture.join(max(0.0, deadline - time.monotonic()))
         for worker in workers:
-            if worker.ident is not None:
+            if worker.ident is not None:  # else it was never started
                 worker.join(max(0.0, deadline - time.monotonic()))
         for delivery in self._deliveries:
             delivery.close()

@@ -215,3 +215,14 @@ def test_frames_of_every_size_keep_their_order(null: Inspector) -> None:
     InspectionLoop(null, Frames(frames), [sink], batch=3).run()
     assert [one.frame.index for one in sink.got] == list(range(200))
     assert {one.verdict.outcome for one in sink.got} == {"good"}
+
+
+def test_a_stop_that_comes_before_the_run_ends_it_at_once(null: Inspector) -> None:
+    source = Frames(endless)
+    loop = InspectionLoop(null, source)
+    loop.stop()
+    loop.stop()
+    started = time.monotonic()
+    loop.run()
+    assert time.monotonic() - started < 5
+    assert source.closed.is_set()
