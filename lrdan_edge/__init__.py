@@ -13,17 +13,35 @@ if TYPE_CHECKING:
     from lrdan_edge.bundle import Bundle
     from lrdan_edge.errors import LrdanError
     from lrdan_edge.runtime.inspector import Inspector
+    from lrdan_edge.runtime.loop import InspectionLoop
+    from lrdan_edge.runtime.rule import Region, Rule
+    from lrdan_edge.runtime.sources import open_source
     from lrdan_edge.runtime.verdict import Verdict, Verdicts
 
 __version__ = "0.1.0"
-__all__ = ["Bundle", "Inspector", "LrdanError", "Verdict", "Verdicts", "__version__"]
+__all__ = [
+    "Bundle",
+    "InspectionLoop",
+    "Inspector",
+    "LrdanError",
+    "Region",
+    "Rule",
+    "Verdict",
+    "Verdicts",
+    "__version__",
+    "open_source",
+]
 
 _HOMES = {
     "Bundle": "lrdan_edge.bundle",
+    "InspectionLoop": "lrdan_edge.runtime.loop",
     "Inspector": "lrdan_edge.runtime.inspector",
     "LrdanError": "lrdan_edge.errors",
+    "Region": "lrdan_edge.runtime.rule",
+    "Rule": "lrdan_edge.runtime.rule",
     "Verdict": "lrdan_edge.runtime.verdict",
     "Verdicts": "lrdan_edge.runtime.verdict",
+    "open_source": "lrdan_edge.runtime.sources",
 }
 
 

@@ -14,6 +14,7 @@ from lrdan_edge.cli_data import dataset, explain
 from lrdan_edge.cli_options import backend_options as _backend_options
 from lrdan_edge.cli_options import bundle_option as _bundle_option
 from lrdan_edge.cli_options import precision_options as _precision_options
+from lrdan_edge.cli_run import run
 from lrdan_edge.console_view import Size, view_options
 from lrdan_edge.errors import LrdanError, MissingExtraError
 
@@ -395,51 +396,7 @@ def refit_engine(name: str, bundle_path: Path) -> None:
     click.echo(f"{name} has the graph's weights.")
 
 
-@cli.command()
-@click.argument("source")
-@_bundle_option
-@_backend_options
-@click.option(
-    "--output", type=click.Path(path_type=Path, file_okay=False), help="Write verdicts.jsonl and annotated frames here."
-)
-@click.option(
-    "--save", type=click.Choice(["all", "rejects", "none"]), help="Which frames to draw. [default: all; rejects if live]"
-)
-@click.option("--overwrite", is_flag=True, help="Replace an earlier run's verdicts in --output.")
-@click.option("--threshold", type=float, help="Reject above this score instead of the calibrated threshold.")
-@click.option(
-    "--policy", type=click.Choice(["latest", "every"]), help="Newest frame wins, or none is dropped. [default: by source]"
-)
-@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Most frames judged at once.")
-@click.option("--realtime", is_flag=True, help="Play files at their own rate.")
-@click.option("--loop", "repeat", is_flag=True, help="Play files again and again.")
-def run(
-    source: str,
-    bundle_path: Path,
-    backend: str,
-    precision: "Precision | None",
-    output: Path | None,
-    save: Any,
-    overwrite: bool,
-    threshold: float | None,
-    policy: Any,
-    batch: int,
-    realtime: bool,
-    repeat: bool,
-) -> None:
-    """Inspect SOURCE: a video file, a folder, a camera index, an RTSP or HTTP address.
-
-    Ctrl-C (or SIGTERM) finishes the frames already captured and exits 0.
-    """
-    from lrdan_edge.console import inspect_source
-    from lrdan_edge.runtime.inspector import Inspector
-    from lrdan_edge.runtime.sources import open_source
-
-    with Inspector.open(bundle_path, backend=backend, precision=precision, threshold=threshold) as inspector:
-        opened = open_source(source, realtime=realtime, loop=repeat, bit_depth=inspector.bit_depth)
-        complete = inspect_source(inspector, opened, output, save, overwrite=overwrite, policy=policy, batch=batch)
-    if not complete:
-        sys.exit(1)
+cli.add_command(run)
 
 
 @cli.command()

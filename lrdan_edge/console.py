@@ -1,20 +1,15 @@
-"""What the commands show on a terminal: progress, the live line, tables."""
+"""What the commands show on a terminal: progress, tables."""
 
-import signal
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING
 
 import msgspec
 from rich.console import Console
-from rich.live import Live
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
-from rich.text import Text
 
 from lrdan_edge.bundle import BENCHMARK, Bundle
 from lrdan_edge.errors import BundleError, LrdanError
@@ -22,16 +17,8 @@ from lrdan_edge.errors import BundleError, LrdanError
 if TYPE_CHECKING:
     from lrdan_edge.bench.evaluate import Evaluation
     from lrdan_edge.manifest import BenchmarkReport
-    from lrdan_edge.runtime.inspector import Inspector
-    from lrdan_edge.runtime.loop import Policy
-    from lrdan_edge.runtime.loop import Progress as LoopProgress
-    from lrdan_edge.runtime.sinks.files import Save
-    from lrdan_edge.runtime.sources.base import Source
     from lrdan_edge.train.protocol.protocol import Written
     from lrdan_edge.train.protocol.results import Entry
-
-_COLOURS = {"good": "green", "reject": "bold red", "fault": "yellow"}
-_PLAIN_EVERY_S = 5.0
 
 console = Console(soft_wrap=True, highlight=False, markup=False)
 
@@ -50,116 +37,6 @@ def bench_progress() -> Iterator[Callable[[str], None]]:
     """A spinner that says which round is being measured."""
     with console.status("loading") as status:
         yield lambda line: status.update(line)
-
-
-def inspect_source(
-    inspector: "Inspector",
-    source: "Source",
-    output: Path | None,
-    save: "Save | None",
-    *,
-    overwrite: bool = False,
-    policy: "Policy | None" = None,
-    batch: int = 1,
-) -> bool:
-    """Run the inspection loop with a live line, and print its summary.
-
-    Returns:
-        False when something was lost: faults of a recorded source, or a sink that stopped.
-
-    Raises:
-        SourceError: The source failed; everything before was judged and delivered.
-    """
-    from lrdan_edge.runtime.loop import InspectionLoop
-    from lrdan_edge.runtime.sinks.base import Sink
-    from lrdan_edge.runtime.sinks.files import AnnotatedFramesSink, JsonLinesSink
-
-    sinks: list[Sink] = []
-    chosen: Save = save or ("rejects" if source.live else "all")
-    pictures = output is not None and chosen != "none"
-    if output is not None:
-        sinks.append(JsonLinesSink(output, overwrite=overwrite))
-        if pictures:
-            sinks.append(AnnotatedFramesSink(output, chosen))
-    loop = InspectionLoop(inspector, source, sinks, policy=policy, batch=batch, heatmaps=pictures)
-    console.print(f"Inspecting {source.uri} with {inspector.choice.describe()}")
-    with _ends_on_signal(loop.stop), _live_line() as report:
-        progress = loop.run(report)
-    print_summary(progress, output)
-    return not progress.problems or (source.live and not any(line.startswith("sink ") for line in progress.problems))
-
-
-@contextmanager
-def _ends_on_signal(stop: Callable[[], None]) -> Iterator[None]:
-    """SIGINT and SIGTERM call `stop`; a second one ends the process as usual."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def handle(*_: object) -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        stop()
-
-    try:
-        for number in before:
-            signal.signal(number, handle)
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _live_line() -> Iterator[Callable[["LoopProgress"], None]]:
-    """One line that follows the loop: redrawn on a terminal, printed now and then elsewhere."""
-    shown = time.monotonic()
-    if not console.is_terminal:
-
-        def plain(progress: "LoopProgress") -> None:
-            nonlocal shown
-            if time.monotonic() - shown >= _PLAIN_EVERY_S:
-                shown = time.monotonic()
-                console.print(_line(progress))
-
-        yield plain
-        return
-    with Live(Text("waiting for the first frame"), console=console, refresh_per_second=8, transient=True) as live:
-
-        def redraw(progress: "LoopProgress") -> None:
-            nonlocal shown
-            if time.monotonic() - shown >= 0.125:
-                shown = time.monotonic()
-                live.update(_line(progress))
-
-        yield redraw
-
-
-def _line(progress: "LoopProgress") -> Text:
-    latency = progress.latency_percentiles()
-    line = Text(
-        f"{progress.frames} frames  {progress.frames_per_s:.1f}/s  latency {latency['p50']:.1f} ms (p99 {latency['p99']:.1f})"
-    )
-    if progress.dropped:
-        line.append(f"  {progress.dropped} dropped")
-    for _, verdict in progress.last:
-        score = "" if verdict.score is None else f" {verdict.score:.3g}"
-        line.append(f"  {verdict.outcome}{score}", style=_COLOURS[verdict.outcome])
-    return line
-
-
-def print_summary(progress: "LoopProgress", output: Path | None) -> None:
-    """What a run came to."""
-    counted = ", ".join(f"{progress.outcomes[outcome]} {outcome}" for outcome in ("good", "reject", "fault"))
-    latency = progress.latency_percentiles()
-    rate = progress.frames / progress.seconds if progress.seconds else 0.0
-    console.print(
-        f"{progress.frames} frames in {progress.seconds:.1f} s ({rate:.1f}/s): {counted}; "
-        f"capture to verdict p50 {latency['p50']:.1f} ms, p99 {latency['p99']:.1f} ms, of which inference p50 "
-        f"{median(progress.infer_ms or [0.0]):.1f} ms; {progress.dropped} dropped"
-    )
-    if output is not None:
-        console.print(f"Written to {output}")
-    for problem in progress.problems:
-        print(f"Problem: {problem}", file=sys.stderr)
 
 
 def print_evaluation(result: "Evaluation", pictures: list[Path]) -> None:

@@ -199,6 +199,9 @@ class GraphDecision(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         defect_scores: The labelled defects' scores, ascending; none where they had no part in the threshold.
         recall: The share of defective parts found: promised by the rule ``recall``, measured by ``best-f1``, else None.
         engine_sha256: The engine whose scores these are, or None for the graph's.
+        pixel_threshold: The heatmap's value that its largest in a good image exceeds with a chance of at most the false-reject
+            rate asked for, by the same rank as a conformal threshold's (the largest of n where n is too small for that); None
+            where the score is the heatmap's largest value, so that `threshold` is it, or in bundles from before it was fitted.
     """
 
     graph_sha256: str
@@ -212,6 +215,7 @@ class GraphDecision(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     defect_scores: list[float] = []
     recall: float | None = None
     engine_sha256: str | None = None
+    pixel_threshold: float | None = None
 
 
 class Decision(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):

@@ -31,18 +31,21 @@ ALLOWED = {
     "calibration": GROUND | {"calibration", "runtime"},
     "runtime": GROUND | {"runtime"},
     "bench": GROUND | {"bench", "runtime"},
-    "demo": GROUND | {"demo", "bench", "runtime", "calibration", "export", "train", "console"},
+    "demo": GROUND | {"demo", "bench", "runtime", "calibration", "export", "train", "console", "console_run"},
     "console": GROUND | {"bench", "runtime", "train"},
     "console_engines": GROUND | {"console", "runtime"},
     "console_calibration": GROUND | {"console", "runtime", "calibration"},
     "console_data": GROUND | {"console"},
     "console_view": GROUND,
+    "console_run": GROUND | {"console", "runtime"},
     "cli_options": GROUND,
+    "cli_run": GROUND | {"cli_options", "console_run", "runtime"},
     "cli_data": GROUND | {"cli_options", "console_data", "runtime"},
     "cli": GROUND
     | {
         "cli_data",
         "cli_options",
+        "cli_run",
         "console",
         "console_calibration",
         "console_engines",
@@ -133,7 +136,10 @@ def test_inspecting_needs_no_torch() -> None:
 
 
 def test_public_names_are_those_documented() -> None:
-    assert sorted(lrdan_edge.__all__) == ["Bundle", "Inspector", "LrdanError", "Verdict", "Verdicts", "__version__"]
+    loop = ["InspectionLoop", "Region", "Rule", "open_source"]
+    assert sorted(lrdan_edge.__all__) == sorted(
+        ["Bundle", "Inspector", "LrdanError", "Verdict", "Verdicts", "__version__", *loop]
+    )
     for name in lrdan_edge.__all__:
         assert getattr(lrdan_edge, name) is not None
     with pytest.raises(AttributeError, match="nonsense"):

@@ -19,6 +19,7 @@ from lrdan_edge.calibration.material import Intake, Material, gather
 from lrdan_edge.calibration.quantise import load_quantisable
 from lrdan_edge.calibration.ranges import METHODS, MagnitudeHistogram, Method, collect_ranges
 from lrdan_edge.calibration.report import CalibrationReport, as_markdown, describe_labels, ranges_of
+from lrdan_edge.calibration.scores import score_images
 from lrdan_edge.errors import CalibrationError, DataError
 from lrdan_edge.images import Frame
 from lrdan_edge.manifest import SCHEMA_VERSION, Decision, Golden, Precision, ThresholdRule, to_json
@@ -26,7 +27,6 @@ from lrdan_edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
 
 CALIBRATION = f"{REPORTS}/calibration.json"
 _GOLDEN_IMAGES = 8
-_BATCH = 16
 
 Scores = npt.NDArray[np.float32]
 Progress = Callable[[str, float], None]
@@ -96,14 +96,16 @@ def calibrate(
             graphs["int8"] = stage.path(graph_name("int8"))
             quantised = _quantise(graphs, material, intake, wish, methods, report)
         started = time.monotonic()
-        scores = {key: _score(path, key, material.held_out, intake, report) for key, path in graphs.items()}
+        peaked = bundle.manifest.scoring.pooling != "max"
+        found = {key: _score(path, key, material.held_out, intake, report, peaks=peaked) for key, path in graphs.items()}
+        scores = {key: one for key, (one, _) in found.items()}
         used = material.defects if rule != "conformal" else []
-        bad = {key: _score(path, key, used, intake, report) for key, path in graphs.items()} if used else {}
+        bad = {key: _score(path, key, used, intake, report)[0] for key, path in graphs.items()} if used else {}
         names = [path.name for path in material.held_out]
         decision = Decision(
             schema_version=SCHEMA_VERSION,
             graphs={
-                key: decide(scores[key], wish, sha256_of(path), names=names, defects=bad.get(key))
+                key: decide(scores[key], wish, sha256_of(path), names=names, defects=bad.get(key), peaks=found[key][1])
                 for key, path in graphs.items()
             },
         )
@@ -173,14 +175,12 @@ def _command(wish: Wish, good: Path | None, defects: Path | None, methods: Colle
     return " ".join(words)
 
 
-def _score(graph: Path, precision: Precision, images: list[Path], intake: Intake, report: Progress) -> Scores:
-    """Scores of images, float32 [n], by one graph as ONNX Runtime runs it."""
-    parts = []
+def _score(
+    graph: Path, precision: Precision, images: list[Path], intake: Intake, report: Progress, *, peaks: bool = False
+) -> tuple[Scores, Scores | None]:
+    """Scores of images, float32 [n], by one graph as ONNX Runtime runs it; with `peaks`, their heatmaps' largest values too."""
     with OnnxRuntimeBackend(graph.read_bytes(), precision) as backend:
-        for frames in intake.batches(images, _BATCH):
-            parts.append(backend.infer(frames, heatmap=False).score)
-            report(f"{precision} scores", min(1.0, len(parts) * _BATCH / len(images)))
-    return np.concatenate(parts)
+        return score_images(backend, images, intake, lambda share: report(f"{precision} scores", share), peaks=peaks)
 
 
 def _report(

@@ -117,6 +117,20 @@ def conformal_threshold(scores: Scores, false_reject_rate: float) -> float:
     return float(np.sort(scores)[conformal_rank(n, false_reject_rate) - 1])
 
 
+def pixel_threshold(peaks: Scores, false_reject_rate: float) -> float:
+    """The ⌈(n+1)(1−α)⌉-th smallest peak, or the largest where n is too small for that.
+
+    Args:
+        peaks: The largest value of each held-out good image's heatmap, float32 [n].
+        false_reject_rate: α in (0, 1).
+
+    Raises:
+        CalibrationError: A peak is not finite.
+    """
+    _require_finite(peaks, "good")
+    return float(np.sort(peaks)[min(conformal_rank(len(peaks), false_reject_rate), len(peaks)) - 1])
+
+
 def recall_threshold(defects: Scores, recall: float) -> float:
     """The largest threshold that promises `recall`: just below the ⌊(m+1)(1−r)⌋-th smallest score.
 
@@ -152,6 +166,7 @@ def decide(
     names: Sequence[str] = (),
     defects: Scores | None = None,
     engine_sha256: str | None = None,
+    peaks: Scores | None = None,
 ) -> GraphDecision:
     """The decision of one graph or engine, from its own scores.
 
@@ -162,6 +177,7 @@ def decide(
         names: The good images' names, in the order of `good`, or none.
         defects: Scores of labelled defects, float32 [m], where the wish needs them.
         engine_sha256: The engine, where these are an engine's scores.
+        peaks: The largest value of each good image's heatmap, float32 [n], where that is not its score.
 
     Raises:
         CalibrationError: The wish cannot be granted, or a score is not finite.
@@ -184,6 +200,7 @@ def decide(
         defect_scores=[float(score) for score in np.sort(bad)],
         recall=recall,
         engine_sha256=engine_sha256,
+        pixel_threshold=None if peaks is None else pixel_threshold(peaks, wish.false_reject_rate),
     )
 
 

@@ -3,19 +3,16 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from lrdan_edge.bundle import DECISION, ENGINES, Bundle, decide_stage, engine_decision_name, graph_name
 from lrdan_edge.calibration.calibrate import Progress
 from lrdan_edge.calibration.decision import Scores, Wish, decide
 from lrdan_edge.calibration.material import Intake, labelled_images, recorded
+from lrdan_edge.calibration.scores import score_images
 from lrdan_edge.images import list_images
 from lrdan_edge.manifest import PRECISIONS, SCHEMA_VERSION, Decision, GraphDecision, Precision, to_json
 from lrdan_edge.runtime.backends.base import Backend
 from lrdan_edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from lrdan_edge.runtime.engines import Engine, engines, open_engine, sidecar_of
-
-_BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -111,21 +108,20 @@ class _Fit:
         return decided
 
     def _decide(self, backend: Backend, graph_sha256: str, engine_sha256: str | None) -> GraphDecision:
+        good, peaks = self._scores(backend, self.good, peaks=self.bundle.manifest.scoring.pooling != "max")
         return decide(
-            self._scores(backend, self.good),
+            good,
             self.wish,
             graph_sha256,
             names=[path.name for path in self.good],
-            defects=self._scores(backend, self.bad) if self.bad else None,
+            defects=self._scores(backend, self.bad)[0] if self.bad else None,
             engine_sha256=engine_sha256,
+            peaks=peaks,
         )
 
-    def _scores(self, backend: Backend, images: list[Path]) -> Scores:
-        parts = []
-        for frames in Intake.of(self.bundle).batches(images, _BATCH):
-            parts.append(backend.infer(frames, heatmap=False).score)
-            self.report(f"{backend.name} {backend.spec.precision} scores", min(1.0, len(parts) * _BATCH / len(images)))
-        return np.concatenate(parts)
+    def _scores(self, backend: Backend, images: list[Path], *, peaks: bool = False) -> tuple[Scores, Scores | None]:
+        title = f"{backend.name} {backend.spec.precision} scores"
+        return score_images(backend, images, Intake.of(self.bundle), lambda share: self.report(title, share), peaks=peaks)
 
     def _options(self) -> dict[str, object]:
         return {"rule": self.wish.rule, "false_reject_rate": self.wish.false_reject_rate, "images": len(self.good)}

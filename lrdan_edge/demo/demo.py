@@ -14,7 +14,8 @@ from lrdan_edge.bench.evaluate import evaluate
 from lrdan_edge.bench.latency import bench
 from lrdan_edge.bundle import REPORTS, Bundle
 from lrdan_edge.calibration.calibrate import calibrate
-from lrdan_edge.console import bench_progress, console, inspect_source
+from lrdan_edge.console import bench_progress, console
+from lrdan_edge.console_run import inspect_sources
 from lrdan_edge.demo.conveyor import Conveyor, make_conveyor
 from lrdan_edge.errors import DataError, LrdanError
 from lrdan_edge.export.engine import BuildRequest, build_engine
@@ -90,7 +91,7 @@ def run_demo(output: Path, seed: int = 0) -> DemoResult:
         _build_engines(bundle)
     with _step("run: the inspection loop over the video"), Inspector.open(bundle) as inspector:
         source = open_source(str(conveyor.video))
-        inspect_source(inspector, source, output / "run", "all", batch=1)
+        inspect_sources(inspector, [source], output / "run", "all", batch=1)
         promised = decision.graphs[inspector.choice.precision].false_reject_rate
     with _step("evaluate: every frame against what was painted"):
         fp32, pictures = evaluate(bundle, conveyor.data, precision="fp32")

@@ -60,6 +60,8 @@ def annotate(frame: Frame, verdict: Verdict) -> Frame:
         image = overlay(np.asarray(image, np.uint8), verdict.heatmap, glow_level(verdict), verdict.region)
     colour = COLOURS[verdict.outcome]
     words = verdict.outcome.upper()
+    if verdict.own_outcome != verdict.outcome:
+        words += f" (this frame {verdict.own_outcome})"
     if verdict.score is not None:
         words += f"  score {verdict.score:.3g}  limit {verdict.threshold:.3g}"
     size = image.shape[1] / 700

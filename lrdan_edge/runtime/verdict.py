@@ -20,14 +20,18 @@ class Verdict:
     """What is said of one frame.
 
     Attributes:
-        outcome: ``good``, ``reject``, or ``fault`` when there is no trustworthy score; a fault is never a good part.
-        score: The raw anomaly score, or None for a fault.
+        outcome: ``good``, ``reject``, or ``fault`` when nothing trustworthy can be said; a fault is never a good part.
+        score: The raw anomaly score, or None where there is none.
         threshold: The score above which a part is rejected.
         p_value: Share of good parts at least this anomalous, in (0, 1]: (1 + #{held-out good scores ≥ score}) / (n + 1)
-            (Vovk et al., conformal p-value), or None for a fault.
+            (Vovk et al., conformal p-value), or None without a score.
         heatmap: Per-pixel anomaly map, float32 [h, w], when asked for.
-        fault: Why there is no score, or None.
+        fault: Why nothing can be said, or None.
         region: The part of the frame that the heatmap shows, as shares of its width and height; None for all of it.
+        frame_outcome: What this frame alone says, where a `lrdan_edge.runtime.rule.Rule` made `outcome` from more than that;
+            else None, and `outcome` is it.
+        area: Pixels of the heatmap above the limit of their place, where a rule looked at it.
+        exceeded: Where those were too many: names of the rule's regions, or ``elsewhere``.
     """
 
     outcome: Outcome
@@ -37,11 +41,23 @@ class Verdict:
     heatmap: npt.NDArray[np.float32] | None = None
     fault: str | None = None
     region: Share | None = None
+    frame_outcome: Outcome | None = None
+    area: int | None = None
+    exceeded: tuple[str, ...] = ()
+
+    @property
+    def own_outcome(self) -> Outcome:
+        """What this frame alone says, whatever the frames around it."""
+        return self.frame_outcome or self.outcome
 
     def as_dict(self) -> dict[str, Any]:
         """The verdict without its heatmap, ready for JSON."""
         record: dict[str, Any] = {"outcome": self.outcome, "score": self.score, "threshold": self.threshold}
         record["p_value"] = self.p_value
+        if self.frame_outcome is not None:
+            record["frame_outcome"] = self.frame_outcome
+        if self.area is not None:
+            record |= {"area": self.area, "exceeded": list(self.exceeded)}
         if self.fault is not None:
             record["fault"] = self.fault
         return record

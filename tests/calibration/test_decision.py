@@ -15,6 +15,7 @@ from lrdan_edge.calibration.decision import (
     decide,
     images_needed,
     likely_rates,
+    pixel_threshold,
     require_enough,
 )
 from lrdan_edge.errors import CalibrationError
@@ -140,3 +141,18 @@ def test_scores_that_are_no_numbers_are_refused() -> None:
     scores[3] = np.nan
     with pytest.raises(CalibrationError, match="1 of 100 good scores"):
         decide(scores, Wish(), "0" * 64)
+
+
+@given(st.lists(st.floats(-100, 100, width=32), min_size=1, max_size=80), st.floats(0.01, 0.9))
+def test_good_images_have_a_pixel_above_the_pixel_threshold_as_rarely_as_promised(peaks: list[float], rate: float) -> None:
+    threshold = pixel_threshold(np.array(peaks, np.float32), rate)
+    above = sum(peak > threshold for peak in peaks)
+    assert threshold in peaks
+    assert above <= rate * (len(peaks) + 1) + 1e-6
+    if len(peaks) < images_needed(rate):
+        assert above == 0, "the largest one seen"
+
+
+def test_peaks_that_are_no_numbers_are_refused() -> None:
+    with pytest.raises(CalibrationError, match="not finite"):
+        pixel_threshold(np.array([1, np.nan], np.float32), 0.5)

@@ -112,3 +112,15 @@ def test_show_explains_labelled_defects_part(own_line: Line) -> None:
     said = show(own_line.bundle)
     assert "just below score 2 of 20 labelled defects" in said
     assert "░ defective" in said
+
+
+def test_pixel_thresholds_are_fitted_where_the_score_is_not_the_heatmaps_largest_value(
+    own_line: Line, own_bundle: Bundle
+) -> None:
+    assert own_bundle.manifest.scoring.pooling == "rms"
+    frames = load_frames(list_images(own_line.data / "calibration" / "good"), own_bundle.manifest.model.frame_shape)
+    with Inspector.open(own_bundle, backend="onnxruntime", precision="fp32") as inspector:
+        peaks = np.sort([float(np.max(heatmap)) for heatmap in inspector.inspect(frames).heatmaps if heatmap is not None])
+    calibrated = own_bundle.decision().graphs["fp32"].pixel_threshold
+    assert calibrated == pytest.approx(peaks[60 - 1], rel=1e-5), "the 60th of 60: ceil(61 * 0.98)"
+    assert decide_here(own_bundle, Wish()).graphs["fp32"].pixel_threshold == pytest.approx(calibrated)

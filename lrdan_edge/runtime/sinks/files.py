@@ -21,6 +21,7 @@ class JsonLinesSink:
     """One line per frame in ``verdicts.jsonl``, flushed as it is written, so that a killed run keeps what it said."""
 
     name = "verdicts"
+    pictures = False
 
     def __init__(self, folder: Path, *, overwrite: bool = False) -> None:
         """Open the file.
@@ -54,19 +55,21 @@ class AnnotatedFramesSink:
     """One PNG per frame (or per rejected frame): the frame, its heatmap and its verdict."""
 
     name = "frames"
+    pictures = True
 
-    def __init__(self, folder: Path, save: Save) -> None:
-        """Write into ``folder/frames``; made if missing."""
-        self._folder = folder / "frames"
+    def __init__(self, folder: Path, save: Save, *, sources: int = 1) -> None:
+        """Write into ``folder/frames``; made if missing. Of several `sources`, each has its own folder there, ``0`` the first."""
         self._save = save
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._folders = [folder / "frames" / str(number) for number in range(sources)] if sources > 1 else [folder / "frames"]
+        for one in self._folders:
+            one.mkdir(parents=True, exist_ok=True)
 
     def write(self, inspected: InspectedFrame) -> None:
         """Write the annotated frame, if this verdict is to be kept."""
         frame, verdict = inspected.frame, inspected.verdict
         if frame.image is None or (self._save == "rejects" and verdict.outcome == "good"):
             return
-        path = self._folder / f"{frame.index:08d}-{verdict.outcome}.png"
+        path = self._folders[inspected.source_number] / f"{frame.index:08d}-{verdict.outcome}.png"
         done, data = cv2.imencode(".png", annotate(frame.image, verdict), _FAST)
         if not done:
             raise OSError(f"{path} cannot be encoded")

@@ -1,60 +1,23 @@
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from loop_parts import BLACK, Collect, Frames, endless, numbered
 from parts import Line, good_image, write
 
 from lrdan_edge import Inspector
 from lrdan_edge.errors import DataError, SourceError
-from lrdan_edge.runtime.loop import FrameQueue, InspectionLoop
+from lrdan_edge.runtime.loop import InspectionLoop
+from lrdan_edge.runtime.loop.intake import Intake, ReadyFrame
 from lrdan_edge.runtime.sinks.base import InspectedFrame
 from lrdan_edge.runtime.sinks.files import AnnotatedFramesSink, JsonLinesSink
 from lrdan_edge.runtime.sources import open_source
-from lrdan_edge.runtime.sources.base import CapturedFrame, Source
-
-BLACK = np.zeros((32, 32), np.uint8)
-
-
-class Frames(Source):
-    """Frames from a generator; live ones do not wait for anybody."""
-
-    fps = None
-    frames = None
-
-    def __init__(self, make: Callable[["Frames"], Iterator[CapturedFrame]], *, live: bool = False) -> None:
-        self.uri, self.live, self.make, self.closed = "test://", live, make, threading.Event()
-
-    def __iter__(self) -> Iterator[CapturedFrame]:
-        return self.make(self)
-
-    def close(self) -> None:
-        self.closed.set()
-
-
-def numbered(count: int) -> Callable[[Frames], Iterator[CapturedFrame]]:
-    return lambda _: (CapturedFrame.of(BLACK, index, "test://", f"frame {index}") for index in range(count))
-
-
-class Collect:
-    name = "collect"
-
-    def __init__(self, delay_s: float = 0.0, fail_at: int | None = None) -> None:
-        self.got: list[InspectedFrame] = []
-        self.delay_s, self.fail_at, self.closed = delay_s, fail_at, False
-
-    def write(self, inspected: InspectedFrame) -> None:
-        if len(self.got) == self.fail_at:
-            raise OSError(28, "No space left on device", "verdicts.jsonl")
-        time.sleep(self.delay_s)
-        self.got.append(inspected)
-
-    def close(self) -> None:
-        self.closed = True
+from lrdan_edge.runtime.sources.base import CapturedFrame
 
 
 @pytest.fixture
@@ -78,8 +41,8 @@ def test_live_frames_are_dropped_oldest_first_and_counted(null: Inspector, monke
             time.sleep(0.002)
             yield CapturedFrame.of(BLACK, index, source.uri, str(index))
 
-    inspect = null.inspect
-    monkeypatch.setattr(null, "inspect", lambda *args, **kwargs: (time.sleep(0.02), inspect(*args, **kwargs))[1])
+    infer = null.backend.infer
+    monkeypatch.setattr(null.backend, "infer", lambda *args, **kwargs: (time.sleep(0.02), infer(*args, **kwargs))[1])
     sink = Collect()
     progress = InspectionLoop(null, Frames(camera, live=True), [sink]).run()
     indices = [one.frame.index for one in sink.got]
@@ -110,7 +73,8 @@ def test_a_source_that_dies_raises_after_its_frames_were_delivered(null: Inspect
     sink = Collect()
     with pytest.raises(SourceError, match="the camera is gone"):
         InspectionLoop(null, Frames(dying), [sink]).run()
-    assert len(sink.got) == 1
+    assert [one.verdict.outcome for one in sink.got] == ["good", "fault"], "the gap is recorded"
+    assert sink.got[1].verdict.fault == "the camera is gone"
     assert sink.closed
 
 
@@ -120,6 +84,7 @@ def test_a_sink_that_fails_does_not_stop_inspection(null: Inspector) -> None:
     assert len(full.got) == 3
     assert len(other.got) == 50
     assert progress.problems == ["sink collect stopped: No space left on device (verdicts.jsonl)"]
+    assert progress.drops == {"queue full": 0, "slow sink": 0, "failed sink": 47, "fault of source": 0}
 
 
 @pytest.mark.parametrize("live", [False, True])
@@ -156,12 +121,6 @@ def test_a_slow_sink_does_not_hold_up_a_live_source(null: Inspector) -> None:
 
 
 def test_stop_drains_and_ends(null: Inspector) -> None:
-    def endless(source: Frames) -> Iterator[CapturedFrame]:
-        index = 0
-        while not source.closed.is_set():
-            yield CapturedFrame.of(BLACK, index, source.uri, str(index))
-            index += 1
-
     source, sink = Frames(endless), Collect()
     loop = InspectionLoop(null, source, [sink])
     threading.Timer(0.2, loop.stop).start()
@@ -171,16 +130,16 @@ def test_stop_drains_and_ends(null: Inspector) -> None:
 
 
 def test_the_queue_ends_for_a_waiting_source() -> None:
-    queue = FrameQueue(1, "every")
-    frame = CapturedFrame.of(BLACK, 0, "test://", "a")
-    queue.put(frame)
-    waiting = threading.Thread(target=queue.put, args=(frame,))
+    intake = Intake([(1, "every")])
+    frame = ReadyFrame(0, CapturedFrame.of(BLACK, 0, "test://", "a"), BLACK, None)
+    intake.put(frame)
+    waiting = threading.Thread(target=intake.put, args=(frame,))
     waiting.start()
-    queue.end()
+    intake.end()
     waiting.join(timeout=2)
     assert not waiting.is_alive()
-    assert len(queue.take(5)) == 1
-    assert queue.take(5) == []
+    assert intake.take(5) == (0, [frame])
+    assert intake.take(5) == (1, [])
 
 
 def test_verdicts_and_pictures_of_a_folder(line: Line, tmp_path: Path) -> None:

@@ -1,0 +1,83 @@
+import threading
+from collections import Counter
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lrdan_edge.runtime.loop.handoff import Handoff
+from lrdan_edge.runtime.loop.intake import Intake, ReadyFrame
+from lrdan_edge.runtime.sources.base import CapturedFrame
+
+BLACK = np.zeros((2, 2), np.uint8)
+
+
+def ready(source: int, index: int) -> ReadyFrame:
+    return ReadyFrame(source, CapturedFrame.of(BLACK, index, str(source), str(index)), BLACK, None)
+
+
+@given(st.lists(st.integers(0, 12), min_size=1, max_size=6), st.integers(1, 9))
+def test_batches_take_turns_and_keep_each_sources_order(counts: list[int], most: int) -> None:
+    intake = Intake([(max(1, count), "every") for count in counts])
+    for source, count in enumerate(counts):
+        for index in range(count):
+            intake.put(ready(source, index))
+    intake.end()
+    taken: list[ReadyFrame] = []
+    for number in range(100):
+        sequence, batch = intake.take(most)
+        assert sequence == number
+        if not batch:
+            break
+        assert len(batch) == min(most, sum(counts) - len(taken)), "as full as it can be"
+        taken += batch
+        seen = Counter(one.source for one in taken)
+        waiting = [source for source, count in enumerate(counts) if seen[source] < count]
+        for source in waiting:
+            assert seen[source] >= max(seen.values()) - 1, "no source with frames waiting is more than one turn behind"
+    for source, count in enumerate(counts):
+        assert [one.frame.index for one in taken if one.source == source] == list(range(count))
+
+
+@given(st.integers(1, 5), st.integers(0, 20))
+def test_latest_keeps_the_newest_and_counts_the_rest(size: int, count: int) -> None:
+    intake = Intake([(size, "latest")])
+    for index in range(count):
+        intake.put(ready(0, index))
+    intake.end()
+    _, batch = intake.take(100)
+    assert [one.frame.index for one in batch] == list(range(max(0, count - size), count))
+    assert intake.dropped(0) == count - len(batch)
+
+
+def test_a_lane_that_ends_does_not_end_the_others() -> None:
+    intake = Intake([(2, "every"), (2, "every")])
+    intake.end(0)
+    intake.put(ready(0, 0))
+    intake.put(ready(1, 0))
+    assert [one.source for one in intake.take(9)[1]] == [1]
+    intake.end(1)
+    assert intake.take(9)[1] == []
+
+
+@given(st.permutations(range(7)), st.integers(1, 3))
+def test_a_handoff_restores_the_order(order: list[int], givers: int) -> None:
+    handoff: Handoff[int] = Handoff(7, givers)
+    for number in order:
+        handoff.put(number, number * 10)
+    for _ in range(givers):
+        handoff.leave()
+    assert [handoff.get() for _ in range(8)] == [*range(0, 70, 10), None]
+
+
+def test_a_handoff_holds_back_who_is_ahead_and_lets_go_when_abandoned() -> None:
+    handoff: Handoff[int] = Handoff(1, 1)
+    handoff.put(0, 0)
+    ahead = threading.Thread(target=handoff.put, args=(1, 1))
+    ahead.start()
+    ahead.join(timeout=0.05)
+    assert ahead.is_alive()
+    handoff.abandon()
+    ahead.join(timeout=5)
+    assert not ahead.is_alive()
+    assert handoff.get() is None
