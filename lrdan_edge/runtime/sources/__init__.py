@@ -10,9 +10,10 @@ from lrdan_edge.runtime.sources import addresses, connect
 from lrdan_edge.runtime.sources.base import CapturedFrame, Source
 from lrdan_edge.runtime.sources.files import ImageSource, folder_images, glob_images
 from lrdan_edge.runtime.sources.live import LiveSource
+from lrdan_edge.runtime.sources.signs import Limits
 from lrdan_edge.runtime.sources.video import VideoSource
 
-__all__ = ["CapturedFrame", "Source", "open_source"]
+__all__ = ["CapturedFrame", "Limits", "Source", "open_source"]
 
 
 def open_source(
@@ -22,6 +23,7 @@ def open_source(
     loop: bool = False,
     open_timeout_s: float = 10,
     read_timeout_s: float = 10,
+    limits: Limits | None = None,
     bit_depth: int = 16,
 ) -> Source:
     """Open whatever `uri` stands for.
@@ -33,6 +35,7 @@ def open_source(
         loop: Start files again at the end, until closed.
         open_timeout_s: How long connecting to a camera or stream may take.
         read_timeout_s: After how long without a frame a camera's or stream's signal counts as lost.
+        limits: When a camera's or stream's pictures count as lost though they arrive: frozen, or black.
         bit_depth: How many bits of 16-bit image files are used: the bundle's (`Inspector.bit_depth`).
 
     Returns:
@@ -44,12 +47,11 @@ def open_source(
     uri = os.fspath(uri)
     index = addresses.camera_index(uri)
     if index is not None:
-        return LiveSource(
-            f"/dev/video{index}", connect.camera(index), open_timeout_s=open_timeout_s, read_timeout_s=read_timeout_s
-        )
+        job = connect.camera_job(index, read_timeout_s)
+        return LiveSource(f"/dev/video{index}", job, open_timeout_s=open_timeout_s, limits=limits)
     scheme = addresses.scheme_of(uri)
     if scheme in addresses.STREAMS:
-        return _open_stream(uri, realtime, loop, open_timeout_s, read_timeout_s)
+        return _open_stream(uri, realtime, loop, open_timeout_s, read_timeout_s, limits)
     if scheme == "file":
         uri = addresses.path_of_file_uri(uri)
     elif scheme is not None:
@@ -57,13 +59,13 @@ def open_source(
     return _open_path(uri, realtime, loop, bit_depth)
 
 
-def _open_stream(url: str, realtime: bool, loop: bool, open_s: float, read_s: float) -> Source:
+def _open_stream(url: str, realtime: bool, loop: bool, open_s: float, read_s: float, limits: Limits | None) -> Source:
     shown = addresses.scrubbed(url)
     over_http = url.lower().startswith("http")
     # For MJPEG over HTTP, which announces no rate, FFmpeg makes one up (25).
     fps = 0 if over_http else None
-    opener = connect.stream(url, open_s, read_s)
-    stream = LiveSource(shown, opener, open_timeout_s=open_s, read_timeout_s=read_s, fps=fps)
+    job = connect.stream_job(url, open_s, read_s)
+    stream = LiveSource(shown, job, open_timeout_s=open_s, fps=fps, limits=limits)
     if over_http and stream.frames:  # a finished video on a web server: it has an end, and is no loss when it ends
         stream.close()
         return VideoSource(shown, url, realtime=realtime, loop=loop, open_timeout_s=open_s, read_timeout_s=read_s)

@@ -11,10 +11,26 @@ import cv2
 
 from lrdan_edge.errors import SourceError
 from lrdan_edge.runtime.sources.addresses import scrubbed
+from lrdan_edge.runtime.sources.capture import Job
 from lrdan_edge.runtime.sources.native import Capture, open_ffmpeg
 
 _PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443}
 _PROBE_S = 2.0
+
+
+def stream_job(url: str, open_timeout_s: float, read_timeout_s: float) -> Job:
+    """What the capture process does for an RTSP or HTTP stream; see `stream`.
+
+    Raises:
+        SourceError: The address names no host, or no valid port.
+    """
+    _peer(url)
+    return Job(__name__, stream.__name__, (url, open_timeout_s, read_timeout_s), read_timeout_s)
+
+
+def camera_job(index: int, read_timeout_s: float) -> Job:
+    """What the capture process does for the Video4Linux camera ``/dev/video<index>``."""
+    return Job(__name__, camera.__name__, (index,), read_timeout_s)
 
 
 def stream(url: str, open_timeout_s: float, read_timeout_s: float) -> Callable[[], Capture]:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from lrdan_edge.images import Frame
+from lrdan_edge.runtime.sources.native import quiet
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +31,8 @@ def picture() -> Callable[[int], Frame]:
 @pytest.fixture(scope="session")
 def write_video(picture: Callable[[int], Frame]) -> Callable[..., Path]:
     def write(path: Path, codec: str, frames: int = 40, fps: float = 25) -> Path:
-        writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*codec), fps, (64, 48))
+        with quiet:  # FFmpeg keeps the log level of its first use in a process
+            writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*codec), fps, (64, 48))
         if not writer.isOpened():
             pytest.skip(f"this OpenCV cannot write {codec}")
         for number in range(frames):

@@ -1,18 +1,23 @@
 import itertools
+import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
+import scripted_captures
+from scripted_captures import count
 
 from lrdan_edge.errors import SourceError
-from lrdan_edge.runtime.sources import CapturedFrame, open_source
+from lrdan_edge.runtime.sources import CapturedFrame, Limits, open_source
+from lrdan_edge.runtime.sources.capture import Job
 from lrdan_edge.runtime.sources.live import LiveSource
 
 Camera = Any  # conftest's HttpCamera
@@ -149,89 +154,153 @@ def test_a_mute_server_does_not_hang_and_stops_nobody_else(scheme: str, http_cam
         assert time.monotonic() - started < 3
 
 
-class Scripted:
-    """A capture that does what a test says: an image, a failed read, or a native call that hangs."""
-
-    def __init__(self, script: list[str], released: list[int] | None = None) -> None:
-        self.script = script
-        self.hanging = threading.Event()
-        self.released = released if released is not None else []
-
-    def read(self) -> tuple[bool, object]:
-        step = self.script.pop(0) if self.script else "fail"
-        if step == "hang":
-            self.hanging.wait(20)
-        if step == "shape":
-            raise cv2.error("a new picture size")
-        return (True, np.zeros((2, 2, 3), np.uint8)) if step == "image" else (False, None)
-
-    def get(self, propId: int, /) -> float:  # noqa: N803
-        return 30.0 if propId == cv2.CAP_PROP_FPS else -1.0
-
-    def release(self) -> None:
-        self.released.append(1)
+def scripted(log: Path, *scripts: str, read_timeout_s: float = 10, limits: Limits | None = None) -> LiveSource:
+    """A source whose n-th connection does what the n-th script says; see `scripted_captures`."""
+    return LiveSource("camera", Job("scripted_captures", "opener", (str(log), *scripts), read_timeout_s), limits=limits)
 
 
-def test_a_native_read_that_hangs_is_abandoned(consume: Callable[[Any], Consumer]) -> None:
-    hanging = Scripted(["image", "hang"])
-    captures = [hanging, Scripted(["image"] * 3 + ["hang"])]
-    consumer = consume(LiveSource("camera", lambda: captures.pop(0), read_timeout_s=0.2))
-    consumer.wait(lambda: len(consumer.frames) == 5, 4)
-    assert [frame.image is None for frame in consumer.frames] == [False, True, False, False, False]
-    assert hanging.released == []
-    hanging.hanging.set()
-    consumer.wait(lambda: hanging.released == [1], 2)
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_a_native_read_that_hangs_is_killed(tmp_path: Path, consume: Callable[[Any], Consumer]) -> None:
+    source = scripted(tmp_path, "image, hang", "image*3, hang", read_timeout_s=0.2)
+    hanging = source.pid
+    assert hanging is not None
+    consumer = consume(source)
+    consumer.wait(lambda: len(consumer.frames) >= 5, 10)
+    assert [frame.image is None for frame in consumer.frames[:5]] == [False, True, False, False, False]
+    assert not alive(hanging)
+    assert count(tmp_path, "released") == 0
     assert consumer.close() < 1
 
 
-def test_a_failed_read_in_between_is_no_loss() -> None:
-    with LiveSource("camera", lambda: Scripted(["image", "fail", "shape", "image", "image"])) as source:
+def test_a_capture_that_dies_is_one_fault_and_started_again(tmp_path: Path, consume: Callable[[Any], Consumer]) -> None:
+    consumer = consume(scripted(tmp_path, "image*2, die", "image*3, pause 20"))
+    consumer.wait(lambda: len(consumer.frames) == 6, 10)
+    assert [frame.image is None for frame in consumer.frames] == [False, False, True, False, False, False]
+    assert "the capture process died (signal 9)" in (consumer.faults[0].fault or "")
+    assert consumer.source.pid is not None
+    os.kill(consumer.source.pid, signal.SIGKILL)
+    consumer.wait(lambda: len(consumer.frames) == 10, 10)
+    assert len(consumer.faults) == 2
+
+
+def test_frames_cross_whole_whatever_their_size(tmp_path: Path) -> None:
+    with scripted(tmp_path, "image*5") as source:
+        frames = list(itertools.islice(source, 5))
+    assert [np.unique(frame.image).tolist() for frame in frames] == [[41], [42], [43], [44], [45]], "no slot is used too early"
+    assert all(frame.image is not None and frame.image.flags.owndata for frame in frames), "the caller's own"
+
+
+def descriptors() -> list[Path]:
+    return list(Path("/proc/self/fd").iterdir())
+
+
+def test_nothing_is_left_behind(tmp_path: Path) -> None:
+    before = descriptors()
+    shared = set(Path("/dev/shm").iterdir())
+    for _ in range(3):
+        with scripted(tmp_path, "image*500") as source:
+            next(iter(source))
+            pid = source.pid
+        assert pid is not None
+        end = time.monotonic() + 5
+        while alive(pid) and time.monotonic() < end:
+            time.sleep(0.02)
+        assert not alive(pid)
+        del source
+    end = time.monotonic() + 5
+    while len(descriptors()) > len(before) and time.monotonic() < end:
+        time.sleep(0.02)
+    assert len(descriptors()) <= len(before)
+    assert set(Path("/dev/shm").iterdir()) <= shared
+
+
+def test_a_capture_process_ends_with_the_process_it_serves(tmp_path: Path) -> None:
+    program = (
+        "import sys, signal, os\n"
+        f"sys.path.insert(0, {str(Path(scripted_captures.__file__).parent)!r})\n"
+        "from lrdan_edge.runtime.sources.capture import Job\n"
+        "from lrdan_edge.runtime.sources.live import LiveSource\n"
+        f"source = LiveSource('camera', Job('scripted_captures', 'opener', ({str(tmp_path)!r}, 'image, hang'), 60))\n"
+        "next(iter(source)); print(source.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    end = time.monotonic() + 5
+    while alive(int(done.stdout)) and time.monotonic() < end:
+        time.sleep(0.02)
+    assert not alive(int(done.stdout))
+
+
+def test_a_failed_read_in_between_is_no_loss(tmp_path: Path) -> None:
+    with scripted(tmp_path, "image, fail, shape, image, image") as source:
         assert source.fps == 30
         assert [frame.fault for frame in itertools.islice(source, 3)] == [None] * 3
 
 
-def test_a_camera_that_opens_and_gives_nothing_is_one_fault_and_tried_in_moderation(consume: Callable[[Any], Consumer]) -> None:
-    opened: list[int] = []
-
-    def opener() -> Scripted:
-        opened.append(1)
-        return Scripted(["image"] if len(opened) == 1 else [])
-
-    consumer = consume(LiveSource("camera", opener))
+def test_a_camera_that_opens_and_gives_nothing_is_one_fault_and_tried_in_moderation(
+    tmp_path: Path, consume: Callable[[Any], Consumer]
+) -> None:
+    consumer = consume(scripted(tmp_path, "image", "fail"))
+    consumer.wait(lambda: bool(consumer.faults), 5)
+    opened = count(tmp_path, "opened")
     time.sleep(1.6)
     assert len(consumer.faults) == 1
-    assert 3 <= len(opened) <= 10
+    assert 2 <= count(tmp_path, "opened") - opened <= 10
 
 
-def test_closing_while_it_reconnects(consume: Callable[[Any], Consumer]) -> None:
-    attempts: list[int] = []
+def test_another_picture_size_is_one_fault_until_the_old_one_is_back(
+    tmp_path: Path, consume: Callable[[Any], Consumer]
+) -> None:
+    consumer = consume(scripted(tmp_path, "image*2, large*2, pause 20", "large*3, image*2, pause 20"))
+    consumer.wait(lambda: len(consumer.frames) == 5, 10)
+    assert [frame.image is None for frame in consumer.frames] == [False, False, True, False, False]
+    assert "the picture's size changed from 2x2 to 30x40" in (consumer.faults[0].fault or "")
 
-    def opener() -> Scripted:
-        attempts.append(1)
-        if len(attempts) > 1:
-            time.sleep(3)
-        return Scripted(["image"])
 
-    consumer = consume(LiveSource("camera", opener))
-    consumer.wait(lambda: len(attempts) == 2, 3)
+def test_a_frozen_picture_is_one_fault_until_it_moves(tmp_path: Path, consume: Callable[[Any], Consumer]) -> None:
+    still = ", ".join(["grey 90, pause 0.05"] * 12)
+    source = scripted(tmp_path, f"image, {still}", f"{still}, image*2, pause 20", limits=Limits(frozen_s=0.3))
+    consumer = consume(source)
+    consumer.wait(lambda: len(consumer.faults) == 1 and consumer.frames[-1].image is not None, 10)
+    assert "the same picture for 0." in (consumer.faults[0].fault or "")
+    later = consumer.frames[consumer.frames.index(consumer.faults[0]) + 1 :]
+    assert all(frame.image is not None and frame.image.max() != 90 for frame in later)
+
+
+def test_a_black_picture_is_one_fault_until_there_is_light(tmp_path: Path, consume: Callable[[Any], Consumer]) -> None:
+    dark = ", ".join(["grey 3, pause 0.05", "grey 4, pause 0.05"] * 6)
+    source = scripted(tmp_path, f"image, {dark}", f"{dark}, image*2, pause 20", limits=Limits(black_s=0.3))
+    consumer = consume(source)
+    consumer.wait(lambda: len(consumer.faults) == 1 and consumer.frames[-1].image is not None, 10)
+    assert "a black picture for 0." in (consumer.faults[0].fault or "")
+    later = consumer.frames[consumer.frames.index(consumer.faults[0]) + 1 :]
+    assert all(frame.image is not None and frame.image.max() > 8 for frame in later)
+
+
+def test_closing_while_it_reconnects(tmp_path: Path, consume: Callable[[Any], Consumer]) -> None:
+    consumer = consume(scripted(tmp_path, "image", "slow"))
+    consumer.wait(lambda: count(tmp_path, "opened") == 2, 5)
     assert consumer.close() < 0.5
     consumer.source.close()
 
 
-def test_captures_are_released(consume: Callable[[Any], Consumer]) -> None:
-    released: list[int] = []
-    consumer = consume(LiveSource("camera", lambda: Scripted(["image"] * 50, released)))
+def test_captures_are_released(tmp_path: Path, consume: Callable[[Any], Consumer]) -> None:
+    consumer = consume(scripted(tmp_path, "image*50"))
     consumer.wait(lambda: len(consumer.frames) > 60, 5)
     consumer.close()
-    consumer.wait(lambda: len(released) >= 2, 2)
+    consumer.wait(lambda: count(tmp_path, "released") >= 2, 2)
 
 
-def test_a_bug_in_the_opener_is_not_taken_for_a_dead_camera() -> None:
-    def opener() -> Scripted:
-        raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        LiveSource("camera", opener)
+def test_a_bug_in_the_opener_is_not_taken_for_a_dead_camera(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="ZeroDivisionError: a bug"):
+        scripted(tmp_path, "refuse")
 
 
 def test_a_process_ends_while_its_camera_is_silent(http_camera: Camera) -> None:
