@@ -22,6 +22,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -42,6 +43,7 @@ from lrdan_edge.runtime.sinks.files import JsonLinesSink
 from lrdan_edge.runtime.sources.base import CapturedFrame, Source
 
 RESULTS = Path(__file__).parent / "results"
+BELT = "belt.avi"
 CORES = len(os.sched_getaffinity(0))
 
 
@@ -140,7 +142,7 @@ def own_cost(bundle: Bundle, folder: Path, rounds: int) -> list[dict[str, Any]]:
 
 def many_sources(inspector: Inspector, folder: Path, rounds: int, seconds: float) -> dict[str, Any]:
     """Eight video files at once against one, all played over and over for the same time."""
-    video = folder / "belt.avi"
+    video = folder / BELT
     writer = cv2.VideoWriter(str(video), cv2.VideoWriter.fourcc(*"MJPG"), 25, (640, 480))
     rng = np.random.default_rng(0)
     for _ in range(50):
@@ -161,6 +163,27 @@ def many_sources(inspector: Inspector, folder: Path, rounds: int, seconds: float
     found = turns(rounds, {"1 source": lambda: play(1), "8 sources": lambda: play(8)})
     figures: dict[str, Any] = {f"{name}, frames/s": median(rates) for name, rates in found.items()}
     return figures | {"8 of 1": share(found["8 sources"], found["1 source"]), "max/min frames": max(fairness)}
+
+
+def beside(bundle: Bundle, video: Path, rounds: int) -> dict[str, Any]:
+    """How fast Python itself runs beside decoding and inference, of its speed alone: what holds the GIL leaves it little."""
+    images = golden_frames(bundle)
+    with OnnxRuntimeBackend(bundle.graph("int8").read_bytes(), "int8", threads=1) as backend, ThreadPoolExecutor(1) as pool:
+        work = {
+            "alone": lambda: time.sleep(1),
+            "decoding": lambda: decode(video, None),
+            "inference": lambda: bare(backend, images, 4, 1.0),
+        }
+
+        def counted(run: Callable[[], object]) -> float:
+            done, counts, begun = pool.submit(run), 0, time.perf_counter()
+            while not done.done():
+                counts += 1
+            done.result()
+            return counts / (time.perf_counter() - begun)
+
+        found = turns(rounds, {name: lambda run=run: counted(run) for name, run in work.items()})  # type: ignore[misc]
+    return {f"beside {name}": share(found[name], found["alone"]) for name in ("decoding", "inference")}
 
 
 def ffmpeg() -> str | None:
@@ -305,6 +328,12 @@ def as_markdown(report: dict[str, Any]) -> str:
             "`decode` and `infer` are those stages alone. `cores` is what this machine's cores could at most do with the processor",
             "time of both (and of fitting frames to the graph), were they all free. The loop is bound by the least of the three.",
             "",
+            "## Python's own speed beside them, of its speed alone",
+            "",
+            *table([report["python"]]),
+            "",
+            "Near 1: decoding (of the MJPEG file) and inference hold no GIL, so they overlap with each other and with the rest.",
+            "",
             "## Memory",
             "",
             f"{growth['growth_mib']:.2f} MiB more after {growth['frames']} frames than after a tenth of them "
@@ -342,6 +371,7 @@ def main() -> None:
             images = golden_frames(bundle)
             report["against_bare"] = against_bare(inspector, images, folder, arguments.rounds, arguments.seconds)
             report["many_sources"] = many_sources(inspector, folder, arguments.rounds, arguments.seconds)
+        report["python"] = beside(bundle, folder / BELT, arguments.rounds)
         report["h264"] = over_h264(bundle, folder, arguments.rounds, arguments.video_frames)
     arguments.output.mkdir(parents=True, exist_ok=True)
     (arguments.output / "loop.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

@@ -32,5 +32,6 @@ def test_one_command_measures_the_loop(line: Line, tmp_path: Path) -> None:
     assert all(row["of_bare"] > 0 for row in report["against_bare"])
     assert all(row["us_per_frame"] > 0 for row in report["own_cost"])
     assert report["many_sources"]["max/min frames"] >= 1
+    assert min(report["python"].values()) > 0
     assert report["memory"]["growth_mib"] < 20
     assert done.stdout.strip() == (tmp_path / "loop.md").read_text().strip()
