@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lrdan_edge import __version__
+from lrdan_edge.cli_camera import camera
 from lrdan_edge.cli_data import dataset, explain
 from lrdan_edge.cli_options import backend_options as _backend_options
 from lrdan_edge.cli_options import bundle_option as _bundle_option
@@ -396,6 +397,7 @@ def refit_engine(name: str, bundle_path: Path) -> None:
     click.echo(f"{name} has the graph's weights.")
 
 
+cli.add_command(camera)
 cli.add_command(run)
 
 

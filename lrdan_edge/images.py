@@ -57,8 +57,26 @@ def read_pixels(path: Path) -> Pixels:
         data = np.fromfile(path, dtype=np.uint8)
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror})") from error
+    return _decode(data, str(path), path.suffix.lower())
+
+
+def decode_image(data: bytes, name: str, bit_depth: int = 16) -> Frame:
+    """Decode an image file's bytes: uint8, [H, W] or [H, W, 3] (BGR); 16-bit is scaled to 8, alpha dropped.
+
+    Args:
+        data: The whole file.
+        name: What it is called in messages.
+        bit_depth: As `to_eight_bits`.
+
+    Raises:
+        DataError: It is no whole image, or has pixels of another type.
+    """
+    return to_eight_bits(_decode(np.frombuffer(data, np.uint8), name), bit_depth)
+
+
+def _decode(data: npt.NDArray[np.uint8], path: str, suffix: str = "") -> Pixels:
     image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION) if data.size else None
-    if image is None or _truncated(path.suffix.lower(), data):
+    if image is None or _truncated(suffix, data):
         raise DataError(f"{path} is not a whole image ({data.size} bytes): replace or remove it")
     if image.dtype not in (np.uint8, np.uint16):
         raise DataError(f"{path} has {image.dtype} pixels; 8 or 16 bits per channel are supported: convert it")

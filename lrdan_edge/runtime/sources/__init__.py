@@ -2,7 +2,10 @@
 
 import glob
 import os
+import sys
+from io import BufferedReader
 from pathlib import Path
+from typing import cast
 
 from lrdan_edge.errors import SourceError
 from lrdan_edge.images import SUFFIXES
@@ -11,6 +14,7 @@ from lrdan_edge.runtime.sources.base import CapturedFrame, Source
 from lrdan_edge.runtime.sources.files import ImageSource, folder_images, glob_images
 from lrdan_edge.runtime.sources.live import LiveSource
 from lrdan_edge.runtime.sources.signs import Limits
+from lrdan_edge.runtime.sources.standard_input import StandardInput
 from lrdan_edge.runtime.sources.video import VideoSource
 
 __all__ = ["CapturedFrame", "Limits", "Source", "open_source"]
@@ -29,8 +33,9 @@ def open_source(
     """Open whatever `uri` stands for.
 
     Args:
-        uri: A folder of images; a glob of images (``parts/**/*.png``); an image or video file (``file://`` too); a
-            camera (``0``, ``/dev/video0``, ``v4l2:///dev/video0``); or ``rtsp://``, ``rtsps://``, ``http://``, ``https://``.
+        uri: A folder of images; a glob of images (``parts/**/*.png``); an image or video file (``file://`` too); ``-`` for images
+            on standard input; a camera (``0``, ``/dev/video0``, ``csi://0``, ``genicam://SERIAL``, ``gst:PIPELINE``; see
+            `addresses.camera_job`); or ``rtsp://``, ``rtsps://``, ``http://``, ``https://``.
         realtime: Deliver a video file at its own frame rate; images and live sources have none to keep.
         loop: Start files again at the end, until closed.
         open_timeout_s: How long connecting to a camera or stream may take.
@@ -45,10 +50,10 @@ def open_source(
         SourceError: The address stands for nothing that exists, or it cannot be opened.
     """
     uri = os.fspath(uri)
-    index = addresses.camera_index(uri)
-    if index is not None:
-        job = connect.camera_job(index, read_timeout_s)
-        return LiveSource(f"/dev/video{index}", job, open_timeout_s=open_timeout_s, limits=limits)
+    if uri == "-":
+        return StandardInput(cast(BufferedReader, sys.stdin.buffer), bit_depth=bit_depth)
+    if found := addresses.camera_job(uri, read_timeout_s):
+        return LiveSource(*found, open_timeout_s=open_timeout_s, limits=limits)
     scheme = addresses.scheme_of(uri)
     if scheme in addresses.STREAMS:
         return _open_stream(uri, realtime, loop, open_timeout_s, read_timeout_s, limits)

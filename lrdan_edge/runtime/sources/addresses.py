@@ -6,11 +6,13 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from lrdan_edge.errors import SourceError
+from lrdan_edge.runtime.sources import cameras
+from lrdan_edge.runtime.sources.capture import Job
 
 STREAMS = frozenset({"rtsp", "rtsps", "http", "https"})
 ACCEPTED = (
-    "a folder of images, a glob ('parts/*.png'), an image or video file, a camera (0 or /dev/video0), "
-    "or rtsp://, rtsps://, http:// or https:// with an address"
+    "a folder of images, a glob ('parts/*.png'), an image or video file, - for images on standard input, a camera (0 or "
+    "/dev/video0, csi://0, genicam://SERIAL, gst:PIPELINE), or rtsp://, rtsps://, http:// or https:// with an address"
 )
 
 _SECRET = re.compile(r"(?i)([?&;](?:user\w*|login|usr|pass\w*|pwd|token|api_?key|key|secret|auth\w*|sig\w*)=)[^&;#]*")
@@ -43,6 +45,40 @@ def camera_index(uri: str) -> int | None:
     return int(match[1] or match[2]) if match else None
 
 
+def camera_job(uri: str, read_timeout_s: float) -> tuple[str, Job] | None:
+    """What the capture process does for a camera of this machine, and how the camera is called; None: `uri` is none.
+
+    Args:
+        uri: ``0``, ``/dev/video0``, ``v4l2:///dev/video0``, ``csi://0`` or ``genicam://SERIAL``, each perhaps with settings behind a
+            ``?`` (see `lrdan_edge.runtime.sources.cameras.settings_of`), or ``gst:PIPELINE``.
+        read_timeout_s: See `Job`.
+
+    Raises:
+        SourceError: A setting is none, or what reads such cameras is not installed.
+    """
+    plain, _, query = uri.partition("?")
+    if uri.startswith("gst:"):
+        text = uri.removeprefix("gst:").strip()
+        cameras.pipeline(text)
+        return scrubbed(uri), _job("pipeline", read_timeout_s, text)
+    index = camera_index(plain)
+    if index is not None:
+        cameras.settings_of(query, plain)
+        return f"/dev/video{index}", _job("usb", read_timeout_s, index, query)
+    if match := re.fullmatch(r"csi://(\d*)", plain):
+        text = cameras.csi_pipeline(int(match[1] or 0), query)
+        cameras.pipeline(text)
+        return f"csi://{match[1] or 0}", _job("pipeline", read_timeout_s, text)
+    if match := re.fullmatch(r"genicam://([^/]+)", plain):
+        cameras.genicam(match[1], query)
+        return plain, _job("genicam", read_timeout_s, match[1], query)
+    return None
+
+
+def _job(function: str, read_timeout_s: float, *arguments: str | int) -> Job:
+    return Job(cameras.__name__, function, arguments, read_timeout_s)
+
+
 def path_of_file_uri(uri: str) -> str:
     """The path in ``file:///path`` or ``file://localhost/path``.
 
@@ -59,7 +95,9 @@ def unknown(uri: str) -> SourceError:
     """The error for an address that stands for nothing, with the nearest name that does."""
     scheme = scheme_of(uri)
     if scheme is not None:
-        return SourceError(f"{scrubbed(uri)} is no known source{_suggest(scheme, [*STREAMS, 'file', 'v4l2'])}: give {ACCEPTED}")
+        return SourceError(
+            f"{scrubbed(uri)} is no known source{_suggest(scheme, [*STREAMS, 'file', 'v4l2', 'csi', 'genicam'])}: give {ACCEPTED}"
+        )
     path = Path(uri)
     folder = path.parent
     try:

@@ -1,13 +1,9 @@
-"""Opening cameras and streams, and saying in one line why one does not open."""
+"""Opening streams, and saying in one line why one does not open."""
 
-import os
 import socket
 import time
 from collections.abc import Callable
-from pathlib import Path
 from urllib.parse import urlsplit
-
-import cv2
 
 from lrdan_edge.errors import SourceError
 from lrdan_edge.runtime.sources.addresses import scrubbed
@@ -26,11 +22,6 @@ def stream_job(url: str, open_timeout_s: float, read_timeout_s: float) -> Job:
     """
     _peer(url)
     return Job(__name__, stream.__name__, (url, open_timeout_s, read_timeout_s), read_timeout_s)
-
-
-def camera_job(index: int, read_timeout_s: float) -> Job:
-    """What the capture process does for the Video4Linux camera ``/dev/video<index>``."""
-    return Job(__name__, camera.__name__, (index,), read_timeout_s)
 
 
 def stream(url: str, open_timeout_s: float, read_timeout_s: float) -> Callable[[], Capture]:
@@ -86,25 +77,3 @@ def _obstacle(host: str, port: int) -> str:
     except OSError as error:
         return f"{host}:{port} cannot be reached ({error.strerror}): check the address and the network"
     return f"{host}:{port} answers, but sends no video at this address: check path, user name and password"
-
-
-def camera(index: int) -> Callable[[], Capture]:
-    """The opener for the Video4Linux camera ``/dev/video<index>``."""
-    device = Path(f"/dev/video{index}")
-
-    def opener() -> Capture:
-        if not device.exists():
-            found = ", ".join(sorted(str(path) for path in Path("/dev").glob("video[0-9]*"))) or "none"
-            raise SourceError(f"there is no camera {device} (found: {found}): check its cable, or give another")
-        if not os.access(device, os.R_OK | os.W_OK):
-            raise SourceError(f"{device} may not be opened: add your user to its group ('sudo usermod -aG video $USER')")
-        try:
-            capture = cv2.VideoCapture(index, cv2.CAP_V4L2)
-        except cv2.error as error:
-            raise SourceError(f"{device} cannot be opened ({error.err})") from error
-        if not capture.isOpened():
-            capture.release()
-            raise SourceError(f"{device} cannot be opened: it is in use by another program, or is no capture device")
-        return capture
-
-    return opener

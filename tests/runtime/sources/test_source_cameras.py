@@ -1,0 +1,205 @@
+"""Cameras of this machine: settings, pipelines, and what is said where hardware or software for them is missing."""
+
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from lrdan_edge.cli import cli
+from lrdan_edge.errors import SourceError
+from lrdan_edge.runtime.sources import cameras, open_source
+from lrdan_edge.runtime.sources.addresses import camera_job
+from lrdan_edge.runtime.sources.cameras import Settings, apply, csi_pipeline, settings_of
+
+
+def test_settings_are_read() -> None:
+    found = settings_of("size=1280x720&rate=29.97&format=mjpg&exposure=200", "/dev/video0")
+    assert found == Settings((1280, 720), 29.97, "MJPG", "200")
+    assert settings_of("", "0") == Settings()
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ("size=1280", "size is '1280': write size=1280x720"),
+        ("size=0x720", "write size="),
+        ("rate=fast", "write rate=30"),
+        ("format=MJPEG", "write format=MJPG"),
+        ("exposure=-5", "write exposure=200"),
+        ("speed=3", "there is no setting 'speed': use size, rate, format, exposure"),
+    ],
+)
+def test_wrong_settings_are_one_line(query: str, words: str) -> None:
+    with pytest.raises(SourceError, match=words) as caught:
+        open_source(f"/dev/video0?{query}")
+    assert "\n" not in str(caught.value)
+
+
+class Device:
+    """A Video4Linux capture that takes what it can do."""
+
+    def __init__(self, sizes: set[tuple[int, int]], formats: set[str]) -> None:
+        self.sizes, self.formats = sizes, formats
+        self.values: dict[int, float] = {
+            cv2.CAP_PROP_FRAME_WIDTH: 640,
+            cv2.CAP_PROP_FRAME_HEIGHT: 480,
+            cv2.CAP_PROP_FOURCC: cv2.VideoWriter.fourcc(*"YUYV"),
+        }
+        self.order: list[int] = []
+
+    def set(self, place: int, value: float) -> bool:
+        self.order.append(place)
+        if place == cv2.CAP_PROP_FOURCC and int(value).to_bytes(4, "little").decode() not in self.formats:
+            return False
+        if place == cv2.CAP_PROP_FRAME_HEIGHT and (self.values[cv2.CAP_PROP_FRAME_WIDTH], value) not in self.sizes:
+            self.values[cv2.CAP_PROP_FRAME_WIDTH] = 640
+            return False
+        self.values[place] = value
+        return True
+
+    def get(self, place: int) -> float:
+        return self.values.get(place, 0.0)
+
+
+def test_a_camera_is_set_up_and_what_it_made_of_it_is_read_back() -> None:
+    device = Device({(1280, 720)}, {"YUYV", "MJPG"})
+    apply(device, Settings((1280, 720), 30, "MJPG", "200"), "/dev/video0")
+    assert device.get(cv2.CAP_PROP_AUTO_EXPOSURE) == 1
+    assert device.get(cv2.CAP_PROP_EXPOSURE) == 200
+    assert device.order[0] == cv2.CAP_PROP_FOURCC, "what sizes there are depends on the format"
+    with pytest.raises(SourceError, match="gives 640x480, not size=1920x1080"):
+        apply(Device({(1280, 720)}, {"YUYV"}), Settings(size=(1920, 1080)), "/dev/video0")
+    with pytest.raises(SourceError, match="gives format 'YUYV', not 'MJPG'"):
+        apply(Device({(640, 480)}, {"YUYV"}), Settings(format="MJPG"), "/dev/video0")
+
+
+def test_a_csi_camera_is_a_pipeline_of_the_jetson() -> None:
+    text = csi_pipeline(1, "size=1920x1080&rate=60&exposure=50")
+    assert text.startswith('nvarguscamerasrc sensor-id=1 exposuretimerange="5000000 5000000" ! video/x-raw(memory:NVMM)')
+    assert "width=1920,height=1080,framerate=60/1" in text
+    assert text.endswith("video/x-raw,format=BGR ! appsink drop=true max-buffers=2 sync=false")
+    with pytest.raises(SourceError, match="CSI cameras have no format"):
+        csi_pipeline(0, "format=MJPG")
+
+
+@pytest.mark.parametrize("uri", ["csi://0", "gst:videotestsrc"])
+def test_without_gstreamer_it_says_what_to_install(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cv2, "getBuildInformation", lambda: "  GStreamer:   NO\n")
+    with pytest.raises(SourceError, match=r"has no GStreamer\. On a Jetson take the system's: 'sudo apt-get install"):
+        open_source(uri)
+
+
+def test_with_gstreamer_a_pipeline_ends_in_an_appsink(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cv2, "getBuildInformation", lambda: "  GStreamer:   YES (1.20)\n")
+    asked: list[str] = []
+
+    def capture(text: str, _api: int) -> Any:
+        asked.append(text)
+        return SimpleNamespace(isOpened=lambda: True, release=lambda: None)
+
+    monkeypatch.setattr(cv2, "VideoCapture", capture)
+    cameras.pipeline("videotestsrc")()
+    cameras.pipeline("videotestsrc ! appsink")()
+    assert asked == [f"videotestsrc ! videoconvert ! video/x-raw,format=BGR ! {cameras._APPSINK}", "videotestsrc ! appsink"]
+
+
+def test_genicam_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GENICAM_GENTL64_PATH", raising=False)
+    with pytest.raises(SourceError, match="vendor's GenTL producer"):
+        open_source("genicam://0")
+    monkeypatch.setitem(sys.modules, "harvesters.core", None)
+    with pytest.raises(SourceError, match="pip install harvesters"):
+        open_source("genicam://0?cti=/opt/vendor.cti")
+
+
+class Harvester:
+    """The part of Harvesters' API that is used (its 1.4 documentation), over two cameras that give a ramp."""
+
+    def __init__(self) -> None:
+        self.device_info_list = [SimpleNamespace(serial_number=name, user_defined_name="") for name in ("S1", "S2")]
+        self.files: list[str] = []
+        self.log: list[str] = []
+        Harvester.last = self
+
+    last: "Harvester"
+    pixel_format = "Mono8"
+
+    def add_file(self, path: str) -> None:
+        self.files.append(path)
+
+    def update(self) -> None:
+        assert self.files, "a producer first"
+
+    def reset(self) -> None:
+        self.log.append("reset")
+
+    def create(self, place: int) -> Any:
+        node = SimpleNamespace(ExposureTime=SimpleNamespace(value=0.0), AcquisitionFrameRate=SimpleNamespace(value=0.0))
+        self.log.append(f"create {place}")
+        return SimpleNamespace(
+            remote_device=SimpleNamespace(node_map=node),
+            start=lambda: self.log.append(f"start {node.ExposureTime.value:g}"),
+            fetch=lambda timeout: Buffer(self.pixel_format),  # noqa: ARG005
+            destroy=lambda: self.log.append("destroy"),
+        )
+
+
+class Buffer:
+    def __init__(self, pixel_format: str) -> None:
+        data = np.arange(12, dtype=np.uint8)
+        part = SimpleNamespace(data=data, height=3, width=4, data_format=pixel_format)
+        self.data, self.payload = data, SimpleNamespace(components=[part])
+
+    def __enter__(self) -> "Buffer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.data[:] = 0  # the camera writes its next picture there
+
+
+def test_a_genicam_camera_is_a_capture(monkeypatch: pytest.MonkeyPatch) -> None:
+    core = ModuleType("harvesters.core")
+    core.Harvester = Harvester  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "harvesters.core", core)
+    capture = cameras.genicam("S2", "cti=/opt/vendor.cti&exposure=900&rate=20")()
+    arrived, image = capture.read()
+    assert arrived
+    assert np.array_equal(image, np.arange(12, dtype=np.uint8).reshape(3, 4)), "copied before the buffer went back"
+    assert capture.get(cv2.CAP_PROP_FPS) == 20
+    capture.release()
+    assert Harvester.last.log == ["create 1", "start 900", "destroy", "reset"]
+    with pytest.raises(SourceError, match="no GenICam camera 'S9' \\(found: S1, S2\\)"):
+        cameras.genicam("S9", "cti=/opt/vendor.cti")()
+    monkeypatch.setattr(Harvester, "pixel_format", "Mono12Packed")
+    with pytest.raises(SourceError, match="pixel format Mono12Packed is not supported"):
+        cameras.genicam("0", "cti=/opt/vendor.cti")().read()
+
+
+def test_addresses_become_jobs() -> None:
+    found = camera_job("v4l2:///dev/video2?rate=5", 3)
+    assert found is not None
+    assert (found[0], found[1].function, found[1].arguments) == ("/dev/video2", "usb", (2, "rate=5"))
+    assert camera_job("rtsp://camera/1", 3) is None
+    assert camera_job("parts/0?", 3) is None
+
+
+def test_probe_says_what_a_source_delivers(http_camera: Any, tmp_path: Path) -> None:
+    runner = CliRunner()
+    done = runner.invoke(cli, ["camera", "probe", http_camera.url, "--seconds", "0.5", "--picture", str(tmp_path / "seen.png")])
+    assert done.exit_code == 0, done.output
+    assert "64x48, colour" in done.output
+    assert "frames/s" in done.output
+    assert cv2.imread(str(tmp_path / "seen.png")).shape == (48, 64, 3)
+    wrong = runner.invoke(cli, ["camera", "probe", str(tmp_path / "none.mp4")])
+    assert wrong.exit_code == 1
+    assert "Error: " in wrong.output
+    refused = runner.invoke(
+        cli, ["camera", "probe", http_camera.url, "--seconds", "0.2", "--picture", str(tmp_path / "seen.xyz")]
+    )
+    assert refused.exit_code == 1
+    assert "give a .png or .jpg" in refused.output

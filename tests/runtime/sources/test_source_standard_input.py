@@ -1,0 +1,71 @@
+"""Images on standard input, against OpenCV's own encoder and a real pipe."""
+
+import io
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lrdan_edge.errors import SourceError
+from lrdan_edge.runtime.sources.standard_input import StandardInput, next_image
+
+
+def stream(data: bytes, size: int = 64) -> io.BufferedReader:
+    """Through a small buffer, so that images lie across its ends."""
+    return io.BufferedReader(io.BytesIO(data), size)  # type: ignore[arg-type]
+
+
+def encoded(kind: str, seed: int, side: int = 24, **options: int) -> bytes:
+    noise = np.random.default_rng(seed).integers(0, 256, (side, side + 3, 3)).astype(np.uint8)
+    parameters = [value for name, number in options.items() for value in (getattr(cv2, name), number)]
+    done, data = cv2.imencode(f".{kind}", noise, parameters)
+    assert done
+    return bytes(data.tobytes())
+
+
+@given(st.lists(st.tuples(st.sampled_from(["png", "jpg"]), st.integers(0, 10_000), st.integers(1, 40)), max_size=5))
+@settings(max_examples=60, deadline=None)
+def test_images_come_apart_as_they_were_put_together(kinds: list[tuple[str, int, int]]) -> None:
+    files = [encoded(kind, seed, side) for kind, seed, side in kinds]
+    pipe = stream(b"".join(files))
+    assert [next_image(pipe) for _ in files] == files
+    assert next_image(pipe) is None
+
+
+@pytest.mark.parametrize(
+    "options", [{"IMWRITE_JPEG_PROGRESSIVE": 1}, {"IMWRITE_JPEG_RST_INTERVAL": 2}, {"IMWRITE_JPEG_OPTIMIZE": 1}]
+)
+def test_every_kind_of_jpeg(options: dict[str, int]) -> None:
+    files = [encoded("jpg", seed, 80, **options) for seed in (1, 2)]
+    pipe = stream(b"".join(files))
+    assert [next_image(pipe), next_image(pipe)] == files
+
+
+@given(st.sampled_from(["png", "jpg"]), st.integers(1, 400))
+@settings(max_examples=40, deadline=None)
+def test_an_image_cut_short_is_a_fault_and_the_end(kind: str, missing: int) -> None:
+    whole = encoded(kind, 1)
+    frames = list(StandardInput(stream(whole + whole[: max(1, len(whole) - missing)])))
+    assert [frame.image is None for frame in frames] == [False, True]
+    assert frames[1].fault == "standard input ended within an image"
+
+
+def test_what_is_no_image_is_refused_and_a_broken_one_is_a_fault() -> None:
+    with pytest.raises(SourceError, match="neither JPEG nor PNG"):
+        list(StandardInput(stream(b"BM not an image")))
+    broken = bytearray(encoded("png", 1))
+    broken[len(broken) // 2] ^= 0xFF
+    frames = list(StandardInput(stream(bytes(broken) + encoded("png", 2))))
+    assert frames[1].image is not None
+    assert [frame.index for frame in frames] == [0, 1]
+
+
+def test_a_real_pipe() -> None:
+    files = [encoded("jpg", 3), encoded("png", 4)]
+    program = "from lrdan_edge import open_source\nfor frame in open_source('-'): print(frame.name, frame.image.shape)"
+    done = subprocess.run([sys.executable, "-c", program], input=b"".join(files), capture_output=True, check=True)
+    assert done.stdout.decode().splitlines() == ["image 0 (24, 27, 3)", "image 1 (24, 27, 3)"]
