@@ -64,6 +64,7 @@ def rule_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
 @bundle_option
 @backend_options
+@click.option("--threads", type=click.IntRange(min=1), help="Processor threads of the backend. [default: every core]")
 @click.option("--require-gpu", is_flag=True, help="Fail where the processor would do the work.")
 @click.option(
     "--output", type=click.Path(path_type=Path, file_okay=False), help="Write verdicts.jsonl and annotated frames here."
@@ -85,6 +86,7 @@ def run(
     bundle_path: Path,
     backend: str,
     precision: "Precision | None",
+    threads: int | None,
     require_gpu: bool,
     output: Path | None,
     save: Any,
@@ -107,7 +109,7 @@ def run(
     from lrdan_edge.runtime.loop.opening import open_sources
 
     rule = _rule(**rule_given)
-    with Inspector.open(bundle_path, backend=backend, precision=precision, threshold=threshold) as inspector:
+    with Inspector.open(bundle_path, backend=backend, precision=precision, threshold=threshold, threads=threads) as inspector:
         if require_gpu:
             demand_gpu(inspector)
         opened = open_sources(sources, realtime=realtime, loop=repeat, bit_depth=inspector.bit_depth)

@@ -123,8 +123,8 @@ def write_signature(bundle: Bundle, name: str, signature: str) -> None:
         raise BundleError(f"{path} cannot be written ({error.strerror}): check the bundle's permissions") from error
 
 
-def open_engine(bundle: Bundle, engine: Engine) -> Backend:
-    """Load an engine, its file's sha256 checked first.
+def open_engine(bundle: Bundle, engine: Engine, *, threads: int | None = None) -> Backend:
+    """Load an engine, its file's sha256 checked first; `threads` as `load_engine` takes them.
 
     Raises:
         EngineError: It may not run on this machine; the message ends with the command that rebuilds it.
@@ -135,7 +135,8 @@ def open_engine(bundle: Bundle, engine: Engine) -> Backend:
             f"engine {engine.name} cannot run here: {engine.obstacle}; "
             f"build it anew with '{engine.rebuild} --bundle {bundle.path}'"
         )
-    return load_engine(engine_bytes(bundle, engine), engine.sidecar, weights_for(bundle, engine.sidecar))
+    data = engine_bytes(bundle, engine)
+    return load_engine(data, engine.sidecar, weights_for(bundle, engine.sidecar), threads=threads)
 
 
 def engine_bytes(bundle: Bundle, engine: Engine) -> bytes:
@@ -161,13 +162,14 @@ def weights_for(bundle: Bundle, sidecar: EngineSidecar) -> bytes | None:
     return bundle.graph(sidecar.precision).read_bytes()
 
 
-def load_engine(data: bytes, sidecar: EngineSidecar, weights: bytes | None) -> Backend:
+def load_engine(data: bytes, sidecar: EngineSidecar, weights: bytes | None, *, threads: int | None = None) -> Backend:
     """The backend that runs an engine's bytes. They are executed: whoever calls has checked where they come from.
 
     Args:
         data: The engine file's bytes.
         sidecar: Its sidecar.
         weights: As `weights_for` gives them.
+        threads: Of the processor, where that runs it; None: the backend's choice.
 
     Raises:
         EngineError: What runs the engine refuses it.
@@ -182,10 +184,10 @@ def load_engine(data: bytes, sidecar: EngineSidecar, weights: bytes | None) -> B
     if sidecar.target == "openvino":
         from lrdan_edge.runtime.backends.openvino import OpenVinoBackend
 
-        return OpenVinoBackend(data, sidecar.precision, compiled=True)
+        return OpenVinoBackend(data, sidecar.precision, compiled=True, threads=threads)
     from lrdan_edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
 
-    return OnnxRuntimeBackend(data, sidecar.precision, optimised=True)
+    return OnnxRuntimeBackend(data, sidecar.precision, optimised=True, threads=threads)
 
 
 def refitted(data: bytes, sidecar: EngineSidecar, weights: bytes) -> bytes:

@@ -49,6 +49,7 @@ class Inspector:
         backend: str = "auto",
         precision: Precision | None = None,
         threshold: float | None = None,
+        threads: int | None = None,
     ) -> "Inspector":
         """Open a bundle for inspection, to be judged by the engine's own decision where it has one, else by its graph's.
 
@@ -58,6 +59,8 @@ class Inspector:
                 ``torch``; nothing falls back to another.
             precision: Only this precision; None: the fastest.
             threshold: A threshold of the user's own instead of the calibrated one.
+            threads: Of the processor, where that runs it; None: the backend's choice, which is every core. Where cameras are
+                decoded on the same cores, fewer may be faster.
 
         Raises:
             MissingStageError: A stage has not run; the message names its command.
@@ -69,7 +72,7 @@ class Inspector:
         choice = choose(opened, backend, precision)
         own = opened.engine_decision(choice.engine) if choice.engine else None
         judge = Judge(own or decision.graphs[choice.precision], threshold, opened.manifest.model.region_share)
-        return cls(opened, choice.open(), judge, choice)
+        return cls(opened, choice.open(threads=threads), judge, choice)
 
     def inspect(self, frames: Frame | Sequence[Frame | None], *, heatmaps: bool = True) -> Verdicts:
         """Judge frames.

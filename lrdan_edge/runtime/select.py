@@ -1,9 +1,9 @@
 """Which backend runs: the one asked for, or the fastest that fits, and one line that says which and why."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
+from typing import Protocol
 
 from lrdan_edge.bundle import BENCHMARK, Bundle, graph_name
 from lrdan_edge.errors import BackendError
@@ -28,6 +28,14 @@ _ORDER = (
 """What `auto` prefers until a benchmark has measured this machine: GPUs, then the processor; the rest comes last."""
 
 
+class Opener(Protocol):
+    """What opens a backend."""
+
+    def __call__(self, *, threads: int | None = None) -> Backend:
+        """Open it."""
+        ...
+
+
 @dataclass(frozen=True)
 class Choice:
     """A way to run the bundle.
@@ -36,7 +44,7 @@ class Choice:
         title: Its name in tables: ``tensorrt int8``, or ``onnxruntime fp32 (graph)`` where no engine was built.
         backend: Which backend runs it.
         precision: Which graph, and so which decision.
-        open: Opens the backend.
+        open: Opens the backend, on so many threads of the processor, where that runs it (None: the backend's choice).
         because: Why it was chosen, in a few words.
         passed_over: What was not chosen, with the reason.
         engine: The engine's file name below ``engines/``, or None where a graph runs as it is.
@@ -45,7 +53,7 @@ class Choice:
     title: str
     backend: str
     precision: Precision
-    open: Callable[[], Backend]
+    open: "Opener"
     because: str = ""
     passed_over: tuple[str, ...] = ()
     engine: str | None = None
@@ -129,25 +137,25 @@ def _torch(bundle: Bundle, precision: Precision | None) -> Choice:
     return Choice("torch fp32", "torch", "fp32", partial(_open_torch, bundle), "the reference")
 
 
-def _open_onnxruntime(bundle: Bundle, precision: Precision) -> Backend:
+def _open_onnxruntime(bundle: Bundle, precision: Precision, *, threads: int | None = None) -> Backend:
     from lrdan_edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
 
-    return OnnxRuntimeBackend(bundle.graph(precision).read_bytes(), precision)
+    return OnnxRuntimeBackend(bundle.graph(precision).read_bytes(), precision, threads=threads)
 
 
-def _open_openvino(bundle: Bundle, precision: Precision) -> Backend:
+def _open_openvino(bundle: Bundle, precision: Precision, *, threads: int | None = None) -> Backend:
     from lrdan_edge.runtime.backends.openvino import OpenVinoBackend
 
-    return OpenVinoBackend(bundle.graph(precision).read_bytes(), precision)
+    return OpenVinoBackend(bundle.graph(precision).read_bytes(), precision, threads=threads)
 
 
-def _open_torch(bundle: Bundle) -> Backend:
+def _open_torch(bundle: Bundle, *, threads: int | None = None) -> Backend:
     from lrdan_edge.runtime.backends.torch import TorchBackend
 
-    return TorchBackend(bundle)
+    return TorchBackend(bundle, threads=threads)
 
 
-def _open_null(bundle: Bundle) -> Backend:
+def _open_null(bundle: Bundle, *, threads: int | None = None) -> Backend:  # noqa: ARG001 (it computes nothing)
     from lrdan_edge.runtime.backends.null import NullBackend
 
     return NullBackend(bundle.manifest.model.frame_shape, bundle.manifest.model.heatmap_shape)

@@ -1,3 +1,5 @@
+from importlib.util import find_spec
+
 import pytest
 
 from lrdan_edge.bench.latency import bench
@@ -47,3 +49,17 @@ def test_after_a_benchmark_auto_takes_the_fastest_measured(own_bundle: Bundle) -
         assert entry.calls >= 9
     eager = next(entry for entry in report.entries if entry.title == "torch fp32")
     assert eager.speedup == pytest.approx(1.0)
+
+
+def test_threads_reach_the_backend(own_bundle: Bundle) -> None:
+    from lrdan_edge import Inspector
+
+    with Inspector.open(own_bundle, backend="onnxruntime", threads=1) as inspector:
+        assert inspector.backend._session.get_session_options().intra_op_num_threads == 1  # type: ignore[attr-defined]
+    if find_spec("openvino"):
+        with Inspector.open(own_bundle, backend="openvino", threads=1) as inspector:
+            assert inspector.backend._compiled.get_property("INFERENCE_NUM_THREADS") == 1  # type: ignore[attr-defined]
+    build_engine(own_bundle, BuildRequest("fp32", "onnxruntime"))
+    with Inspector.open(own_bundle.path, backend="onnxruntime", precision="fp32", threads=1) as inspector:
+        assert inspector.choice.engine is not None
+        assert inspector.backend._session.get_session_options().intra_op_num_threads == 1  # type: ignore[attr-defined]

@@ -17,11 +17,12 @@ class TorchBackend(Backend):
 
     name = "torch"
 
-    def __init__(self, bundle: "Bundle") -> None:
+    def __init__(self, bundle: "Bundle", *, threads: int | None = None) -> None:
         """Rebuild the module, on CUDA where PyTorch has it.
 
         Args:
             bundle: A trained bundle.
+            threads: Of the processor, in this whole process; None: as PyTorch has them.
 
         Raises:
             MissingStageError: The bundle is not trained.
@@ -33,6 +34,8 @@ class TorchBackend(Backend):
             raise MissingExtraError("torch", "train", "the torch backend") from error
         from lrdan_edge.train.scoring import load_ae2
 
+        if threads:
+            torch.set_num_threads(threads)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._module: torch.nn.Module | None = load_ae2(bundle).to(self._device).eval()
         model = bundle.manifest.model
