@@ -153,7 +153,7 @@ def restorer_widths(base: int, downsamplings: int) -> list[int]:
 class _Block(nn.Sequential):
     """Two convolutions, the first of which may halve.
 
-    Their ReLU is plain: integer kernels compute it with the convolution, a leaky one after it (docs/detector.md).
+    Their ReLU is plain: leaky ones detected no better, and integer kernels take a plain one into the convolution.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
@@ -173,12 +173,11 @@ class Restorer(nn.Module):
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         widths = restorer_widths(spec.base_channels, spec.downsamplings)
-        # A ReLU lets half of what a filter sees through, so the first ones come as if in pairs; they are cheap.
         self.stem = nn.Sequential(
-            nn.Conv2d(int(spec.channels), 2 * widths[0], 4, 2, 1, bias=False),
-            nn.BatchNorm2d(2 * widths[0]),
+            nn.Conv2d(int(spec.channels), widths[0], 4, 2, 1, bias=False),
+            nn.BatchNorm2d(widths[0]),
             nn.ReLU(),
-            nn.Conv2d(2 * widths[0], widths[0], 3, 1, 1, bias=False),
+            nn.Conv2d(widths[0], widths[0], 3, 1, 1, bias=False),
             nn.BatchNorm2d(widths[0]),
             nn.ReLU(),
         )

@@ -95,7 +95,7 @@ class Recipe:
 
 
 RECIPES = {
-    "inspection": Recipe(steps=5000, batch_size=8, learning_rate=3e-3),
+    "inspection": Recipe(steps=7000, batch_size=8, learning_rate=3e-3),
     "lrdan": Recipe(steps=500, batch_size=16, learning_rate=1e-3),
 }
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from lrdan_edge.train.networks import networks_of
 
-FIRST = 4
+FIRST = 2
 """How many convolutions at the network's start stay in float32."""
 
 
@@ -41,11 +41,11 @@ class Float32Layer(Float32Module):
 
 
 def halve(module: nn.Module, ae2: nn.Module, first: int = FIRST, *, last: bool = True) -> None:
-    """Turn AE2 to half precision, in place, but for each of its networks' first four convolutions and the last.
+    """Turn AE2 to half precision, in place, but for each of its networks' first two convolutions and the last.
 
     The first ones see grey levels: what their weights, biases and input lose moves every activation after them alike, and was
     four fifths of the fp16 graph's distance from fp32 (docs/graph.md). The last one's output is what the score is made of.
-    All of them have few channels.
+    All three have few channels.
 
     Args:
         module: What is deployed; `Float32Module` in it stay as they are.

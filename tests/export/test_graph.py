@@ -96,7 +96,7 @@ def test_constants_are_not_rounded_on_their_way_to_fp16() -> None:
     for name, (first, last) in before.items():
         assert torch.equal(weights[f"{name}.stem.0.layer.weight"], first)
         assert torch.equal(weights[f"{name}.head.layer.weight"], last)
-        assert weights[f"{name}.down.1.0.weight"].dtype == torch.float16
+        assert weights[f"{name}.down.0.0.weight"].dtype == torch.float16
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("fp16", 5e-3)])
