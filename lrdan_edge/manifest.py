@@ -38,8 +38,8 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         latent_channels: Feature maps of the latent code.
         downsamplings: How often the encoder halves the image.
         decoder: ``resize`` (nearest upsampling, then convolution: quantises everywhere) or ``transposed`` (the paper's).
-        architecture: ``autoencoder`` (the paper's AE2), or ``restorers``: two networks with skip connections, which add what they
-            restore to their input and mark defects in a second output.
+        architecture: ``autoencoder`` (the paper's AE2), or ``restorer``: AE2 with skip connections, which adds what it restores
+            to its input and marks defects in a second output.
         code: Whether the autoencoder's code keeps its place in the image (``spatial``) or is one ``vector`` per image.
         geometry: How the deploy graph makes the networks' images of a camera's frame, or None where a frame is one image.
     """
@@ -52,7 +52,7 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     latent_channels: Size
     downsamplings: Annotated[int, msgspec.Meta(ge=0, le=16)]
     decoder: Literal["resize", "transposed"]
-    architecture: Literal["autoencoder", "restorers"] = "autoencoder"
+    architecture: Literal["autoencoder", "restorer"] = "autoencoder"
     code: Literal["spatial", "vector"] = "spatial"
     geometry: Geometry | None = None
 
@@ -119,8 +119,7 @@ class Scoring(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         normalise: Whether the map is normalised per pixel by the good images' mean and deviation.
         smoothing_sigma: Standard deviation of the Gaussian over the map, in pixels; 0 for none.
         pooling: ``max``, ``mean`` or ``rms`` (root of the mean square) of the heatmap.
-        source: What the map shows: AE2's reconstruction ``error``, or the ``defects`` that restorers mark, in deviations above the
-            good images' highest marks.
+        source: What the map shows: AE2's reconstruction ``error``, or the ``defects`` a restorer marks (log-odds).
         deviation_floor: Least deviation that the map is divided by; an error's is in the networks' range of 2.
     """
 
@@ -132,7 +131,7 @@ class Scoring(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     @property
     def unit(self) -> float:
-        """What a score is counted in: 1, a deviation of good images; 0 for a raw error, which has no unit."""
+        """What a score is counted in: a deviation of good images, or a nat of log-odds; 0 for a raw error, which has no unit."""
         return 1.0 if self.normalise or self.source == "defects" else 0.0
 
 

@@ -81,7 +81,7 @@ class ParityReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 def relative_differences(actual: Floats, expected: Floats, unit: float = 0.0) -> npt.NDArray[np.float64]:
     """Differences of two score vectors, relative to the score, the median score or a unit, whichever is largest.
 
-    A normalised score may lie near zero, where a purely relative difference says nothing.
+    A normalised score or a log-odds may lie near zero, where a purely relative difference says nothing.
 
     Args:
         actual: Scores, float32 [n].

@@ -33,7 +33,7 @@ def spec_for(
     An autoencoder halves the image until its shorter side is about `GRID`, and at least twice. The code is spatial: each of
     its cells describes a patch, which is all that a small network can learn from a few hundred images. Images of 32 pixels or
     less hold one object (a digit, say), and seven by seven cells could draw any other as well: their code is a short vector.
-    Restorers (recipe ``inspection``, larger images) halve five times, to see far.
+    A restorer (recipe ``inspection``, larger images) halves five times, to see far.
 
     Args:
         height: Rows, 28 to 512, a multiple of 4.
@@ -64,7 +64,7 @@ def spec_for(
         latent_channels=restorer_widths(BASE_CHANNELS, RESTORER_DOWNSAMPLINGS)[-1] if restorer else latent,
         downsamplings=RESTORER_DOWNSAMPLINGS if restorer else max(2, round(math.log2(min(height, width) / GRID))),
         decoder=decoder,
-        architecture="restorers" if restorer else "autoencoder",
+        architecture="restorer" if restorer else "autoencoder",
         code="vector" if vector else "spatial",
     )
 
@@ -151,20 +151,17 @@ def restorer_widths(base: int, downsamplings: int) -> list[int]:
 
 
 class _Block(nn.Sequential):
-    """Two convolutions, the first of which may halve.
-
-    Their ReLU is plain: leaky ones detected no better, and integer kernels take a plain one into the convolution.
-    """
+    """Two convolutions, the first of which may halve."""
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
         layers: list[nn.Module] = []
         for before, step in ((inputs, stride), (outputs, 1)):
-            layers += [nn.Conv2d(before, outputs, 3, step, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+            layers += [nn.Conv2d(before, outputs, 3, step, 1, bias=False), nn.BatchNorm2d(outputs), nn.LeakyReLU(0.1)]
         super().__init__(*layers)
 
 
 class Restorer(nn.Module):
-    """Restores the good image from a defective one, and marks what it had to restore.
+    """AE2 of the recipe ``inspection``: restores the good image from a defective one, and marks what it had to restore.
 
     An encoder and a decoder with skip connections (U-Net, arXiv 1505.04597). Its first convolution halves, and its last one
     gives two outputs for every pixel: a correction that is added to the input, and the log-odds of a defect.
@@ -176,10 +173,10 @@ class Restorer(nn.Module):
         self.stem = nn.Sequential(
             nn.Conv2d(int(spec.channels), widths[0], 4, 2, 1, bias=False),
             nn.BatchNorm2d(widths[0]),
-            nn.ReLU(),
+            nn.LeakyReLU(0.1),
             nn.Conv2d(widths[0], widths[0], 3, 1, 1, bias=False),
             nn.BatchNorm2d(widths[0]),
-            nn.ReLU(),
+            nn.LeakyReLU(0.1),
         )
         pairs = list(pairwise(widths))
         self.down = nn.ModuleList([_Block(before, after, stride=2) for before, after in pairs])
@@ -209,43 +206,9 @@ class Restorer(nn.Module):
         return x + outputs[:, : self.channels], outputs[:, self.channels :]
 
 
-class Specialists(nn.Module):
-    """AE2 of the recipe ``inspection``: two restorers, one for details, faint ones too, and one for what stands out.
-
-    One network alone learns both less well: what it must not overlook in a detail, it must overlook in the texture of a region.
-    As two outputs of one network they became alike (docs/detector.md).
-    """
-
-    def __init__(self, spec: ModelSpec) -> None:
-        super().__init__()
-        self.details, self.regions = Restorer(spec), Restorer(spec)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Restore.
-
-        Args:
-            x: float [N, C, H, W], standardised (see `Preprocessing`).
-
-        Returns:
-            The restored image, float [N, C, H, W], by whichever marks the pixel more; and the larger of the two marks, float
-            [N, 1, H, W], comparable once they are levelled (see `lrdan_edge.train.restoration.level`).
-        """
-        (detailed, first), (regional, second) = self.details(x), self.regions(x)
-        return torch.where(first > second, detailed, regional), torch.maximum(first, second)
-
-
-AE2 = Autoencoder | Specialists
-"""The second autoencoder, of either architecture."""
-
-
-def ae2_for(spec: ModelSpec) -> AE2:
+def ae2_for(spec: ModelSpec) -> "Autoencoder | Restorer":
     """AE2 as the specification has it, newly initialised."""
-    return Specialists(spec) if spec.architecture == "restorers" else Autoencoder(spec)
-
-
-def networks_of(ae2: nn.Module) -> list[nn.Module]:
-    """The networks that AE2 runs side by side: two restorers, or itself."""
-    return [ae2.details, ae2.regions] if isinstance(ae2, Specialists) else [ae2]
+    return Restorer(spec) if spec.architecture == "restorer" else Autoencoder(spec)
 
 
 def padding(spec: ModelSpec) -> tuple[int, int, int, int]:

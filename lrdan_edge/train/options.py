@@ -95,7 +95,7 @@ class Recipe:
 
 
 RECIPES = {
-    "inspection": Recipe(steps=7000, batch_size=8, learning_rate=3e-3),
+    "inspection": Recipe(steps=3000, batch_size=8, learning_rate=3e-3),
     "lrdan": Recipe(steps=500, batch_size=16, learning_rate=1e-3),
 }
 
@@ -106,7 +106,7 @@ def scoring_for(spec: ModelSpec) -> Scoring:
     A restorer by the defects it marks; an autoencoder by its error against the good images' at the same pixel: its largest
     where defects are small in a large image, all of it where the image is one object.
     """
-    if spec.architecture == "restorers":
+    if spec.architecture == "restorer":
         return Scoring(normalise=False, smoothing_sigma=1.0, pooling="max", source="defects")
     if spec.code == "vector":
         return Scoring(normalise=True, smoothing_sigma=1.0, pooling="rms", deviation_floor=0.2)

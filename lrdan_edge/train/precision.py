@@ -4,8 +4,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lrdan_edge.train.networks import networks_of
-
 FIRST = 2
 """How many convolutions at the network's start stay in float32."""
 
@@ -40,8 +38,8 @@ class Float32Layer(Float32Module):
         return y.half() if self.halves else y
 
 
-def halve(module: nn.Module, ae2: nn.Module, first: int = FIRST, *, last: bool = True) -> None:
-    """Turn AE2 to half precision, in place, but for each of its networks' first two convolutions and the last.
+def halve(module: nn.Module, network: nn.Module, first: int = FIRST, *, last: bool = True) -> None:
+    """Turn a network to half precision, in place, but for its first two convolutions and its last.
 
     The first ones see grey levels: what their weights, biases and input lose moves every activation after them alike, and was
     four fifths of the fp16 graph's distance from fp32 (docs/graph.md). The last one's output is what the score is made of.
@@ -49,18 +47,13 @@ def halve(module: nn.Module, ae2: nn.Module, first: int = FIRST, *, last: bool =
 
     Args:
         module: What is deployed; `Float32Module` in it stay as they are.
-        ae2: Its AE2, whose batch normalisation is folded.
-        first: How many convolutions at a network's start stay in float32.
+        network: Its network, whose batch normalisation is folded.
+        first: How many convolutions at its start stay in float32.
         last: Whether the last one does.
     """
-    for network in networks_of(ae2):
-        _keep(network, first, last=last)
-    module.half()
-
-
-def _keep(network: nn.Module, first: int, *, last: bool) -> None:
     names = [name for name, layer in network.named_modules() if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)]
     for name in {*names[:first], *names[-1:][:last]}:
         owner, _, place = name.rpartition(".")
         kept = Float32Layer(network.get_submodule(name), halves=name != names[-1])
         setattr(network.get_submodule(owner), place, kept)
+    module.half()

@@ -1,10 +1,8 @@
 """The recipe ``inspection``: AE2 alone, taught to restore good images from defective ones and to mark what it restored.
 
-The dual term's idea (AE2 must not reconstruct fakes), with fakes that look like defects in place of G's. AE2 is two restorers,
-each with its own fakes; they learn in turn.
+The dual term's idea (AE2 must not reconstruct fakes), with fakes that look like defects in place of G's.
 """
 
-from collections.abc import Iterable
 from typing import Any
 
 import cv2
@@ -17,13 +15,12 @@ from torch.nn import functional as F
 from lrdan_edge.train.distributed import gathered, sum_gradients
 from lrdan_edge.train.known import WEIGHT, KnownDefects, bag, mix, target
 from lrdan_edge.train.learner import EVERYTHING, Batch
-from lrdan_edge.train.networks import Restorer, Specialists
+from lrdan_edge.train.networks import Restorer
 from lrdan_edge.train.scoring import standardisation
-from lrdan_edge.train.synthetic import CLEAN_SHARE, DETAILS, REGIONS, Image, paint
+from lrdan_edge.train.synthetic import CLEAN_SHARE, Image, paint
 
 AREA = 400.0  # pixels: a defect of this size weighs as one pixel in twenty of its image does
 SMALLEST_AREA = 30.0
-LEAST_DEVIATION = 0.05  # of log-odds; so that a few images that are all alike cannot make a mark immense
 MARKING, OVERLAP = 4.0, 0.5  # weights beside the restoration's 1
 WEIGHT_DECAY, LARGEST_GRADIENT = 1e-4, 1.0
 NOISY_SHARE, MOST_NOISE = 0.3, 0.02
@@ -71,10 +68,10 @@ def overlap(logits: Tensor, mask: Tensor) -> Tensor:
 
 
 class Restoration:
-    """Steps the restorers of `Specialists` towards less loss, one after the other; the counterpart of `Optimisation`."""
+    """Steps a `Restorer` towards less loss; the counterpart of `Optimisation`."""
 
     def __init__(
-        self, ae2: Specialists, learning_rate: float, seed: int, *, half: bool, known: KnownDefects | None = None
+        self, ae2: Restorer, learning_rate: float, seed: int, *, half: bool, known: KnownDefects | None = None
     ) -> None:
         """Set up.
 
@@ -85,8 +82,8 @@ class Restoration:
             half: Whether convolutions run in bfloat16 (losses and weights stay in float32).
             known: Labelled defects to learn from too.
         """
-        self.half, self._rate, self._known, self._seed = half, learning_rate, known, seed
-        self._turns = ((ae2.details, DETAILS), (ae2.regions, REGIONS))
+        self.ae2, self.half, self._rate, self._known = ae2, half, learning_rate, known
+        self._seed = seed
         self._optimiser = torch.optim.AdamW(
             ae2.parameters(), learning_rate, betas=(0.9, 0.99), weight_decay=WEIGHT_DECAY, fused=True
         )
@@ -102,42 +99,39 @@ class Restoration:
         """Vary the good images and paint defects into them; see `Learner.prepare`.
 
         Returns:
-            Good images varied, the same with defects (both float32 [n, C, H, W] in [-1, 1]), and masks [n, 1, H, W]; whose turn it
-            is (int64 [n], all alike); and with known defects, the rest of what `Mixed` has.
+            Good images varied, the same with defects (both float32 [n, C, H, W] in [-1, 1]), and masks [n, 1, H, W]; with known
+            defects, all that `Mixed` has.
         """
         images = np.ascontiguousarray(frames.permute(0, 2, 3, 1).numpy(), np.float32) / np.float32(255)
         drawn = [self._draw(images, index, step) for index in range(len(images))[share]]
         good, defective, masks = (_tensor(list(part)) for part in zip(*drawn, strict=True))
-        good, defective, turn = good * 2 - 1, defective * 2 - 1, torch.full((len(good),), step % len(self._turns))
+        good, defective = good * 2 - 1, defective * 2 - 1
         if self._known is None:
-            return good, defective, masks, turn
+            return good, defective, masks
         count = len(images)
 
         def chance(place: int) -> np.random.Generator:
             return np.random.default_rng((self._seed, step, count + place))  # `_draw` uses those up to `count`
 
-        good, defective, masks, *labels = mix(self._known, good, defective, masks, range(count)[share], chance, vary)
-        return good, defective, masks, turn, *labels
+        return mix(self._known, good, defective, masks, range(count)[share], chance, vary)
 
-    def step(self, good: Tensor, defective: Tensor, mask: Tensor, turn: Tensor, *known: Tensor) -> dict[str, Tensor]:
-        """One step of one restorer on one batch: ask the good images and the masks back from the defective ones.
+    def step(self, good: Tensor, defective: Tensor, mask: Tensor, *known: Tensor) -> dict[str, Tensor]:
+        """One step on one batch: ask the good images and the masks back from the defective ones.
 
         Args:
             good: Good images, float32 [N, C, H, W] in [-1, 1].
             defective: The same with defects, likewise.
             mask: 1 where defective, float32 [N, 1, H, W].
-            turn: Which restorer, int64 [N], all alike.
             known: `Mixed.whole` and `Mixed.marked`; or nothing.
 
         Returns:
             Every term (unweighted scalars, detached), ``total``, and ``spread_ae2``, the mean standard deviation over the
             batch of the restored images.
         """
-        restorer, _ = self._turns[int(turn[0])]
         mean, deviation = standardisation(defective)
         good, defective = (good - mean) / deviation, (defective - mean) / deviation
         with torch.autocast(good.device.type, torch.bfloat16, enabled=self.half):
-            restored, logits = restorer(defective.contiguous(memory_format=torch.channels_last))
+            restored, logits = self.ae2(defective.contiguous(memory_format=torch.channels_last))
         restored, logits, good, mask, *labels = gathered(restored.float(), logits.float(), good, mask, *known)
         marked: slice | Tensor = EVERYTHING
         if labels:
@@ -154,8 +148,8 @@ class Restoration:
             terms["total"] = terms["total"] + WEIGHT * terms["known"]
         self._optimiser.zero_grad()
         terms["total"].backward()  # type: ignore[no-untyped-call]
-        sum_gradients(restorer.parameters())
-        nn.utils.clip_grad_norm_(restorer.parameters(), LARGEST_GRADIENT)
+        sum_gradients(self.ae2.parameters())
+        nn.utils.clip_grad_norm_(self.ae2.parameters(), LARGEST_GRADIENT)
         self._optimiser.step()
         return {name: value.detach() for name, value in terms.items()} | {"spread_ae2": restored.detach().std(0).mean()}
 
@@ -169,30 +163,11 @@ class Restoration:
         painted, mask = varied, np.zeros(varied.shape[:2], np.float32)
         if rng.random() >= CLEAN_SHARE and len(images) > 1:
             other = images[(index + int(rng.integers(1, len(images)))) % len(images)]
-            painted, mask = paint(varied, other, self._turns[step % len(self._turns)][1], rng)
+            painted, mask = paint(varied, other, rng)
         if rng.random() < NOISY_SHARE:
             noise = rng.standard_normal(painted.shape, np.float32) * rng.uniform(0, MOST_NOISE)
             painted = painted + noise.astype(np.float32)
         return varied, painted, mask[..., None]
-
-
-@torch.no_grad()
-def level(restorer: Restorer, highest: Iterable[float]) -> None:
-    """Scale what a restorer marks so that it says how far a place is above good images' highest, in their deviations; in place.
-
-    Restorers that learnt from different defects are sure of different things; so scaled, the larger mark is the worse one.
-
-    Args:
-        restorer: Its last convolution is changed.
-        highest: The highest mark, as it is scored, of each of some good images.
-    """
-    values = torch.tensor(list(highest), dtype=torch.float64)
-    deviation = float(values.std(correction=0)) + LEAST_DEVIATION
-    marks = slice(4 * restorer.channels, None)
-    restorer.head.weight[marks] /= deviation
-    bias = restorer.head.bias
-    assert bias is not None
-    bias[marks] = (bias[marks] - float(values.mean())) / deviation
 
 
 def vary(image: Image, rng: np.random.Generator) -> Image:

@@ -11,7 +11,7 @@ from lrdan_edge.bundle import WEIGHTS, Bundle
 from lrdan_edge.errors import BundleError
 from lrdan_edge.manifest import ModelSpec, Preprocessing, Scoring
 from lrdan_edge.train.geometry import Cut, Stitch
-from lrdan_edge.train.networks import AE2, ae2_for
+from lrdan_edge.train.networks import Autoencoder, Restorer, ae2_for
 from lrdan_edge.train.precision import Float32Module
 
 MapSource = Literal["error", "defects"]
@@ -78,7 +78,7 @@ class DeployModule(nn.Module):
 
     def __init__(
         self,
-        ae2: AE2,
+        ae2: Autoencoder | Restorer,
         head: ScoringHead,
         preprocessing: Preprocessing,
         source: MapSource,
@@ -147,11 +147,11 @@ def anomaly_map(x: Tensor, outputs: tuple[Tensor, Tensor], source: MapSource) ->
 
     Args:
         x: Images, float [N, C, H, W].
-        outputs: AE2's: the reconstruction x'', and the code or its marks.
+        outputs: AE2's: the reconstruction x'', and the code or the log-odds of a defect.
         source: Which to take.
 
     Returns:
-        The mean over channels of |x − x''|, or the marks: float32 [N, 1, H, W].
+        The mean over channels of |x − x''|, or the log-odds: float32 [N, 1, H, W].
     """
     reconstruction, second = outputs
     return second.float() if source == "defects" else (x.float() - reconstruction.float()).abs().mean(1, keepdim=True)

@@ -4,8 +4,8 @@ The dual term asks AE2 to tell fakes from images; these are fakes that look like
 stains, chipped edges, scratches, foreign or lost texture. After CutPaste (arXiv 2104.04015), DRAEM (arXiv 2108.07610) and NSA
 (arXiv 2109.15222), with shapes of our own. Smooth unevenness is left out on purpose: natural shading looks the same.
 
-There are two repertoires: details, faint ones too; and all that stands out from the texture around it, whole regions that were
-worked differently among it. One network cannot learn both well, since nobody could mark a region's faint parts.
+Half of the images get details, faint ones too; the other half also get whole regions that were worked differently, and there
+only what stands out from the texture around it, since nobody could learn to mark the rest of a region.
 """
 
 from collections.abc import Callable
@@ -19,6 +19,7 @@ import numpy.typing as npt
 Image = npt.NDArray[np.float32]
 Shape = Callable[[np.random.Generator, int, int], Image]
 
+DETAILS_SHARE = 0.5  # of the painted images: details alone, faint ones too
 TRIES = 4  # for a defect that stands out enough
 CLEAN_SHARE = 0.25  # images that stay good, so that AE2 knows them too
 LEAST_CHANGE = 0.012  # of the full range: what changes less is not visible and is not marked
@@ -26,7 +27,7 @@ _SUBPIXEL = 16  # OpenCV draws in fractions of a pixel: 4 bits
 
 
 @dataclass(frozen=True)
-class Repertoire:
+class _Repertoire:
     """What may be painted into one image: shapes with their shares, and how far each must stand out (see `_prominence`)."""
 
     shapes: tuple[Shape, ...]
@@ -34,18 +35,18 @@ class Repertoire:
     least_prominence: float
 
 
-def paint(image: Image, other: Image, repertoire: Repertoire, rng: np.random.Generator) -> tuple[Image, Image]:
+def paint(image: Image, other: Image, rng: np.random.Generator) -> tuple[Image, Image]:
     """Paint one to three defects into an image.
 
     Args:
         image: A good image, float32 [H, W, C] in [0, 1].
         other: Another one, the source of foreign texture; the same shape.
-        repertoire: `DETAILS` or `REGIONS`.
         rng: Draws shapes, places and fillings.
 
     Returns:
         The defective image, float32 [H, W, C] in [0, 1], and its mask, float32 [H, W], 1 where it visibly changed.
     """
+    repertoire = _DETAILS if rng.random() < DETAILS_SHARE else _REGIONS
     texture = _texture(image) if repertoire.least_prominence > 0 else None
     painted, mask = image, np.zeros(image.shape[:2], np.float32)
     for _ in range(1 + int(rng.random() < 0.3) + int(rng.random() < 0.15)):
@@ -58,7 +59,7 @@ def paint(image: Image, other: Image, repertoire: Repertoire, rng: np.random.Gen
 
 
 def _paint_one(
-    repertoire: Repertoire, image: Image, other: Image, texture: Image | None, rng: np.random.Generator
+    repertoire: _Repertoire, image: Image, other: Image, texture: Image | None, rng: np.random.Generator
 ) -> tuple[Image, Image] | None:
     """One defect and its mask, or None if it came out empty or does not stand out enough from `texture` (None: anything may)."""
     shape = repertoire.shapes[rng.choice(len(repertoire.shapes), p=repertoire.shares)]
@@ -240,8 +241,10 @@ def _edge(rng: np.random.Generator, height: int, width: int) -> Image:
     return np.ascontiguousarray(np.rot90(chip, turned))
 
 
-DETAILS = Repertoire((_blob, _crack, _scratch, _cloud, _edge), (0.30, 0.30, 0.12, 0.12, 0.16), 0)
-REGIONS = Repertoire((_blob, _crack, _scratch, _cloud, _edge, _region, _stain), (0.25, 0.27, 0.10, 0.08, 0.12, 0.13, 0.05), 1.8)
+_DETAILS = _Repertoire((_blob, _crack, _scratch, _cloud, _edge), (0.30, 0.30, 0.12, 0.12, 0.16), 0)
+_REGIONS = _Repertoire(
+    (_blob, _crack, _scratch, _cloud, _edge, _region, _stain), (0.25, 0.27, 0.10, 0.08, 0.12, 0.13, 0.05), 1.8
+)
 
 
 def _fixed_point(points: npt.NDArray[Any]) -> npt.NDArray[np.int32]:

@@ -30,13 +30,13 @@ from lrdan_edge.train.known import KnownDefects
 from lrdan_edge.train.learner import OFFSET, SCALE, Learner, to_input
 from lrdan_edge.train.loop import Loop, Schedule, rate_at, schedule_for
 from lrdan_edge.train.material import Material, prepare
-from lrdan_edge.train.networks import AE2, Specialists, ae2_for, networks_of
+from lrdan_edge.train.networks import Autoencoder, Restorer, ae2_for
 from lrdan_edge.train.options import RECIPES, TrainOptions, choose_device, computes_bfloat16, scoring_for
 from lrdan_edge.train.progress import Progress, TerminalProgress
 from lrdan_edge.train.reconstruction import Reconstruction
 from lrdan_edge.train.report import Epoch, draw_losses, write_losses
-from lrdan_edge.train.restoration import Restoration, level
-from lrdan_edge.train.scoring import anomaly_map, gaussian_kernel, preprocess, smooth
+from lrdan_edge.train.restoration import Restoration
+from lrdan_edge.train.scoring import anomaly_map, preprocess
 
 __all__ = [
     "TrainOptions",
@@ -120,8 +120,6 @@ def _train(
             networks.train()
             speed = loop.run(state)
             if stage is not None:
-                if isinstance(networks.ae2, Specialists):
-                    level_marks(networks.ae2, material.frames, preprocessing, scoring)
                 mean, deviation = map_statistics(networks.ae2, material.frames, preprocessing, scoring, material.spec)
                 _require_finite(mean, deviation)
         if stage is not None:
@@ -154,7 +152,7 @@ def networks_for(spec: ModelSpec) -> Adversaries | Alone:
 def preprocessing_for(spec: ModelSpec, bit_depth: BitDepth = 16) -> Preprocessing:
     """What happens to frames before a network of this shape sees them; `bit_depth` as in `Preprocessing`."""
     colour: Literal["grey", "bgr"] = "grey" if spec.channels == 1 else "bgr"
-    standardise = spec.architecture == "restorers"
+    standardise = spec.architecture == "restorer"
     return Preprocessing(colour=colour, resize="area", scale=SCALE, offset=OFFSET, standardise=standardise, bit_depth=bit_depth)
 
 
@@ -176,7 +174,7 @@ def learner_for(
     rate = options.learning_rate or RECIPES[options.recipe].learning_rate
     half = computes_bfloat16(device)
     if isinstance(networks, Alone):
-        if isinstance(networks.ae2, Specialists):
+        if isinstance(networks.ae2, Restorer):
             return Restoration(networks.ae2, rate, options.seed, half=half, known=known)
         return Reconstruction(networks.ae2, rate, half=half, known=known, seed=options.seed)
     some = torch.from_numpy(np.random.default_rng(options.seed).permutation(len(frames))[:CENTER_IMAGES])
@@ -186,7 +184,7 @@ def learner_for(
 
 @torch.inference_mode()
 def map_statistics(
-    ae2: AE2,
+    ae2: Autoencoder | Restorer,
     frames: Tensor | Frames,
     preprocessing: Preprocessing,
     scoring: Scoring,
@@ -227,31 +225,6 @@ def map_statistics(
     mean = torch.as_tensor(total) / count
     deviation = (torch.as_tensor(squares) / count - mean.square()).clamp_min(0).sqrt()
     return mean.float().cpu(), deviation.float().cpu()
-
-
-@torch.inference_mode()
-def level_marks(
-    ae2: Specialists, frames: Tensor | Frames, preprocessing: Preprocessing, scoring: Scoring, batch_size: int = 32
-) -> None:
-    """Make the marks of both restorers comparable, by good images; in place, and in evaluation mode afterwards.
-
-    Args:
-        ae2: The restorers.
-        frames: Good images as the networks see them, uint8 [N, C, H, W].
-        preprocessing: What happens to frames first.
-        scoring: How marks are smoothed.
-        batch_size: How many at once.
-    """
-    ae2.eval()
-    device = next(ae2.parameters()).device
-    kernel = gaussian_kernel(scoring.smoothing_sigma, min(frames.shape[2:])).to(device)
-    for restorer in (ae2.details, ae2.regions):
-        highest: list[float] = []
-        for start in range(0, len(frames), batch_size):
-            x = preprocess(frames[start : start + batch_size].to(device).float(), preprocessing)
-            _, marks = restorer(x.contiguous(memory_format=torch.channels_last))
-            highest += smooth(marks.float(), kernel).amax((1, 2, 3)).tolist()
-        level(restorer, highest)
 
 
 @contextmanager
@@ -322,9 +295,8 @@ def _compile(networks: nn.Module, options: TrainOptions, device: torch.device, p
         if options.compile:
             raise TrainingError(f"the networks cannot be compiled, since {found[0]}: train without --compile")
         return [f"the networks are not compiled, since {found[0]}"]
-    for child in networks.children():
-        for network in networks_of(child):
-            network.compile()
+    for network in networks.children():
+        network.compile()
     return []
 
 

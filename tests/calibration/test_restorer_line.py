@@ -47,9 +47,9 @@ def test_every_graph_scores_as_the_network_does(restorer: Bundle, line: Line) ->
 def test_the_graph_holds_no_batch_norm_and_its_convolutions_are_quantised(restorer: Bundle) -> None:
     operators = [node.op_type for node in onnx.load(restorer.graph("int8")).graph.node]
     assert "BatchNormalization" not in operators
-    from lrdan_edge.train.networks import Specialists, spec_for
+    from lrdan_edge.train.networks import Restorer, spec_for
 
-    layers = Specialists(spec_for(64, 64, 1, recipe="inspection")).modules()
+    layers = Restorer(spec_for(64, 64, 1, recipe="inspection")).modules()
     convolutions = sum(isinstance(layer, torch.nn.Conv2d) for layer in layers)
     smoothing = 2
     assert operators.count("Conv") == convolutions + smoothing

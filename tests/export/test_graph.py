@@ -78,25 +78,21 @@ def test_every_geometry_is_in_a_clean_graph(tmp_path: Path, decoder: str, precis
 def test_constants_are_not_rounded_on_their_way_to_fp16() -> None:
     import torch
 
-    from lrdan_edge.train.networks import Specialists
     from lrdan_edge.train.precision import halve
 
     module = deploy_module((44, 36, 1), "restorer", "tiles")
     kept = {name: value.clone() for name, value in module.named_buffers() if not name.startswith("ae2.")}
     fold_batch_norm(module.ae2)
-    assert isinstance(module.ae2, Specialists)
-    parts = {"details": module.ae2.details, "regions": module.ae2.regions}
-    before = {name: (part.stem[0].weight.clone(), part.head.weight.clone()) for name, part in parts.items()}
+    first, last = module.ae2.stem[0].weight.clone(), module.ae2.head.weight.clone()  # type: ignore[union-attr]
     halve(module, module.ae2)
     assert {"head.error_mean", "head.kernel", "cut.resize.rows", "stitch.row_weights"} <= set(kept)
     for name, value in module.named_buffers():
         if not name.startswith("ae2."):
             assert torch.equal(value, kept[name]), name
     weights = {name: value for name, value in module.ae2.named_parameters() if name.endswith("weight")}
-    for name, (first, last) in before.items():
-        assert torch.equal(weights[f"{name}.stem.0.layer.weight"], first)
-        assert torch.equal(weights[f"{name}.head.layer.weight"], last)
-        assert weights[f"{name}.down.0.0.weight"].dtype == torch.float16
+    assert torch.equal(weights["stem.0.layer.weight"], first)
+    assert torch.equal(weights["head.layer.weight"], last)
+    assert weights["down.0.0.weight"].dtype == torch.float16
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("fp16", 5e-3)])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lrdan_edge.bundle import WEIGHTS
 from lrdan_edge.train import loop
-from lrdan_edge.train.networks import Specialists, spec_for
+from lrdan_edge.train.networks import Restorer, spec_for
 from lrdan_edge.train.options import TrainOptions
 from lrdan_edge.train.prefetch import ahead, batch_of, painters_for
 from lrdan_edge.train.progress import Progress
@@ -70,7 +70,7 @@ FRAMES = torch.randint(0, 256, (6, 1, 36, 40), dtype=torch.uint8, generator=torc
 @settings(deadline=None, max_examples=25)
 @given(st.integers(0, 5000), st.integers(0, 3), st.sampled_from([1, 2, 3, 6]))
 def test_shares_of_a_batch_are_drawn_as_the_whole(step: int, seed: int, processes: int) -> None:
-    learner = Restoration(Specialists(spec_for(36, 40, 1, recipe="inspection")), 1e-3, seed, half=False)
+    learner = Restoration(Restorer(spec_for(36, 40, 1, recipe="inspection")), 1e-3, seed, half=False)
     whole = learner.prepare(FRAMES, step)
     each = 6 // processes
     shares = [learner.prepare(FRAMES, step, slice(rank * each, (rank + 1) * each)) for rank in range(processes)]

@@ -11,9 +11,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lrdan_edge.train import synthetic
-from lrdan_edge.train.networks import Specialists, spec_for
-from lrdan_edge.train.restoration import AREA, SMALLEST_AREA, Restoration, level, marking, overlap, restoration, vary
-from lrdan_edge.train.synthetic import DETAILS, REGIONS, Repertoire, paint
+from lrdan_edge.train.networks import Restorer, spec_for
+from lrdan_edge.train.restoration import AREA, SMALLEST_AREA, Restoration, marking, overlap, restoration, vary
+from lrdan_edge.train.synthetic import paint
 
 RNG = np.random.default_rng(0)
 MASKS = np.zeros((3, 1, 32, 40))
@@ -51,20 +51,13 @@ def test_overlap_is_soft_dice_over_the_defective_images() -> None:
     assert overlap(torch.from_numpy(LOGITS[2:]), torch.from_numpy(MASKS[2:])).item() == 0
 
 
-@given(
-    st.integers(0, 2**32 - 1),
-    st.sampled_from([(28, 28), (64, 40), (96, 128)]),
-    st.sampled_from([1, 3]),
-    st.sampled_from([DETAILS, REGIONS]),
-)
-@example(2836, (28, 28), 1, DETAILS)  # rounding once took a blend below 0
+@given(st.integers(0, 2**32 - 1), st.sampled_from([(28, 28), (64, 40), (96, 128)]), st.sampled_from([1, 3]))
+@example(167595, (96, 128), 3)  # rounding once took a blend below 0
 @settings(max_examples=60, deadline=None)
-def test_painted_defects_are_marked_where_the_image_changed(
-    seed: int, size: tuple[int, int], channels: int, repertoire: Repertoire
-) -> None:
+def test_painted_defects_are_marked_where_the_image_changed(seed: int, size: tuple[int, int], channels: int) -> None:
     rng = np.random.default_rng(seed)
     image, other = rng.random((2, *size, channels), np.float32)
-    painted, mask = paint(image, other, repertoire, rng)
+    painted, mask = paint(image, other, rng)
     assert (painted.shape, painted.dtype) == (image.shape, np.float32)
     assert (mask.shape, mask.dtype) == (size, np.float32)
     assert set(np.unique(mask)) <= {0.0, 1.0}
@@ -92,7 +85,7 @@ def test_a_defect_that_does_not_stand_out_is_not_painted_among_regions(seed: int
     rng = np.random.default_rng(seed)
     image, other = np.float32(0.4) + rng.random((2, 96, 96, 1), np.float32) / 10
     texture = synthetic._texture(image)
-    made = synthetic._paint_one(REGIONS, image, other, texture, rng)
+    made = synthetic._paint_one(synthetic._REGIONS, image, other, texture, rng)
     if made is not None:
         inside = made[1] > 0
         change = np.abs(made[0].astype(np.float64) - image)[..., 0]
@@ -119,46 +112,12 @@ def test_training_lowers_every_loss_and_repeats_bit_for_bit(channels: Literal[1,
 
     def run() -> list[dict[str, float]]:
         torch.manual_seed(0)
-        ae2 = Specialists(spec_for(36, 36, channels, recipe="inspection"))
-        learner = Restoration(ae2, 3e-3, seed=0, half=False)
-        steps = [learner.step(*learner.prepare(frames, step)) for step in range(120)]
+        restorer = Restorer(spec_for(36, 36, channels, recipe="inspection"))
+        learner = Restoration(restorer, 3e-3, seed=0, half=False)
+        steps = [learner.step(*learner.prepare(frames, step)) for step in range(60)]
         return [{name: value.item() for name, value in terms.items()} for terms in steps]
 
     first = run()
     assert first == run()
     for term in ("marking", "total"):
-        assert np.mean([step[term] for step in first[-20:]]) < 0.8 * np.mean([step[term] for step in first[:20]])
-
-
-def test_restorers_learn_in_turn_from_their_own_defects() -> None:
-    ae2 = Specialists(spec_for(36, 36, 1, recipe="inspection"))
-    frames = torch.randint(0, 256, (4, 1, 36, 36), dtype=torch.uint8)
-    learner = Restoration(ae2, 3e-3, seed=0, half=False)
-    for step, (learns, rests) in enumerate(((ae2.details, ae2.regions), (ae2.regions, ae2.details))):
-        before = [{name: value.clone() for name, value in network.state_dict().items()} for network in (learns, rests)]
-        learner.step(*learner.prepare(frames, step))
-        changed = [
-            {name for name, value in network.state_dict().items() if not torch.equal(value, old[name])}
-            for network, old in zip((learns, rests), before, strict=True)
-        ]
-        assert "head.weight" in changed[0]
-        assert not changed[1], "batch statistics too are those of its own defects"
-
-
-@given(st.lists(st.floats(-20, 20, width=32), min_size=2, max_size=8))
-@settings(max_examples=25, deadline=None)
-def test_levelled_marks_are_deviations_above_good_images_highest(highest: list[float]) -> None:
-    ae2 = Specialists(spec_for(36, 36, 1, recipe="inspection")).eval()
-    torch.nn.init.normal_(ae2.details.head.weight, std=0.1)
-    x = torch.randn(2, 1, 36, 36)
-    with torch.no_grad():
-        restored, marks = ae2.details(x)
-        level(ae2.details, highest)
-        same, levelled = ae2.details(x)
-        expected = (marks.double().numpy() - np.mean(highest)) / (np.std(highest) + 0.05)
-        both = ae2(x)
-        first, second = ae2.details(x), ae2.regions(x)
-    torch.testing.assert_close(same, restored)
-    np.testing.assert_allclose(levelled.numpy(), expected, rtol=1e-4, atol=1e-3)
-    assert torch.equal(both[1], torch.maximum(first[1], second[1]))
-    assert torch.equal(both[0], torch.where(first[1] > second[1], first[0], second[0]))
+        assert np.mean([step[term] for step in first[-10:]]) < 0.8 * np.mean([step[term] for step in first[:10]])

@@ -151,7 +151,7 @@ def _pictures(facts: Facts, one: Explained, scales: _Scales) -> str:
 def _legend(facts: Facts, scales: _Scales) -> str:
     bar = f'<img class="scale" src="{pictures.data_uri(pictures.scale())}" alt="" width="256" height="12"/>'
     shows = (
-        "the evidence of a defect at each place (0: as in the worst place of a usual good image)"
+        "the evidence of a defect at each place (log-odds)"
         if facts.source == "defects"
         else "how far the difference at each place is from that of good parts"
     )
