@@ -38,11 +38,14 @@ ALLOWED = {
     "console_data": GROUND | {"console"},
     "console_view": GROUND,
     "console_run": GROUND | {"console", "runtime"},
+    "console_camera": GROUND | {"runtime"},
+    "cli_camera": GROUND | {"console_camera", "runtime"},
     "cli_options": GROUND,
     "cli_run": GROUND | {"cli_options", "console_run", "runtime"},
     "cli_data": GROUND | {"cli_options", "console_data", "runtime"},
     "cli": GROUND
     | {
+        "cli_camera",
         "cli_data",
         "cli_options",
         "cli_run",
@@ -107,7 +110,19 @@ def test_help_loads_nothing_heavy() -> None:
     assert not loaded_by(code) & HEAVY
 
 
-COMMANDS = ["dataset", "train", "export", "calibrate", "build-engine", "engine", "run", "evaluate", "explain", "bench"]
+COMMANDS = [
+    "dataset",
+    "train",
+    "export",
+    "calibrate",
+    "build-engine",
+    "engine",
+    "camera",
+    "run",
+    "evaluate",
+    "explain",
+    "bench",
+]
 COMMANDS += ["protocol", "info", "demo"]
 
 
