@@ -8,6 +8,7 @@ deploy graph, as ``lrdan-edge evaluate`` measures it; every seed is in the table
 """
 
 import argparse
+import json
 import shlex
 import sys
 import tempfile
@@ -100,12 +101,16 @@ def main() -> None:
     parser.add_argument("--recipe", choices=("inspection", "lrdan"), default="inspection")
     parser.add_argument("--image-size", type=lambda text: tuple(map(int, text.split("x"))), help="Rows x columns.")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--add", action="store_true", help="Add to the seeds that the results hold already.")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="Keep bundles in DIR, and take those already trained.")
     arguments = parser.parse_args()
     command = shlex.join(["python", "benchmarks/detection.py", *sys.argv[1:]])
     name = f"detection-{arguments.data.name}" + ("" if arguments.recipe == "inspection" else f"-{arguments.recipe}")
-    runs: list[Run] = []
     RESULTS.mkdir(exist_ok=True)
+    earlier = json.loads((RESULTS / f"{name}.json").read_bytes()) if arguments.add else {"runs": []}
+    runs = [msgspec.convert(run, Run) for run in earlier["runs"] if run["seed"] not in arguments.seeds]
+    if runs:
+        command = f"{earlier['command']}; {command}"
     for seed in arguments.seeds:  # written after each seed, so that a run cut short is not lost
         options = TrainOptions(recipe=arguments.recipe, image_size=arguments.image_size, seed=seed)
         runs.append(measure(arguments.data, options, arguments.keep))
