@@ -2,10 +2,7 @@
 
 import glob
 import os
-import sys
-from io import BufferedReader
 from pathlib import Path
-from typing import cast
 
 from lrdan_edge.errors import SourceError
 from lrdan_edge.images import SUFFIXES
@@ -51,7 +48,7 @@ def open_source(
     """
     uri = os.fspath(uri)
     if uri == "-":
-        return StandardInput(cast(BufferedReader, sys.stdin.buffer), bit_depth=bit_depth)
+        return StandardInput(bit_depth=bit_depth)
     if found := addresses.camera_job(uri, read_timeout_s):
         return LiveSource(*found, open_timeout_s=open_timeout_s, limits=limits)
     scheme = addresses.scheme_of(uri)

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from io import RawIOBase
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -79,7 +80,7 @@ class Ring:
 class Worker:
     """Opens when it is told to, reads until the signal is lost, and waits to be told again."""
 
-    def __init__(self, job: Job, memory: int, commands: BinaryIO, answers: BinaryIO) -> None:
+    def __init__(self, job: Job, memory: int, commands: RawIOBase, answers: BinaryIO) -> None:
         """Connect; `run` works.
 
         Args:
@@ -163,13 +164,10 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "wb")
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)  # what a library prints must not mix with the answers
-    commands = sys.stdin.buffer.raw if hasattr(sys.stdin.buffer, "raw") else sys.stdin.buffer
-    line = bytearray()
-    while not line.endswith(b"\n"):
-        part = commands.read(1)
-        if not part:
-            return
-        line += part
+    commands = os.fdopen(0, "rb", buffering=0)  # unbuffered: another thread reads on
+    line = commands.readline()
+    if not line:
+        return  # the parent has gone
     job = json.loads(line)
     with quiet:
         Worker(Job(**job | {"arguments": tuple(job["arguments"])}), int(sys.argv[1]), commands, answers).run()

@@ -95,10 +95,7 @@ class Reader:
             return None
         end = time.monotonic() + timeout_s + (0 if process.ready else _START_S)
         while not self._stopped:
-            try:
-                answer = process.answer(self._wake, end - time.monotonic())
-            except (OSError, ValueError):  # stopped meanwhile, and its pipe is closed
-                return None
+            answer = process.answer(self._wake, end - time.monotonic())
             if answer is None:
                 return None
             if answer["kind"] == "ready":
@@ -110,9 +107,10 @@ class Reader:
             return self._message(process, answer)
         return None
 
-    def _message(self, process: "_Process", answer: dict[str, Any]) -> Message:
+    def _message(self, process: "_Process", answer: dict[str, Any]) -> Message | None:
         if answer["kind"] == "frame":
-            return Arrived(process.frame(answer), answer["capture_ns"])
+            image = process.frame(answer)
+            return None if image is None else Arrived(image, answer["capture_ns"])
         if answer["kind"] == "opened":
             return Opened(answer["fps"], answer["frames"])
         said = answer["error"]
@@ -153,7 +151,8 @@ class _Process:
         self._map: mmap.mmap | None = None
         self._capacity = 0
         self._waiting = bytearray()
-        self._ended = threading.Lock()
+        self._ending, self._using = threading.Lock(), threading.Lock()
+        self._ended = False
         self.ready = False
         try:
             self._child = subprocess.Popen(
@@ -191,7 +190,10 @@ class _Process:
             ready = dict(poll.poll(max(0, int(1000 * (end - time.monotonic())))))
             if wake in ready or not ready:
                 return None
-            part = os.read(self._answers, _PIPE)
+            with self._using:
+                if self._ended:
+                    return None
+                part = os.read(self._answers, _PIPE)
             if not part:
                 return {"kind": "died", "error": f"the capture process died ({self._obituary()})", "expected": True}
             self._waiting += part
@@ -200,15 +202,17 @@ class _Process:
         answer: dict[str, Any] = json.loads(line)
         return answer
 
-    def frame(self, answer: dict[str, Any]) -> Frame:
-        """Copy a frame out, and give its slot back."""
-        if answer["capacity"] != self._capacity:
-            self._capacity = answer["capacity"]
-            self._map = mmap.mmap(self._memory, SLOTS * self._capacity, prot=mmap.PROT_READ)
-        assert self._map is not None
+    def frame(self, answer: dict[str, Any]) -> Frame | None:
+        """Copy a frame out, and give its slot back; None when it has ended meanwhile."""
         shape, slot = tuple(answer["shape"]), answer["slot"]
-        shared = np.frombuffer(self._map, np.uint8, int(np.prod(shape)), slot * self._capacity)
-        image = shared.reshape(shape).copy()
+        with self._using:
+            if self._ended:
+                return None
+            if self._map is None or answer["capacity"] != self._capacity:
+                self._capacity = answer["capacity"]
+                self._map = mmap.mmap(self._memory, SLOTS * self._capacity, prot=mmap.PROT_READ)
+            shared = np.frombuffer(self._map, np.uint8, int(np.prod(shape)), slot * self._capacity)
+            image = shared.reshape(shape).copy()
         self.send(b"%d" % slot)
         return image
 
@@ -221,9 +225,11 @@ class _Process:
 
     def end(self, *, kill: bool) -> None:
         """End the process, at once or when it has released its capture; waits for it. May be called again."""
-        with self._ended:
-            if self._child.stdin is None or self._child.stdin.closed:
+        with self._ending:
+            if self._ended:
                 return
+            assert self._child.stdin is not None
+            assert self._child.stdout is not None
             if kill:
                 self._child.kill()
             self._child.stdin.close()
@@ -232,7 +238,7 @@ class _Process:
             except subprocess.TimeoutExpired:
                 self._child.kill()
                 self._child.wait()
-            assert self._child.stdout is not None
-            self._child.stdout.close()
-            self._map = None
-            os.close(self._memory)
+            with self._using:  # nobody reads what is closed here
+                self._ended = True
+                self._child.stdout.close()
+                os.close(self._memory)

@@ -7,7 +7,7 @@ import numpy as np
 from lrdan_edge.images import Frame
 
 BLACK = 8  # grey levels: a picture without a brighter pixel shows nothing
-_STEP = 4  # every fourth row and column is looked at for darkness: 0.1 ms at 1080p
+_STEP = 4  # every fourth row and column is looked at first: 0.1 ms at 1080p, where all of it takes 2 ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +47,10 @@ class Signs:
             was, now = ("x".join(map(str, shape[:2])) for shape in (self._shape, image.shape))
             colours = "" if image.shape[:2] != self._shape[:2] else " and its colours"
             return f"the picture's size{colours} changed from {was} to {now}: set the camera back, or start again"
-        if self._last is None or not np.array_equal(image, self._last):
+        some = image[::_STEP, ::_STEP]
+        if self._last is None or not (np.array_equal(some, self._last[::_STEP, ::_STEP]) and np.array_equal(image, self._last)):
             self._last, self._changed_ns = image, capture_ns
-        if image[::_STEP, ::_STEP].max() > BLACK:
+        if some.max() > BLACK:
             self._bright_ns = capture_ns
         for limit, since, said in (
             (self._limits.frozen_s, self._changed_ns, "the same picture"),

@@ -1,12 +1,18 @@
 """Images on standard input, one after the other, as ``cat *.png`` or ``ffmpeg -f image2pipe`` send them: JPEG and PNG."""
 
+import os
+import select
 import threading
 from collections.abc import Iterator
-from io import BufferedReader
+from io import BufferedReader, RawIOBase
+from typing import TYPE_CHECKING, Any
 
 from lrdan_edge.errors import DataError, SourceError
 from lrdan_edge.images import decode_image
 from lrdan_edge.runtime.sources.base import CapturedFrame, Source
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 _JPEG, _PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
 _SCAN, _END = 0xDA, 0xD9  # JPEG markers: entropy-coded data follows; the image ends
@@ -21,15 +27,16 @@ class StandardInput(Source):
     fps: float | None = None
     frames: int | None = None
 
-    def __init__(self, stream: BufferedReader, *, bit_depth: int = 16) -> None:
-        """Read `stream` from where it is.
+    def __init__(self, descriptor: int = 0, *, bit_depth: int = 16) -> None:
+        """Read from where it is.
 
         Args:
-            stream: Bytes, buffered.
+            descriptor: File descriptor of a pipe or file; it stays open.
             bit_depth: How many bits of 16-bit images are used.
         """
         self.uri = "-"
-        self._stream, self._bit_depth = stream, bit_depth
+        self._pipe = _Pipe(descriptor)
+        self._stream, self._bit_depth = BufferedReader(self._pipe), bit_depth
         self._closed = threading.Event()
 
     def __iter__(self) -> Iterator[CapturedFrame]:
@@ -44,6 +51,8 @@ class StandardInput(Source):
             try:
                 data = next_image(self._stream)
             except EOFError:
+                if self._closed.is_set():
+                    return
                 yield CapturedFrame.missing("standard input ended within an image", index, self.uri, name)
                 return
             if data is None or self._closed.is_set():
@@ -55,11 +64,39 @@ class StandardInput(Source):
             index += 1
 
     def close(self) -> None:
-        """See `Source.close`; a read that waits for the writer ends with its next image."""
+        """See `Source.close`; a read that waits for the writer ends at once."""
         self._closed.set()
+        self._pipe.interrupt()
 
 
-def next_image(stream: BufferedReader) -> bytes | None:
+class _Pipe(RawIOBase):
+    """A file descriptor whose reading ends when it is told to, though nobody writes."""
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__()
+        self._descriptor = descriptor
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC)
+        self._poll = select.poll()
+        for one in (descriptor, self._wake):
+            self._poll.register(one, select.POLLIN)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: "Buffer", /) -> int:
+        if self._wake in dict(self._poll.poll()):
+            return 0
+        return os.readv(self._descriptor, [buffer])
+
+    def interrupt(self) -> None:
+        """End reading, now and from now on; from any thread."""
+        os.eventfd_write(self._wake, 1)
+
+    def __del__(self) -> None:
+        os.close(self._wake)
+
+
+def next_image(stream: "BufferedReader[Any]") -> bytes | None:
     """The bytes of the next JPEG or PNG file; None at the end.
 
     Args:
@@ -92,7 +129,7 @@ def _exactly(stream: BufferedReader, count: int) -> bytes:
     return data
 
 
-def _rest_of_png(stream: BufferedReader) -> bytes:
+def _rest_of_png(stream: "BufferedReader[Any]") -> bytes:
     """Chunks (ISO/IEC 15948, 5.3): length, type, data, checksum; the last one is IEND."""
     parts = []
     while True:
@@ -102,7 +139,7 @@ def _rest_of_png(stream: BufferedReader) -> bytes:
             return b"".join(parts)
 
 
-def _rest_of_jpeg(stream: BufferedReader) -> bytes:
+def _rest_of_jpeg(stream: "BufferedReader[Any]") -> bytes:
     """Segments (ISO/IEC 10918-1, annex B): marker and length, and after a scan's header data in which FF is followed by 00 or RSTn."""
     found = bytearray()
     while True:
@@ -119,7 +156,7 @@ def _rest_of_jpeg(stream: BufferedReader) -> bytes:
         found += length + _exactly(stream, max(0, int.from_bytes(length, "big") - 2))
 
 
-def _up_to_marker(stream: BufferedReader) -> bytes:
+def _up_to_marker(stream: "BufferedReader[Any]") -> bytes:
     """Entropy-coded data, up to and without the next FF."""
     parts = []
     while waiting := stream.peek():

@@ -180,6 +180,18 @@ def test_a_genicam_camera_is_a_capture(monkeypatch: pytest.MonkeyPatch) -> None:
         cameras.genicam("0", "cti=/opt/vendor.cti")().read()
 
 
+@pytest.mark.parametrize("pattern", ["RGGB", "BGGR", "GRBG", "GBRG"])
+@pytest.mark.parametrize(("colour", "place"), [("B", 0), ("G", 1), ("R", 2)])
+def test_bayer_pictures_have_their_colours(pattern: str, colour: str, place: int) -> None:
+    """A surface of one colour: only that colour's cells are lit."""
+    cell = np.array([200 if letter == colour else 0 for letter in pattern], np.uint8).reshape(2, 2)
+    image = cameras._picture(np.tile(cell, (6, 8)).reshape(-1), 12, 16, f"Bayer{pattern[:2]}8")
+    assert isinstance(image, np.ndarray)
+    middle = image[4:8, 4:12].reshape(-1, 3).astype(int)
+    assert middle[:, place].min() > 150
+    assert np.delete(middle, place, 1).max() == 0
+
+
 def test_addresses_become_jobs() -> None:
     found = camera_job("v4l2:///dev/video2?rate=5", 3)
     assert found is not None

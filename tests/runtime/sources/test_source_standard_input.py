@@ -1,8 +1,14 @@
 """Images on standard input, against OpenCV's own encoder and a real pipe."""
 
 import io
+import os
 import subprocess
 import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import cv2
 import numpy as np
@@ -45,21 +51,32 @@ def test_every_kind_of_jpeg(options: dict[str, int]) -> None:
     assert [next_image(pipe), next_image(pipe)] == files
 
 
+@contextmanager
+def piped(data: bytes) -> Iterator[int]:
+    """A file descriptor that gives these bytes and ends."""
+    with tempfile.TemporaryFile() as file:
+        file.write(data)
+        file.seek(0)
+        yield file.fileno()
+
+
 @given(st.sampled_from(["png", "jpg"]), st.integers(1, 400))
 @settings(max_examples=40, deadline=None)
 def test_an_image_cut_short_is_a_fault_and_the_end(kind: str, missing: int) -> None:
     whole = encoded(kind, 1)
-    frames = list(StandardInput(stream(whole + whole[: max(1, len(whole) - missing)])))
+    with piped(whole + whole[: max(1, len(whole) - missing)]) as descriptor:
+        frames = list(StandardInput(descriptor))
     assert [frame.image is None for frame in frames] == [False, True]
     assert frames[1].fault == "standard input ended within an image"
 
 
 def test_what_is_no_image_is_refused_and_a_broken_one_is_a_fault() -> None:
-    with pytest.raises(SourceError, match="neither JPEG nor PNG"):
-        list(StandardInput(stream(b"BM not an image")))
+    with piped(b"BM not an image") as descriptor, pytest.raises(SourceError, match="neither JPEG nor PNG"):
+        list(StandardInput(descriptor))
     broken = bytearray(encoded("png", 1))
     broken[len(broken) // 2] ^= 0xFF
-    frames = list(StandardInput(stream(bytes(broken) + encoded("png", 2))))
+    with piped(bytes(broken) + encoded("png", 2)) as descriptor:
+        frames = list(StandardInput(descriptor))
     assert frames[1].image is not None
     assert [frame.index for frame in frames] == [0, 1]
 
@@ -69,3 +86,20 @@ def test_a_real_pipe() -> None:
     program = "from lrdan_edge import open_source\nfor frame in open_source('-'): print(frame.name, frame.image.shape)"
     done = subprocess.run([sys.executable, "-c", program], input=b"".join(files), capture_output=True, check=True)
     assert done.stdout.decode().splitlines() == ["image 0 (24, 27, 3)", "image 1 (24, 27, 3)"]
+
+
+@pytest.mark.parametrize("begun", [b"", encoded("jpg", 1)[:30]], ids=["between images", "within one"])
+def test_closing_ends_a_read_that_waits(begun: bytes) -> None:
+    reading, writing = os.pipe()
+    try:
+        os.write(writing, encoded("png", 1) + begun)
+        source = StandardInput(reading)
+        frames = iter(source)
+        assert next(frames).image is not None
+        threading.Timer(0.2, source.close).start()
+        started = time.monotonic()
+        assert list(frames) == []
+        assert time.monotonic() - started < 2
+    finally:
+        os.close(reading)
+        os.close(writing)
