@@ -155,7 +155,7 @@ def environment() -> Iterator[Row]:
 
 def build(check: Check, precision: Precision) -> Iterator[Row]:
     begun = time.monotonic()
-    request = BuildRequest(precision, options=BuildOptions(batch=(1, 8, max(BATCHES))))
+    request = BuildRequest(precision, options=BuildOptions(batches=((1, 1, 1), (2, 8, max(BATCHES)))))
     check.engines[precision] = build_engine(check.bundle, request)
     found = engine(check.bundle, check.engines[precision]).sidecar
     seconds = time.monotonic() - begun

@@ -258,7 +258,15 @@ def calibrate(
     show_default=True,
     help="What the engine is for; openvino and onnxruntime run on the processor.",
 )
-@click.option("--batch", type=_Batch(), default="1:1:8", show_default=True, help="TensorRT: smallest, best, largest batch.")
+@click.option(
+    "--batch",
+    "batches",
+    type=_Batch(),
+    multiple=True,
+    default=("1:1:8",),
+    show_default=True,
+    help="TensorRT: smallest, best, largest batch; repeat it for more profiles.",
+)
 @click.option(
     "--workspace", type=click.IntRange(min=1), metavar="MIB", help="TensorRT: memory limit. [default: half of what is free]"
 )
@@ -281,7 +289,7 @@ def build_engine(
     bundle_path: Path,
     precision: "Precision | None",
     target: Any,
-    batch: tuple[int, int, int],
+    batches: tuple[tuple[int, int, int], ...],
     workspace: int | None,
     optimization_level: int | None,
     version_compatible: bool,
@@ -301,7 +309,7 @@ def build_engine(
     if precision is None:
         raise click.UsageError("choose a precision: --fp16, --int8 or --fp32")
     options = BuildOptions(
-        batch=batch,
+        batches=batches,
         workspace_mib=workspace,
         optimization_level=optimization_level,
         version_compatible=version_compatible,

@@ -263,7 +263,7 @@ class EngineSidecar(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         device: The processor or GPU it was built for.
         device_features: What of that device the engine depends on: instruction sets, or the compute capability (``sm8.7``;
             ``sm8.0+`` for that and every later one).
-        batch: Smallest, best and largest batch, or None where any batch runs.
+        batch: Smallest, best (of its first profile) and largest batch, or None where any batch runs.
         built: When, in UTC (ISO 8601).
         options: What the builder was asked for.
         layers: The layers it really has, with the precision each really got; empty where that could not be learnt.

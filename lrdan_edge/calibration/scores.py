@@ -30,7 +30,7 @@ def score_images(
     scores: list[Scores] = []
     highest: list[Scores] = []
     for frames in intake.batches(images, _BATCH):
-        score, heatmap = backend.infer(frames, heatmap=peaks)
+        score, heatmap, _ = backend.infer(frames, heatmap=peaks)
         scores.append(score)
         if heatmap is not None:
             highest.append(heatmap.max(axis=(1, 2)))

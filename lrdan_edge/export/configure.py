@@ -30,9 +30,10 @@ def configure(
         EngineError: This TensorRT or this device lacks what is asked for.
     """
     _require_supported(trt, options, gpu)
-    profile = builder.create_optimization_profile()
-    profile.set_shape("frames", *((count, *frame) for count in options.batch))
-    config.add_optimization_profile(profile)
+    for sizes in options.batches:
+        optimization_profile = builder.create_optimization_profile()
+        optimization_profile.set_shape("frames", *((count, *frame) for count in sizes))
+        config.add_optimization_profile(optimization_profile)
     # Layer names alone would hide the precision that each layer got.
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     # TF32, on by default, computes float32 layers with ten bits: the very ones that stay in float32 for their precision.

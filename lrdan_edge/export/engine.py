@@ -191,7 +191,8 @@ def _build_tensorrt(graph: Path, options: BuildOptions, timing_cache: Path, prog
     built = build_engine(graph, options, progress)
     details = dict(built.details)
     version, device = str(details["tensorrt"]), str(details["device"])
-    return _Built(built.plan, ".plan", version, device, _gpu_features(details, options), options.batch, built.layers, details)
+    whole = (options.smallest, options.batches[0][1], options.largest)
+    return _Built(built.plan, ".plan", version, device, _gpu_features(details, options), whole, built.layers, details)
 
 
 def _gpu_features(details: dict[str, Any], options: BuildOptions) -> list[str]:

@@ -15,7 +15,8 @@ class BuildOptions:
     """How to build.
 
     Attributes:
-        batch: Smallest, best and largest number of frames in one call; kernels are chosen for the best.
+        batches: Optimisation profiles: smallest, best and largest number of frames in one call of each. Kernels are chosen for
+            the best; a batch is run by the profile that wastes least on it.
         workspace_mib: Most scratch memory a kernel may take, in MiB; None: half of what the GPU has free.
         optimization_level: 0 (builds fastest) to 5 (runs fastest); None: TensorRT's own default.
         version_compatible: Whether later TensorRT versions may run the engine too; it grows by a small runtime of its own.
@@ -32,7 +33,7 @@ class BuildOptions:
         EngineError: A value is out of range, or two do not go together.
     """
 
-    batch: tuple[int, int, int] = (1, 1, 8)
+    batches: tuple[tuple[int, int, int], ...] = ((1, 1, 8),)
     workspace_mib: int | None = None
     optimization_level: int | None = None
     version_compatible: bool = False
@@ -45,11 +46,13 @@ class BuildOptions:
     log_path: Path | None = None
 
     def __post_init__(self) -> None:
-        smallest, best, largest = self.batch
-        if not 1 <= smallest <= best <= largest:
-            raise EngineError(
-                f"a batch profile is MIN:OPT:MAX with 1 ≤ MIN ≤ OPT ≤ MAX; this one is {smallest}:{best}:{largest}"
-            )
+        if not self.batches:
+            raise EngineError("an engine needs a batch profile, such as 1:1:8; there is none")
+        for smallest, best, largest in self.batches:
+            if not 1 <= smallest <= best <= largest:
+                raise EngineError(
+                    f"a batch profile is MIN:OPT:MAX with 1 ≤ MIN ≤ OPT ≤ MAX; this one is {smallest}:{best}:{largest}"
+                )
         if self.workspace_mib is not None and self.workspace_mib < 1:
             raise EngineError(f"the workspace is a number of MiB, 1 or more; this one is {self.workspace_mib}")
         if self.optimization_level is not None and not 0 <= self.optimization_level <= 5:
@@ -58,15 +61,25 @@ class BuildOptions:
             raise EngineError(f"hardware compatibility is {' or '.join(HARDWARE)}; this one is {self.hardware_compatible!r}")
         if self.dla_core is not None and self.dla_core < 0:
             raise EngineError(f"a DLA core is a number, 0 or more; this one is {self.dla_core}")
-        if self.dla_core is not None and smallest != largest:
-            raise EngineError(
-                f"DLA runs one batch size alone; this profile is {smallest}:{best}:{largest}: give one size, as --batch {best}"
-            )
+        if self.dla_core is not None and (self.smallest != self.largest or len(self.batches) > 1):
+            asked = " ".join(":".join(map(str, profile)) for profile in self.batches)
+            best = self.batches[0][1]
+            raise EngineError(f"DLA runs one batch size alone; asked for is {asked}: give one size, as --batch {best}")
+
+    @property
+    def smallest(self) -> int:
+        """The smallest batch of any profile."""
+        return min(smallest for smallest, _, _ in self.batches)
+
+    @property
+    def largest(self) -> int:
+        """The largest batch of any profile."""
+        return max(largest for _, _, largest in self.batches)
 
     def record(self) -> dict[str, Any]:
         """What was asked for, without the places of files: plain values, ready for JSON."""
         return {
-            "batch": list(self.batch),
+            "batches": [list(profile) for profile in self.batches],
             "workspace_mib": self.workspace_mib,
             "optimization_level": self.optimization_level,
             "version_compatible": self.version_compatible,
@@ -78,7 +91,7 @@ class BuildOptions:
 
     def arguments(self) -> str:
         """The same as options of ``lrdan-edge build-engine``, those that are not the default."""
-        words = [f"--batch {':'.join(map(str, self.batch))}"]
+        words = [f"--batch {':'.join(map(str, profile))}" for profile in self.batches]
         valued = {
             "--workspace": self.workspace_mib,
             "--optimization-level": self.optimization_level,

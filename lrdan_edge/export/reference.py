@@ -114,7 +114,7 @@ def measure(
 
 
 def _outputs(backend: Backend, frames: Frame) -> tuple[Floats, Floats]:
-    score, heatmap = backend.infer(frames)
+    score, heatmap, _ = backend.infer(frames)
     if heatmap is None:
         raise BackendError(f"the {backend.name} backend gave no heatmap though one was asked for: report this")
     return score, heatmap

@@ -85,7 +85,7 @@ def build_engine(
             "tensorrt": str(trt.__version__),
             "module": str(trt.__name__),
             **_device_details(gpu),
-            "batch": list(options.batch),
+            "batches": [list(profile) for profile in options.batches],
             **facts,
             "optimization_level": int(config.builder_optimization_level),
             "timing_cache": "kept" if cache is not None else "none",
@@ -171,7 +171,7 @@ def _refusal(trt: Any, log: BuildLog, options: BuildOptions, workspace: int | st
         limit = f"{workspace} MiB" if isinstance(workspace, int) else workspace
         return EngineError(
             f"{title(trt)} ran out of memory while building ({said}): close other programs, lower the largest batch (now "
-            f"{options.batch[2]}), change the workspace limit (now {limit}), or train with a smaller image size"
+            f"{options.largest}), change the workspace limit (now {limit}), or train with a smaller image size"
         )
     return EngineError(f"{title(trt)} cannot build this engine: {said}; build with '--verbose-log FILE' to learn more")
 

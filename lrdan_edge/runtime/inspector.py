@@ -92,13 +92,13 @@ class Inspector:
         verdicts: list[Verdict] = []
         if len(batch):
             try:
-                scores, heats = self.backend.infer(batch, heatmap=heatmaps)
+                found = self.backend.infer(batch, heatmap=heatmaps)
             except LrdanError as error:
                 verdicts = [self.judge.fault(str(error)) for _ in batch]
             else:
                 verdicts = [
-                    self.judge.judge(score, None if heats is None else heats[index])
-                    for index, score in enumerate(scores.tolist())
+                    self.judge.judge(score, None if found.heatmap is None else found.heatmap[index])
+                    for index, score in enumerate(found.score.tolist())
                 ]
         for index, reason in missing:
             verdicts.insert(index, self.judge.fault(reason))
@@ -126,8 +126,8 @@ class Inspector:
         return batch, missing
 
     def warm_up(self, batch: int = 1) -> None:
-        """Run once on black frames, so that the first real frame is not the slow one."""
-        self.backend.infer(np.zeros((batch, *self.backend.spec.frame_shape), np.uint8))
+        """Run black frames, `batch` at once, so that the first real ones are not the slow ones."""
+        self.backend.warm_up(batch)
 
     def close(self) -> None:
         """Free the backend; may be called again."""

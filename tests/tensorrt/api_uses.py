@@ -96,8 +96,10 @@ class Uses(ast.NodeVisitor):
     def type_of_call(self, node: ast.Call) -> str | None:
         if isinstance(node.func, ast.Name):
             return self.types.get(f"{node.func.id}()")
-        if not isinstance(node.func, ast.Attribute) or not (owner := self.type_of(node.func.value)):
+        if not isinstance(node.func, ast.Attribute):
             return None
+        if not (owner := self.type_of(node.func.value)):
+            return self.types.get(f"{node.func.attr}()")  # a method of ours
         if owner == MODULE:
             return node.func.attr
         returns = [kind for _, kind in signatures(self.member(owner, node.func.attr))]

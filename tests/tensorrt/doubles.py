@@ -1,9 +1,11 @@
-"""A double of ``tensorrt`` and ``pycuda.driver`` that is stricter than a GPU.
+"""A double of ``tensorrt``, ``pycuda.driver`` and ``cuda.bindings.driver`` that is stricter than a GPU.
 
-Device memory is host memory under made-up addresses. Work queued on a stream happens when the stream is synchronised, not
-before, so a missing synchronisation gives wrong results. ONNX Runtime computes. What a GPU would punish by a crash or by
-garbage (a call without a current context or from another thread, use after free, a copy beyond an allocation or from pageable
-memory, freeing in the wrong order) is noted in `Machine.violations`.
+Device memory is host memory under made-up addresses. Work queued on a stream happens when somebody waits for it, not before, so
+a missing wait gives wrong results; or, with `Machine.eager`, at once, as on a GPU that is faster than its host. ONNX Runtime
+computes. What a GPU would punish by a crash or by garbage (a call without a current context, an object used or freed by a thread
+that did not make it, use after free, a copy beyond an allocation or from pageable memory, host memory changed under a copy, scratch
+memory shared by executions under way, changing what a CUDA graph was captured from, freeing in the wrong order) is noted in
+`Machine.violations`. With `Machine.together`, whoever waits for the GPU first waits for as many others to do so.
 """
 
 import enum
@@ -18,27 +20,37 @@ import onnxruntime as ort
 
 PLAN = b"double's plan:"
 VERSION = "10.3.0"
+SCRATCH = 4096
+
+Work = Callable[[], None]
+_IN_CAPTURE = {"memcpy_htod_async", "memcpy_dtoh_async"}
 
 
 class Machine:
-    """The GPU with its driver; the attributes in the first block make things fail."""
+    """The GPU with its driver; the attributes in the first block say what it is and make things fail."""
 
     def __init__(self) -> None:
         self.gpus = 1
         self.memory = 1 << 30
         self.fail_next: str | None = None
-        self.profile = ((1,), (1,), (8,))
+        self.profiles = [(1, 1, 8)]
+        self.integrated = False
+        self.eager = False
+        self.together: threading.Barrier | None = None
 
         self.violations: list[str] = []
         self.calls: list[str] = []
         self.threads: set[int] = set()
-        self.live: dict[int, Allocation] = {}
-        self.pinned: list[tuple[int, int, weakref.ref[Any]]] = []
+        self.live: dict[int, Memory] = {}
         self.streams: weakref.WeakValueDictionary[int, Stream] = weakref.WeakValueDictionary()
+        self.pinned: list[tuple[int, int, weakref.ref[HostMemory]]] = []
         self.contexts = 0
-        self.engines = 0
+        self.owned = 0
+        self.graphs = 0
+        self.most_pending = 0
         self._stack = threading.local()
         self._next = 0x7F0000000000
+        self._lock = threading.RLock()  # which a finaliser may take again
         self.Error = type("Error", (Exception,), {})
 
     @property
@@ -49,45 +61,103 @@ class Machine:
         contexts: list[Context] = self._stack.contexts
         return contexts
 
+    def count(self, what: str, change: int) -> None:
+        with self._lock:
+            setattr(self, what, getattr(self, what) + change)
+
+    def blame(self, violation: str) -> None:
+        self.violations.append(violation)
+
     def call(self, name: str) -> None:
         """Every call that needs a current context comes through here."""
         self.calls.append(name)
         self.threads.add(threading.get_ident())
         if not self.stack:
-            self.violations.append(f"{name} with no currently active context")
+            self.blame(f"{name} with no currently active context")
+        if name not in _IN_CAPTURE and any(
+            stream.captured is not None and stream.thread == threading.get_ident() for stream in list(self.streams.values())
+        ):
+            self.blame(f"{name} while this thread captures a stream")
         if self.fail_next == name:
             self.fail_next = None
             raise self.Error(f"{name} failed: an illegal memory access was encountered")
 
     def address(self) -> int:
-        self._next += 1 << 24
-        return self._next
+        with self._lock:
+            self._next += 1 << 24
+            return self._next
 
-    def allocation(self, address: int, size: int, what: str) -> "Allocation | None":
-        allocation = self.live.get(address)
-        if allocation is None:
-            self.violations.append(f"{what}: {address:#x} is not allocated")
-        elif allocation.data.nbytes < size:
-            self.violations.append(f"{what}: {size} bytes in an allocation of {allocation.data.nbytes}")
+    def bytes_at(self, address: int, size: int, what: str) -> Any:
+        """Device memory, or host memory that is mapped there."""
+        memory = self.live.get(address)
+        if memory is None:
+            mapped = [host for _, _, owner in self.pinned if (host := owner()) is not None and host.device == address]
+            if mapped and len(mapped[0].data) >= size:
+                return mapped[0].data[:size]
+            self.blame(f"{what}: {address:#x} is not allocated")
+        elif len(memory.data) < size:
+            self.blame(f"{what}: {size} bytes in an allocation of {len(memory.data)}")
         else:
-            return allocation
-        return None
+            return memory.data[:size]
+        return np.zeros(size, np.uint8)
 
-    def require_pinned(self, array: Any, what: str) -> None:
-        start = array.__array_interface__["data"][0]
-        if not any(low <= start and start + array.nbytes <= high and owner() is not None for low, high, owner in self.pinned):
-            self.violations.append(f"{what}: the host memory is not page-locked, or was freed")
+    def pinned_view(self, array: Any, what: str) -> Callable[[], Any]:
+        """Finds the array's bytes again without keeping its memory alive."""
+        start, size = array.__array_interface__["data"][0], array.nbytes
+        nothing = np.zeros(size, np.uint8)
+        found = [
+            (start - low, owner)
+            for low, high, owner in self.pinned
+            if low <= start and start + size <= high and owner() is not None
+        ]
+        if not found:
+            self.blame(f"{what}: the host memory is not page-locked, or was freed")
+            return lambda: nothing
+        offset, owner = found[-1]
+
+        def view() -> Any:
+            host = owner()
+            if host is None:
+                self.blame(f"{what}: its host memory was freed before it was done")
+                return nothing
+            return host.data[offset : offset + size]
+
+        return view
 
     def idle(self) -> bool:
         """Whether everything was given back."""
         pinned = [owner for _, _, owner in self.pinned if owner() is not None]
-        return not (self.live or self.contexts or self.engines or pinned or self.streams)
+        return not (self.live or self.contexts or self.owned or self.graphs or pinned or self.streams)
 
 
-class Allocation:
+class Owned:
+    """Belongs to the thread that made it; noted when another uses or frees it, or frees it without a context."""
+
+    def __init__(self, machine: Machine, what: str) -> None:
+        machine.call(what)
+        self.machine, self.what, self.thread = machine, what, threading.get_ident()
+        machine.count("owned", 1)
+
+    def used(self, how: str) -> None:
+        if threading.get_ident() != self.thread:
+            self.machine.blame(f"{how} on a thread that did not make its {self.what}")
+
+    def __del__(self) -> None:
+        if not hasattr(self, "thread"):  # the call failed: it was never made
+            return
+        self.machine.count("owned", -1)
+        self.used("freed")
+        if not self.machine.stack:
+            self.machine.blame(f"{self.what} freed with no currently active context")
+
+
+class Memory:
+    """Device memory."""
+
     def __init__(self, machine: Machine, size: int) -> None:
-        self._machine, self._address = machine, machine.address()
+        self._machine, self._address, self._thread = machine, machine.address(), threading.get_ident()
         self.data = np.full(size, 0xAA, np.uint8)
+        self.users: set[int] = set()
         machine.live[self._address] = self
 
     def __int__(self) -> int:
@@ -95,16 +165,38 @@ class Allocation:
 
     def free(self) -> None:
         self._machine.call("free")
-        if any(stream.pending for stream in self._machine.streams.values()):
-            self._machine.violations.append("memory freed while a stream still works")
+        if self._thread != threading.get_ident():
+            self._machine.blame("memory freed on another thread")
+        if any(stream.pending and stream.thread == self._thread for stream in list(self._machine.streams.values())):
+            self._machine.blame("memory freed while its thread's stream still works")
         if self._machine.live.pop(self._address, None) is None:
-            self._machine.violations.append("memory freed twice")
+            self._machine.blame("memory freed twice")
+
+
+class HostMemory:
+    """Page-locked memory; the base of the array that PyCUDA gives."""
+
+    def __init__(self, machine: Machine, shape: tuple[int, ...], dtype: Any, flags: int) -> None:
+        self._machine, self.shape, self.dtype = machine, shape, np.dtype(dtype)
+        self.data = np.full(int(np.prod(shape)) * self.dtype.itemsize, 0x7F, np.uint8)
+        self.device = machine.address() if flags & HostAllocFlags.DEVICEMAP else None
+        start = self.data.__array_interface__["data"][0]
+        machine.pinned.append((start, start + self.data.nbytes, weakref.ref(self)))
+
+    @property
+    def __array_interface__(self) -> dict[str, Any]:
+        return {**self.data.__array_interface__, "shape": self.shape, "typestr": self.dtype.str}
+
+    def get_device_pointer(self) -> int:
+        self._machine.call("get_device_pointer")
+        assert self.device, "memory that was not mapped has no address on the GPU"
+        return self.device
 
 
 class Context:
     def __init__(self, machine: Machine) -> None:
         self._machine, self._thread = machine, threading.get_ident()
-        machine.contexts += 1
+        machine.count("contexts", 1)
 
     def push(self) -> None:
         self._machine.stack.append(self)
@@ -115,27 +207,86 @@ class Context:
 
     def detach(self) -> None:
         if self._thread != threading.get_ident():
-            self._machine.violations.append("context detached on another thread")
-        if self._machine.live or self._machine.engines or self._machine.streams:
-            self._machine.violations.append("context detached before what was made in it was freed")
-        self._machine.contexts -= 1
+            self._machine.blame("context detached on another thread")
+        self._machine.count("contexts", -1)
+        if not self._machine.contexts and (self._machine.live or self._machine.owned):
+            self._machine.blame("context detached before what was made in it was freed")
 
 
-class Stream:
-    def __init__(self, machine: Machine) -> None:
-        machine.call("Stream")
-        self._machine, self.handle = machine, machine.address()
-        self.pending: list[Callable[[], None]] = []
+class Stream(Owned):
+    def __init__(self, machine: Machine, flags: int) -> None:
+        super().__init__(machine, "Stream")
+        assert flags in (0, 1)
+        self.handle = machine.address()
+        self.pending: list[Work] = []
+        self.captured: list[Work] | None = None
         machine.streams[self.handle] = self
 
-    def synchronize(self) -> None:
-        self._machine.call("synchronize")
+    def queue(self, work: Work) -> None:
+        """What every asynchronous call does."""
+        self.used("queued")
+        if self.captured is not None:
+            self.captured.append(work)
+            return
+        self.pending.append(work)
+        busy = sum(bool(stream.pending) for stream in list(self.machine.streams.values()))
+        self.machine.most_pending = max(self.machine.most_pending, busy)
+        if self.machine.eager:
+            self.run()
+
+    def run(self) -> None:
         while self.pending:
             self.pending.pop(0)()
 
-    def __del__(self) -> None:
-        if not self._machine.stack:
-            self._machine.violations.append("stream freed with no currently active context")
+    def synchronize(self) -> None:
+        self.machine.call("synchronize")
+        self.used("synchronize")
+        self.run()
+
+
+class Event(Owned):
+    def __init__(self, machine: Machine, flags: int) -> None:
+        super().__init__(machine, "Event")
+        self._stream: Stream | None = None
+        self._done = False
+        self.flags = flags
+
+    def record(self, stream: Stream) -> "Event":
+        self.machine.call("record")
+        self.used("record")
+        self._stream, self._done = stream, False
+        stream.queue(lambda: setattr(self, "_done", True))
+        return self
+
+    def synchronize(self) -> "Event":
+        self.machine.call("event_synchronize")
+        self.used("synchronize")
+        if self._stream is None:
+            self.machine.blame("waiting for an event that was never recorded")
+        if self.flags != EventFlags.BLOCKING_SYNC:
+            self.machine.blame("a wait that keeps a core busy")
+        if self.machine.together is not None:
+            self.machine.together.wait(timeout=20)
+        while self._stream and self._stream.pending and not self._done:
+            self._stream.pending.pop(0)()
+        return self
+
+    def time_till(self, other: "Event") -> float:
+        if not (self._done and other._done):
+            self.machine.blame("time between events that have not happened")
+        return 0.25
+
+
+class HostAllocFlags:
+    DEVICEMAP = 2
+
+
+class DeviceAttribute(enum.Enum):
+    INTEGRATED = 18
+
+
+class EventFlags:
+    BLOCKING_SYNC = 1
 
 
 def cuda_driver(machine: Machine) -> ModuleType:
@@ -148,6 +299,10 @@ def cuda_driver(machine: Machine) -> ModuleType:
         def name(self) -> str:
             return "Double GPU"
 
+        def get_attribute(self, attribute: DeviceAttribute) -> int:
+            assert attribute is DeviceAttribute.INTEGRATED
+            return int(machine.integrated)
+
         def retain_primary_context(self) -> Context:
             return Context(machine)
 
@@ -155,43 +310,126 @@ def cuda_driver(machine: Machine) -> ModuleType:
         if not machine.gpus:
             raise machine.Error("cuInit failed: no CUDA-capable device is detected")
 
-    def mem_alloc(size: int) -> Allocation:
+    def mem_alloc(size: int) -> Memory:
         machine.call("mem_alloc")
-        if size + sum(allocation.data.nbytes for allocation in machine.live.values()) > machine.memory:
+        if size + sum(len(memory.data) for memory in list(machine.live.values())) > machine.memory:
             raise machine.Error("cuMemAlloc failed: out of memory")
-        return Allocation(machine, size)
+        return Memory(machine, size)
 
-    def pagelocked_empty(shape: tuple[int, ...], dtype: Any) -> Any:
+    def pagelocked_empty(shape: tuple[int, ...], dtype: Any, *, mem_flags: int = 0) -> Any:
         machine.call("pagelocked_empty")
-        array = np.full(int(np.prod(shape)) * np.dtype(dtype).itemsize, 0x7F, np.uint8).view(dtype).reshape(shape)
-        start = array.__array_interface__["data"][0]
-        machine.pinned.append((start, start + array.nbytes, weakref.ref(array)))
-        return array
+        return np.asarray(HostMemory(machine, shape, dtype, mem_flags))
 
     def memcpy_htod_async(destination: Any, source: Any, stream: Stream) -> None:
         machine.call("memcpy_htod_async")
-        machine.require_pinned(source, "memcpy_htod_async")
-        allocation = machine.allocation(int(destination), source.nbytes, "memcpy_htod_async")
-        assert allocation
-        stream.pending.append(lambda: np.copyto(allocation.data[: source.nbytes], source.reshape(-1).view(np.uint8)))
+        view, size, address = machine.pinned_view(source, "memcpy_htod_async"), source.nbytes, int(destination)
+        seen = None if stream.captured is not None else view().copy()
+
+        def copy() -> None:
+            now = view()
+            if seen is not None and not np.array_equal(seen, now):
+                machine.blame("host memory changed while a copy of it was under way")
+            machine.bytes_at(address, size, "memcpy_htod_async")[:] = now
+
+        stream.queue(copy)
 
     def memcpy_dtoh_async(destination: Any, source: Any, stream: Stream) -> None:
         machine.call("memcpy_dtoh_async")
-        machine.require_pinned(destination, "memcpy_dtoh_async")
-        allocation = machine.allocation(int(source), destination.nbytes, "memcpy_dtoh_async")
-        assert allocation
-        stream.pending.append(lambda: np.copyto(destination.reshape(-1).view(np.uint8), allocation.data[: destination.nbytes]))
+        view, size, address = machine.pinned_view(destination, "memcpy_dtoh_async"), destination.nbytes, int(source)
+
+        def copy() -> None:
+            view()[:] = machine.bytes_at(address, size, "memcpy_dtoh_async")
+
+        stream.queue(copy)
 
     module = ModuleType("pycuda.driver")
     functions = (init, Device, mem_alloc, pagelocked_empty, memcpy_htod_async, memcpy_dtoh_async)
     module.__dict__.update({function.__name__: function for function in functions})
-    module.__dict__.update(Error=machine.Error, Stream=lambda: Stream(machine))
+    module.__dict__.update(Error=machine.Error, Stream=lambda flags=0: Stream(machine, flags))
+    module.__dict__.update(Event=lambda flags=0: Event(machine, flags), event_flags=EventFlags)
+    module.__dict__.update(host_alloc_flags=HostAllocFlags, device_attribute=DeviceAttribute)
+    return module
+
+
+class CaptureMode(enum.IntEnum):
+    CU_STREAM_CAPTURE_MODE_THREAD_LOCAL = 1
+
+
+class Result(enum.IntEnum):
+    CUDA_SUCCESS = 0
+    CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED = 900
+
+
+class Graph:
+    """Captured work, instantiated or not."""
+
+    def __init__(self, machine: Machine, works: list[Work]) -> None:
+        self.works, self.thread = works, threading.get_ident()
+        machine.count("graphs", 1)
+
+
+def cuda_bindings(machine: Machine) -> ModuleType:
+    """The double of ``cuda.bindings.driver``; its functions return an error code and perhaps a value."""
+
+    def fails(name: str) -> bool:
+        failing = machine.fail_next == name
+        if failing:
+            machine.fail_next = None
+        machine.call(name)
+        return failing
+
+    def cuStreamBeginCapture(stream: int, mode: CaptureMode) -> tuple[Result]:  # noqa: N802
+        assert mode is CaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+        if fails("cuStreamBeginCapture"):
+            return (Result.CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED,)
+        if machine.streams[stream].pending:
+            machine.blame("a capture began while its stream still worked")
+        machine.streams[stream].captured = []
+        return (Result.CUDA_SUCCESS,)
+
+    def cuStreamEndCapture(stream: int) -> tuple[Any, ...]:  # noqa: N802
+        works, machine.streams[stream].captured = machine.streams[stream].captured, None
+        if fails("cuStreamEndCapture") or works is None:
+            return Result.CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, None
+        return Result.CUDA_SUCCESS, Graph(machine, works)
+
+    def cuGraphInstantiate(graph: Graph, flags: int) -> tuple[Any, ...]:  # noqa: N802
+        assert flags == 0
+        if fails("cuGraphInstantiate"):
+            return Result.CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, None
+        return Result.CUDA_SUCCESS, Graph(machine, graph.works)
+
+    def cuGraphLaunch(executable: Graph, stream: int) -> tuple[Result]:  # noqa: N802
+        if fails("cuGraphLaunch"):
+            return (Result.CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED,)
+        if executable.thread != threading.get_ident():
+            machine.blame("a graph launched on another thread")
+        for work in executable.works:
+            machine.streams[stream].queue(work)
+        return (Result.CUDA_SUCCESS,)
+
+    def destroy(graph: Graph) -> tuple[Result]:
+        machine.call("destroy")
+        if any(stream.pending and stream.thread == graph.thread for stream in list(machine.streams.values())):
+            machine.blame("a graph freed while it may be running")
+        machine.count("graphs", -1)
+        return (Result.CUDA_SUCCESS,)
+
+    module = ModuleType("cuda.bindings.driver")
+    functions = (cuStreamBeginCapture, cuStreamEndCapture, cuGraphInstantiate, cuGraphLaunch)
+    module.__dict__.update({function.__name__: function for function in functions})
+    module.__dict__.update(CUstreamCaptureMode=CaptureMode, cuGraphDestroy=destroy, cuGraphExecDestroy=destroy)
     return module
 
 
 class DataType(enum.Enum):
     FLOAT = 0
     UINT8 = 1
+
+
+class ExecutionContextAllocationStrategy(enum.Enum):
+    STATIC = 0
+    USER_MANAGED = 2
 
 
 class ILogger:
@@ -202,61 +440,101 @@ class ILogger:
         raise NotImplementedError
 
 
-class _Owned:
-    """What TensorRT frees with its last reference: noted when that happens where it must not."""
+class _Child(Owned):
+    """What TensorRT frees with its last reference, and must free before what it came from."""
 
     def __init__(self, machine: Machine, parent: Any) -> None:
-        machine.call(type(self).__name__)
+        super().__init__(machine, type(self).__name__)
         self._machine, self._parent = machine, weakref.ref(parent)
-        machine.engines += 1
 
     def __del__(self) -> None:
-        self._machine.engines -= 1
-        if not self._machine.stack:
-            self._machine.violations.append(f"{type(self).__name__} freed with no currently active context")
-        if self._parent() is None:
-            self._machine.violations.append(f"{type(self).__name__} freed after what it came from")
+        super().__del__()
+        if hasattr(self, "_parent") and self._parent() is None:
+            self._machine.blame(f"{self.what} freed after what it came from")
 
 
-class IExecutionContext(_Owned):
+class IExecutionContext(_Child):
     def __init__(self, machine: Machine, engine: "ICudaEngine") -> None:
         super().__init__(machine, engine)
-        self._session, self._profile = engine._session, machine.profile
+        self._session, self._frame = engine._session, engine.get_tensor_shape("frames")[1:]
+        self._profile = 0
         self._addresses: dict[str, int] = {}
+        self._scratch = 0
         self._shape: tuple[int, ...] = ()
+        self._ran = self._captured = False
+
+    def _changed(self, what: str) -> None:
+        self._machine.call(what)
+        self.used(what)
+        if self._captured:
+            self._machine.blame(f"{what} on a context that a graph was captured from")
 
     def set_tensor_address(self, name: str, memory: int) -> bool:
-        self._machine.call("set_tensor_address")
+        self._changed("set_tensor_address")
         self._addresses[name] = memory
         return name in {"frames", "score", "heatmap"}
 
-    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-        self._machine.call("set_input_shape")
-        self._shape = shape
-        return name == "frames" and self._profile[0][0] <= shape[0] <= self._profile[2][0]
+    def set_device_memory(self, memory: int, size: int) -> None:
+        self._changed("set_device_memory")
+        if size < SCRATCH:
+            self._machine.blame(f"{size} bytes of scratch memory where {SCRATCH} are needed")
+        self._machine.bytes_at(memory, size, "set_device_memory")
+        self._scratch = memory
 
-    def execute_async_v3(self, stream_handle: int) -> bool:
-        self._machine.calls.append("execute_async_v3")
-        if self._machine.fail_next == "execute_async_v3":
-            self._machine.fail_next = None
+    def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
+        self._changed("set_optimization_profile_async")
+        assert stream_handle in self._machine.streams
+        self._profile, self._shape, self._ran = profile_index, (), False
+        return profile_index < len(self._machine.profiles)
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        self._changed("set_input_shape")
+        self._ran = self._ran and shape == self._shape
+        smallest, _, largest = self._machine.profiles[self._profile]
+        if name != "frames" or list(shape[1:]) != self._frame or not smallest <= shape[0] <= largest:
             return False
-        self._machine.streams[stream_handle].pending.append(self._execute)
+        self._shape = shape
         return True
 
-    def _execute(self) -> None:
-        size = int(np.prod(self._shape))
-        frames = self._machine.allocation(self._addresses["frames"], size, "execute")
-        assert frames
+    def execute_async_v3(self, stream_handle: int) -> bool:
+        machine, stream = self._machine, self._machine.streams[stream_handle]
+        machine.calls.append("execute_async_v3")
+        self.used("execute_async_v3")
+        if machine.fail_next == "execute_async_v3":
+            machine.fail_next = None
+            return False
+        if not self._shape or set(self._addresses) != {"frames", "score", "heatmap"}:
+            machine.blame("an execution without a shape or an address")
+        if stream.captured is not None:
+            if not self._ran:
+                machine.blame("captured before it ran once")
+            self._captured = True
+        elif self._scratch in machine.live:
+            scratch = machine.live[self._scratch]
+            if scratch.users - {stream_handle}:
+                machine.blame("two streams execute with the same scratch memory")
+            scratch.users.add(stream_handle)
+        self._ran = True
+        shape = self._shape
+        stream.queue(lambda: self._execute(shape, stream_handle))
+        return True
+
+    def _execute(self, shape: tuple[int, ...], stream_handle: int) -> None:
+        machine, size = self._machine, int(np.prod(shape))
+        machine.bytes_at(self._scratch, SCRATCH, "execute")[:] = 0x55
+        if self._scratch in machine.live:
+            machine.live[self._scratch].users.discard(stream_handle)
+        frames = machine.bytes_at(self._addresses["frames"], size, "execute")
         names = ["score", "heatmap"]
-        results = self._session.run(names, {"frames": frames.data[:size].reshape(self._shape)})
+        results = self._session.run(names, {"frames": frames.reshape(shape)})
         for name, result in zip(names, results, strict=True):
-            target = self._machine.allocation(self._addresses[name], result.nbytes, "execute")
-            assert target
-            target.data[: result.nbytes] = result.reshape(-1).view(np.uint8)
+            data = result.reshape(-1).view(np.uint8)
+            machine.bytes_at(self._addresses[name], len(data), "execute")[:] = data
 
 
-class ICudaEngine(_Owned):
+class ICudaEngine(_Child):
     num_io_tensors = 3
+    device_memory_size_v2 = SCRATCH
 
     def __init__(self, machine: Machine, runtime: Any, graph: bytes) -> None:
         super().__init__(machine, runtime)
@@ -264,6 +542,11 @@ class ICudaEngine(_Owned):
         options.intra_op_num_threads = 1
         self._session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         self._tensors = [*self._session.get_inputs(), *self._session.get_outputs()]
+        self._making = threading.Lock()
+
+    @property
+    def num_optimization_profiles(self) -> int:
+        return len(self._machine.profiles)
 
     def get_tensor_name(self, index: int) -> str:
         return str(self._tensors[index].name)
@@ -278,17 +561,24 @@ class ICudaEngine(_Owned):
         return [-1, *self._tensor(name).shape[1:]]
 
     def get_tensor_profile_shape(self, name: str, profile_index: int) -> list[list[int]]:
-        assert profile_index == 0
-        return [[*count, *self._tensor(name).shape[1:]] for count in self._machine.profile]
+        return [[count, *self._tensor(name).shape[1:]] for count in self._machine.profiles[profile_index]]
 
-    def create_execution_context(self) -> IExecutionContext:
-        return IExecutionContext(self._machine, self)
+    def create_execution_context(self, strategy: ExecutionContextAllocationStrategy) -> IExecutionContext:
+        assert strategy is ExecutionContextAllocationStrategy.USER_MANAGED
+        alone = self._making.acquire(blocking=False)
+        if not alone:
+            self._machine.blame("two threads make execution contexts at once")
+        try:
+            return IExecutionContext(self._machine, self)
+        finally:
+            if alone:
+                self._making.release()
 
 
 def tensorrt_module(machine: Machine) -> ModuleType:
     """The double of ``tensorrt``."""
 
-    class Runtime(_Owned):
+    class Runtime(_Child):
         def __init__(self, logger: ILogger) -> None:
             assert logger.ready
             self._logger = logger
@@ -302,15 +592,51 @@ def tensorrt_module(machine: Machine) -> ModuleType:
 
     module = ModuleType("tensorrt")
     module.__dict__.update(
-        __version__=VERSION, __file__="tensorrt/__init__.py", Runtime=Runtime, DataType=DataType, ILogger=ILogger
+        __version__=VERSION,
+        __file__="tensorrt/__init__.py",
+        Runtime=Runtime,
+        DataType=DataType,
+        ILogger=ILogger,
+        ExecutionContextAllocationStrategy=ExecutionContextAllocationStrategy,
     )
+    return module
+
+
+def tensorrt_rtx_module(machine: Machine) -> ModuleType:
+    """The double of ``tensorrt_rtx``, whose contexts capture by themselves."""
+
+    class Settings:
+        allocation = ExecutionContextAllocationStrategy.STATIC
+        cuda_graph_strategy: str | None = None
+
+        def set_execution_context_allocation_strategy(self, strategy: ExecutionContextAllocationStrategy) -> bool:
+            self.allocation = strategy
+            return True
+
+    class Engine(ICudaEngine):
+        def create_runtime_config(self) -> Settings:
+            return Settings()
+
+        def create_execution_context(self, strategy: Any) -> IExecutionContext:
+            assert strategy.cuda_graph_strategy == "whole"
+            return super().create_execution_context(strategy.allocation)
+
+    module = tensorrt_module(machine)
+    plain = module.Runtime
+
+    class Runtime(plain):  # type: ignore[misc, valid-type]
+        def deserialize_cuda_engine(self, serialized_engine: bytes) -> ICudaEngine:
+            return Engine(machine, self, serialized_engine.removeprefix(PLAN))
+
+    strategies = type("CudaGraphStrategy", (), {"WHOLE_GRAPH_CAPTURE": "whole"})
+    module.__dict__.update(Runtime=Runtime, CudaGraphStrategy=strategies)
     return module
 
 
 def tensorrt_surface() -> list[str]:
     """Every public ``Class.member`` of the double, to be held against the real bindings."""
     runtime = tensorrt_module(Machine()).Runtime
-    classes = (DataType, ILogger, IExecutionContext, ICudaEngine, runtime)
+    classes = (DataType, ExecutionContextAllocationStrategy, ILogger, IExecutionContext, ICudaEngine, runtime)
     return [
         f"{kind.__name__}.{member}"
         for kind in classes
@@ -323,6 +649,14 @@ def cuda_surface() -> set[str]:
     """Every public name of the double of ``pycuda.driver`` and of its classes."""
     module = cuda_driver(Machine())
     names = {name for name in vars(module) if not name.startswith("_")}
-    for kind in (Allocation, Context, Stream, module.Device):
-        names |= {member for member in vars(kind) if not member.startswith("_")}
+    own = {"queue", "run", "used", "data", "users", "shape", "dtype", "device", "flags"}
+    for kind in (Memory, HostMemory, Context, Stream, Event, DeviceAttribute, EventFlags, HostAllocFlags, module.Device):
+        names |= {member for member in vars(kind) if not member.startswith("_")} - own
     return names | {"handle"}
+
+
+def bindings_surface() -> set[str]:
+    """Every public name of the double of ``cuda.bindings.driver``, and the modes and results that the code relies on."""
+    module = cuda_bindings(Machine())
+    names = {name for name in vars(module) if not name.startswith("_")}
+    return names | {f"CUstreamCaptureMode.{mode.name}" for mode in CaptureMode} | {f"CUresult.{code.name}" for code in Result}

@@ -22,6 +22,8 @@ GENERATIONS = {
     "11.4.0.106": "tensorrt-cu13-bindings==11.4.0.106",
 }
 PYCUDA = "pycuda==2026.1"
+CUDA_BINDINGS = ("cuda-bindings==12.8.0", "cuda-bindings==13.5.0")  # the first for JetPack 6 too, whose driver is CUDA 12's
+CUDA_PATHFINDER = "cuda-pathfinder==1.9.0"  # which the newer ones import
 
 # What the bindings need of the libraries before they import; none of it is called.
 _SYMBOLS = [

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -14,27 +15,40 @@ import numpy.typing as npt
 import onnxruntime as ort
 import pytest
 from deploy_graphs import deploy_graph
-from doubles import PLAN, Machine, cuda_driver, tensorrt_module
+from doubles import PLAN, SCRATCH, Machine, cuda_bindings, cuda_driver, tensorrt_module, tensorrt_rtx_module
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lrdan_edge.errors import BackendError, EngineError, MissingExtraError
 from lrdan_edge.runtime.backends import tensorrt as backend_module
+from lrdan_edge.runtime.backends import tensorrt_slot as slot_module
 from lrdan_edge.runtime.backends.tensorrt import TensorRTBackend
+from lrdan_edge.runtime.backends.tensorrt_engine import Profile, profile_for
 
 GRAPH = deploy_graph("fp32", 16, 3)
 Frames = npt.NDArray[np.uint8]
 
 
-@pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
+@pytest.fixture(params=["slow GPU", "fast GPU"])
+def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
     machine = Machine()
+    machine.eager = request.param == "fast GPU"
     monkeypatch.setitem(sys.modules, "tensorrt", tensorrt_module(machine))
     monkeypatch.setitem(sys.modules, "pycuda", ModuleType("pycuda"))
     monkeypatch.setitem(sys.modules, "pycuda.driver", cuda_driver(machine))
+    monkeypatch.setitem(sys.modules, "cuda.bindings.driver", None)
     yield machine
     gc.collect()
     assert machine.violations == []
     assert machine.idle(), "something of the GPU was not given back"
-    assert not [thread for thread in threading.enumerate() if thread.name == "tensorrt"]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("tensorrt")]
+
+
+@pytest.fixture
+def bindings(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    """The machine, with NVIDIA's bindings too."""
+    monkeypatch.setitem(sys.modules, "cuda.bindings.driver", cuda_bindings(machine))
+    return machine
 
 
 def frames(count: int, seed: int = 0) -> Frames:
@@ -71,21 +85,164 @@ def test_buffers_are_made_once_and_results_are_the_callers(machine: Machine) -> 
         backend.infer(frames(8, seed=1))
         backend.infer(frames(5, seed=2)[:, ::-1])
         np.testing.assert_array_equal(first.score, kept)
-    assert machine.calls.count("mem_alloc") == machine.calls.count("pagelocked_empty") == 3
+    assert machine.calls.count("pagelocked_empty") == 2 * 3
+    assert machine.calls.count("mem_alloc") == 2 * 4  # three tensors and scratch memory per stream
+    assert machine.calls.count("IExecutionContext") == 2
+
+
+def test_a_shape_is_set_when_it_changes(machine: Machine) -> None:
+    with TensorRTBackend(PLAN + GRAPH, "fp32", streams=1) as backend:
+        for count in (3, 3, 3, 5, 3):
+            assert backend.infer(frames(count)).score == pytest.approx(expected(frames(count))[0], rel=1e-5)
+    assert machine.calls.count("set_input_shape") == 3
+    assert machine.calls.count("set_optimization_profile_async") == 0
 
 
 def test_a_profile_that_starts_above_one_frame_is_filled_up(machine: Machine) -> None:
-    machine.profile = ((4,), (4,), (8,))
+    machine.profiles = [(4, 4, 8)]
     with TensorRTBackend(PLAN + GRAPH, "fp32") as backend:
         assert backend.infer(frames(9)).score == pytest.approx(expected(frames(9))[0], rel=1e-5)
 
 
-def test_callers_on_many_threads_get_their_own_answers_from_one(machine: Machine) -> None:
+@pytest.mark.parametrize("with_graphs", [False, True])
+def test_every_batch_runs_by_the_profile_that_was_built_for_it(
+    bindings: Machine, monkeypatch: pytest.MonkeyPatch, with_graphs: bool
+) -> None:
+    if not with_graphs:
+        monkeypatch.setitem(sys.modules, "cuda.bindings.driver", None)
+    bindings.profiles = [(2, 4, 8), (1, 1, 1), (8, 16, 16)]
+    with TensorRTBackend(PLAN + GRAPH, "fp32") as backend:
+        assert backend.spec.max_batch == 16
+        for seed, count in enumerate((1, 3, 1, 16, 40, 9, 1, 2, 16, 16, 3)):
+            batch = frames(count, seed)
+            assert backend.infer(batch).score == pytest.approx(expected(batch)[0], rel=1e-5)
+    assert bindings.calls.count("set_optimization_profile_async") >= 2
+
+
+PROFILES = st.lists(st.lists(st.integers(1, 64), min_size=3, max_size=3).map(sorted), min_size=1, max_size=5)
+
+
+@given(sizes=PROFILES, data=st.data())
+def test_the_profile_taken_holds_the_batch_and_wastes_least(sizes: list[list[int]], data: st.DataObject) -> None:
+    profiles = [Profile(index, *size) for index, size in enumerate(sizes)]
+    count = data.draw(st.integers(1, max(profile.largest for profile in profiles)))
+    taken = profile_for(profiles, count)
+    assert count <= taken.largest
+    run = max(count, taken.smallest)
+    holding = [profile for profile in profiles if count <= profile.largest]
+    assert run == min(max(count, profile.smallest) for profile in holding)
+    exact = [profile for profile in holding if profile.best == count and profile.smallest <= count]
+    assert not exact or taken.best == count
+
+
+def test_calls_from_two_threads_are_on_the_gpu_together(machine: Machine) -> None:
+    with TensorRTBackend(PLAN + GRAPH, "fp32") as backend, ThreadPoolExecutor(2) as pool:
+        assert backend.spec.in_flight == 2
+        machine.together = threading.Barrier(2)  # breaks unless both wait for the GPU at once
+        batches = [frames(3, 1), frames(5, 2)]
+        for batch, found in zip(batches, pool.map(backend.infer, batches), strict=True):
+            assert found.score == pytest.approx(expected(batch)[0], rel=1e-5)
+        assert backend.infer(frames(16)).score == pytest.approx(expected(frames(16))[0], rel=1e-5)  # parts of one batch, too
+
+
+def test_warming_up_reaches_every_stream(bindings: Machine) -> None:
+    with TensorRTBackend(PLAN + GRAPH, "fp32") as backend:
+        backend.warm_up(4)
+        assert bindings.calls.count("cuGraphInstantiate") == 2
+        backend.infer(frames(4))
+        assert bindings.calls.count("cuGraphInstantiate") == 2
+        backend.warm_up(1000)
+
+
+def test_the_gpus_own_time_is_told(machine: Machine) -> None:
+    assert machine
+    with TensorRTBackend(PLAN + GRAPH, "fp32") as backend:
+        assert backend.infer(frames(2)).device_ms == 0.25
+        assert backend.infer(frames(19)).device_ms == 0.75
+
+
+def test_a_gpu_that_shares_the_hosts_memory_copies_nothing(bindings: Machine) -> None:
+    bindings.integrated = True
+    with TensorRTBackend(PLAN + GRAPH, "fp32") as backend:
+        for seed, count in enumerate((1, 8, 8, 19, 1)):
+            batch = frames(count, seed)
+            found = backend.infer(batch)
+            score, heatmap = expected(batch)
+            np.testing.assert_allclose(found.score, score, rtol=1e-5)
+            np.testing.assert_allclose(found.heatmap, heatmap, rtol=1e-4, atol=1e-6)
+            assert backend.infer(batch, heatmap=False).score == pytest.approx(score, rel=1e-5)
+        assert {len(memory.data) for memory in bindings.live.values()} == {SCRATCH}
+    assert not {"memcpy_htod_async", "memcpy_dtoh_async"} & {*bindings.calls}
+
+
+def test_a_batch_size_seen_before_is_one_launch(bindings: Machine) -> None:
+    with TensorRTBackend(PLAN + GRAPH, "fp32", streams=1) as backend:
+        backend.infer(frames(3))
+        bindings.calls.clear()
+        for seed in range(4):
+            batch = frames(3, seed)
+            found = backend.infer(batch, heatmap=seed % 2 == 0)
+            assert found.score == pytest.approx(expected(batch)[0], rel=1e-5)
+            if found.heatmap is not None:
+                np.testing.assert_allclose(found.heatmap, expected(batch)[1], rtol=1e-4, atol=1e-6)
+        assert bindings.calls.count("cuGraphLaunch") == 4
+        assert not {"execute_async_v3", "memcpy_htod_async", "set_input_shape"} & {*bindings.calls}
+        assert bindings.calls.count("memcpy_dtoh_async") == 2, "heatmaps alone, where asked for"
+
+
+def test_graphs_are_kept_for_the_first_sizes_alone(bindings: Machine) -> None:
+    with TensorRTBackend(PLAN + GRAPH, "fp32", streams=1) as backend:
+        for count in (1, 2, 3, 4, 5, 6, 7, 8, 7, 6, 5, 4, 3, 2, 1):
+            assert backend.infer(frames(count)).score == pytest.approx(expected(frames(count))[0], rel=1e-5)
+    assert bindings.calls.count("cuGraphInstantiate") == 4
+    assert bindings.calls.count("cuGraphLaunch") == 4
+
+
+@pytest.mark.parametrize(
+    "call", ["cuStreamBeginCapture", "cuStreamEndCapture", "cuGraphInstantiate", "memcpy_htod_async", "IExecutionContext"]
+)
+def test_without_a_graph_it_goes_on_and_says_so(
+    bindings: Machine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, call: str
+) -> None:
+    with TensorRTBackend(PLAN + GRAPH, "fp32", streams=1) as backend:
+        capture = slot_module.Slot._capture
+
+        def failing(self: Any, *arguments: Any) -> None:
+            bindings.fail_next = call
+            capture(self, *arguments)
+
+        monkeypatch.setattr(slot_module.Slot, "_capture", failing)
+        for seed in range(3):
+            assert backend.infer(frames(2, seed)).score == pytest.approx(expected(frames(2, seed))[0], rel=1e-5)
+    assert len(caplog.messages) == 1
+    assert re.match(f"running without CUDA graphs: {call} failed", caplog.messages[0])
+    assert "cuGraphLaunch" not in bindings.calls
+
+
+def test_tensorrt_for_rtx_captures_by_itself(bindings: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", tensorrt_rtx_module(bindings))
+    with TensorRTBackend(PLAN + GRAPH, "fp32") as backend:
+        for seed in range(4):
+            assert backend.infer(frames(2, seed)).score == pytest.approx(expected(frames(2, seed))[0], rel=1e-5)
+    assert "cuStreamBeginCapture" not in bindings.calls
+
+
+def test_a_gpu_that_writes_nothing_gives_no_score(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    with TensorRTBackend(PLAN + GRAPH, "fp32", streams=1) as backend:
+        backend.infer(frames(2))
+        pretending = slot_module.Slot._enqueue
+        monkeypatch.setattr(slot_module.Slot, "_enqueue", lambda *_: None)
+        assert np.isnan(backend.infer(frames(2)).score).all()
+        monkeypatch.setattr(slot_module.Slot, "_enqueue", pretending)
+    assert machine
+
+
+def test_callers_on_many_threads_get_their_own_answers(machine: Machine) -> None:
     with TensorRTBackend(PLAN + GRAPH, "fp32") as backend, ThreadPoolExecutor(8) as pool:
         batches = [frames(1 + seed % 9, seed) for seed in range(40)]
         for batch, detections in zip(batches, pool.map(backend.infer, batches), strict=True):
             np.testing.assert_allclose(detections.score, expected(batch)[0], rtol=1e-5)
-    assert len(machine.threads) == 1
+    assert len(machine.threads) == 3  # the engine's and the two streams'
     assert threading.get_ident() not in machine.threads
 
 
@@ -124,7 +281,7 @@ def test_a_forked_process_is_refused_and_frees_nothing(machine: Machine, monkeyp
         child.setattr(os, "getpid", lambda: parent + 1)
         with pytest.raises(BackendError, match=f"belongs to process {parent}, and CUDA does not survive a fork"):
             backend.infer(frames(1))
-        backend_module._stop(backend._requests, threading.current_thread(), backend._lock, parent)
+        backend_module._stop(backend._requests, 2, threading.current_thread(), backend._lock, parent)
     assert not machine.idle()
     assert backend.infer(frames(1)).score.shape == (1,)
     backend.close()
@@ -155,24 +312,71 @@ def test_no_gpu(machine: Machine) -> None:
         TensorRTBackend(PLAN + GRAPH, "fp32")
 
 
-@pytest.mark.parametrize("call", ["memcpy_htod_async", "execute_async_v3", "memcpy_dtoh_async", "set_input_shape"])
+CALLS = ["memcpy_htod_async", "execute_async_v3", "memcpy_dtoh_async", "set_input_shape", "record", "event_synchronize"]
+
+
+@pytest.mark.parametrize("call", CALLS)
 def test_a_failed_call_is_an_error_and_never_the_last_result(machine: Machine, call: str) -> None:
-    with TensorRTBackend(PLAN + GRAPH, "fp32") as backend:
+    with TensorRTBackend(PLAN + GRAPH, "fp32", streams=1) as backend:
         backend.infer(frames(2))
         machine.fail_next = call
-        with pytest.raises(BackendError, match=f"{call} failed") as caught:
-            backend.infer(frames(2, seed=5))
-        assert len(list(walk(caught.value))) == 1, "the owner's frames must not travel with the error"
-        next(iter(machine.streams.values())).pending.clear()
+        with pytest.raises(BackendError, match=f"{call}.* failed") as caught:
+            backend.infer(frames(3, seed=5))
+        assert len(list(walk(caught.value))) == 2, "the streams' frames must not travel with the error"
         assert backend.infer(frames(2)).score == pytest.approx(expected(frames(2))[0], rel=1e-5)
 
 
+def test_a_failed_launch_is_an_error(bindings: Machine) -> None:
+    with TensorRTBackend(PLAN + GRAPH, "fp32", streams=1) as backend:
+        backend.infer(frames(2))
+        bindings.fail_next = "cuGraphLaunch"
+        with pytest.raises(BackendError, match="cuGraphLaunch failed: CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED"):
+            backend.infer(frames(2))
+        assert backend.infer(frames(2, 1)).score == pytest.approx(expected(frames(2, 1))[0], rel=1e-5)
+
+
+OPENING = [
+    "pagelocked_empty",
+    "mem_alloc",
+    "Stream",
+    "Event",
+    "IExecutionContext",
+    "ICudaEngine",
+    "Runtime",
+    "set_device_memory",
+]
+
+
+@pytest.mark.parametrize("call", OPENING)
+@pytest.mark.parametrize("skipped", [0, 1])
+def test_what_fails_while_opening_leaves_nothing_behind(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, call: str, skipped: int
+) -> None:
+    """The first such call fails, or the one after, which may be the second stream's."""
+    seen, plain = [0], Machine.call
+
+    def counting(self: Machine, name: str) -> None:
+        seen[0] += name == call
+        if name == call and seen[0] == skipped + 1:
+            self.fail_next = name
+        plain(self, name)
+
+    monkeypatch.setattr(Machine, "call", counting)
+    if skipped and call in ("Runtime", "ICudaEngine"):  # there is one
+        TensorRTBackend(PLAN + GRAPH, "fp32").close()
+    else:
+        with pytest.raises(BackendError, match=f"CUDA cannot use the GPU .{call} failed"):
+            TensorRTBackend(PLAN + GRAPH, "fp32")
+    gc.collect()
+    assert machine.idle()
+
+
 def walk(error: BaseException | None) -> Iterator[str]:
-    """Names of the files of this package that hold a frame of the error or its causes, the caller's `infer` alone expected."""
+    """Names of this module's functions that hold a frame of the error or its causes; the caller's own alone are expected."""
     while error is not None:
         traceback = error.__traceback__
         while traceback is not None:
-            if traceback.tb_frame.f_code.co_filename == backend_module.__file__:
+            if traceback.tb_frame.f_code.co_filename in (backend_module.__file__, slot_module.__file__):
                 yield traceback.tb_frame.f_code.co_name
             traceback = traceback.tb_next
         error = error.__cause__ or error.__context__

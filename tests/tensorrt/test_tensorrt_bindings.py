@@ -8,15 +8,17 @@ from pathlib import Path
 
 import nvidia_wheels
 import pytest
-from doubles import cuda_surface, tensorrt_surface
+from doubles import bindings_surface, cuda_surface, tensorrt_surface
 
 from lrdan_edge.export import configure, monitor, timingcache
 from lrdan_edge.export import tensorrt as builder
 from lrdan_edge.runtime import nvidia, refit
 from lrdan_edge.runtime.backends import tensorrt as backend
+from lrdan_edge.runtime.backends import tensorrt_engine, tensorrt_rtx, tensorrt_slot
 
 HERE = Path(__file__).parent
-SOURCES = [str(module.__file__) for module in (builder, configure, monitor, timingcache, nvidia, refit, backend)]
+MODULES = (builder, configure, monitor, timingcache, nvidia, refit, backend, tensorrt_engine, tensorrt_slot)
+SOURCES = [str(module.__file__) for module in MODULES]
 
 
 @pytest.mark.parametrize("version", nvidia_wheels.GENERATIONS)
@@ -52,15 +54,26 @@ def test_every_use_exists_in_this_generation(version: str, tmp_path: Path) -> No
         "ITensor.shape",
         "EngineInspector.get_layer_information(_, _)",
         "IExecutionContext.execute_async_v3(_)",
+        "IExecutionContext.set_optimization_profile_async(_, _)",
+        "IExecutionContext.set_device_memory(_, _)",
+        "IExecutionContext.set_input_shape(_, _)",
+        "ICudaEngine.create_execution_context(_)",
         "ICudaEngine.get_tensor_profile_shape(_, _)",
+        "ICudaEngine.num_optimization_profiles",
+        "ExecutionContextAllocationStrategy.USER_MANAGED",
     } <= set(found["seen"])
 
 
 def test_every_use_exists_in_tensorrt_for_rtx(tensorrt_env: dict[str, str]) -> None:
-    command = [sys.executable, str(HERE / "api_uses.py"), *SOURCES]
+    named = ["CudaGraphStrategy.WHOLE_GRAPH_CAPTURE", "IRuntimeConfig.cuda_graph_strategy"]
+    command = [sys.executable, str(HERE / "api_uses.py"), *SOURCES, str(tensorrt_rtx.__file__), *named]
     finished = subprocess.run(command, env=tensorrt_env, capture_output=True, text=True, timeout=60)
     assert finished.returncode == 0, finished.stderr
-    assert json.loads(finished.stdout)["missing"] == []
+    found = json.loads(finished.stdout)
+    assert found["missing"] == []
+    assert {"ICudaEngine.create_runtime_config()", "IRuntimeConfig.set_execution_context_allocation_strategy(_)"} <= {
+        *found["seen"]
+    }
 
 
 OPTIONAL = {
@@ -115,10 +128,37 @@ def test_the_search_finds_what_a_generation_lacks(tmp_path: Path) -> None:
 def test_the_double_has_nothing_that_pycuda_lacks() -> None:
     source = nvidia_wheels.fetch_or_skip(nvidia_wheels.PYCUDA, source=True)
     (wrapper,) = source.glob("*/src/wrapper/wrap_cudadrv.cpp")
-    pattern = r'(?:def|add_property|class_<cl[^>]*>*>?)\s*\(\s*"(\w+)"|DEF_SIMPLE_(?:METHOD|FUNCTION)(?:_WITH_ARGS)?\((\w+)'
+    named = r'(?:def|add_property|class_<cl[^>]*>*>?|\.value|enum_<\w+>|cls\.attr|>\s*cls)\s*\(\s*"(\w+)"'
+    pattern = named + r"|DEF_SIMPLE_(?:METHOD|FUNCTION)(?:_WITH_ARGS)?\((\w+)"
     text = wrapper.read_text()
     defined = {name for pair in re.findall(pattern, text) for name in pair if name} | set(re.findall(r'\(?"(\w+)", py::', text))
     assert "retain_primary_context" in defined
     errors = {"Error"}  # made by a macro: DECLARE_EXC(Error, …)
     assert "DECLARE_EXC(Error" in text
     assert cuda_surface() - errors - defined == set()
+
+
+@pytest.mark.parametrize("version", nvidia_wheels.CUDA_BINDINGS)
+def test_cuda_bindings_have_what_cuda_graphs_need(version: str) -> None:
+    """Their module imports without a GPU; no function is called."""
+    folders = [str(nvidia_wheels.fetch_or_skip(name)) for name in (version, nvidia_wheels.CUDA_PATHFINDER)]
+    script = (
+        "import json, sys\nfrom functools import reduce\nsys.path[:0] = json.loads(sys.argv[1])\n"
+        "from cuda.bindings import driver\n"
+        "has = lambda name: reduce(lambda owner, part: getattr(owner, part, None), name.split('.'), driver) is not None\n"
+        "lacking = [name for name in json.loads(sys.argv[2]) if not has(name)]\n"
+        "signatures = {name: getattr(driver, name).__doc__.split('\\n')[0] for name in json.loads(sys.argv[3])}\n"
+        "print(json.dumps([lacking, signatures]))"
+    )
+    takes = {
+        "cuStreamBeginCapture": 2,
+        "cuStreamEndCapture": 1,
+        "cuGraphInstantiate": 2,
+        "cuGraphLaunch": 2,
+        "cuGraphDestroy": 1,
+    }
+    arguments = [json.dumps(each) for each in (folders, sorted(bindings_surface()), list(takes))]
+    command = [sys.executable, "-c", script, *arguments]
+    lacking, signatures = json.loads(subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout)
+    assert lacking == []
+    assert {name: text.count(",") + 1 for name, text in signatures.items()} == takes

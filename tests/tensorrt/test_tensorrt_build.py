@@ -35,12 +35,12 @@ def graph(tmp_path: Path) -> Callable[..., Path]:
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 @pytest.mark.parametrize(("size", "channels"), [(28, 1), (128, 3), (256, 1), (512, 3)])
 def test_every_precision_builds(rtx_build: Build, graph: Callable[..., Path], precision: str, size: int, channels: int) -> None:
-    built = rtx_build(graph(deploy_graph(precision, size, channels)), batch=(1, 2, 4))
+    built = rtx_build(graph(deploy_graph(precision, size, channels)), batches=[(1, 2, 4)])
 
     assert len(built["plan"]) > 10_000
     details = built["details"]
     assert details["module"] == "tensorrt_rtx"
-    assert details["batch"] == [1, 2, 4]
+    assert details["batches"] == [[1, 2, 4]]
     assert details["device"] == "none (built ahead of time on the CPU)"
     assert details["precision"] == "not inspected: no GPU"
     assert "compute_capability" not in details
@@ -127,8 +127,8 @@ def test_ctrl_c_stops_the_builder(rtx_build: Build, graph: Callable[..., Path]) 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"batch": (0, 1, 1)}, "this one is 0:1:1"),
-        ({"batch": (1, 9, 8)}, "this one is 1:9:8"),
+        ({"batches": ((0, 1, 1),)}, "this one is 0:1:1"),
+        ({"batches": ((1, 1, 1), (1, 9, 8))}, "this one is 1:9:8"),
         ({"workspace_mib": 0}, "this one is 0"),
         ({"optimization_level": 6}, "this one is 6"),
     ],

@@ -54,12 +54,12 @@ def test_engines_of_every_precision_are_built_and_said_not_to_run_here(own_line:
     folder = own_line.bundle
     printed = [
         succeeds(without_gpu, "build-engine", "--fp16", folder=folder.parent),  # ./bundle, as typed
-        succeeds(without_gpu, "build-engine", "--int8", "--bundle", folder, "--batch", "1:2:4"),
+        succeeds(without_gpu, "build-engine", "--int8", "--bundle", folder, "--batch", "2:3:4", "--batch", "1"),
         succeeds(without_gpu, "build-engine", "--fp32", "--bundle", folder, "--optimization-level", 0),
     ]
     bundle = Bundle.open(folder)
     told = succeeds(without_gpu, "info", "--bundle", folder)
-    batches = {"fp16": (1, 1, 8), "int8": (1, 2, 4), "fp32": (1, 1, 8)}
+    batches = {"fp16": (1, 1, 8), "int8": (1, 3, 4), "fp32": (1, 1, 8)}
     for precision, output in zip(batches, printed, strict=True):
         (name,) = re.findall(rf"engines/(tensorrt-{precision}-\S+\.plan): ", output)
         record = bundle.manifest.stages[engine_stage(name)]
@@ -67,6 +67,7 @@ def test_engines_of_every_precision_are_built_and_said_not_to_run_here(own_line:
         assert bundle.file(f"engines/{name}", "x").stat().st_size > 10_000
         sidecar = from_json(bundle.file(f"engines/{name}.json", "x").read_bytes(), EngineSidecar, name)
         assert (sidecar.precision, sidecar.batch, sidecar.device_features) == (precision, batches[precision], [])
+        assert sidecar.details["batches"] == ([[2, 3, 4], [1, 1, 1]] if precision == "int8" else [[1, 1, 8]])
         assert (sidecar.details["module"], sidecar.target_version) == ("tensorrt_rtx", sidecar.details["tensorrt"])
         assert sidecar.details["optimization_level"] == (0 if precision == "fp32" else 3)
         assert str(sidecar.golden_check).startswith("not measured: ")

@@ -69,7 +69,7 @@ def test_it_builds(
         onnx.save_model(model, path)
 
     assert_clean(onnx.load(path), OPSET)
-    built = rtx_build(path, batch=(1, 2, 4))
+    built = rtx_build(path, batches=[(1, 2, 4)])
     assert "message" not in built, built["message"]
     assert len(built["plan"]) > 10_000
     assert built["details"]["warnings"] == []

@@ -48,7 +48,7 @@ def test_it_builds(
     path = tmp_path / "model.onnx"
     path.write_bytes(graph.quantise(dict.fromkeys(graph.tensors(), 3.0), in_float).SerializeToString())
 
-    built = rtx_build(path, batch=(1, 2, 4))
+    built = rtx_build(path, batches=[(1, 2, 4)])
     assert "message" not in built, built["message"]
     assert len(built["plan"]) > 10_000
     assert built["details"]["warnings"] == []

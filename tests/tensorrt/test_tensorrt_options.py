@@ -100,8 +100,10 @@ def test_what_cannot_be_had_is_refused_in_words(trt: Any, gpu: Gpu | None, optio
     ("options", "said"),
     [
         ({"hardware_compatible": "volta"}, "this one is 'volta'"),
-        ({"dla_core": -1, "batch": (1, 1, 1)}, "this one is -1"),
-        ({"dla_core": 0}, "DLA runs one batch size alone; this profile is 1:1:8"),
+        ({"dla_core": -1, "batches": ((1, 1, 1),)}, "this one is -1"),
+        ({"dla_core": 0}, "DLA runs one batch size alone; asked for is 1:1:8"),
+        ({"dla_core": 0, "batches": ((1, 1, 1), (2, 2, 2))}, "asked for is 1:1:1 2:2:2: give one size, as --batch 1"),
+        ({"batches": ()}, "an engine needs a batch profile"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options: dict[str, Any], said: str) -> None:
@@ -153,11 +155,12 @@ def test_the_command_that_rebuilds_asks_for_the_same() -> None:
 
     from lrdan_edge.cli import cli
 
-    options = BuildOptions((2, 2, 2), 64, 0, True, "ampere-plus", True, True, 0)
+    options = BuildOptions(((1, 1, 1), (2, 2, 4)), 64, 0, True, "ampere-plus", True, True)
     words = options.arguments().split()
-    assert words[:6] == ["--batch", "2:2:2", "--workspace", "64", "--optimization-level", "0"]
-    assert words[6:10] == ["--hardware-compatible", "ampere-plus", "--dla", "0"]
+    assert words[:8] == ["--batch", "1:1:1", "--batch", "2:2:4", "--workspace", "64", "--optimization-level", "0"]
+    assert words[8:10] == ["--hardware-compatible", "ampere-plus"]
     assert words[10:] == ["--version-compatible", "--refit", "--strip-weights"]
+    assert BuildOptions(((2, 2, 2),), dla_core=0).arguments() == "--batch 2:2:2 --dla 0"
     refused = CliRunner().invoke(cli, ["build-engine", "--fp16", *words, "-b", "nowhere"])
     assert (refused.exit_code, "no bundle at nowhere" in refused.output) == (1, True), "the command takes them all"
     assert set(options.record()) == set(options.__dataclass_fields__) - {"timing_cache", "verbose", "log_path"}
@@ -165,11 +168,15 @@ def test_the_command_that_rebuilds_asks_for_the_same() -> None:
 
 LEVELS = range(6)
 COMBINATIONS = [
-    {"optimization_level": level, "batch": batch, "workspace_mib": workspace, "hardware_compatible": hardware}
+    {"optimization_level": level, "batches": batch, "workspace_mib": workspace, "hardware_compatible": hardware}
     for level, (batch, workspace, hardware) in zip(
         LEVELS,
         itertools.cycle(
-            [((1, 1, 1), None, None), ((1, 4, 16), 64, "ampere-plus"), ((3, 3, 3), 512, "same-compute-capability")]
+            [
+                ([[1, 1, 1]], None, None),
+                ([[1, 1, 1], [2, 4, 16]], 64, "ampere-plus"),
+                ([[3, 3, 3]], 512, "same-compute-capability"),
+            ]
         ),
         strict=False,
     )
@@ -183,7 +190,7 @@ def test_nvidias_builder_takes_every_option_it_allows_here(rtx_build: Build, tmp
     built = rtx_build(graph, log_path=log, verbose=True, **options)
     assert "message" not in built, built.get("message")
     details = built["details"]
-    assert (details["optimization_level"], details["batch"]) == (options["optimization_level"], list(options["batch"]))
+    assert (details["optimization_level"], details["batches"]) == (options["optimization_level"], options["batches"])
     assert details["workspace_mib"] == (options["workspace_mib"] or "TensorRT's default")
     assert details["warnings"] == []
     assert "unsupported" not in log.read_text()
@@ -195,7 +202,7 @@ def test_nvidias_builder_takes_every_option_it_allows_here(rtx_build: Build, tmp
         ({"version_compatible": True}, "has no version-compatible engines"),
         ({"refit": True}, "on the GPU alone"),
         ({"strip_weights": True}, "on the GPU alone"),
-        ({"dla_core": 0, "batch": (1, 1, 1)}, "finds no DLA on this device"),
+        ({"dla_core": 0, "batches": ((1, 1, 1),)}, "finds no DLA on this device"),
     ],
 )
 def test_nvidias_builder_is_not_asked_for_what_it_lacks_here(

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from doubles import PLAN, VERSION, Machine, cuda_driver, tensorrt_module
+from doubles import PLAN, VERSION, Machine, cuda_bindings, cuda_driver, tensorrt_module
 
 from lrdan_edge.bundle import Bundle, engine_stage, graph_name
 from lrdan_edge.errors import EngineError
@@ -21,7 +21,7 @@ from lrdan_edge.export.options import BuildOptions
 from lrdan_edge.manifest import SCHEMA_VERSION, EngineSidecar, to_json
 from lrdan_edge.runtime import engines as engines_module
 from lrdan_edge.runtime import fit, refit
-from lrdan_edge.runtime.backends import tensorrt as backend_module
+from lrdan_edge.runtime.backends import tensorrt_engine as engine_module
 from lrdan_edge.runtime.device import processor
 from lrdan_edge.runtime.engines import engine, engines, open_engine, write_signature
 from lrdan_edge.runtime.layers import tensorrt_layer
@@ -42,6 +42,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
         ("tensorrt", tensorrt_module(machine)),
         ("pycuda", pycuda),
         ("pycuda.driver", cuda_driver(machine)),
+        ("cuda.bindings.driver", cuda_bindings(machine)),
     ):
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setattr(fit, "find_gpu", lambda: ORIN)
@@ -130,13 +131,13 @@ def test_a_build_on_a_device_keeps_no_engine_that_drifts(own_bundle: Bundle, mon
 
 def test_dla_core_and_host_code_reach_the_runtime(own_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[dict[str, Any]] = []
-    make = backend_module.runtime_for
+    make = engine_module.runtime_for
 
     def spy(trt: Any, logger: Any, **options: Any) -> Any:
         asked.append(options)
         return make(trt, logger, **options)
 
-    monkeypatch.setattr(backend_module, "runtime_for", spy)
+    monkeypatch.setattr(engine_module, "runtime_for", spy)
     put(own_bundle, plan_of(own_bundle), options={"dla_core": 1, "version_compatible": True})
     open_engine(own_bundle, engine(own_bundle, NAME)).close()
     assert asked == [{"dla_core": 1, "host_code": True}]

@@ -21,10 +21,13 @@ class Detections(NamedTuple):
     Attributes:
         score: Anomaly scores, float32 [N]; higher is more anomalous.
         heatmap: Per-pixel anomaly maps, float32 [N, h, w], or None when not asked for.
+        device_ms: Milliseconds that the device itself took, copies to and from it included, by its own clock; None where
+            the backend has no other clock than the caller's.
     """
 
     score: npt.NDArray[np.float32]
     heatmap: npt.NDArray[np.float32] | None
+    device_ms: float | None = None
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class BackendSpec:
         max_batch: Most frames in one call of the device; larger batches are cut.
         device: Where it runs, as the user knows it (``CPU``, ``NVIDIA Orin``).
         precision: The graph's precision.
+        in_flight: How many calls, from as many threads, it works on at once; more of them only wait.
     """
 
     frame_shape: tuple[int, int, int]
@@ -44,6 +48,7 @@ class BackendSpec:
     max_batch: int
     device: str
     precision: str
+    in_flight: int = 1
 
 
 class Backend(Protocol):
@@ -66,6 +71,10 @@ class Backend(Protocol):
             BackendError: Wrong input, a failed execution, or a closed backend.
         """
         ...
+
+    def warm_up(self, batch: int = 1) -> None:
+        """Run black frames, so that the first real ones are not the slow ones; as often as calls may overlap."""
+        self.infer(np.zeros((batch, *self.spec.frame_shape), np.uint8))
 
     def close(self) -> None:
         """Free everything; may be called again."""

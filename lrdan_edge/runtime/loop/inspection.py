@@ -63,7 +63,7 @@ class InspectionLoop:
         batch: int = 1,
         heatmaps: bool = True,
         rule: Rule | None = None,
-        in_flight: int = 1,
+        in_flight: int | None = None,
     ) -> None:
         """Connect the parts.
 
@@ -75,7 +75,7 @@ class InspectionLoop:
             batch: Most frames judged at once, over all sources; no frame waits for others.
             heatmaps: Whether a sink wants them.
             rule: When a part is rejected; None: whenever a frame's score exceeds the threshold.
-            in_flight: How many batches are given to the backend at once, for backends that overlap them.
+            in_flight: How many batches are given to the backend at once; None: as many as it overlaps.
 
         Raises:
             DataError: No source, or the rule does not fit this bundle.
@@ -87,9 +87,9 @@ class InspectionLoop:
         self._policies: list[Policy] = [policy or ("latest" if source.live else "every") for source in self._sources]
         self._batch = batch
         self._heatmaps = heatmaps or (rule is not None and rule.needs_heatmap)
-        self._in_flight = in_flight
+        self._in_flight = in_flight or inspector.backend.spec.in_flight
         self._intake = Intake([(self._lane_size(one), one) for one in self._policies])
-        self._handoff: Handoff[_Scored] = Handoff(in_flight + 1, in_flight)
+        self._handoff: Handoff[_Scored] = Handoff(self._in_flight + 1, self._in_flight)
         self._deciders = [Decider.of(inspector, rule) for _ in self._sources] if rule else None
         self._sinks = list(sinks)
         self._deliveries: list[Delivery] = []
@@ -235,6 +235,8 @@ class InspectionLoop:
             total = now - frame.capture_ns
             latency["wait"].record(scored.taken_ns - frame.capture_ns)
             latency["infer"].record(scored.scored_ns - scored.taken_ns)
+            if scored.detections is not None and scored.detections.device_ms is not None:
+                latency["device"].record(round(scored.detections.device_ms * 1e6))
             latency["decide"].record(now - scored.scored_ns)
             latency["total"].record(total)
             source.latency.record(total)

@@ -91,8 +91,8 @@ class Progress:
     Attributes:
         sources: How each source is doing, in their order.
         latency: Durations by stage: ``wait`` (from capture until taken for a batch), ``infer`` (batching and inference),
-            ``decide`` (from scores to verdict), ``total`` (from capture to verdict), and ``deliver NAME`` per sink (from
-            verdict until the sink has it).
+            ``device`` (what of it the GPU took, by its own clock), ``decide`` (from scores to verdict), ``total`` (from capture
+            to verdict), and ``deliver NAME`` per sink (from verdict until the sink has it).
         last: The last frames' verdicts, newest last.
         batches: Batches inferred.
         problems: What went wrong, in the order it happened; the same line once, at most 100.
@@ -101,7 +101,7 @@ class Progress:
 
     sources: list[SourceProgress] = field(default_factory=list)
     latency: dict[str, LatencyHistogram] = field(
-        default_factory=lambda: {stage: LatencyHistogram() for stage in ("wait", "infer", "decide", "total")}
+        default_factory=lambda: {stage: LatencyHistogram() for stage in ("wait", "infer", "device", "decide", "total")}
     )
     last: deque[tuple[str, Verdict]] = field(default_factory=lambda: deque(maxlen=5))
     batches: int = 0

@@ -1,5 +1,6 @@
 """What the stages promise each other: overlap, order, idleness, and faults that never look good."""
 
+import dataclasses
 import math
 import random
 import threading
@@ -126,13 +127,16 @@ def test_a_bug_in_the_report_leaves_nothing_running(null: Inspector) -> None:
 
 def test_every_stage_is_timed_from_capture_to_sink(null: Inspector, monkeypatch: pytest.MonkeyPatch) -> None:
     infer = null.backend.infer
-    monkeypatch.setattr(null.backend, "infer", lambda *args, **kwargs: (time.sleep(0.005), infer(*args, **kwargs))[1])
+    monkeypatch.setattr(
+        null.backend, "infer", lambda *args, **kw: (time.sleep(0.005), infer(*args, **kw)._replace(device_ms=4.0))[1]
+    )
     sink = Collect(delay_s=0.002)
     progress = InspectionLoop(null, Frames(numbered(40)), [sink]).run()
     found = {stage: latency.percentiles_ms() for stage, latency in progress.latency.items()}
-    assert set(found) == {"wait", "infer", "decide", "total", "deliver collect"}
+    assert set(found) == {"wait", "infer", "device", "decide", "total", "deliver collect"}
     assert {latency.count for latency in progress.latency.values()} == {40}
     assert 5 <= found["infer"]["p50"] < 50
+    assert found["device"]["max"] == 4
     assert found["deliver collect"]["p50"] >= 2
     assert found["total"]["max"] >= found["infer"]["p50"]
     for stage in found.values():
@@ -226,3 +230,14 @@ def test_a_stop_that_comes_before_the_run_ends_it_at_once(null: Inspector) -> No
     loop.run()
     assert time.monotonic() - started < 5
     assert source.closed.is_set()
+
+
+def test_as_many_batches_are_under_way_as_the_backend_overlaps(null: Inspector, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(null.backend, "spec", dataclasses.replace(null.backend.spec, in_flight=2))
+    monkeypatch.setattr(null, "warm_up", lambda _: None)
+    together, infer = threading.Barrier(2), null.backend.infer
+    monkeypatch.setattr(null.backend, "infer", lambda *args, **kw: (together.wait(timeout=20), infer(*args, **kw))[1])
+    sink = Collect()
+    progress = InspectionLoop(null, Frames(numbered(8)), [sink], batch=2).run()
+    assert progress.outcomes["good"] == 8
+    assert [one.frame.index for one in sink.got] == list(range(8))

@@ -1,0 +1,68 @@
+"""CUDA graphs: a fixed sequence of GPU work, launched in one call. NVIDIA's ``cuda-bindings`` make them, for PyCUDA cannot."""
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+from lrdan_edge.errors import BackendError
+
+
+class CudaGraph:
+    """Work that was captured from a stream; made, launched and freed on the thread that owns the stream."""
+
+    def __init__(self, driver: Any, executable: Any) -> None:
+        """Own an instantiated graph of `driver`, which is ``cuda.bindings.driver``."""
+        self._driver, self._executable = driver, executable
+
+    def launch(self, stream: int) -> None:
+        """Queue all of it on a stream, given by its handle.
+
+        Raises:
+            BackendError: CUDA refuses.
+        """
+        _require(self._driver.cuGraphLaunch(self._executable, stream), "cuGraphLaunch")
+
+    def free(self) -> None:
+        """Free the graph, which no stream may still be running."""
+        _require(self._driver.cuGraphExecDestroy(self._executable), "cuGraphExecDestroy")
+
+
+def find_cuda_bindings() -> Any:
+    """NVIDIA's ``cuda.bindings.driver``, or None where it is not installed."""
+    try:
+        return importlib.import_module("cuda.bindings.driver")
+    except ImportError:
+        return None
+
+
+def capture(driver: Any, stream: int, enqueue: Callable[[], None]) -> CudaGraph:
+    """Capture what `enqueue` queues on a stream; nothing of it is run.
+
+    Args:
+        driver: ``cuda.bindings.driver``.
+        stream: The stream's handle; nothing may be queued on it, and no other thread may use it.
+        enqueue: Queues asynchronous work on that stream and does nothing else with the GPU.
+
+    Raises:
+        BackendError: CUDA refuses. The stream is as before.
+    """
+    mode = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+    _require(driver.cuStreamBeginCapture(stream, mode), "cuStreamBeginCapture")
+    try:
+        enqueue()
+    except BaseException:
+        driver.cuStreamEndCapture(stream)  # which fails too, and sets the stream free
+        raise
+    graph = _require(driver.cuStreamEndCapture(stream), "cuStreamEndCapture")
+    try:
+        return CudaGraph(driver, _require(driver.cuGraphInstantiate(graph, 0), "cuGraphInstantiate"))
+    finally:
+        driver.cuGraphDestroy(graph)
+
+
+def _require(answer: tuple[Any, ...], call: str) -> Any:
+    """What a function of cuda-bindings gives besides its error code."""
+    code, *values = answer
+    if int(code):
+        raise BackendError(f"{call} failed: {getattr(code, 'name', code)}")
+    return values[0] if values else None
