@@ -33,7 +33,7 @@ import numpy as np
 from lrdan_edge import Bundle, InspectionLoop, Inspector, open_source
 from lrdan_edge.bundle import versions
 from lrdan_edge.images import Frame, fit_frame
-from lrdan_edge.runtime.backends.base import Backend
+from lrdan_edge.runtime.backends.base import Backend, Cores
 from lrdan_edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from lrdan_edge.runtime.device import processor
 from lrdan_edge.runtime.golden import golden_frames
@@ -168,7 +168,10 @@ def many_sources(inspector: Inspector, folder: Path, rounds: int, seconds: float
 def beside(bundle: Bundle, video: Path, rounds: int) -> dict[str, Any]:
     """How fast Python itself runs beside decoding and inference, of its speed alone: what holds the GIL leaves it little."""
     images = golden_frames(bundle)
-    with OnnxRuntimeBackend(bundle.graph("int8").read_bytes(), "int8", threads=1) as backend, ThreadPoolExecutor(1) as pool:
+    with (
+        OnnxRuntimeBackend(bundle.graph("int8").read_bytes(), "int8", cores=Cores(1)) as backend,
+        ThreadPoolExecutor(1) as pool,
+    ):
         work = {
             "alone": lambda: time.sleep(1),
             "decoding": lambda: decode(video, None),
@@ -224,7 +227,7 @@ def over_h264(bundle: Bundle, folder: Path, rounds: int, frames: int) -> list[di
     images = golden_frames(bundle)
     shape = images.shape[1:]
     for threads in sorted({CORES, max(1, CORES - 1)}, reverse=True):
-        backend = OnnxRuntimeBackend(bundle.graph("int8").read_bytes(), "int8", threads=threads)
+        backend = OnnxRuntimeBackend(bundle.graph("int8").read_bytes(), "int8", cores=Cores(threads))
         with Inspector.open(bundle, backend="onnxruntime", precision="int8") as opened:
             inspector = Inspector(bundle, backend, opened.judge, opened.choice)
         cpu_ms: dict[str, list[float]] = {}

@@ -6,6 +6,9 @@ from typing import Any, TypeVar
 
 import click
 
+BACKENDS = ["auto", "tensorrt", "onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "openvino", "torch", "null"]
+"""Those of `lrdan_edge.runtime.select`, written out so that ``--help`` imports nothing heavy; a test holds them equal."""
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -35,7 +38,7 @@ def backend_options(command: Command) -> Command:
     """``--backend``, and the precisions."""
     command = click.option(
         "--backend",
-        type=click.Choice(["auto", "tensorrt", "onnxruntime", "openvino", "torch", "null"]),
+        type=click.Choice(BACKENDS),
         default="auto",
         show_default=True,
         help="What runs the graph; auto takes the fastest that fits, any other never falls back.",

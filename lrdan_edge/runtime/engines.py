@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from lrdan_edge.bundle import ENGINES, Bundle, engine_stage, graph_name
 from lrdan_edge.errors import BundleError, ChangedFileError, EngineError, MissingStageError
 from lrdan_edge.manifest import EngineSidecar, from_json
-from lrdan_edge.runtime.backends.base import Backend
+from lrdan_edge.runtime.backends.base import ANY_CORES, Backend, Cores
 from lrdan_edge.runtime.fit import misfit
 from lrdan_edge.runtime.refit import with_weights
 from lrdan_edge.runtime.trust import is_trusted, sign
@@ -123,8 +123,8 @@ def write_signature(bundle: Bundle, name: str, signature: str) -> None:
         raise BundleError(f"{path} cannot be written ({error.strerror}): check the bundle's permissions") from error
 
 
-def open_engine(bundle: Bundle, engine: Engine, *, threads: int | None = None) -> Backend:
-    """Load an engine, its file's sha256 checked first; `threads` as `load_engine` takes them.
+def open_engine(bundle: Bundle, engine: Engine, cores: Cores = ANY_CORES) -> Backend:
+    """Load an engine, its file's sha256 checked first.
 
     Raises:
         EngineError: It may not run on this machine; the message ends with the command that rebuilds it.
@@ -136,7 +136,7 @@ def open_engine(bundle: Bundle, engine: Engine, *, threads: int | None = None) -
             f"build it anew with '{engine.rebuild} --bundle {bundle.path}'"
         )
     data = engine_bytes(bundle, engine)
-    return load_engine(data, engine.sidecar, weights_for(bundle, engine.sidecar), threads=threads)
+    return load_engine(data, engine.sidecar, weights_for(bundle, engine.sidecar), cores)
 
 
 def engine_bytes(bundle: Bundle, engine: Engine) -> bytes:
@@ -162,14 +162,14 @@ def weights_for(bundle: Bundle, sidecar: EngineSidecar) -> bytes | None:
     return bundle.graph(sidecar.precision).read_bytes()
 
 
-def load_engine(data: bytes, sidecar: EngineSidecar, weights: bytes | None, *, threads: int | None = None) -> Backend:
+def load_engine(data: bytes, sidecar: EngineSidecar, weights: bytes | None, cores: Cores = ANY_CORES) -> Backend:
     """The backend that runs an engine's bytes. They are executed: whoever calls has checked where they come from.
 
     Args:
         data: The engine file's bytes.
         sidecar: Its sidecar.
         weights: As `weights_for` gives them.
-        threads: Of the processor, where that runs it; None: the backend's choice.
+        cores: How it may use the processor, where that runs it.
 
     Raises:
         EngineError: What runs the engine refuses it.
@@ -184,10 +184,10 @@ def load_engine(data: bytes, sidecar: EngineSidecar, weights: bytes | None, *, t
     if sidecar.target == "openvino":
         from lrdan_edge.runtime.backends.openvino import OpenVinoBackend
 
-        return OpenVinoBackend(data, sidecar.precision, compiled=True, threads=threads)
+        return OpenVinoBackend(data, sidecar.precision, compiled=True, cores=cores)
     from lrdan_edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
 
-    return OnnxRuntimeBackend(data, sidecar.precision, optimised=True, threads=threads)
+    return OnnxRuntimeBackend(data, sidecar.precision, optimised=True, cores=cores)
 
 
 def refitted(data: bytes, sidecar: EngineSidecar, weights: bytes) -> bytes:

@@ -12,7 +12,7 @@ from lrdan_edge.bundle import Bundle
 from lrdan_edge.errors import DataError, LrdanError
 from lrdan_edge.images import Frame, fit_frame, to_eight_bits
 from lrdan_edge.manifest import BitDepth, Precision
-from lrdan_edge.runtime.backends.base import Backend
+from lrdan_edge.runtime.backends.base import Backend, Cores
 from lrdan_edge.runtime.select import Choice, choose
 from lrdan_edge.runtime.verdict import Judge, Verdict, Verdicts
 
@@ -50,17 +50,19 @@ class Inspector:
         precision: Precision | None = None,
         threshold: float | None = None,
         threads: int | None = None,
+        spin: bool = True,
     ) -> "Inspector":
         """Open a bundle for inspection, to be judged by the engine's own decision where it has one, else by its graph's.
 
         Args:
             bundle: The folder, or an opened bundle.
-            backend: ``auto`` (the fastest that fits), or the one to use: ``tensorrt``, ``onnxruntime``, ``openvino``,
-                ``torch``; nothing falls back to another.
+            backend: ``auto`` (the fastest that fits), or the one to use, of `lrdan_edge.runtime.select.BACKENDS`; nothing falls
+                back to another.
             precision: Only this precision; None: the fastest.
             threshold: A threshold of the user's own instead of the calibrated one.
             threads: Of the processor, where that runs it; None: the backend's choice, which is every core. Where cameras are
                 decoded on the same cores, fewer may be faster.
+            spin: Whether ONNX Runtime's threads wait for frames in a loop; without, they sleep, and the processor stays cooler.
 
         Raises:
             MissingStageError: A stage has not run; the message names its command.
@@ -72,7 +74,7 @@ class Inspector:
         choice = choose(opened, backend, precision)
         own = opened.engine_decision(choice.engine) if choice.engine else None
         judge = Judge(own or decision.graphs[choice.precision], threshold, opened.manifest.model.region_share)
-        return cls(opened, choice.open(threads=threads), judge, choice)
+        return cls(opened, choice.open(Cores(threads, spin)), judge, choice)
 
     def inspect(self, frames: Frame | Sequence[Frame | None], *, heatmaps: bool = True) -> Verdicts:
         """Judge frames.

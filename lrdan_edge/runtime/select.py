@@ -8,11 +8,12 @@ from typing import Protocol
 from lrdan_edge.bundle import BENCHMARK, Bundle, graph_name
 from lrdan_edge.errors import BackendError
 from lrdan_edge.manifest import PRECISIONS, BenchmarkReport, Precision, from_json
-from lrdan_edge.runtime.backends.base import Backend
+from lrdan_edge.runtime.backends.base import ANY_CORES, Backend, Cores
 from lrdan_edge.runtime.device import processor
 from lrdan_edge.runtime.engines import engines, open_engine
+from lrdan_edge.runtime.nvidia import find_gpu
 
-BACKENDS = ("tensorrt", "onnxruntime", "openvino", "torch", "null")
+BACKENDS = ("tensorrt", "onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "openvino", "torch", "null")
 
 _ORDER = (
     "tensorrt int8",
@@ -25,13 +26,16 @@ _ORDER = (
     "openvino fp32",
     "onnxruntime fp32 (graph)",
 )
-"""What `auto` prefers until a benchmark has measured this machine: GPUs, then the processor; the rest comes last."""
+"""What `auto` prefers until a benchmark has measured this machine: GPUs, then the processor; the rest comes last.
+
+ONNX Runtime's GPU providers are not in it: whether what they need is installed shows only when they are opened.
+"""
 
 
 class Opener(Protocol):
     """What opens a backend."""
 
-    def __call__(self, *, threads: int | None = None) -> Backend:
+    def __call__(self, cores: Cores = ANY_CORES) -> Backend:
         """Open it."""
         ...
 
@@ -44,7 +48,7 @@ class Choice:
         title: Its name in tables: ``tensorrt int8``, or ``onnxruntime fp32 (graph)`` where no engine was built.
         backend: Which backend runs it.
         precision: Which graph, and so which decision.
-        open: Opens the backend, on so many threads of the processor, where that runs it (None: the backend's choice).
+        open: Opens the backend.
         because: Why it was chosen, in a few words.
         passed_over: What was not chosen, with the reason.
         engine: The engine's file name below ``engines/``, or None where a graph runs as it is.
@@ -79,11 +83,22 @@ def candidates(bundle: Bundle) -> tuple[list[Choice], list[str]]:
         if graph_name(precision) not in bundle.manifest.files:
             continue
         if ("onnxruntime", precision) not in built:
-            opener = partial(_open_onnxruntime, bundle, precision)
+            opener = partial(_open_onnxruntime, bundle, precision, "onnxruntime")
             found.append(Choice(f"onnxruntime {precision} (graph)", "onnxruntime", precision, opener))
         if ("openvino", precision) not in built and find_spec("openvino"):
             found.append(Choice(f"openvino {precision}", "openvino", precision, partial(_open_openvino, bundle, precision)))
+        for name in _gpu_providers():
+            found.append(Choice(f"{name} {precision}", name, precision, partial(_open_onnxruntime, bundle, precision, name)))
     return found, obstacles
+
+
+def _gpu_providers() -> list[str]:
+    """Backends that run ONNX Runtime on a GPU: those it was built with, where there is one."""
+    if find_gpu() is None:
+        return []
+    from lrdan_edge.runtime.backends.onnxruntime import gpu_backends
+
+    return gpu_backends()
 
 
 def choose(bundle: Bundle, backend: str = "auto", precision: Precision | None = None) -> Choice:
@@ -137,25 +152,25 @@ def _torch(bundle: Bundle, precision: Precision | None) -> Choice:
     return Choice("torch fp32", "torch", "fp32", partial(_open_torch, bundle), "the reference")
 
 
-def _open_onnxruntime(bundle: Bundle, precision: Precision, *, threads: int | None = None) -> Backend:
+def _open_onnxruntime(bundle: Bundle, precision: Precision, backend: str, cores: Cores = ANY_CORES) -> Backend:
     from lrdan_edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
 
-    return OnnxRuntimeBackend(bundle.graph(precision).read_bytes(), precision, threads=threads)
+    return OnnxRuntimeBackend(bundle.graph(precision).read_bytes(), precision, cores=cores, name=backend)
 
 
-def _open_openvino(bundle: Bundle, precision: Precision, *, threads: int | None = None) -> Backend:
+def _open_openvino(bundle: Bundle, precision: Precision, cores: Cores = ANY_CORES) -> Backend:
     from lrdan_edge.runtime.backends.openvino import OpenVinoBackend
 
-    return OpenVinoBackend(bundle.graph(precision).read_bytes(), precision, threads=threads)
+    return OpenVinoBackend(bundle.graph(precision).read_bytes(), precision, cores=cores)
 
 
-def _open_torch(bundle: Bundle, *, threads: int | None = None) -> Backend:
+def _open_torch(bundle: Bundle, cores: Cores = ANY_CORES) -> Backend:
     from lrdan_edge.runtime.backends.torch import TorchBackend
 
-    return TorchBackend(bundle, threads=threads)
+    return TorchBackend(bundle, cores=cores)
 
 
-def _open_null(bundle: Bundle, *, threads: int | None = None) -> Backend:  # noqa: ARG001 (it computes nothing)
+def _open_null(bundle: Bundle, cores: Cores = ANY_CORES) -> Backend:  # noqa: ARG001 (it computes nothing)
     from lrdan_edge.runtime.backends.null import NullBackend
 
     return NullBackend(bundle.manifest.model.frame_shape, bundle.manifest.model.heatmap_shape)

@@ -2,11 +2,17 @@ from importlib.util import find_spec
 
 import pytest
 
+from lrdan_edge import cli_options
 from lrdan_edge.bench.latency import bench
 from lrdan_edge.bundle import BENCHMARK, Bundle
+from lrdan_edge.errors import BackendError
 from lrdan_edge.export.engine import BuildRequest, build_engine
 from lrdan_edge.manifest import BenchmarkReport, from_json
-from lrdan_edge.runtime.select import candidates, choose
+from lrdan_edge.runtime import select
+from lrdan_edge.runtime.backends import onnxruntime as onnxruntime_module
+from lrdan_edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
+from lrdan_edge.runtime.nvidia import Gpu
+from lrdan_edge.runtime.select import BACKENDS, candidates, choose
 
 
 def test_an_engine_is_preferred_to_its_bare_graph(own_bundle: Bundle) -> None:
@@ -63,3 +69,38 @@ def test_threads_reach_the_backend(own_bundle: Bundle) -> None:
     with Inspector.open(own_bundle.path, backend="onnxruntime", precision="fp32", threads=1) as inspector:
         assert inspector.choice.engine is not None
         assert inspector.backend._session.get_session_options().intra_op_num_threads == 1  # type: ignore[attr-defined]
+
+
+def test_threads_sleep_between_frames_where_asked(own_bundle: Bundle) -> None:
+    from lrdan_edge import Inspector
+
+    for spin, entry in ((True, "1"), (False, "0")):
+        with Inspector.open(own_bundle, backend="onnxruntime", spin=spin) as inspector:
+            options = inspector.backend._session.get_session_options()  # type: ignore[attr-defined]
+            assert options.get_session_config_entry("session.intra_op.allow_spinning") == entry
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime-cuda", "onnxruntime-tensorrt"])
+def test_a_gpu_provider_that_is_missing_or_broken_is_an_error_and_not_the_processor(own_bundle: Bundle, backend: str) -> None:
+    with pytest.raises(BackendError, match=f"no {backend} runs here"):
+        choose(own_bundle, backend)
+    with pytest.warns(UserWarning, match="not in available provider names"), pytest.raises(BackendError, match="no working"):
+        OnnxRuntimeBackend(own_bundle.graph("fp32").read_bytes(), "fp32", name=backend)
+
+
+def test_gpu_providers_are_to_be_had_where_there_is_a_gpu_and_taken_unasked_once_measured(
+    own_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = Gpu(name="Orin", compute_capability="8.7", cuda="12.6", integrated=True)
+    monkeypatch.setattr(select, "find_gpu", lambda: gpu)
+    monkeypatch.setattr(onnxruntime_module, "gpu_backends", lambda: ["onnxruntime-cuda"])
+    titles = {choice.title for choice in candidates(own_bundle)[0]}
+    assert {"onnxruntime-cuda fp32", "onnxruntime fp32 (graph)"} <= titles
+    assert choose(own_bundle).backend != "onnxruntime-cuda"
+    assert choose(own_bundle, "onnxruntime-cuda", "fp32").title == "onnxruntime-cuda fp32"
+    monkeypatch.setattr(select, "measured_speeds", lambda _: {"onnxruntime-cuda fp32": 900.0, "onnxruntime fp32 (graph)": 90.0})
+    assert choose(own_bundle).title == "onnxruntime-cuda fp32"
+
+
+def test_the_command_line_knows_every_backend() -> None:
+    assert ["auto", *BACKENDS] == cli_options.BACKENDS

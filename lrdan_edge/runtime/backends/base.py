@@ -95,6 +95,21 @@ def largest_batch(heatmap_shape: tuple[int, int]) -> int:
     return min(_MOST_FRAMES, max(1, _MOST_PIXELS // (heatmap_shape[0] * heatmap_shape[1])))
 
 
+class Cores(NamedTuple):
+    """How a backend may use the processor, where that runs it.
+
+    Attributes:
+        threads: Of one call; None: the backend's choice, which is every core that this process may use.
+        spin: Whether ONNX Runtime's threads wait for work in a loop: frames are answered sooner, and the cores stay busy
+            between them.
+    """
+
+    threads: int | None = None
+    spin: bool = True
+
+
+ANY_CORES = Cores()
+
 Port = tuple[str, list[int | None]]
 """Type (in NumPy's words) and shape of a graph's input or output; None where a size is open."""
 

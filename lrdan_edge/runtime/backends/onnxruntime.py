@@ -1,4 +1,8 @@
-"""ONNX Runtime: runs the deploy graph, or an optimised copy of it, on any CPU."""
+"""ONNX Runtime: runs the deploy graph on any CPU, or on a GPU where a build of it for GPUs is installed.
+
+Its plain call is used, not its I/O binding: on a processor it takes the caller's frames as they lie, and binding outputs costs
+more in Python than the copy it saves (docs/backends.md).
+"""
 
 import json
 import os
@@ -12,18 +16,39 @@ import onnxruntime as ort
 from lrdan_edge.errors import BackendError
 from lrdan_edge.images import Frame
 from lrdan_edge.manifest import EngineLayer
-from lrdan_edge.runtime.backends.base import Backend, BackendSpec, Detections, Port, check_frames, deploy_shapes, largest_batch
+from lrdan_edge.runtime.backends.base import (
+    ANY_CORES,
+    Backend,
+    BackendSpec,
+    Cores,
+    Detections,
+    Port,
+    check_frames,
+    deploy_shapes,
+    largest_batch,
+)
 from lrdan_edge.runtime.layers import onnxruntime_layers
+from lrdan_edge.runtime.nvidia import find_gpu
 from lrdan_edge.runtime.quantised import with_unsigned_activations
+
+_CPU = "CPUExecutionProvider"
+_GPU_PROVIDERS = {"onnxruntime-cuda": "CUDAExecutionProvider", "onnxruntime-tensorrt": "TensorrtExecutionProvider"}
 
 
 class OnnxRuntimeBackend(Backend):
-    """Runs an ONNX deploy graph on the CPU."""
+    """Runs an ONNX deploy graph, on the processor or by one of ONNX Runtime's GPU providers."""
 
     name = "onnxruntime"
 
     def __init__(
-        self, graph: bytes, precision: str, *, optimised: bool = False, threads: int | None = None, to_the_letter: bool = False
+        self,
+        graph: bytes,
+        precision: str,
+        *,
+        optimised: bool = False,
+        cores: Cores = ANY_CORES,
+        to_the_letter: bool = False,
+        name: str = "onnxruntime",
     ) -> None:
         """Load a graph.
 
@@ -31,35 +56,44 @@ class OnnxRuntimeBackend(Backend):
             graph: The ONNX file's bytes.
             precision: The graph's precision, for the spec.
             optimised: Whether ONNX Runtime wrote it after optimising; it is then taken as it is.
-            threads: Threads of one operator; None for one per core this process may use.
+            cores: How it may use the processor.
             to_the_letter: Whether an int8 graph is run with its own rounding, slowly, and not in the form processors multiply.
+            name: ``onnxruntime`` for the processor, ``onnxruntime-cuda`` or ``onnxruntime-tensorrt`` for a GPU.
 
         Raises:
-            BackendError: ONNX Runtime refuses the graph, or it is no deploy graph.
+            BackendError: ONNX Runtime refuses the graph, it is no deploy graph, or the GPU provider asked for does not work here.
         """
-        options = session_options(threads)
+        self.name, provider = name, _GPU_PROVIDERS.get(name, _CPU)
+        options = session_options(cores)
         if optimised:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         elif to_the_letter:  # the next level replaces roundings and convolutions by integer kernels
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-        else:
+        elif provider == _CPU:
             graph = with_unsigned_activations(graph)
         try:
-            self._session: Any = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+            wanted = _providers(provider, precision)
+            self._session: Any = ort.InferenceSession(graph, options, providers=wanted, enable_fallback=0)
         # ONNX Runtime's exceptions share no base class of their own.
         except Exception as error:
             raise BackendError(
                 f"ONNX Runtime {ort.__version__} cannot load the {precision} graph: {_first_line(error)}"
             ) from error
+        if provider not in self._session.get_providers():  # it would run on the processor and not say so
+            raise BackendError(
+                f"ONNX Runtime {ort.__version__} has no working {provider} here: install onnxruntime-gpu with the CUDA libraries "
+                "it needs, or choose another --backend"
+            )
         frame, heatmap = deploy_shapes(
             *(_ports(values) for values in (self._session.get_inputs(), self._session.get_outputs()))
         )
-        self.spec = BackendSpec(frame, heatmap, largest_batch(heatmap), "CPU", precision)
+        gpu = find_gpu() if provider != _CPU else None
+        self.spec = BackendSpec(frame, heatmap, largest_batch(heatmap), gpu.name if gpu else "CPU", precision)
 
     def infer(self, frames: Frame, *, heatmap: bool = True) -> Detections:
         """Score a batch; see `Backend.infer`."""
         if self._session is None:
-            raise BackendError("this onnxruntime backend is closed: open the inspector again")
+            raise BackendError(f"this {self.name} backend is closed: open the inspector again")
         check_frames(frames, self.spec)
         wanted = ["score", "heatmap"] if heatmap else ["score"]
         try:
@@ -74,13 +108,30 @@ class OnnxRuntimeBackend(Backend):
         self._session = None
 
 
-def session_options(threads: int | None = None) -> "ort.SessionOptions":
+def gpu_backends() -> list[str]:
+    """Names of the backends by GPU providers that this ONNX Runtime was built with, whether they work here or not."""
+    return [name for name, provider in _GPU_PROVIDERS.items() if provider in ort.get_available_providers()]
+
+
+def session_options(cores: Cores = ANY_CORES) -> "ort.SessionOptions":
     """Options of every session: threads bounded by the cores this process may use, errors only on stderr."""
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+    options.intra_op_num_threads = cores.threads or len(os.sched_getaffinity(0))
     options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(cores.spin)))
     options.log_severity_level = 3
     return options
+
+
+def _providers(provider: str, precision: str) -> list[Any]:
+    """What ONNX Runtime asks for each node in turn; it must be given the processor last, for what a GPU provider lacks."""
+    cuda = ("CUDAExecutionProvider", {"use_tf32": "0"})  # TF32 computes float32 with ten bits
+    if provider == _CPU:
+        return [_CPU]
+    if provider == cuda[0]:
+        return [cuda, _CPU]
+    precisions = {f"trt_{name}_enable": str(precision == name) for name in ("fp16", "int8")}
+    return [(provider, precisions), cuda, _CPU]
 
 
 def optimise(graph: Path, target: Path) -> None:

@@ -9,7 +9,17 @@ import numpy as np
 from lrdan_edge.errors import BackendError, MissingExtraError
 from lrdan_edge.images import Frame
 from lrdan_edge.manifest import EngineLayer
-from lrdan_edge.runtime.backends.base import Backend, BackendSpec, Detections, Port, check_frames, deploy_shapes, largest_batch
+from lrdan_edge.runtime.backends.base import (
+    ANY_CORES,
+    Backend,
+    BackendSpec,
+    Cores,
+    Detections,
+    Port,
+    check_frames,
+    deploy_shapes,
+    largest_batch,
+)
 from lrdan_edge.runtime.layers import openvino_layers
 from lrdan_edge.runtime.quantised import with_unsigned_activations
 
@@ -19,14 +29,14 @@ class OpenVinoBackend(Backend):
 
     name = "openvino"
 
-    def __init__(self, graph: bytes, precision: str, *, compiled: bool = False, threads: int | None = None) -> None:
+    def __init__(self, graph: bytes, precision: str, *, compiled: bool = False, cores: Cores = ANY_CORES) -> None:
         """Compile a graph for this processor.
 
         Args:
             graph: The ONNX file's bytes.
             precision: The graph's precision. fp32 and int8 keep float32 where they are not quantised.
             compiled: Whether `graph` is what `compile_graph` made of one instead.
-            threads: Inference threads; None for OpenVINO's choice.
+            cores: Threads, where not OpenVINO's choice.
 
         Raises:
             BackendError: OpenVINO refuses the graph.
@@ -34,8 +44,8 @@ class OpenVinoBackend(Backend):
         """
         version = openvino_version()
         config = _config(precision)
-        if threads:
-            config["INFERENCE_NUM_THREADS"] = threads
+        if cores.threads:
+            config["INFERENCE_NUM_THREADS"] = cores.threads
         try:
             core = _core()
             self._compiled: Any = (

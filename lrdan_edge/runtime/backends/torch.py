@@ -6,7 +6,7 @@ import numpy as np
 
 from lrdan_edge.errors import BackendError, MissingExtraError
 from lrdan_edge.images import Frame
-from lrdan_edge.runtime.backends.base import Backend, BackendSpec, Detections, check_frames, largest_batch
+from lrdan_edge.runtime.backends.base import ANY_CORES, Backend, BackendSpec, Cores, Detections, check_frames, largest_batch
 
 if TYPE_CHECKING:
     from lrdan_edge.bundle import Bundle
@@ -17,12 +17,12 @@ class TorchBackend(Backend):
 
     name = "torch"
 
-    def __init__(self, bundle: "Bundle", *, threads: int | None = None) -> None:
+    def __init__(self, bundle: "Bundle", *, cores: Cores = ANY_CORES) -> None:
         """Rebuild the module, on CUDA where PyTorch has it.
 
         Args:
             bundle: A trained bundle.
-            threads: Of the processor, in this whole process; None: as PyTorch has them.
+            cores: Its threads are those of this whole process.
 
         Raises:
             MissingStageError: The bundle is not trained.
@@ -34,8 +34,8 @@ class TorchBackend(Backend):
             raise MissingExtraError("torch", "train", "the torch backend") from error
         from lrdan_edge.train.scoring import load_ae2
 
-        if threads:
-            torch.set_num_threads(threads)
+        if cores.threads:
+            torch.set_num_threads(cores.threads)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._module: torch.nn.Module | None = load_ae2(bundle).to(self._device).eval()
         model = bundle.manifest.model
