@@ -320,6 +320,10 @@ def cuda_driver(machine: Machine) -> ModuleType:
         machine.call("pagelocked_empty")
         return np.asarray(HostMemory(machine, shape, dtype, mem_flags))
 
+    def memcpy_htod(destination: Any, source: Any) -> None:
+        machine.call("memcpy_htod")
+        machine.bytes_at(int(destination), source.nbytes, "memcpy_htod")[:] = source.reshape(-1).view(np.uint8)
+
     def memcpy_htod_async(destination: Any, source: Any, stream: Stream) -> None:
         machine.call("memcpy_htod_async")
         view, size, address = machine.pinned_view(source, "memcpy_htod_async"), source.nbytes, int(destination)
@@ -343,7 +347,7 @@ def cuda_driver(machine: Machine) -> ModuleType:
         stream.queue(copy)
 
     module = ModuleType("pycuda.driver")
-    functions = (init, Device, mem_alloc, pagelocked_empty, memcpy_htod_async, memcpy_dtoh_async)
+    functions = (init, Device, mem_alloc, pagelocked_empty, memcpy_htod, memcpy_htod_async, memcpy_dtoh_async)
     module.__dict__.update({function.__name__: function for function in functions})
     module.__dict__.update(Error=machine.Error, Stream=lambda flags=0: Stream(machine, flags))
     module.__dict__.update(Event=lambda flags=0: Event(machine, flags), event_flags=EventFlags)
@@ -454,9 +458,11 @@ class _Child(Owned):
 
 
 class IExecutionContext(_Child):
-    def __init__(self, machine: Machine, engine: "ICudaEngine") -> None:
+    def __init__(self, machine: Machine, engine: "ICudaEngine", strategy: ExecutionContextAllocationStrategy) -> None:
         super().__init__(machine, engine)
+        self._lacks_memory = strategy is ExecutionContextAllocationStrategy.USER_MANAGED
         self._session, self._frame = engine._session, engine.get_tensor_shape("frames")[1:]
+        self._sizes = {name: engine.get_tensor_shape(name)[1:] for name in ("frames", "score", "heatmap")}
         self._profile = 0
         self._addresses: dict[str, int] = {}
         self._scratch = 0
@@ -479,13 +485,16 @@ class IExecutionContext(_Child):
         if size < SCRATCH:
             self._machine.blame(f"{size} bytes of scratch memory where {SCRATCH} are needed")
         self._machine.bytes_at(memory, size, "set_device_memory")
-        self._scratch = memory
+        self._scratch, self._lacks_memory = memory, False
 
     def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
         self._changed("set_optimization_profile_async")
         assert stream_handle in self._machine.streams
         self._profile, self._shape, self._ran = profile_index, (), False
         return profile_index < len(self._machine.profiles)
+
+    def get_tensor_shape(self, name: str) -> list[int]:
+        return [self._shape[0], *self._sizes[name]]
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         self._changed("set_input_shape")
@@ -503,6 +512,8 @@ class IExecutionContext(_Child):
         if machine.fail_next == "execute_async_v3":
             machine.fail_next = None
             return False
+        if self._lacks_memory:
+            machine.blame("an execution without scratch memory")
         if not self._shape or set(self._addresses) != {"frames", "score", "heatmap"}:
             machine.blame("an execution without a shape or an address")
         if stream.captured is not None:
@@ -521,7 +532,8 @@ class IExecutionContext(_Child):
 
     def _execute(self, shape: tuple[int, ...], stream_handle: int) -> None:
         machine, size = self._machine, int(np.prod(shape))
-        machine.bytes_at(self._scratch, SCRATCH, "execute")[:] = 0x55
+        if self._scratch:
+            machine.bytes_at(self._scratch, SCRATCH, "execute")[:] = 0x55
         if self._scratch in machine.live:
             machine.live[self._scratch].users.discard(stream_handle)
         frames = machine.bytes_at(self._addresses["frames"], size, "execute")
@@ -563,13 +575,14 @@ class ICudaEngine(_Child):
     def get_tensor_profile_shape(self, name: str, profile_index: int) -> list[list[int]]:
         return [[count, *self._tensor(name).shape[1:]] for count in self._machine.profiles[profile_index]]
 
-    def create_execution_context(self, strategy: ExecutionContextAllocationStrategy) -> IExecutionContext:
-        assert strategy is ExecutionContextAllocationStrategy.USER_MANAGED
+    def create_execution_context(
+        self, strategy: ExecutionContextAllocationStrategy = ExecutionContextAllocationStrategy.STATIC
+    ) -> IExecutionContext:
         alone = self._making.acquire(blocking=False)
         if not alone:
             self._machine.blame("two threads make execution contexts at once")
         try:
-            return IExecutionContext(self._machine, self)
+            return IExecutionContext(self._machine, self, strategy)
         finally:
             if alone:
                 self._making.release()
@@ -597,6 +610,7 @@ def tensorrt_module(machine: Machine) -> ModuleType:
         Runtime=Runtime,
         DataType=DataType,
         ILogger=ILogger,
+        nptype=lambda kind: np.uint8 if kind is DataType.UINT8 else np.float32,
         ExecutionContextAllocationStrategy=ExecutionContextAllocationStrategy,
     )
     return module

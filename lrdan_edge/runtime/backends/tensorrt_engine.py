@@ -43,6 +43,12 @@ def profile_for(profiles: Sequence[Profile], frames: int) -> Profile:
     return min(fitting, key=lambda profile: (max(0, profile.smallest - frames), abs(profile.best - frames)))
 
 
+def read_profiles(engine: Any) -> list[Profile]:
+    """The optimisation profiles of TensorRT's `engine`, a deploy graph's."""
+    every = range(engine.num_optimization_profiles)
+    return [Profile(index, *(tuple(shape)[0] for shape in engine.get_tensor_profile_shape(INPUT, index))) for index in every]  # noqa: RUF015
+
+
 @dataclass(frozen=True)
 class EngineRequest:
     """Which engine, and how it is to be loaded.
@@ -134,10 +140,7 @@ class LoadedEngine:
             raise EngineError(
                 f"this engine is not a deploy graph's (its tensors are {', '.join(sorted(names))}): build it anew"
             )
-        self.profiles = []
-        for index in range(engine.num_optimization_profiles):
-            shapes = [tuple(shape) for shape in engine.get_tensor_profile_shape(INPUT, index)]
-            self.profiles.append(Profile(index, *(shape[0] for shape in shapes)))
+        self.profiles = read_profiles(engine)
         frame = tuple(engine.get_tensor_shape(INPUT))[1:]
         height, width = tuple(engine.get_tensor_shape(HEATMAP))[1:]
         self.scratch_bytes = int(engine.device_memory_size_v2)
