@@ -85,13 +85,13 @@ def fetch_or_skip(requirement: str, *, source: bool = False) -> Path:
     return folder
 
 
-def compile_stub(target: Path, symbols: list[str]) -> None:
-    """A shared library that defines `symbols` and does nothing; skips where there is no C compiler."""
+def compile_stub(target: Path, symbols: list[str], name: str | None = None) -> None:
+    """A shared library that defines `symbols` and does nothing, known as `name`; skips where there is no C compiler."""
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
         pytest.skip("no C compiler to make stub libraries with")
     code = "".join(f"int {symbol}(void* a, const char* b) {{ (void)a; (void)b; return 1; }}\n" for symbol in symbols)
-    command = [compiler, "-shared", "-fPIC", "-x", "c", "-o", str(target), "-"]
+    command = [compiler, "-shared", "-fPIC", "-x", "c", "-o", str(target), f"-Wl,-soname,{name or target.name}", "-"]
     subprocess.run(command, input=code, text=True, check=True, timeout=60)
 
 
@@ -101,7 +101,7 @@ def rtx_environment(folder: Path) -> dict[str, str]:
     (folder / "tensorrt_rtx").symlink_to(bindings / "tensorrt_rtx_bindings")
     (folder / "tensorrt_rtx_bindings").symlink_to(bindings / "tensorrt_rtx_bindings")
     (folder / "tensorrt_rtx_libs").symlink_to(libraries / "tensorrt_rtx_libs")
-    return _environment(folder, None)
+    return environment([folder], None)
 
 
 def tensorrt_environment(folder: Path) -> dict[str, str]:
@@ -117,7 +117,7 @@ def tensorrt_environment(folder: Path) -> dict[str, str]:
         (folder / "lib" / name).symlink_to(libraries / "libtensorrt_rtx.so.1")
     (folder / "lib/libnvonnxparser.so.11").symlink_to(libraries / "libtensorrt_onnxparser_rtx.so.1")
     compile_stub(folder / "lib/libnvinfer_plugin.so.11", ["initLibNvInferPlugins"])
-    return _environment(folder, folder / "lib")
+    return environment([folder], folder / "lib")
 
 
 def generation_environment(version: str, folder: Path) -> dict[str, str]:
@@ -129,12 +129,13 @@ def generation_environment(version: str, folder: Path) -> dict[str, str]:
     for name in ("nvinfer", "nvonnxparser", "nvinfer_plugin"):
         target = folder / "lib" / f"lib{name}.so.{suffix}"
         compile_stub(target, _SYMBOLS)
-    return _environment(folder, folder / "lib")
+    return environment([folder], folder / "lib")
 
 
-def _environment(packages: Path, libraries: Path | None) -> dict[str, str]:
-    environment = dict(os.environ)
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(packages), os.environ.get("PYTHONPATH")]))
+def environment(packages: list[Path], libraries: Path | None) -> dict[str, str]:
+    """This process's environment with folders to import from and one to load libraries from."""
+    found = dict(os.environ)
+    found["PYTHONPATH"] = os.pathsep.join(filter(None, [*map(str, packages), os.environ.get("PYTHONPATH")]))
     if libraries:
-        environment["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, [str(libraries), os.environ.get("LD_LIBRARY_PATH")]))
-    return environment
+        found["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, [str(libraries), os.environ.get("LD_LIBRARY_PATH")]))
+    return found
