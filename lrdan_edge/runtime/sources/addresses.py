@@ -6,7 +6,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from lrdan_edge.errors import SourceError
-from lrdan_edge.runtime.sources import cameras
+from lrdan_edge.runtime.sources import cameras, genicam
 from lrdan_edge.runtime.sources.capture import Job
 
 STREAMS = frozenset({"rtsp", "rtsps", "http", "https"})
@@ -70,8 +70,8 @@ def camera_job(uri: str, read_timeout_s: float) -> tuple[str, Job] | None:
         cameras.pipeline(text)
         return f"csi://{match[1] or 0}", _job("pipeline", read_timeout_s, text)
     if match := re.fullmatch(r"genicam://([^/]+)", plain):
-        cameras.genicam(match[1], query)
-        return plain, _job("genicam", read_timeout_s, match[1], query)
+        genicam.genicam(match[1], query)
+        return plain, Job(genicam.__name__, "genicam", (match[1], query), read_timeout_s)
     return None
 
 

@@ -1,6 +1,5 @@
-"""Cameras on this machine: USB (Video4Linux), CSI (Jetson), GStreamer pipelines and GenICam; each an opener for the capture process."""
+"""Cameras on this machine: USB (Video4Linux), CSI (Jetson) and GStreamer pipelines; each an opener for the capture process."""
 
-import importlib
 import os
 import re
 import shlex
@@ -11,7 +10,6 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 import cv2
-import numpy as np
 
 from lrdan_edge.errors import SourceError
 from lrdan_edge.runtime.sources.native import Capture
@@ -188,114 +186,3 @@ def pipeline(text: str) -> Callable[[], Capture]:
 def has_gstreamer() -> bool:
     """Whether OpenCV was built with it."""
     return re.search(r"GStreamer:\s+YES", cv2.getBuildInformation()) is not None
-
-
-def genicam(name: str, query: str = "") -> Callable[[], Capture]:
-    """The opener for a GenICam camera (GigE Vision, USB3 Vision), through Harvesters and the vendor's producer.
-
-    Args:
-        name: The camera's serial number or user-defined name, or a number from 0 in the order they are found.
-        query: ``cti=/path/of/the/producer.cti``, else ``GENICAM_GENTL64_PATH`` is searched; and `Settings`' ``exposure`` and
-            ``rate``.
-
-    Raises:
-        SourceError: Harvesters is not installed, there is no producer, or a setting is none.
-    """
-    address = f"genicam://{name}"
-    words = dict(parse_qsl(query))
-    producers = [words.pop("cti")] if "cti" in words else _producers()
-    settings = settings_of("&".join(f"{key}={value}" for key, value in words.items()), address)
-    if not producers:
-        raise SourceError(f"{address} needs the vendor's GenTL producer: install it, and add ?cti=/path/of/it.cti")
-    try:
-        core: Any = importlib.import_module("harvesters.core")
-    except ImportError as error:
-        raise SourceError(f"{address} needs Harvesters: pip install harvesters") from error
-    return lambda: _GenICam(core, producers, name, settings)
-
-
-def _producers() -> list[str]:
-    folders = [Path(folder) for folder in os.environ.get("GENICAM_GENTL64_PATH", "").split(os.pathsep) if folder]
-    return [str(path) for folder in folders for path in sorted(folder.glob("*.cti"))]
-
-
-class _GenICam:
-    """A GenICam camera as a capture. Grey and Bayer pictures of 8 bits; others are refused."""
-
-    def __init__(self, core: Any, producers: list[str], name: str, settings: Settings) -> None:
-        self._harvester = core.Harvester()
-        self._camera: Any = None
-        try:
-            for producer in producers:
-                self._harvester.add_file(producer)
-            self._harvester.update()
-            self._camera = self._harvester.create(self._place(name))
-            nodes = self._camera.remote_device.node_map
-            if settings.exposure not in (None, "auto"):
-                nodes.ExposureTime.value = float(settings.exposure)
-            if settings.rate is not None:
-                nodes.AcquisitionFrameRate.value = settings.rate
-            self._rate = settings.rate or 0.0
-            self._camera.start()
-        except SourceError:
-            self.release()
-            raise
-        except Exception as error:  # Harvesters hands every producer's own errors on
-            self.release()
-            raise SourceError(
-                f"genicam://{name} cannot be opened ({str(error)[:200]}): is it in use, or its cable out?"
-            ) from error
-
-    def _place(self, name: str) -> int:
-        found = [(info.serial_number, getattr(info, "user_defined_name", "")) for info in self._harvester.device_info_list]
-        for place, names in enumerate(found):
-            if name in names:
-                return place
-        if name.isdigit() and int(name) < len(found):
-            return int(name)
-        raise SourceError(f"there is no GenICam camera {name!r} (found: {', '.join(one for one, _ in found) or 'none'})")
-
-    def read(self) -> tuple[bool, object]:
-        """The next picture."""
-        try:
-            with self._camera.fetch(timeout=1.0) as buffer:
-                part = buffer.payload.components[0]
-                return True, _picture(part.data, part.height, part.width, part.data_format)
-        except SourceError:
-            raise
-        except Exception:  # a time-out, or a picture that arrived in part
-            return False, None
-
-    def get(self, propId: int, /) -> float:  # noqa: N803 - OpenCV's name
-        """The rate where it was asked for; nothing else is known."""
-        return self._rate if propId == cv2.CAP_PROP_FPS else 0.0
-
-    def release(self) -> None:
-        """Close it."""
-        if self._camera is not None:
-            self._camera.destroy()
-        self._harvester.reset()
-
-
-_BAYER = {
-    "BayerRG8": cv2.COLOR_BayerBG2BGR,  # OpenCV names the pattern by its second row
-    "BayerBG8": cv2.COLOR_BayerRG2BGR,
-    "BayerGR8": cv2.COLOR_BayerGB2BGR,
-    "BayerGB8": cv2.COLOR_BayerGR2BGR,
-}
-
-
-def _picture(data: Any, height: int, width: int, pixel_format: str) -> object:
-    """A copy of a buffer as grey [H, W] or BGR [H, W, 3].
-
-    Raises:
-        SourceError: It has another pixel format.
-    """
-    if pixel_format == "Mono8":
-        return np.array(data, np.uint8).reshape(height, width)
-    if pixel_format in _BAYER:
-        return cv2.cvtColor(np.array(data, np.uint8).reshape(height, width), _BAYER[pixel_format])
-    if pixel_format in ("BGR8", "RGB8"):
-        image = np.array(data, np.uint8).reshape(height, width, 3)
-        return image if pixel_format == "BGR8" else np.ascontiguousarray(image[..., ::-1])
-    raise SourceError(f"the camera's pixel format {pixel_format} is not supported: set it to Mono8, BayerRG8 or BGR8")

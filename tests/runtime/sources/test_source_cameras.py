@@ -1,12 +1,10 @@
 """Cameras of this machine: settings, pipelines, and what is said where hardware or software for them is missing."""
 
-import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
-import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -106,90 +104,6 @@ def test_with_gstreamer_a_pipeline_ends_in_an_appsink(monkeypatch: pytest.Monkey
     cameras.pipeline("videotestsrc")()
     cameras.pipeline("videotestsrc ! appsink")()
     assert asked == [f"videotestsrc ! videoconvert ! video/x-raw,format=BGR ! {cameras._APPSINK}", "videotestsrc ! appsink"]
-
-
-def test_genicam_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("GENICAM_GENTL64_PATH", raising=False)
-    with pytest.raises(SourceError, match="vendor's GenTL producer"):
-        open_source("genicam://0")
-    monkeypatch.setitem(sys.modules, "harvesters.core", None)
-    with pytest.raises(SourceError, match="pip install harvesters"):
-        open_source("genicam://0?cti=/opt/vendor.cti")
-
-
-class Harvester:
-    """The part of Harvesters' API that is used (its 1.4 documentation), over two cameras that give a ramp."""
-
-    def __init__(self) -> None:
-        self.device_info_list = [SimpleNamespace(serial_number=name, user_defined_name="") for name in ("S1", "S2")]
-        self.files: list[str] = []
-        self.log: list[str] = []
-        Harvester.last = self
-
-    last: "Harvester"
-    pixel_format = "Mono8"
-
-    def add_file(self, path: str) -> None:
-        self.files.append(path)
-
-    def update(self) -> None:
-        assert self.files, "a producer first"
-
-    def reset(self) -> None:
-        self.log.append("reset")
-
-    def create(self, place: int) -> Any:
-        node = SimpleNamespace(ExposureTime=SimpleNamespace(value=0.0), AcquisitionFrameRate=SimpleNamespace(value=0.0))
-        self.log.append(f"create {place}")
-        return SimpleNamespace(
-            remote_device=SimpleNamespace(node_map=node),
-            start=lambda: self.log.append(f"start {node.ExposureTime.value:g}"),
-            fetch=lambda timeout: Buffer(self.pixel_format),  # noqa: ARG005
-            destroy=lambda: self.log.append("destroy"),
-        )
-
-
-class Buffer:
-    def __init__(self, pixel_format: str) -> None:
-        data = np.arange(12, dtype=np.uint8)
-        part = SimpleNamespace(data=data, height=3, width=4, data_format=pixel_format)
-        self.data, self.payload = data, SimpleNamespace(components=[part])
-
-    def __enter__(self) -> "Buffer":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.data[:] = 0  # the camera writes its next picture there
-
-
-def test_a_genicam_camera_is_a_capture(monkeypatch: pytest.MonkeyPatch) -> None:
-    core = ModuleType("harvesters.core")
-    core.Harvester = Harvester  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "harvesters.core", core)
-    capture = cameras.genicam("S2", "cti=/opt/vendor.cti&exposure=900&rate=20")()
-    arrived, image = capture.read()
-    assert arrived
-    assert np.array_equal(image, np.arange(12, dtype=np.uint8).reshape(3, 4)), "copied before the buffer went back"
-    assert capture.get(cv2.CAP_PROP_FPS) == 20
-    capture.release()
-    assert Harvester.last.log == ["create 1", "start 900", "destroy", "reset"]
-    with pytest.raises(SourceError, match="no GenICam camera 'S9' \\(found: S1, S2\\)"):
-        cameras.genicam("S9", "cti=/opt/vendor.cti")()
-    monkeypatch.setattr(Harvester, "pixel_format", "Mono12Packed")
-    with pytest.raises(SourceError, match="pixel format Mono12Packed is not supported"):
-        cameras.genicam("0", "cti=/opt/vendor.cti")().read()
-
-
-@pytest.mark.parametrize("pattern", ["RGGB", "BGGR", "GRBG", "GBRG"])
-@pytest.mark.parametrize(("colour", "place"), [("B", 0), ("G", 1), ("R", 2)])
-def test_bayer_pictures_have_their_colours(pattern: str, colour: str, place: int) -> None:
-    """A surface of one colour: only that colour's cells are lit."""
-    cell = np.array([200 if letter == colour else 0 for letter in pattern], np.uint8).reshape(2, 2)
-    image = cameras._picture(np.tile(cell, (6, 8)).reshape(-1), 12, 16, f"Bayer{pattern[:2]}8")
-    assert isinstance(image, np.ndarray)
-    middle = image[4:8, 4:12].reshape(-1, 3).astype(int)
-    assert middle[:, place].min() > 150
-    assert np.delete(middle, place, 1).max() == 0
 
 
 def test_addresses_become_jobs() -> None:
