@@ -89,7 +89,7 @@ def build_engine(bundle: Bundle, request: BuildRequest, progress: Progress | Non
     elif request.target == "openvino":
         built = _build_openvino(graph, request.precision, progress)
     else:
-        built = _build_onnxruntime(graph, progress)
+        built = _build_onnxruntime(graph, request.precision, progress)
     name = f"{request.target}-{request.precision}-{_slug(built)}{built.suffix}"
     sidecar = EngineSidecar(
         schema_version=SCHEMA_VERSION,
@@ -156,12 +156,12 @@ def _keep(bundle: Bundle, name: str, data: bytes, sidecar: EngineSidecar, comman
     write_signature(bundle, name, signature)
 
 
-def _build_onnxruntime(graph: Path, progress: Progress | None) -> _Built:
+def _build_onnxruntime(graph: Path, precision: Precision, progress: Progress | None) -> _Built:
     from lrdan_edge.runtime.backends.onnxruntime import optimise, run_layers
 
     with TemporaryDirectory() as folder:
         target = Path(folder) / "engine.onnx"
-        optimise(graph, target)
+        optimise(graph, precision, target)
         data = target.read_bytes()
     layers = run_layers(data)
     if progress:
