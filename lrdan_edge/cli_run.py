@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lrdan_edge.cli_options import backend_options, bundle_option
+from lrdan_edge.cli_options import Command, backend_options, bundle_option
 from lrdan_edge.errors import LrdanError
 
 if TYPE_CHECKING:
@@ -60,6 +60,39 @@ def rule_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def signal_options(command: Command) -> Command:
+    """When a camera's or stream's signal counts as lost."""
+    options = [
+        click.option(
+            "--no-frame-after",
+            type=click.FloatRange(min=0.5),
+            default=10.0,
+            show_default=True,
+            metavar="SECONDS",
+            help="A camera is lost, and connected anew, after so long without a frame.",
+        ),
+        click.option(
+            "--frozen-after",
+            type=click.FloatRange(min=0),
+            default=10.0,
+            show_default=True,
+            metavar="SECONDS",
+            help="So long of the very same picture is a fault; 0: never.",
+        ),
+        click.option(
+            "--black-after",
+            type=click.FloatRange(min=0),
+            default=2.0,
+            show_default=True,
+            metavar="SECONDS",
+            help="So long of a black picture is a fault; 0: never.",
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 @click.command()
 @click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
 @bundle_option
@@ -80,8 +113,10 @@ def rule_options(command: Callable[..., Any]) -> Callable[..., Any]:
     "--policy", type=click.Choice(["latest", "every"]), help="Newest frame wins, or none is dropped. [default: by source]"
 )
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Most frames judged at once.")
-@click.option("--realtime", is_flag=True, help="Play files at their own rate.")
+@click.option("--realtime", is_flag=True, help="Play videos at their own rate.")
+@click.option("--rate", type=click.FloatRange(min=0, min_open=True), metavar="FPS", help="Play videos and images at this rate.")
 @click.option("--loop", "repeat", is_flag=True, help="Play files again and again.")
+@signal_options
 def run(
     sources: tuple[str, ...],
     bundle_path: Path,
@@ -97,7 +132,11 @@ def run(
     policy: Any,
     batch: int,
     realtime: bool,
+    rate: float | None,
     repeat: bool,
+    no_frame_after: float,
+    frozen_after: float,
+    black_after: float,
     **rule_given: Any,
 ) -> None:
     """Inspect each SOURCE: a video file, a folder, a camera index, an RTSP or HTTP address.
@@ -109,6 +148,7 @@ def run(
     from lrdan_edge.runtime.gpu import require_gpu as demand_gpu
     from lrdan_edge.runtime.inspector import Inspector
     from lrdan_edge.runtime.loop.opening import open_sources
+    from lrdan_edge.runtime.sources.signs import Limits
 
     rule = _rule(**rule_given)
     with Inspector.open(
@@ -116,7 +156,15 @@ def run(
     ) as inspector:
         if require_gpu:
             demand_gpu(inspector)
-        opened = open_sources(sources, realtime=realtime, loop=repeat, bit_depth=inspector.bit_depth)
+        opened = open_sources(
+            sources,
+            realtime=realtime,
+            rate=rate,
+            loop=repeat,
+            read_timeout_s=no_frame_after,
+            limits=Limits(frozen_after, black_after),
+            bit_depth=inspector.bit_depth,
+        )
         try:
             whole = inspect_sources(inspector, opened, output, save, overwrite=overwrite, policy=policy, batch=batch, rule=rule)
         finally:

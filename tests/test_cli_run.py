@@ -13,6 +13,8 @@ from click.testing import CliRunner, Result
 from parts import Line, defective_image, good_image, write
 
 from lrdan_edge.cli import cli
+from lrdan_edge.runtime.loop import opening
+from lrdan_edge.runtime.sources import Limits, Source
 
 
 def call(*words: object) -> Result:
@@ -115,3 +117,21 @@ def test_a_second_signal_ends_at_once(line: Line, belt: Path, number: signal.Sig
     process.send_signal(number)
     process.communicate(timeout=10)
     assert process.returncode == -number
+
+
+def test_what_counts_as_lost_and_how_fast_files_are_played_reach_the_sources(
+    line: Line, belt: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, object] = {}
+    plain = opening.open_sources
+
+    def opened(uris: list[str], **options: object) -> list[Source]:
+        seen.update(options)
+        return plain(uris, **options)
+
+    monkeypatch.setattr(opening, "open_sources", opened)
+    words = ["--rate", "200", "--no-frame-after", "3", "--frozen-after", "0", "--black-after", "0.5"]
+    result = call("run", belt, "-b", line.bundle, *words)
+    assert result.exit_code == 0, result.output
+    assert (seen["rate"], seen["read_timeout_s"], seen["limits"]) == (200, 3, Limits(0, 0.5))
+    assert call("run", belt, "-b", line.bundle, "--rate", "0").exit_code == 2

@@ -3,6 +3,7 @@
 import glob
 import os
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from lrdan_edge.errors import SourceError
 from lrdan_edge.images import SUFFIXES
@@ -21,6 +22,7 @@ def open_source(
     uri: str | os.PathLike[str],
     *,
     realtime: bool = False,
+    rate: float | None = None,
     loop: bool = False,
     open_timeout_s: float = 10,
     read_timeout_s: float = 10,
@@ -34,6 +36,7 @@ def open_source(
             on standard input; a camera (``0``, ``/dev/video0``, ``csi://0``, ``genicam://SERIAL``, ``gst:PIPELINE``; see
             `addresses.camera_job`); or ``rtsp://``, ``rtsps://``, ``http://``, ``https://``.
         realtime: Deliver a video file at its own frame rate; images and live sources have none to keep.
+        rate: Deliver files, images or video, at so many frames per second; live sources come as they come.
         loop: Start files again at the end, until closed.
         open_timeout_s: How long connecting to a camera or stream may take.
         read_timeout_s: After how long without a frame a camera's or stream's signal counts as lost.
@@ -53,15 +56,23 @@ def open_source(
         return LiveSource(*found, open_timeout_s=open_timeout_s, limits=limits)
     scheme = addresses.scheme_of(uri)
     if scheme in addresses.STREAMS:
-        return _open_stream(uri, realtime, loop, open_timeout_s, read_timeout_s, limits)
+        return _open_stream(uri, _Playing(realtime, rate, loop), open_timeout_s, read_timeout_s, limits)
     if scheme == "file":
         uri = addresses.path_of_file_uri(uri)
     elif scheme is not None:
         raise addresses.unknown(uri)
-    return _open_path(uri, realtime, loop, bit_depth)
+    return _open_path(uri, _Playing(realtime, rate, loop), bit_depth)
 
 
-def _open_stream(url: str, realtime: bool, loop: bool, open_s: float, read_s: float, limits: Limits | None) -> Source:
+class _Playing(NamedTuple):
+    """How files are played."""
+
+    realtime: bool
+    rate: float | None
+    loop: bool
+
+
+def _open_stream(url: str, playing: _Playing, open_s: float, read_s: float, limits: Limits | None) -> Source:
     shown = addresses.scrubbed(url)
     over_http = url.lower().startswith("http")
     # For MJPEG over HTTP, which announces no rate, FFmpeg makes one up (25).
@@ -70,23 +81,24 @@ def _open_stream(url: str, realtime: bool, loop: bool, open_s: float, read_s: fl
     stream = LiveSource(shown, job, open_timeout_s=open_s, fps=fps, limits=limits)
     if over_http and stream.frames:  # a finished video on a web server: it has an end, and is no loss when it ends
         stream.close()
-        return VideoSource(shown, url, realtime=realtime, loop=loop, open_timeout_s=open_s, read_timeout_s=read_s)
+        return VideoSource(shown, url, **playing._asdict(), open_timeout_s=open_s, read_timeout_s=read_s)
     return stream
 
 
-def _open_path(uri: str, realtime: bool, loop: bool, bit_depth: int) -> Source:
+def _open_path(uri: str, playing: _Playing, bit_depth: int) -> Source:
     path = Path(uri)
+    images: dict[str, Any] = {"loop": playing.loop, "rate": playing.rate, "bit_depth": bit_depth}
     try:
         if uri and path.is_dir():
-            return ImageSource(uri, folder_images(path), folder=path, loop=loop, bit_depth=bit_depth)
+            return ImageSource(uri, folder_images(path), folder=path, **images)
         if path.is_file():
             if path.suffix.lower() in SUFFIXES:
-                return ImageSource(uri, [path], loop=loop, bit_depth=bit_depth)
-            return VideoSource(uri, f"file:{path.absolute()}", path=path, realtime=realtime, loop=loop)
+                return ImageSource(uri, [path], **images)
+            return VideoSource(uri, f"file:{path.absolute()}", path=path, **playing._asdict())
         if uri and path.exists():
             raise SourceError(f"{uri} is neither a folder, a file nor a camera: give {addresses.ACCEPTED}")
     except OSError as error:
         raise SourceError(f"{uri} cannot be read ({error.strerror}): check the path and its permissions") from error
     if glob.has_magic(uri):
-        return ImageSource(uri, glob_images(uri), loop=loop, bit_depth=bit_depth)
+        return ImageSource(uri, glob_images(uri), **images)
     raise addresses.unknown(uri)

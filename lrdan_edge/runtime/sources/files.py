@@ -12,6 +12,7 @@ from lrdan_edge.errors import DataError, SourceError
 from lrdan_edge.images import SUFFIXES, list_images, natural_key, read_image
 from lrdan_edge.runtime.sources.base import CapturedFrame, Source
 from lrdan_edge.runtime.sources.native import quiet
+from lrdan_edge.runtime.sources.pace import Pace
 
 
 def folder_images(folder: Path) -> list[Path]:
@@ -50,10 +51,16 @@ class ImageSource(Source):
     """Image files in a fixed order; one that cannot be decoded is delivered as a fault, and the next follows."""
 
     live = False
-    fps: float | None = None
 
     def __init__(
-        self, uri: str, paths: list[Path], *, folder: Path | None = None, loop: bool = False, bit_depth: int = 16
+        self,
+        uri: str,
+        paths: list[Path],
+        *,
+        folder: Path | None = None,
+        loop: bool = False,
+        rate: float | None = None,
+        bit_depth: int = 16,
     ) -> None:
         """Deliver `paths` in their order.
 
@@ -62,20 +69,25 @@ class ImageSource(Source):
             paths: The files, at least one.
             folder: Names are relative to it; the bare file names when None.
             loop: Start again after the last one, until closed.
+            rate: So many images per second; None: as fast as they are taken.
             bit_depth: How many bits of 16-bit files are used.
         """
         self.uri = uri
         self.frames: int | None = None if loop else len(paths)
         self._named = [(path.relative_to(folder).as_posix() if folder else path.name, path) for path in paths]
+        self.fps = rate
         self._loop, self._bit_depth = loop, bit_depth
         self._closed = threading.Event()
 
     def __iter__(self) -> Iterator[CapturedFrame]:
         """The images; see `Source`."""
         rounds = itertools.repeat(self._named) if self._loop else [self._named]
+        pace = Pace(self.fps, self._closed)
         with quiet:
             for index, (name, path) in enumerate(itertools.chain.from_iterable(rounds)):
                 if self._closed.is_set():
+                    return
+                if not pace.wait():
                     return
                 yield self._capture(path, name, index)
 

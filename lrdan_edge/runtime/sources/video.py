@@ -11,6 +11,7 @@ from lrdan_edge.errors import SourceError
 from lrdan_edge.runtime.sources.base import CapturedFrame, Source
 from lrdan_edge.runtime.sources.containers import Kind, kind_of, matroska_is_cut, mp4_has_index
 from lrdan_edge.runtime.sources.native import announced_fps, announced_frames, open_ffmpeg, quiet, read_frame
+from lrdan_edge.runtime.sources.pace import Pace
 
 # A packet that cannot be decoded ends one read; the next one goes on behind it. So many in a row are the end.
 _FAILED_READS = 8
@@ -28,6 +29,7 @@ class VideoSource(Source):
         *,
         path: Path | None = None,
         realtime: bool = False,
+        rate: float | None = None,
         loop: bool = False,
         open_timeout_s: float = 10,
         read_timeout_s: float = 10,
@@ -39,6 +41,7 @@ class VideoSource(Source):
             target: What FFmpeg is to open.
             path: The file, where it is one.
             realtime: Deliver frames at the video's own rate instead of as fast as they are taken.
+            rate: At so many frames per second instead.
             loop: Start again at the end, until closed.
             open_timeout_s: How long opening may take, where `target` is on a network.
             read_timeout_s: How long one frame may take, where `target` is on a network.
@@ -48,7 +51,7 @@ class VideoSource(Source):
         """
         self.uri = uri
         self._target, self._path = target, path
-        self._realtime, self._loop = realtime, loop
+        self._realtime, self._rate, self._loop = realtime, rate, loop
         self._timeouts = (open_timeout_s, read_timeout_s)
         self._closed = threading.Event()
         self._using = threading.Lock()
@@ -86,7 +89,7 @@ class VideoSource(Source):
         with self._using:
             capture, self._capture = self._capture, None
         capture = capture or self._open()
-        pace = _Pace(self.fps if self._realtime else None, self._closed)
+        pace = Pace(self._rate or (self.fps if self._realtime else None), self._closed)
         index, failed, decoded = start, 0, 0
         try:
             while failed < _FAILED_READS and not self._closed.is_set():
@@ -130,22 +133,6 @@ class VideoSource(Source):
             capture, self._capture = self._capture, None
         if capture is not None:
             capture.release()
-
-
-class _Pace:
-    """Waits until the next frame of a steady rate is due."""
-
-    def __init__(self, fps: float | None, closed: threading.Event) -> None:
-        self._period = 1 / fps if fps else 0.0
-        self._closed = closed
-        self._due = time.monotonic()
-
-    def wait(self) -> bool:
-        """Wait for the next frame's time; False when the source was closed."""
-        if self._period and self._closed.wait(max(0.0, self._due - time.monotonic())):
-            return False
-        self._due += self._period
-        return not self._closed.is_set()
 
 
 def _kind(path: Path) -> Kind:

@@ -1,4 +1,5 @@
 import itertools
+import time
 from pathlib import Path
 
 import cv2
@@ -76,3 +77,14 @@ def test_loop_goes_on_counting_until_closed(folder: Path) -> None:
     source.close()
     source.close()
     assert list(source) == []
+
+
+def test_images_come_at_the_rate_that_is_asked_for(folder: Path) -> None:
+    with open_source(folder, rate=20, loop=True) as source:
+        assert source.fps == 20
+        began = time.monotonic()
+        frames = list(itertools.islice(source, 11))
+        assert 0.45 < time.monotonic() - began < 2
+        assert np.median(np.diff([frame.capture_ns for frame in frames])) == pytest.approx(50e6, rel=0.3)
+        source.close()
+        assert list(source) == []

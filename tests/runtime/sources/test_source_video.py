@@ -165,6 +165,12 @@ def test_realtime_keeps_the_rate_and_loop_goes_on(write_video: Callable[..., Pat
     assert 0.4 < seconds < 2
 
 
+def test_a_rate_goes_before_the_videos_own(write_video: Callable[..., Path], tmp_path: Path) -> None:
+    started = time.monotonic()
+    assert len(list(open_source(write_video(tmp_path / "slow.avi", "MJPG", 11, fps=1), realtime=True, rate=25))) == 11
+    assert 0.35 < time.monotonic() - started < 2
+
+
 def test_close_from_another_thread_ends_the_iteration(write_video: Callable[..., Path], tmp_path: Path) -> None:
     source = open_source(write_video(tmp_path / "slow.avi", "MJPG", 5, fps=0.1), realtime=True)
     threading.Timer(0.3, source.close).start()
