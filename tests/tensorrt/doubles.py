@@ -463,7 +463,7 @@ class IExecutionContext(_Child):
         self._lacks_memory = strategy is ExecutionContextAllocationStrategy.USER_MANAGED
         self._session, self._frame = engine._session, engine.get_tensor_shape("frames")[1:]
         self._sizes = {name: engine.get_tensor_shape(name)[1:] for name in ("frames", "score", "heatmap")}
-        self._profile = 0
+        self._profile: int | None = None  # TensorRT sets it by itself for an engine's first context alone
         self._addresses: dict[str, int] = {}
         self._scratch = 0
         self._shape: tuple[int, ...] = ()
@@ -499,6 +499,9 @@ class IExecutionContext(_Child):
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         self._changed("set_input_shape")
         self._ran = self._ran and shape == self._shape
+        if self._profile is None:
+            self._machine.blame("a shape before a profile")
+            return False
         smallest, _, largest = self._machine.profiles[self._profile]
         if name != "frames" or list(shape[1:]) != self._frame or not smallest <= shape[0] <= largest:
             return False

@@ -44,7 +44,7 @@ class Slot:
         self._allocate(gpu)
         gpu.callback(self._finish)
         self._execution: Any = self._new_execution()
-        self._prepared: tuple[int, int] | None = (0, 0)  # profile and batch of `_execution`; a new context has profile 0
+        self._prepared: tuple[int, int] | None = None  # profile and batch of `_execution`; a new context may have no profile
 
     def _allocate(self, gpu: GpuContext) -> None:
         spec, cuda = self._loaded.spec, self._cuda
@@ -128,14 +128,14 @@ class Slot:
         """
         try:
             execution = self._new_execution()
-            if profile.index:
-                self._set_profile(execution, profile)
+            self._set_profile(execution, profile)
             self._set_batch(execution, batch)
             self._enqueue(execution, batch)
             self._stream.synchronize()
             graph = capture(self._bindings, self._stream.handle, partial(self._enqueue, execution, batch))
         except Exception as error:  # LRDAN's, PyCUDA's or the bindings': results do not depend on it
             self._bindings = None
+            self._stream.synchronize()
             logging.getLogger(__name__).warning("running without CUDA graphs: %s", next(iter(str(error).splitlines()), error))
         else:
             self._graphs[batch] = execution, graph
