@@ -17,8 +17,8 @@ IMPORTED = ("pytools==2026.1.1", "platformdirs==4.14.8", "mako==1.4.3")  # which
 
 
 @cache
-def build() -> tuple[list[Path], Path]:
-    """Folders for PYTHONPATH, and the folder of the software driver's ``libcuda.so.1``; skips where a part cannot be had."""
+def build(driver: Path) -> list[Path]:
+    """Write the software driver ``libcuda.so.1`` into a folder; gives folders for PYTHONPATH, or skips where a part cannot be had."""
     if shutil.which("g++") is None or shutil.which("nm") is None:
         pytest.skip("no C++ compiler to build PyCUDA with")
     source = nvidia_wheels.fetch_or_skip(nvidia_wheels.PYCUDA, source=True)
@@ -33,9 +33,8 @@ def build() -> tuple[list[Path], Path]:
             except OSError:
                 if not folder.is_dir():  # another test run was faster
                     raise
-    driver = Path(tempfile.mkdtemp(prefix="software-driver-"))
     _build_driver(driver, next(folder.glob("pycuda/_driver*.so")), headers)
-    return [folder, *imported], driver
+    return [folder, *imported]
 
 
 def _build_pycuda(folder: Path, source: Path, headers: list[Path], imported: list[Path]) -> Path:

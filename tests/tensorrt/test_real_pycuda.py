@@ -16,8 +16,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # building PyCUDA tak
 
 
 @pytest.fixture(scope="module")
-def environment() -> dict[str, str]:
-    packages, driver = real_pycuda.build()
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    driver = tmp_path_factory.mktemp("driver")
+    packages = real_pycuda.build(driver)
     return nvidia_wheels.environment([*packages, Path(real_pycuda.HERE)], driver)
 
 

@@ -23,16 +23,16 @@ from lrdan_edge.train.scoring import load_ae2
 from lrdan_edge.train.trainer import train
 
 
-def torchrun(*words: str, processes: int = 2) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), *words]
+def torchrun(logs: Path, *words: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--log-dir", str(logs)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    return subprocess.run([*command, *words], capture_output=True, text=True, check=False, env=environment)
 
 
 @pytest.fixture(scope="module")
 def learners(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("learners")
-    done = torchrun(shared_learners.__file__, str(folder))
+    done = torchrun(folder / "logs", shared_learners.__file__, str(folder))
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -66,7 +66,7 @@ def test_torchrun_goes_on_with_a_run_and_keeps_its_curve(stripes: Path, tmp_path
     with pytest.raises(KeyboardInterrupt):
         train(stripes, tmp_path / "two", options, StopAtThree())
     words = f"-m lrdan_edge train {stripes} --recipe lrdan --epochs 4 --batch-size 6 --bundle {tmp_path / 'two'}"
-    done = torchrun(*words.split())
+    done = torchrun(tmp_path / "logs", *words.split())
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Trained on 30 images") == done.stderr.count("resuming after step 2") == 1
     assert "processes 1, here 2" in done.stderr  # and threads, where this process had more
