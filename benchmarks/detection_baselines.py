@@ -8,6 +8,7 @@ none of them. Writes ``benchmarks/results/detection-baselines-<name of DATA>.jso
 """
 
 import argparse
+import json
 import shlex
 import sys
 import time
@@ -73,12 +74,11 @@ def as_markdown(title: str, runs: list[Run], command: str, threads: int) -> str:
     """One row per measure, one column per detector, mean ± standard deviation over the seeds."""
     said = ", ".join(f"{name} {version}" for name, version in versions().items())
     detectors = list(dict.fromkeys(run.detector for run in runs))
-    seeds = sorted({run.seed for run in runs})
     lines = [
         f"# Baselines on {title}",
         "",
         f"`{command}` on {processor().name}, {threads} thread{'s' if threads > 1 else ''}; {said}.",
-        f"Image AUROC, mean ± standard deviation over seeds {', '.join(map(str, seeds))}; every image is standardised first.",
+        "Image AUROC, mean ± standard deviation over the seeds; every image is standardised first.",
         "",
         "| | " + " | ".join(detectors) + " |",
         "|---|" + "---|" * len(detectors),
@@ -92,6 +92,8 @@ def as_markdown(title: str, runs: list[Run], command: str, threads: int) -> str:
             cells.append(f"{np.mean(values):.3f}{spread}")
         return f"| {label} | " + " | ".join(cells) + " |"
 
+    seeds = {detector: sorted(run.seed for run in runs if run.detector == detector) for detector in detectors}
+    lines.append("| seeds | " + " | ".join(", ".join(map(str, seeds[detector])) for detector in detectors) + " |")
     lines.append(row("image AUROC", lambda run: run.image_auroc))
     lines += [row(kind, lambda run, kind=kind: run.kinds[kind]) for kind in runs[0].kinds]
     lines.append(row("minutes of training", lambda run: run.training_seconds / 60))
@@ -106,11 +108,17 @@ def main() -> None:
     parser.add_argument("--detector", dest="detectors", choices=sorted(DETECTORS), nargs="+", default=list(BASELINES))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--add", action="store_true", help="Add to the runs that the results hold already.")
     arguments = parser.parse_args()
     command = shlex.join(["python", "benchmarks/detection_baselines.py", *sys.argv[1:]])
     target = RESULTS / f"detection-baselines-{arguments.data.name}"
     runs: list[Run] = []
     RESULTS.mkdir(exist_ok=True)
+    if arguments.add:
+        earlier = json.loads(target.with_suffix(".json").read_bytes())
+        command = f"{earlier['command']}; {command}"
+        again = {(name, seed) for name in arguments.detectors for seed in arguments.seeds}
+        runs = [run for run in msgspec.convert(earlier["runs"], list[Run]) if (run.detector, run.seed) not in again]
     for name in arguments.detectors:
         for seed in arguments.seeds:
             runs.append(measure(arguments.data, (*arguments.image_size, arguments.channels), name, seed, arguments.steps))

@@ -121,6 +121,7 @@ class Scoring(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         pooling: ``max``, ``mean`` or ``rms`` (root of the mean square) of the heatmap.
         source: What the map shows: AE2's reconstruction ``error``, or the ``defects`` a restorer marks (log-odds).
         deviation_floor: Least deviation that the map is divided by; an error's is in the networks' range of 2.
+        extent: Whether the log of the share of the image that is marked is added everywhere; for ``defects`` alone.
     """
 
     normalise: bool
@@ -128,6 +129,11 @@ class Scoring(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     pooling: Literal["max", "mean", "rms"]
     source: Literal["error", "defects"] = "error"
     deviation_floor: float = 0.005
+    extent: bool = False
+
+    def __post_init__(self) -> None:
+        if self.extent and self.source != "defects":
+            raise ValueError("an extent is for the map of defects alone: an error is no probability")
 
     @property
     def unit(self) -> float:

@@ -20,7 +20,7 @@ class TrainOptions:
     Attributes:
         image_size: (height, width) in pixels that the networks see, or None to take it from the images.
         channels: 1 (grey) or 3 (blue, green, red), or None for 1 if all images are grey, else 3.
-        epochs: Passes over the training images, or None for about `STEPS` steps in all.
+        epochs: Passes over the training images, or None for about as many steps as the recipe has, see `RECIPES`.
         seed: Seed of the weights, the order of the images and the images held out.
         device: ``cpu``, ``cuda``, or ``auto``: CUDA where PyTorch finds a GPU.
         batch_size: Images per step, or None for the recipe's own.
@@ -95,7 +95,7 @@ class Recipe:
 
 
 RECIPES = {
-    "inspection": Recipe(steps=3000, batch_size=8, learning_rate=3e-3),
+    "inspection": Recipe(steps=9000, batch_size=8, learning_rate=3e-3),
     "lrdan": Recipe(steps=500, batch_size=16, learning_rate=1e-3),
 }
 
@@ -107,7 +107,7 @@ def scoring_for(spec: ModelSpec) -> Scoring:
     where defects are small in a large image, all of it where the image is one object.
     """
     if spec.architecture == "restorer":
-        return Scoring(normalise=False, smoothing_sigma=1.0, pooling="max", source="defects")
+        return Scoring(normalise=False, smoothing_sigma=1.0, pooling="max", source="defects", extent=True)
     if spec.code == "vector":
         return Scoring(normalise=True, smoothing_sigma=1.0, pooling="rms", deviation_floor=0.2)
     return Scoring(normalise=True, smoothing_sigma=2.0, pooling="max")

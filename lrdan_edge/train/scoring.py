@@ -17,13 +17,15 @@ from lrdan_edge.train.precision import Float32Module
 MapSource = Literal["error", "defects"]
 
 LEAST_CONTRAST = 0.06  # of a range of 2; added to an image's deviation before dividing by it
+EXTENT_STEP = 4  # pixels
 LEAST_SIGMA = 0.1  # pixels; below it the Gaussian's neighbours weigh nothing
 
 
 class ScoringHead(Float32Module):
     """From an anomaly map (AE2's error, or the defects it marks) to score and heatmap; in float32, whatever comes in.
 
-    heatmap = smooth((map − mean) / deviation), score = its maximum, mean or root mean square.
+    heatmap = smooth((map − mean) / deviation), score = its maximum, mean or root mean square. Log-odds may gain the log of the
+    share of the image that they mark, see `extent`.
     """
 
     error_mean: Tensor
@@ -49,7 +51,7 @@ class ScoringHead(Float32Module):
                     f"scoring.{name} is {list(constant.shape)}, the model's maps are {list(spec.heatmap_shape)}: "
                     "run 'lrdan-edge train' again"
                 )
-        self.normalise, self.pooling = scoring.normalise, scoring.pooling
+        self.normalise, self.pooling, self.extent = scoring.normalise, scoring.pooling, scoring.extent
         self.register_buffer("error_mean", error_mean.float().clone()[None, None])
         self.register_buffer("error_deviation", error_std.float().clamp_min(scoring.deviation_floor)[None, None])
         self.register_buffer("kernel", gaussian_kernel(scoring.smoothing_sigma, min(spec.heatmap_shape)))
@@ -66,6 +68,8 @@ class ScoringHead(Float32Module):
         if self.normalise:
             heat = (heat - self.error_mean) / self.error_deviation
         heat = smooth(heat, self.kernel)
+        if self.extent:
+            heat = heat + extent(heat)
         if self.pooling == "rms":
             score = heat.square().mean((1, 2, 3)).sqrt()
         else:
@@ -155,6 +159,17 @@ def anomaly_map(x: Tensor, outputs: tuple[Tensor, Tensor], source: MapSource) ->
     """
     reconstruction, second = outputs
     return second.float() if source == "defects" else (x.float() - reconstruction.float()).abs().mean(1, keepdim=True)
+
+
+def extent(heat: Tensor) -> Tensor:
+    """The log of the share of each image that is defective, by its log-odds float32 [N, 1, H, W]: float32 [N, 1, 1, 1].
+
+    It tells a large, faint defect from a small mark as faint. Every fourth pixel each way is looked at, which is as good for a
+    smoothed map and costs next to nothing. One pixel of the map is added, so that no share at all has a logarithm too.
+    """
+    first, step = EXTENT_STEP // 2, EXTENT_STEP
+    seen = heat[:, :, first::step, first::step]
+    return torch.log(image_mean(torch.sigmoid(seen)) + 1 / (heat.shape[-2] * heat.shape[-1]))
 
 
 def gaussian_kernel(sigma: float, side: int) -> Tensor:

@@ -60,6 +60,26 @@ def test_head_is_what_it_says(pooling: Literal["max", "mean"], sigma: float, nor
     assert score.dtype == heatmap.dtype == torch.float32
 
 
+@pytest.mark.parametrize("level", [-200.0, -8.0, 0.0, 30.0])
+def test_extent_adds_the_log_of_the_marked_share(level: float) -> None:
+    """In float64: heatmap = l + log(mean(1 / (1 + exp(−l))) + 1 / pixels), the mean over every fourth row and column."""
+    spec = spec_for(32, 40, 1)
+    scoring = Scoring(normalise=False, smoothing_sigma=0, pooling="max", source="defects", extent=True)
+    head = ScoringHead(spec, scoring, torch.zeros(32, 40), torch.ones(32, 40))
+    logits = torch.randn(3, 1, 32, 40, generator=torch.Generator().manual_seed(1)) * 3 + level
+    score, heatmap = head(logits)
+    odds = logits[:, 0].double().numpy()
+    share = np.exp(-np.logaddexp(0, -odds))[:, 2::4, 2::4].mean((1, 2)) + 1 / (32 * 40)
+    np.testing.assert_allclose(heatmap.numpy(), odds + np.log(share)[:, None, None], rtol=1e-5, atol=1e-4)
+    assert torch.equal(score, heatmap.amax((1, 2)))
+    assert score.isfinite().all()
+
+
+def test_an_error_has_no_extent() -> None:
+    with pytest.raises(ValueError, match="probability"):
+        Scoring(normalise=True, smoothing_sigma=1, pooling="max", extent=True)
+
+
 @given(st.floats(0, 20), st.floats(-5, 5))
 @settings(max_examples=30, deadline=None)
 def test_smoothing_keeps_a_flat_map_flat(sigma: float, level: float) -> None:
