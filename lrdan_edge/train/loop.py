@@ -52,7 +52,7 @@ def schedule_for(options: TrainOptions, images: int) -> Schedule:
     recipe = RECIPES[options.recipe]
     batch_size = min(options.batch_size or recipe.batch_size, images)
     steps_per_epoch = images // batch_size
-    return Schedule(batch_size, steps_per_epoch, options.epochs or math.ceil(recipe.steps / steps_per_epoch))
+    return Schedule(batch_size, steps_per_epoch, options.epochs or recipe.epochs(steps_per_epoch))
 
 
 @dataclass

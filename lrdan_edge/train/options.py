@@ -1,5 +1,6 @@
 """What a training run can be asked for."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -20,7 +21,7 @@ class TrainOptions:
     Attributes:
         image_size: (height, width) in pixels that the networks see, or None to take it from the images.
         channels: 1 (grey) or 3 (blue, green, red), or None for 1 if all images are grey, else 3.
-        epochs: Passes over the training images, or None for about as many steps as the recipe has, see `RECIPES`.
+        epochs: Passes over the training images, or None for the recipe's own, see `Recipe.epochs`.
         seed: Seed of the weights, the order of the images and the images held out.
         device: ``cpu``, ``cuda``, or ``auto``: CUDA where PyTorch finds a GPU.
         batch_size: Images per step, or None for the recipe's own.
@@ -79,24 +80,37 @@ class TrainOptions:
             raise TrainingError(f"the recipe inspection has no {self.decoder} decoder: use resize, or the recipe lrdan")
 
 
+PASSES = 225  # over the training images
+
+
 @dataclass(frozen=True)
 class Recipe:
     """What a recipe trains with if the user names nothing else.
 
     Attributes:
-        steps: How long, in steps.
+        least_steps: How long at least, in steps.
+        most_steps: How long at most.
         batch_size: Images per step.
         learning_rate: Adam's, at its highest.
     """
 
-    steps: int
+    least_steps: int
+    most_steps: int
     batch_size: int
     learning_rate: float
 
+    def epochs(self, steps_per_epoch: int) -> int:
+        """Passes over the training images: `PASSES`, or as many as the least or the most steps take.
+
+        More images are worth more steps; few images, seen too often, are learnt by heart.
+        """
+        steps = min(max(self.least_steps, PASSES * steps_per_epoch), self.most_steps)
+        return math.ceil(steps / steps_per_epoch)
+
 
 RECIPES = {
-    "inspection": Recipe(steps=9000, batch_size=8, learning_rate=3e-3),
-    "lrdan": Recipe(steps=500, batch_size=16, learning_rate=1e-3),
+    "inspection": Recipe(least_steps=3000, most_steps=9000, batch_size=8, learning_rate=3e-3),
+    "lrdan": Recipe(least_steps=500, most_steps=500, batch_size=16, learning_rate=1e-3),
 }
 
 

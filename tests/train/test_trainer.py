@@ -15,6 +15,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lrdan_edge.bundle import WEIGHTS, Bundle
 from lrdan_edge.dataset import recorded_images
@@ -23,7 +25,7 @@ from lrdan_edge.images import load_frames
 from lrdan_edge.train import collapse
 from lrdan_edge.train.losses import LossWeights
 from lrdan_edge.train.networks import Autoencoder, spec_for
-from lrdan_edge.train.options import TrainOptions
+from lrdan_edge.train.options import PASSES, RECIPES, TrainOptions
 from lrdan_edge.train.progress import Progress
 from lrdan_edge.train.scoring import load_ae2
 from lrdan_edge.train.trainer import map_statistics, rate_at, train
@@ -225,3 +227,14 @@ def test_learning_rate_rises_then_falls_to_zero() -> None:
     assert max(rates) > 0.98
     assert rates[-1] == pytest.approx(0, abs=1e-12)
     assert all(0 <= rate <= 1 for rate in rates)
+
+
+@given(st.integers(1, 20_000))
+def test_a_recipe_is_as_long_as_the_images_are_many(steps_per_epoch: int) -> None:
+    recipe = RECIPES["inspection"]
+    epochs = recipe.epochs(steps_per_epoch)
+    steps = epochs * steps_per_epoch
+    assert recipe.least_steps <= steps
+    assert steps - steps_per_epoch < recipe.most_steps
+    if recipe.least_steps < steps - steps_per_epoch and steps < recipe.most_steps:
+        assert epochs == PASSES
