@@ -190,7 +190,7 @@ def export(bundle_path: Path, frame_size: tuple[int, int] | None) -> None:
 @click.option(
     "--method",
     "methods",
-    type=click.Choice(["min-max", "percentile-99.999", "percentile-99.99", "entropy"]),
+    type=click.Choice(["min-max", "percentile-99.999", "percentile-99.997", "percentile-99.99", "entropy"]),
     multiple=True,
     help="Int8 ranges; repeatable. [default: tries all, takes the best]",
 )

@@ -72,9 +72,9 @@ def choose(
 ) -> Choice:
     """Try the methods, take the best, and keep the fewest layers in float that bring it within the bounds.
 
-    The best method breaks fewest bounds, and then keeps the ranks of good images' scores best. Where it breaks a bound, the
-    layer whose return to float helps the score most goes back, and again, until none is broken; last, layers that turned out
-    not to be needed become int8 again.
+    The best method breaks fewest bounds, and then keeps the ranks of scores best, among good images and among defects. Where it
+    breaks a bound, the layer whose return to float helps the score most goes back, and again, until none is broken; last, layers
+    that turned out not to be needed become int8 again.
 
     Args:
         graph: The fp32 graph.
@@ -92,7 +92,7 @@ def choose(
     for number, method in enumerate(methods):
         search.attempt(method, [])
         report(0.3 * (number + 1) / len(methods))
-    method = max(search.trials, key=lambda trial: (-len(trial.broken), trial.fidelity.rank_correlation)).method
+    method = max(search.trials, key=lambda trial: (-len(trial.broken), trial.fidelity.worst_rank_correlation)).method
     sensitivities = search.sensitivities(method, lambda share: report(0.3 + 0.5 * share))
     hurting = [one.layer for one in sorted(sensitivities, key=lambda one: -one.added_spread)]
     trial = search.repair(method, hurting)

@@ -34,6 +34,7 @@ class Fidelity(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         images: Number of good images compared on.
         rank_correlation: Spearman's, of good images' scores.
+        defects_rank_correlation: The same of defective images' scores, which are those that `auroc` is measured on.
         added_spread: Deviation of the score differences over the deviation of the fp32 scores.
         verdicts_changed: Share of good images that one graph rejects and the other does not, each at its own threshold for the
             same false-reject rate.
@@ -43,10 +44,17 @@ class Fidelity(msgspec.Struct, frozen=True, kw_only=True):
 
     images: int
     rank_correlation: float
+    defects_rank_correlation: float
     added_spread: float
     verdicts_changed: float
     auroc: float
     auroc_fp32: float
+
+    @property
+    def worst_rank_correlation(self) -> float:
+        """The lower of both correlations, -1 where one is NaN: a range too narrow shows among defects, one too wide among good images."""
+        both = (self.rank_correlation, self.defects_rank_correlation)
+        return -1.0 if any(map(math.isnan, both)) else min(both)
 
     def broken(self, false_reject_rate: float) -> list[str]:
         """The bounds this breaks, in words; none: the int8 graph may decide.
@@ -71,6 +79,14 @@ class Pair:
 
     fp32: Scores
     int8: Scores
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """One graph's scores of good and of defective images, float32 [n] each."""
+
+    good: Scores
+    bad: Scores
 
 
 class Yardstick:
@@ -101,18 +117,20 @@ class Yardstick:
         self._labelled = labelled or []
         self.fp32 = self.scores(fp32, _parts(self._frames))
         self._painted = None if labelled else paint_defects(self._frames, intake.region)
-        self._auroc_fp32 = self._auroc(fp32, self.fp32)
+        self._judged = self._judge(fp32, self.fp32)
 
     def measure(self, model: "onnx.ModelProto") -> Fidelity:
         """All of it, with the graph's own rounding: what holds there holds on a processor, which rounds no more coarsely."""
         scores = self.scores(model, _parts(self._frames), to_the_letter=True)
+        judged = self._judge(model, scores)
         return Fidelity(
             images=len(scores),
             rank_correlation=rank_correlation(self.fp32, scores),
+            defects_rank_correlation=rank_correlation(self._judged.bad, judged.bad),
             added_spread=_added_spread(Pair(self.fp32, scores)),
             verdicts_changed=_verdicts_changed(Pair(self.fp32, scores), self._rate),
-            auroc=self._auroc(model, scores),
-            auroc_fp32=self._auroc_fp32,
+            auroc=auroc(judged.good, judged.bad),
+            auroc_fp32=auroc(self._judged.good, self._judged.bad),
         )
 
     def added_spread(self, model: "onnx.ModelProto", most: int) -> float:
@@ -138,13 +156,14 @@ class Yardstick:
         with OnnxRuntimeBackend(data, "int8", to_the_letter=to_the_letter and RELU_ZERO.encode() in data) as backend:
             return np.concatenate([backend.infer(np.ascontiguousarray(part), heatmap=False).score for part in frames])
 
-    def _auroc(self, model: "onnx.ModelProto", good: Scores) -> float:
+    def _judge(self, model: "onnx.ModelProto", good: Scores) -> "_Judged":
+        """Its scores of labelled images, or without them the given ones and those of painted images."""
         if self._painted is not None:
-            return auroc(good, self.scores(model, _parts(self._painted), to_the_letter=True))
+            return _Judged(good, self.scores(model, _parts(self._painted), to_the_letter=True))
         batches = self._intake.batches([image.path for image in self._labelled], _BATCH)
         scores = self.scores(model, batches, to_the_letter=True)
         defective = np.array([image.defective for image in self._labelled])
-        return auroc(scores[~defective], scores[defective])
+        return _Judged(scores[~defective], scores[defective])
 
 
 def _parts(frames: Frame) -> list[Frame]:

@@ -15,8 +15,8 @@ from lrdan_edge.runtime.backends.onnxruntime import session_options
 if TYPE_CHECKING:
     from lrdan_edge.calibration.quantise import QuantisableGraph
 
-Method = Literal["min-max", "percentile-99.999", "percentile-99.99", "entropy"]
-METHODS: tuple[Method, ...] = ("min-max", "percentile-99.999", "percentile-99.99", "entropy")
+Method = Literal["min-max", "percentile-99.999", "percentile-99.997", "percentile-99.99", "entropy"]
+METHODS: tuple[Method, ...] = ("min-max", "percentile-99.999", "percentile-99.997", "percentile-99.99", "entropy")
 
 BINS = 2048
 _LEVELS = 128  # magnitudes of a symmetric int8

@@ -9,7 +9,9 @@ from lrdan_edge.errors import CalibrationError
 
 class Amplitude:
     def amplitude(self, method: str) -> float:
-        return {"min-max": 3.0, "percentile-99.999": 2.0, "percentile-99.99": 1.0, "entropy": 4.0}[method]
+        return {"min-max": 3.0, "percentile-99.999": 2.0, "percentile-99.997": 1.5, "percentile-99.99": 1.0, "entropy": 4.0}[
+            method
+        ]
 
 
 class Graph:
@@ -23,8 +25,8 @@ class Graph:
 
 
 class Yardstick:
-    def __init__(self, graph: Graph) -> None:
-        self._graph = graph
+    def __init__(self, graph: Graph, cut_off: float = 0) -> None:
+        self._graph, self._cut_off = graph, cut_off
 
     def _spread(self, model: Any) -> float:
         amplitude, kept = model
@@ -36,13 +38,19 @@ class Yardstick:
     def measure(self, model: Any) -> Fidelity:
         spread = self._spread(model)
         return Fidelity(
-            images=100, rank_correlation=1 - spread, added_spread=spread, verdicts_changed=0, auroc=0.9, auroc_fp32=0.9
+            images=100,
+            rank_correlation=1 - spread,
+            defects_rank_correlation=1 - self._cut_off / model[0],
+            added_spread=spread,
+            verdicts_changed=0,
+            auroc=0.9,
+            auroc_fp32=0.9,
         )
 
 
-def chosen(hurts: dict[str, float]) -> Any:
+def chosen(hurts: dict[str, float], cut_off: float = 0) -> Any:
     graph = Graph(hurts)
-    return choose(graph, {"x": Amplitude()}, Yardstick(graph), 0.02)  # type: ignore[arg-type, dict-item]
+    return choose(graph, {"x": Amplitude()}, Yardstick(graph, cut_off), 0.02)  # type: ignore[arg-type, dict-item]
 
 
 def test_a_method_within_the_bounds_leaves_no_layer_in_float() -> None:
@@ -50,6 +58,10 @@ def test_a_method_within_the_bounds_leaves_no_layer_in_float() -> None:
     assert choice.trial.method == "percentile-99.99"
     assert choice.trial.kept_in_float == []
     assert [one.layer for one in choice.sensitivities] == ["a", "b"]
+
+
+def test_a_range_that_cuts_defects_off_is_not_the_best_one() -> None:
+    assert chosen({"a": 0.005}, cut_off=0.01).trial.method == "percentile-99.997"
 
 
 def test_the_fewest_layers_stay_in_float_and_in_the_networks_order() -> None:
