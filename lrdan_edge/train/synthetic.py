@@ -243,7 +243,7 @@ def _edge(rng: np.random.Generator, height: int, width: int) -> Image:
 
 _DETAILS = _Repertoire((_blob, _crack, _scratch, _cloud, _edge), (0.30, 0.30, 0.12, 0.12, 0.16), 0)
 _REGIONS = _Repertoire(
-    (_blob, _crack, _scratch, _cloud, _edge, _region, _stain), (0.25, 0.27, 0.10, 0.08, 0.12, 0.13, 0.05), 1.8
+    (_blob, _crack, _scratch, _cloud, _edge, _region, _stain), (0.21, 0.23, 0.08, 0.08, 0.12, 0.20, 0.08), 1.8
 )
 
 
