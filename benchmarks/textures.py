@@ -1,4 +1,4 @@
-"""Surfaces that the recipe was never tuned on: brick, gravel and grass, with defect kinds that training never paints.
+"""Surfaces that the recipe was hardly tuned on: brick, gravel and grass, with defect kinds that training never paints.
 
     python benchmarks/textures.py --output textures
     python benchmarks/detection.py textures/brick --image-size 128x128

@@ -1,5 +1,6 @@
-"""Options that several commands have."""
+"""Options and words that several commands have."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -8,6 +9,9 @@ import click
 
 BACKENDS = ["auto", "tensorrt", "onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "openvino", "torch", "null"]
 """Those of `lrdan_edge.runtime.select`, written out so that ``--help`` imports nothing heavy; a test holds them equal."""
+
+METHODS = ["min-max", "percentile-99.999", "percentile-99.997", "percentile-99.99", "entropy"]
+"""Those of `lrdan_edge.calibration.ranges`, likewise."""
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -44,3 +48,9 @@ def backend_options(command: Command) -> Command:
         help="What runs the graph; auto takes the fastest that fits, any other never falls back.",
     )(command)
     return precision_options(command)
+
+
+def next_step(done: str, command: str, bundle_path: Path) -> None:
+    """Say what is done, and which command comes next for this bundle."""
+    bundle = "" if bundle_path == Path("bundle") or "LRDAN_BUNDLE" in os.environ else f" --bundle {bundle_path}"
+    click.echo(f"{done} Next: lrdan-edge {command}{bundle}")

@@ -41,12 +41,14 @@ ALLOWED = {
     "console_camera": GROUND | {"runtime"},
     "cli_camera": GROUND | {"console_camera", "runtime"},
     "cli_options": GROUND,
+    "cli_engines": GROUND | {"cli_options", "console", "console_engines", "export", "runtime"},
     "cli_run": GROUND | {"cli_options", "console_run", "runtime"},
     "cli_data": GROUND | {"cli_options", "console_data", "runtime"},
     "cli": GROUND
     | {
         "cli_camera",
         "cli_data",
+        "cli_engines",
         "cli_options",
         "cli_run",
         "console",

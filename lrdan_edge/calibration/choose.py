@@ -72,9 +72,9 @@ def choose(
 ) -> Choice:
     """Try the methods, take the best, and keep the fewest layers in float that bring it within the bounds.
 
-    The best method breaks fewest bounds, and then keeps the ranks of scores best, among good images and among defects. Where it
-    breaks a bound, the layer whose return to float helps the score most goes back, and again, until none is broken; last, layers
-    that turned out not to be needed become int8 again.
+    The best method breaks fewest bounds, and then keeps the ranks of scores best, of good images and of the same with painted
+    defects. Where it breaks a bound, the layer whose return to float helps the score most goes back, and again, until none is
+    broken; last, layers that turned out not to be needed become int8 again.
 
     Args:
         graph: The fp32 graph.

@@ -34,7 +34,7 @@ class Fidelity(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         images: Number of good images compared on.
         rank_correlation: Spearman's, of good images' scores.
-        defects_rank_correlation: The same of defective images' scores, which are those that `auroc` is measured on.
+        painted_rank_correlation: The same of these images with defects painted in (`paint_defects`).
         added_spread: Deviation of the score differences over the deviation of the fp32 scores.
         verdicts_changed: Share of good images that one graph rejects and the other does not, each at its own threshold for the
             same false-reject rate.
@@ -44,7 +44,7 @@ class Fidelity(msgspec.Struct, frozen=True, kw_only=True):
 
     images: int
     rank_correlation: float
-    defects_rank_correlation: float
+    painted_rank_correlation: float
     added_spread: float
     verdicts_changed: float
     auroc: float
@@ -52,8 +52,11 @@ class Fidelity(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def worst_rank_correlation(self) -> float:
-        """The lower of both correlations, -1 where one is NaN: a range too narrow shows among defects, one too wide among good images."""
-        both = (self.rank_correlation, self.defects_rank_correlation)
+        """The lower of both correlations, -1 where one is NaN.
+
+        A range too narrow shows among defects, one too wide among good images.
+        """
+        both = (self.rank_correlation, self.painted_rank_correlation)
         return -1.0 if any(map(math.isnan, both)) else min(both)
 
     def broken(self, false_reject_rate: float) -> list[str]:
@@ -81,14 +84,6 @@ class Pair:
     int8: Scores
 
 
-@dataclass(frozen=True)
-class _Judged:
-    """One graph's scores of good and of defective images, float32 [n] each."""
-
-    good: Scores
-    bad: Scores
-
-
 class Yardstick:
     """Measures int8 graphs against the fp32 graph on good images neither ranges nor thresholds come from, and on labelled ones."""
 
@@ -100,7 +95,7 @@ class Yardstick:
         false_reject_rate: float,
         labelled: list[LabelledImage] | None = None,
     ) -> None:
-        """Score by the fp32 graph, and paint defects where none are labelled.
+        """Paint defects into the good images, and score both by the fp32 graph.
 
         Args:
             fp32: The fp32 deploy graph.
@@ -116,21 +111,22 @@ class Yardstick:
         self._frames = intake.load(good)
         self._labelled = labelled or []
         self.fp32 = self.scores(fp32, _parts(self._frames))
-        self._painted = None if labelled else paint_defects(self._frames, intake.region)
-        self._judged = self._judge(fp32, self.fp32)
+        self._painted = paint_defects(self._frames, intake.region)
+        self._painted_fp32 = self.scores(fp32, _parts(self._painted), to_the_letter=True)
+        self._auroc_fp32 = self._auroc(fp32, self.fp32, self._painted_fp32)
 
     def measure(self, model: "onnx.ModelProto") -> Fidelity:
         """All of it, with the graph's own rounding: what holds there holds on a processor, which rounds no more coarsely."""
         scores = self.scores(model, _parts(self._frames), to_the_letter=True)
-        judged = self._judge(model, scores)
+        painted = self.scores(model, _parts(self._painted), to_the_letter=True)
         return Fidelity(
             images=len(scores),
             rank_correlation=rank_correlation(self.fp32, scores),
-            defects_rank_correlation=rank_correlation(self._judged.bad, judged.bad),
+            painted_rank_correlation=rank_correlation(self._painted_fp32, painted),
             added_spread=_added_spread(Pair(self.fp32, scores)),
             verdicts_changed=_verdicts_changed(Pair(self.fp32, scores), self._rate),
-            auroc=auroc(judged.good, judged.bad),
-            auroc_fp32=auroc(self._judged.good, self._judged.bad),
+            auroc=self._auroc(model, scores, painted),
+            auroc_fp32=self._auroc_fp32,
         )
 
     def added_spread(self, model: "onnx.ModelProto", most: int) -> float:
@@ -156,14 +152,14 @@ class Yardstick:
         with OnnxRuntimeBackend(data, "int8", to_the_letter=to_the_letter and RELU_ZERO.encode() in data) as backend:
             return np.concatenate([backend.infer(np.ascontiguousarray(part), heatmap=False).score for part in frames])
 
-    def _judge(self, model: "onnx.ModelProto", good: Scores) -> "_Judged":
-        """Its scores of labelled images, or without them the given ones and those of painted images."""
-        if self._painted is not None:
-            return _Judged(good, self.scores(model, _parts(self._painted), to_the_letter=True))
+    def _auroc(self, model: "onnx.ModelProto", good: Scores, painted: Scores) -> float:
+        """On labelled images by `model`, or without them from its scores of good and painted ones."""
+        if not self._labelled:
+            return auroc(good, painted)
         batches = self._intake.batches([image.path for image in self._labelled], _BATCH)
         scores = self.scores(model, batches, to_the_letter=True)
         defective = np.array([image.defective for image in self._labelled])
-        return _Judged(scores[~defective], scores[defective])
+        return auroc(scores[~defective], scores[defective])
 
 
 def _parts(frames: Frame) -> list[Frame]:

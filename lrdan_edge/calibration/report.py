@@ -94,7 +94,7 @@ def as_markdown(report: CalibrationReport) -> str:
         f"the false-reject rate asked for ({report.false_reject_rate:g}); AUROC within {LARGEST_AUROC_DIFFERENCE} of fp32's, on "
         f"{report.auroc_on}.",
         "",
-        "| method | in float | rank correlation | among defects | added spread | verdicts changed | AUROC int8 | AUROC fp32 "
+        "| method | in float | rank correlation | among painted | added spread | verdicts changed | AUROC int8 | AUROC fp32 "
         "| bounds broken |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
@@ -102,7 +102,7 @@ def as_markdown(report: CalibrationReport) -> str:
         found = trial.fidelity
         lines.append(
             f"| {trial.method} | {', '.join(trial.kept_in_float) or 'none'} | {found.rank_correlation:.4f} | "
-            f"{found.defects_rank_correlation:.4f} | {found.added_spread:.3f} | {found.verdicts_changed:.1%} | "
+            f"{found.painted_rank_correlation:.4f} | {found.added_spread:.3f} | {found.verdicts_changed:.1%} | "
             f"{found.auroc:.4f} | {found.auroc_fp32:.4f} | {'; '.join(trial.broken) or 'none'} |"
         )
     lines += ["", "Added spread: deviation of the score differences over the deviation of good scores.", ""]

@@ -67,7 +67,7 @@ class ScoringHead(Float32Module):
         """
         if self.normalise:
             heat = (heat - self.error_mean) / self.error_deviation
-        heat = smooth(heat, self.kernel).squeeze(1)  # as images without channels, OpenVINO adds twenty times faster
+        heat = smooth(heat, self.kernel).squeeze(1)  # OpenVINO adds over the last axis: the channels, where there are any
         if self.extent:
             heat = heat + extent(heat)
         if self.pooling == "rms":

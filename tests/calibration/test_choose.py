@@ -40,7 +40,7 @@ class Yardstick:
         return Fidelity(
             images=100,
             rank_correlation=1 - spread,
-            defects_rank_correlation=1 - self._cut_off / model[0],
+            painted_rank_correlation=1 - self._cut_off / model[0],
             added_spread=spread,
             verdicts_changed=0,
             auroc=0.9,

@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from functools import cache
 from pathlib import Path
 
 import nvidia_wheels
@@ -16,7 +15,6 @@ HEADERS = ("nvidia-cuda-runtime-cu12==12.9.79", "nvidia-cuda-profiler-api-cu12==
 IMPORTED = ("pytools==2026.1.1", "platformdirs==4.14.8", "mako==1.4.3")  # which PyCUDA imports
 
 
-@cache
 def build(driver: Path) -> list[Path]:
     """Write the software driver ``libcuda.so.1`` into a folder; gives folders for PYTHONPATH, or skips where a part cannot be had."""
     if shutil.which("g++") is None or shutil.which("nm") is None:
