@@ -16,7 +16,6 @@ import numpy as np
 from lrdan_edge.bundle import RECONSTRUCTION, WEIGHTS, Bundle, graph_name
 from lrdan_edge.errors import ExportError, MissingExtraError
 from lrdan_edge.export.reference import measure, reference_images, torch_outputs, write_report
-from lrdan_edge.export.simplify import drop_unused_channels
 from lrdan_edge.geometry import Geometry
 from lrdan_edge.images import Frame
 from lrdan_edge.manifest import ModelSpec, Precision
@@ -26,6 +25,8 @@ from lrdan_edge.runtime.backends.base import largest_batch
 if TYPE_CHECKING:
     import onnx
     import torch
+
+    from lrdan_edge.train.scoring import DeployModule
 
 OPSET = 18
 
@@ -54,7 +55,6 @@ def export(bundle: Bundle, *, frame_size: tuple[int, int] | None = None) -> None
     except ImportError as error:
         raise MissingExtraError(error.name or "torch", "train", "export") from error
     from lrdan_edge.export.reconstruction import ReconstructionModule
-    from lrdan_edge.train.precision import halve
     from lrdan_edge.train.scoring import load_ae2
 
     weights = bundle.file(WEIGHTS, "lrdan-edge train")
@@ -70,9 +70,7 @@ def export(bundle: Bundle, *, frame_size: tuple[int, int] | None = None) -> None
         missing: list[str] = []
         for precision in GRAPHS:
             module = load_ae2(changed)
-            fold_batch_norm(module.ae2)  # before halving: folded in half precision, the weights would be rounded twice
-            if precision == "fp16":
-                halve(module, module.ae2)
+            prepare(module, precision)
             graph = to_onnx(module, reference.frames)
             graph.producer_name, graph.producer_version = "lrdan-edge", ""
             path = stage.path(graph_name(precision))
@@ -117,6 +115,23 @@ def _require_bounds(precision: Precision, rows: list[Parity]) -> dict[str, float
                 "images; the weights may overflow this precision: train again, or report this"
             )
     return {"largest_relative_score_difference": max(row.score_max for row in rows), "images": float(rows[0].images)}
+
+
+def prepare(module: "DeployModule", precision: Precision) -> None:
+    """Turn a deploy module into what its graph computes, in place: what the score needs and no more, in this precision.
+
+    Args:
+        module: As it was trained.
+        precision: fp32 or fp16.
+    """
+    from lrdan_edge.train.networks import Marker, Restorer
+    from lrdan_edge.train.precision import halve
+
+    if isinstance(module.ae2, Restorer) and module.source == "defects":
+        module.ae2 = Marker(module.ae2)
+    fold_batch_norm(module.ae2)  # before halving: folded in half precision, the weights would be rounded twice
+    if precision == "fp16":
+        halve(module, module.ae2)
 
 
 def fold_batch_norm(network: "torch.nn.Module") -> None:
@@ -171,7 +186,6 @@ def to_onnx(module: "torch.nn.Module", frames: Frame, outputs: tuple[str, ...] =
     if program is None:
         raise ExportError("the PyTorch exporter returned no graph: report this with your torch version")
     model: onnx.ModelProto = program.model_proto
-    drop_unused_channels(model.graph)
     try:
         onnx.checker.check_model(model, full_check=True)
     except onnx.checker.ValidationError as error:

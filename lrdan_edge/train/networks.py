@@ -160,12 +160,8 @@ class _Block(nn.Sequential):
         super().__init__(*layers)
 
 
-class Restorer(nn.Module):
-    """AE2 of the recipe ``inspection``: restores the good image from a defective one, and marks what it had to restore.
-
-    An encoder and a decoder with skip connections (U-Net, arXiv 1505.04597). Its first convolution halves, and its last one
-    gives two outputs for every pixel: a correction that is added to the input, and the log-odds of a defect.
-    """
+class UNet(nn.Module):
+    """An encoder and a decoder with skip connections (U-Net, arXiv 1505.04597), whose first convolution halves."""
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
@@ -181,8 +177,30 @@ class Restorer(nn.Module):
         pairs = list(pairwise(widths))
         self.down = nn.ModuleList([_Block(before, after, stride=2) for before, after in pairs])
         self.up = nn.ModuleList([_Block(after + before, before) for before, after in reversed(pairs)])
-        self.head = nn.Conv2d(widths[0], 4 * (int(spec.channels) + 1), 3, 1, 1)
-        self.channels, self.height, self.width, self.pad = int(spec.channels), spec.height, spec.width, padding(spec)
+        self.spec, self.height, self.width, self.pad = spec, spec.height, spec.width, padding(spec)
+
+    def features(self, x: Tensor) -> Tensor:
+        """The last layer's output, float [N, K, h/2, w/2] of float [N, C, H, W], with h and w what H and W are padded to."""
+        features: Tensor = self.stem(F.pad(x, self.pad, mode="replicate") if any(self.pad) else x)
+        passed = [features]
+        for down in self.down:
+            features = down(features)
+            passed.append(features)
+        for up, skipped in zip(self.up, reversed(passed[:-1]), strict=True):
+            features = up(torch.cat([F.interpolate(features, scale_factor=2, mode="nearest"), skipped], 1))
+        return features
+
+
+class Restorer(UNet):
+    """AE2 of the recipe ``inspection``: restores the good image from a defective one, and marks what it had to restore.
+
+    Its head gives two outputs for every pixel: a correction that is added to the input, and the log-odds of a defect.
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__(spec)
+        self.channels = int(spec.channels)
+        self.head = nn.Conv2d(spec.base_channels, 4 * (self.channels + 1), 3, 1, 1)
         initialise(self)
         nn.init.zeros_(self.head.weight)  # training starts from the identity
 
@@ -195,15 +213,47 @@ class Restorer(nn.Module):
         Returns:
             The restored image, float [N, C, H, W], and the log-odds of a defect, float [N, 1, H, W].
         """
-        features: Tensor = self.stem(F.pad(x, self.pad, mode="replicate") if any(self.pad) else x)
-        passed = [features]
-        for down in self.down:
-            features = down(features)
-            passed.append(features)
-        for up, skipped in zip(self.up, reversed(passed[:-1]), strict=True):
-            features = up(torch.cat([F.interpolate(features, scale_factor=2, mode="nearest"), skipped], 1))
-        outputs = F.pixel_shuffle(self.head(features), 2)[:, :, : self.height, : self.width]
+        outputs = F.pixel_shuffle(self.head(self.features(x)), 2)[:, :, : self.height, : self.width]
         return x + outputs[:, : self.channels], outputs[:, self.channels :]
+
+    def marks(self, x: Tensor) -> Tensor:
+        """The log-odds as they are scored: of every 2 by 2 pixels the mean, which smooths as much as a score can bear.
+
+        Args:
+            x: As for `forward`.
+
+        Returns:
+            float32 [N, 1, H, W].
+        """
+        _, log_odds = self(x)
+        return doubled(F.avg_pool2d(log_odds, 2))
+
+
+class Marker(UNet):
+    """What the deploy graph needs of a restorer: its `Restorer.marks`, the same numbers with less work.
+
+    The head is linear. Of the four pixels that it gives for each of its places, the mean is one output of the mean weights: no
+    restored image, no pixel shuffle, no pooling.
+    """
+
+    def __init__(self, restorer: Restorer) -> None:
+        """Copy a restorer's weights."""
+        super().__init__(restorer.spec)
+        self.head = nn.Conv2d(restorer.head.in_channels, 1, 3, 1, 1)
+        weights = restorer.state_dict()
+        for name in ("head.weight", "head.bias"):
+            weights[name] = weights[name][-4:].mean(0, keepdim=True)
+        self.load_state_dict(weights)
+        self.train(restorer.training)
+
+    def marks(self, x: Tensor) -> Tensor:
+        """See `Restorer.marks`."""
+        return doubled(self.head(self.features(x))[:, :, : self.height // 2, : self.width // 2])
+
+
+def doubled(maps: Tensor) -> Tensor:
+    """Maps [N, 1, h, w] with every value twice along rows and columns: float32 [N, 1, 2h, 2w]."""
+    return F.interpolate(maps.float(), scale_factor=2, mode="nearest")
 
 
 def ae2_for(spec: ModelSpec) -> "Autoencoder | Restorer":

@@ -109,7 +109,7 @@ class Recipe:
 
 
 RECIPES = {
-    "inspection": Recipe(least_steps=3000, most_steps=9000, batch_size=8, learning_rate=3e-3),
+    "inspection": Recipe(least_steps=3000, most_steps=12000, batch_size=8, learning_rate=3e-3),
     "lrdan": Recipe(least_steps=500, most_steps=500, batch_size=16, learning_rate=1e-3),
 }
 
@@ -121,7 +121,7 @@ def scoring_for(spec: ModelSpec) -> Scoring:
     where defects are small in a large image, all of it where the image is one object.
     """
     if spec.architecture == "restorer":
-        return Scoring(normalise=False, smoothing_sigma=1.0, pooling="max", source="defects", extent=True)
+        return Scoring(normalise=False, smoothing_sigma=0.0, pooling="max", source="defects", extent=True)
     if spec.code == "vector":
         return Scoring(normalise=True, smoothing_sigma=1.0, pooling="rms", deviation_floor=0.2)
     return Scoring(normalise=True, smoothing_sigma=2.0, pooling="max")

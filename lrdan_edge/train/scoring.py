@@ -11,7 +11,7 @@ from lrdan_edge.bundle import WEIGHTS, Bundle
 from lrdan_edge.errors import BundleError
 from lrdan_edge.manifest import ModelSpec, Preprocessing, Scoring
 from lrdan_edge.train.geometry import Cut, Stitch
-from lrdan_edge.train.networks import Autoencoder, Restorer, ae2_for
+from lrdan_edge.train.networks import Autoencoder, Marker, Restorer, ae2_for
 from lrdan_edge.train.precision import Float32Module
 
 MapSource = Literal["error", "defects"]
@@ -22,7 +22,7 @@ LEAST_SIGMA = 0.1  # pixels; below it the Gaussian's neighbours weigh nothing
 
 
 class ScoringHead(Float32Module):
-    """From an anomaly map (AE2's error, or the defects it marks) to score and heatmap; in float32, whatever comes in.
+    """From an anomaly map (AE2's error, or the defects it marks) to score and heatmap; in float32.
 
     heatmap = smooth((map − mean) / deviation), score = its maximum, mean or root mean square. Log-odds may gain the log of the
     share of the image that they mark, see `extent`.
@@ -82,7 +82,7 @@ class DeployModule(nn.Module):
 
     def __init__(
         self,
-        ae2: Autoencoder | Restorer,
+        ae2: Autoencoder | Restorer | Marker,
         head: ScoringHead,
         preprocessing: Preprocessing,
         source: MapSource,
@@ -117,7 +117,7 @@ class DeployModule(nn.Module):
         # grey level is not exact in half precision after scaling); only AE2 works in its own precision.
         x = frames.float().permute(0, 3, 1, 2)
         x = preprocess(self.cut(x) if self.cut else x, self.preprocessing)
-        heat = anomaly_map(x, self.ae2(x.to(next(self.ae2.parameters()).dtype)), self.source)
+        heat = anomaly_map(x, self.ae2, self.source)
         score, heatmap = self.head(self.stitch(heat) if self.stitch else heat)
         return score, heatmap
 
@@ -146,19 +146,22 @@ def image_mean(x: Tensor) -> Tensor:
     return x.mean(3).flatten(1).mean(1).reshape(-1, 1, 1, 1)
 
 
-def anomaly_map(x: Tensor, outputs: tuple[Tensor, Tensor], source: MapSource) -> Tensor:
+def anomaly_map(x: Tensor, ae2: Autoencoder | Restorer | Marker, source: MapSource) -> Tensor:
     """What is scored.
 
     Args:
-        x: Images, float [N, C, H, W].
-        outputs: AE2's: the reconstruction x'', and the code or the log-odds of a defect.
-        source: Which to take.
+        x: Images, float32 [N, C, H, W].
+        ae2: The network, in any precision.
+        source: Which of its outputs to take.
 
     Returns:
-        The mean over channels of |x − x''|, or the log-odds: float32 [N, 1, H, W].
+        The mean over channels of |x − x''|, or the log-odds of a defect as `Restorer.marks` gives them: float32 [N, 1, H, W].
     """
-    reconstruction, second = outputs
-    return second.float() if source == "defects" else (x.float() - reconstruction.float()).abs().mean(1, keepdim=True)
+    seen = x.to(next(ae2.parameters()).dtype)
+    if isinstance(ae2, Marker) or (isinstance(ae2, Restorer) and source == "defects"):
+        return ae2.marks(seen)
+    reconstruction: Tensor = ae2(seen)[0]
+    return (x - reconstruction.float()).abs().mean(1, keepdim=True)
 
 
 def extent(heat: Tensor) -> Tensor:

@@ -207,7 +207,7 @@ def map_statistics(
 
     def maps_of(images: Tensor) -> Tensor:
         x = preprocess(images.to(device).float(), preprocessing).contiguous(memory_format=torch.channels_last)
-        return anomaly_map(x, ae2(x), scoring.source)
+        return anomaly_map(x, ae2, scoring.source)
 
     ae2.eval()
     device = next(ae2.parameters()).device

@@ -10,7 +10,7 @@ from onnx import TensorProto
 from parts import Line
 
 from lrdan_edge.bundle import Bundle
-from lrdan_edge.export.graph import OPSET, fold_batch_norm
+from lrdan_edge.export.graph import OPSET, fold_batch_norm, prepare
 from lrdan_edge.export.reference import torch_outputs
 from lrdan_edge.images import list_images, load_frames
 from lrdan_edge.manifest import PRECISIONS, Precision
@@ -78,13 +78,11 @@ def test_every_geometry_is_in_a_clean_graph(tmp_path: Path, decoder: str, precis
 def test_constants_are_not_rounded_on_their_way_to_fp16() -> None:
     import torch
 
-    from lrdan_edge.train.precision import halve
-
-    module = deploy_module((44, 36, 1), "restorer", "tiles")
+    module, whole = (deploy_module((44, 36, 1), "restorer", "tiles") for _ in range(2))
     kept = {name: value.clone() for name, value in module.named_buffers() if not name.startswith("ae2.")}
-    fold_batch_norm(module.ae2)
-    first, last = module.ae2.stem[0].weight.clone(), module.ae2.head.weight.clone()  # type: ignore[union-attr]
-    halve(module, module.ae2)
+    prepare(whole, "fp32")
+    first, last = whole.ae2.stem[0].weight, whole.ae2.head.weight  # type: ignore[union-attr]
+    prepare(module, "fp16")
     assert {"head.error_mean", "head.kernel", "cut.resize.rows", "stitch.row_weights"} <= set(kept)
     for name, value in module.named_buffers():
         if not name.startswith("ae2."):

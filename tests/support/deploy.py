@@ -54,6 +54,8 @@ def deploy_module(shape: tuple[int, int, int], decoder: Any = "resize", geometry
     scoring = scoring_for(spec)
     head = ScoringHead(spec, scoring, torch.rand(*spec.heatmap_shape), torch.rand(*spec.heatmap_shape))
     ae2 = ae2_for(spec).eval()
+    if decoder == "restorer":  # which starts from marking nothing
+        torch.nn.init.normal_(ae2.head.weight, std=0.1)  # type: ignore[union-attr, arg-type]
     return DeployModule(ae2, head, preprocessing_for(spec), scoring.source, spec)
 
 
@@ -63,14 +65,11 @@ def frame_shape(shape: tuple[int, int, int], geometry: str) -> tuple[int, int, i
     return (*found.frame, shape[2]) if found else shape
 
 
-def graph_of(module: "DeployModule", frame: tuple[int, int, int], precision: str) -> "onnx.ModelProto":
+def graph_of(module: "DeployModule", frame: tuple[int, int, int], precision: Any) -> "onnx.ModelProto":
     """The graph as `lrdan_edge.export.graph.export` makes it, fp32 or fp16."""
-    from lrdan_edge.export.graph import fold_batch_norm, to_onnx
-    from lrdan_edge.train.precision import halve
+    from lrdan_edge.export.graph import prepare, to_onnx
 
-    fold_batch_norm(module.ae2)
-    if precision == "fp16":
-        halve(module, module.ae2)
+    prepare(module, precision)
     return to_onnx(module, np.zeros((1, *frame), np.uint8))
 
 
@@ -96,7 +95,7 @@ def quantised(model: "onnx.ModelProto", frame: tuple[int, int, int], folder: Pat
 
 # Of what TensorRT 10.3's parser takes (onnx-tensorrt, docs/operators.md at 10.1-GA), whatever a deploy graph may come to use.
 _PARSED = """
-Abs Add AveragePool Cast Clip Concat Conv ConvTranspose DepthToSpace DequantizeLinear Div Exp Flatten
+Abs Add Cast Clip Concat Conv ConvTranspose DequantizeLinear Div Exp Flatten
 Floor Gather LeakyRelu Log MatMul Max MaxPool Min Mul Pad Pow QuantizeLinear ReduceMax
 ReduceMean ReduceSum Relu Reshape Resize Round Sigmoid Slice Softmax Softplus
 Split Sqrt Squeeze Sub Tanh TopK Transpose Unsqueeze

@@ -2,12 +2,13 @@
 
 from typing import Literal
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from lrdan_edge.errors import DataError
-from lrdan_edge.train.networks import Autoencoder, Discriminator, Restorer, spec_for
+from lrdan_edge.train.networks import Autoencoder, Discriminator, Marker, Restorer, spec_for
 
 SIZES = [(28, 28), (32, 32), (36, 100), (64, 64), (96, 96), (100, 28), (128, 192), (512, 28)]
 
@@ -40,6 +41,25 @@ def test_restorer_starts_from_the_identity_and_marks_every_pixel(size: tuple[int
         restored, logits = Restorer(spec).eval()(x)
     torch.testing.assert_close(restored, x, rtol=0, atol=0)
     assert logits.shape == (2, 1, *size)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [(64, 64), (36, 100), (100, 132)], ids=str)
+def test_marks_are_means_of_blocks_and_a_marker_gives_the_same(size: tuple[int, int], channels: Literal[1, 3]) -> None:
+    torch.manual_seed(0)
+    spec = spec_for(*size, channels, recipe="inspection")
+    restorer = Restorer(spec)
+    torch.nn.init.normal_(restorer.head.weight)  # the four pixels of a place differ
+    torch.nn.init.normal_(restorer.head.bias)
+    x = torch.randn(2, channels, *size)
+    with torch.inference_mode():
+        restorer(x)  # running statistics
+        log_odds = restorer.eval()(x)[1].double().numpy()
+        marks, lean = restorer.marks(x), Marker(restorer).marks(x)
+    blocks = log_odds.reshape(2, 1, size[0] // 2, 2, size[1] // 2, 2).mean((3, 5))
+    expected = blocks.repeat(2, axis=2).repeat(2, axis=3)
+    np.testing.assert_allclose(marks.numpy(), expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+    np.testing.assert_allclose(lean.numpy(), expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
 
 
 def test_largest_image() -> None:

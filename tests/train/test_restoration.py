@@ -12,7 +12,18 @@ from hypothesis import strategies as st
 
 from lrdan_edge.train import synthetic
 from lrdan_edge.train.networks import Restorer, spec_for
-from lrdan_edge.train.restoration import AREA, SMALLEST_AREA, Restoration, marking, overlap, restoration, vary
+from lrdan_edge.train.restoration import (
+    AREA,
+    MOST_STRETCH,
+    MOST_TURN,
+    MOST_ZOOM,
+    SMALLEST_AREA,
+    Restoration,
+    marking,
+    overlap,
+    restoration,
+    vary,
+)
 from lrdan_edge.train.synthetic import paint
 
 RNG = np.random.default_rng(0)
@@ -102,6 +113,21 @@ def test_variation_keeps_shape_range_and_brightness_order(seed: int, channels: i
     assert varied.min() >= 0
     assert varied.max() <= 1
     assert np.ptp(varied) < 1e-5, "a flat image stays flat"
+
+
+@given(st.integers(0, 2**32 - 1), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_variation_enlarges_and_stretches_within_its_bounds(seed: int, upright: bool) -> None:
+    """Two lines 20 pixels apart stay in the image, and come as far apart as zoom, stretch and turn allow."""
+    image = np.zeros((101, 101), np.float32)
+    image[:, [40, 60]] = 0.8
+    varied = vary(np.ascontiguousarray(image if upright else image.T)[..., None], np.random.default_rng(seed))[..., 0]
+    profile = (varied if upright else varied.T)[50].astype(np.float64)
+    places = np.arange(101)
+    middle = np.average(places, weights=profile)
+    left, right = (np.average(places[half], weights=profile[half]) for half in (places < middle, places >= middle))
+    assert 19.9 <= right - left <= 20 * MOST_ZOOM * MOST_STRETCH / np.cos(np.deg2rad(MOST_TURN)) + 0.1
+    assert varied.max() > 0.2
 
 
 @pytest.mark.parametrize("channels", [1, 3])
