@@ -128,11 +128,12 @@ def print_info(bundle: Bundle, *, as_json: bool) -> bool:
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(facts), indent=2).decode() + "\n")
         return not damaged and not stale
     model, scoring = bundle.manifest.model, bundle.manifest.scoring
+    smoothed = f", smoothed over {scoring.smoothing_sigma:g} pixels" if scoring.smoothing_sigma else ""
     console.print(
         f"{bundle.path}: {model.recipe}, {model.height}x{model.width} pixels, {bundle.manifest.preprocessing.colour}; "
         f"score: {scoring.pooling} of the {'normalised ' if scoring.normalise else ''}"
-        f"{'error map' if scoring.source == 'error' else 'map of marked defects'}, "
-        f"smoothed over {scoring.smoothing_sigma:g} pixels{', with their extent' if scoring.extent else ''}"
+        f"{'error map' if scoring.source == 'error' else 'map of marked defects'}"
+        f"{smoothed}{', with their extent' if scoring.extent else ''}"
     )
     if model.geometry:
         console.print(f"takes {model.geometry.describe(model.height, model.width)}")

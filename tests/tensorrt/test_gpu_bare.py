@@ -8,8 +8,9 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from cuda_double import Machine, cuda_bindings, cuda_driver
 from deploy_graphs import deploy_graph
-from doubles import PLAN, Machine, cuda_bindings, cuda_driver, tensorrt_module
+from tensorrt_double import PLAN, tensorrt_module
 
 from lrdan_edge.errors import BackendError
 

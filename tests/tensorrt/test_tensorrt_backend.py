@@ -14,10 +14,11 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 import pytest
+from cuda_double import Machine, cuda_bindings, cuda_driver
 from deploy_graphs import deploy_graph
-from doubles import PLAN, SCRATCH, Machine, cuda_bindings, cuda_driver, tensorrt_module, tensorrt_rtx_module
 from hypothesis import given
 from hypothesis import strategies as st
+from tensorrt_double import PLAN, SCRATCH, tensorrt_module, tensorrt_rtx_module
 
 from lrdan_edge.errors import BackendError, EngineError, MissingExtraError
 from lrdan_edge.runtime.backends import tensorrt as backend_module

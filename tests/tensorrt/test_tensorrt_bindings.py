@@ -8,7 +8,8 @@ from pathlib import Path
 
 import nvidia_wheels
 import pytest
-from doubles import bindings_surface, cuda_surface, tensorrt_surface
+from cuda_double import bindings_surface, cuda_surface
+from tensorrt_double import tensorrt_surface
 
 from lrdan_edge.export import configure, monitor, timingcache
 from lrdan_edge.export import tensorrt as builder

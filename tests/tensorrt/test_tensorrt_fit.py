@@ -7,7 +7,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from doubles import VERSION, Machine, tensorrt_module
+from cuda_double import Machine
+from tensorrt_double import VERSION, tensorrt_module
 
 from lrdan_edge.bundle import Bundle, engine_stage, graph_name
 from lrdan_edge.manifest import SCHEMA_VERSION, EngineSidecar, to_json

@@ -10,7 +10,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from doubles import PLAN, VERSION, Machine, cuda_bindings, cuda_driver, tensorrt_module
+from cuda_double import Machine, cuda_bindings, cuda_driver
+from tensorrt_double import PLAN, VERSION, tensorrt_module
 
 from lrdan_edge.bundle import Bundle, engine_stage, graph_name
 from lrdan_edge.errors import EngineError

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
-from doubles import PLAN, Machine, tensorrt_module
+from cuda_double import Machine
+from tensorrt_double import PLAN, tensorrt_module
 
 from lrdan_edge.errors import LrdanError
 from lrdan_edge.runtime.backends.tensorrt import TensorRTBackend
