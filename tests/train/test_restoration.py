@@ -115,18 +115,18 @@ def test_variation_keeps_shape_range_and_brightness_order(seed: int, channels: i
     assert np.ptp(varied) < 1e-5, "a flat image stays flat"
 
 
-@given(st.integers(0, 2**32 - 1), st.booleans())
+@given(st.integers(0, 2**32 - 1), st.booleans(), st.sampled_from([1.0, MOST_STRETCH]))
 @settings(max_examples=60, deadline=None)
-def test_variation_enlarges_and_stretches_within_its_bounds(seed: int, upright: bool) -> None:
+def test_variation_enlarges_and_stretches_within_its_bounds(seed: int, upright: bool, stretch: float) -> None:
     """Two lines 20 pixels apart stay in the image, and come as far apart as zoom, stretch and turn allow."""
     image = np.zeros((101, 101), np.float32)
     image[:, [40, 60]] = 0.8
-    varied = vary(np.ascontiguousarray(image if upright else image.T)[..., None], np.random.default_rng(seed))[..., 0]
+    varied = vary(np.ascontiguousarray(image if upright else image.T)[..., None], np.random.default_rng(seed), stretch)[..., 0]
     profile = (varied if upright else varied.T)[50].astype(np.float64)
     places = np.arange(101)
     middle = np.average(places, weights=profile)
     left, right = (np.average(places[half], weights=profile[half]) for half in (places < middle, places >= middle))
-    assert 19.9 <= right - left <= 20 * MOST_ZOOM * MOST_STRETCH / np.cos(np.deg2rad(MOST_TURN)) + 0.1
+    assert 19.9 <= right - left <= 20 * MOST_ZOOM * stretch / np.cos(np.deg2rad(MOST_TURN)) + 0.1
     assert varied.max() > 0.2
 
 
