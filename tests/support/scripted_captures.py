@@ -7,6 +7,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from lrdan_edge.errors import SourceError
+
 
 class Scripted:
     """Each step: an image (``image``, ``grey 7``, ``noise``, ``large``), a failed read, a native call that hangs, or death."""
@@ -42,6 +44,11 @@ class Scripted:
     def release(self) -> None:
         with (self._log / "released").open("a") as file:
             file.write("x")
+
+
+def no_opener(reason: str) -> Callable[[], Scripted]:
+    """What reads such cameras is missing."""
+    raise SourceError(reason)
 
 
 def opener(log: str, *scripts: str) -> Callable[[], Scripted]:

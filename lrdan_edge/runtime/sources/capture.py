@@ -13,8 +13,9 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from io import RawIOBase
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 
@@ -45,8 +46,11 @@ class Job:
     read_timeout_s: float
 
     def opener(self) -> Callable[[], Capture]:
-        """The opener."""
-        made: Callable[[], Capture] = getattr(importlib.import_module(self.module), self.function)(*self.arguments)
+        """The opener; where it cannot be made, one that raises why, for there is somebody to tell only then."""
+        try:
+            made: Callable[[], Capture] = getattr(importlib.import_module(self.module), self.function)(*self.arguments)
+        except Exception as error:
+            return partial(_raise, error)
         return made
 
 
@@ -157,6 +161,10 @@ class Worker:
             self._answers.flush()
         except OSError:
             self._over.set()  # the parent has gone
+
+
+def _raise(error: Exception) -> NoReturn:
+    raise error
 
 
 def main() -> None:

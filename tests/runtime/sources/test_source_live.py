@@ -190,6 +190,11 @@ def test_a_capture_that_dies_is_one_fault_and_started_again(tmp_path: Path, cons
     assert len(consumer.faults) == 2
 
 
+def test_an_opener_that_cannot_be_made_says_why() -> None:
+    with pytest.raises(SourceError, match="no driver for it here"):
+        LiveSource("camera", Job("scripted_captures", "no_opener", ("no driver for it here",), 10))
+
+
 def test_frames_cross_whole_whatever_their_size(tmp_path: Path) -> None:
     with scripted(tmp_path, "image*5") as source:
         frames = list(itertools.islice(source, 5))
