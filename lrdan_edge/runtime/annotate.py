@@ -16,12 +16,12 @@ _REGION_LINE = (220, 220, 220)
 
 
 def overlay(frame: Frame, heatmap: npt.NDArray[np.float32], full: float, region: Share | None = None) -> Frame:
-    """A heatmap over its frame: nothing where the map is low, glowing where it is high.
+    """A heatmap over its frame: nothing where the map is as it mostly is, glowing where it is high.
 
     Args:
         frame: uint8 [H, W], [H, W, 1] or [H, W, 3] (BGR).
-        heatmap: float32 [h, w].
-        full: The heatmap's value that glows fully; zero or less shows nothing.
+        heatmap: float32 [h, w], of any level: log-odds may well be below zero everywhere.
+        full: The heatmap's value that glows fully; halfway from its median to there the glow begins.
         region: The part of the frame that the heatmap shows (`Verdict.region`); a thin line is drawn around it.
 
     Returns:
@@ -37,11 +37,21 @@ def overlay(frame: Frame, heatmap: npt.NDArray[np.float32], full: float, region:
             cv2.rectangle(whole, (left, top), (left + width - 1, top + height - 1), _REGION_LINE, 1)
         return whole
     height, width = image.shape[:2]
-    level = np.clip(np.nan_to_num(heatmap) / full, 0, 1) if full > 0 else np.zeros_like(heatmap)
-    level = cv2.resize(level.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
+    level = cv2.resize(_level(heatmap, full), (width, height), interpolation=cv2.INTER_LINEAR)
     glow = cv2.applyColorMap((255 * level).astype(np.uint8), cv2.COLORMAP_INFERNO)
     share = (0.75 * np.clip(2 * level - 0.5, 0, 1))[..., None]
     return np.asarray(image * (1 - share) + glow * share, dtype=np.uint8)
+
+
+def _level(heatmap: npt.NDArray[np.float32], full: float) -> npt.NDArray[np.float32]:
+    """How much each place glows, float32 [h, w] in [0, 1]; a map that is mostly above `full` glows where it is."""
+    finite = heatmap[np.isfinite(heatmap)]
+    typical = float(np.median(finite)) if finite.size else -np.inf
+    heights = np.where(np.isnan(heatmap), -np.inf, heatmap.astype(np.float64))
+    if not -np.inf < typical < full:
+        return (heights >= full).astype(np.float32)
+    start = (typical + full) / 2
+    return np.clip((heights - start) / (full - start), 0, 1).astype(np.float32)
 
 
 def annotate(frame: Frame, verdict: Verdict) -> Frame:
@@ -74,9 +84,9 @@ def annotate(frame: Frame, verdict: Verdict) -> Frame:
 
 def glow_level(verdict: Verdict) -> float:
     """The heatmap value at which an overlay glows fully: the threshold, or the map's own top where scores are means."""
-    if verdict.heatmap is None or verdict.score is None:
+    if verdict.heatmap is None or verdict.score is None or verdict.score <= 0:
         return verdict.threshold
-    return max(verdict.threshold, float(verdict.heatmap.max()) * verdict.threshold / max(verdict.score, 1e-9))
+    return max(verdict.threshold, float(verdict.heatmap.max()) * verdict.threshold / verdict.score)
 
 
 def as_bgr(frame: Frame) -> Frame:

@@ -1,0 +1,44 @@
+"""What an inspector sees on a frame: the glow is where the score comes from, whatever the scale of scores is."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lrdan_edge.runtime.annotate import overlay
+
+FRAME = np.random.default_rng(0).integers(0, 90, (40, 60, 3), np.uint8)
+HEAT = np.random.default_rng(1).normal(-12, 1, (40, 60)).astype(np.float32)
+HEAT[10:20, 30:40] = -2.0
+
+
+def changed(heatmap: np.ndarray, full: float) -> np.ndarray:
+    return np.asarray((overlay(FRAME, heatmap, full) != FRAME).any(2))
+
+
+@pytest.mark.parametrize("full", [-2.0, -3.0, -2.5])
+def test_a_defect_glows_below_zero_too_and_nothing_else_does(full: float) -> None:
+    inside = np.zeros((40, 60), bool)
+    inside[10:20, 30:40] = True
+    assert (changed(HEAT, full) == inside).all()
+
+
+@given(st.integers(-64, 64), st.sampled_from([0.25, 1.0, 4.0]))
+@settings(max_examples=30, deadline=None)
+def test_neither_zero_nor_the_unit_of_scores_means_anything(shift: int, unit: float) -> None:
+    heat = np.round(HEAT * 64) / 64  # so that shifting and scaling are exact
+    moved = (heat * unit + shift).astype(np.float32)
+    np.testing.assert_array_equal(overlay(FRAME, moved, -2.0 * unit + shift), overlay(FRAME, heat, -2.0))
+
+
+def test_a_frame_that_is_mostly_defective_glows_where_it_is() -> None:
+    heat = np.full((40, 60), 3.0, np.float32)
+    heat[:, :5] = -9
+    assert (changed(heat, -2.0) == (heat > 0)).all()
+
+
+def test_what_is_no_number_does_not_glow() -> None:
+    heat = HEAT.copy()
+    heat[0] = np.nan
+    assert not changed(heat, -2.0)[0].any()
+    assert not changed(np.full((40, 60), np.nan, np.float32), -2.0).any()
