@@ -4,8 +4,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-FIRST = 2
-"""How many convolutions at the network's start stay in float32."""
+FIRST = (2, 4, 6, 8)
+"""How many convolutions at the network's start stay in float32: the first number is tried first."""
 
 
 class Float32Module(nn.Module):
@@ -38,12 +38,12 @@ class Float32Layer(Float32Module):
         return y.half() if self.halves else y
 
 
-def halve(module: nn.Module, network: nn.Module, first: int = FIRST, *, last: bool = True) -> None:
-    """Turn a network to half precision, in place, but for its first two convolutions and its last.
+def halve(module: nn.Module, network: nn.Module, first: int = FIRST[0], *, last: bool = True) -> None:
+    """Turn a network to half precision, in place, but for its first convolutions, two or more, and its last.
 
     The first ones see grey levels: what their weights, biases and input lose moves every activation after them alike, and was
     four fifths of the fp16 graph's distance from fp32 (docs/graph.md). The last one's output is what the score is made of.
-    All three have few channels.
+    They have few channels.
 
     Args:
         module: What is deployed; `Float32Module` in it stay as they are.

@@ -1,5 +1,6 @@
 """A restorer through the whole line: the same scores from PyTorch and every graph, int8 included."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,28 @@ def test_every_graph_scores_as_the_network_does(restorer: Bundle, line: Line) ->
     assert areas["int8"] == pytest.approx(areas["fp32"], abs=0.02)
 
 
+def test_fp16_keeps_more_in_float32_where_its_bound_would_break(
+    restorer: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lrdan_edge import parity
+    from lrdan_edge.export.graph import export
+
+    found = restorer.manifest.stages["export"].results["fp16"]
+    assert found["float32_convolutions"] == 3
+    shutil.copytree(restorer.path, tmp_path / "bundle")
+    bound = 0.99 * found["largest_relative_score_difference"]
+    monkeypatch.setitem(parity.SCORE_BOUND, "fp16", bound)
+    bundle = Bundle.open(tmp_path / "bundle")
+    export(bundle)
+    bundle = Bundle.open(bundle.path)
+    found = bundle.manifest.stages["export"].results["fp16"]
+    assert found["largest_relative_score_difference"] <= bound
+    graph = onnx.load(bundle.graph("fp16")).graph
+    weights = {node.input[1] for node in graph.node if node.op_type == "Conv"}
+    whole = [one for one in graph.initializer if one.name in weights and one.data_type == onnx.TensorProto.FLOAT]
+    assert found["float32_convolutions"] == len(whole) > 3
+
+
 def test_the_graph_holds_no_batch_norm_and_its_convolutions_are_quantised(restorer: Bundle) -> None:
     operators = [node.op_type for node in onnx.load(restorer.graph("int8")).graph.node]
     assert "BatchNormalization" not in operators
@@ -51,6 +74,5 @@ def test_the_graph_holds_no_batch_norm_and_its_convolutions_are_quantised(restor
 
     layers = Restorer(spec_for(64, 64, 1, recipe="inspection")).modules()
     convolutions = sum(isinstance(layer, torch.nn.Conv2d) for layer in layers)
-    smoothing = 2
-    assert operators.count("Conv") == convolutions + smoothing
+    assert operators.count("Conv") == convolutions
     assert operators.count("DequantizeLinear") >= 2 * convolutions
