@@ -109,7 +109,7 @@ class Recipe:
 
 
 RECIPES = {
-    "inspection": Recipe(least_steps=3000, most_steps=12000, batch_size=8, learning_rate=3e-3),
+    "inspection": Recipe(least_steps=3000, most_steps=9000, batch_size=8, learning_rate=3e-3),
     "lrdan": Recipe(least_steps=500, most_steps=500, batch_size=16, learning_rate=1e-3),
 }
 
