@@ -4,9 +4,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-FIRST = (2, 4, 6, 8)
-"""How many convolutions at the network's start stay in float32: the first number is tried first."""
-
 
 class Float32Module(nn.Module):
     """A module whose constants and weights move to a device, but keep their type: ``half()`` neither halves nor rounds them."""
@@ -38,7 +35,7 @@ class Float32Layer(Float32Module):
         return y.half() if self.halves else y
 
 
-def halve(module: nn.Module, network: nn.Module, first: int = FIRST[0], *, last: bool = True) -> None:
+def halve(module: nn.Module, network: nn.Module, first: int, *, last: bool = True) -> None:
     """Turn a network to half precision, in place, but for its first convolutions, two or more, and its last.
 
     The first ones see grey levels: what their weights, biases and input lose moves every activation after them alike, and was

@@ -26,7 +26,7 @@ MARKING, OVERLAP = 4.0, 0.5  # weights beside the restoration's 1
 WEIGHT_DECAY, LARGEST_GRADIENT = 1e-4, 1.0
 NOISY_SHARE, MOST_NOISE = 0.3, 0.02
 MOST_SHIFT, MOST_TURN, MOST_ZOOM = 0.04, 2.0, 1.12  # of the side; degrees; factor
-FEW_IMAGES, MOST_STRETCH = 200, 1.3  # factor, of rows or of columns; see `stretch_for`
+FEW_IMAGES, MOST_STRETCH = 200, 1.3  # fewer images than that are stretched; factor, of rows or of columns
 SPREAD_STEP = 4  # pixels: every fourth one each way tells a collapse as well as all do
 
 
@@ -184,7 +184,7 @@ class Restoration:
 
 
 def stretch_for(images: int) -> float:
-    """How far rows or columns of good images may be stretched, a factor: by a third where there are few images to learn from.
+    """How far rows or columns of good images may be stretched, a factor: `MOST_STRETCH` where there are few images to learn from.
 
     Few images do not show all that varies: brick's joints are not all as wide as those of 120 pictures. Many do, and stretching
     them too hides defects: on 340 magnetic tiles it cost 0.03 of the pixel AUROC.

@@ -156,10 +156,15 @@ def anomaly_map(x: Tensor, ae2: Autoencoder | Restorer | Marker, source: MapSour
 
     Returns:
         The mean over channels of |x − x''|, or the log-odds of a defect as `Restorer.marks` gives them: float32 [N, 1, H, W].
+
+    Raises:
+        BundleError: An autoencoder is to mark defects.
     """
     seen = x.to(next(ae2.parameters()).dtype)
     if isinstance(ae2, Marker) or (isinstance(ae2, Restorer) and source == "defects"):
         return ae2.marks(seen)
+    if source == "defects":
+        raise BundleError("scoring.source is defects, and an autoencoder marks none: run 'lrdan-edge train' again")
     reconstruction: Tensor = ae2(seen)[0]
     return (x - reconstruction.float()).abs().mean(1, keepdim=True)
 

@@ -1,11 +1,11 @@
 """A double of ``pycuda.driver`` and ``cuda.bindings.driver`` that is stricter than a GPU.
 
 Device memory is host memory under made-up addresses. Work queued on a stream happens when somebody waits for it, not before, so
-a missing wait gives wrong results; or, with `Machine.eager`, at once, as on a GPU that is faster than its host. ONNX Runtime
-computes. What a GPU would punish by a crash or by garbage (a call without a current context, an object used or freed by a thread
-that did not make it, use after free, a copy beyond an allocation or from pageable memory, host memory changed under a copy, scratch
-memory shared by executions under way, changing what a CUDA graph was captured from, freeing in the wrong order) is noted in
-`Machine.violations`. With `Machine.together`, whoever waits for the GPU first waits for as many others to do so.
+a missing wait gives wrong results; or, with `Machine.eager`, at once, as on a GPU that is faster than its host. What a GPU would
+punish by a crash or by garbage (a call without a current context, an object used or freed by a thread that did not make it, use
+after free, a copy beyond an allocation or from pageable memory, host memory changed under a copy, scratch memory shared by
+executions under way, changing what a CUDA graph was captured from, freeing in the wrong order) is noted in `Machine.violations`.
+With `Machine.together`, whoever waits for the GPU first waits for as many others to do so.
 """
 
 import enum

@@ -22,6 +22,7 @@ from lrdan_edge.train.restoration import (
     marking,
     overlap,
     restoration,
+    stretch_for,
     vary,
 )
 from lrdan_edge.train.synthetic import paint
@@ -115,10 +116,8 @@ def test_variation_keeps_shape_range_and_brightness_order(seed: int, channels: i
     assert np.ptp(varied) < 1e-5, "a flat image stays flat"
 
 
-@given(st.integers(0, 2**32 - 1), st.booleans(), st.sampled_from([1.0, MOST_STRETCH]))
-@settings(max_examples=60, deadline=None)
-def test_variation_enlarges_and_stretches_within_its_bounds(seed: int, upright: bool, stretch: float) -> None:
-    """Two lines 20 pixels apart stay in the image, and come as far apart as zoom, stretch and turn allow."""
+def distance(seed: int, upright: bool, stretch: float) -> float:
+    """How far apart two lines come that were 20 pixels apart, upright or level."""
     image = np.zeros((101, 101), np.float32)
     image[:, [40, 60]] = 0.8
     varied = vary(np.ascontiguousarray(image if upright else image.T)[..., None], np.random.default_rng(seed), stretch)[..., 0]
@@ -126,8 +125,20 @@ def test_variation_enlarges_and_stretches_within_its_bounds(seed: int, upright: 
     places = np.arange(101)
     middle = np.average(places, weights=profile)
     left, right = (np.average(places[half], weights=profile[half]) for half in (places < middle, places >= middle))
-    assert 19.9 <= right - left <= 20 * MOST_ZOOM * stretch / np.cos(np.deg2rad(MOST_TURN)) + 0.1
-    assert varied.max() > 0.2
+    return float(right - left)
+
+
+@given(st.integers(0, 2**32 - 1), st.booleans(), st.sampled_from([1.0, MOST_STRETCH]))
+@settings(max_examples=60, deadline=None)
+def test_variation_enlarges_and_stretches_within_its_bounds(seed: int, upright: bool, stretch: float) -> None:
+    assert 19.9 <= distance(seed, upright, stretch) <= 20 * MOST_ZOOM * stretch / np.cos(np.deg2rad(MOST_TURN)) + 0.1
+
+
+@pytest.mark.parametrize("upright", [True, False])
+def test_few_images_are_stretched_and_many_are_not(upright: bool) -> None:
+    widest = {images: max(distance(seed, upright, stretch_for(images)) for seed in range(150)) for images in (120, 340)}
+    assert widest[340] < 20 * (MOST_ZOOM + 0.01)
+    assert widest[120] > 20 * (MOST_ZOOM + 0.1)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -78,6 +78,11 @@ def test_extent_adds_the_log_of_the_marked_share(level: float) -> None:
     assert score.isfinite().all()
 
 
+def test_an_autoencoder_marks_no_defects() -> None:
+    with pytest.raises(BundleError, match="marks none"):
+        anomaly_map(torch.zeros(1, 1, 32, 32), Autoencoder(spec_for(32, 32, 1)), "defects")
+
+
 def test_an_error_has_no_extent() -> None:
     with pytest.raises(ValueError, match="probability"):
         Scoring(normalise=True, smoothing_sigma=1, pooling="max", extent=True)

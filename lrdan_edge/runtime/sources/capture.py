@@ -13,9 +13,8 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from io import RawIOBase
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -46,11 +45,14 @@ class Job:
     read_timeout_s: float
 
     def opener(self) -> Callable[[], Capture]:
-        """The opener; where it cannot be made, one that raises why, for there is somebody to tell only then."""
+        """The opener; where it cannot be made, one that tries again and raises why, for only then somebody hears of it."""
         try:
-            made: Callable[[], Capture] = getattr(importlib.import_module(self.module), self.function)(*self.arguments)
-        except Exception as error:
-            return partial(_raise, error)
+            return self._made()
+        except Exception:
+            return lambda: self._made()()
+
+    def _made(self) -> Callable[[], Capture]:
+        made: Callable[[], Capture] = getattr(importlib.import_module(self.module), self.function)(*self.arguments)
         return made
 
 
@@ -161,10 +163,6 @@ class Worker:
             self._answers.flush()
         except OSError:
             self._over.set()  # the parent has gone
-
-
-def _raise(error: Exception) -> NoReturn:
-    raise error
 
 
 def main() -> None:
