@@ -49,7 +49,7 @@ def rule_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "regions",
             type=_Written("NAME=x,y,w,h:LIMIT", "parse_region"),
             multiple=True,
-            help="A limit of its own for a part of the frame (in shares of it): a value, 1.5x, or inf; repeatable.",
+            help="A limit of its own for a part of the frame (in shares of it): a value, threshold+1.5, or inf; repeatable.",
         ),
         click.option(
             "--pixel-threshold", type=float, help="Limit of a pixel, with --min-area and --region. [default: bundle's]"

@@ -53,14 +53,14 @@ class Surface:
             shown: The part of the frame that the heatmap shows; None for all of it.
 
         Raises:
-            DataError: A region is not in what the heatmap shows, or its limit is a multiple of a threshold that is not above 0.
+            DataError: A region is not in what the heatmap shows.
         """
         self._limits = np.full(shape, _as_float32(pixel_threshold))
         self._zones = np.zeros(shape, np.intp)
         self._names = (ELSEWHERE, *(region.name for region in rule.regions))
         for number, region in enumerate(rule.regions, start=1):
             rows, columns = _pixels(region, shape, shown)
-            self._limits[rows, columns] = _as_float32(_limit(region, pixel_threshold))
+            self._limits[rows, columns] = _as_float32(region.limit + (pixel_threshold if region.relative else 0.0))
             self._zones[rows, columns] = number
         self._least = max(rule.min_pixels, math.ceil(round(rule.min_share * shape[0] * shape[1], 6)))
 
@@ -134,15 +134,6 @@ def pixel_threshold(inspector: Inspector) -> float:
             f"--decision-only --bundle {inspector.bundle.path}', or give --pixel-threshold"
         )
     return inspector.judge.decision.pixel_threshold
-
-
-def _limit(region: Region, pixel_threshold: float) -> float:
-    if region.relative and pixel_threshold <= 0:
-        raise DataError(
-            f"the region {region.name!r} asks for {region.limit:g} times the pixel threshold, which is {pixel_threshold:g}: give "
-            "its limit as a value of the heatmap"
-        )
-    return region.limit * (pixel_threshold if region.relative else 1.0)
 
 
 def _as_float32(limit: float) -> np.float32:

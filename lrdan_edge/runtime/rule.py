@@ -10,7 +10,7 @@ from lrdan_edge.geometry import Share
 ELSEWHERE = "elsewhere"
 """What the part of the picture outside all regions is called."""
 
-_REGION = re.compile(r"(?P<name>[^=:,]+)=(?P<place>[^:]+):(?P<limit>.+)")
+_REGION = re.compile(r"(?P<name>[^=:,]+)=(?P<place>[^:]+):(?P<threshold>threshold(?=[+-]))?(?P<limit>.+)")
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Region:
         name: What to call it in verdicts.
         place: Left, top, width, height as shares of the frame, each in [0, 1].
         limit: The heatmap's value above which a pixel there counts; infinity leaves the region out.
-        relative: Whether `limit` is a multiple of the pixel threshold instead of a value of the heatmap.
+        relative: Whether `limit` is what is added to the pixel threshold instead of a value of the heatmap.
     """
 
     name: str
@@ -45,8 +45,8 @@ class Region:
             )
         if not self.name or self.name == ELSEWHERE:
             raise DataError(f"a region cannot be called {self.name!r}: choose another name")
-        if math.isnan(self.limit) or (self.relative and self.limit <= 0):
-            raise DataError(f"the region {self.name!r} has the limit {self.limit:g}: give a number, or a multiple above 0")
+        if math.isnan(self.limit):
+            raise DataError(f"the region {self.name!r} has the limit {self.limit:g}: give a number")
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,10 @@ class Rule:
 
 
 def parse_region(text: str) -> Region:
-    """``NAME=x,y,w,h:LIMIT`` in shares of the frame; LIMIT is a heatmap value, ``1.5x`` the pixel threshold, or ``inf``.
+    """``NAME=x,y,w,h:LIMIT`` in shares of the frame.
+
+    LIMIT is a value of the heatmap, ``threshold+1.5`` or ``threshold-1.5`` (so much above or below the pixel threshold), or
+    ``inf``.
 
     Raises:
         DataError: It is not written so, or is no region.
@@ -104,11 +107,12 @@ def parse_region(text: str) -> Region:
         if match is None:
             raise ValueError(text)
         left, top, width, height = (float(side) for side in match["place"].split(","))
-        relative = match["limit"].endswith("x")
-        limit = float(match["limit"].removesuffix("x"))
+        relative = match["threshold"] is not None
+        limit = float(match["limit"])
     except ValueError as error:
         raise DataError(
-            f"{text!r} is no region: write NAME=x,y,w,h:LIMIT, in shares of the frame, such as label=0.1,0.1,0.3,0.2:1.5x"
+            f"{text!r} is no region: write NAME=x,y,w,h:LIMIT, in shares of the frame, such as "
+            "label=0.1,0.1,0.3,0.2:threshold+1.5"
         ) from error
     return Region(match["name"].strip(), (left, top, width, height), limit, relative)
 

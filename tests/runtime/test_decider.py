@@ -1,5 +1,4 @@
 import math
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -118,13 +117,15 @@ def test_a_region_can_be_left_out_and_a_region_of_interest_moves_it() -> None:
         Surface(rule, 1.0, (10, 10), (0.6, 0.6, 0.4, 0.4))
 
 
-def test_a_limit_can_be_a_multiple_of_the_pixel_threshold() -> None:
-    heatmap = np.full((4, 4), 1.4, np.float32)
-    region = parse_region("all=0,0,1,1:1.5x")
-    assert Surface(Rule(regions=(region,)), 1.0, (4, 4)).exceeded(heatmap) == (0, ())
-    assert Surface(Rule(regions=(replace(region, limit=1.3),)), 1.0, (4, 4)).exceeded(heatmap) == (16, ("all",))
-    with pytest.raises(DataError, match="give its limit as a value"):
-        Surface(Rule(regions=(region,)), -1.0, (4, 4))
+@pytest.mark.parametrize("threshold", [1.0, -1.0])
+def test_a_limit_can_be_told_from_the_pixel_threshold(threshold: float) -> None:
+    heatmap = np.full((4, 4), threshold + 0.4, np.float32)
+
+    def exceeded(limit: str) -> tuple[int, tuple[str, ...]]:
+        return Surface(Rule(regions=(parse_region(f"all=0,0,1,1:{limit}"),)), threshold, (4, 4)).exceeded(heatmap)
+
+    assert exceeded("threshold+0.5") == (0, ())
+    assert exceeded("threshold+0.3") == exceeded("threshold-0.5") == (16, ("all",))
 
 
 @given(st.floats(-1e3, 1e3), st.floats(-1e3, 1e3, width=32))
@@ -150,7 +151,7 @@ def test_where_the_pixel_threshold_comes_from() -> None:
 
 @pytest.mark.parametrize(
     "text", ["label", "label=0,0,1:2", "label=0,0,1,1", "=0,0,1,1:2", "label=0,0,2,1:2", "label=0,0,0,1:2", "label=0,0,1,1:nan",
-             "elsewhere=0,0,1,1:2", "label=0,0,1,1:-1x", "label=nan,0,1,1:2"]
+             "elsewhere=0,0,1,1:2", "label=0,0,1,1:1.5x", "label=0,0,1,1:threshold", "label=0,0,1,1:threshold*2", "label=nan,0,1,1:2"]
 )  # fmt: skip
 def test_what_is_no_region_is_refused(text: str) -> None:
     with pytest.raises(DataError):

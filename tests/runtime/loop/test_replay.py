@@ -18,7 +18,7 @@ RULES = [
     None,
     Rule(reject_after=(2, 3)),
     Rule(reject_after=(3, 5), min_share=0.02),
-    Rule(min_pixels=3, regions=(parse_region("middle=0.25,0.25,0.5,0.5:1.5x"), parse_region("rim=0,0,1,0.1:inf"))),
+    Rule(min_pixels=3, regions=(parse_region("middle=0.25,0.25,0.5,0.5:threshold+0.5"), parse_region("rim=0,0,1,0.1:inf"))),
 ]
 
 
