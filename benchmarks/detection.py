@@ -33,6 +33,7 @@ class Run(msgspec.Struct):
     """One seed."""
 
     seed: int
+    machine: str
     training_seconds: float
     training_threads: int
     evaluation: Evaluation
@@ -56,7 +57,7 @@ def measure(data: Path, options: TrainOptions, keep: Path | None) -> Run:
         export(bundle)
         calibrate(bundle, false_reject_rate=0.1)  # a threshold from few images; AUROC does not see it
         evaluation, _ = evaluate(bundle, data, precision="fp32", write=False)
-        return Run(options.seed, stage.seconds, stage.results["threads"], evaluation)
+        return Run(options.seed, processor().name, stage.seconds, stage.results["threads"], evaluation)
 
 
 def _spread(values: list[float]) -> str:
@@ -80,7 +81,7 @@ def as_markdown(title: str, runs: list[Run], command: str) -> str:
     lines = [
         f"# Detection on {title}",
         "",
-        f"`{command}` on {processor().name}; {said}.",
+        f"`{command}` on {', '.join(dict.fromkeys(run.machine for run in runs))}; {said}.",
         f"{evaluations[0].good} good and {evaluations[0].defective} defective test images; mean ± standard deviation over seeds.",
         "",
         "| | " + " | ".join(f"seed {run.seed}" for run in runs) + " | mean |",
@@ -116,7 +117,6 @@ def main() -> None:
         runs.append(measure(arguments.data, options, arguments.keep))
         record = {
             "command": command,
-            "machine": processor().name,
             "versions": versions(),
             "runs": runs,
         }

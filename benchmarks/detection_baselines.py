@@ -13,10 +13,12 @@ import shlex
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from lrdan_edge.bundle import versions
@@ -37,12 +39,14 @@ class Run(msgspec.Struct):
 
     detector: str
     seed: int
+    machine: str
+    threads: int
     training_seconds: float
     image_auroc: float
     kinds: dict[str, float]
 
 
-def standardised(frames: np.ndarray) -> torch.Tensor:
+def standardised(frames: npt.NDArray[np.uint8]) -> torch.Tensor:
     """Frames uint8 [N, H, W, C] to uint8 [N, C, H, W], every image with mean 128 and deviation `SPREAD`."""
     x = frames.astype(np.float32)
     x = (x - x.mean((1, 2, 3), keepdims=True)) / (x.std((1, 2, 3), keepdims=True) + 1)
@@ -64,39 +68,49 @@ def measure(data: Path, shape: tuple[int, int, int], name: str, seed: int, steps
     return Run(
         name,
         seed,
+        processor().name,
+        torch.get_num_threads(),
         seconds,
         auroc(baseline, scores[kinds != "good"]),
         {str(kind): auroc(baseline, scores[kinds == kind]) for kind in np.unique(kinds) if kind != "good"},
     )
 
 
-def as_markdown(title: str, runs: list[Run], command: str, threads: int) -> str:
+def _spread(values: list[float]) -> str:
+    return f"{np.mean(values):.3f}" + (f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else "")
+
+
+def _of_kind(kind: str, runs: list[Run]) -> str:
+    return _spread([run.kinds[kind] for run in runs])
+
+
+def as_markdown(title: str, runs: list[Run], command: str) -> str:
     """One row per measure, one column per detector, mean ± standard deviation over the seeds."""
     said = ", ".join(f"{name} {version}" for name, version in versions().items())
     detectors = list(dict.fromkeys(run.detector for run in runs))
     lines = [
         f"# Baselines on {title}",
         "",
-        f"`{command}` on {processor().name}, {threads} thread{'s' if threads > 1 else ''}; {said}.",
+        f"`{command}`; {said}.",
         "Image AUROC, mean ± standard deviation over the seeds; every image is standardised first.",
         "",
         "| | " + " | ".join(detectors) + " |",
         "|---|" + "---|" * len(detectors),
     ]
 
-    def row(label: str, value: Callable[[Run], float]) -> str:
-        cells = []
-        for detector in detectors:
-            values = [value(run) for run in runs if run.detector == detector]
-            spread = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
-            cells.append(f"{np.mean(values):.3f}{spread}")
+    def row(label: str, cell: Callable[[list[Run]], str]) -> str:
+        cells = (cell([run for run in runs if run.detector == detector]) for detector in detectors)
         return f"| {label} | " + " | ".join(cells) + " |"
 
-    seeds = {detector: sorted(run.seed for run in runs if run.detector == detector) for detector in detectors}
-    lines.append("| seeds | " + " | ".join(", ".join(map(str, seeds[detector])) for detector in detectors) + " |")
-    lines.append(row("image AUROC", lambda run: run.image_auroc))
-    lines += [row(kind, lambda run, kind=kind: run.kinds[kind]) for kind in runs[0].kinds]
-    lines.append(row("minutes of training", lambda run: run.training_seconds / 60))
+    def each(value: Callable[[Run], object]) -> Callable[[list[Run]], str]:
+        return lambda own: ", ".join(dict.fromkeys(str(value(run)) for run in own))
+
+    lines.append(row("seeds", each(lambda run: run.seed)))
+    lines.append(row("image AUROC", lambda own: _spread([run.image_auroc for run in own])))
+    lines += [row(kind, partial(_of_kind, kind)) for kind in runs[0].kinds]
+    lines.append(row("minutes of training", lambda own: _spread([run.training_seconds / 60 for run in own])))
+    lines.append(row("threads", each(lambda run: run.threads)))
+    lines.append(row("processor", each(lambda run: run.machine)))
     return "\n".join(lines) + "\n"
 
 
@@ -123,10 +137,9 @@ def main() -> None:
         for seed in arguments.seeds:
             runs.append(measure(arguments.data, (*arguments.image_size, arguments.channels), name, seed, arguments.steps))
             print(f"{name}, seed {seed}: image AUROC {runs[-1].image_auroc:.3f}", flush=True)
-            record = {"command": command, "machine": processor().name, "versions": versions(), "runs": runs}
+            record = {"command": command, "versions": versions(), "runs": runs}
             target.with_suffix(".json").write_bytes(to_json(record))
-            text = as_markdown(arguments.data.name, runs, command, torch.get_num_threads())
-            target.with_suffix(".md").write_text(text, encoding="utf-8")
+            target.with_suffix(".md").write_text(as_markdown(arguments.data.name, runs, command), encoding="utf-8")
 
 
 if __name__ == "__main__":

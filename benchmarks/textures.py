@@ -32,7 +32,8 @@ def _place(rng: np.random.Generator) -> tuple[int, int]:
 def _swirl(image: Image, rng: np.random.Generator) -> Image:
     radius = float(rng.uniform(25, 40))
     strength = float(rng.choice([-1, 1]) * rng.uniform(2.5, 5))
-    return np.asarray(swirl(image, center=_place(rng), strength=strength, radius=radius, mode="reflect"), np.float32)
+    twisted = swirl(image, center=_place(rng), strength=strength, radius=radius, mode="reflect")  # type: ignore[no-untyped-call]
+    return np.asarray(twisted, np.float32)
 
 
 def _ring(image: Image, rng: np.random.Generator) -> Image:

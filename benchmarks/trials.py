@@ -1,0 +1,125 @@
+"""What a change to the recipe is worth: train with some of its constants changed, score the test images, add a row to a table.
+
+    python benchmarks/trials.py ../shared/data/magnetic-tile --image-size 256x256 --set restoration.MOST_ZOOM=1.3 --seeds 0 1
+
+DATA is as for ``benchmarks/detection.py``, and what is measured is measured as there. A constant is named as its module in
+``lrdan_edge.train`` names it; without ``--set`` the row is the recipe itself, to compare with. Seeds differ: a change that seeds
+do not agree on means little. Writes ``benchmarks/results/trials-<name of DATA>.json`` and ``.md``, each row with its command and
+the revision it ran on.
+"""
+
+import argparse
+import ast
+import importlib
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from detection import RESULTS, Run, measure
+
+from lrdan_edge.bundle import versions
+from lrdan_edge.manifest import to_json
+from lrdan_edge.train.options import TrainOptions
+
+
+class Trial(msgspec.Struct):
+    """One row."""
+
+    command: str
+    revision: str
+    changes: list[str]
+    image_size: list[int] | None
+    runs: list[Run]
+
+
+def apply(change: str) -> None:
+    """Set one constant, ``module.NAME=value``, in `lrdan_edge.train`.
+
+    Raises:
+        SystemExit: There is no such constant, or the value is of another kind.
+    """
+    name, _, text = change.partition("=")
+    module_name, _, constant = name.rpartition(".")
+    try:
+        module: Any = importlib.import_module(f"lrdan_edge.train.{module_name}")
+        before, value = getattr(module, constant), ast.literal_eval(text)
+    except (ImportError, AttributeError, ValueError, SyntaxError) as error:
+        sys.exit(f"{change!r} changes nothing ({error}): write --set restoration.MOST_ZOOM=1.3")
+    number = isinstance(before, int | float) and isinstance(value, int | float)
+    if not number and type(value) is not type(before):
+        sys.exit(f"{name} is {before!r}, which {value!r} cannot stand for")
+    setattr(module, constant, value)
+
+
+def revision() -> str:
+    """The commit that is checked out, with a plus where files were changed."""
+    parts = (["rev-parse", "--short", "HEAD"], ["status", "--porcelain", "--untracked-files=no", "lrdan_edge"])
+    commit, changed = (subprocess.run(["git", *part], check=True, capture_output=True, text=True).stdout for part in parts)
+    return commit.strip() + ("+" if changed.strip() else "")
+
+
+def as_markdown(title: str, trials: list[Trial]) -> str:
+    """One row per trial; AUROC of every seed, none left out."""
+    said = ", ".join(f"{name} {version}" for name, version in versions().items())
+    lines = [
+        f"# Trials on {title}",
+        "",
+        f'{said}. AUROC per seed; "recipe" is the recipe as it stood at that revision.',
+        "",
+        "| change | seeds | image AUROC | pixel AUROC | minutes of training | processor | revision |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for trial in trials:
+        found = [run.evaluation for run in trial.runs]
+        pixels = [f"{one.pixel_auroc:.3f}" for one in found if one.pixel_auroc is not None]
+        cells = [
+            ", ".join(f"`{change}`" for change in trial.changes) or "recipe",
+            ", ".join(str(run.seed) for run in trial.runs),
+            ", ".join(f"{one.image_auroc:.3f}" for one in found),
+            ", ".join(pixels),
+            ", ".join(f"{run.training_seconds / 60:.1f}" for run in trial.runs),
+            ", ".join(dict.fromkeys(run.machine for run in trial.runs)),
+            trial.revision,
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", *(f"    {trial.command}" for trial in trials)]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--image-size", type=lambda text: tuple(map(int, text.split("x"))), help="Rows x columns.")
+    parser.add_argument("--set", dest="changes", action="append", default=[], metavar="MODULE.NAME=VALUE")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument(
+        "--keep", type=Path, metavar="DIR", help="Keep bundles in a folder of DIR, and take those already there."
+    )
+    arguments = parser.parse_args()
+    for change in arguments.changes:
+        apply(change)
+    keep = arguments.keep and arguments.keep / ("+".join(arguments.changes) or "recipe")
+    target = RESULTS / f"trials-{arguments.data.name}"
+    RESULTS.mkdir(exist_ok=True)
+    trial = Trial(
+        shlex.join(["python", "benchmarks/trials.py", *sys.argv[1:]]),
+        revision(),
+        arguments.changes,
+        arguments.image_size and list(arguments.image_size),
+        [],
+    )
+    for seed in arguments.seeds:
+        trial.runs.append(measure(arguments.data, TrainOptions(image_size=arguments.image_size, seed=seed), keep))
+        # Read anew: two trials may run at a time.
+        rows = json.loads(target.with_suffix(".json").read_bytes()) if target.with_suffix(".json").exists() else []
+        trials = [row for row in msgspec.convert(rows, list[Trial]) if row.command != trial.command] + [trial]
+        target.with_suffix(".json").write_bytes(to_json(trials))
+        target.with_suffix(".md").write_text(as_markdown(arguments.data.name, trials), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
