@@ -124,25 +124,47 @@ def choose(bundle: Bundle, backend: str = "auto", precision: Precision | None = 
         asked = " ".join(filter(None, (backend if backend != "auto" else "", precision))) or "backend"
         reasons = f" ({'; '.join(obstacles)})" if obstacles else ""
         raise BackendError(f"no {asked} runs here{reasons}: build one with 'lrdan-edge build-engine --bundle {bundle.path}'")
-    speeds = measured_speeds(bundle)
+    report = fresh_benchmark(bundle)
+    speeds = speeds_of(report) if report else {}
     measured = [choice for choice in fitting if choice.title in speeds]
-    if measured:
-        best = max(measured, key=lambda choice: speeds[choice.title])
-        because = f"fastest in the last benchmark, {speeds[best.title]:.0f} frames/s"
-    else:
-        best = min(fitting, key=lambda choice: _ORDER.index(choice.title) if choice.title in _ORDER else len(_ORDER))
-        because = "no benchmark of this machine yet; 'lrdan-edge bench' finds the fastest"
+    first = min(fitting, key=_rank)
+    if not measured:
+        return replace(
+            first,
+            because="no benchmark of this machine yet; 'lrdan-edge bench' finds the fastest",
+            passed_over=tuple(obstacles),
+        )
+    best = max(measured, key=lambda choice: speeds[choice.title])
+    since = [choice for choice in fitting if choice.engine and choice.title not in speeds and not _refused(choice, report)]
+    if first in since and _rank(first) < _rank(best):
+        return replace(
+            first, because="built since the last benchmark; 'lrdan-edge bench' measures it", passed_over=tuple(obstacles)
+        )
+    obstacles += [f"{choice.title}: built since the last benchmark" for choice in since]
+    because = f"fastest in the last benchmark, {speeds[best.title]:.0f} frames/s"
     return replace(best, because=because, passed_over=tuple(obstacles))
 
 
-def measured_speeds(bundle: Bundle) -> dict[str, float]:
-    """Frames per second by title at batch 1, from the last benchmark if it was run on this machine and is not stale."""
+def _rank(choice: Choice) -> int:
+    return _ORDER.index(choice.title) if choice.title in _ORDER else len(_ORDER)
+
+
+def _refused(choice: Choice, report: BenchmarkReport | None) -> bool:
+    """Whether the benchmark met the engine and could not measure it."""
+    return report is not None and any(reason.startswith(f"{choice.title}: ") for reason in report.not_measured)
+
+
+def fresh_benchmark(bundle: Bundle) -> BenchmarkReport | None:
+    """The last benchmark, if it was run on this machine and what it measured has not changed."""
     if BENCHMARK not in bundle.manifest.files or bundle.staleness("bench"):
-        return {}
+        return None
     path = bundle.file(BENCHMARK, "lrdan-edge bench")
     report = from_json(path.read_bytes(), BenchmarkReport, str(path))
-    if report.machine != processor().name:
-        return {}
+    return report if report.machine == processor().name else None
+
+
+def speeds_of(report: BenchmarkReport) -> dict[str, float]:
+    """Frames per second by title, at batch 1."""
     return {entry.title: 1000 / entry.latency_ms["p50"] for entry in report.entries if entry.batch == 1}
 
 

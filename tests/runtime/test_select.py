@@ -57,6 +57,25 @@ def test_after_a_benchmark_auto_takes_the_fastest_measured(own_bundle: Bundle) -
     assert eager.speedup == pytest.approx(1.0)
 
 
+def test_an_engine_built_after_the_benchmark_is_not_forgotten(own_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It used to be: `run` chose among what had been measured, and a TensorRT engine built later never ran."""
+    bench(own_bundle, batches=(1,), seconds=1.0, rounds=3)
+    build_engine(own_bundle, BuildRequest("int8", "onnxruntime"))
+    assert "fastest in the last benchmark" in choose(own_bundle, "onnxruntime", "fp32").describe()
+    chosen = choose(own_bundle, "onnxruntime")
+    assert (chosen.title, chosen.because) == (
+        "onnxruntime int8",
+        "built since the last benchmark; 'lrdan-edge bench' measures it",
+    )
+    order = ["onnxruntime fp32 (graph)", "onnxruntime int8"]
+    monkeypatch.setattr(select, "_ORDER", order)  # as where what was measured is the likelier one
+    chosen = choose(own_bundle, "onnxruntime")
+    assert chosen.title.endswith("(graph)")
+    assert "onnxruntime int8: built since the last benchmark" in chosen.passed_over
+    bench(own_bundle, batches=(1,), seconds=1.0, rounds=3)
+    assert "fastest in the last benchmark" in choose(own_bundle, "onnxruntime").describe()
+
+
 def test_threads_reach_the_backend(own_bundle: Bundle) -> None:
     from lrdan_edge import Inspector
 
@@ -98,7 +117,8 @@ def test_gpu_providers_are_to_be_had_where_there_is_a_gpu_and_taken_unasked_once
     assert {"onnxruntime-cuda fp32", "onnxruntime fp32 (graph)"} <= titles
     assert choose(own_bundle).backend != "onnxruntime-cuda"
     assert choose(own_bundle, "onnxruntime-cuda", "fp32").title == "onnxruntime-cuda fp32"
-    monkeypatch.setattr(select, "measured_speeds", lambda _: {"onnxruntime-cuda fp32": 900.0, "onnxruntime fp32 (graph)": 90.0})
+    bench(own_bundle, batches=(1,), seconds=1.0, rounds=3)
+    monkeypatch.setattr(select, "speeds_of", lambda _: {"onnxruntime-cuda fp32": 900.0, "onnxruntime fp32 (graph)": 90.0})
     assert choose(own_bundle).title == "onnxruntime-cuda fp32"
 
 
