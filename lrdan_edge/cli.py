@@ -153,9 +153,7 @@ def export(bundle_path: Path, frame_size: tuple[int, int] | None) -> None:
 @click.option(
     "--false-reject-rate",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    default=0.02,
-    show_default=True,
-    help="Share of good parts that may be rejected.",
+    help="Share of good parts that may be rejected. [default: 0.02; with --decision-only the last one]",
 )
 @click.option("--good", type=click.Path(path_type=Path), help="Folder of other good images to fit the threshold on.")
 @click.option("--defects", type=click.Path(path_type=Path), help="Folder of defective images, or one with test/<defect>.")
@@ -163,16 +161,12 @@ def export(bundle_path: Path, frame_size: tuple[int, int] | None) -> None:
     "--threshold-from",
     "rule",
     type=click.Choice(["conformal", "recall", "best-f1"]),
-    default="conformal",
-    show_default=True,
-    help="conformal: good images alone; recall, best-f1: the defects too.",
+    help="conformal: good images alone; recall, best-f1: the defects too. [default: conformal; with --decision-only the last one]",
 )
 @click.option(
     "--recall",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    default=0.95,
-    show_default=True,
-    help="Share of defective parts to find, with --threshold-from recall.",
+    help="Share of defective parts to find, with --threshold-from recall. [default: 0.95; with --decision-only the last one]",
 )
 @click.option(
     "--method",
@@ -187,11 +181,11 @@ def export(bundle_path: Path, frame_size: tuple[int, int] | None) -> None:
 @click.option("--show", is_flag=True, help="Only explain the thresholds there are.")
 def calibrate(
     bundle_path: Path,
-    false_reject_rate: float,
+    false_reject_rate: float | None,
     good: Path | None,
     defects: Path | None,
     rule: Any,
-    recall: float,
+    recall: float | None,
     methods: Any,
     int8: bool,
     decision_only: bool,
@@ -201,7 +195,7 @@ def calibrate(
     from lrdan_edge.bundle import Bundle
     from lrdan_edge.calibration.calibrate import calibrate as run_calibration
     from lrdan_edge.calibration.decision import Wish
-    from lrdan_edge.calibration.device import decide_here
+    from lrdan_edge.calibration.device import decide_here, last_wish
     from lrdan_edge.console import build_progress
     from lrdan_edge.console_calibration import print_decided, print_decision, print_int8, print_thresholds
 
@@ -211,17 +205,19 @@ def calibrate(
     if show:
         print_decision(bundle)
         return
+    usual = last_wish(bundle) if decision_only else Wish()
+    wish = Wish(rule or usual.rule, false_reject_rate or usual.false_reject_rate, recall or usual.recall)
     with build_progress() as progress:
         if decision_only:
-            decided = decide_here(bundle, Wish(rule, false_reject_rate, recall), good=good, defects=defects, progress=progress)
+            decided = decide_here(bundle, wish, good=good, defects=defects, progress=progress)
         else:
             decision = run_calibration(
                 bundle,
-                false_reject_rate=false_reject_rate,
+                false_reject_rate=wish.false_reject_rate,
                 good=good,
                 defects=defects,
-                rule=rule,
-                recall=recall,
+                rule=wish.rule,
+                recall=wish.recall,
                 methods=methods,
                 int8=int8,
                 progress=progress,

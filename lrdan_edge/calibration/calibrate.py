@@ -89,7 +89,7 @@ def calibrate(
         "calibrate",
         command=command,
         inputs={graph_name(precision): path for precision, path in graphs.items()},
-        options={"false_reject_rate": false_reject_rate, "good": str(good) if good else None, "rule": rule},
+        options={**wish.options(), "good": str(good) if good else None},
     ) as stage:
         quantised = None
         if int8:

@@ -45,6 +45,10 @@ class Wish:
         words += [f"--recall {self.recall:g}"] if self.rule == "recall" else []
         return " ".join(words)
 
+    def options(self) -> dict[str, object]:
+        """The same as the manifest records it."""
+        return {"rule": self.rule, "false_reject_rate": self.false_reject_rate, "recall": self.recall}
+
     def require(self, good: int, defects: int) -> None:
         """Refuse a wish that so many images cannot grant.
 

@@ -30,6 +30,19 @@ class DecidedHere:
     passed_over: list[str]
 
 
+def last_wish(bundle: Bundle) -> Wish:
+    """What was asked of the thresholds that `bundle` has, so that fitting them anew does not quietly change it.
+
+    Raises:
+        MissingStageError: The bundle is not calibrated.
+    """
+    bundle.decision()
+    stages = (bundle.manifest.stages.get(name) for name in ("decide", "calibrate"))
+    made = next(stage for stage in stages if stage and DECISION in stage.outputs)
+    usual = Wish()
+    return Wish(made.options["rule"], made.options["false_reject_rate"], made.options.get("recall", usual.recall))
+
+
 def decide_here(
     bundle: Bundle,
     wish: Wish,
@@ -124,7 +137,7 @@ class _Fit:
         return score_images(backend, images, Intake.of(self.bundle), lambda share: self.report(title, share), peaks=peaks)
 
     def _options(self) -> dict[str, object]:
-        return {"rule": self.wish.rule, "false_reject_rate": self.wish.false_reject_rate, "images": len(self.good)}
+        return {**self.wish.options(), "images": len(self.good)}
 
 
 def _command(wish: Wish, good: Path | None, defects: Path | None) -> str:

@@ -64,6 +64,27 @@ def test_calibrating_again_replaces_what_was_decided_for_the_graphs(own_bundle: 
     assert not any(own_bundle.staleness(stage) for stage in own_bundle.manifest.stages)
 
 
+def test_deciding_again_keeps_what_was_asked_before(own_line: Line) -> None:
+    """It used to fall back to the defaults, and a line calibrated for 10 % false rejects was held to 2 % without a word."""
+
+    def decided(*arguments: str) -> tuple[str, float, float | None]:
+        result = CliRunner().invoke(cli, ["calibrate", *arguments, "--bundle", str(own_line.bundle)])
+        assert result.exit_code == 0, result.output
+        graph = Bundle.open(own_line.bundle).decision().graphs["fp32"]
+        return graph.rule, graph.false_reject_rate, graph.recall
+
+    assert decided("--no-int8", "--false-reject-rate", "0.1") == ("conformal", 0.1, None)
+    assert decided("--decision-only") == ("conformal", 0.1, None)
+    assert decided("--decision-only", "--false-reject-rate", "0.05") == ("conformal", 0.05, None)
+    assert decided("--decision-only") == ("conformal", 0.05, None)
+    defects = ["--defects", str(own_line.data)]
+    assert decided("--decision-only", "--threshold-from", "recall", "--recall", "0.8", *defects)[::2] == ("recall", 0.8)
+    result = CliRunner().invoke(cli, ["calibrate", "--decision-only", "--bundle", str(own_line.bundle)])
+    assert result.exit_code == 1
+    assert "--defects DIR" in result.output
+    assert decided("--decision-only", *defects)[::2] == ("recall", 0.8)
+
+
 def test_it_needs_neither_onnx_nor_torch(own_bundle: Bundle, engine_name: str) -> None:
     code = (
         "import sys\n"
