@@ -46,6 +46,10 @@ class TrainingError(LrdanError):
     """Training cannot go on: NaN, collapse, too little data."""
 
 
+class CollapseError(TrainingError):
+    """Training failed by itself and would fail again from where it stood: a loss is not finite, or a network has collapsed."""
+
+
 class ExportError(LrdanError):
     """A deploy graph cannot be written, or does not match its model."""
 

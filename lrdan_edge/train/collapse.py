@@ -1,4 +1,4 @@
-"""Signs that training fails, looked for at every step, so that no epoch passes before it ends with what to change.
+"""Signs that training fails, looked for at every step, so that no epoch (of ten steps or more) passes before it ends with what to change.
 
 An AE2 that runs away (it seeks only to spoil fakes, with a large k) is no sign of its own: it ends in constant images, of G's or
 its own, while a high L_direc alone is what the dual term asks for.
@@ -7,10 +7,10 @@ its own, while a high L_direc alone is what the dual term asks for.
 import math
 from collections.abc import Iterator
 
-from lrdan_edge.errors import TrainingError
+from lrdan_edge.errors import CollapseError
 
 AFTER = 100  # steps; before that the networks may be constant
-LONGEST_WATCH = 50  # steps in a row that prove a collapse; an epoch's, if it has fewer
+SHORTEST_WATCH, LONGEST_WATCH = 10, 50  # steps in a row that prove a collapse: an epoch's, if it has so many
 COLLAPSED = 0.01  # share of the images' own spread below which the reconstructions are all one
 LEAST_SPREAD = 0.05  # images more alike than this (of a range of 2) say nothing about a collapse
 CERTAIN = 0.05  # a discriminator's loss: it gives about 95 % to what is right; healthy runs stay far above
@@ -23,27 +23,27 @@ class Watch:
         """Begin, or go on.
 
         Args:
-            steps_per_epoch: Nothing is watched for longer than an epoch.
+            steps_per_epoch: Nothing is watched for longer than an epoch, if that has `SHORTEST_WATCH` steps.
             counts: For how many steps in a row each sign has been seen; kept up to date.
         """
-        self.patience = min(LONGEST_WATCH, steps_per_epoch)
+        self.patience = min(LONGEST_WATCH, max(SHORTEST_WATCH, steps_per_epoch))
         self.counts = counts
 
     def see(self, losses: dict[str, float], epoch: int, step: int) -> None:
         """Look at one step's losses.
 
         Args:
-            losses: As `Learner.step` gives them, with ``spread_x``, the images' own spread.
+            losses: As `Learner.step` gives them, with ``spread_x``, the images' own spread in the same units as ``spread_ae2``.
             epoch: The epoch it belongs to, from 1, for the message.
             step: The step, from 1.
 
         Raises:
-            TrainingError: A loss is not finite; or, for a whole epoch or `LONGEST_WATCH` steps, a network has answered every
-                image with the same one, or a discriminator has run away.
+            CollapseError: A loss is not finite; or, for so many steps in a row, a network has answered every image with the same
+                one, or a discriminator has run away.
         """
         for name, value in losses.items():
             if not math.isfinite(value):
-                raise TrainingError(
+                raise CollapseError(
                     f"loss {name} became {value} in epoch {epoch}, step {step}; nothing was saved: "
                     "train again with another --seed or a lower --learning-rate"
                 )
@@ -55,7 +55,7 @@ class Watch:
         for name, said in signs.items():
             self.counts[name] = self.counts.get(name, 0) + 1
             if self.counts[name] >= self.patience:
-                raise TrainingError(f"{said} in epoch {epoch}, for {self.patience} steps; nothing was saved: {_MENDS[name]}")
+                raise CollapseError(f"{said} in epoch {epoch}, for {self.patience} steps; nothing was saved: {_MENDS[name]}")
 
 
 _MENDS = {

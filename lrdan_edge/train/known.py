@@ -5,6 +5,7 @@ After Deep SAD (arXiv 1906.02694): labelled anomalies are pushed away from what 
 DIR/<image> or DIR/<kind>/<image>     the defects
 DIR/masks/<image's name below DIR>    optional: its mask, as a .png, non-zero where defective
 DIR/test/<kind>, DIR/ground_truth/<kind>  the same in the layout of MVTec AD; test/good is passed over
+A folder ``good`` elsewhere is refused: its images would be learnt as defects.
 """
 
 import hashlib
@@ -48,11 +49,6 @@ class KnownDefects:
     frames: Tensor
     masks: Tensor
     sha256: list[str]
-
-    @property
-    def marked(self) -> list[bool]:
-        """Which of them have a mask."""
-        return [bool(mask.any()) for mask in self.masks]
 
     @property
     def digest(self) -> str:
@@ -106,13 +102,16 @@ def read_known(folder: Path, spec: ModelSpec, bit_depth: int = 16) -> KnownDefec
         bit_depth: As `lrdan_edge.images.to_eight_bits`.
 
     Raises:
-        DataError: There is no image, or one cannot be read; or with tiles, one has no mask.
+        DataError: There is no image, or one cannot be read, or is good; a mask is empty; or with tiles, one has no mask.
     """
     images = _listed(folder)
     frames, masks = [], []
     for image in images:
         cut = cut_frame(fit_frame(read_image(image.path, bit_depth), spec.frame_shape), spec)
-        where = np.zeros(cut.shape[:3], np.float32) if image.mask is None else _cut_mask(read_mask(image.mask), spec)
+        mask = None if image.mask is None else read_mask(image.mask)
+        if mask is not None and not mask.any():
+            raise DataError(f"--known-defects {image.mask} marks nothing: mark the defect, or delete the mask")
+        where = np.zeros(cut.shape[:3], np.float32) if mask is None else _cut_mask(mask, spec)
         if image.mask is None and len(cut) > 1:
             raise DataError(
                 f"--known-defects {image.path} has no mask, and with tiles only a mask says which of them show the defect: give "
@@ -146,6 +145,11 @@ def _listed(folder: Path) -> list[LabelledImage]:
     if not folder.is_dir():
         raise DataError(f"--known-defects {folder} is not a folder: give one with images of defects, and perhaps masks/ in it")
     layout = (folder / "test").is_dir()
+    if not layout and (folder / "good").is_dir():
+        raise DataError(
+            f"--known-defects {folder} holds a folder of good images, which would be learnt as defects: give "
+            f"{folder.parent if folder.name == 'test' else 'a folder of defects alone'}"
+        )
     below, masks = (folder / "test", folder / "ground_truth") if layout else (folder, folder / "masks")
     found = []
     for path in list_images(below):

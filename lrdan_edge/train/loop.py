@@ -90,7 +90,7 @@ class Loop:
             Images per second.
 
         Raises:
-            TrainingError: A loss is no longer finite, or a network has collapsed.
+            CollapseError: A loss is no longer finite, or a network has collapsed.
         """
         device = next(self.networks.parameters()).device
         schedule, first, started = self.schedule, state.step, time.monotonic()
@@ -101,7 +101,7 @@ class Loop:
                 rate = rate_at(state.step, schedule.steps)
                 self.learner.set_rate(rate)
                 on_device = tuple(part.to(device, non_blocking=True) for part in batch)
-                values = _values(self.learner.step(*on_device) | {"spread_x": spread.to(device)})
+                values = _values({"spread_x": spread.to(device)} | self.learner.step(*on_device))
                 state.step += 1
                 epoch = (state.step - 1) // schedule.steps_per_epoch + 1
                 watch.see(values, epoch, state.step)

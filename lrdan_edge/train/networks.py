@@ -1,4 +1,4 @@
-"""The three networks of LRDAN: two autoencoders of one shape (AE1 = G, AE2 = D') and the discriminator D."""
+"""The networks: LRDAN's two autoencoders (AE1 = G, AE2 = D') and discriminator D, and the U-Net that restores as AE2."""
 
 import math
 from itertools import pairwise
@@ -291,7 +291,7 @@ class Discriminator(nn.Module):
 
 @torch.no_grad()
 def initialise(module: nn.Module) -> None:
-    """Initialise in place, as DCGAN does: convolutions N(0, 0.02) except where variance must be kept, scales N(1, 0.02)."""
+    """Initialise in place: convolutions as He et al. (arXiv 1502.01852) for leaky ReLU, batch normalisation as the identity."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
             nn.init.kaiming_normal_(layer.weight, a=0.2)

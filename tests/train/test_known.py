@@ -40,7 +40,7 @@ def test_masks_are_found_and_fitted(known: Path) -> None:
     found = read_known(known, spec_for(64, 48, 3))
     assert found.frames.shape == (3, 3, 64, 48)
     assert found.masks.shape == (3, 64, 48)
-    assert found.marked == [True, True, False]
+    assert [bool(mask.any()) for mask in found.masks] == [True, True, False]
     assert len(set(found.sha256)) == 3
 
 
@@ -60,6 +60,19 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     write(tmp_path / "only/masks/0.png", np.zeros((8, 8), np.uint8))
     with pytest.raises(DataError, match="no image of a defect"):
         read_known(tmp_path / "only", spec_for(32, 32, 1))
+
+
+def test_good_images_and_empty_masks_are_not_learnt_as_defects(known: Path, tmp_path: Path) -> None:
+    """`--known-defects parts/test`, one folder too deep, used to learn test/good as defects."""
+    write(tmp_path / "parts/test/good/0.png", good_image(np.random.default_rng(0)))
+    write(tmp_path / "parts/test/blob/0.png", cv2.imread(str(known / "blob/0.png")))
+    with pytest.raises(DataError, match=r"good images, which would be learnt as defects: give \S+/parts$"):
+        read_known(tmp_path / "parts" / "test", spec_for(32, 32, 1))
+    assert len(read_known(tmp_path / "parts", spec_for(32, 32, 1)).frames) == 1
+    mask = known / "masks/blob/1.png"
+    write(mask, np.zeros_like(cv2.imread(str(mask))))
+    with pytest.raises(DataError, match=r"masks/blob/1\.png marks nothing"):
+        read_known(known, spec_for(32, 32, 1))
 
 
 def test_of_tiles_those_with_the_defect_are_taken(tmp_path: Path) -> None:

@@ -149,6 +149,7 @@ def test_nan_ends_training_and_saves_nothing(stripes: Path, tmp_path: Path) -> N
 
 def test_collapse_ends_training(stripes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(collapse, "AFTER", 1)
+    monkeypatch.setattr(collapse, "SHORTEST_WATCH", 3)
     forward = Autoencoder.forward
 
     def constant(self: Autoencoder, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

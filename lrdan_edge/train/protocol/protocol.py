@@ -1,4 +1,4 @@
-"""The one-class protocol of Deep SVDD (arXiv 1802.06360) and LRDAN (arXiv 2002.01607).
+"""The one-class protocol of Deep SVDD (Ruff et al., ICML 2018) and LRDAN (arXiv 2002.01607).
 
 One class is normal: a detector is trained on its training images alone and scores the test images of all ten classes, those of the
 other nine being anomalous. The figure is the image AUROC. The last state counts: no epoch is picked by its result.

@@ -25,7 +25,7 @@ class Published:
 
 
 _AGAD = "table 1 of AGAD (arXiv 2304.04211)"
-_DEEP_SVDD = "table 1 of Deep SVDD (arXiv 1802.06360), one-class variant; read in a reimplementation's comparison with it"
+_DEEP_SVDD = "table 1 of Deep SVDD (Ruff et al., ICML 2018), one-class variant; read in a reimplementation's comparison with it"
 _GEOM = f"GEOM (arXiv 1805.10917), read in {_AGAD}"
 
 PUBLISHED: dict[DatasetName, tuple[Published, ...]] = {
