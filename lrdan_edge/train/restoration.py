@@ -13,20 +13,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lrdan_edge.train.cache import Frames
 from lrdan_edge.train.distributed import gathered, sum_gradients
 from lrdan_edge.train.known import WEIGHT, KnownDefects, bag, mix, target
 from lrdan_edge.train.learner import EVERYTHING, Batch
 from lrdan_edge.train.networks import Restorer
 from lrdan_edge.train.scoring import standardisation
-from lrdan_edge.train.synthetic import CLEAN_SHARE, Image, paint
+from lrdan_edge.train.synthetic import CLEAN_SHARE, Image, ground_level, paint
 
-AREA = 400.0  # pixels: a defect of this size weighs as one pixel in twenty of its image does
+AREA = 400.0  # pixels: a defect of this size weighs as a fortieth of its image does, by the root of its area
 SMALLEST_AREA = 30.0
 MARKING, OVERLAP = 4.0, 0.5  # weights beside the restoration's 1
 WEIGHT_DECAY, LARGEST_GRADIENT = 1e-4, 1.0
 NOISY_SHARE, MOST_NOISE = 0.3, 0.02
 MOST_SHIFT, MOST_TURN, MOST_ZOOM = 0.04, 2.0, 1.12  # of the side; degrees; factor
 FEW_IMAGES, MOST_STRETCH = 200, 1.3  # fewer images than that are stretched; factor, of rows or of columns
+GROUND_IMAGES = 64  # so many tell whether there is ground around parts
 SPREAD_STEP = 4  # pixels: every fourth one each way tells a collapse as well as all do
 
 
@@ -82,6 +84,7 @@ class Restoration:
         half: bool,
         known: KnownDefects | None = None,
         stretch: float = 1.0,
+        ground: float | None = None,
     ) -> None:
         """Set up.
 
@@ -92,10 +95,11 @@ class Restoration:
             half: Whether convolutions run in bfloat16 (losses and weights stay in float32).
             known: Labelled defects to learn from too.
             stretch: How far good images are stretched; see `stretch_for`.
+            ground: What tells ground from parts, for defects to be painted there; see `ground_of`.
         """
         self._vary = partial(vary, stretch=stretch)
         self.ae2, self.half, self._rate, self._known = ae2, half, learning_rate, known
-        self._seed = seed
+        self._seed, self._ground = seed, ground
         self._optimiser = torch.optim.AdamW(
             ae2.parameters(), learning_rate, betas=(0.9, 0.99), weight_decay=WEIGHT_DECAY, fused=True
         )
@@ -137,14 +141,15 @@ class Restoration:
             known: `Mixed.whole` and `Mixed.marked`; or nothing.
 
         Returns:
-            Every term (unweighted scalars, detached), ``total``, and ``spread_ae2``, the mean standard deviation over the
-            batch of the restored images.
+            Every term (unweighted scalars, detached), ``total``, and ``spread_ae2`` and ``spread_x``, the mean standard
+            deviations over the batch of the restored and of the good images, both standardised.
         """
         mean, deviation = standardisation(defective)
         good, defective = (good - mean) / deviation, (defective - mean) / deviation
         with torch.autocast(good.device.type, torch.bfloat16, enabled=self.half):
             restored, logits = self.ae2(defective.contiguous(memory_format=torch.channels_last))
         restored, logits, good, mask, *labels = gathered(restored.float(), logits.float(), good, mask, *known)
+        spread_x = _spread(good)
         marked: slice | Tensor = EVERYTHING
         if labels:
             whole, marked = labels
@@ -163,8 +168,8 @@ class Restoration:
         sum_gradients(self.ae2.parameters())
         nn.utils.clip_grad_norm_(self.ae2.parameters(), LARGEST_GRADIENT)
         self._optimiser.step()
-        spread = restored.detach()[..., ::SPREAD_STEP, ::SPREAD_STEP].std(0).mean()
-        return {name: value.detach() for name, value in terms.items()} | {"spread_ae2": spread}
+        spreads = {"spread_ae2": _spread(restored.detach()), "spread_x": spread_x}
+        return {name: value.detach() for name, value in terms.items()} | spreads
 
     def _draw(self, images: Image, index: int, step: int) -> tuple[Image, Image, Image]:
         """Image `index` of the batch [N, H, W, C] in [0, 1] varied, the same with defects, and the mask [H, W, 1].
@@ -176,11 +181,15 @@ class Restoration:
         painted, mask = varied, np.zeros(varied.shape[:2], np.float32)
         if rng.random() >= CLEAN_SHARE and len(images) > 1:
             other = images[(index + int(rng.integers(1, len(images)))) % len(images)]
-            painted, mask = paint(varied, other, rng)
+            painted, mask = paint(varied, other, rng, ground=self._ground)
         if rng.random() < NOISY_SHARE:
             noise = rng.standard_normal(painted.shape, np.float32) * rng.uniform(0, MOST_NOISE)
             painted = painted + noise.astype(np.float32)
         return varied, painted, mask[..., None]
+
+
+def _spread(images: Tensor) -> Tensor:
+    return images[..., ::SPREAD_STEP, ::SPREAD_STEP].std(0).mean()
 
 
 def stretch_for(images: int) -> float:
@@ -190,6 +199,12 @@ def stretch_for(images: int) -> float:
     them too hides defects: on 340 magnetic tiles it cost 0.03 of the pixel AUROC.
     """
     return MOST_STRETCH if images < FEW_IMAGES else 1.0
+
+
+def ground_of(frames: Tensor | Frames) -> float | None:
+    """`ground_level` of good images, uint8 [N, C, H, W]."""
+    some = frames[torch.linspace(0, len(frames) - 1, min(len(frames), GROUND_IMAGES)).long()]
+    return ground_level(np.ascontiguousarray(some.permute(0, 2, 3, 1).numpy(), np.float32) / np.float32(255))
 
 
 def vary(image: Image, rng: np.random.Generator, stretch: float = 1.0) -> Image:

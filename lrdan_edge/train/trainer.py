@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
+import cv2
 import msgspec
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from lrdan_edge import __version__
 from lrdan_edge.bundle import CHECKPOINT, REPORTS, WEIGHTS, Bundle, Stage
-from lrdan_edge.errors import TrainingError
+from lrdan_edge.errors import CollapseError, TrainingError
 from lrdan_edge.manifest import BitDepth, ModelSpec, Preprocessing, Scoring
 from lrdan_edge.train.adversaries import Adversaries, Optimisation
 from lrdan_edge.train.board import Board, TensorBoard
@@ -35,7 +36,7 @@ from lrdan_edge.train.options import RECIPES, TrainOptions, choose_device, compu
 from lrdan_edge.train.progress import Progress, TerminalProgress
 from lrdan_edge.train.reconstruction import Reconstruction
 from lrdan_edge.train.report import Epoch, draw_losses, write_losses
-from lrdan_edge.train.restoration import Restoration, stretch_for
+from lrdan_edge.train.restoration import Restoration, ground_of, stretch_for
 from lrdan_edge.train.scoring import anomaly_map, preprocess
 
 __all__ = [
@@ -175,8 +176,10 @@ def learner_for(
     half = computes_bfloat16(device)
     if isinstance(networks, Alone):
         if isinstance(networks.ae2, Restorer):
-            stretch = stretch_for(len(frames))
-            return Restoration(networks.ae2, rate, options.seed, half=half, known=known, stretch=stretch)
+            spec = networks.ae2.spec
+            pictures = len(frames) // (len(spec.tile_rows) * len(spec.tile_columns))
+            stretch, ground = stretch_for(pictures), ground_of(frames)
+            return Restoration(networks.ae2, rate, options.seed, half=half, known=known, stretch=stretch, ground=ground)
         return Reconstruction(networks.ae2, rate, half=half, known=known, seed=options.seed)
     some = torch.from_numpy(np.random.default_rng(options.seed).permutation(len(frames))[:CENTER_IMAGES])
     networks.place_center(to_input(frames[some], device))
@@ -233,7 +236,7 @@ def _removed_on_failure(checkpoint: Checkpoint, processes: Team) -> Iterator[Non
     """A run that failed by itself would fail again from its checkpoint."""
     try:
         yield
-    except TrainingError:
+    except CollapseError:
         if processes.leads:
             checkpoint.remove()
         raise
@@ -258,7 +261,10 @@ def _checkpoint(
         "threads": torch.get_num_threads(),
         "processes": processes.size,
         "compile": options.compile,
+        "bfloat16": computes_bfloat16(device),
         "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "opencv": cv2.__version__,
     }
     return Checkpoint(path, identity, conditions, options.checkpoint_seconds)
 
@@ -311,7 +317,7 @@ def _board(options: TrainOptions, preprocessing: Preprocessing, state: State, pr
 def _require_finite(mean: Tensor, deviation: Tensor) -> None:
     """Refuse networks that the last step broke."""
     if not bool(torch.isfinite(mean).all() and torch.isfinite(deviation).all()):
-        raise TrainingError(
+        raise CollapseError(
             "AE2's output is not finite after training; nothing was saved: "
             "train again with another --seed or a lower --learning-rate"
         )

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,9 +14,11 @@ from hypothesis import strategies as st
 from lrdan_edge.errors import TrainingError
 from lrdan_edge.train import collapse
 from lrdan_edge.train.adversaries import Optimisation
-from lrdan_edge.train.collapse import AFTER, LONGEST_WATCH, Watch
+from lrdan_edge.train.collapse import AFTER, LONGEST_WATCH, SHORTEST_WATCH, Watch
+from lrdan_edge.train.networks import Restorer, spec_for
 from lrdan_edge.train.options import TrainOptions
 from lrdan_edge.train.progress import Progress
+from lrdan_edge.train.restoration import Restoration
 from lrdan_edge.train.trainer import train
 
 HEALTHY = {
@@ -36,13 +39,13 @@ SIGNS = [
 
 @settings(deadline=None)
 @given(st.integers(1, 300), st.integers(0, 400), st.sampled_from(SIGNS))
-def test_each_sign_ends_training_within_an_epoch(
+def test_each_sign_ends_training_within_an_epoch_of_ten_steps_or_more(
     steps_per_epoch: int, healthy: int, sign: tuple[dict[str, float], str]
 ) -> None:
     watch = Watch(steps_per_epoch, {})
     for step in range(1, healthy + 1):
         watch.see(HEALTHY, 1, step)
-    last = max(healthy + 1, AFTER) + min(steps_per_epoch, LONGEST_WATCH) - 1
+    last = max(healthy + 1, AFTER) + min(max(steps_per_epoch, SHORTEST_WATCH), LONGEST_WATCH) - 1
     for step in range(healthy + 1, last):
         watch.see(HEALTHY | sign[0], 1, step)
     with pytest.raises(TrainingError, match=sign[1]):
@@ -114,7 +117,7 @@ def test_a_runaway_is_noticed_in_training(
 ) -> None:
     provoked(monkeypatch, change)
     options = TrainOptions(recipe="lrdan", dual_reading="joint", epochs=100, batch_size=8, device="cpu", learning_rate=3e-3)
-    with pytest.raises(TrainingError, match=rf"{said} .* in epoch \d+, for 3 steps; nothing was saved"):
+    with pytest.raises(TrainingError, match=rf"{said} .* in epoch \d+, for 10 steps; nothing was saved"):
         train(stripes, tmp_path / "bundle", options, Progress())
     assert not (tmp_path / "bundle" / "manifest.json").exists()
 
@@ -132,3 +135,11 @@ def test_weights_that_the_last_step_broke_are_not_saved(stripes: Path, tmp_path:
     with pytest.raises(TrainingError, match="AE2's output is not finite after training; nothing was saved"):
         train(stripes, tmp_path / "bundle", TrainOptions(recipe="lrdan", epochs=1, batch_size=30, device="cpu"), Progress())
     assert not (tmp_path / "bundle" / "manifest.json").exists()
+
+
+def test_a_restorers_spread_is_compared_in_its_own_units() -> None:
+    """It used to be held to 1 % of the spread before standardising, which on faint images is nothing."""
+    frames = (128 + np.random.default_rng(0).normal(0, 6, (8, 1, 32, 32))).round().clip(0, 255).astype(np.uint8)
+    learner = Restoration(Restorer(spec_for(32, 32, 1, recipe="inspection")), 1e-3, 0, half=False)
+    terms = learner.step(*learner.prepare(torch.from_numpy(frames), 0))
+    assert terms["spread_x"].item() > 0.2, "of the images themselves, from -1 to 1, it is 0.045"
