@@ -71,7 +71,7 @@ def camera_job(uri: str, read_timeout_s: float) -> tuple[str, Job] | None:
         return f"csi://{match[1] or 0}", _job("pipeline", read_timeout_s, text)
     if match := re.fullmatch(r"genicam://([^/]+)", plain):
         genicam.genicam(match[1], query)
-        return plain, Job(genicam.__name__, "genicam", (match[1], query), read_timeout_s)
+        return plain, Job(genicam.__name__, "genicam", (match[1], query, read_timeout_s), read_timeout_s)
     return None
 
 

@@ -5,6 +5,7 @@ import re
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
@@ -67,7 +68,7 @@ def _size(text: str) -> tuple[int, int]:
 
 _SETTINGS: dict[str, tuple[str, Callable[[str], Any], str]] = {
     "size": (r"[1-9]\d{0,4}x[1-9]\d{0,4}", _size, "1280x720"),
-    "rate": (r"[1-9]\d{0,3}(\.\d+)?", float, "30"),
+    "rate": (r"(?!0+(\.0+)?$)\d{1,4}(\.\d+)?", float, "30"),
     "format": (r"[A-Za-z0-9]{4}", str.upper, "MJPG"),
     "exposure": (r"auto|[1-9]\d{0,7}", str, "200"),
 }
@@ -159,7 +160,8 @@ def csi_pipeline(sensor: int, query: str = "") -> str:
     if settings.size is not None:
         caps += f",width={settings.size[0]},height={settings.size[1]}"
     if settings.rate is not None:
-        caps += f",framerate={round(settings.rate)}/1"
+        rate = Fraction(settings.rate).limit_denominator(1001)
+        caps += f",framerate={rate.numerator}/{rate.denominator}"
     return f"{source} ! {caps} ! nvvidconv ! video/x-raw,format=BGRx ! videoconvert ! video/x-raw,format=BGR ! {_APPSINK}"
 
 

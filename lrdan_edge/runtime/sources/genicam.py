@@ -16,12 +16,11 @@ from lrdan_edge.errors import SourceError
 from lrdan_edge.runtime.sources.cameras import Settings, settings_of
 from lrdan_edge.runtime.sources.native import Capture
 
-_FETCH_S = 1.0
 _BUFFERS = 8
 _ARAVIS = "'sudo apt-get install gir1.2-aravis-0.8 python3-gi', and make the environment with 'python3 -m venv --system-site-packages'"
 
 
-def genicam(name: str, query: str = "") -> Callable[[], Capture]:
+def genicam(name: str, query: str = "", wait_s: float = 10) -> Callable[[], Capture]:
     """The opener for a GenICam camera: through Harvesters where a producer is named or found, else through Aravis.
 
     Args:
@@ -29,6 +28,7 @@ def genicam(name: str, query: str = "") -> Callable[[], Capture]:
             order they are found.
         query: ``cti=/path/of/the/producer.cti``, else ``GENICAM_GENTL64_PATH`` is searched; and `Settings`' ``exposure`` and
             ``rate``.
+        wait_s: How long a read waits for a picture: a triggered camera gives one per part.
 
     Raises:
         SourceError: Neither Harvesters with a producer nor Aravis is installed, or a setting is none.
@@ -46,13 +46,13 @@ def genicam(name: str, query: str = "") -> Callable[[], Capture]:
             core: Any = importlib.import_module("harvesters.core")
         except ImportError as error:
             raise SourceError(f"{address} needs Harvesters for its producer: pip install harvesters") from error
-        return lambda: _Harvested(core, producers, name, settings)
+        return lambda: _Harvested(core, producers, name, settings, wait_s)
     if importlib.util.find_spec("gi") is None:
         raise SourceError(
             f"{address} needs the vendor's GenTL producer (install it and Harvesters, and add ?cti=/path/of/it.cti) or Aravis "
             f"({_ARAVIS})"
         )
-    return lambda: _Aravis(_find_aravis(address), name, settings)
+    return lambda: _Aravis(_find_aravis(address), name, settings, wait_s)
 
 
 def _producers() -> list[str]:
@@ -86,7 +86,8 @@ def _place(name: str, found: Sequence[tuple[str, ...]]) -> int:
 class _Harvested:
     """A camera through Harvesters. Grey, Bayer and colour pictures of 8 bits; others are refused."""
 
-    def __init__(self, core: Any, producers: list[str], name: str, settings: Settings) -> None:
+    def __init__(self, core: Any, producers: list[str], name: str, settings: Settings, wait_s: float) -> None:
+        self._wait_s = wait_s
         self._harvester = core.Harvester()
         self._camera: Any = None
         try:
@@ -116,7 +117,7 @@ class _Harvested:
     def read(self) -> tuple[bool, object]:
         """The next picture."""
         try:
-            with self._camera.fetch(timeout=_FETCH_S) as buffer:
+            with self._camera.fetch(timeout=self._wait_s) as buffer:
                 part = buffer.payload.components[0]
                 return True, _picture(part.data, part.height, part.width, part.data_format)
         except SourceError:
@@ -138,8 +139,8 @@ class _Harvested:
 class _Aravis:
     """A camera through Aravis. Grey, Bayer and colour pictures of 8 bits; others are refused."""
 
-    def __init__(self, aravis: Any, name: str, settings: Settings) -> None:
-        self._aravis = aravis
+    def __init__(self, aravis: Any, name: str, settings: Settings, wait_s: float) -> None:
+        self._aravis, self._wait_s = aravis, wait_s
         self._camera: Any = None
         self._stream: Any = None
         aravis.update_device_list()
@@ -172,7 +173,7 @@ class _Aravis:
 
     def read(self) -> tuple[bool, object]:
         """The next picture."""
-        buffer = self._stream.timeout_pop_buffer(int(1e6 * _FETCH_S))
+        buffer = self._stream.timeout_pop_buffer(int(1e6 * self._wait_s))
         if buffer is None:
             return False, None
         try:

@@ -170,3 +170,9 @@ def test_a_gige_vision_camera_that_loses_its_power(camera: FakeCamera) -> None:
         begun = time.monotonic()
         assert next(frames).image is not None
         assert time.monotonic() - begun < 10
+
+
+def test_a_slow_camera_is_not_lost(camera: FakeCamera) -> None:
+    """One part in four seconds: that used to be three failed reads of a second, and so a fault."""
+    with open_source(f"genicam://{camera.serial}?rate=0.25", read_timeout_s=8) as source:
+        assert all(frame.image is not None for frame in itertools.islice(source, 2))
