@@ -87,7 +87,7 @@ def rate(progress: Progress) -> float:
 
 
 def verdicts(folder: Path) -> list[Sink]:
-    return [JsonLinesSink(folder / "verdicts", overwrite=True)]
+    return [JsonLinesSink(folder / "verdicts", earlier="overwrite")]
 
 
 def turns(rounds: int, contenders: dict[str, Callable[[], float]]) -> dict[str, list[float]]:

@@ -7,7 +7,7 @@ import click
 
 @click.group()
 def camera() -> None:
-    """Look at cameras and streams."""
+    """Look at cameras and streams, and keep what they show."""
 
 
 @camera.command()
@@ -37,3 +37,30 @@ def probe(source: str, seconds: float, picture: Path | None) -> None:
         if not written:
             raise SourceError(f"{picture} cannot be written: give a .png or .jpg in a folder that exists")
         click.echo(f"picture: {picture}")
+
+
+@camera.command()
+@click.argument("source")
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--count", type=click.IntRange(min=1), default=100, show_default=True, help="How many frames at most.")
+@click.option(
+    "--every",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    metavar="SECONDS",
+    help="Least time between two. [default: every frame]",
+)
+def record(source: str, folder: Path, count: int, every: float) -> None:
+    """Write frames of SOURCE into FOLDER as PNG: images to train on, or to fit a threshold on.
+
+    More can be added to the same folder later. Ctrl-C ends it.
+    """
+    from lrdan_edge.console_camera import record_progress
+    from lrdan_edge.runtime.sources import open_source
+    from lrdan_edge.runtime.sources.record import record as write
+
+    with open_source(source, realtime=every > 0) as opened, record_progress(folder, count) as report:
+        try:
+            write(opened, folder, count, every, report)
+        except KeyboardInterrupt:
+            opened.close()

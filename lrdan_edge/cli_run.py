@@ -12,6 +12,7 @@ from lrdan_edge.errors import LrdanError
 
 if TYPE_CHECKING:
     from lrdan_edge.manifest import Precision
+    from lrdan_edge.runtime.sinks.files import Earlier
 
 
 class _Written(click.ParamType):  # type: ignore[type-arg]  # generic in click's stubs alone
@@ -106,6 +107,7 @@ def signal_options(command: Command) -> Command:
 @click.option(
     "--save", type=click.Choice(["all", "rejects", "none"]), help="Which frames to draw. [default: all; rejects if live]"
 )
+@click.option("--append", is_flag=True, help="Add to an earlier run's verdicts in --output: for a service that is restarted.")
 @click.option("--overwrite", is_flag=True, help="Replace an earlier run's verdicts in --output.")
 @click.option("--threshold", type=float, help="Reject above this score instead of the calibrated threshold.")
 @rule_options
@@ -116,6 +118,7 @@ def signal_options(command: Command) -> Command:
 @click.option("--realtime", is_flag=True, help="Play videos at their own rate.")
 @click.option("--rate", type=click.FloatRange(min=0, min_open=True), metavar="FPS", help="Play videos and images at this rate.")
 @click.option("--loop", "repeat", is_flag=True, help="Play files again and again.")
+@click.option("--wait", is_flag=True, help="Wait for cameras that cannot be reached at the start: for a service.")
 @signal_options
 def run(
     sources: tuple[str, ...],
@@ -127,6 +130,7 @@ def run(
     require_gpu: bool,
     output: Path | None,
     save: Any,
+    append: bool,
     overwrite: bool,
     threshold: float | None,
     policy: Any,
@@ -134,6 +138,7 @@ def run(
     realtime: bool,
     rate: float | None,
     repeat: bool,
+    wait: bool,
     no_frame_after: float,
     frozen_after: float,
     black_after: float,
@@ -150,6 +155,9 @@ def run(
     from lrdan_edge.runtime.loop.opening import open_sources
     from lrdan_edge.runtime.sources.signs import Limits
 
+    if append and overwrite:
+        raise click.UsageError("choose one of --append and --overwrite")
+    earlier: Earlier = "append" if append else "overwrite" if overwrite else "refuse"
     rule = _rule(**rule_given)
     with Inspector.open(
         bundle_path, backend=backend, precision=precision, threshold=threshold, threads=threads, spin=not no_spin
@@ -161,12 +169,13 @@ def run(
             realtime=realtime,
             rate=rate,
             loop=repeat,
+            wait=wait,
             read_timeout_s=no_frame_after,
             limits=Limits(frozen_after, black_after),
             bit_depth=inspector.bit_depth,
         )
         try:
-            whole = inspect_sources(inspector, opened, output, save, overwrite=overwrite, policy=policy, batch=batch, rule=rule)
+            whole = inspect_sources(inspector, opened, output, save, earlier=earlier, policy=policy, batch=batch, rule=rule)
         finally:
             for source in opened:
                 source.close()

@@ -1,5 +1,10 @@
 """What `lrdan-edge camera` prints."""
 
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 from rich.console import Console
 from rich.table import Table
 
@@ -24,3 +29,21 @@ def show_probe(uri: str, found: Found) -> None:
         if said:
             table.add_row(name, said)
     Console().print(table)
+
+
+@contextmanager
+def record_progress(folder: Path, count: int) -> Iterator[Callable[[int, str | None], None]]:
+    """A line that counts what is written, and what was missing when it was; at the end, how many there are."""
+    console, written = Console(), 0
+    with console.status("waiting for the first frame") as status:
+
+        def report(number: int, fault: str | None) -> None:
+            nonlocal written
+            written = number
+            if fault:
+                print(f"Problem: {fault}", file=sys.stderr)
+            else:
+                status.update(f"{number} of {count} frames")
+
+        yield report
+    console.print(f"{written} frames in {folder}", soft_wrap=True)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lrdan_edge.runtime.inspector import Inspector
     from lrdan_edge.runtime.loop import Policy, Progress
     from lrdan_edge.runtime.rule import Rule
-    from lrdan_edge.runtime.sinks.files import Save
+    from lrdan_edge.runtime.sinks.files import Earlier, Save
     from lrdan_edge.runtime.sources.base import Source
 
 _COLOURS = {"good": "green", "reject": "bold red", "fault": "yellow"}
@@ -35,7 +35,7 @@ def inspect_sources(
     output: Path | None,
     save: "Save | None",
     *,
-    overwrite: bool = False,
+    earlier: "Earlier" = "refuse",
     policy: "Policy | None" = None,
     batch: int = 1,
     rule: "Rule | None" = None,
@@ -57,9 +57,10 @@ def inspect_sources(
     chosen: Save = save or ("rejects" if live else "all")
     pictures = output is not None and chosen != "none"
     if output is not None:
-        sinks.append(JsonLinesSink(output, overwrite=overwrite))
+        sinks.append(JsonLinesSink(output, earlier=earlier))
         if pictures:
-            sinks.append(AnnotatedFramesSink(output, chosen, sources=len(sources)))
+            run = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()) if earlier == "append" else ""
+            sinks.append(AnnotatedFramesSink(output, chosen, sources=len(sources), run=run))
     loop = InspectionLoop(inspector, sources, sinks, policy=policy, batch=batch, heatmaps=pictures, rule=rule)
     console.print(f"Inspecting {', '.join(source.uri for source in sources)} with {inspector.choice.describe()}")
     shown = _Problems()

@@ -79,6 +79,19 @@ def test_regions_and_areas(line: Line, belt: Path, tmp_path: Path) -> None:
     assert {one["outcome"] for one in records(tmp_path / "large")} == {"good"}
 
 
+def test_a_service_that_is_restarted_adds_to_what_it_wrote(line: Line, belt: Path, tmp_path: Path) -> None:
+    words = ("run", belt, "-b", line.bundle, "--fp32", "--output", tmp_path / "out", "--save", "all", "--append")
+    assert call(*words).exit_code == 0
+    first = records(tmp_path / "out")
+    time.sleep(1)  # the pictures' folder is called by the second
+    assert call(*words).exit_code == 0
+    both = records(tmp_path / "out")
+    assert both[: len(first)] == first
+    assert len(both) == 2 * len(first)
+    assert [len(list(run.iterdir())) for run in (tmp_path / "out" / "frames").iterdir()] == [len(first)] * 2
+    assert call(*words, "--overwrite").exit_code == 2
+
+
 @pytest.mark.parametrize(
     "words",
     [("--reject-after", "3/2"), ("--min-area", "0"), ("--region", "x"), ("--region", "x=0,0,2,2:1"), ("--policy", "all")],

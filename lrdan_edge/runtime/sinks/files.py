@@ -1,5 +1,6 @@
 """Verdicts as JSON Lines, and annotated frames as PNG."""
 
+import os
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Literal
@@ -12,6 +13,8 @@ from lrdan_edge.runtime.annotate import annotate
 from lrdan_edge.runtime.sinks.base import InspectedFrame
 
 Save = Literal["all", "rejects", "none"]
+Earlier = Literal["refuse", "overwrite", "append"]
+"""What becomes of an earlier run's verdicts."""
 
 VERDICTS = "verdicts.jsonl"
 _FAST = (cv2.IMWRITE_PNG_COMPRESSION, 1)
@@ -23,22 +26,25 @@ class JsonLinesSink:
     name = "verdicts"
     pictures = False
 
-    def __init__(self, folder: Path, *, overwrite: bool = False) -> None:
+    def __init__(self, folder: Path, *, earlier: Earlier = "refuse") -> None:
         """Open the file.
 
         Args:
             folder: Where it goes; made if missing.
-            overwrite: Replace an older run's verdicts instead of refusing.
+            earlier: What becomes of an earlier run's verdicts. Where they are added to, a last line that was cut short (by a
+                power failure) goes.
 
         Raises:
             DataError: The folder cannot be written, or holds another run's verdicts.
         """
         path = folder / VERDICTS
-        if path.exists() and not overwrite:
-            raise DataError(f"{path} holds an earlier run's verdicts: choose another --output, or add --overwrite")
+        if path.exists() and earlier == "refuse":
+            raise DataError(f"{path} holds an earlier run's verdicts: choose another --output, or add --append or --overwrite")
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("wb", buffering=0)
+            if path.exists() and earlier == "append":
+                _cut_unfinished_line(path)
+            self._file = path.open("ab" if earlier == "append" else "wb", buffering=0)
         except OSError as error:
             raise DataError(f"{folder} cannot be written ({error.strerror}): choose another --output") from error
 
@@ -57,10 +63,18 @@ class AnnotatedFramesSink:
     name = "frames"
     pictures = True
 
-    def __init__(self, folder: Path, save: Save, *, sources: int = 1) -> None:
-        """Write into ``folder/frames``; made if missing. Of several `sources`, each has its own folder there, ``0`` the first."""
+    def __init__(self, folder: Path, save: Save, *, sources: int = 1, run: str = "") -> None:
+        """Write into ``folder/frames``; made if missing.
+
+        Args:
+            folder: Where it goes.
+            save: Which frames.
+            sources: Of several, each has its own folder there, ``0`` the first.
+            run: A folder there for this run alone, where those of earlier ones are kept.
+        """
         self._save = save
-        self._folders = [folder / "frames" / str(number) for number in range(sources)] if sources > 1 else [folder / "frames"]
+        frames = folder / "frames" / run
+        self._folders = [frames / str(number) for number in range(sources)] if sources > 1 else [frames]
         for one in self._folders:
             one.mkdir(parents=True, exist_ok=True)
 
@@ -77,6 +91,19 @@ class AnnotatedFramesSink:
 
     def close(self) -> None:
         """Nothing is open between frames."""
+
+
+def _cut_unfinished_line(path: Path) -> None:
+    with path.open("rb+") as file:
+        end = file.seek(0, os.SEEK_END)
+        while end > 0:
+            start = max(0, end - 65536)
+            file.seek(start)
+            if (newline := file.read(end - start).rfind(b"\n")) >= 0:
+                end = start + newline + 1
+                break
+            end = start
+        file.truncate(end)
 
 
 def as_record(inspected: InspectedFrame) -> dict[str, object]:

@@ -27,6 +27,7 @@ def open_source(
     open_timeout_s: float = 10,
     read_timeout_s: float = 10,
     limits: Limits | None = None,
+    wait: bool = False,
     bit_depth: int = 16,
 ) -> Source:
     """Open whatever `uri` stands for.
@@ -41,6 +42,7 @@ def open_source(
         open_timeout_s: How long connecting to a camera or stream may take.
         read_timeout_s: After how long without a frame a camera's or stream's signal counts as lost.
         limits: When a camera's or stream's pictures count as lost though they arrive: frozen, or black.
+        wait: Whether a camera or stream that cannot be reached is waited for: it is a fault until it can.
         bit_depth: How many bits of 16-bit image files are used: the bundle's (`Inspector.bit_depth`).
 
     Returns:
@@ -53,10 +55,10 @@ def open_source(
     if uri == "-":
         return StandardInput(bit_depth=bit_depth)
     if found := addresses.camera_job(uri, read_timeout_s):
-        return LiveSource(*found, open_timeout_s=open_timeout_s, limits=limits)
+        return LiveSource(*found, open_timeout_s=open_timeout_s, limits=limits, wait=wait)
     scheme = addresses.scheme_of(uri)
     if scheme in addresses.STREAMS:
-        return _open_stream(uri, _Playing(realtime, rate, loop), open_timeout_s, read_timeout_s, limits)
+        return _open_stream(uri, _Playing(realtime, rate, loop), open_timeout_s, read_timeout_s, limits, wait=wait)
     if scheme == "file":
         uri = addresses.path_of_file_uri(uri)
     elif scheme is not None:
@@ -72,13 +74,13 @@ class _Playing(NamedTuple):
     loop: bool
 
 
-def _open_stream(url: str, playing: _Playing, open_s: float, read_s: float, limits: Limits | None) -> Source:
+def _open_stream(url: str, playing: _Playing, open_s: float, read_s: float, limits: Limits | None, *, wait: bool) -> Source:
     shown = addresses.scrubbed(url)
     over_http = url.lower().startswith("http")
     # For MJPEG over HTTP, which announces no rate, FFmpeg makes one up (25).
     fps = 0 if over_http else None
     job = connect.stream_job(url, open_s, read_s)
-    stream = LiveSource(shown, job, open_timeout_s=open_s, fps=fps, limits=limits)
+    stream = LiveSource(shown, job, open_timeout_s=open_s, fps=fps, limits=limits, wait=wait)
     if over_http and stream.frames:  # a finished video on a web server: it has an end, and is no loss when it ends
         stream.close()
         return VideoSource(shown, url, **playing._asdict(), open_timeout_s=open_s, read_timeout_s=read_s)

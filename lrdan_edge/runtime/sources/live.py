@@ -36,6 +36,7 @@ class LiveSource(Source):
         open_timeout_s: float = 10,
         fps: float | None = None,
         limits: Limits | None = None,
+        wait: bool = False,
     ) -> None:
         """Connect.
 
@@ -45,9 +46,10 @@ class LiveSource(Source):
             open_timeout_s: How long connecting may take.
             fps: The nominal rate, where it is known better than the capture knows it; 0 for unknown.
             limits: When pictures that arrive count as lost.
+            wait: Whether the first connection is repeated too, as later ones are, until `close`.
 
         Raises:
-            SourceError: The first connection failed; later ones are repeated until `close`.
+            SourceError: The first connection failed, and is not waited for.
         """
         self.uri = uri
         self._open_timeout_s, self._silence_s = open_timeout_s, job.read_timeout_s + _GRACE_S
@@ -55,9 +57,15 @@ class LiveSource(Source):
         self._signs = Signs(limits or Limits())
         self._index = 0
         self._pause_s = _FIRST_PAUSE_S
+        self._absent: str | None = None
         self._reader = Reader(job)
         try:
             opened = self._opened(self._reader.take(open_timeout_s + _GRACE_S))
+        except SourceError as error:
+            if not wait:
+                self.close()
+                raise
+            self._absent, opened = str(error), Opened(fps=None, frames=None)
         except BaseException:
             self.close()
             raise
@@ -80,6 +88,11 @@ class LiveSource(Source):
     def __iter__(self) -> Iterator[CapturedFrame]:
         """The frames; see `Source`."""
         delivering, retry = True, 0.0
+        if self._absent is not None:
+            fault = f"{self.uri}: no signal yet ({self._absent}); connecting again"
+            yield CapturedFrame.missing(fault, self._number(), self.uri, self._name())
+            self._reader.kill()
+            self._reconnect(fresh=True)
         while not self._closed.is_set():
             message = self._reader.take(self._silence_s)
             if self._closed.is_set():

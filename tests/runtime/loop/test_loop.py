@@ -164,4 +164,14 @@ def test_verdicts_and_pictures_of_a_folder(line: Line, tmp_path: Path) -> None:
     assert min(picture.shape[:2]) >= 320
     with pytest.raises(DataError, match="earlier run's verdicts"):
         JsonLinesSink(tmp_path / "out")
-    JsonLinesSink(tmp_path / "out", overwrite=True).close()
+    JsonLinesSink(tmp_path / "out", earlier="append").close()
+    path = tmp_path / "out" / "verdicts.jsonl"
+    assert len(path.read_text().splitlines()) == 12
+    with path.open("ab") as file:
+        file.write(b'{"index":12,' + 70_000 * b" ")  # as a power failure leaves it
+    JsonLinesSink(tmp_path / "out", earlier="append").close()
+    assert [json.loads(text) for text in path.read_text().splitlines()] == records
+    path.write_bytes(b'{"index"')
+    JsonLinesSink(tmp_path / "out", earlier="append").close()
+    assert path.read_bytes() == b""
+    JsonLinesSink(tmp_path / "out", earlier="overwrite").close()

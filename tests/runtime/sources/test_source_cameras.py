@@ -1,10 +1,13 @@
 """Cameras of this machine: settings, pipelines, and what is said where hardware or software for them is missing."""
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import cv2
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -129,3 +132,33 @@ def test_probe_says_what_a_source_delivers(http_camera: Any, tmp_path: Path) -> 
     )
     assert refused.exit_code == 1
     assert "give a .png or .jpg" in refused.output
+
+
+def test_record_keeps_a_cameras_frames_unchanged(http_camera: Any, picture: Callable[[int], Any], tmp_path: Path) -> None:
+    folder, runner = tmp_path / "parts" / "train" / "good", CliRunner()
+    done = runner.invoke(cli, ["camera", "record", http_camera.url, str(folder), "--count", "4"])
+    assert done.exit_code == 0, done.output
+    assert "4 frames in " in done.output
+    first = sorted(folder.iterdir())
+    assert len(first) == 4
+    shown = [cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for path in first]
+    assert all(np.abs(image.astype(int) - picture(number)).mean() < 4 for number, image in enumerate(shown))
+    begun = time.monotonic()
+    assert (
+        runner.invoke(cli, ["camera", "record", http_camera.url, str(folder), "--count", "3", "--every", "0.2"]).exit_code == 0
+    )
+    assert 0.4 < time.monotonic() - begun < 5
+    assert sorted(folder.iterdir())[:4] == first
+    assert len(list(folder.iterdir())) == 7
+
+
+def test_record_says_what_cannot_be_had_or_written(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"")
+    cv2.imwrite(str(tmp_path / "part.png"), np.zeros((8, 8), np.uint8))
+    refused = CliRunner().invoke(cli, ["camera", "record", str(tmp_path / "none.mp4"), str(tmp_path / "out")])
+    assert (refused.exit_code, "does not exist" in refused.output) == (1, True)
+    refused = CliRunner().invoke(cli, ["camera", "record", str(tmp_path / "part.png"), str(file / "below")])
+    assert (refused.exit_code, "cannot be written" in refused.output) == (1, True)
+    done = CliRunner().invoke(cli, ["camera", "record", str(tmp_path / "part.png"), str(tmp_path / "out")])
+    assert "1 frames in" in done.output, "a source may end before"

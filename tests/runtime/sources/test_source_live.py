@@ -101,6 +101,22 @@ def test_a_killed_camera_is_one_fault_and_is_back_within_two_seconds(
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_camera_that_comes_later_is_waited_for(http_camera: Camera, consume: Callable[[Any], Consumer]) -> None:
+    http_camera.kill()
+    with pytest.raises(SourceError, match=r"127\.0\.0\.1"):
+        open_source(http_camera.url, open_timeout_s=1)
+    source = open_source(http_camera.url, open_timeout_s=1, wait=True)
+    assert (source.live, source.frames) == (True, None)
+    consumer = consume(source)
+    consumer.wait(lambda: bool(consumer.frames), 3)
+    time.sleep(1.5)
+    assert [frame.image for frame in consumer.frames] == [None], "one fault, however long it takes"
+    assert "no signal yet" in (consumer.frames[0].fault or "")
+    http_camera.start()
+    assert consumer.wait(lambda: len(consumer.frames) > 5, 5) < 3
+    assert len(consumer.faults) == 1
+
+
 def test_a_silent_camera_is_a_fault_after_the_read_timeout(http_camera: Camera, consume: Callable[[Any], Consumer]) -> None:
     consumer = consume(open_source(http_camera.url, read_timeout_s=0.6, open_timeout_s=1))
     consumer.wait(lambda: len(consumer.frames) >= 5, 5)
