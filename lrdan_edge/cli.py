@@ -56,7 +56,7 @@ cli.add_command(dataset)
 @cli.command()
 @_DATA
 @_bundle_option
-@click.option("--image-size", type=Size(), help="Size the networks see; all images are resized to it. [default: the images']")
+@click.option("--image-size", type=Size(), help="Size the networks see; all images are resized to it. [default: the images', at most 256]")
 @click.option("--channels", type=click.Choice(["1", "3"]), help="1 grey, 3 colour. [default: the images']")
 @click.option("--epochs", type=click.IntRange(min=1), help="Passes over the images. [default: from their number]")
 @click.option(
@@ -198,6 +198,7 @@ def calibrate(
     from lrdan_edge.calibration.device import decide_here, last_wish
     from lrdan_edge.console import build_progress
     from lrdan_edge.console_calibration import print_decided, print_decision, print_int8, print_thresholds
+    from lrdan_edge.runtime.nvidia import MODULES
 
     if show and decision_only:
         raise click.UsageError("choose one of --show and --decision-only")
@@ -228,7 +229,8 @@ def calibrate(
         return
     print_thresholds(decision.graphs)
     print_int8(bundle)
-    next_step("Calibrated.", "build-engine --fp16", bundle_path)
+    here = "--fp16" if any(map(find_spec, MODULES)) else f"--{'int8' if int8 else 'fp32'} --target onnxruntime"
+    next_step("Calibrated.", f"build-engine {here}", bundle_path)
 
 
 cli.add_command(build_engine)
