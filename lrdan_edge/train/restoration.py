@@ -13,13 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lrdan_edge.train.cache import Frames
 from lrdan_edge.train.distributed import gathered, sum_gradients
 from lrdan_edge.train.known import WEIGHT, KnownDefects, bag, mix, target
 from lrdan_edge.train.learner import EVERYTHING, Batch
 from lrdan_edge.train.networks import Restorer
 from lrdan_edge.train.scoring import standardisation
-from lrdan_edge.train.synthetic import CLEAN_SHARE, Image, ground_level, paint
+from lrdan_edge.train.synthetic import CLEAN_SHARE, Image, paint
 
 AREA = 400.0  # pixels: a defect of this size weighs as a fortieth of its image does, by the root of its area
 SMALLEST_AREA = 30.0
@@ -28,7 +27,6 @@ WEIGHT_DECAY, LARGEST_GRADIENT = 1e-4, 1.0
 NOISY_SHARE, MOST_NOISE = 0.3, 0.02
 MOST_SHIFT, MOST_TURN, MOST_ZOOM = 0.04, 2.0, 1.12  # of the side; degrees; factor
 FEW_IMAGES, MOST_STRETCH = 200, 1.3  # fewer images than that are stretched; factor, of rows or of columns
-GROUND_IMAGES = 64  # so many tell whether there is ground around parts
 SPREAD_STEP = 4  # pixels: every fourth one each way tells a collapse as well as all do
 
 
@@ -84,7 +82,6 @@ class Restoration:
         half: bool,
         known: KnownDefects | None = None,
         stretch: float = 1.0,
-        ground: float | None = None,
     ) -> None:
         """Set up.
 
@@ -95,11 +92,10 @@ class Restoration:
             half: Whether convolutions run in bfloat16 (losses and weights stay in float32).
             known: Labelled defects to learn from too.
             stretch: How far good images are stretched; see `stretch_for`.
-            ground: What tells ground from parts, for defects to be painted there; see `ground_of`.
         """
         self._vary = partial(vary, stretch=stretch)
         self.ae2, self.half, self._rate, self._known = ae2, half, learning_rate, known
-        self._seed, self._ground = seed, ground
+        self._seed = seed
         self._optimiser = torch.optim.AdamW(
             ae2.parameters(), learning_rate, betas=(0.9, 0.99), weight_decay=WEIGHT_DECAY, fused=True
         )
@@ -181,7 +177,7 @@ class Restoration:
         painted, mask = varied, np.zeros(varied.shape[:2], np.float32)
         if rng.random() >= CLEAN_SHARE and len(images) > 1:
             other = images[(index + int(rng.integers(1, len(images)))) % len(images)]
-            painted, mask = paint(varied, other, rng, ground=self._ground)
+            painted, mask = paint(varied, other, rng)
         if rng.random() < NOISY_SHARE:
             noise = rng.standard_normal(painted.shape, np.float32) * rng.uniform(0, MOST_NOISE)
             painted = painted + noise.astype(np.float32)
@@ -199,12 +195,6 @@ def stretch_for(images: int) -> float:
     them too hides defects: on 340 magnetic tiles it cost 0.03 of the pixel AUROC.
     """
     return MOST_STRETCH if images < FEW_IMAGES else 1.0
-
-
-def ground_of(frames: Tensor | Frames) -> float | None:
-    """`ground_level` of good images, uint8 [N, C, H, W]."""
-    some = frames[torch.linspace(0, len(frames) - 1, min(len(frames), GROUND_IMAGES)).long()]
-    return ground_level(np.ascontiguousarray(some.permute(0, 2, 3, 1).numpy(), np.float32) / np.float32(255))
 
 
 def vary(image: Image, rng: np.random.Generator, stretch: float = 1.0) -> Image:

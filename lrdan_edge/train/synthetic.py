@@ -23,10 +23,6 @@ DETAILS_SHARE = 0.5  # of the painted images: details alone, faint ones too
 TRIES = 4  # for a defect that stands out enough
 CLEAN_SHARE = 0.25  # images that stay good, so that AE2 knows them too
 LEAST_CHANGE = 0.012  # of the full range: what changes less is not visible and is not marked
-AIMED_SHARE, AIMED_TRIES = 0.75, 12  # of the images of parts on plain ground; for a defect that meets the part
-TOUCH = 0.1  # of a defect: so much of it is on the part
-BUSY, PLAIN = 0.95, 0.2  # quantile of the texture; of that: ground has less
-LEAST_BORDER, LEAST_GROUND = 0.9, 0.3  # of the border, of the image: what is ground around parts
 _SUBPIXEL = 16  # OpenCV draws in fractions of a pixel: 4 bits
 
 
@@ -39,52 +35,23 @@ class _Repertoire:
     least_prominence: float
 
 
-def ground_level(images: Image) -> float | None:
-    """What tells the plain ground around parts from the parts, or None where surfaces fill the images.
-
-    Args:
-        images: Good images, float32 [N, H, W, C] in [0, 1].
-
-    Returns:
-        The largest texture, in [0, 1], that ground has (see `part`), if such ground lies along the images' borders and takes up
-        much of them.
-    """
-    textures = np.stack([_fine_texture(image) for image in images])
-    level = PLAIN * float(np.quantile(textures, BUSY))
-    grounds = np.stack([_ground(texture, level) for texture in textures])
-    border = [grounds[:, 0], grounds[:, -1], grounds[:, :, 0], grounds[:, :, -1]]
-    around = float(np.mean(np.concatenate(border, axis=1)))
-    return level if around > LEAST_BORDER and grounds.mean() > LEAST_GROUND else None
-
-
-def part(image: Image, level: float) -> npt.NDArray[np.bool_]:
-    """Where an image shows the part, bool [H, W]: all but what reaches the border with a texture below `level`.
-
-    A part's smooth inside belongs to it, as its outline parts it from the ground.
-    """
-    return ~_ground(_fine_texture(image), level)
-
-
-def paint(image: Image, other: Image, rng: np.random.Generator, *, ground: float | None = None) -> tuple[Image, Image]:
+def paint(image: Image, other: Image, rng: np.random.Generator) -> tuple[Image, Image]:
     """Paint one to three defects into an image.
 
     Args:
         image: A good image, float32 [H, W, C] in [0, 1].
         other: Another one, the source of foreign texture; the same shape.
         rng: Draws shapes, places and fillings.
-        ground: Where a part lies on plain ground, which few defects would leave by chance: see `ground_level`. Most images'
-            defects then meet the part.
 
     Returns:
         The defective image, float32 [H, W, C] in [0, 1], and its mask, float32 [H, W], 1 where it visibly changed.
     """
     repertoire = _DETAILS if rng.random() < DETAILS_SHARE else _REGIONS
     texture = _texture(image) if repertoire.least_prominence > 0 else None
-    target = part(image, ground) if ground is not None and rng.random() < AIMED_SHARE else None
     painted, mask = image, np.zeros(image.shape[:2], np.float32)
     for _ in range(1 + int(rng.random() < 0.3) + int(rng.random() < 0.15)):
-        for _ in range(TRIES if target is None else AIMED_TRIES):
-            attempt = _paint_one(repertoire, painted, other, texture, target, rng)
+        for _ in range(TRIES):
+            attempt = _paint_one(repertoire, painted, other, texture, rng)
             if attempt is not None:
                 painted, mask = attempt[0], np.maximum(mask, attempt[1])
                 break
@@ -92,22 +59,12 @@ def paint(image: Image, other: Image, rng: np.random.Generator, *, ground: float
 
 
 def _paint_one(
-    repertoire: _Repertoire,
-    image: Image,
-    other: Image,
-    texture: Image | None,
-    target: npt.NDArray[np.bool_] | None,
-    rng: np.random.Generator,
+    repertoire: _Repertoire, image: Image, other: Image, texture: Image | None, rng: np.random.Generator
 ) -> tuple[Image, Image] | None:
-    """One defect and its mask, or None if it came out empty, does not stand out enough from `texture` or missed the target.
-
-    No texture: a defect need not stand out; no target: it may be anywhere.
-    """
+    """One defect and its mask, or None if it came out empty or does not stand out enough from `texture` (None: anything may)."""
     shape = repertoire.shapes[rng.choice(len(repertoire.shapes), p=repertoire.shares)]
     drawn = shape(rng, *image.shape[:2])
     if not drawn.any():
-        return None
-    if target is not None and target.any() and target[drawn > 0].mean() < TOUCH:
         return None
     opacity = cv2.GaussianBlur(drawn, (0, 0), _softness(shape, rng))
     filling = _filling(shape, image, other, drawn > 0, rng)
@@ -131,24 +88,7 @@ def _softness(shape: Shape, rng: np.random.Generator) -> float:
 
 def _texture(image: Image) -> Image:
     """How strong the texture is around every pixel: the mean deviation from a smoothed image, float32 [H, W], above 0."""
-    return np.asarray(cv2.blur(_deviation(image), (31, 31)) + 0.004, np.float32)
-
-
-def _fine_texture(image: Image) -> Image:
-    """The same from nearer by, float32 [H, W], above 0."""
-    window = min(image.shape[:2]) // 16 | 1
-    return np.asarray(cv2.blur(_deviation(image), (window, window)) + 0.001, np.float32)
-
-
-def _deviation(image: Image) -> Image:
-    return np.asarray(np.abs(image - _blur(image, 3)).mean(2), np.float32)
-
-
-def _ground(texture: Image, level: float) -> npt.NDArray[np.bool_]:
-    """Where the texture is below `level`, as far as that reaches the border, bool [H, W]."""
-    _, labels = cv2.connectedComponents((texture < level).astype(np.uint8), connectivity=4)
-    border = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
-    return np.isin(labels, border[border > 0])
+    return np.asarray(cv2.blur(np.abs(image - _blur(image, 3)).mean(2), (31, 31)) + 0.004, np.float32)
 
 
 def _prominence(relative: Image, inside: npt.NDArray[np.bool_]) -> float:

@@ -36,7 +36,7 @@ from lrdan_edge.train.options import RECIPES, TrainOptions, choose_device, compu
 from lrdan_edge.train.progress import Progress, TerminalProgress
 from lrdan_edge.train.reconstruction import Reconstruction
 from lrdan_edge.train.report import Epoch, draw_losses, write_losses
-from lrdan_edge.train.restoration import Restoration, ground_of, stretch_for
+from lrdan_edge.train.restoration import Restoration, stretch_for
 from lrdan_edge.train.scoring import anomaly_map, preprocess
 
 __all__ = [
@@ -178,8 +178,8 @@ def learner_for(
         if isinstance(networks.ae2, Restorer):
             spec = networks.ae2.spec
             pictures = len(frames) // (len(spec.tile_rows) * len(spec.tile_columns))
-            stretch, ground = stretch_for(pictures), ground_of(frames)
-            return Restoration(networks.ae2, rate, options.seed, half=half, known=known, stretch=stretch, ground=ground)
+            stretch = stretch_for(pictures)
+            return Restoration(networks.ae2, rate, options.seed, half=half, known=known, stretch=stretch)
         return Reconstruction(networks.ae2, rate, half=half, known=known, seed=options.seed)
     some = torch.from_numpy(np.random.default_rng(options.seed).permutation(len(frames))[:CENTER_IMAGES])
     networks.place_center(to_input(frames[some], device))

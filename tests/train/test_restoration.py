@@ -19,7 +19,6 @@ from lrdan_edge.train.restoration import (
     MOST_ZOOM,
     SMALLEST_AREA,
     Restoration,
-    ground_of,
     marking,
     overlap,
     restoration,
@@ -98,72 +97,11 @@ def test_a_defect_that_does_not_stand_out_is_not_painted_among_regions(seed: int
     rng = np.random.default_rng(seed)
     image, other = np.float32(0.4) + rng.random((2, 96, 96, 1), np.float32) / 10
     texture = synthetic._texture(image)
-    made = synthetic._paint_one(synthetic._REGIONS, image, other, texture, None, rng)
+    made = synthetic._paint_one(synthetic._REGIONS, image, other, texture, rng)
     if made is not None:
         inside = made[1] > 0
         change = np.abs(made[0].astype(np.float64) - image)[..., 0]
         assert (change[inside] / texture[inside]).mean() * (inside.sum() / 100) ** 0.25 >= 1.79 or not inside.any()
-
-
-def disc(seed: int, radius: int = 18, roughness: float = 0.08) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-    """A disc on plain ground, as a camera sees it, and where the disc is."""
-    rng = np.random.default_rng(seed)
-    place = int(rng.integers(48 - 40 + radius, 48 + 40 - radius)) if radius < 40 else 48
-    shown = cv2.circle(np.zeros((96, 96), np.uint8), (place, 48), radius, 1, -1) == 1
-    image = np.where(shown, 0.4 + rng.normal(0, roughness, shown.shape), 0.8) + rng.normal(0, 0.003, shown.shape)
-    return np.clip(image, 0, 1).astype(np.float32)[..., None], shown
-
-
-def as_frames(images: list[npt.NDArray[np.float32]]) -> torch.Tensor:
-    return torch.from_numpy((np.stack(images) * 255).round().astype(np.uint8)).permute(0, 3, 1, 2)
-
-
-@pytest.mark.parametrize(("radius", "roughness"), [(18, 0.08), (34, 0.003)], ids=["small and rough", "large and smooth"])
-def test_a_part_is_told_from_its_ground_with_its_smooth_inside(radius: int, roughness: float) -> None:
-    images = [disc(seed, radius, roughness) for seed in range(6)]
-    level = ground_of(as_frames([image for image, _ in images]))
-    assert level is not None
-    for image, shown in images:
-        found = synthetic.part(image, level)
-        assert found[shown].mean() > 0.98
-        assert found[~cv2.dilate(shown.astype(np.uint8), np.ones((15, 15), np.uint8)).astype(bool)].mean() < 0.02
-
-
-def test_where_surfaces_fill_the_images_there_is_no_ground() -> None:
-    rng = np.random.default_rng(0)
-    grain = [rng.random((96, 96, 1), np.float32) for _ in range(5)]
-    groove = [np.clip(0.5 + rng.normal(0, 0.003, (96, 96, 1)), 0, 1).astype(np.float32) for _ in range(5)]
-    joints = [image.copy() for image in grain]
-    for image in groove:
-        image[:, 44:52] = 0.1
-    for image in joints:  # smooth bricks, rough joints
-        image[cv2.copyMakeBorder(np.zeros((36, 36), np.uint8), 6, 6, 6, 6, 0, value=1).repeat(2, 0).repeat(2, 1) == 0] = 0.5
-    assert ground_of(as_frames(grain)) is None
-    assert ground_of(as_frames(groove)) is None, "a groove in a smooth surface is no part"
-    assert ground_of(as_frames(joints)) is None
-    assert ground_of(torch.full((5, 3, 64, 64), 128, dtype=torch.uint8)) is None
-
-
-def test_most_defects_meet_a_part_on_plain_ground_and_some_do_not() -> None:
-    level = ground_of(as_frames([disc(seed)[0] for seed in range(6)]))
-    met = {level: 0, None: 0}
-    for seed in range(150):
-        (image, shown), (other, _) = disc(seed), disc(seed + 1)
-        for ground in met:
-            _, mask = paint(image, other, np.random.default_rng(seed), ground=ground)
-            met[ground] += bool((mask[shown] == 1).any())
-    assert met[None] < 60, "the image is no test of aiming"
-    assert 100 < met[level] < 140
-
-
-@given(st.integers(0, 2**32 - 1), st.sampled_from([0.0, 0.5, 1.0]))
-@settings(max_examples=20, deadline=None)
-def test_an_image_without_a_part_takes_defects_anywhere(seed: int, tone: float) -> None:
-    """An empty belt, or one tile of a large frame."""
-    image, other = np.full((48, 64, 1), tone, np.float32), np.full((48, 64, 1), 1 - tone, np.float32)
-    painted, mask = paint(image, other, np.random.default_rng(seed), ground=0.01)
-    assert np.isfinite(painted).all()
-    assert set(np.unique(mask)) <= {0.0, 1.0}
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([1, 3]))
