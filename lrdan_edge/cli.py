@@ -56,7 +56,9 @@ cli.add_command(dataset)
 @cli.command()
 @_DATA
 @_bundle_option
-@click.option("--image-size", type=Size(), help="Size the networks see; all images are resized to it. [default: the images', at most 256]")
+@click.option(
+    "--image-size", type=Size(), help="Size the networks see; all images are resized to it. [default: the images', at most 256]"
+)
 @click.option("--channels", type=click.Choice(["1", "3"]), help="1 grey, 3 colour. [default: the images']")
 @click.option("--epochs", type=click.IntRange(min=1), help="Passes over the images. [default: from their number]")
 @click.option(

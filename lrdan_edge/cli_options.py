@@ -1,6 +1,7 @@
 """Options and words that several commands have."""
 
 import os
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -52,5 +53,6 @@ def backend_options(command: Command) -> Command:
 
 def next_step(done: str, command: str, bundle_path: Path) -> None:
     """Say what is done, and which command comes next for this bundle."""
-    bundle = "" if bundle_path == Path("bundle") or "LRDAN_BUNDLE" in os.environ else f" --bundle {bundle_path}"
+    usual = Path(os.environ.get("LRDAN_BUNDLE", "bundle"))
+    bundle = "" if bundle_path == usual else f" --bundle {shlex.quote(str(bundle_path))}"
     click.echo(f"{done} Next: lrdan-edge {command}{bundle}")

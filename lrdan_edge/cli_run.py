@@ -189,5 +189,5 @@ def _rule(reject_after: Any, min_area: Any, regions: Any, pixel_threshold: float
 
     if not (reject_after or min_area or regions or pixel_threshold is not None):
         return None
-    pixels, share = min_area or (1, 0.0)
+    pixels, share = min_area or (0, 0.0)
     return Rule(reject_after or (1, 1), pixels, share, tuple(regions), pixel_threshold)

@@ -5,7 +5,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,7 +60,8 @@ def inspect_sources(
         sinks.append(JsonLinesSink(output, earlier=earlier))
         if pictures:
             run = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()) if earlier == "append" else ""
-            sinks.append(AnnotatedFramesSink(output, chosen, sources=len(sources), run=run))
+            overwrite = earlier == "overwrite"
+            sinks.append(AnnotatedFramesSink(output, chosen, sources=len(sources), run=run, overwrite=overwrite))
     loop = InspectionLoop(inspector, sources, sinks, policy=policy, batch=batch, heatmaps=pictures, rule=rule)
     console.print(f"Inspecting {', '.join(source.uri for source in sources)} with {inspector.choice.describe()}")
     shown = _Problems()
@@ -83,7 +84,8 @@ class _Problems:
 
     def print_new(self, progress: "Progress") -> None:
         while self._printed < len(progress.problems):
-            print(f"Problem: {progress.problems[self._printed]}", file=sys.stderr)
+            with suppress(OSError):  # a full disk behind the log must not end the inspection
+                print(f"Problem: {progress.problems[self._printed]}", file=sys.stderr)
             self._printed += 1
 
 
@@ -129,8 +131,9 @@ def _live_line(problems: _Problems) -> Iterator[Callable[["Progress"], None]]:
 
         def plain(progress: "Progress") -> None:
             if due(progress, _PLAIN_EVERY_S):
-                for line in _lines(progress):
-                    console.print(line)
+                with suppress(OSError):
+                    for line in _lines(progress):
+                        console.print(line)
 
         yield plain
         return

@@ -98,9 +98,16 @@ def good_folders(data: Path) -> tuple[list[Path], list[Path]]:
     layout = (data / "train" / "good").is_dir()
     if (data / "train").is_dir() and not layout:
         raise DataError(f"{data / 'train'} has no folder 'good': put the good images into {data / 'train' / 'good'}")
+    if not layout and (other := foreign_folder(data)):
+        raise DataError(f"{data} has a folder '{other}' but no train/good: put the good images into {data / 'train' / 'good'}")
     training = list_images(data / "train" / "good" if layout else data)
     kept = data / "calibration" / "good"
     return training, list_images(kept) if layout and kept.is_dir() else []
+
+
+def foreign_folder(folder: Path) -> str | None:
+    """The name of a folder in `folder` that says it is no folder of good images alone; None: there is none."""
+    return next((name for name in ("train", "test", "ground_truth", "calibration") if (folder / name).is_dir()), None)
 
 
 def _draw_groups(data: Path, names: list[str], count: int, rng: np.random.Generator) -> set[int]:
@@ -147,7 +154,7 @@ def test_images(data: Path) -> list[LabelledImage]:
     if not folder.is_dir():
         raise DataError(f"{data} has no folder 'test': evaluation needs test/good and test/<defect>")
     images = [
-        LabelledImage(path, kind.name, mask_of(data / "ground_truth" / kind.name, path))
+        LabelledImage(path, kind.name, mask_of(data / "ground_truth" / path.parent.relative_to(folder), path))
         for kind in sorted(folder.iterdir())
         if kind.is_dir()
         for path in list_images(kind)

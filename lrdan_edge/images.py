@@ -57,7 +57,7 @@ def read_pixels(path: Path) -> Pixels:
         data = np.fromfile(path, dtype=np.uint8)
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror})") from error
-    return _decode(data, str(path), path.suffix.lower())
+    return _decode(data, str(path))
 
 
 def decode_image(data: bytes, name: str, bit_depth: int = 16) -> Frame:
@@ -74,9 +74,12 @@ def decode_image(data: bytes, name: str, bit_depth: int = 16) -> Frame:
     return to_eight_bits(_decode(np.frombuffer(data, np.uint8), name), bit_depth)
 
 
-def _decode(data: npt.NDArray[np.uint8], path: str, suffix: str = "") -> Pixels:
-    image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION) if data.size else None
-    if image is None or _truncated(suffix, data):
+def _decode(data: npt.NDArray[np.uint8], path: str) -> Pixels:
+    try:
+        image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION) if data.size else None
+    except cv2.error as error:  # a damaged header, such as one of 65312x65312 pixels
+        raise DataError(f"{path} is not a whole image ({error.err}): replace or remove it") from error
+    if image is None or _truncated(data):
         raise DataError(f"{path} is not a whole image ({data.size} bytes): replace or remove it")
     if image.dtype not in (np.uint8, np.uint16):
         raise DataError(f"{path} has {image.dtype} pixels; 8 or 16 bits per channel are supported: convert it")
@@ -97,9 +100,14 @@ def to_eight_bits(image: Pixels, bit_depth: int) -> Frame:
 
     Returns:
         uint8, the same shape.
+
+    Raises:
+        DataError: The pixels are of another type.
     """
     if image.dtype == np.uint8:
         return np.asarray(image, dtype=np.uint8)
+    if image.dtype != np.uint16:
+        raise DataError(f"a frame of {image.dtype} pixels cannot be judged: give uint8, or uint16")
     scaled = cv2.convertScaleAbs(image, alpha=255 / (2**bit_depth - 1))
     return np.asarray(scaled, dtype=np.uint8).reshape(image.shape)
 
@@ -132,13 +140,13 @@ def read_mask(path: Path) -> npt.NDArray[np.bool_]:
     return np.asarray(image.any(axis=2) if image.ndim == 3 else image > 0)
 
 
-def _truncated(suffix: str, data: npt.NDArray[np.uint8]) -> bool:
+def _truncated(data: npt.NDArray[np.uint8]) -> bool:
     """Whether the file stops before its end marker; OpenCV fills what is missing with grey and says nothing."""
-    tail = data[-64:].tobytes()
-    if suffix in {".jpg", ".jpeg"}:
+    begin = data[:4].tobytes()
+    if begin.startswith(b"\xff\xd8"):  # JPEG
         return b"\xff\xd9" not in data[-4096:].tobytes()
-    if suffix == ".png":
-        return b"IEND" not in tail
+    if begin == b"\x89PNG":
+        return b"IEND" not in data[-64:].tobytes()
     return False
 
 

@@ -1,6 +1,9 @@
 """The evaluate stage: how well a bundle tells good parts from defective ones, by the very graph that runs."""
 
-from dataclasses import dataclass
+import shlex
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -9,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lrdan_edge.bench import plots
-from lrdan_edge.bundle import DECISION, REPORTS, Bundle, Stage
+from lrdan_edge.bundle import DECISION, ENGINES, REPORTS, Bundle, Stage, engine_decision_name, graph_name
 from lrdan_edge.datacheck import evaluation_notes
 from lrdan_edge.dataset import LabelledImage, recorded_images, test_images
 from lrdan_edge.errors import DataError
@@ -18,6 +21,7 @@ from lrdan_edge.images import crop_share, fit_frame, read_image, read_mask
 from lrdan_edge.manifest import GraphDecision, Precision, to_json
 from lrdan_edge.metrics import PixelAuroc, auroc, roc_curve
 from lrdan_edge.runtime.inspector import Inspector
+from lrdan_edge.runtime.select import Choice
 from lrdan_edge.runtime.verdict import Verdict
 
 _BATCH = 16
@@ -104,36 +108,48 @@ def evaluate(
     notes = evaluation_notes(
         data, images, recorded_images(bundle, "training"), bundle.manifest.stages["train"].results.get("known_defects", ())
     )
-    if not write:
-        return _judge(bundle, images, notes, backend, precision)[0], []
-    command = f"lrdan-edge evaluate {data}"
+    words = ["lrdan-edge", "evaluate", str(data)]
+    words += ["--backend", backend] if backend != "auto" else []
+    words += [f"--{precision}"] if precision else []
     options = {"data": str(data), "backend": backend, "precision": precision}
-    with bundle.stage(
-        "evaluate", command=command, inputs={DECISION: bundle.file(DECISION, "lrdan-edge calibrate")}, options=options
-    ) as stage:
-        result, judged = _judge(bundle, images, notes, backend, precision)
-        pictures = _write(stage, result, judged, command, bundle.manifest.preprocessing.bit_depth)
+    with Inspector.open(bundle, backend=backend, precision=precision) as inspector:
+        if not write:
+            return _judge(inspector, images, notes)[0], []
+        inputs = _measured(bundle, inspector.choice)
+        with bundle.stage("evaluate", command=shlex.join(words), inputs=inputs, options=options) as stage:
+            result, judged = _judge(inspector, images, notes)
+            drawn = [judged[place].image for place in plots.shown_on_sheet(judged)]
+            shown = [Judged(image, verdict) for image, verdict in _inspected(inspector, drawn)]
+            pictures = _write(stage, result, judged, shown, shlex.join(words), inspector.bit_depth)
     return result, [bundle.path / picture for picture in pictures]
 
 
-def _judge(
-    bundle: Bundle, images: list[LabelledImage], notes: list[str], backend: str, precision: Precision | None
-) -> tuple[Evaluation, list[Judged]]:
+def _measured(bundle: Bundle, choice: Choice) -> dict[str, Path]:
+    """What the figures rest on, by name: the graph or engine that runs, and its decision."""
+    names = [DECISION, f"{ENGINES}/{choice.engine}" if choice.engine else graph_name(choice.precision)]
+    if choice.engine and bundle.engine_decision(choice.engine):
+        names.append(engine_decision_name(choice.engine))
+    return {name: bundle.path / name for name in names}
+
+
+def _inspected(inspector: Inspector, images: list[LabelledImage]) -> Iterator[tuple[LabelledImage, Verdict]]:
+    shape = inspector.backend.spec.frame_shape
+    for start in range(0, len(images), _BATCH):
+        part = images[start : start + _BATCH]
+        frames = [fit_frame(read_image(image.path, inspector.bit_depth), shape) for image in part]
+        yield from zip(part, inspector.inspect(frames), strict=True)
+
+
+def _judge(inspector: Inspector, images: list[LabelledImage], notes: list[str]) -> tuple[Evaluation, list[Judged]]:
+    """The figures, and every image with its verdict, without heatmaps: there may be thousands."""
     pixels = PixelAuroc()
     judged: list[Judged] = []
-    with Inspector.open(bundle, backend=backend, precision=precision) as inspector:
-        title = inspector.choice.title
-        shape = inspector.backend.spec.frame_shape
-        decision = inspector.judge.decision
-        for start in range(0, len(images), _BATCH):
-            part = images[start : start + _BATCH]
-            verdicts = inspector.inspect([fit_frame(read_image(image.path, inspector.bit_depth), shape) for image in part])
-            for image, verdict in zip(part, verdicts, strict=True):
-                if verdict.heatmap is not None and (image.mask or not image.defective):
-                    pixels.add(verdict.heatmap, _mask(image, verdict.heatmap, verdict.region))
-                judged.append(Judged(image, verdict))
+    for image, verdict in _inspected(inspector, images):
+        if verdict.heatmap is not None and (image.mask or not image.defective):
+            pixels.add(verdict.heatmap, _mask(image, verdict.heatmap, verdict.region))
+        judged.append(Judged(image, replace(verdict, heatmap=None)))
     masks = any(image.mask for image in images)
-    result = _summarise(judged, title, decision, pixels.value() if masks else None)
+    result = _summarise(judged, inspector.choice.title, inspector.judge.decision, pixels.value() if masks else None)
     return msgspec.structs.replace(result, notes=notes), judged
 
 
@@ -178,12 +194,15 @@ def _summarise(judged: list[Judged], title: str, decision: GraphDecision, pixel_
     )
 
 
-def _write(stage: Stage, result: Evaluation, judged: list[Judged], command: str, bit_depth: int) -> list[str]:
-    """Figures and pictures into the stage; the pictures' names in the bundle."""
+def _write(
+    stage: Stage, result: Evaluation, judged: list[Judged], shown: list[Judged], command: str, bit_depth: int
+) -> list[str]:
+    """Figures and pictures into the stage, those of `shown` on the contact sheet; the pictures' names in the bundle."""
     pictures = [f"{REPORTS}/evaluation-sheet.png"]
     stage.path(f"{REPORTS}/evaluation.json").write_bytes(to_json(result))
     stage.path(f"{REPORTS}/evaluation.md").write_text(as_markdown(result, command), encoding="utf-8")
-    plots.contact_sheet(stage.path(pictures[0]), judged, bit_depth)
+    counts = Counter(one.image.kind for one in judged if one.verdict.outcome != "fault")
+    plots.contact_sheet(stage.path(pictures[0]), shown, counts, bit_depth)
     if plots.matplotlib_found():
         pictures.append(f"{REPORTS}/evaluation-roc.png")
         scored = [one for one in judged if one.verdict.outcome != "fault"]

@@ -5,6 +5,7 @@ taken within a round. Durations are host to host: uint8 frames in, scores back.
 """
 
 import os
+import shlex
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,10 +14,10 @@ from importlib.util import find_spec
 import numpy as np
 
 from lrdan_edge.bench import plots
-from lrdan_edge.bundle import BENCHMARK, DECISION, ENGINES, REPORTS, WEIGHTS, Bundle, versions
+from lrdan_edge.bundle import BENCHMARK, DECISION, ENGINES, REPORTS, WEIGHTS, Bundle, graph_name, versions
 from lrdan_edge.errors import LrdanError
 from lrdan_edge.images import Frame
-from lrdan_edge.manifest import SCHEMA_VERSION, BenchmarkEntry, BenchmarkReport, to_json
+from lrdan_edge.manifest import PRECISIONS, SCHEMA_VERSION, BenchmarkEntry, BenchmarkReport, to_json
 from lrdan_edge.runtime.backends.base import Backend
 from lrdan_edge.runtime.device import processor
 from lrdan_edge.runtime.golden import golden_frames
@@ -54,16 +55,24 @@ def bench(
     Raises:
         MissingStageError: The bundle is not calibrated.
     """
-    inputs = {DECISION: bundle.file(DECISION, "lrdan-edge calibrate")}
-    inputs |= {name: bundle.path / name for name in bundle.manifest.files if name.startswith(f"{ENGINES}/")}
-    command = "lrdan-edge bench"
-    with bundle.stage("bench", command=command, inputs=inputs, options={"batches": batches, "seconds": seconds}) as stage:
+    bundle.file(DECISION, "lrdan-edge calibrate")
+    inputs = {name: bundle.path / name for name in bundle.manifest.files if _runs(name)}  # no decision: it costs no time
+    words = ["lrdan-edge", "bench", *(word for batch in batches for word in ("--batch", str(batch)))]
+    command = shlex.join([*words, "--seconds", f"{seconds:g}", "--rounds", str(rounds)])
+    options = {"batches": batches, "seconds": seconds, "rounds": rounds}
+    with bundle.stage("bench", command=command, inputs=inputs, options=options) as stage:
         result = _measure(bundle, command, batches, seconds, rounds, report)
         stage.path(BENCHMARK).write_bytes(to_json(result))
         stage.path(f"{REPORTS}/benchmark.md").write_text(as_markdown(result), encoding="utf-8")
         if plots.matplotlib_found():
             plots.benchmark(stage.path(f"{REPORTS}/benchmark.png"), result)
     return result
+
+
+def _runs(name: str) -> bool:
+    """Whether a file of the bundle is what a backend runs: a graph or an engine."""
+    engine = name.startswith(f"{ENGINES}/") and not name.endswith((".json", ".sig"))
+    return engine or name in map(graph_name, PRECISIONS)
 
 
 def _measure(

@@ -26,24 +26,33 @@ def matplotlib_found() -> bool:
     return find_spec("matplotlib") is not None
 
 
-def contact_sheet(path: Path, judged: "list[Judged]", bit_depth: int = 16) -> None:
-    """Write a PNG: per kind one row of images over one row of heatmap overlays, framed by verdict.
+def shown_on_sheet(judged: "list[Judged]") -> list[int]:
+    """Places of the images that a contact sheet shows, at most `_COLUMNS` of a kind, from the hardest to the easiest.
 
-    Each row shows the kind's images from the hardest to the easiest: good ones by falling, defective ones by rising score.
+    Hardest first: good ones by falling, defective ones by rising score. Faults are left out.
+    """
+    shown: list[int] = []
+    for kind in sorted({one.image.kind for one in judged}, key=lambda kind: (kind != "good", kind)):
+        part = [place for place, one in enumerate(judged) if one.image.kind == kind and one.verdict.outcome != "fault"]
+        part.sort(key=lambda place: judged[place].score, reverse=kind == "good")
+        spread = np.linspace(0, len(part) - 1, min(_COLUMNS, len(part))).round().astype(int)
+        shown += [part[place] for place in spread]
+    return shown
+
+
+def contact_sheet(path: Path, shown: "list[Judged]", counts: dict[str, int], bit_depth: int = 16) -> None:
+    """Write a PNG: per kind one row of images over one row of heatmap overlays, framed by verdict.
 
     Args:
         path: Where it goes.
-        judged: Test images with verdicts and heatmaps.
+        shown: The images that `shown_on_sheet` chose, in its order, with verdicts and heatmaps.
+        counts: How many images of each kind there are.
         bit_depth: How many bits of 16-bit images are used.
     """
-    kinds = sorted({one.image.kind for one in judged}, key=lambda kind: (kind != "good", kind))
     rows = []
-    for kind in kinds:
-        part = [one for one in judged if one.image.kind == kind and one.verdict.heatmap is not None]
-        part.sort(key=lambda one: one.score, reverse=kind == "good")
-        spread = np.linspace(0, len(part) - 1, min(_COLUMNS, len(part))).round().astype(int)
-        chosen = [part[0], *(part[place] for place in spread[1:])] if part else []
-        rows.append(_banner(f"{kind} ({len(part)}): hardest on the left"))
+    for kind in dict.fromkeys(one.image.kind for one in shown):
+        chosen = [one for one in shown if one.image.kind == kind]
+        rows.append(_banner(f"{kind} ({counts[kind]}): hardest on the left"))
         rows.append(_row([_cell(one, bit_depth, with_heatmap=False) for one in chosen]))
         rows.append(_row([_cell(one, bit_depth, with_heatmap=True) for one in chosen]))
     encoded, data = cv2.imencode(".png", np.vstack(rows))

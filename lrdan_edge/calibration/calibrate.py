@@ -1,5 +1,6 @@
 """The calibrate stage: the int8 graph, a threshold per graph, golden images for later checks, and a report."""
 
+import shlex
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
@@ -80,7 +81,7 @@ def calibrate(
     """
     wish = Wish(rule, false_reject_rate, recall)
     graphs: dict[Precision, Path] = {"fp32": bundle.graph("fp32"), "fp16": bundle.graph("fp16")}
-    material = gather(bundle, good, defects)
+    material = gather(bundle, good, defects, int8=int8)
     wish.require(len(material.held_out), len(material.defects))
     command = _command(wish, good, defects, methods, int8=int8)
     intake = Intake.of(bundle)
@@ -167,12 +168,12 @@ def _facts(choice: Choice, *, labelled: bool) -> dict[str, Any]:
 
 
 def _command(wish: Wish, good: Path | None, defects: Path | None, methods: Collection[Method], *, int8: bool) -> str:
-    words = [f"lrdan-edge calibrate {wish.arguments()}"]
-    words += [f"--good {good}"] if good else []
-    words += [f"--defects {defects}"] if defects else []
-    words += [f"--method {method}" for method in methods] if tuple(methods) != METHODS else []
+    words = ["lrdan-edge", "calibrate", *wish.arguments()]
+    words += ["--good", str(good)] if good else []
+    words += ["--defects", str(defects)] if defects else []
+    words += [word for method in methods for word in ("--method", method)] if tuple(methods) != METHODS else []
     words += [] if int8 else ["--no-int8"]
-    return " ".join(words)
+    return shlex.join(words)
 
 
 def _score(

@@ -38,12 +38,10 @@ class Wish:
     false_reject_rate: float = DEFAULT_FALSE_REJECT_RATE
     recall: float = DEFAULT_RECALL
 
-    def arguments(self) -> str:
-        """The same as options of ``lrdan-edge calibrate``, those that are not the default."""
-        words = [f"--false-reject-rate {self.false_reject_rate:g}"]
-        words += [f"--threshold-from {self.rule}"] if self.rule != "conformal" else []
-        words += [f"--recall {self.recall:g}"] if self.rule == "recall" else []
-        return " ".join(words)
+    def arguments(self) -> list[str]:
+        """The same as options of ``lrdan-edge calibrate``: words of a command line."""
+        words = ["--false-reject-rate", f"{self.false_reject_rate:g}", "--threshold-from", self.rule]
+        return words + (["--recall", f"{self.recall:g}"] if self.rule == "recall" else [])
 
     def options(self) -> dict[str, object]:
         """The same as the manifest records it."""

@@ -1,14 +1,16 @@
 """The decision on the device: thresholds of the graphs and engines that run here, with the base installation alone."""
 
+import shlex
+import time
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from lrdan_edge.bundle import DECISION, ENGINES, Bundle, decide_stage, engine_decision_name, graph_name
+from lrdan_edge.bundle import DECISION, ENGINES, Bundle, Stage, decide_stage, engine_decision_name, graph_name
 from lrdan_edge.calibration.calibrate import Progress
 from lrdan_edge.calibration.decision import Scores, Wish, decide
-from lrdan_edge.calibration.material import Intake, labelled_images, recorded
+from lrdan_edge.calibration.material import Intake, good_images, labelled_images, recorded
 from lrdan_edge.calibration.scores import score_images
-from lrdan_edge.images import list_images
 from lrdan_edge.manifest import PRECISIONS, SCHEMA_VERSION, Decision, GraphDecision, Precision, to_json
 from lrdan_edge.runtime.backends.base import Backend
 from lrdan_edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
@@ -70,19 +72,17 @@ def decide_here(
         EngineError: An engine that fits does not load.
     """
     before = bundle.decision()
-    held_out = list_images(good) if good else recorded(bundle, "held_out")
+    held_out = good_images(bundle, good) if good else recorded(bundle, "held_out")
     bad = labelled_images(defects)[0] if defects and wish.rule != "conformal" else []
     wish.require(len(held_out), len(bad))
-    fit = _Fit(bundle, wish, held_out, bad, _command(wish, good, defects), progress or (lambda *_: None))
-    graphs = fit.graphs([key for key in PRECISIONS if key in before.graphs])
-    own: dict[str, GraphDecision] = {}
-    passed_over: list[str] = []
-    for engine in engines(bundle):
-        if engine.obstacle:
-            passed_over.append(f"{engine.name}: {engine.obstacle}")
-        else:
-            own[engine.name] = fit.engine(engine)
-    return DecidedHere(graphs, own, passed_over)
+    fit = _Fit(bundle, wish, held_out, bad, _command(wish, good, defects), progress or (lambda *_: None), time.monotonic())
+    found = engines(bundle)
+    graphs = {key: fit.graph(key) for key in PRECISIONS if key in before.graphs}
+    own = {engine.name: fit.engine(engine) for engine in found if not engine.obstacle}
+    fit.write_graphs(graphs)  # all or nothing: a wish that one engine cannot grant changes no threshold
+    for name, decided in own.items():
+        fit.write_engine(name, decided)
+    return DecidedHere(graphs, own, [f"{engine.name}: {engine.obstacle}" for engine in found if engine.obstacle])
 
 
 @dataclass(frozen=True)
@@ -95,30 +95,30 @@ class _Fit:
     bad: list[Path]
     command: str
     report: Progress
+    started: float
 
-    def graphs(self, precisions: list[Precision]) -> dict[Precision, GraphDecision]:
-        paths = {key: self.bundle.graph(key) for key in precisions}
-        inputs = {graph_name(key): path for key, path in paths.items()}
-        with self.bundle.stage("decide", command=self.command, inputs=inputs, options=self._options()) as stage:
-            decided: dict[Precision, GraphDecision] = {}
-            for key, path in paths.items():
-                with OnnxRuntimeBackend(path.read_bytes(), key) as backend:
-                    decided[key] = self._decide(backend, self.bundle.manifest.files[graph_name(key)].sha256, None)
+    def graph(self, precision: Precision) -> GraphDecision:
+        with OnnxRuntimeBackend(self.bundle.graph(precision).read_bytes(), precision) as backend:
+            return self._decide(backend, self.bundle.manifest.files[graph_name(precision)].sha256, None)
+
+    def engine(self, engine: Engine) -> GraphDecision:
+        with open_engine(self.bundle, engine) as backend:
+            return self._decide(backend, engine.sidecar.graph_sha256, engine.sidecar.engine_sha256)
+
+    def write_graphs(self, decided: dict[Precision, GraphDecision]) -> None:
+        inputs = {graph_name(key): self.bundle.graph(key) for key in decided}
+        with self._stage("decide", inputs) as stage:
             stage.path(DECISION).write_bytes(
                 to_json(Decision(schema_version=SCHEMA_VERSION, graphs={str(key): graph for key, graph in decided.items()}))
             )
             stage.results["thresholds"] = {key: graph.threshold for key, graph in decided.items()}
-        return decided
 
-    def engine(self, engine: Engine) -> GraphDecision:
-        inputs = {name: self.bundle.path / name for name in (f"{ENGINES}/{engine.name}", sidecar_of(engine.name))}
-        stage_name = decide_stage(engine.name)
-        with self.bundle.stage(stage_name, command=self.command, inputs=inputs, options=self._options()) as stage:
-            with open_engine(self.bundle, engine) as backend:
-                decided = self._decide(backend, engine.sidecar.graph_sha256, engine.sidecar.engine_sha256)
-            stage.path(engine_decision_name(engine.name)).write_bytes(to_json(decided))
+    def write_engine(self, name: str, decided: GraphDecision) -> None:
+        # The graphs' thresholds are an input: when they are decided anew, this one no longer says what was asked for.
+        inputs = {key: self.bundle.path / key for key in (f"{ENGINES}/{name}", sidecar_of(name), DECISION)}
+        with self._stage(decide_stage(name), inputs) as stage:
+            stage.path(engine_decision_name(name)).write_bytes(to_json(decided))
             stage.results["threshold"] = decided.threshold
-        return decided
 
     def _decide(self, backend: Backend, graph_sha256: str, engine_sha256: str | None) -> GraphDecision:
         good, peaks = self._scores(backend, self.good, peaks=self.bundle.manifest.scoring.pooling != "max")
@@ -136,12 +136,13 @@ class _Fit:
         title = f"{backend.name} {backend.spec.precision} scores"
         return score_images(backend, images, Intake.of(self.bundle), lambda share: self.report(title, share), peaks=peaks)
 
-    def _options(self) -> dict[str, object]:
-        return {**self.wish.options(), "images": len(self.good)}
+    def _stage(self, name: str, inputs: dict[str, Path]) -> AbstractContextManager[Stage]:
+        options = {**self.wish.options(), "images": len(self.good)}
+        return self.bundle.stage(name, command=self.command, inputs=inputs, options=options, started=self.started)
 
 
 def _command(wish: Wish, good: Path | None, defects: Path | None) -> str:
-    words = [f"lrdan-edge calibrate --decision-only {wish.arguments()}"]
-    words += [f"--good {good}"] if good else []
-    words += [f"--defects {defects}"] if defects else []
-    return " ".join(words)
+    words = ["lrdan-edge", "calibrate", "--decision-only", *wish.arguments()]
+    words += ["--good", str(good)] if good else []
+    words += ["--defects", str(defects)] if defects else []
+    return shlex.join(words)

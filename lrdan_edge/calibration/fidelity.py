@@ -68,8 +68,9 @@ class Fidelity(msgspec.Struct, frozen=True, kw_only=True):
         found = []
         if not self.rank_correlation >= LEAST_RANK_CORRELATION:
             found.append(f"rank correlation {self.rank_correlation:.4f}, bound {LEAST_RANK_CORRELATION}")
-        if self.verdicts_changed > max(false_reject_rate, 1 / self.images) + 1e-9:
-            found.append(f"{self.verdicts_changed:.1%} of good images change their verdict, bound {false_reject_rate:.1%}")
+        most = max(false_reject_rate, 1 / self.images)
+        if self.verdicts_changed > most + 1e-9:
+            found.append(f"{self.verdicts_changed:.1%} of good images change their verdict, bound {most:.1%}")
         difference = abs(self.auroc - self.auroc_fp32)
         if not difference <= LARGEST_AUROC_DIFFERENCE:
             found.append(f"AUROC differs by {difference:.4f}, bound {LARGEST_AUROC_DIFFERENCE}")

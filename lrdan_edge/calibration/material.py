@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from lrdan_edge.bundle import Bundle
-from lrdan_edge.dataset import LabelledImage, recorded_images, test_images
+from lrdan_edge.dataset import LabelledImage, foreign_folder, recorded_images, test_images
 from lrdan_edge.errors import DataError
 from lrdan_edge.geometry import Region
 from lrdan_edge.images import Frame, batches, list_images, load_frames
@@ -66,25 +66,41 @@ class Material:
     labelled: list[LabelledImage]
 
 
-def gather(bundle: Bundle, good: Path | None = None, defects: Path | None = None) -> Material:
+def gather(bundle: Bundle, good: Path | None = None, defects: Path | None = None, *, int8: bool = True) -> Material:
     """Find the images.
 
     Args:
         bundle: A trained bundle.
         good: Folder of good images never trained on, instead of those that training held out.
         defects: Folder of defective images, or one with ``test/good`` and ``test/<defect>``.
+        int8: Whether training images are needed too.
 
     Raises:
-        DataError: Images are gone, or a folder has none.
+        DataError: Images are gone, or a folder has none, or others than it should.
     """
-    held_out = list_images(good) if good else recorded(bundle, "held_out")
-    training = recorded(bundle, "training")
+    held_out = good_images(bundle, good) if good else recorded(bundle, "held_out")
+    training = recorded(bundle, "training") if int8 else []
     bad, labelled = labelled_images(defects) if defects else ([], [])
     compared = _spread(training[1::2])
     if bad and not labelled:
         labelled = [LabelledImage(path, "good", None) for path in compared]
         labelled += [LabelledImage(path, "defective", None) for path in bad]
     return Material(_spread(training[::2]), compared, held_out, bad, labelled)
+
+
+def good_images(bundle: Bundle, folder: Path) -> list[Path]:
+    """Good images below `folder` that set a threshold: none that was trained on, and no folder that has others too.
+
+    Raises:
+        DataError: There are none, or not only such.
+    """
+    if other := foreign_folder(folder):
+        raise DataError(f"--good {folder} has a folder '{other}': give a folder of good images alone, never trained on")
+    images = list_images(folder)
+    trained = {path.resolve() for path in recorded_images(bundle, "training")}
+    if known := sum(path.resolve() in trained for path in images):
+        raise DataError(f"{known} of the {len(images)} images in --good {folder} were trained on: give others, or leave it out")
+    return images
 
 
 def labelled_images(folder: Path) -> tuple[list[Path], list[LabelledImage]]:
@@ -98,7 +114,10 @@ def labelled_images(folder: Path) -> tuple[list[Path], list[LabelledImage]]:
         return [image.path for image in labelled if image.defective], labelled
     if (folder / "good").is_dir():
         raise DataError(f"{folder} has a folder 'good': give a folder of defective images alone, or one with test/good")
-    return list_images(folder), []
+    images = [path for path in list_images(folder) if path.relative_to(folder).parts[0] not in ("masks", "ground_truth")]
+    if not images:
+        raise DataError(f"{folder} holds no image of a defect, only masks: check --defects")
+    return images, []
 
 
 def recorded(bundle: Bundle, part: Literal["training", "held_out"]) -> list[Path]:

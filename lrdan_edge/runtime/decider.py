@@ -28,6 +28,11 @@ class Window:
         self._outcomes: deque[Outcome] = deque()
         self._counts: Counter[Outcome] = Counter()
 
+    def lose(self) -> None:
+        """Frames were lost, nobody knows how many: as if as many as there is room for had been faults."""
+        lost: list[Outcome] = ["fault"] * self._length
+        self._outcomes, self._counts = deque(lost), Counter(lost)
+
     def add(self, outcome: Outcome) -> Outcome:
         """Take one frame's own outcome, and say what the window says."""
         self._outcomes.append(outcome)
@@ -62,7 +67,7 @@ class Surface:
             rows, columns = _pixels(region, shape, shown)
             self._limits[rows, columns] = _as_float32(region.limit + (pixel_threshold if region.relative else 0.0))
             self._zones[rows, columns] = number
-        self._least = max(rule.min_pixels, math.ceil(round(rule.min_share * shape[0] * shape[1], 6)))
+        self._least = max(1, rule.min_pixels, math.ceil(round(rule.min_share * shape[0] * shape[1], 6)))
 
     def exceeded(self, heatmap: npt.NDArray[np.float32]) -> tuple[int, tuple[str, ...]]:
         """How many pixels are above their limit, and where they are too many."""
@@ -93,8 +98,16 @@ class Decider:
             surface = Surface(rule, limit, inspector.backend.spec.heatmap_shape, inspector.judge.region)
         return cls(Window(*rule.reject_after), surface)
 
-    def decide(self, verdict: Verdict) -> Verdict:
-        """The verdict with `Verdict.outcome` by the rule, and what the frame alone says beside it."""
+    def decide(self, verdict: Verdict, *, gap: bool = False) -> Verdict:
+        """The verdict with `Verdict.outcome` by the rule, and what the frame alone says beside it.
+
+        Args:
+            verdict: What the frame alone says.
+            gap: Whether there was no picture. A camera delivers one fault for all that it could not deliver, so nobody knows
+                how many frames it stands for; a recording of it replays to the same.
+        """
+        if gap:
+            self._window.lose()
         own, why = verdict.outcome, verdict.fault
         area: int | None = None
         exceeded: tuple[str, ...] = ()

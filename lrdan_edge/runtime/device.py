@@ -47,7 +47,7 @@ def processor() -> Processor:
     machine = platform.machine() or "unknown"
     return Processor(
         platform=f"{platform.system().lower()}-{machine}",
-        name=fields.get("model name") or _device_tree_model() or machine,
+        name=_device_tree_model() or fields.get("model name") or machine,  # cpuinfo calls every Jetson an "ARMv8 Processor"
         features=[feature for feature in _FEATURES if feature in flags],
     )
 

@@ -58,14 +58,15 @@ class Rule:
 
     Attributes:
         reject_after: (N, M): reject when at least N of a source's last M frames say so, this one among them.
-        min_pixels: So many of the heatmap's pixels must be above their limit.
+        min_pixels: So many of the heatmap's pixels must be above their limit; 0: no area is asked for, and where regions are,
+            one pixel is enough.
         min_share: And at least this share of all its pixels, in [0, 1].
         regions: Parts of the frame with limits of their own; where they overlap, the last one counts.
         pixel_threshold: The limit everywhere else; None: the bundle's (see `lrdan_edge.runtime.decider.pixel_threshold`).
     """
 
     reject_after: tuple[int, int] = (1, 1)
-    min_pixels: int = 1
+    min_pixels: int = 0
     min_share: float = 0.0
     regions: tuple[Region, ...] = ()
     pixel_threshold: float | None = None
@@ -74,15 +75,18 @@ class Rule:
         """Refuse what can never be met.
 
         Raises:
-            DataError: N is not in 1 to M, the area is not in the picture, or two regions share a name.
+            DataError: N is not in 1 to M, the area is not in the picture, the pixel threshold is no number, or two regions share a
+                name.
         """
         needed, window = self.reject_after
         if not 1 <= needed <= window:
             raise DataError(f"{needed} of {window} frames can never say so: give N/M with 1 <= N <= M, such as 2/3")
-        if self.min_pixels < 1 or not 0 <= self.min_share <= 1:
+        if self.min_pixels < 0 or not 0 <= self.min_share <= 1:
             raise DataError(
-                f"an area of {self.min_pixels} pixels and {self.min_share:%} is none: give 1 pixel or more, up to 100%"
+                f"an area of {self.min_pixels} pixels and {self.min_share:%} is none: give pixels, or a share up to 100%"
             )
+        if self.pixel_threshold is not None and math.isnan(self.pixel_threshold):
+            raise DataError("a pixel threshold of nan decides nothing: give a number")
         names = [region.name for region in self.regions]
         if len(set(names)) < len(names):
             raise DataError(f"two regions have the same name ({', '.join(names)}): name them apart")
@@ -90,7 +94,7 @@ class Rule:
     @property
     def needs_heatmap(self) -> bool:
         """Whether frames are judged by their heatmap."""
-        return self.min_pixels > 1 or self.min_share > 0 or bool(self.regions) or self.pixel_threshold is not None
+        return self.min_pixels > 0 or self.min_share > 0 or bool(self.regions) or self.pixel_threshold is not None
 
 
 def parse_region(text: str) -> Region:

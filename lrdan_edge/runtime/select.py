@@ -129,11 +129,9 @@ def choose(bundle: Bundle, backend: str = "auto", precision: Precision | None = 
     measured = [choice for choice in fitting if choice.title in speeds]
     first = min(fitting, key=_rank)
     if not measured:
-        return replace(
-            first,
-            because="no benchmark of this machine yet; 'lrdan-edge bench' finds the fastest",
-            passed_over=tuple(obstacles),
-        )
+        stale = BENCHMARK in bundle.manifest.files and bundle.staleness("bench")
+        why = f"the last benchmark is older than the bundle ({stale})" if stale else "no benchmark of this machine yet"
+        return replace(first, because=f"{why}; 'lrdan-edge bench' finds the fastest", passed_over=tuple(obstacles))
     best = max(measured, key=lambda choice: speeds[choice.title])
     since = [choice for choice in fitting if choice.engine and choice.title not in speeds and not _refused(choice, report)]
     if first in since and _rank(first) < _rank(best):

@@ -9,6 +9,7 @@ from typing import Any, Literal, overload
 import numpy as np
 import numpy.typing as npt
 
+from lrdan_edge.errors import DataError
 from lrdan_edge.geometry import Share
 from lrdan_edge.manifest import GraphDecision
 
@@ -102,7 +103,13 @@ class Judge:
     """Turns scores into verdicts by one graph's decision."""
 
     def __init__(self, decision: GraphDecision, threshold: float | None = None, region: Share | None = None) -> None:
-        """Judge by `decision`, or by another `threshold` (finite) if one is given; `region` is what heatmaps show."""
+        """Judge by `decision`, or by another `threshold` if one is given; `region` is what heatmaps show.
+
+        Raises:
+            DataError: The threshold is not finite: no score exceeds NaN, and every part would be good.
+        """
+        if threshold is not None and not math.isfinite(threshold):
+            raise DataError(f"a threshold of {threshold} decides nothing: give a number")
         self.decision, self.region = decision, region
         self.threshold = decision.threshold if threshold is None else threshold
         self._good_scores = sorted(decision.good_scores)

@@ -53,6 +53,23 @@ def test_a_single_reject_among_good_frames_is_forgiven() -> None:
     assert said == ["good", "good", "good", "good", "good", "reject", "reject", "good", "good"]
 
 
+def test_after_a_gap_nothing_is_good_that_lost_rejects_would_have_made_bad() -> None:
+    decider = Decider(Window(2, 3))
+    assert decider.decide(verdict("good")).outcome == "good"
+    assert decider.decide(verdict("fault"), gap=True).outcome == "fault"
+    said = [decider.decide(verdict("good")).outcome for _ in range(3)]
+    assert said == ["fault", "good", "good"], "two of the lost frames may have been rejects until they leave the window"
+
+
+def test_a_threshold_that_is_no_number_is_refused() -> None:
+    """No score exceeds NaN: every part was good."""
+    for threshold in (math.nan, math.inf):
+        with pytest.raises(DataError, match="decides nothing"):
+            Judge(DECISION, threshold)
+    with pytest.raises(DataError, match="decides nothing"):
+        Rule(pixel_threshold=math.nan)
+
+
 HEATMAPS = arrays.arrays(np.float32, (6, 8), elements=st.floats(-4, 4, width=32))
 SHARES = st.integers(0, 7)
 
@@ -177,6 +194,6 @@ def test_what_is_no_area_is_refused(text: str) -> None:
 
 def test_rules_that_can_never_be_met_are_refused() -> None:
     region = parse_region("label=0,0,1,1:2")
-    for wrong in ({"reject_after": (3, 2)}, {"min_pixels": 0}, {"min_share": 1.5}, {"regions": (region, region)}):
+    for wrong in ({"reject_after": (3, 2)}, {"min_pixels": -1}, {"min_share": 1.5}, {"regions": (region, region)}):
         with pytest.raises(DataError):
             Rule(**wrong)  # type: ignore[arg-type]

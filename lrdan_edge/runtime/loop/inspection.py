@@ -17,7 +17,7 @@ from queue import SimpleQueue
 
 import numpy as np
 
-from lrdan_edge.errors import DataError, LrdanError, SourceError
+from lrdan_edge.errors import BackendError, DataError, LrdanError, SourceError
 from lrdan_edge.images import Frame
 from lrdan_edge.runtime.backends.base import Detections
 from lrdan_edge.runtime.decider import Decider
@@ -33,6 +33,7 @@ from lrdan_edge.runtime.verdict import Verdict
 
 _WAITING_FRAMES = 8
 _CLOSE_S = 10.0
+BACKEND_GONE_S = 30.0  # so long of nothing but failures ends the run
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,7 @@ class InspectionLoop:
         self._deliveries: list[Delivery] = []
         self._started = False
         self._broken: Exception | None = None
+        self._failing_since_ns: int | None = None
         self._stops: SimpleQueue[None] = SimpleQueue()
         self._stopping = threading.Event()
         self.progress = Progress([SourceProgress(source.uri, source.live) for source in self._sources])
@@ -125,6 +127,7 @@ class InspectionLoop:
 
         Raises:
             SourceError: Sources could not go on; what they and the others delivered has been judged and delivered.
+            BackendError: The backend has failed for `BACKEND_GONE_S` without a pause.
         """
         if self._started:
             raise RuntimeError("this loop has run: make another")
@@ -145,6 +148,7 @@ class InspectionLoop:
                 worker.start()
             while (scored := self._handoff.get()) is not None:
                 self._decide(scored)
+                self._require_working_backend(scored)
                 self.progress.seconds = time.monotonic() - started
                 if report:
                     report(self.progress)
@@ -153,6 +157,22 @@ class InspectionLoop:
             self.progress.seconds = time.monotonic() - started
         self._raise_failures()
         return self.progress
+
+    def _require_working_backend(self, scored: _Scored) -> None:
+        """Give up a backend that has failed for long: a GPU that is lost comes back to another process alone.
+
+        Raises:
+            BackendError: It has.
+        """
+        if scored.detections is not None:
+            self._failing_since_ns = None
+        elif scored.failure is not None:
+            self._failing_since_ns = self._failing_since_ns or scored.taken_ns
+            failing_s = (scored.scored_ns - self._failing_since_ns) / 1e9
+            if failing_s >= BACKEND_GONE_S:
+                raise BackendError(
+                    f"the backend has failed for {failing_s:.0f} s without a pause ({scored.failure}): start again"
+                )
 
     def stop(self) -> None:
         """End soon, from any thread or signal handler: no new frames, those captured are still judged and delivered."""
@@ -177,13 +197,18 @@ class InspectionLoop:
                 worker.join(max(0.0, deadline - time.monotonic()))
         for delivery in self._deliveries:
             delivery.close()
-            for problem in delivery.problems:
-                self.progress.note(problem)
-            for number, count in delivery.lost.items():
-                self.progress.sources[number].lost_by_sink += count
+        self._note_lost()
         now = time.monotonic_ns()
         for source in self.progress.sources:
             source.finish(now)
+
+    def _note_lost(self) -> None:
+        """Sinks that stopped, and what each source lost by that."""
+        for delivery in self._deliveries:
+            for problem in delivery.problems:
+                self.progress.note(problem, grave=True)
+        for number, source in enumerate(self.progress.sources):
+            source.lost_by_sink = sum(delivery.lost[number] for delivery in self._deliveries)
 
     def _raise_failures(self) -> None:
         """The first bug; else the sources that failed, in one error."""
@@ -245,12 +270,14 @@ class InspectionLoop:
             progress.last.append((frame.name, verdict))
             if verdict.own_outcome == "fault" and verdict.fault:
                 source.faults += 1
-                progress.note(f"{frame.name}: {verdict.fault}" if frame.name not in verdict.fault else verdict.fault)
+                said = f"{frame.name}: {verdict.fault}" if frame.name not in verdict.fault else verdict.fault
+                progress.note(said, about=verdict.fault)
             one = InspectedFrame(frame, verdict, total / 1e6, ready.source, now)
             inspected.append((one, self._policies[ready.source] == "every"))
         for delivery in self._deliveries:
             for refused in delivery.put_all(inspected):
                 progress.sources[refused.source_number].undelivered += 1
+        self._note_lost()
         for number in {ready.source for ready in scored.frames}:
             progress.sources[number].dropped = self._intake.dropped(number)
         progress.count_batch(time.monotonic_ns(), len(inspected))
@@ -268,5 +295,7 @@ class InspectionLoop:
                 said = judge.fault(scored.failure or "the backend gave no score")
             else:
                 said = judge.judge(next(scores, math.nan), next(heatmaps, None))
-            verdicts.append(self._deciders[ready.source].decide(said) if self._deciders else said)
+            if self._deciders:
+                said = self._deciders[ready.source].decide(said, gap=ready.fitted is None)
+            verdicts.append(said)
         return verdicts

@@ -38,6 +38,15 @@ class _Lane:
     ended: bool = False
     dropped: int = 0
 
+    def make_room(self, ready: ReadyFrame) -> None:
+        """Drop the oldest pictures. The last fault stays, one more than the lane's size: a gap that nobody hears of looks good."""
+        while len(self.frames) >= self.size:
+            oldest = next((place for place, waiting in enumerate(self.frames) if waiting.fitted is not None), None)
+            if oldest is None and ready.fitted is not None and len(self.frames) == 1:
+                return
+            del self.frames[oldest or 0]
+            self.dropped += 1
+
 
 class Intake:
     """The lanes of all sources, under one lock.
@@ -64,8 +73,7 @@ class Intake:
             if lane.ended:
                 return
             if len(lane.frames) >= lane.size:
-                lane.frames.popleft()
-                lane.dropped += 1
+                lane.make_room(ready)
             lane.frames.append(ready)
             self._arrived.notify()
 

@@ -95,7 +95,7 @@ class Progress:
             to verdict), and ``deliver NAME`` per sink (from verdict until the sink has it).
         last: The last frames' verdicts, newest last.
         batches: Batches inferred.
-        problems: What went wrong, in the order it happened; the same line once, at most 100.
+        problems: What went wrong, in the order it happened; the same once, at most 100 and the sinks' ends.
         seconds: Since the loop started.
     """
 
@@ -107,6 +107,7 @@ class Progress:
     batches: int = 0
     problems: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    _noted: set[str] = field(default_factory=set)
     _judged: int = 0
     _recent: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=64))
 
@@ -166,9 +167,17 @@ class Progress:
             "sources": [source.as_dict() for source in self.sources],
         }
 
-    def note(self, problem: str) -> None:
-        """Remember a problem once; at most 100, so that months of trouble stay bounded."""
-        if problem not in self.problems and len(self.problems) < _MOST_PROBLEMS:
+    def note(self, problem: str, about: str | None = None, *, grave: bool = False) -> None:
+        """Remember a problem once; at most 100, so that months of trouble stay bounded.
+
+        Args:
+            problem: What is said.
+            about: What makes it the same problem as another; None: `problem` itself.
+            grave: Whether it is remembered whatever came before.
+        """
+        about = about or problem
+        if about not in self._noted and (grave or len(self.problems) < _MOST_PROBLEMS):
+            self._noted.add(about)
             self.problems.append(problem)
 
     def count_batch(self, done_ns: int, frames: int) -> None:

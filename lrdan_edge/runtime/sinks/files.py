@@ -1,9 +1,10 @@
 """Verdicts as JSON Lines, and annotated frames as PNG."""
 
+import errno
 import os
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import cv2
 import msgspec
@@ -11,6 +12,7 @@ import msgspec
 from lrdan_edge.errors import DataError
 from lrdan_edge.runtime.annotate import annotate
 from lrdan_edge.runtime.sinks.base import InspectedFrame
+from lrdan_edge.runtime.verdict import Outcome
 
 Save = Literal["all", "rejects", "none"]
 Earlier = Literal["refuse", "overwrite", "append"]
@@ -49,8 +51,11 @@ class JsonLinesSink:
             raise DataError(f"{folder} cannot be written ({error.strerror}): choose another --output") from error
 
     def write(self, inspected: InspectedFrame) -> None:
-        """Append one line; see `as_record`."""
-        self._file.write(msgspec.json.encode(as_record(inspected)) + b"\n")
+        """Append one line whole, or none of it; see `as_record`."""
+        line = msgspec.json.encode(as_record(inspected)) + b"\n"
+        if (written := self._file.write(line)) != len(line):  # the disk is full: no half of a line stays
+            self._file.truncate(self._file.tell() - written)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._file.name)
 
     def close(self) -> None:
         """Close the file."""
@@ -63,7 +68,7 @@ class AnnotatedFramesSink:
     name = "frames"
     pictures = True
 
-    def __init__(self, folder: Path, save: Save, *, sources: int = 1, run: str = "") -> None:
+    def __init__(self, folder: Path, save: Save, *, sources: int = 1, run: str = "", overwrite: bool = False) -> None:
         """Write into ``folder/frames``; made if missing.
 
         Args:
@@ -71,12 +76,22 @@ class AnnotatedFramesSink:
             save: Which frames.
             sources: Of several, each has its own folder there, ``0`` the first.
             run: A folder there for this run alone, where those of earlier ones are kept.
+            overwrite: Remove an earlier run's pictures there.
+
+        Raises:
+            DataError: The folder cannot be written.
         """
         self._save = save
         frames = folder / "frames" / run
         self._folders = [frames / str(number) for number in range(sources)] if sources > 1 else [frames]
-        for one in self._folders:
-            one.mkdir(parents=True, exist_ok=True)
+        try:
+            for one in self._folders:
+                one.mkdir(parents=True, exist_ok=True)
+                for outcome in get_args(Outcome) if overwrite else ():
+                    for old in one.glob(f"{'[0-9]' * 8}-{outcome}.png"):
+                        old.unlink()
+        except OSError as error:
+            raise DataError(f"{frames} cannot be written ({error.strerror}): choose another --output") from error
 
     def write(self, inspected: InspectedFrame) -> None:
         """Write the annotated frame, if this verdict is to be kept."""

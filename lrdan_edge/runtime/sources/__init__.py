@@ -11,6 +11,7 @@ from lrdan_edge.runtime.sources import addresses, connect
 from lrdan_edge.runtime.sources.base import CapturedFrame, Source
 from lrdan_edge.runtime.sources.files import ImageSource, folder_images, glob_images
 from lrdan_edge.runtime.sources.live import LiveSource
+from lrdan_edge.runtime.sources.secrets import scrubbed
 from lrdan_edge.runtime.sources.signs import Limits
 from lrdan_edge.runtime.sources.standard_input import StandardInput
 from lrdan_edge.runtime.sources.video import VideoSource
@@ -75,7 +76,7 @@ class _Playing(NamedTuple):
 
 
 def _open_stream(url: str, playing: _Playing, open_s: float, read_s: float, limits: Limits | None, *, wait: bool) -> Source:
-    shown = addresses.scrubbed(url)
+    shown = scrubbed(url)
     over_http = url.lower().startswith("http")
     # For MJPEG over HTTP, which announces no rate, FFmpeg makes one up (25).
     fps = 0 if over_http else None

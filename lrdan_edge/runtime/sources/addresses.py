@@ -8,6 +8,7 @@ from urllib.parse import unquote, urlsplit
 from lrdan_edge.errors import SourceError
 from lrdan_edge.runtime.sources import cameras, genicam
 from lrdan_edge.runtime.sources.capture import Job
+from lrdan_edge.runtime.sources.secrets import scrubbed
 
 STREAMS = frozenset({"rtsp", "rtsps", "http", "https"})
 ACCEPTED = (
@@ -15,19 +16,7 @@ ACCEPTED = (
     "/dev/video0, csi://0, genicam://SERIAL, gst:PIPELINE), or rtsp://, rtsps://, http:// or https:// with an address"
 )
 
-_SECRET = re.compile(r"(?i)([?&;](?:user\w*|login|usr|pass\w*|pwd|token|api_?key|key|secret|auth\w*|sig\w*)=)[^&;#]*")
-# User and password end at the last @, even where a raw one, or a raw slash, stands in the password. Without an @ before
-# the first slash, what follows "name:" is a password only when it is no port.
-_USER = re.compile(r"[^/?#]*@|[^/?#@:]*:(?!\d+(?:[/?#]|$)).*@", re.DOTALL)
 _CAMERA = re.compile(r"(?:v4l2://)?/dev/video(\d+)|(\d+)")
-
-
-def scrubbed(uri: str) -> str:
-    """The address without user name, password and secrets in its query, fit for messages and records."""
-    head, separator, rest = uri.partition("://")
-    if separator and _USER.match(rest):
-        uri = f"{head}://***@{rest.rpartition('@')[2]}"
-    return _SECRET.sub(r"\1***", uri)
 
 
 def scheme_of(uri: str) -> str | None:
@@ -36,13 +25,13 @@ def scheme_of(uri: str) -> str | None:
     return match[1].lower() if match else None
 
 
-def camera_index(uri: str) -> int | None:
-    """The number of the Video4Linux camera that `uri` means, or None; links such as /dev/v4l/by-id/… are followed."""
+def camera_path(uri: str) -> str | None:
+    """The path of the Video4Linux camera that `uri` means, or None; a link (/dev/v4l/by-id/…) stays one, and need not be there."""
     path = uri.removeprefix("v4l2://")
-    if path.startswith("/dev/") and Path(path).is_symlink():
-        path = str(Path(path).resolve())
-    match = _CAMERA.fullmatch(path)
-    return int(match[1] or match[2]) if match else None
+    if match := _CAMERA.fullmatch(path):
+        return f"/dev/video{match[1] or match[2]}"
+    linked = path.startswith("/dev/") and Path(path).is_symlink() and _CAMERA.fullmatch(str(Path(path).resolve()))
+    return path if linked or path.startswith("/dev/v4l/") else None
 
 
 def camera_job(uri: str, read_timeout_s: float) -> tuple[str, Job] | None:
@@ -61,10 +50,9 @@ def camera_job(uri: str, read_timeout_s: float) -> tuple[str, Job] | None:
         text = uri.removeprefix("gst:").strip()
         cameras.pipeline(text)
         return scrubbed(uri), _job("pipeline", read_timeout_s, text)
-    index = camera_index(plain)
-    if index is not None:
+    if path := camera_path(plain):
         cameras.settings_of(query, plain)
-        return f"/dev/video{index}", _job("usb", read_timeout_s, index, query)
+        return path, _job("usb", read_timeout_s, path, query)
     if match := re.fullmatch(r"csi://(\d*)", plain):
         text = cameras.csi_pipeline(int(match[1] or 0), query)
         cameras.pipeline(text)

@@ -14,6 +14,7 @@ import cv2
 
 from lrdan_edge.errors import SourceError
 from lrdan_edge.runtime.sources.native import Capture
+from lrdan_edge.runtime.sources.secrets import scrubbed
 
 _APPSINK = "appsink drop=true max-buffers=2 sync=false"
 _MANUAL, _AUTOMATIC = 1, 3  # V4L2_EXPOSURE_MANUAL, V4L2_EXPOSURE_APERTURE_PRIORITY
@@ -74,13 +75,17 @@ _SETTINGS: dict[str, tuple[str, Callable[[str], Any], str]] = {
 }
 
 
-def usb(index: int, query: str = "") -> Callable[[], Capture]:
-    """The opener for the Video4Linux camera ``/dev/video<index>``; see `settings_of`.
+def usb(path: str, query: str = "") -> Callable[[], Capture]:
+    """The opener for a Video4Linux camera; see `settings_of`.
+
+    Args:
+        path: ``/dev/video0``, or a link to it such as ``/dev/v4l/by-id/…``, followed anew whenever the camera is opened.
+        query: Its settings.
 
     Raises:
         SourceError: A setting is none.
     """
-    device = Path(f"/dev/video{index}")
+    device = Path(path)
     settings = settings_of(query, str(device))
 
     def opener() -> Capture:
@@ -89,8 +94,10 @@ def usb(index: int, query: str = "") -> Callable[[], Capture]:
             raise SourceError(f"there is no camera {device} (found: {found}): check its cable, or give another")
         if not os.access(device, os.R_OK | os.W_OK):
             raise SourceError(f"{device} may not be opened: add your user to its group ('sudo usermod -aG video $USER')")
+        if (number := re.fullmatch(r"/dev/video(\d+)", str(device.resolve()))) is None:
+            raise SourceError(f"{device} is no Video4Linux camera: give /dev/video0, or a link in /dev/v4l")
         try:
-            capture = cv2.VideoCapture(index, cv2.CAP_V4L2)
+            capture = cv2.VideoCapture(int(number[1]), cv2.CAP_V4L2)
         except cv2.error as error:
             raise SourceError(f"{device} cannot be opened ({error.err})") from error
         if not capture.isOpened():
@@ -172,7 +179,7 @@ def pipeline(text: str) -> Callable[[], Capture]:
         SourceError: This OpenCV has no GStreamer.
     """
     if not has_gstreamer():
-        raise SourceError(f"{shlex.quote(text[:60])} needs GStreamer, and {_NO_GSTREAMER}")
+        raise SourceError(f"{shlex.quote(scrubbed(text)[:60])} needs GStreamer, and {_NO_GSTREAMER}")
     whole = text if re.search(r"\bappsink\b", text) else f"{text} ! videoconvert ! video/x-raw,format=BGR ! {_APPSINK}"
 
     def opener() -> Capture:
@@ -180,7 +187,7 @@ def pipeline(text: str) -> Callable[[], Capture]:
         if capture.isOpened():
             return capture
         capture.release()
-        raise SourceError(f"GStreamer cannot start this pipeline: try it with gst-launch-1.0 {shlex.quote(text)}")
+        raise SourceError(f"GStreamer cannot start this pipeline: try it with gst-launch-1.0 {shlex.quote(scrubbed(text))}")
 
     return opener
 

@@ -25,6 +25,7 @@ from lrdan_edge.runtime.sources.native import Capture, announced_fps, announced_
 SLOTS = 3  # frames that shared memory holds: one being written, one on its way, one being copied out
 OPEN = b"o"  # a command; digits give slots back
 _FAILED_READS = 3  # a picture that cannot be decoded fails one read of a live stream; a stream that is lost fails them all
+_WAITED_S = 0.5  # a read that failed after so long waited for a picture in vain, as V4L2 does for 10 s and GStreamer for 30 s
 _LAST_WORDS_S = 0.5  # how long a capture may take to be released when it is over
 
 
@@ -146,15 +147,18 @@ class Worker:
         Raises:
             SourceError: There is none.
         """
-        for _ in range(_FAILED_READS):
+        failed, began = 0, time.monotonic()
+        while failed < _FAILED_READS:
             asked = time.monotonic()
             image = read_frame(capture)
             if self._over.is_set():
                 return None
             if image is not None:
                 return image
-            if (waited := time.monotonic() - asked) > self._timeout_s / 2:
-                raise SourceError(f"no frame for {waited:.1f} s")
+            now = time.monotonic()
+            if now - began > 0.9 * self._timeout_s:
+                raise SourceError(f"no frame for {now - began:.1f} s")
+            failed += now - asked < _WAITED_S
         raise SourceError("the connection ended")
 
     def _say(self, **answer: Any) -> None:

@@ -2,11 +2,10 @@
 
 import glob
 import itertools
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-
-import cv2
 
 from lrdan_edge.errors import DataError, SourceError
 from lrdan_edge.images import SUFFIXES, list_images, natural_key, read_image
@@ -47,6 +46,11 @@ def glob_images(pattern: str) -> list[Path]:
     return paths
 
 
+def _printable(name: str) -> str:
+    """The name with � for bytes that are not UTF-8: no log and no verdict could be written with them."""
+    return os.fsencode(name).decode("utf-8", "replace")
+
+
 class ImageSource(Source):
     """Image files in a fixed order; one that cannot be decoded is delivered as a fault, and the next follows."""
 
@@ -72,9 +76,10 @@ class ImageSource(Source):
             rate: So many images per second; None: as fast as they are taken.
             bit_depth: How many bits of 16-bit files are used.
         """
-        self.uri = uri
+        self.uri = _printable(uri)
         self.frames: int | None = None if loop else len(paths)
-        self._named = [(path.relative_to(folder).as_posix() if folder else path.name, path) for path in paths]
+        names = (path.relative_to(folder).as_posix() if folder else path.name for path in paths)
+        self._named = [(_printable(name), path) for name, path in zip(names, paths, strict=True)]
         self.fps = rate
         self._loop, self._bit_depth = loop, bit_depth
         self._closed = threading.Event()
@@ -94,9 +99,8 @@ class ImageSource(Source):
     def _capture(self, path: Path, name: str, index: int) -> CapturedFrame:
         try:
             image = read_image(path, self._bit_depth)
-        except (DataError, cv2.error) as error:
-            reason = str(error) if isinstance(error, DataError) else f"{path} cannot be decoded ({error.err})"
-            return CapturedFrame.missing(reason, index, self.uri, name)
+        except DataError as error:
+            return CapturedFrame.missing(str(error), index, self.uri, name)
         return CapturedFrame.of(image, index, self.uri, name)
 
     def close(self) -> None:

@@ -7,6 +7,7 @@ come answers, one JSON object a line: ``ready``, ``opened``, ``frame``, ``lost``
 
 import contextlib
 import json
+import math
 import mmap
 import os
 import select
@@ -161,7 +162,9 @@ class _Process:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 pass_fds=(self._memory,),
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+                env={"OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT": str(math.ceil(job.read_timeout_s))}  # read when OpenCV is loaded
+                | os.environ
+                | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
                 bufsize=0,
                 start_new_session=True,  # Ctrl-C is for us alone
             )

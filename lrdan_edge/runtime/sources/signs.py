@@ -50,7 +50,7 @@ class Signs:
         some = image[::_STEP, ::_STEP]
         if self._last is None or not (np.array_equal(some, self._last[::_STEP, ::_STEP]) and np.array_equal(image, self._last)):
             self._last, self._changed_ns = image, capture_ns
-        if some.max() > BLACK:
+        if some.max() > BLACK or image.max() > BLACK:
             self._bright_ns = capture_ns
         for limit, since, said in (
             (self._limits.frozen_s, self._changed_ns, "the same picture"),

@@ -50,6 +50,24 @@ def test_latest_keeps_the_newest_and_counts_the_rest(size: int, count: int) -> N
     assert intake.dropped(0) == count - len(batch)
 
 
+@given(st.integers(1, 3), st.lists(st.booleans(), max_size=20))
+def test_latest_keeps_a_fault_whatever_comes_after_it(size: int, faulty: list[bool]) -> None:
+    """A gap that is dropped from the lane would look like none."""
+    intake = Intake([(size, "latest")])
+    for index, fault in enumerate(faulty):
+        one = ready(0, index)
+        intake.put(one._replace(fitted=None, fault="gone") if fault else one)
+    intake.end()
+    _, batch = intake.take(100)
+    assert len(batch) <= size + 1
+    assert any(one.fitted is None for one in batch) == any(faulty)
+    kept = [one.frame.index for one in batch]
+    assert kept == sorted(kept)
+    assert intake.dropped(0) == len(faulty) - len(batch)
+    if faulty:
+        assert kept[-1] == len(faulty) - 1, "the newest is there"
+
+
 def test_a_lane_that_ends_does_not_end_the_others() -> None:
     intake = Intake([(2, "every"), (2, "every")])
     intake.end(0)

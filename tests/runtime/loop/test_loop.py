@@ -1,8 +1,10 @@
+import io
 import json
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -11,8 +13,8 @@ from loop_parts import BLACK, Collect, Frames, endless, numbered
 from parts import Line, good_image, write
 
 from lrdan_edge import Inspector
-from lrdan_edge.errors import DataError, SourceError
-from lrdan_edge.runtime.loop import InspectionLoop
+from lrdan_edge.errors import BackendError, DataError, SourceError
+from lrdan_edge.runtime.loop import InspectionLoop, inspection
 from lrdan_edge.runtime.loop.intake import Intake, ReadyFrame
 from lrdan_edge.runtime.sinks.base import InspectedFrame
 from lrdan_edge.runtime.sinks.files import AnnotatedFramesSink, JsonLinesSink
@@ -107,6 +109,67 @@ def test_a_source_with_a_bug_does_not_look_like_one_that_ended(null: Inspector) 
         InspectionLoop(null, Frames(broken), []).run()
 
 
+def test_a_sink_that_stopped_is_told_at_once_whatever_else_went_wrong(null: Inspector) -> None:
+    def losing(source: Frames) -> Iterator[CapturedFrame]:
+        for index in range(300):
+            fault = f"reason {index}" if index < 120 else "signal lost"
+            yield CapturedFrame.missing(fault, index, source.uri, f"frame {index}")
+            time.sleep(0.001)
+
+    seen: list[tuple[list[str], int]] = []
+    sink = Collect(fail_at=200)
+    loop = InspectionLoop(null, Frames(losing), [sink])
+    progress = loop.run(lambda progress: seen.append((list(progress.problems), progress.drops["failed sink"])))
+    assert any("stopped" in problem for problem in seen[-20][0]), "the run still goes on"
+    assert seen[-20][1] > 0
+    assert len([problem for problem in progress.problems if "signal lost" in problem]) <= 1, "the same is said once"
+    assert len(progress.problems) == 101
+    assert progress.drops["failed sink"] == 100
+
+
+def test_a_backend_that_is_gone_ends_the_run(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lost GPU fails every call from then on: only another process may have it again."""
+    monkeypatch.setattr(inspection, "BACKEND_GONE_S", 0.3)
+
+    def lost(*_: object, **__: object) -> None:
+        time.sleep(0.02)
+        raise BackendError("an illegal memory access was encountered")
+
+    sink = Collect()
+    with Inspector.open(line.bundle, backend="null") as inspector:
+        monkeypatch.setattr(inspector.backend, "infer", lost)
+        monkeypatch.setattr(inspector, "warm_up", lambda *_: None)
+        loop = InspectionLoop(inspector, Frames(endless, live=True), [sink])
+        with pytest.raises(BackendError, match=r"failed for .* without a pause \(an illegal memory access"):
+            loop.run()
+    assert len(sink.got) > 5
+    assert {one.verdict.outcome for one in sink.got} == {"fault"}
+
+
+def test_a_full_disk_leaves_no_half_of_a_line(null: Inspector, tmp_path: Path) -> None:
+    class Full:
+        """A file whose disk has room for ten bytes more."""
+
+        def __init__(self, file: io.FileIO) -> None:
+            self._file = file
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._file, name)
+
+        def write(self, line: bytes) -> int:
+            return self._file.write(line[:10])
+
+    sink = JsonLinesSink(tmp_path / "out")
+    InspectionLoop(null, Frames(numbered(2)), [collect := Collect()]).run()
+    sink.write(collect.got[0])
+    sink._file = Full(sink._file)  # type: ignore[assignment, arg-type]
+    with pytest.raises(OSError, match="No space left"):
+        sink.write(collect.got[1])
+    sink.close()
+    assert len((tmp_path / "out" / "verdicts.jsonl").read_text().splitlines()) == 1
+    assert (tmp_path / "out" / "verdicts.jsonl").read_bytes().endswith(b"}\n")
+
+
 def test_a_slow_sink_does_not_hold_up_a_live_source(null: Inspector) -> None:
     def camera(source: Frames) -> Iterator[CapturedFrame]:
         for index in range(300):
@@ -175,3 +238,9 @@ def test_verdicts_and_pictures_of_a_folder(line: Line, tmp_path: Path) -> None:
     JsonLinesSink(tmp_path / "out", earlier="append").close()
     assert path.read_bytes() == b""
     JsonLinesSink(tmp_path / "out", earlier="overwrite").close()
+    (tmp_path / "out" / "frames" / "mine.png").write_bytes(b"")
+    AnnotatedFramesSink(tmp_path / "out", "all", overwrite=True).close()
+    assert [path.name for path in (tmp_path / "out" / "frames").iterdir()] == ["mine.png"]
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(DataError, match="cannot be written"):
+        AnnotatedFramesSink(tmp_path / "file", "all")

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from lrdan_edge.errors import SourceError
 from lrdan_edge.runtime.sources import open_source
-from lrdan_edge.runtime.sources.addresses import camera_index, scrubbed
+from lrdan_edge.runtime.sources.addresses import camera_path
+from lrdan_edge.runtime.sources.secrets import scrubbed
 
 
 @pytest.mark.parametrize(
@@ -21,6 +22,15 @@ from lrdan_edge.runtime.sources.addresses import camera_index, scrubbed
         ("http://cam/v.cgi?user=admin&pwd=secret&size=2", "http://cam/v.cgi?user=***&pwd=***&size=2"),
         ("http://cam:80/a@b", "http://cam:80/a@b"),
         ("parts/*.png", "parts/*.png"),
+        ("rtsp://10.0.0.9:554/user=admin_password=secret_channel=1", "rtsp://10.0.0.9:554/user=***"),
+        (
+            "gst:rtspsrc location=rtsp://admin:secret@cam/s latency=0 ! decodebin",
+            "gst:rtspsrc location=rtsp://***@cam/s latency=0 ! decodebin",
+        ),
+        (
+            'rtspsrc location=rtsp://cam/s user-id=admin user-pw="sec ret" ! decodebin',
+            "rtspsrc location=rtsp://cam/s user-id=*** user-pw=*** ! decodebin",
+        ),
     ],
 )
 def test_credentials_are_never_shown(uri: str, shown: str) -> None:
@@ -35,20 +45,22 @@ def test_no_password_survives(password: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("uri", "index"),
+    ("uri", "path"),
     [
-        ("0", 0),
-        ("12", 12),
-        ("/dev/video3", 3),
-        ("v4l2:///dev/video1", 1),
+        ("0", "/dev/video0"),
+        ("12", "/dev/video12"),
+        ("/dev/video3", "/dev/video3"),
+        ("v4l2:///dev/video1", "/dev/video1"),
+        ("/dev/v4l/by-id/usb-Maker_Camera-video-index0", "/dev/v4l/by-id/usb-Maker_Camera-video-index0"),
         ("video0", None),
         ("-1", None),
         ("", None),
         ("/dev/null", None),
     ],
 )
-def test_camera_addresses(uri: str, index: int | None) -> None:
-    assert camera_index(uri) == index
+def test_camera_addresses(uri: str, path: str | None) -> None:
+    """A link by id stays one, for after a reset the camera may have another number."""
+    assert camera_path(uri) == path
 
 
 def test_a_misspelt_file_is_answered_with_the_near_one(tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def test_with_gstreamer_a_pipeline_ends_in_an_appsink(monkeypatch: pytest.Monkey
 def test_addresses_become_jobs() -> None:
     found = camera_job("v4l2:///dev/video2?rate=5", 3)
     assert found is not None
-    assert (found[0], found[1].function, found[1].arguments) == ("/dev/video2", "usb", (2, "rate=5"))
+    assert (found[0], found[1].function, found[1].arguments) == ("/dev/video2", "usb", ("/dev/video2", "rate=5"))
     assert camera_job("rtsp://camera/1", 3) is None
     assert camera_job("parts/0?", 3) is None
 

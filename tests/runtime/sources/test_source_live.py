@@ -274,6 +274,16 @@ def test_a_camera_that_opens_and_gives_nothing_is_one_fault_and_tried_in_moderat
     assert 2 <= count(tmp_path, "opened") - opened <= 10
 
 
+def test_a_read_that_gives_up_early_is_no_loss_before_the_time_is_over(
+    tmp_path: Path, consume: Callable[[Any], Consumer]
+) -> None:
+    """V4L2 gives up after 10 s and GStreamer after 30 s, whatever `--no-frame-after` says."""
+    slow = "pause 0.6, fail, pause 0.6, fail, pause 0.6, fail, pause 0.6, fail"
+    consumer = consume(scripted(tmp_path, f"image, {slow}, image, pause 20", read_timeout_s=5))
+    assert consumer.wait(lambda: len(consumer.frames) == 2, 6) > 1.5
+    assert not consumer.faults
+
+
 def test_another_picture_size_is_one_fault_until_the_old_one_is_back(
     tmp_path: Path, consume: Callable[[Any], Consumer]
 ) -> None:
