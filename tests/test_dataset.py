@@ -42,6 +42,24 @@ def test_labels_and_masks(tmp_path: Path) -> None:
     assert [image.mask is not None for image in images] == [True, True, False, False, False]
 
 
+def test_masks_of_nested_folders_are_their_own(tmp_path: Path) -> None:
+    fill(tmp_path / "test" / "good", 1)
+    for part in ("a", "b"):
+        fill(tmp_path / "test" / "crack" / part, 1)
+        write(tmp_path / "ground_truth" / "crack" / part / "0.png", np.zeros((4, 4), np.uint8))
+    masks = [image.mask for image in labelled_images(tmp_path) if image.defective]
+    assert masks == [tmp_path / "ground_truth" / "crack" / part / "0.png" for part in ("a", "b")]
+
+
+@pytest.mark.parametrize("other", ["test", "ground_truth", "calibration"])
+def test_a_layout_without_train_good_is_not_learnt_whole(tmp_path: Path, other: str) -> None:
+    """`parts/Train/good` with `parts/test/scratch` beside it used to be learnt with all its defects and masks as good parts."""
+    fill(tmp_path / "Train" / "good", 9)
+    fill(tmp_path / other / "scratch", 2)
+    with pytest.raises(DataError, match=f"has a folder '{other}' but no train/good"):
+        good_images(tmp_path)
+
+
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not exist"):
         good_images(tmp_path / "none")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lrdan_edge.errors import DataError
-from lrdan_edge.images import fit_frame, list_images, natural_key, read_image
+from lrdan_edge.images import decode_image, fit_frame, list_images, natural_key, read_image, to_eight_bits
 
 
 def test_natural_order() -> None:
@@ -56,6 +56,33 @@ def test_a_cut_image_is_refused(tmp_path: Path, suffix: str, share: float) -> No
     path.write_bytes(data[: int(share * len(data))])
     with pytest.raises(DataError, match="is not a whole image"):
         read_image(path)
+
+
+def test_what_a_file_is_shows_in_its_bytes_and_not_in_its_name(tmp_path: Path) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    for suffix, other in (("png", "jpg"), ("jpg", "png")):
+        path = tmp_path / f"whole.{suffix}"
+        cv2.imwrite(str(path), image)
+        path.rename(tmp_path / f"called.{other}")
+        assert read_image(tmp_path / f"called.{other}").shape == (64, 64, 3)
+        cut = (tmp_path / f"called.{other}").read_bytes()[:-100]
+        with pytest.raises(DataError, match="is not a whole image"):
+            decode_image(cut, "frame")
+
+
+def test_a_header_that_claims_a_huge_image_is_one_clear_error() -> None:
+    """OpenCV raises its own error there, and one such frame used to end `run -` with a traceback."""
+    data = bytearray(cv2.imencode(".jpg", np.zeros((64, 64), np.uint8))[1].tobytes())
+    place = data.index(b"\xff\xc0")
+    data[place + 5 : place + 9] = b"\xff\x20\xff\x20"
+    with pytest.raises(DataError, match="is not a whole image"):
+        decode_image(bytes(data), "frame 2")
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int16, np.int32, bool])
+def test_pixels_of_another_type_are_refused_and_not_taken_for_sixteen_bits(dtype: type) -> None:
+    with pytest.raises(DataError, match="cannot be judged: give uint8, or uint16"):
+        to_eight_bits(np.ones((4, 4), dtype), 16)  # type: ignore[arg-type]
 
 
 @settings(deadline=None, max_examples=60)

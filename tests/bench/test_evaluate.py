@@ -1,5 +1,6 @@
 import json
 import re
+import shlex
 
 import cv2
 import numpy as np
@@ -14,6 +15,7 @@ from lrdan_edge.calibration.decision import Wish
 from lrdan_edge.calibration.device import decide_here
 from lrdan_edge.dataset import test_images as labelled_images
 from lrdan_edge.errors import DataError
+from lrdan_edge.export.engine import BuildRequest, build_engine
 from lrdan_edge.images import read_image
 from lrdan_edge.manifest import ThresholdRule
 
@@ -48,6 +50,18 @@ def test_figures_are_those_counted_by_hand(own_line: Line) -> None:
     assert written["image_auroc"] == result.image_auroc
     page = (bundle.path / "reports" / "evaluation.md").read_text()
     assert f"{result.image_auroc:.4f}" in page
+
+
+def test_an_evaluation_rests_on_the_engine_it_measured(own_line: Line) -> None:
+    bundle = Bundle.open(own_line.bundle)
+    name = build_engine(bundle, BuildRequest("fp32", "onnxruntime"))
+    evaluate(bundle, own_line.data, backend="onnxruntime", precision="fp32")
+    stage = bundle.manifest.stages["evaluate"]
+    assert f"engines/{name}" in stage.inputs
+    assert stage.command == f"lrdan-edge evaluate {shlex.quote(str(own_line.data))} --backend onnxruntime --fp32"
+    assert bundle.staleness("evaluate") is None
+    decide_here(bundle, Wish(false_reject_rate=0.1))
+    assert bundle.staleness("evaluate") is not None
 
 
 def test_a_folder_without_defects_is_refused(own_line: Line) -> None:

@@ -6,13 +6,13 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
-from parts import Line
+from parts import Line, defective_image, write
 from scipy.stats import spearmanr
 
 from lrdan_edge.bundle import Bundle
 from lrdan_edge.calibration.calibrate import calibrate
 from lrdan_edge.calibration.fidelity import LEAST_RANK_CORRELATION
-from lrdan_edge.calibration.material import gather
+from lrdan_edge.calibration.material import gather, labelled_images
 from lrdan_edge.calibration.ranges import METHODS
 from lrdan_edge.calibration.report import CalibrationReport
 from lrdan_edge.errors import CalibrationError, DataError
@@ -106,6 +106,21 @@ def test_labelled_defects_hold_int8_to_fp32s_auroc_and_the_report_says_that_they
         assert sum(score > graph.threshold for score in graph.defect_scores) / 20 >= 0.9
     said = (own_bundle.path / "reports/calibration.md").read_text()
     assert "20 labelled defects had a part in the choice of the int8 graph and the threshold" in said
+
+
+def test_masks_beside_the_defects_are_no_defects(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for index in range(3):
+        image, mask = defective_image(rng)
+        write(tmp_path / "blob" / f"{index}.png", image)
+        write(tmp_path / "masks" / "blob" / f"{index}.png", mask)
+    assert [path.parent.name for path in labelled_images(tmp_path)[0]] == ["blob"] * 3
+
+
+def test_without_int8_no_training_image_is_needed(own_bundle: Bundle, line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(own_bundle.manifest.stages["train"].results, "data", "/nowhere")
+    decision = calibrate(own_bundle, false_reject_rate=0.05, good=line.data / "test" / "good", int8=False)
+    assert decision.graphs["fp32"].n == 20
 
 
 def test_int8_can_be_left_out(own_bundle: Bundle) -> None:

@@ -10,11 +10,12 @@ from click.testing import CliRunner
 from parts import Line
 
 from lrdan_edge.bundle import Bundle
+from lrdan_edge.calibration import device
 from lrdan_edge.calibration.calibrate import calibrate
 from lrdan_edge.calibration.decision import Wish
 from lrdan_edge.calibration.device import decide_here
 from lrdan_edge.cli import cli
-from lrdan_edge.errors import CalibrationError
+from lrdan_edge.errors import CalibrationError, DataError
 from lrdan_edge.export.engine import BuildRequest, build_engine
 from lrdan_edge.images import list_images, load_frames
 from lrdan_edge.runtime.engines import engine, open_engine
@@ -62,6 +63,38 @@ def test_calibrating_again_replaces_what_was_decided_for_the_graphs(own_bundle: 
     assert "decide" not in own_bundle.manifest.stages
     assert own_bundle.decision().graphs["fp32"].false_reject_rate == 0.02
     assert not any(own_bundle.staleness(stage) for stage in own_bundle.manifest.stages)
+
+
+def test_an_engines_threshold_does_not_outlive_the_next_calibration(own_bundle: Bundle) -> None:
+    """It used to: calibrated anew for 2 % false rejects, `run` went on with the engine's old 30 %."""
+    name = build_engine(own_bundle, BuildRequest("fp32", "onnxruntime"))
+    decide_here(own_bundle, Wish(false_reject_rate=0.3))
+    assert own_bundle.engine_decision(name) is not None
+    calibrate(own_bundle, int8=False)
+    assert own_bundle.engine_decision(name) is None
+    with Inspector.open(own_bundle, backend="onnxruntime", precision="fp32") as inspector:
+        assert inspector.judge.decision.false_reject_rate == 0.02
+
+
+@pytest.mark.usefixtures("engine_name")
+def test_a_wish_that_one_engine_cannot_grant_changes_no_threshold(own_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    decide_here(own_bundle, Wish(false_reject_rate=0.1))
+    before = (own_bundle.path / "manifest.json").read_bytes()
+
+    def refused(*_: object) -> None:
+        raise CalibrationError("not by this engine")
+
+    monkeypatch.setattr(device, "open_engine", refused)
+    with pytest.raises(CalibrationError, match="not by this engine"):
+        decide_here(own_bundle, Wish(false_reject_rate=0.05))
+    assert (own_bundle.path / "manifest.json").read_bytes() == before
+
+
+def test_only_good_images_that_were_not_trained_on_set_a_threshold(own_line: Line, own_bundle: Bundle) -> None:
+    with pytest.raises(DataError, match=r"--good \S+ has a folder 'train'"):
+        decide_here(own_bundle, Wish(), good=own_line.data)
+    with pytest.raises(DataError, match=r"images in --good .* were trained on"):
+        calibrate(own_bundle, good=own_line.data / "train" / "good")
 
 
 def test_deciding_again_keeps_what_was_asked_before(own_line: Line) -> None:

@@ -5,6 +5,8 @@ import pytest
 from lrdan_edge import cli_options
 from lrdan_edge.bench.latency import bench
 from lrdan_edge.bundle import BENCHMARK, Bundle
+from lrdan_edge.calibration.decision import Wish
+from lrdan_edge.calibration.device import decide_here
 from lrdan_edge.errors import BackendError
 from lrdan_edge.export.engine import BuildRequest, build_engine
 from lrdan_edge.manifest import BenchmarkReport, from_json
@@ -74,6 +76,8 @@ def test_an_engine_built_after_the_benchmark_is_not_forgotten(own_bundle: Bundle
     assert "onnxruntime int8: built since the last benchmark" in chosen.passed_over
     bench(own_bundle, batches=(1,), seconds=1.0, rounds=3)
     assert "fastest in the last benchmark" in choose(own_bundle, "onnxruntime").describe()
+    decide_here(own_bundle, Wish(false_reject_rate=0.1))
+    assert "fastest in the last benchmark" in choose(own_bundle, "onnxruntime").describe(), "a threshold costs no time"
 
 
 def test_threads_reach_the_backend(own_bundle: Bundle) -> None:
