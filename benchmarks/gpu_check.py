@@ -202,7 +202,8 @@ def contenders(check: Check, batch: int) -> Iterator[tuple[str, Callable[[], Any
             raise BackendError("PyTorch finds no GPU")
         module: Any = load_ae2(check.bundle, "cuda").eval()
         if kind == "compile":
-            module = torch.compile(module)
+            torch._dynamo.reset()  # else the second batch size is compiled for any, which is slower
+            module = torch.compile(module, dynamic=False)
 
         def call() -> Any:
             with torch.inference_mode():

@@ -81,7 +81,8 @@ def measure(data: Path, column: str, options: TrainOptions) -> Run:
         seconds = time.monotonic() - started
         module = load_ae2(bundle)
         with torch.inference_mode():
-            parts = batches([image.path for image in rest], bundle.manifest.model.frame_shape, 32)
+            depth = bundle.manifest.preprocessing.bit_depth
+            parts = batches([image.path for image in rest], bundle.manifest.model.frame_shape, 32, depth)
             scores = np.concatenate([module(torch.from_numpy(part))[0].numpy() for part in parts])
     good = [score for score, image in zip(scores, rest, strict=True) if not image.defective]
     bad = {kind: [score for score, image in zip(scores, rest, strict=True) if image.kind == kind] for kind in drawn}

@@ -257,11 +257,19 @@ def over_h264(bundle: Bundle, folder: Path, rounds: int, frames: int) -> list[di
         bound = min(("decode", "infer", "cores"), key=lambda name: figures[name])
         rows.append(
             {"inference threads": threads, **figures}
-            | {"bound by": bound, "loop of that": figures["loop"] / figures[bound]}
+            | {"bound by": bound, "loop of that": median(_shares(found, bound, figures))}
             | {f"{name}, CPU ms": median(values) for name, values in cpu_ms.items()}
         )
         backend.close()
     return rows
+
+
+def _shares(found: dict[str, list[float]], bound: str, figures: dict[str, Any]) -> list[float]:
+    """The loop's rate against what bounds it, in each round; the cores' bound is one for all."""
+    return [
+        rate / limit
+        for rate, limit in zip(found["loop"], found.get(bound) or [figures[bound]] * len(found["loop"]), strict=True)
+    ]
 
 
 def decode(video: Path, shape: tuple[int, ...] | None) -> float:

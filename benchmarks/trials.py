@@ -37,7 +37,7 @@ class Trial(msgspec.Struct):
 
 
 def apply(change: str) -> None:
-    """Set one constant, ``module.NAME=value``, in `lrdan_edge.train`.
+    """Set one constant, ``module.NAME=value``, wherever `lrdan_edge.train` has it.
 
     Raises:
         SystemExit: There is no such constant, or the value is of another kind.
@@ -52,7 +52,9 @@ def apply(change: str) -> None:
     number = isinstance(before, int | float) and isinstance(value, int | float)
     if not number and type(value) is not type(before):
         sys.exit(f"{name} is {before!r}, which {value!r} cannot stand for")
-    setattr(module, constant, value)
+    for loaded, other in list(sys.modules.items()):  # those that took it by `from … import` have their own
+        if loaded.startswith("lrdan_edge.train") and getattr(other, constant, None) is before:
+            setattr(other, constant, value)
 
 
 def revision() -> str:
@@ -102,7 +104,7 @@ def main() -> None:
     arguments = parser.parse_args()
     for change in arguments.changes:
         apply(change)
-    keep = arguments.keep and arguments.keep / ("+".join(arguments.changes) or "recipe")
+    keep = arguments.keep and arguments.keep / "+".join([revision(), *arguments.changes])  # older code made other bundles
     target = RESULTS / f"trials-{arguments.data.name}"
     RESULTS.mkdir(exist_ok=True)
     trial = Trial(

@@ -313,7 +313,12 @@ class Bundle:
         except OSError as error:
             raise BundleError(f"{self.path} cannot be made ({error.strerror}): choose another --bundle") from error
         with _locked(self.path):
-            _roll_forward(self.path)
+            try:
+                _roll_forward(self.path)
+            except BundleError:
+                if name != "train":
+                    raise
+                (self.path / JOURNAL).unlink()  # unreadable, and a new model needs nothing of it
             staging = self.path / STAGING
             shutil.rmtree(staging, ignore_errors=True)  # what a killed stage left; the lock says nobody is using it
             try:

@@ -252,6 +252,16 @@ def test_a_journal_may_not_point_outside(tmp_path: Path) -> None:
     assert not (tmp_path / "stolen").exists()
 
 
+def test_a_new_model_is_made_whatever_an_unreadable_journal_says(tmp_path: Path) -> None:
+    """The message said to make the bundle anew, and that failed in the same way."""
+    bundle = new_bundle(tmp_path / "bundle")
+    (bundle.path / ".journal.json").write_text("{")
+    with pytest.raises(BundleError):
+        Bundle.open(bundle.path)
+    again = new_bundle(tmp_path / "bundle", b"other weights")
+    assert Bundle.open(again.path).file("weights.safetensors", "").read_bytes() == b"other weights"
+
+
 def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(BundleError, match=r"thesis\.txt"):
