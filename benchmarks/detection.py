@@ -57,7 +57,7 @@ def measure(data: Path, options: TrainOptions, keep: Path | None) -> Run:
         export(bundle)
         calibrate(bundle, false_reject_rate=0.1)  # a threshold from few images; AUROC does not see it
         evaluation, _ = evaluate(bundle, data, precision="fp32", write=False)
-        return Run(options.seed, processor().name, stage.seconds, stage.results["threads"], evaluation)
+        return Run(options.seed, processor().name, stage.results["steps_seconds"], stage.results["threads"], evaluation)
 
 
 def _spread(values: list[float]) -> str:

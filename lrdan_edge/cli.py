@@ -230,6 +230,8 @@ def calibrate(
         next_step("Decided.", "run SOURCE", bundle_path)
         return
     print_thresholds(decision.graphs)
+    for note in bundle.manifest.stages["calibrate"].results["notes"]:
+        click.echo(f"Note: {note}")
     print_int8(bundle)
     here = "--fp16" if any(map(find_spec, MODULES)) else f"--{'int8' if int8 else 'fp32'} --target onnxruntime"
     next_step("Calibrated.", f"build-engine {here}", bundle_path)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from lrdan_edge.bundle import DECISION, GOLDEN, REPORTS, Bundle, Stage, graph_name, sha256_of
 from lrdan_edge.calibration import plots
 from lrdan_edge.calibration.choose import Choice, choose
-from lrdan_edge.calibration.decision import DEFAULT_FALSE_REJECT_RATE, DEFAULT_RECALL, Wish, decide
+from lrdan_edge.calibration.decision import DEFAULT_FALSE_REJECT_RATE, DEFAULT_RECALL, Wish, decide, parts_note
 from lrdan_edge.calibration.fidelity import Yardstick
 from lrdan_edge.calibration.material import Intake, Material, gather
 from lrdan_edge.calibration.quantise import load_quantisable
@@ -114,6 +114,8 @@ def calibrate(
         golden = material.held_out[:_GOLDEN_IMAGES]
         _write_golden(stage, golden, intake.load(golden), scores)
         stage.results["held_out_images"] = len(material.held_out)
+        parts = None if good or rule != "conformal" else bundle.manifest.stages["train"].results.get("held_out_groups")
+        stage.results["notes"] = parts_note(len(material.held_out), parts, false_reject_rate)
         stage.results["thresholds"] = {key: graph.threshold for key, graph in decision.graphs.items()}
         if quantised:
             quantised.seconds["thresholds"] = time.monotonic() - started

@@ -73,6 +73,22 @@ def images_needed(false_reject_rate: float) -> int:
     return math.ceil(round(1 / false_reject_rate - 1, 9))
 
 
+def parts_note(images: int, parts: int | None, false_reject_rate: float) -> list[str]:
+    """What a promise is worth that stands on several pictures of the same parts, in a sentence; none where it is worth all.
+
+    Args:
+        images: Held-out good images.
+        parts: Of how many parts they are, where that is known.
+        false_reject_rate: The promise.
+    """
+    if parts is None or parts >= images_needed(false_reject_rate):
+        return []
+    return [
+        f"the {images} held-out images show {parts} parts: {false_reject_rate:.2%} false rejects holds for more pictures of such "
+        f"parts, and for new parts {1 / (parts + 1):.1%} at best ({images_needed(false_reject_rate)} parts would do)"
+    ]
+
+
 def require_rate(name: str, rate: float) -> None:
     """Refuse a rate that is none.
 

@@ -29,12 +29,14 @@ class State(msgspec.Struct, forbid_unknown_fields=True):
         history: The finished epochs' mean losses.
         sums: The unfinished epoch's sums of losses.
         counts: For how many steps in a row each sign of a collapse has been seen; see `collapse.Watch`.
+        seconds: What the steps took, over all breaks.
     """
 
     step: int = 0
     history: list[Epoch] = []
     sums: Epoch = {}
     counts: dict[str, int] = {}
+    seconds: float = 0.0
 
 
 class _Header(msgspec.Struct, forbid_unknown_fields=True):

@@ -93,7 +93,7 @@ class Loop:
             CollapseError: A loss is no longer finite, or a network has collapsed.
         """
         device = next(self.networks.parameters()).device
-        schedule, first, started = self.schedule, state.step, time.monotonic()
+        schedule, first, before, started = self.schedule, state.step, state.seconds, time.monotonic()
         watch = Watch(schedule.steps_per_epoch, state.counts)
         steps = range(first, schedule.steps)
         with closing(ahead(self._prepare, steps, painters_for(device))) as batches:
@@ -103,6 +103,7 @@ class Loop:
                 on_device = tuple(part.to(device, non_blocking=True) for part in batch)
                 values = _values({"spread_x": spread.to(device)} | self.learner.step(*on_device))
                 state.step += 1
+                state.seconds = before + time.monotonic() - started
                 epoch = (state.step - 1) // schedule.steps_per_epoch + 1
                 watch.see(values, epoch, state.step)
                 state.sums = {name: state.sums.get(name, 0.0) + value for name, value in values.items()}

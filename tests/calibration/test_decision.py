@@ -15,6 +15,7 @@ from lrdan_edge.calibration.decision import (
     decide,
     images_needed,
     likely_rates,
+    parts_note,
     pixel_threshold,
     require_enough,
 )
@@ -156,3 +157,11 @@ def test_good_images_have_a_pixel_above_the_pixel_threshold_as_rarely_as_promise
 def test_peaks_that_are_no_numbers_are_refused() -> None:
     with pytest.raises(CalibrationError, match="not finite"):
         pixel_threshold(np.array([1, np.nan], np.float32), 0.5)
+
+
+def test_a_promise_that_stands_on_few_parts_says_so() -> None:
+    assert parts_note(60, None, 0.02) == []
+    assert parts_note(60, 49, 0.02) == []
+    (said,) = parts_note(60, 10, 0.02)
+    assert "60 held-out images show 10 parts" in said
+    assert "for new parts 9.1% at best (49 parts would do)" in said

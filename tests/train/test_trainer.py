@@ -64,6 +64,7 @@ def test_a_run_writes_everything_a_later_stage_needs(stripes: Path, tmp_path: Pa
     assert (stage.results["images"], stage.results["held_out_images"], stage.results["epochs"]) == (30, 6, 2)
     assert stage.results["interrupted"] is False
     assert stage.results["images_per_s"] > 0
+    assert 0 < stage.results["steps_seconds"] < stage.seconds
     assert all(path.is_file() for part in ("training", "held_out") for path in recorded_images(bundle, part))
     epochs = json.loads((tmp_path / "bundle" / "reports" / "training.json").read_text())["epochs"]
     assert len(epochs) == 2
