@@ -83,7 +83,8 @@ def use_dla(trt: Any, builder: Any, network: Any, config: Any, core: int) -> dic
     if core >= cores:
         has = f"{cores} DLA core{'s' if cores > 1 else ''}, 0 to {cores - 1}" if cores else "no DLA"
         raise EngineError(
-            f"{title(trt)} finds {has} on this device (Orin and Xavier have it with TensorRT 10.3 to 10.7, AGX Orin with 11.4.1 too, Thor never): "
+            f"{title(trt)} finds {has} on this device (Orin and Xavier have it with TensorRT 10.3 to 10.7, AGX Orin with 11.4.1 too, "
+            "Thor never): "
             f"{'choose another core than ' + str(core) if cores else 'leave out --dla'}"
         )
     config.default_device_type = trt.DeviceType.DLA
