@@ -11,7 +11,7 @@ from lrdan_edge.runtime.sources import addresses, connect
 from lrdan_edge.runtime.sources.base import CapturedFrame, Source
 from lrdan_edge.runtime.sources.files import ImageSource, folder_images, glob_images
 from lrdan_edge.runtime.sources.live import LiveSource
-from lrdan_edge.runtime.sources.secrets import scrubbed
+from lrdan_edge.runtime.sources.scrub import scrubbed
 from lrdan_edge.runtime.sources.signs import Limits
 from lrdan_edge.runtime.sources.standard_input import StandardInput
 from lrdan_edge.runtime.sources.video import VideoSource
