@@ -16,7 +16,7 @@ class Limits:
 
     Attributes:
         frozen_s: After how many seconds of the very same picture, to the bit; a sensor's noise makes no two alike.
-        black_s: After how many seconds of pictures without a pixel brighter than `BLACK`.
+        black_s: After how many seconds of pictures without a pixel brighter than `BLACK`, two at least.
     """
 
     frozen_s: float = 10.0
@@ -32,7 +32,7 @@ class Signs:
         self._shape: tuple[int, ...] | None = None
         self._last: Frame | None = None
         self._changed_ns = 0
-        self._bright_ns = 0
+        self._dark_ns: int | None = None
 
     def look(self, image: Frame, capture_ns: int) -> str | None:
         """What is wrong with a frame, in words; None if it shows something.
@@ -42,7 +42,7 @@ class Signs:
             capture_ns: When it arrived.
         """
         if self._shape is None:
-            self._shape, self._changed_ns, self._bright_ns = image.shape, capture_ns, capture_ns
+            self._shape, self._changed_ns = image.shape, capture_ns
         if image.shape != self._shape:
             was, now = ("x".join(map(str, shape[:2])) for shape in (self._shape, image.shape))
             colours = "" if image.shape[:2] != self._shape[:2] else " and its colours"
@@ -51,15 +51,17 @@ class Signs:
         if self._last is None or not (np.array_equal(some, self._last[::_STEP, ::_STEP]) and np.array_equal(image, self._last)):
             self._last, self._changed_ns = image, capture_ns
         if some.max() > BLACK or image.max() > BLACK:
-            self._bright_ns = capture_ns
+            self._dark_ns = None
+        elif self._dark_ns is None:
+            self._dark_ns = capture_ns  # a triggered camera may have been bright half a minute ago
         for limit, since, said in (
             (self._limits.frozen_s, self._changed_ns, "the same picture"),
-            (self._limits.black_s, self._bright_ns, "a black picture"),
+            (self._limits.black_s, self._dark_ns, "a black picture"),
         ):
-            if limit and capture_ns - since >= limit * 1e9:
+            if limit and since is not None and capture_ns - since >= limit * 1e9:
                 return f"{said} for {(capture_ns - since) / 1e9:.1f} s"
         return None
 
     def interrupted(self, now_ns: int) -> None:
         """Frames were missing until now: what came before says nothing of how long a picture stands."""
-        self._last, self._changed_ns, self._bright_ns = None, now_ns, now_ns
+        self._last, self._changed_ns, self._dark_ns = None, now_ns, None
