@@ -60,7 +60,8 @@ def measure(data: Path, options: TrainOptions, keep: Path | None) -> Run:
         return Run(options.seed, processor().name, stage.results["steps_seconds"], stage.results["threads"], evaluation)
 
 
-def _spread(values: list[float]) -> str:
+def spread(values: list[float]) -> str:
+    """Mean ± standard deviation, or the one value."""
     if len(values) == 1:
         return f"{values[0]:.3f}"
     return f"{np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}"
@@ -88,7 +89,7 @@ def as_markdown(title: str, runs: list[Run], command: str) -> str:
         "|---|" + "---|" * (len(runs) + 1),
     ]
     lines += [
-        f"| {name} | " + " | ".join(f"{value:.3f}" for value in values) + f" | {_spread(values)} |" for name, values in rows
+        f"| {name} | " + " | ".join(f"{value:.3f}" for value in values) + f" | {spread(values)} |" for name, values in rows
     ]
     minutes = [run.training_seconds / 60 for run in runs]
     lines.append("| minutes of training | " + " | ".join(f"{value:.1f}" for value in minutes) + f" | {np.mean(minutes):.1f} |")

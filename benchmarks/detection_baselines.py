@@ -20,6 +20,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import torch
+from detection import RESULTS, spread
 
 from lrdan_edge.bundle import versions
 from lrdan_edge.dataset import good_images, test_images
@@ -29,7 +30,6 @@ from lrdan_edge.metrics import auroc
 from lrdan_edge.runtime.device import processor
 from lrdan_edge.train.baselines import DETECTORS
 
-RESULTS = Path(__file__).parent / "results"
 BASELINES = ("pixel-1nn", "pca", "autoencoder", "deep-svdd", "ganomaly", "geom")
 SPREAD = 48.0  # grey levels of one standard deviation after standardising: 128 ± 2.6 deviations fill the range
 
@@ -76,12 +76,8 @@ def measure(data: Path, shape: tuple[int, int, int], name: str, seed: int, steps
     )
 
 
-def _spread(values: list[float]) -> str:
-    return f"{np.mean(values):.3f}" + (f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else "")
-
-
 def _of_kind(kind: str, runs: list[Run]) -> str:
-    return _spread([run.kinds[kind] for run in runs])
+    return spread([run.kinds[kind] for run in runs])
 
 
 def as_markdown(title: str, runs: list[Run], command: str) -> str:
@@ -106,9 +102,9 @@ def as_markdown(title: str, runs: list[Run], command: str) -> str:
         return lambda own: ", ".join(dict.fromkeys(str(value(run)) for run in own))
 
     lines.append(row("seeds", each(lambda run: run.seed)))
-    lines.append(row("image AUROC", lambda own: _spread([run.image_auroc for run in own])))
+    lines.append(row("image AUROC", lambda own: spread([run.image_auroc for run in own])))
     lines += [row(kind, partial(_of_kind, kind)) for kind in runs[0].kinds]
-    lines.append(row("minutes of training", lambda own: _spread([run.training_seconds / 60 for run in own])))
+    lines.append(row("minutes of training", lambda own: spread([run.training_seconds / 60 for run in own])))
     lines.append(row("threads", each(lambda run: run.threads)))
     lines.append(row("processor", each(lambda run: run.machine)))
     return "\n".join(lines) + "\n"

@@ -201,7 +201,8 @@ def _write(
     pictures = [f"{REPORTS}/evaluation-sheet.png"]
     stage.path(f"{REPORTS}/evaluation.json").write_bytes(to_json(result))
     stage.path(f"{REPORTS}/evaluation.md").write_text(as_markdown(result, command), encoding="utf-8")
-    counts = Counter(one.image.kind for one in judged if one.verdict.outcome != "fault")
+    found = Counter(one.image.kind for one in judged if one.verdict.outcome != "fault")
+    counts = {kind: found[kind] for kind in plots.kinds_in_order(judged)}
     plots.contact_sheet(stage.path(pictures[0]), shown, counts, bit_depth)
     if plots.matplotlib_found():
         pictures.append(f"{REPORTS}/evaluation-roc.png")

@@ -26,13 +26,18 @@ def matplotlib_found() -> bool:
     return find_spec("matplotlib") is not None
 
 
+def kinds_in_order(judged: "list[Judged]") -> list[str]:
+    """``good``, then the kinds of defects by name."""
+    return sorted({one.image.kind for one in judged}, key=lambda kind: (kind != "good", kind))
+
+
 def shown_on_sheet(judged: "list[Judged]") -> list[int]:
     """Places of the images that a contact sheet shows, at most `_COLUMNS` of a kind, from the hardest to the easiest.
 
     Hardest first: good ones by falling, defective ones by rising score. Faults are left out.
     """
     shown: list[int] = []
-    for kind in sorted({one.image.kind for one in judged}, key=lambda kind: (kind != "good", kind)):
+    for kind in kinds_in_order(judged):
         part = [place for place, one in enumerate(judged) if one.image.kind == kind and one.verdict.outcome != "fault"]
         part.sort(key=lambda place: judged[place].score, reverse=kind == "good")
         spread = np.linspace(0, len(part) - 1, min(_COLUMNS, len(part))).round().astype(int)
@@ -46,13 +51,13 @@ def contact_sheet(path: Path, shown: "list[Judged]", counts: dict[str, int], bit
     Args:
         path: Where it goes.
         shown: The images that `shown_on_sheet` chose, in its order, with verdicts and heatmaps.
-        counts: How many images of each kind there are.
+        counts: How many images of each kind have a score, in the order of the rows.
         bit_depth: How many bits of 16-bit images are used.
     """
     rows = []
-    for kind in dict.fromkeys(one.image.kind for one in shown):
+    for kind, count in counts.items():
         chosen = [one for one in shown if one.image.kind == kind]
-        rows.append(_banner(f"{kind} ({counts[kind]}): hardest on the left"))
+        rows.append(_banner(f"{kind} ({count}): hardest on the left"))
         rows.append(_row([_cell(one, bit_depth, with_heatmap=False) for one in chosen]))
         rows.append(_row([_cell(one, bit_depth, with_heatmap=True) for one in chosen]))
     encoded, data = cv2.imencode(".png", np.vstack(rows))

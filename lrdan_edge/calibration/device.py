@@ -9,7 +9,7 @@ from pathlib import Path
 from lrdan_edge.bundle import DECISION, ENGINES, Bundle, Stage, decide_stage, engine_decision_name, graph_name
 from lrdan_edge.calibration.calibrate import Progress
 from lrdan_edge.calibration.decision import Scores, Wish, decide
-from lrdan_edge.calibration.material import Intake, good_images, labelled_images, recorded
+from lrdan_edge.calibration.material import Intake, labelled_images, recorded, threshold_images
 from lrdan_edge.calibration.scores import score_images
 from lrdan_edge.manifest import PRECISIONS, SCHEMA_VERSION, Decision, GraphDecision, Precision, to_json
 from lrdan_edge.runtime.backends.base import Backend
@@ -72,7 +72,7 @@ def decide_here(
         EngineError: An engine that fits does not load.
     """
     before = bundle.decision()
-    held_out = good_images(bundle, good) if good else recorded(bundle, "held_out")
+    held_out = threshold_images(bundle, good) if good else recorded(bundle, "held_out")
     bad = labelled_images(defects)[0] if defects and wish.rule != "conformal" else []
     wish.require(len(held_out), len(bad))
     fit = _Fit(bundle, wish, held_out, bad, _command(wish, good, defects), progress or (lambda *_: None), time.monotonic())

@@ -78,7 +78,7 @@ def gather(bundle: Bundle, good: Path | None = None, defects: Path | None = None
     Raises:
         DataError: Images are gone, or a folder has none, or others than it should.
     """
-    held_out = good_images(bundle, good) if good else recorded(bundle, "held_out")
+    held_out = threshold_images(bundle, good) if good else recorded(bundle, "held_out")
     training = recorded(bundle, "training") if int8 else []
     bad, labelled = labelled_images(defects) if defects else ([], [])
     compared = _spread(training[1::2])
@@ -88,7 +88,7 @@ def gather(bundle: Bundle, good: Path | None = None, defects: Path | None = None
     return Material(_spread(training[::2]), compared, held_out, bad, labelled)
 
 
-def good_images(bundle: Bundle, folder: Path) -> list[Path]:
+def threshold_images(bundle: Bundle, folder: Path) -> list[Path]:
     """Good images below `folder` that set a threshold: none that was trained on, and no folder that has others too.
 
     Raises:

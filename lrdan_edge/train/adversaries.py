@@ -129,8 +129,9 @@ class Optimisation:
             known: Known defects, float32 [M, C, H, W] in [-1, 1], and where they are defective, [M, 1, H, W]; or nothing.
 
         Returns:
-            Every term (unweighted scalars, detached), ``total`` and ``discriminator``; and ``spread_g`` and ``spread_ae2``,
-            the mean standard deviation over the batch of G(x) and D'(x), which a collapse brings to zero.
+            Every term (unweighted scalars, detached), ``total`` and ``discriminator``; and ``spread_x``, ``spread_g`` and
+            ``spread_ae2``, the mean standard deviation over the batch of x, G(x) and D'(x), of which a collapse brings the last
+            two to zero.
         """
         net, w = self.networks, self.weights
         shown = torch.cat([x, known[0]]) if known else x  # one batch: batch normalisation must not give the defects away
@@ -176,5 +177,6 @@ class Optimisation:
         sum_gradients(self.networks.parameters())
         self._autoencoders.step()
         self._discriminator.step()
-        spread = {"spread_g": gx.detach().std(0).mean(), "spread_ae2": ae2_x.detach().std(0).mean()}
+        images = {"spread_x": x, "spread_g": gx.detach(), "spread_ae2": ae2_x.detach()}
+        spread = {name: value.std(0).mean() for name, value in images.items()}
         return {name: value.detach() for name, value in (terms | {"dual": dual, "total": total}).items()} | spread

@@ -46,7 +46,7 @@ class Learner(Protocol):
         """One step on one batch: takes what `prepare` gives, on the networks' device.
 
         Returns every term over the batches of all processes, a detached scalar each; ``total``; ``spread_ae2`` and perhaps
-        ``spread_g``, which a collapse brings to zero.
+        ``spread_g``, which a collapse brings to zero; and ``spread_x``, the images' own in the same units.
         """
 
 

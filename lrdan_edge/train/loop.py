@@ -14,7 +14,7 @@ from lrdan_edge.train.checkpoint import Checkpoint, State
 from lrdan_edge.train.collapse import Watch
 from lrdan_edge.train.distributed import Team
 from lrdan_edge.train.interrupt import Interrupt
-from lrdan_edge.train.learner import Batch, Learner, to_input
+from lrdan_edge.train.learner import Batch, Learner
 from lrdan_edge.train.options import RECIPES, TrainOptions
 from lrdan_edge.train.prefetch import ahead, batch_of, painters_for
 from lrdan_edge.train.progress import Progress
@@ -97,11 +97,11 @@ class Loop:
         watch = Watch(schedule.steps_per_epoch, state.counts)
         steps = range(first, schedule.steps)
         with closing(ahead(self._prepare, steps, painters_for(device))) as batches:
-            for batch, spread in batches:
+            for batch in batches:
                 rate = rate_at(state.step, schedule.steps)
                 self.learner.set_rate(rate)
                 on_device = tuple(part.to(device, non_blocking=True) for part in batch)
-                values = _values({"spread_x": spread.to(device)} | self.learner.step(*on_device))
+                values = _values(self.learner.step(*on_device))
                 state.step += 1
                 state.seconds = before + time.monotonic() - started
                 epoch = (state.step - 1) // schedule.steps_per_epoch + 1
@@ -122,11 +122,10 @@ class Loop:
             self._end_epoch(state, rest)
         return (state.step - first) * schedule.batch_size / max(time.monotonic() - started, 1e-9)
 
-    def _prepare(self, step: int) -> tuple[Batch, Tensor]:
-        """This process's share of the batch of a step, and the spread of the whole batch."""
+    def _prepare(self, step: int) -> Batch:
+        """This process's share of the batch of a step."""
         frames = self.frames[batch_of(step, self.seed, len(self.frames), self.schedule.batch_size)]
-        batch = self.learner.prepare(frames, step, self.team.share(len(frames)))
-        return batch, to_input(frames).std(0).mean()
+        return self.learner.prepare(frames, step, self.team.share(len(frames)))
 
     def _end_epoch(self, state: State, steps: int) -> None:
         state.history.append({name: value / steps for name, value in state.sums.items()})

@@ -63,8 +63,8 @@ class Reconstruction:
             known: Known defects, float32 [M, C, H, W] in [-1, 1], and where they are defective, [M, 1, H, W]; or nothing.
 
         Returns:
-            The terms (detached scalars), ``total``, and ``spread_ae2``, the mean standard deviation
-            over the batch of the reconstructions.
+            The terms (detached scalars), ``total``, and ``spread_x`` and ``spread_ae2``, the mean standard deviations over the
+            batch of the images and the reconstructions.
         """
         shown = torch.cat([x, known[0]]) if known else x  # one batch: batch normalisation must not give the defects away
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.half):
@@ -81,5 +81,5 @@ class Reconstruction:
         loss.backward()  # type: ignore[no-untyped-call]
         sum_gradients(self.ae2.parameters())
         self._optimiser.step()
-        spread = drawn.detach().std(0).mean()
-        return {name: value.detach() for name, value in terms.items()} | {"total": loss.detach(), "spread_ae2": spread}
+        spread = {"spread_x": x.std(0).mean(), "spread_ae2": drawn.detach().std(0).mean()}
+        return {name: value.detach() for name, value in terms.items()} | {"total": loss.detach()} | spread

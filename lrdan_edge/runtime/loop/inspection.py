@@ -8,6 +8,7 @@ Capture has a thread per source (and fitting another, see `lrdan_edge.runtime.lo
 sink has one; deciding stays in the caller's. Decoding, fitting and inference release the GIL, so they overlap.
 """
 
+import itertools
 import math
 import threading
 import time
@@ -204,11 +205,13 @@ class InspectionLoop:
 
     def _note_lost(self) -> None:
         """Sinks that stopped, and what each source lost by that."""
-        for delivery in self._deliveries:
-            for problem in delivery.problems:
-                self.progress.note(problem, grave=True)
+        stopped = [delivery for delivery in self._deliveries if delivery.problems]
+        if not stopped:
+            return
+        for problem in itertools.chain.from_iterable(delivery.problems for delivery in stopped):
+            self.progress.note(problem, grave=True)
         for number, source in enumerate(self.progress.sources):
-            source.lost_by_sink = sum(delivery.lost[number] for delivery in self._deliveries)
+            source.lost_by_sink = sum(delivery.lost[number] for delivery in stopped)
 
     def _raise_failures(self) -> None:
         """The first bug; else the sources that failed, in one error."""

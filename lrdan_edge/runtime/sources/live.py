@@ -89,7 +89,7 @@ class LiveSource(Source):
         """The frames; see `Source`."""
         delivering, retry = True, 0.0
         if self._absent is not None:
-            fault = f"{self.uri}: no signal yet ({self._absent}); connecting again"
+            fault, self._absent = f"{self.uri}: no signal yet ({self._absent}); connecting again", None
             yield CapturedFrame.missing(fault, self._number(), self.uri, self._name())
             self._reader.kill()
             self._reconnect(fresh=True)

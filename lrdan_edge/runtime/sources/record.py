@@ -6,7 +6,7 @@ from pathlib import Path
 
 import cv2
 
-from lrdan_edge.errors import DataError
+from lrdan_edge.errors import DataError, SourceError
 from lrdan_edge.runtime.sources.base import CapturedFrame, Source
 
 
@@ -27,15 +27,16 @@ def record(
 
     Raises:
         DataError: The folder cannot be written.
-        SourceError: The source failed.
+        SourceError: The source failed, or gave no frame.
     """
     said = report or (lambda *_: None)
-    written, due = 0, 0
+    written, due, fault = 0, 0, None
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for frame in source:
             if frame.image is None:
-                said(written, frame.fault)
+                fault = frame.fault
+                said(written, fault)
             elif frame.capture_ns >= due:
                 _write(folder / _name(frame), frame)
                 written, due = written + 1, frame.capture_ns + round(1e9 * every_s)
@@ -44,6 +45,8 @@ def record(
                     break
     except OSError as error:
         raise DataError(f"{folder} cannot be written ({error.strerror}): give another folder") from error
+    if not written:
+        raise SourceError(f"{source.uri} gives no frame{f': {fault}' if fault else ''}")
     return written
 
 

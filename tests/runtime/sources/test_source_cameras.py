@@ -162,3 +162,6 @@ def test_record_says_what_cannot_be_had_or_written(tmp_path: Path) -> None:
     assert (refused.exit_code, "cannot be written" in refused.output) == (1, True)
     done = CliRunner().invoke(cli, ["camera", "record", str(tmp_path / "part.png"), str(tmp_path / "out")])
     assert "1 frames in" in done.output, "a source may end before"
+    (tmp_path / "cut.png").write_bytes(b"not an image")
+    empty = CliRunner().invoke(cli, ["camera", "record", str(tmp_path / "cut.png"), str(tmp_path / "none")])
+    assert (empty.exit_code, "cut.png gives no frame: " in empty.output) == (1, True)

@@ -117,6 +117,16 @@ def test_a_camera_that_comes_later_is_waited_for(http_camera: Camera, consume: C
     assert len(consumer.faults) == 1
 
 
+def test_a_camera_that_was_waited_for_goes_on_when_it_is_iterated_again(http_camera: Camera) -> None:
+    http_camera.kill()
+    with open_source(http_camera.url, open_timeout_s=1, wait=True) as source:
+        frames = iter(source)
+        assert next(frames).image is None
+        http_camera.start()
+        assert next(frames).image is not None
+        assert [frame.image is not None for frame in itertools.islice(source, 3)] == [True] * 3
+
+
 def test_a_silent_camera_is_a_fault_after_the_read_timeout(http_camera: Camera, consume: Callable[[Any], Consumer]) -> None:
     consumer = consume(open_source(http_camera.url, read_timeout_s=0.6, open_timeout_s=1))
     consumer.wait(lambda: len(consumer.frames) >= 5, 5)
