@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 from parts import Line, good_image, rewrite_manifest, write
 
 from lrdan_edge.cli import cli
+from lrdan_edge.cli_options import next_step
 
 
 def call(*words: object) -> Result:
@@ -262,3 +263,13 @@ def test_engines_are_listed_inspected_and_verified(own_line: Line) -> None:
     sha256 = inspected["sidecar"]["engine_sha256"]
     assert call("engine", "trust", name, "--sha256", sha256, "-b", bundle).exit_code == 0
     assert call("engine", "verify", name, "-b", bundle).exit_code == 0
+
+
+def test_the_next_step_is_for_the_bundle_that_was_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With LRDAN_BUNDLE set and another --bundle given, the step named used to work on the variable's."""
+    monkeypatch.setenv("LRDAN_BUNDLE", "/srv/a")
+    next_step("Done.", "export", Path("/srv/a"))
+    next_step("Done.", "export", Path("/srv/my b"))
+    assert capsys.readouterr().out == "Done. Next: lrdan-edge export\nDone. Next: lrdan-edge export --bundle '/srv/my b'\n"

@@ -100,7 +100,7 @@ class ImageSource(Source):
         try:
             image = read_image(path, self._bit_depth)
         except DataError as error:
-            return CapturedFrame.missing(str(error), index, self.uri, name)
+            return CapturedFrame.missing(_printable(str(error)), index, self.uri, name)
         return CapturedFrame.of(image, index, self.uri, name)
 
     def close(self) -> None:

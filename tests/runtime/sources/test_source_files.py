@@ -1,4 +1,5 @@
 import itertools
+import os
 import time
 from pathlib import Path
 
@@ -88,3 +89,14 @@ def test_images_come_at_the_rate_that_is_asked_for(folder: Path) -> None:
         assert np.median(np.diff([frame.capture_ns for frame in frames])) == pytest.approx(50e6, rel=0.3)
         source.close()
         assert list(source) == []
+
+
+def test_a_name_that_is_not_utf8_can_be_written_down(tmp_path: Path) -> None:
+    """One such file used to stop the verdicts of the whole run: its name could not be encoded."""
+    for number, data in ((1, cv2.imencode(".png", np.zeros((4, 4), np.uint8))[1].tobytes()), (2, b"damaged")):
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/%d_gr\xfcn.png" % number)).write_bytes(data)
+    whole, damaged = open_source(tmp_path)
+    assert whole.name == "1_gr\ufffdn.png"
+    assert whole.image is not None
+    assert "2_gr\ufffdn.png is not a whole image" in (damaged.fault or "")
+    assert (whole.name + str(damaged.fault)).encode()
