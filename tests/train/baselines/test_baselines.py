@@ -11,7 +11,7 @@ from sklearn.decomposition import PCA
 from lrdan_edge.errors import DataError, LrdanError
 from lrdan_edge.train.baselines import DETECTORS
 from lrdan_edge.train.baselines.base import Detector
-from lrdan_edge.train.baselines.geom import TRANSFORMATIONS, transform
+from lrdan_edge.train.baselines.geom import TRANSFORMATIONS, places_of, transformed
 from lrdan_edge.train.baselines.pca import COMPONENTS
 
 CPU = torch.device("cpu")
@@ -87,13 +87,24 @@ def test_principal_components_are_scikit_learns(count: int) -> None:
     np.testing.assert_allclose(fitted("pca", good).score(others).numpy(), expected, rtol=1e-4)
 
 
-def test_geoms_transformations_are_72_different_ones_and_the_plain_one_is_among_them() -> None:
-    image = torch.arange(3 * 16 * 16).view(3, 16, 16)
-    results = [transform(image, label) for label in range(len(TRANSFORMATIONS))]
+def test_geoms_transformations_are_72_different_ones() -> None:
+    image = torch.arange(3 * 16 * 16).view(1, 3, 16, 16)
+    results = transformed(image.expand(72, -1, -1, -1), torch.arange(72), places_of(16))
     assert len({tuple(result.flatten().tolist()) for result in results}) == 72
-    assert any(torch.equal(result, image) for result in results)
-    batch = torch.stack([image, image + 1])
-    assert all(torch.equal(transform(batch, label)[0], results[label]) for label in range(72))
+
+
+@given(st.integers(0, 71), st.sampled_from([4, 7, 28]))
+def test_geoms_transformations_are_numpys(label: int, side: int) -> None:
+    mirrored, down, right, turns = TRANSFORMATIONS[label]
+    image = np.random.default_rng(label).normal(size=(2, side, side)).astype(np.float32)
+    expected = image[:, :, ::-1] if mirrored else image
+    quarter = side // 4
+    for axis, move in ((1, down), (2, right)):
+        padded = np.pad(expected, [(quarter, quarter) if at == axis else (0, 0) for at in range(3)], mode="reflect")
+        expected = np.take(padded, np.arange(side) + quarter * (1 - move), axis)
+    expected = np.rot90(expected, turns, (1, 2))
+    found = transformed(torch.from_numpy(image)[None], torch.tensor([label]), places_of(side))
+    np.testing.assert_array_equal(found[0].numpy(), expected)
 
 
 @pytest.mark.parametrize("name", ["autoencoder", pytest.param("geom", marks=pytest.mark.slow), "pca", "pixel-1nn"])
