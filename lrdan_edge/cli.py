@@ -306,7 +306,7 @@ def bench(bundle_path: Path, batches: tuple[int, ...], seconds: float, rounds: i
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("protocol"),
     show_default=True,
-    help="Folder for tables and figures; what is finished there is not run again.",
+    help="Folder for tables and figures; what is finished there is not run again, and several runs may add to it at once.",
 )
 def protocol(
     dataset: Any,

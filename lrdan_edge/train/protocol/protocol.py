@@ -31,9 +31,9 @@ from lrdan_edge.train.protocol.results import (
     Results,
     Settings,
     histogram,
-    only_writer,
     open_results,
     write_file,
+    writing,
 )
 from lrdan_edge.train.protocol.table import as_markdown
 
@@ -93,6 +93,8 @@ def run_protocol(
 ) -> Written:
     """Run what is not yet in `output`, and write JSON and Markdown after every finished run.
 
+    Several processes may share an output: each adds its runs, and what one has finished no other begins.
+
     Args:
         dataset: The data.
         study: What is compared.
@@ -113,32 +115,43 @@ def run_protocol(
     test, test_labels = draw(dataset.test, range(len(dataset.classes)), options.test_limit)
     path = output / f"{dataset.name}{study.suffix}.json"
     fresh = _fresh(dataset, study, command_line(dataset, study, output, options))
-    with only_writer(output):
-        results = open_results(path, fresh)
-        finished = {entry.key for entry in results.entries}
-        for done, (column, label, seed) in enumerate(wanted, start=1):
-            name = dataset.classes[label]
-            if (column, name, seed, settings) in finished:
-                continue
-            good, _ = draw(dataset.train, [label], options.train_limit)
-            detector = study.columns[column]()
-            defects = draw_labelled(dataset.train, label, seed, getattr(detector, "labelled_ratio", 0.0), len(good))
-            figures = measure(detector, good, test, test_labels == label, options.steps, seed, device, defects)
-            entry = Entry(
-                column=column,
-                normal_class=name,
-                seed=seed,
-                settings=settings,
-                processor=machine,
-                versions=versions(),
-                **figures,
-            )
-            results.entries.append(entry)
-            _write(path, results)
-            report(entry, done, len(wanted))
-        _write(path, results)  # for the command, where nothing was left to run
+    results = _add(path, fresh)
+    for done, (column, label, seed) in enumerate(wanted, start=1):
+        name = dataset.classes[label]
+        if (column, name, seed, settings) in {entry.key for entry in results.entries}:
+            continue
+        good, _ = draw(dataset.train, [label], options.train_limit)
+        detector = study.columns[column]()
+        defects = draw_labelled(dataset.train, label, seed, getattr(detector, "labelled_ratio", 0.0), len(good))
+        figures = measure(detector, good, test, test_labels == label, options.steps, seed, device, defects)
+        entry = Entry(
+            column=column,
+            normal_class=name,
+            seed=seed,
+            settings=settings,
+            processor=machine,
+            versions=versions(),
+            **figures,
+        )
+        results = _add(path, fresh, entry)
+        report(entry, done, len(wanted))
+    with writing(output):
         pictures = draw_histograms(output, path.stem, results, settings) if study.histograms else []
     return Written(results, path, path.with_suffix(".md"), pictures)
+
+
+def _add(path: Path, fresh: Results, entry: Entry | None = None) -> Results:
+    """Add a run to the results at `path`, which other processes may add to as well; all that is there then.
+
+    The JSON is written first, then the page made from it.
+    """
+    with writing(path.parent):
+        results = open_results(path, fresh)
+        if entry and entry.key not in {before.key for before in results.entries}:
+            results.entries.append(entry)
+        write_file(path, to_json(results))
+        write_file(path.with_suffix(".md"), as_markdown(results).encode())
+    return results
 
 
 def command_line(dataset: Dataset, study: Study, output: Path, options: ProtocolOptions) -> str:
@@ -168,12 +181,6 @@ def _fresh(dataset: Dataset, study: Study, command: str) -> Results:
         commands=[command],
         entries=[],
     )
-
-
-def _write(path: Path, results: Results) -> None:
-    """Write the JSON first, then the page made from it."""
-    write_file(path, to_json(results))
-    write_file(path.with_suffix(".md"), as_markdown(results).encode())
 
 
 def measure(

@@ -154,11 +154,11 @@ def write_file(path: Path, content: bytes) -> None:
 
 
 @contextmanager
-def only_writer(folder: Path) -> Iterator[None]:
-    """Make `folder` and hold its lock; the kernel drops it with the process, however that ends.
+def writing(folder: Path) -> Iterator[None]:
+    """Make `folder`, wait for its lock and hold it; the kernel drops it with the process, however that ends.
 
     Raises:
-        DataError: The folder cannot be written, or another process holds it.
+        DataError: The folder cannot be written.
     """
     import fcntl
 
@@ -168,8 +168,5 @@ def only_writer(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise DataError(f"{folder} cannot be written ({error.strerror}): choose another --output") from error
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataError(f"another lrdan-edge protocol is writing to {folder}: wait, or choose another --output") from None
+        fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import cv2
 import msgspec
@@ -20,7 +21,7 @@ from lrdan_edge.train.protocol import columns
 from lrdan_edge.train.protocol.columns import Study
 from lrdan_edge.train.protocol.protocol import ProtocolOptions, Written, draw, run_protocol
 from lrdan_edge.train.protocol.readers import Dataset, read_dataset
-from lrdan_edge.train.protocol.results import Results, histogram, only_writer
+from lrdan_edge.train.protocol.results import Results, histogram
 
 FITS: list[int] = []
 
@@ -149,9 +150,20 @@ def test_results_that_do_not_fit_are_kept_and_refused(
     assert path.read_bytes() == before
 
 
-def test_two_runs_do_not_write_to_one_folder(dataset: Dataset, tmp_path: Path) -> None:
-    with only_writer(tmp_path), pytest.raises(DataError, match="another lrdan-edge protocol"):
-        run(dataset, tmp_path, study())
+def test_two_runs_add_to_one_folder(dataset: Dataset, tmp_path: Path) -> None:
+    """While one trains on its first class, the other runs: neither loses what the other found, nor runs it again."""
+
+    class Meanwhile(MeanImage):
+        def fit(self, good: Tensor, **options: Any) -> None:
+            if not FITS:
+                super().fit(good, **options)
+                run(dataset, tmp_path, study(type("Meanwhile", (MeanImage,), {})), classes=("0", "1"))
+            super().fit(good, **options)
+
+    results = run(dataset, tmp_path, study(Meanwhile), classes=("0", "1", "2")).results
+    assert sorted(entry.normal_class for entry in results.entries) == ["0", "1", "2"]
+    assert len(FITS) == 5  # 0 by both, once more by itself; 1 by the other; 2
+    assert len(results.commands) == 2
 
 
 @pytest.mark.parametrize(
