@@ -42,6 +42,7 @@ from lrdan_edge.train.scoring import anomaly_map, preprocess
 __all__ = [
     "TrainOptions",
     "command_for",
+    "compile_networks",
     "learner_for",
     "map_statistics",
     "networks_for",
@@ -110,7 +111,7 @@ def _train(
         learner = learner_for(networks, material.frames, options, material.known)
         state, resumed = _resume(checkpoint, networks, learner, options, processes)
         synchronise(networks)
-        notes = [*material.notes, *resumed, *_compile(networks, options, device, processes)]
+        notes = [*material.notes, *resumed, *compile_networks(networks, options, device, processes)]
         for note in notes:
             progress.note(note)
         first_step = state.step
@@ -289,8 +290,12 @@ def _resume(
     return State(), [f"{said}; training starts anew"] if said else []
 
 
-def _compile(networks: nn.Module, options: TrainOptions, device: torch.device, processes: Team) -> list[str]:
-    """Compile the networks (torch.compile) where that was asked for or pays; what is to be said about it."""
+def compile_networks(networks: nn.Module, options: TrainOptions, device: torch.device, processes: Team) -> list[str]:
+    """Compile the networks (torch.compile) where that was asked for or pays; what is to be said about it.
+
+    Raises:
+        TrainingError: It was asked for and cannot be done.
+    """
     if options.compile is False or (options.compile is None and device.type != "cuda"):
         return []
     obstacles = {
