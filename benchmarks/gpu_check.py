@@ -7,6 +7,9 @@ painted surfaces. Its fp32, fp16 and int8 graphs are built with whatever TensorR
 against PyTorch on real images, and timed beside PyTorch eager and torch.compile; the compared take turns. What cannot run here is
 in the table with its reason. Writes ``benchmarks/results/gpu-check.json`` and ``.md``.
 
+``--stand-in`` puts PyTorch in TensorRT's place (`gpu_standin`), for GPUs that no TensorRT at hand supports: the backend around the
+engine is tried and timed all the same. Writes ``gpu-check-stand-in.json`` and ``.md``.
+
 A machine with a driver, nvcc and PyTorch is made ready by
 
     pip install -e '.[train,tensorrt]' cuda-bindings     # or tensorrt_rtx in place of tensorrt
@@ -19,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -36,16 +40,20 @@ from lrdan_edge.bundle import versions
 from lrdan_edge.calibration.calibrate import calibrate
 from lrdan_edge.errors import BackendError, LrdanError
 from lrdan_edge.export.engine import BuildRequest, build_engine
-from lrdan_edge.export.graph import export
+from lrdan_edge.export.graph import GRAPHS, export
 from lrdan_edge.export.options import BuildOptions
 from lrdan_edge.export.reference import reference_images, torch_outputs
 from lrdan_edge.images import Frame
 from lrdan_edge.manifest import PRECISIONS, Precision, to_json
 from lrdan_edge.parity import compare
-from lrdan_edge.runtime.backends.base import Backend
+from lrdan_edge.runtime.backends.base import ANY_CORES, Backend, Cores
+from lrdan_edge.runtime.backends.tensorrt import TensorRTBackend
+from lrdan_edge.runtime.backends.tensorrt_engine import GpuContext
 from lrdan_edge.runtime.engines import engine, engine_bytes, open_engine
 from lrdan_edge.runtime.golden import golden_frames
 from lrdan_edge.runtime.nvidia import find_gpu, find_tensorrt, title
+from lrdan_edge.runtime.select import Choice
+from lrdan_edge.runtime.verdict import Judge
 from lrdan_edge.train.options import TrainOptions
 from lrdan_edge.train.scoring import load_ae2
 from lrdan_edge.train.trainer import train
@@ -82,6 +90,7 @@ class Check:
     bundle: Bundle
     rounds: int = ROUNDS
     calls: int = CALLS
+    stand_in: bool = False
     engines: dict[Precision, str] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
 
@@ -115,11 +124,34 @@ class Check:
             raise BackendError(f"there is no {precision} engine")
         return self.engines[precision]
 
+    @property
+    def precisions(self) -> tuple[Precision, ...]:
+        """What is checked: all, or those that PyTorch computes too."""
+        return GRAPHS if self.stand_in else PRECISIONS
+
+    @property
+    def title(self) -> str:
+        """What runs behind the TensorRT backend."""
+        return "stand-in" if self.stand_in else "TensorRT"
+
     def open(self, precision: Precision) -> Backend:
+        if self.stand_in:
+            return TensorRTBackend(self.plan(precision), precision)
         return open_engine(self.bundle, engine(self.bundle, self.engine_of(precision)))
 
     def plan(self, precision: Precision) -> bytes:
+        if self.stand_in:
+            return precision.encode()
         return engine_bytes(self.bundle, engine(self.bundle, self.engine_of(precision)))
+
+    def inspector(self, precision: Precision) -> Inspector:
+        judge = Judge(self.bundle.decision().graphs[precision], None, self.bundle.manifest.model.region_share)
+
+        def opener(cores: Cores = ANY_CORES) -> Backend:  # noqa: ARG001
+            return self.open(precision)
+
+        choice = Choice(f"{self.title} {precision}", "tensorrt", precision, opener)
+        return Inspector(self.bundle, opener(), judge, choice)
 
 
 def surfaces(folder: Path, count: int = 120, side: int = 256) -> Path:
@@ -221,10 +253,10 @@ def contenders(check: Check, batch: int) -> Iterator[tuple[str, Callable[[], Any
         call = check.attempt("speed", f"PyTorch {kind}, batch {batch}", partial(torch_call, kind))
         if call is not None:
             yield f"PyTorch {kind}", call, lambda: None
-    for precision in PRECISIONS:
-        opened = check.attempt("speed", f"TensorRT {precision}, batch {batch}", partial(tensorrt_call, precision))
+    for precision in check.precisions:
+        opened = check.attempt("speed", f"{check.title} {precision}, batch {batch}", partial(tensorrt_call, precision))
         if opened is not None:
-            yield f"TensorRT {precision}", *opened
+            yield f"{check.title} {precision}", *opened
 
 
 def speed(check: Check, batch: int) -> Iterator[Row]:
@@ -283,7 +315,7 @@ def backend_milliseconds(backend: Backend, frames: Frame, heatmap: bool, check: 
 def loop_speed(check: Check, precision: Precision, batch: int) -> Iterator[Row]:
     """The inspection loop over frames already decoded, against its backend alone."""
     images = frames_of(check, 64)
-    with Inspector.open(check.bundle, backend="tensorrt", precision=precision) as inspector:
+    with check.inspector(precision) as inspector:
         shares, rates = [], []
         for _ in range(check.rounds):
             alone = bare(inspector.backend, images, batch, 2)
@@ -293,20 +325,66 @@ def loop_speed(check: Check, precision: Precision, batch: int) -> Iterator[Row]:
     yield Row("loop", f"{precision}, batch {batch}", said, median(shares))
 
 
+def callers(check: Check, precision: Precision) -> Iterator[Row]:
+    """Many threads ask for batches of many sizes at once: every answer is the one that a thread alone gets."""
+    sizes = [1, 8, 3, 64, 2, 70, 1, 16] * 4
+    random = np.random.default_rng(0)
+    batches = [
+        random.integers(0, 256, (size, *check.bundle.manifest.model.frame_shape)).astype(np.uint8) for size in sizes[:8]
+    ] * 4
+    with check.open(precision) as backend, ThreadPoolExecutor(8) as pool:
+        alone = [backend.infer(batch) for batch in batches[:8]]
+        together = list(pool.map(backend.infer, batches))
+    worst = max(
+        float(np.abs(ours - theirs).max())
+        for found, expected in zip(together, 4 * alone, strict=True)
+        for ours, theirs in zip(found[:2], expected[:2], strict=True)
+        if ours is not None and theirs is not None
+    )
+    unit = check.bundle.manifest.scoring.unit
+    yield Row("threads", f"{precision}, 8 threads, {len(batches)} batches", f"{worst / unit:.1e} at most beside alone", worst)
+
+
+def closing(check: Check, precision: Precision) -> Iterator[Row]:
+    """What a GPU's memory loses over ten backends opened, used and closed."""
+    from pycuda import driver
+
+    def free() -> int:
+        with GpuContext(driver):
+            return int(driver.mem_get_info()[0])
+
+    frames, left = frames_of(check, 4), []
+    for _ in range(11):
+        with check.open(precision) as backend:
+            backend.infer(frames)
+        left.append(free())
+    lost = (left[0] - left[-1]) / 2**20
+    yield Row("closing", f"{precision}, ten times after the first", f"{lost:.1f} MiB of GPU memory lost", lost)
+
+
 def run(check: Check) -> None:
     """The whole check, part by part."""
     check.add("machine", "TensorRT", environment)
-    for precision in PRECISIONS:
+    for precision in () if check.stand_in else PRECISIONS:
         check.add("build", precision, partial(build, check, precision))
-    for precision in PRECISIONS:
+    for precision in check.precisions:
         check.add("parity", precision, partial(parity, check, precision))
+        check.add("threads", precision, partial(callers, check, precision))
+        check.add("closing", precision, partial(closing, check, precision))
     for batch in BATCHES:
         check.add("speed", f"batch {batch}", partial(speed, check, batch))
-    for precision in PRECISIONS:
+    for precision in check.precisions:
         for batch in (1, 16):
             check.add("bare", f"{precision}, batch {batch}", partial(bare_speed, check, precision, batch))
     for batch in (1, 8):
         check.add("loop", f"fp16, batch {batch}", partial(loop_speed, check, "fp16", batch))
+
+
+ABOUT_STAND_IN = (
+    "PyTorch stands in for TensorRT: it computes the deploy graph on the stream, and between the addresses, that the TensorRT "
+    "backend gives it. PyCUDA, the driver, page-locked memory, CUDA graphs and threads are the real ones, so parity, threads, "
+    "closing, host and loop are the backend's own figures; what the graph takes is PyTorch's and says nothing about TensorRT."
+)
 
 
 def as_markdown(check: Check, command: str) -> str:
@@ -317,6 +395,7 @@ def as_markdown(check: Check, command: str) -> str:
         "",
         f"`{command}`; {said}.",
         f"Recipe {model.recipe}, {model.height}×{model.width}×{model.channels}; medians over {check.rounds} rounds in turn.",
+        *(["", ABOUT_STAND_IN] if check.stand_in else []),
         "",
         "| part | what | figure |",
         "|---|---|---|",
@@ -329,6 +408,7 @@ def main(words: list[str] | None = None, results: Path = RESULTS) -> list[Row]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", nargs="?", type=Path)
     parser.add_argument("--images", type=Path, metavar="DIR")
+    parser.add_argument("--stand-in", action="store_true")
     parser.add_argument("--epochs", type=int, default=8, help="Of the small bundle.")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--calls", type=int, default=CALLS)
@@ -337,13 +417,18 @@ def main(words: list[str] | None = None, results: Path = RESULTS) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         bundle = Bundle.open(arguments.bundle) if arguments.bundle else None
         bundle = bundle or small_bundle(arguments.images, Path(folder), arguments.epochs)
-        check = Check(bundle, arguments.rounds, arguments.calls)
+        check = Check(bundle, arguments.rounds, arguments.calls, arguments.stand_in)
+        if check.stand_in:
+            from gpu_standin import stand_in
+
+            sys.modules["tensorrt"] = stand_in(bundle)
         run(check)
         results.mkdir(exist_ok=True)
         record = {"command": command, "versions": versions(), "rows": check.rows}
-        (results / "gpu-check.json").write_bytes(to_json(record))
+        name = "gpu-check-stand-in" if check.stand_in else "gpu-check"
+        (results / f"{name}.json").write_bytes(to_json(record))
         page = as_markdown(check, command)
-        (results / "gpu-check.md").write_text(page, encoding="utf-8")
+        (results / f"{name}.md").write_text(page, encoding="utf-8")
     print(page)
     return check.rows
 

@@ -47,6 +47,7 @@ class Row(msgspec.Struct):
         recipe: Which networks and losses.
         size: Pixels of a side.
         batch: Images per step.
+        first: Seconds that the first step takes, compiling included.
         steps: Of steps alone.
         batches: Of making batches ready alone.
         training: Of both.
@@ -56,6 +57,7 @@ class Row(msgspec.Struct):
     recipe: str
     size: int
     batch: int
+    first: float
     steps: float
     batches: float
     training: float
@@ -99,13 +101,14 @@ def measure(data: Path, recipe: str, size: int, batch: int, device: torch.device
         "training": lambda: (step(on_device(some)) for some in batches()),
     }
     rates: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(3):
-        step(ready)
+    begun = time.perf_counter()
+    step(ready)
+    first = time.perf_counter() - begun
     for _ in range(rounds):
         for name, way in ways.items():
             rates[name].append(taken * _per_second(way(), seconds))
     figures = {name: median(values) for name, values in rates.items()}
-    return Row(recipe, size, taken, **figures, ahead=painters_for(device) > 0)
+    return Row(recipe, size, taken, first, **figures, ahead=painters_for(device) > 0)
 
 
 def _per_second(turns: Generator[object, None, None], seconds: float) -> float:
@@ -128,10 +131,11 @@ def as_markdown(rows: list[Row], command: str, machine: str, device: torch.devic
         "",
         f"`{command}` on {machine}, {len(os.sched_getaffinity(0))} cores; convolutions in {half}; {threads}; {said}.",
         "",
-        "| recipe | size | batch | steps alone, images/s | batches alone, images/s | training, images/s | of the limit |",
-        "|---|---|---|---|---|---|---|",
+        "| recipe | size | batch | first step, s | steps alone, images/s | batches alone, images/s | training, images/s | of the limit |",
+        "|---|---|---|---|---|---|---|---|",
         *(
-            f"| {row.recipe} | {row.size} | {row.batch} | {row.steps:.0f} | {row.batches:.0f} | {row.training:.0f} | {row.share:.0%} |"
+            f"| {row.recipe} | {row.size} | {row.batch} | {row.first:.1f} | {row.steps:.0f} | {row.batches:.0f} "
+            f"| {row.training:.0f} | {row.share:.0%} |"
             for row in rows
         ),
     ]

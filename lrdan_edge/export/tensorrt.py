@@ -80,7 +80,7 @@ def build_engine(
             raise _refusal(trt, log, options, facts["workspace_mib"])
         if cache is not None and options.timing_cache:
             save_timing_cache(options.timing_cache, cache)
-        layers, inspected = _inspect(trt, logger, bytes(plan), options, gpu)
+        layers, inspected = _inspect(trt, logger, log, bytes(plan), options, gpu)
         details = {
             "tensorrt": str(trt.__version__),
             "module": str(trt.__name__),
@@ -177,7 +177,7 @@ def _refusal(trt: Any, log: BuildLog, options: BuildOptions, workspace: int | st
 
 
 def _inspect(
-    trt: Any, logger: Any, plan: bytes, options: BuildOptions, gpu: Gpu | None
+    trt: Any, logger: Any, log: BuildLog, plan: bytes, options: BuildOptions, gpu: Gpu | None
 ) -> tuple[list[EngineLayer], dict[str, Any]]:
     """The engine's layers and their precisions: what was got, not what was asked for."""
     if gpu is None:
@@ -185,7 +185,9 @@ def _inspect(
     runtime = runtime_for(trt, logger, dla_core=options.dla_core, host_code=options.version_compatible)
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
-        raise EngineError(f"{title(trt)} cannot load the engine it built on {gpu.name}: use a release that supports this GPU")
+        raise EngineError(
+            f"{title(trt)} cannot load the engine it built on {gpu.name} ({log.said()}): use a release that supports this GPU"
+        )
     inspector = engine.create_engine_inspector()
     form = trt.LayerInformationFormat.JSON
     layers = [tensorrt_layer(inspector.get_layer_information(index, form)) for index in range(engine.num_layers)]

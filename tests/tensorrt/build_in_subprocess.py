@@ -9,8 +9,10 @@ from pathlib import Path
 from types import FrameType
 
 from lrdan_edge.errors import LrdanError
+from lrdan_edge.export import tensorrt
 from lrdan_edge.export.options import BuildOptions
 from lrdan_edge.export.tensorrt import build_engine
+from lrdan_edge.runtime.nvidia import Gpu
 
 heard = threading.Event()
 
@@ -24,6 +26,8 @@ def main() -> dict[str, object]:
     signal.signal(signal.SIGINT, hear)
     request = json.loads(sys.argv[1])
     options = request["options"]
+    if name := request["gpu"]:
+        tensorrt.find_gpu = lambda: Gpu(name, "9.0", "13.0", integrated=False)
     options |= {key: Path(options[key]) for key in ("timing_cache", "log_path") if key in options}
     if "batch" in options:
         options["batch"] = tuple(options["batch"])

@@ -33,12 +33,14 @@ def rtx_build(tensorrt_env: dict[str, str], tmp_path: Path) -> Callable[..., dic
 
     Returns a dictionary: ``plan`` (bytes), ``details`` and ``progress`` (list of [phase, share]) on success, ``error`` (the
     exception's name) and ``message`` otherwise. ``environment=`` chooses another builder, ``interrupt=N`` presses Ctrl-C at
-    the Nth progress report.
+    the Nth progress report, ``gpu=NAME`` has it believe in a GPU.
     """
 
-    def build(graph: Path, *, environment: dict[str, str] | None = None, interrupt: int = 0, **options: Any) -> dict[str, Any]:
+    def build(
+        graph: Path, *, environment: dict[str, str] | None = None, interrupt: int = 0, gpu: str | None = None, **options: Any
+    ) -> dict[str, Any]:
         plan = tmp_path / "engine.plan"
-        request = {"graph": str(graph), "plan": str(plan), "interrupt": interrupt, "options": options}
+        request = {"graph": str(graph), "plan": str(plan), "interrupt": interrupt, "gpu": gpu, "options": options}
         command = [
             sys.executable,
             "-W",

@@ -50,6 +50,15 @@ def test_every_precision_builds(rtx_build: Build, graph: Callable[..., Path], pr
     assert built["stderr"] == ""
 
 
+def test_an_engine_that_does_not_load_where_it_was_built_is_refused_with_what_tensorrt_said(
+    rtx_build: Build, graph: Callable[..., Path]
+) -> None:
+    refused = rtx_build(graph(deploy_graph("fp16")), gpu="Some GPU", workspace_mib=64)
+    assert refused["error"] == "EngineError"
+    assert "cannot load the engine it built on Some GPU (" in refused["message"]
+    assert "it gave no reason" not in refused["message"]
+
+
 def test_the_official_module_builds_by_the_same_path(
     rtx_build: Build, official_env: dict[str, str], graph: Callable[..., Path], tmp_path: Path
 ) -> None:
