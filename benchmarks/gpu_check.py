@@ -347,9 +347,11 @@ def callers(check: Check, precision: Precision) -> Iterator[Row]:
 
 def closing(check: Check, precision: Precision) -> Iterator[Row]:
     """What a GPU's memory loses over ten backends opened, used and closed."""
+    import torch
     from pycuda import driver
 
     def free() -> int:
+        torch.cuda.empty_cache()  # what PyTorch keeps for later is no loss
         with GpuContext(driver):
             return int(driver.mem_get_info()[0])
 

@@ -7,6 +7,7 @@ time and says nothing about TensorRT.
 """
 
 import enum
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 import numpy as np
@@ -111,7 +112,11 @@ class ICudaEngine:
 
 
 def stand_in(bundle: Bundle) -> ModuleType:
-    """A module to be imported as ``tensorrt``, whose plans are the names of the bundle's precisions: ``b"fp16"``."""
+    """A module to be imported as ``tensorrt``, whose plans are the names of the bundle's precisions: ``b"fp16"``.
+
+    PyTorch computes without TF32 from then on, as engines do.
+    """
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     spec = bundle.manifest.model
     shapes = {"frames": spec.frame_shape, "score": (), "heatmap": spec.heatmap_shape}
     modules: dict[bytes, nn.Module] = {}
@@ -134,6 +139,7 @@ def stand_in(bundle: Bundle) -> ModuleType:
     module.__dict__.update(
         __version__=f"stand-in, PyTorch {torch.__version__}",
         __file__=__file__,
+        __spec__=ModuleSpec("tensorrt", None),  # which torch.compile asks for
         Runtime=Runtime,
         DataType=DataType,
         ILogger=ILogger,

@@ -153,18 +153,17 @@ def main() -> None:
     command = shlex.join(["python", "benchmarks/training.py", *sys.argv[1:]])
     device = choose_device(arguments.device)
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else processor().name
+    RESULTS.mkdir(exist_ok=True)
+    rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         data = arguments.images or surfaces(Path(folder))
-        rows = []
         for setup in arguments.setups:
             rows.append(measure(data, *SETUPS[setup], device, arguments.seconds, arguments.rounds))
             print(rows[-1], flush=True)
-    RESULTS.mkdir(exist_ok=True)
-    record = {"command": command, "machine": machine, "versions": versions(), "rows": rows}
-    (RESULTS / f"training-{device.type}.json").write_bytes(to_json(record))
-    page = as_markdown(rows, command, machine, device)
-    (RESULTS / f"training-{device.type}.md").write_text(page, encoding="utf-8")
-    print(page)
+            record = {"command": command, "machine": machine, "versions": versions(), "rows": rows}
+            (RESULTS / f"training-{device.type}.json").write_bytes(to_json(record))
+            page = as_markdown(rows, command, machine, device)
+            (RESULTS / f"training-{device.type}.md").write_text(page, encoding="utf-8")
 
 
 if __name__ == "__main__":
