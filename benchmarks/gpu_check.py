@@ -29,11 +29,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any, TypeVar
 
-import cv2
 import msgspec
 import numpy as np
 from gpu_bare import BareEngine
 from loop import Memory, bare, loop, rate
+from surfaces import surfaces
 
 from lrdan_edge import Bundle, Inspector
 from lrdan_edge.bundle import versions
@@ -134,10 +134,10 @@ class Check:
         """What runs behind the TensorRT backend."""
         return "stand-in" if self.stand_in else "TensorRT"
 
-    def open(self, precision: Precision) -> Backend:
+    def open(self, precision: Precision, cores: Cores = ANY_CORES) -> Backend:
         if self.stand_in:
-            return TensorRTBackend(self.plan(precision), precision)
-        return open_engine(self.bundle, engine(self.bundle, self.engine_of(precision)))
+            return TensorRTBackend(self.plan(precision), precision, spin=cores.spin is True)
+        return open_engine(self.bundle, engine(self.bundle, self.engine_of(precision)), cores)
 
     def plan(self, precision: Precision) -> bytes:
         if self.stand_in:
@@ -147,23 +147,11 @@ class Check:
     def inspector(self, precision: Precision) -> Inspector:
         judge = Judge(self.bundle.decision().graphs[precision], None, self.bundle.manifest.model.region_share)
 
-        def opener(cores: Cores = ANY_CORES) -> Backend:  # noqa: ARG001
-            return self.open(precision)
+        def opener(cores: Cores = ANY_CORES) -> Backend:
+            return self.open(precision, cores)
 
         choice = Choice(f"{self.title} {precision}", "tensorrt", precision, opener)
         return Inspector(self.bundle, opener(), judge, choice)
-
-
-def surfaces(folder: Path, count: int = 120, side: int = 256) -> Path:
-    """Brushed surfaces, painted: good ones to train on."""
-    rng = np.random.default_rng(0)
-    good = folder / "train" / "good"
-    good.mkdir(parents=True)
-    for index in range(count):
-        grain = cv2.blur(rng.normal(0, 40, (side, side)).astype(np.float32), (1, 31))
-        light = cv2.resize(rng.normal(128, 12, (3, 3)).astype(np.float32), (side, side), interpolation=cv2.INTER_CUBIC)
-        cv2.imwrite(str(good / f"{index:03}.png"), np.clip(light + grain, 0, 255).astype(np.uint8))
-    return folder
 
 
 def small_bundle(images: Path | None, folder: Path, epochs: int | None) -> Bundle:
@@ -291,13 +279,16 @@ def bare_speed(check: Check, precision: Precision, batch: int) -> Iterator[Row]:
             yield Row("bare", f"{precision}, batch {batch}, CUDA graph", f"{replayed:.3f} ms", replayed)
         except LrdanError as error:
             yield Row("bare", f"{precision}, batch {batch}, CUDA graph", f"not run: {error}", took=False)
-    with check.open(precision) as backend:
-        for heatmap in (False, True):
-            took, device = backend_milliseconds(backend, frames, heatmap, check)
-            added = 1e3 * (took - device) / batch
-            what = f"{precision}, batch {batch}, heatmap {'on' if heatmap else 'off'}"
-            said = f"{took:.3f} ms host to host, {device:.3f} ms of it the GPU's, copies included: host {added:.0f} us a frame"
-            yield Row("host", what, said, added)
+    for spin in (False, True):
+        with check.open(precision, Cores(spin=spin)) as backend:
+            for heatmap in (False, True):
+                took, device = backend_milliseconds(backend, frames, heatmap, check)
+                added = 1e3 * (took - device) / batch
+                what = f"{precision}, batch {batch}, heatmap {'on' if heatmap else 'off'}, {'spinning' if spin else 'asleep'}"
+                said = (
+                    f"{took:.3f} ms host to host, {device:.3f} ms of it the GPU's, copies included: host {added:.0f} us a frame"
+                )
+                yield Row("host", what, said, added)
 
 
 def backend_milliseconds(backend: Backend, frames: Frame, heatmap: bool, check: Check) -> tuple[float, float]:

@@ -23,7 +23,7 @@ from statistics import median
 
 import msgspec
 import torch
-from gpu_check import surfaces
+from surfaces import surfaces
 
 from lrdan_edge.bundle import versions
 from lrdan_edge.manifest import to_json

@@ -99,7 +99,11 @@ def signal_options(command: Command) -> Command:
 @bundle_option
 @backend_options
 @click.option("--threads", type=click.IntRange(min=1), help="Processor threads of the backend. [default: every core]")
-@click.option("--no-spin", is_flag=True, help="ONNX Runtime's threads sleep between frames: cooler, and a little slower.")
+@click.option(
+    "--spin/--no-spin",
+    default=None,
+    help="Wait in a loop, or asleep: sooner answers, or cooler cores.  [default: ONNX Runtime spins, TensorRT sleeps]",
+)
 @click.option("--require-gpu", is_flag=True, help="Fail where the processor would do the work.")
 @click.option(
     "--output", type=click.Path(path_type=Path, file_okay=False), help="Write verdicts.jsonl and annotated frames here."
@@ -126,7 +130,7 @@ def run(
     backend: str,
     precision: "Precision | None",
     threads: int | None,
-    no_spin: bool,
+    spin: bool | None,
     require_gpu: bool,
     output: Path | None,
     save: Any,
@@ -160,7 +164,7 @@ def run(
     earlier: Earlier = "append" if append else "overwrite" if overwrite else "refuse"
     rule = _rule(**rule_given)
     with Inspector.open(
-        bundle_path, backend=backend, precision=precision, threshold=threshold, threads=threads, spin=not no_spin
+        bundle_path, backend=backend, precision=precision, threshold=threshold, threads=threads, spin=spin
     ) as inspector:
         if require_gpu:
             demand_gpu(inspector)

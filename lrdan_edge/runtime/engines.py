@@ -180,7 +180,7 @@ def load_engine(data: bytes, sidecar: EngineSidecar, weights: bytes | None, core
 
         core, portable = sidecar.options.get("dla_core"), bool(sidecar.options.get("version_compatible"))
         plan = data if weights is None else refitted(data, sidecar, weights)
-        return TensorRTBackend(plan, sidecar.precision, dla_core=core, version_compatible=portable)
+        return TensorRTBackend(plan, sidecar.precision, dla_core=core, version_compatible=portable, spin=cores.spin is True)
     if sidecar.target == "openvino":
         from lrdan_edge.runtime.backends.openvino import OpenVinoBackend
 

@@ -50,7 +50,7 @@ class Inspector:
         precision: Precision | None = None,
         threshold: float | None = None,
         threads: int | None = None,
-        spin: bool = True,
+        spin: bool | None = None,
     ) -> "Inspector":
         """Open a bundle for inspection, to be judged by the engine's own decision where it has one, else by its graph's.
 
@@ -62,7 +62,8 @@ class Inspector:
             threshold: A threshold of the user's own instead of the calibrated one.
             threads: Of the processor, where that runs it; None: the backend's choice, which is every core. Where cameras are
                 decoded on the same cores, fewer may be faster.
-            spin: Whether ONNX Runtime's threads wait for frames in a loop; without, they sleep, and the processor stays cooler.
+            spin: Whether whoever waits does so in a loop: sooner answers, busy cores. None: ONNX Runtime's threads do, and
+                TensorRT sleeps until the GPU is done.
 
         Raises:
             MissingStageError: A stage has not run; the message names its command.

@@ -23,7 +23,7 @@ def test_each_part_that_cannot_run_says_why(line: Line, tmp_path: Path, monkeypa
     import gpu_check
 
     rows = gpu_check.main([str(line.bundle), "--rounds", "1", "--calls", "1"], tmp_path)
-    assert {row.part for row in rows} == {"machine", "build", "parity", "speed", "bare", "loop"}
+    assert {row.part for row in rows} == {"machine", "build", "parity", "threads", "closing", "speed", "bare", "loop"}
     refused = [row for row in rows if not row.took]
     assert len(refused) == len(rows) - 1, "only PyTorch's version is known"
     assert all(len(row.figure) > len("not run: ") for row in refused if row.what != "GPU")

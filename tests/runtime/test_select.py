@@ -97,7 +97,7 @@ def test_threads_reach_the_backend(own_bundle: Bundle) -> None:
 def test_threads_sleep_between_frames_where_asked(own_bundle: Bundle) -> None:
     from lrdan_edge import Inspector
 
-    for spin, entry in ((True, "1"), (False, "0")):
+    for spin, entry in ((None, "1"), (True, "1"), (False, "0")):
         with Inspector.open(own_bundle, backend="onnxruntime", spin=spin) as inspector:
             options = inspector.backend._session.get_session_options()  # type: ignore[attr-defined]
             assert options.get_session_config_entry("session.intra_op.allow_spinning") == entry

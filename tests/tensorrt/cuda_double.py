@@ -258,8 +258,7 @@ class Event(Owned):
         self.used("synchronize")
         if self._stream is None:
             self.machine.blame("waiting for an event that was never recorded")
-        if self.flags != EventFlags.BLOCKING_SYNC:
-            self.machine.blame("a wait that keeps a core busy")
+        self.machine.calls.append("spins" if self.flags == EventFlags.DEFAULT else "sleeps")
         if self.machine.together is not None:
             self.machine.together.wait(timeout=20)
         while self._stream and self._stream.pending and not self._done:
@@ -281,6 +280,7 @@ class DeviceAttribute(enum.Enum):
 
 
 class EventFlags:
+    DEFAULT = 0
     BLOCKING_SYNC = 1
 
 

@@ -155,6 +155,15 @@ def test_warming_up_reaches_every_stream(bindings: Machine) -> None:
         backend.warm_up(1000)
 
 
+def test_waiting_sleeps_unless_asked_to_spin(machine: Machine) -> None:
+    for spin, (once, never) in ((False, ("sleeps", "spins")), (True, ("spins", "sleeps"))):
+        machine.calls.clear()
+        with TensorRTBackend(PLAN + GRAPH, "fp32", spin=spin) as backend:
+            backend.infer(frames(2))
+        assert once in machine.calls
+        assert never not in machine.calls
+
+
 def test_the_gpus_own_time_is_told(machine: Machine) -> None:
     assert machine
     with TensorRTBackend(PLAN + GRAPH, "fp32") as backend:

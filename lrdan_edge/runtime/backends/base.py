@@ -100,12 +100,12 @@ class Cores(NamedTuple):
 
     Attributes:
         threads: Of one call; None: the backend's choice, which is every core that this process may use.
-        spin: Whether ONNX Runtime's threads wait for work in a loop: frames are answered sooner, and the cores stay busy
-            between them.
+        spin: Whether whoever waits does so in a loop: frames are answered sooner, and cores stay busy meanwhile. None: as the
+            backend is used to, which is yes for ONNX Runtime's threads and no for TensorRT, which waits for the GPU.
     """
 
     threads: int | None = None
-    spin: bool = True
+    spin: bool | None = None
 
 
 ANY_CORES = Cores()

@@ -120,7 +120,7 @@ def session_options(cores: Cores = ANY_CORES) -> "ort.SessionOptions":
     options = ort.SessionOptions()
     options.intra_op_num_threads = cores.threads or len(os.sched_getaffinity(0))
     options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(cores.spin)))
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(cores.spin is not False)))
     options.log_severity_level = 3
     return options
 

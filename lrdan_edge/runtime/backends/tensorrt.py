@@ -43,6 +43,7 @@ class TensorRTBackend(Backend):
         dla_core: int | None = None,
         version_compatible: bool = False,
         streams: int = _STREAMS,
+        spin: bool = False,
     ) -> None:
         """Load an engine and allocate its buffers.
 
@@ -52,6 +53,7 @@ class TensorRTBackend(Backend):
             dla_core: The DLA core that the engine was built for; None: none.
             version_compatible: Whether the engine was built so; it then brings code for the processor, which runs.
             streams: How many calls overlap; each takes buffers and scratch memory of its own.
+            spin: Whether waiting for the GPU keeps a core busy, which notices its end sooner.
 
         Raises:
             EngineError: The engine was built by another TensorRT version or for another GPU, or is no deploy graph's.
@@ -59,7 +61,7 @@ class TensorRTBackend(Backend):
             MissingExtraError: TensorRT or PyCUDA is not installed.
         """
         trt, cuda = find_tensorrt(), _find_pycuda()
-        request = EngineRequest(plan, precision, dla_core, version_compatible, streams)
+        request = EngineRequest(plan, precision, dla_core, version_compatible, streams, spin)
         requests: _Queue = SimpleQueue()
         opened: Future[BackendSpec] = Future()
         owner = threading.Thread(target=_own, args=(trt, cuda, request, requests, opened), name="tensorrt", daemon=True)

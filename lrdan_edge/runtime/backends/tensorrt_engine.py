@@ -59,6 +59,7 @@ class EngineRequest:
         dla_core: The DLA core that the engine was built for; None: none.
         host_code: Whether it brings code for the processor, as version-compatible engines do.
         streams: How many calls are to overlap.
+        spin: Whether waiting for the GPU keeps a core busy.
     """
 
     plan: bytes
@@ -66,6 +67,7 @@ class EngineRequest:
     dla_core: int | None
     host_code: bool
     streams: int
+    spin: bool = False
 
 
 class GpuContext(ExitStack):
@@ -99,6 +101,7 @@ class LoadedEngine:
         integrated: Whether this GPU shares its memory with the processor, as on a Jetson.
         own_graphs: Whether its contexts capture CUDA graphs by themselves, as those of TensorRT for RTX do.
         scratch_bytes: Memory that a context needs while it runs.
+        spin: As `EngineRequest`.
     """
 
     spec: BackendSpec
@@ -127,6 +130,7 @@ class LoadedEngine:
         self._engine: Any = self._runtime.deserialize_cuda_engine(request.plan)
         if self._engine is None:
             raise self._refused(request.precision)
+        self.spin = request.spin
         self.own_graphs = captures_by_itself(trt)
         self.integrated = bool(gpu.device.get_attribute(cuda.device_attribute.INTEGRATED))
         self._read_shapes(gpu.device.name(), request)

@@ -40,7 +40,8 @@ class Slot:
         gpu.callback(self._forget)
         self._stream: Any = cuda.Stream(_NON_BLOCKING)
         self._begun: Any = cuda.Event()
-        self._ended: Any = cuda.Event(cuda.event_flags.BLOCKING_SYNC)  # whoever waits sleeps
+        flags = cuda.event_flags
+        self._ended: Any = cuda.Event(flags.DEFAULT if loaded.spin else flags.BLOCKING_SYNC)  # whoever waits for it sleeps
         self._allocate(gpu)
         gpu.callback(self._finish)
         self._execution: Any = self._new_execution()
