@@ -242,7 +242,11 @@ def tensorrt_rtx_module(machine: Machine) -> ModuleType:
 def tensorrt_surface() -> list[str]:
     """Every public ``Class.member`` of the double, to be held against the real bindings."""
     runtime = tensorrt_module(Machine()).Runtime
-    classes = (DataType, ExecutionContextAllocationStrategy, ILogger, IExecutionContext, ICudaEngine, runtime)
+    return surface(DataType, ExecutionContextAllocationStrategy, ILogger, IExecutionContext, ICudaEngine, runtime)
+
+
+def surface(*classes: type) -> list[str]:
+    """Every public ``Class.member`` of some classes."""
     return [
         f"{kind.__name__}.{member}"
         for kind in classes

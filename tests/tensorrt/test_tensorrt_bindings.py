@@ -9,7 +9,7 @@ from pathlib import Path
 import nvidia_wheels
 import pytest
 from cuda_double import bindings_surface, cuda_surface
-from tensorrt_double import tensorrt_surface
+from tensorrt_double import surface, tensorrt_surface
 
 from lrdan_edge.export import configure, monitor, timingcache
 from lrdan_edge.export import tensorrt as builder
@@ -23,9 +23,13 @@ SOURCES = [str(module.__file__) for module in MODULES]
 
 
 @pytest.mark.parametrize("version", nvidia_wheels.GENERATIONS)
-def test_every_use_exists_in_this_generation(version: str, tmp_path: Path) -> None:
+def test_every_use_exists_in_this_generation(version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(HERE.parents[1] / "benchmarks"))
+    import gpu_standin as ours
+
+    stand_in = surface(ours.DataType, ours.ExecutionContextAllocationStrategy, ours.IExecutionContext, ours.ICudaEngine)
     environment = nvidia_wheels.generation_environment(version, tmp_path)
-    command = [sys.executable, str(HERE / "api_uses.py"), *SOURCES, *tensorrt_surface()]
+    command = [sys.executable, str(HERE / "api_uses.py"), *SOURCES, *tensorrt_surface(), *stand_in]
     finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert finished.returncode == 0, finished.stderr
     found = json.loads(finished.stdout)
