@@ -118,10 +118,11 @@ class Scoring(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     Attributes:
         normalise: Whether the map is normalised per pixel by the good images' mean and deviation.
         smoothing_sigma: Standard deviation of the Gaussian over the map, in pixels; 0 for none.
-        pooling: ``max``, ``mean`` or ``rms`` (root of the mean square) of the heatmap.
+        pooling: ``max``, ``mean`` or ``rms`` (root of the mean square) of the map.
         source: What the map shows: AE2's reconstruction ``error``, or the ``defects`` a restorer marks (log-odds).
         deviation_floor: Least deviation that the map is divided by; an error's is in the networks' range of 2.
         extent: Whether the log of the share of the image that is marked is added everywhere; for ``defects`` alone.
+        nearby: Whether the heatmap, once the score is taken, gains where much around a pixel is marked; for ``defects`` alone.
     """
 
     normalise: bool
@@ -130,10 +131,16 @@ class Scoring(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     source: Literal["error", "defects"] = "error"
     deviation_floor: float = 0.005
     extent: bool = False
+    nearby: bool = False
 
     def __post_init__(self) -> None:
-        if self.extent and self.source != "defects":
-            raise ValueError("an extent is for the map of defects alone: an error is no probability")
+        if (self.extent or self.nearby) and self.source != "defects":
+            raise ValueError("extent and nearby are for the map of defects alone: an error is no probability")
+
+    @property
+    def peak(self) -> bool:
+        """Whether the score is the heatmap's largest value, and so its threshold a pixel's too."""
+        return self.pooling == "max" and not self.nearby
 
     @property
     def unit(self) -> float:

@@ -121,7 +121,7 @@ class _Fit:
             stage.results["threshold"] = decided.threshold
 
     def _decide(self, backend: Backend, graph_sha256: str, engine_sha256: str | None) -> GraphDecision:
-        good, peaks = self._scores(backend, self.good, peaks=self.bundle.manifest.scoring.pooling != "max")
+        good, peaks = self._scores(backend, self.good, peaks=not self.bundle.manifest.scoring.peak)
         return decide(
             good,
             self.wish,

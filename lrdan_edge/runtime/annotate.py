@@ -83,7 +83,9 @@ def annotate(frame: Frame, verdict: Verdict) -> Frame:
 
 
 def glow_level(verdict: Verdict) -> float:
-    """The heatmap value at which an overlay glows fully: the threshold, or the map's own top where scores are means."""
+    """The heatmap value at which an overlay glows fully: a pixel's threshold, or the map's own top where scores are means."""
+    if verdict.pixel_threshold is not None:
+        return verdict.pixel_threshold
     if verdict.heatmap is None or verdict.score is None or verdict.score <= 0:
         return verdict.threshold
     return max(verdict.threshold, float(verdict.heatmap.max()) * verdict.threshold / verdict.score)

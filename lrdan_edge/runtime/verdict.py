@@ -33,6 +33,8 @@ class Verdict:
             else None, and `outcome` is it.
         area: Pixels of the heatmap above the limit of their place, where a rule looked at it.
         exceeded: Where those were too many: names of the rule's regions, or ``elsewhere``.
+        pixel_threshold: The heatmap's value that good parts rarely exceed anywhere; None where it is the threshold itself, or
+            was not calibrated.
     """
 
     outcome: Outcome
@@ -45,6 +47,7 @@ class Verdict:
     frame_outcome: Outcome | None = None
     area: int | None = None
     exceeded: tuple[str, ...] = ()
+    pixel_threshold: float | None = None
 
     @property
     def own_outcome(self) -> Outcome:
@@ -124,7 +127,8 @@ class Judge:
         if not math.isfinite(score):
             return self.fault(f"the score is {score}: the backend's output cannot be trusted")
         outcome: Outcome = "reject" if score > self.threshold else "good"
-        return Verdict(outcome, score, self.threshold, self.p_value(score), heatmap, region=self.region)
+        pixel = self.decision.pixel_threshold
+        return Verdict(outcome, score, self.threshold, self.p_value(score), heatmap, region=self.region, pixel_threshold=pixel)
 
     def fault(self, reason: str) -> Verdict:
         """The verdict on a frame that has no score."""

@@ -121,7 +121,7 @@ def scoring_for(spec: ModelSpec) -> Scoring:
     where defects are small in a large image, all of it where the image is one object.
     """
     if spec.architecture == "restorer":
-        return Scoring(normalise=False, smoothing_sigma=0.0, pooling="max", source="defects", extent=True)
+        return Scoring(normalise=False, smoothing_sigma=0.0, pooling="max", source="defects", extent=True, nearby=True)
     if spec.code == "vector":
         return Scoring(normalise=True, smoothing_sigma=1.0, pooling="rms", deviation_floor=0.2)
     return Scoring(normalise=True, smoothing_sigma=2.0, pooling="max")

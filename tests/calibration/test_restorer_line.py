@@ -14,7 +14,10 @@ from lrdan_edge.bundle import Bundle
 from lrdan_edge.images import list_images, load_frames
 from lrdan_edge.metrics import auroc
 from lrdan_edge.parity import Parity
+from lrdan_edge.runtime.annotate import glow_level
 from lrdan_edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
+from lrdan_edge.runtime.decider import pixel_threshold
+from lrdan_edge.runtime.inspector import Inspector
 
 torch = pytest.importorskip("torch")
 
@@ -46,6 +49,21 @@ def test_every_graph_scores_as_the_network_does(restorer: Bundle, line: Line) ->
     areas = {p: auroc(good[p], bad[p]) for p in good}
     assert areas["fp32"] > 0.9
     assert areas["int8"] == pytest.approx(areas["fp32"], abs=0.02)
+
+
+def test_a_pixel_has_a_threshold_of_its_own_and_pictures_glow_from_it(restorer: Bundle, line: Line) -> None:
+    """What is nearby lifts the heatmap alone, so the score's threshold says nothing about pixels."""
+    frames = load_frames(list_images(line.data / "test" / "blob"), restorer.manifest.model.frame_shape)
+    decided = restorer.decision().graphs["fp32"]
+    with Inspector.open(restorer, backend="onnxruntime", precision="fp32") as inspector:
+        verdicts = inspector.inspect(frames)
+        assert pixel_threshold(inspector) == decided.pixel_threshold
+    lifts = [float(np.max(one.heatmap)) - one.score for one in verdicts if one.heatmap is not None and one.score is not None]
+    assert min(lifts) > -1e-4
+    assert max(lifts) > 0.01
+    assert decided.pixel_threshold is not None
+    assert decided.pixel_threshold >= decided.threshold - 1e-4
+    assert all(glow_level(one) == decided.pixel_threshold for one in verdicts)
 
 
 def test_fp16_keeps_more_in_float32_where_its_bound_would_break(

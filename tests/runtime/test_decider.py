@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from lrdan_edge.errors import DataError
-from lrdan_edge.manifest import GraphDecision
+from lrdan_edge.manifest import GraphDecision, Scoring
 from lrdan_edge.runtime.decider import Decider, Surface, Window, pixel_threshold
 from lrdan_edge.runtime.rule import Region, Rule, parse_min_area, parse_region, parse_reject_after
 from lrdan_edge.runtime.verdict import Judge, Outcome, Verdict
@@ -151,17 +151,19 @@ def test_a_pixel_exceeds_the_limit_exactly_when_a_score_would(limit: float, valu
     assert area == (value > limit)
 
 
-def inspector(pooling: str, **decision: Any) -> Any:
+def inspector(pooling: Any, *, nearby: bool = False, **decision: Any) -> Any:
     graph = GraphDecision(
         graph_sha256="0", threshold=7.0, false_reject_rate=0.02, n=1, good_scores=[0.5], quantiles={}, **decision
     )
-    manifest = SimpleNamespace(scoring=SimpleNamespace(pooling=pooling))
+    scoring = Scoring(normalise=False, smoothing_sigma=0, pooling=pooling, source="defects", nearby=nearby)
+    manifest = SimpleNamespace(scoring=scoring)
     return SimpleNamespace(bundle=SimpleNamespace(path="bundle", manifest=manifest), judge=Judge(graph))
 
 
 def test_where_the_pixel_threshold_comes_from() -> None:
     assert pixel_threshold(inspector("max")) == 7.0
     assert pixel_threshold(inspector("rms", pixel_threshold=3.0)) == 3.0
+    assert pixel_threshold(inspector("max", nearby=True, pixel_threshold=9.0)) == 9.0
     with pytest.raises(DataError, match="calibrate --decision-only"):
         pixel_threshold(inspector("mean"))
 

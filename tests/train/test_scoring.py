@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -78,14 +79,36 @@ def test_extent_adds_the_log_of_the_marked_share(level: float) -> None:
     assert score.isfinite().all()
 
 
+@pytest.mark.parametrize("level", [-200.0, -8.0, 0.0, 30.0])
+def test_the_heatmap_alone_gains_by_what_is_marked_nearby(level: float) -> None:
+    """In float64: log(1 + 100 · mean of 1 / (1 + exp(−l))), over every fourth pixel of half the sides around, as far as there is image."""
+    height, width = 36, 52
+    spec = spec_for(height, width, 1)
+    plain = Scoring(normalise=False, smoothing_sigma=0, pooling="max", source="defects", extent=True)
+    zeros, ones = torch.zeros(height, width), torch.ones(height, width)
+    logits = torch.randn(2, 1, height, width, generator=torch.Generator().manual_seed(1)) * 3 + level
+    score, before = ScoringHead(spec, plain, zeros, ones)(logits)
+    same, heatmap = ScoringHead(spec, msgspec.structs.replace(plain, nearby=True), zeros, ones)(logits)
+    marked = np.exp(-np.logaddexp(0, -logits[:, 0].double().numpy()))
+    share = np.empty((2, height, width))
+    for row, column in np.ndindex(height, width):
+        rows = [place for place in range(2, height, 4) if abs(place - row) <= height / 4]
+        columns = [place for place in range(2, width, 4) if abs(place - column) <= width / 4]
+        share[:, row, column] = marked[:, rows][:, :, columns].mean((1, 2))
+    np.testing.assert_allclose(heatmap.double() - before.double(), np.log1p(100 * share), rtol=1e-4, atol=2e-5)
+    assert torch.equal(score, same)
+    assert heatmap.isfinite().all()
+
+
 def test_an_autoencoder_marks_no_defects() -> None:
     with pytest.raises(BundleError, match="marks none"):
         anomaly_map(torch.zeros(1, 1, 32, 32), Autoencoder(spec_for(32, 32, 1)), "defects")
 
 
-def test_an_error_has_no_extent() -> None:
+@pytest.mark.parametrize("name", ["extent", "nearby"])
+def test_an_error_has_no_extent(name: str) -> None:
     with pytest.raises(ValueError, match="probability"):
-        Scoring(normalise=True, smoothing_sigma=1, pooling="max", extent=True)
+        Scoring(normalise=True, smoothing_sigma=1, pooling="max", **{name: True})
 
 
 @given(st.floats(0, 20), st.floats(-5, 5))

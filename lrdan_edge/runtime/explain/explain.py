@@ -65,15 +65,17 @@ def explain(
         raise DataError(f"{len(paths)} images are too many for one page, at most {MOST} fit: name the ones you want explained")
     session = _session(bundle)
     with Inspector.open(bundle, backend=backend, precision=precision, threshold=threshold) as inspector:
-        decision = inspector.judge.decision
+        decision, scoring = inspector.judge.decision, bundle.manifest.scoring
         facts = Facts(
             bundle=str(bundle.path),
             graph=inspector.choice.title,
             threshold=inspector.judge.threshold,
             promise=_promise(decision) if threshold is None else "a threshold of your own",
             good_scores=decision.good_scores,
-            pooling=bundle.manifest.scoring.pooling,
-            source=bundle.manifest.scoring.source,
+            pooling=scoring.pooling,
+            contour=inspector.judge.threshold if scoring.peak else decision.pixel_threshold,
+            peak=scoring.peak,
+            source=scoring.source,
         )
         explained: list[Explained] = []
         for start in range(0, len(paths), _BATCH):

@@ -29,6 +29,8 @@ class Facts:
         promise: What it stands for, in words.
         good_scores: The held-out good images' scores.
         pooling: How a heatmap becomes a score.
+        contour: The heatmap's value that a line surrounds, or None for no line.
+        peak: Whether the score is the heatmap's largest value.
         source: What the heatmap shows.
     """
 
@@ -38,6 +40,8 @@ class Facts:
     promise: str
     good_scores: list[float]
     pooling: str
+    contour: float | None
+    peak: bool
     source: str
 
 
@@ -96,7 +100,7 @@ def _scales(facts: Facts, explained: list[Explained]) -> _Scales:
     values = np.concatenate(heats) if heats else np.zeros(1, np.float32)
     low, high = float(np.quantile(values, 0.5)), float(values.max())
     if facts.pooling == "max":
-        low, high = min(facts.good_scores), max(high, facts.threshold)
+        low, high = min(facts.good_scores), max(high, facts.threshold if facts.contour is None else facts.contour)
     errors = [
         float(np.quantile(pictures.difference(one.frame, one.reconstruction), _BRIGHTEST))
         for one in explained
@@ -138,8 +142,7 @@ def _pictures(facts: Facts, one: Explained, scales: _Scales) -> str:
         ("Difference", f"up to {error.max():.2g} grey levels", pictures.data_uri(pictures.coloured(error, 0.0, scales.error))),
     ]
     if heatmap is not None:
-        contour = one.verdict.threshold if facts.pooling == "max" else None
-        heat = pictures.heat_picture(heatmap, scales.low, scales.high, contour, PICTURE_WIDTH)
+        heat = pictures.heat_picture(heatmap, scales.low, scales.high, facts.contour, PICTURE_WIDTH)
         parts.append(("Heatmap", "what the score is made of", pictures.data_uri(heat)))
     return "".join(
         f'<figure><img src="{source}" alt="{title} of {escape(one.name)}" width="{frame.shape[1]}" height="{frame.shape[0]}"/>'
@@ -155,11 +158,15 @@ def _legend(facts: Facts, scales: _Scales) -> str:
         if facts.source == "defects"
         else "how far the difference at each place is from that of good parts"
     )
-    how = {
-        "max": "The score is its highest value; a cyan line surrounds what exceeds the threshold.",
-        "mean": "The score is its mean.",
-        "rms": "The score is its root mean square.",
-    }[facts.pooling]
+    how = {"max": "highest value", "mean": "mean", "rms": "root mean square"}[facts.pooling]
+    how = (
+        f"The score is its {how}."
+        if facts.peak or facts.pooling != "max"
+        else f"The score is its {how} before what is nearby counts."
+    )
+    if facts.contour is not None:
+        limit = "the threshold" if facts.peak else f"the pixel threshold of {_number(facts.contour)}"
+        how += f" A cyan line surrounds what exceeds {limit}."
     return (
         f'<div><h3>Heatmap</h3><p class="ends"><span>{_number(scales.low)}</span>{bar}<span>{_number(scales.high)}</span></p>'
         f"<p>{shows.capitalize()}. {how}</p></div>"
