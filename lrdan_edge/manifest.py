@@ -138,7 +138,7 @@ class Scoring(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
             raise ValueError("extent and nearby are for the map of defects alone: an error is no probability")
 
     @property
-    def peak(self) -> bool:
+    def score_is_maximum(self) -> bool:
         """Whether the score is the heatmap's largest value, and so its threshold a pixel's too."""
         return self.pooling == "max" and not self.nearby
 

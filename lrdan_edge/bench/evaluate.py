@@ -146,14 +146,14 @@ def _judge(inspector: Inspector, images: list[LabelledImage], notes: list[str]) 
     judged: list[Judged] = []
     for image, verdict in _inspected(inspector, images):
         if verdict.heatmap is not None and (image.mask or not image.defective):
-            pixels.add(verdict.heatmap, _mask(image, verdict.heatmap, verdict.region))
+            pixels.add(verdict.heatmap, mask_of(image, verdict.heatmap, verdict.region))
         judged.append(Judged(image, replace(verdict, heatmap=None)))
     masks = any(image.mask for image in images)
     result = _summarise(judged, inspector.choice.title, inspector.judge.decision, pixels.value() if masks else None)
     return msgspec.structs.replace(result, notes=notes), judged
 
 
-def _mask(image: LabelledImage, heatmap: npt.NDArray[np.float32], region: Share | None) -> npt.NDArray[np.bool_]:
+def mask_of(image: LabelledImage, heatmap: npt.NDArray[np.float32], region: Share | None) -> npt.NDArray[np.bool_]:
     """The defect's mask in the region, at the heatmap's resolution: a pixel is defective when any of it is."""
     if image.mask is None:
         return np.zeros(heatmap.shape, np.bool_)

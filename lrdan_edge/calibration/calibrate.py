@@ -97,7 +97,7 @@ def calibrate(
             graphs["int8"] = stage.path(graph_name("int8"))
             quantised = _quantise(graphs, material, intake, wish, methods, report)
         started = time.monotonic()
-        peaked = not bundle.manifest.scoring.peak
+        peaked = not bundle.manifest.scoring.score_is_maximum
         found = {key: _score(path, key, material.held_out, intake, report, peaks=peaked) for key, path in graphs.items()}
         scores = {key: one for key, (one, _) in found.items()}
         used = material.defects if rule != "conformal" else []

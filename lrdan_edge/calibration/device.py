@@ -121,7 +121,7 @@ class _Fit:
             stage.results["threshold"] = decided.threshold
 
     def _decide(self, backend: Backend, graph_sha256: str, engine_sha256: str | None) -> GraphDecision:
-        good, peaks = self._scores(backend, self.good, peaks=not self.bundle.manifest.scoring.peak)
+        good, peaks = self._scores(backend, self.good, peaks=not self.bundle.manifest.scoring.score_is_maximum)
         return decide(
             good,
             self.wish,

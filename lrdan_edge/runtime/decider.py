@@ -139,7 +139,7 @@ def pixel_threshold(inspector: Inspector) -> float:
     Raises:
         DataError: The bundle was calibrated before pixel thresholds were.
     """
-    if inspector.bundle.manifest.scoring.peak:
+    if inspector.bundle.manifest.scoring.score_is_maximum:
         return inspector.judge.threshold
     if inspector.judge.decision.pixel_threshold is None:
         raise DataError(

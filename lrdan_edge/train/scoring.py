@@ -18,22 +18,22 @@ MapSource = Literal["error", "defects"]
 
 LEAST_CONTRAST = 0.06  # of a range of 2; added to an image's deviation before dividing by it
 EXTENT_STEP = 4  # pixels
-NEARBY, NEARBY_SHARE = 0.5, 0.01  # of each side; of what is nearby: so much of it marked doubles a pixel's odds
+NEARBY_WINDOW, NEARBY_SHARE = 0.5, 0.01  # of each side; of what is nearby: so much of it marked doubles a pixel's odds
+NEARBY_CELLS = 16  # along a side: a window this wide changes slowly from pixel to pixel
 LEAST_SIGMA = 0.1  # pixels; below it the Gaussian's neighbours weigh nothing
 
 
 class ScoringHead(Float32Module):
     """From an anomaly map (AE2's error, or the defects it marks) to score and heatmap; in float32.
 
-    heatmap = smooth((map − mean) / deviation), score = its maximum, mean or root mean square. Log-odds may gain the log of the
-    share of the image that they mark, see `extent`; and then, in the heatmap alone, by what is marked around, see `nearby`.
+    map' = smooth((map − mean) / deviation), score = its maximum, mean or root mean square, and it is the heatmap. Log-odds may gain
+    the log of the share of the image that they mark, see `extent`; and the heatmap alone may gain by what is marked around, see
+    `nearby`.
     """
 
     error_mean: Tensor
     error_deviation: Tensor
     kernel: Tensor
-    rows: Tensor
-    columns: Tensor
 
     def __init__(self, spec: ModelSpec, scoring: Scoring, error_mean: Tensor, error_std: Tensor) -> None:
         """Keep the constants.
@@ -54,13 +54,11 @@ class ScoringHead(Float32Module):
                     f"scoring.{name} is {list(constant.shape)}, the model's maps are {list(spec.heatmap_shape)}: "
                     "run 'lrdan-edge train' again"
                 )
-        self.normalise, self.pooling = scoring.normalise, scoring.pooling
-        self.extent, self.nearby = scoring.extent, scoring.nearby
+        self.normalise, self.pooling, self.extent = scoring.normalise, scoring.pooling, scoring.extent
         self.register_buffer("error_mean", error_mean.float().clone()[None, None])
         self.register_buffer("error_deviation", error_std.float().clamp_min(scoring.deviation_floor)[None, None])
         self.register_buffer("kernel", gaussian_kernel(scoring.smoothing_sigma, min(spec.heatmap_shape)))
-        for name, side in zip(("rows", "columns"), spec.heatmap_shape, strict=True):
-            self.register_buffer(name, nearby_weights(side)[None], persistent=False)
+        self.nearby = Nearby(spec.heatmap_shape) if scoring.nearby else None
 
     def forward(self, heat: Tensor) -> tuple[Tensor, Tensor]:
         """Score.
@@ -74,14 +72,14 @@ class ScoringHead(Float32Module):
         if self.normalise:
             heat = (heat - self.error_mean) / self.error_deviation
         heat = smooth(heat, self.kernel).squeeze(1)  # OpenVINO adds over the last axis: the channels, where there are any
-        marked = probabilities(heat) if self.extent or self.nearby else heat
+        gain = self.nearby(heat) if self.nearby else None
         if self.extent:
-            heat = heat + extent(heat, marked)
+            heat = heat + extent(heat)
         if self.pooling == "rms":
             score = heat.square().mean((1, 2)).sqrt()
         else:
             score = heat.amax((1, 2)) if self.pooling == "max" else heat.mean((1, 2))
-        return score, heat + nearby(marked, self.rows, self.columns) if self.nearby else heat
+        return score, (heat if gain is None else heat + gain)
 
 
 class DeployModule(nn.Module):
@@ -176,7 +174,7 @@ def anomaly_map(x: Tensor, ae2: Autoencoder | Restorer | Marker, source: MapSour
     return (x - reconstruction.float()).abs().mean(1, keepdim=True)
 
 
-def probabilities(heat: Tensor) -> Tensor:
+def sampled_probabilities(heat: Tensor) -> Tensor:
     """The probabilities of log-odds float32 [N, H, W] at every fourth row and column: float32 [N, h, w].
 
     As good as all of them for a share, since what is marked is many pixels wide, and next to no work.
@@ -185,45 +183,53 @@ def probabilities(heat: Tensor) -> Tensor:
     return torch.sigmoid(heat[:, first::step, first::step])
 
 
-def extent(heat: Tensor, marked: Tensor) -> Tensor:
-    """The log of the share of each image that is defective: float32 [N, 1, 1].
+def extent(heat: Tensor) -> Tensor:
+    """The log of the share of each image that is defective, by its log-odds float32 [N, H, W]: float32 [N, 1, 1].
 
     It tells a large, faint defect from a small mark as faint. One pixel of the map is added, so that no share at all has a
     logarithm too.
-
-    Args:
-        heat: Log-odds, float32 [N, H, W].
-        marked: Their `probabilities`.
     """
-    share = image_mean(marked[:, None]).squeeze(1)
+    share = image_mean(sampled_probabilities(heat)[:, None]).squeeze(1)
     return torch.log(share + 1 / (heat.shape[-2] * heat.shape[-1]))
 
 
-def nearby(marked: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """What the log-odds of a defect gain by the share that is defective of what lies around a pixel: log(1 + share / 0.01).
+class Nearby(Float32Module):
+    """What the log-odds of a defect gain by the share s that is defective of what lies around a pixel: log(1 + s / 0.01).
 
-    Of a large defect a network often marks a part. Where nothing around is marked nothing is gained, and a small defect lends
-    its surroundings next to nothing: it stays as sharp as it is.
-
-    Args:
-        marked: `probabilities` of log-odds [N, H, W].
-        rows: `nearby_weights` of H, [1, H, h].
-        columns: `nearby_weights` of W, [1, W, w].
-
-    Returns:
-        float32 [N, H, W], 0 to log(101).
+    Of a large defect a network often marks a part, and what lies between is defective too. Around lies what is within a window of
+    half of each side, as far as it is in the image. A window so wide changes slowly, so it is averaged in 16 by 16 places, and
+    what is gained there is interpolated: products with small constant matrices, as `lrdan_edge.train.geometry.AreaResize` has them.
     """
-    return torch.log(1 + rows @ marked @ columns.transpose(1, 2) / NEARBY_SHARE)
+
+    rows: Tensor
+    columns: Tensor
+    to_rows: Tensor
+    to_columns: Tensor
+
+    def __init__(self, shape: tuple[int, int]) -> None:
+        """Make the matrices for maps of `shape`, rows and columns, each 28 or more."""
+        super().__init__()
+        for name, side in zip(("rows", "columns"), shape, strict=True):
+            averages, interpolation = _nearby_weights(side)
+            transposed = name == "columns"
+            self.register_buffer(name, (averages.T if transposed else averages)[None].contiguous())
+            self.register_buffer(f"to_{name}", (interpolation.T if transposed else interpolation)[None].contiguous())
+
+    def forward(self, heat: Tensor) -> Tensor:
+        """Gains, float32 [N, H, W] from 0 to log(101), by log-odds float32 [N, H, W]."""
+        share = self.rows @ sampled_probabilities(heat) @ self.columns
+        gain: Tensor = self.to_rows @ torch.log(1 + share / NEARBY_SHARE) @ self.to_columns
+        return gain
 
 
-def nearby_weights(side: int) -> Tensor:
-    """Which of the places of `probabilities` are near each of `side` pixels, along one axis: float32 [side, places], rows add up to 1.
-
-    Near is what lies within a window of half the side around the pixel, as far as it is in the image.
-    """
+def _nearby_weights(side: int) -> tuple[Tensor, Tensor]:
+    """Along one axis: averages of sampled places around each cell, [cells, places], and pixels between cells, [side, cells]."""
     places = torch.arange(EXTENT_STEP // 2, side, EXTENT_STEP)
-    near = (torch.arange(side)[:, None] - places).abs() <= NEARBY / 2 * side
-    return near / near.sum(1, keepdim=True)
+    centres = (torch.arange(NEARBY_CELLS) + 0.5) * side / NEARBY_CELLS - 0.5
+    near = ((centres[:, None] - places).abs() <= NEARBY_WINDOW / 2 * side).float()
+    steps = (torch.arange(side)[:, None] - centres) * NEARBY_CELLS / side
+    tents = (1 - steps.abs()).clamp_min(0)  # beyond the first and the last centre one is left: it counts whole
+    return near / near.sum(1, keepdim=True), tents / tents.sum(1, keepdim=True)
 
 
 def gaussian_kernel(sigma: float, side: int) -> Tensor:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.interpolate import interp1d
 from torch import Tensor
 
 from lrdan_edge.errors import BundleError
@@ -81,7 +82,7 @@ def test_extent_adds_the_log_of_the_marked_share(level: float) -> None:
 
 @pytest.mark.parametrize("level", [-200.0, -8.0, 0.0, 30.0])
 def test_the_heatmap_alone_gains_by_what_is_marked_nearby(level: float) -> None:
-    """In float64: log(1 + 100 · mean of 1 / (1 + exp(−l))), over every fourth pixel of half the sides around, as far as there is image."""
+    """In float64: log(1 + 100 · mean of 1 / (1 + exp(−l))) of every fourth pixel in half the sides around 16 by 16 places, interpolated."""
     height, width = 36, 52
     spec = spec_for(height, width, 1)
     plain = Scoring(normalise=False, smoothing_sigma=0, pooling="max", source="defects", extent=True)
@@ -90,12 +91,16 @@ def test_the_heatmap_alone_gains_by_what_is_marked_nearby(level: float) -> None:
     score, before = ScoringHead(spec, plain, zeros, ones)(logits)
     same, heatmap = ScoringHead(spec, msgspec.structs.replace(plain, nearby=True), zeros, ones)(logits)
     marked = np.exp(-np.logaddexp(0, -logits[:, 0].double().numpy()))
-    share = np.empty((2, height, width))
-    for row, column in np.ndindex(height, width):
-        rows = [place for place in range(2, height, 4) if abs(place - row) <= height / 4]
-        columns = [place for place in range(2, width, 4) if abs(place - column) <= width / 4]
-        share[:, row, column] = marked[:, rows][:, :, columns].mean((1, 2))
-    np.testing.assert_allclose(heatmap.double() - before.double(), np.log1p(100 * share), rtol=1e-4, atol=2e-5)
+    at = [(np.arange(16) + 0.5) * side / 16 - 0.5 for side in (height, width)]
+    gains = np.empty((2, 16, 16))
+    for row, column in np.ndindex(16, 16):
+        rows = [place for place in range(2, height, 4) if abs(place - at[0][row]) <= height / 4]
+        columns = [place for place in range(2, width, 4) if abs(place - at[1][column]) <= width / 4]
+        gains[:, row, column] = np.log1p(100 * marked[:, rows][:, :, columns].mean((1, 2)))
+    expected = interp1d(at[0], gains, axis=1, bounds_error=False, fill_value=(gains[:, 0], gains[:, -1]))(np.arange(height))
+    ends = expected[..., 0], expected[..., -1]
+    expected = interp1d(at[1], expected, axis=2, bounds_error=False, fill_value=ends)(np.arange(width))
+    np.testing.assert_allclose(heatmap.double() - before.double(), expected, rtol=1e-4, atol=2e-5)
     assert torch.equal(score, same)
     assert heatmap.isfinite().all()
 
@@ -106,7 +111,7 @@ def test_an_autoencoder_marks_no_defects() -> None:
 
 
 @pytest.mark.parametrize("name", ["extent", "nearby"])
-def test_an_error_has_no_extent(name: str) -> None:
+def test_what_is_for_log_odds_alone_is_refused_for_errors(name: str) -> None:
     with pytest.raises(ValueError, match="probability"):
         Scoring(normalise=True, smoothing_sigma=1, pooling="max", **{name: True})
 

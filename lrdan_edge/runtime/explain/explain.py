@@ -73,8 +73,8 @@ def explain(
             promise=_promise(decision) if threshold is None else "a threshold of your own",
             good_scores=decision.good_scores,
             pooling=scoring.pooling,
-            contour=inspector.judge.threshold if scoring.peak else decision.pixel_threshold,
-            peak=scoring.peak,
+            contour=inspector.judge.threshold if scoring.score_is_maximum else decision.pixel_threshold,
+            peak=scoring.score_is_maximum,
             source=scoring.source,
         )
         explained: list[Explained] = []
