@@ -133,7 +133,8 @@ def print_info(bundle: Bundle, *, as_json: bool) -> bool:
         f"{bundle.path}: {model.recipe}, {model.height}x{model.width} pixels, {bundle.manifest.preprocessing.colour}; "
         f"score: {scoring.pooling} of the {'normalised ' if scoring.normalise else ''}"
         f"{'error map' if scoring.source == 'error' else 'map of marked defects'}"
-        f"{smoothed}{', with their extent' if scoring.extent else ''}{' and what is nearby' if scoring.nearby else ''}"
+        f"{smoothed}{', with their extent' if scoring.extent else ''}"
+        f"{'; the heatmap gains by what is marked nearby' if scoring.nearby else ''}"
     )
     if model.geometry:
         console.print(f"takes {model.geometry.describe(model.height, model.width)}")

@@ -15,6 +15,9 @@ SCORE_BOUND: dict[Precision, float] = {"fp32": 1e-4, "fp16": 5e-3}
 AUROC_BOUND = 0.005
 """Largest AUROC difference from PyTorch in float32, or for int8 from the fp32 graph."""
 
+HEATMAP_BOUND: dict[Precision, float] = {"fp32": 1e-3, "fp16": 2e-2}
+"""Largest mean difference of a heatmap's values, in the score's own unit: areas and regions are judged by them."""
+
 Floats = npt.NDArray[np.float32]
 
 
@@ -49,6 +52,9 @@ class Parity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         words = []
         if bound is not None and not self.score_max <= bound:
             words.append(f"scores differ by {self.score_max:.2e} (bound {bound:.0e})")
+        loose = HEATMAP_BOUND.get(self.precision)
+        if loose is not None and self.heatmap_mean is not None and not self.heatmap_mean <= loose:
+            words.append(f"heatmaps differ by {self.heatmap_mean:.2e} on average (bound {loose:.0e})")
         if self.auroc_difference is not None and not self.auroc_difference <= AUROC_BOUND:
             words.append(f"AUROC differs by {self.auroc_difference:.4f} (bound {AUROC_BOUND:g})")
         return words

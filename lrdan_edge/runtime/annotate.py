@@ -83,7 +83,10 @@ def annotate(frame: Frame, verdict: Verdict) -> Frame:
 
 
 def glow_level(verdict: Verdict) -> float:
-    """The heatmap value at which an overlay glows fully: a pixel's threshold, or the map's own top where scores are means."""
+    """The heatmap value at which an overlay glows fully.
+
+    A pixel's threshold, where it has one of its own; else the score's, or the map's own top where scores are means of errors.
+    """
     if verdict.pixel_threshold is not None:
         return verdict.pixel_threshold
     if verdict.heatmap is None or verdict.score is None or verdict.score <= 0:

@@ -137,10 +137,15 @@ def pixel_threshold(inspector: Inspector) -> float:
     images: a good part has a pixel above it as rarely as the promised false-reject rate says.
 
     Raises:
-        DataError: The bundle was calibrated before pixel thresholds were.
+        DataError: The bundle was calibrated before pixel thresholds were; or the user gave a threshold of the score, which says
+            nothing of pixels.
     """
     if inspector.bundle.manifest.scoring.score_is_maximum:
         return inspector.judge.threshold
+    if inspector.judge.threshold != inspector.judge.decision.threshold:
+        raise DataError(
+            "--threshold is one of the score, and areas and regions are judged pixel by pixel: give --pixel-threshold instead"
+        )
     if inspector.judge.decision.pixel_threshold is None:
         raise DataError(
             f"{inspector.bundle.path} has no pixel threshold, which areas and regions need: run 'lrdan-edge calibrate "

@@ -151,21 +151,24 @@ def test_a_pixel_exceeds_the_limit_exactly_when_a_score_would(limit: float, valu
     assert area == (value > limit)
 
 
-def inspector(pooling: Any, *, nearby: bool = False, **decision: Any) -> Any:
+def inspector(pooling: Any, *, nearby: bool = False, threshold: float | None = None, **decision: Any) -> Any:
     graph = GraphDecision(
         graph_sha256="0", threshold=7.0, false_reject_rate=0.02, n=1, good_scores=[0.5], quantiles={}, **decision
     )
     scoring = Scoring(normalise=False, smoothing_sigma=0, pooling=pooling, source="defects", nearby=nearby)
     manifest = SimpleNamespace(scoring=scoring)
-    return SimpleNamespace(bundle=SimpleNamespace(path="bundle", manifest=manifest), judge=Judge(graph))
+    return SimpleNamespace(bundle=SimpleNamespace(path="bundle", manifest=manifest), judge=Judge(graph, threshold))
 
 
 def test_where_the_pixel_threshold_comes_from() -> None:
     assert pixel_threshold(inspector("max")) == 7.0
     assert pixel_threshold(inspector("rms", pixel_threshold=3.0)) == 3.0
     assert pixel_threshold(inspector("max", nearby=True, pixel_threshold=9.0)) == 9.0
+    assert pixel_threshold(inspector("max", threshold=8.0)) == 8.0
     with pytest.raises(DataError, match="calibrate --decision-only"):
         pixel_threshold(inspector("mean"))
+    with pytest.raises(DataError, match="give --pixel-threshold"):
+        pixel_threshold(inspector("rms", threshold=8.0, pixel_threshold=3.0))
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ class Cores(NamedTuple):
     Attributes:
         threads: Of one call; None: the backend's choice, which is every core that this process may use.
         spin: Whether whoever waits does so in a loop: frames are answered sooner, and cores stay busy meanwhile. None: as the
-            backend is used to, which is yes for ONNX Runtime's threads and no for TensorRT, which waits for the GPU.
+            backend is used to, which is yes for ONNX Runtime's threads and no for TensorRT, which waits for the GPU. Others ignore it.
     """
 
     threads: int | None = None

@@ -41,7 +41,7 @@ class Slot:
         self._stream: Any = cuda.Stream(_NON_BLOCKING)
         self._begun: Any = cuda.Event()
         flags = cuda.event_flags
-        self._ended: Any = cuda.Event(flags.DEFAULT if loaded.spin else flags.BLOCKING_SYNC)  # whoever waits for it sleeps
+        self._ended: Any = cuda.Event(flags.DEFAULT if loaded.spin else flags.BLOCKING_SYNC)  # else whoever waits sleeps
         self._allocate(gpu)
         gpu.callback(self._finish)
         self._execution: Any = self._new_execution()

@@ -74,7 +74,7 @@ def explain(
             good_scores=decision.good_scores,
             pooling=scoring.pooling,
             contour=inspector.judge.threshold if scoring.score_is_maximum else decision.pixel_threshold,
-            peak=scoring.score_is_maximum,
+            nearby=scoring.nearby,
             source=scoring.source,
         )
         explained: list[Explained] = []

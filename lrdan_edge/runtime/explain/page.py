@@ -28,9 +28,9 @@ class Facts:
         threshold: Above it, a part is rejected.
         promise: What it stands for, in words.
         good_scores: The held-out good images' scores.
-        pooling: How a heatmap becomes a score.
+        pooling: How the score is taken of the map.
         contour: The heatmap's value that a line surrounds, or None for no line.
-        peak: Whether the score is the heatmap's largest value.
+        nearby: Whether the heatmap gains, after the score is taken, by what is marked nearby.
         source: What the heatmap shows.
     """
 
@@ -41,7 +41,7 @@ class Facts:
     good_scores: list[float]
     pooling: str
     contour: float | None
-    peak: bool
+    nearby: bool
     source: str
 
 
@@ -143,7 +143,8 @@ def _pictures(facts: Facts, one: Explained, scales: _Scales) -> str:
     ]
     if heatmap is not None:
         heat = pictures.heat_picture(heatmap, scales.low, scales.high, facts.contour, PICTURE_WIDTH)
-        parts.append(("Heatmap", "what the score is made of", pictures.data_uri(heat)))
+        said = "where a defect is likely" if facts.nearby else "what the score is made of"
+        parts.append(("Heatmap", said, pictures.data_uri(heat)))
     return "".join(
         f'<figure><img src="{source}" alt="{title} of {escape(one.name)}" width="{frame.shape[1]}" height="{frame.shape[0]}"/>'
         f"<figcaption><b>{title}</b> {said}</figcaption></figure>"
@@ -158,14 +159,10 @@ def _legend(facts: Facts, scales: _Scales) -> str:
         if facts.source == "defects"
         else "how far the difference at each place is from that of good parts"
     )
-    how = {"max": "highest value", "mean": "mean", "rms": "root mean square"}[facts.pooling]
-    how = (
-        f"The score is its {how}."
-        if facts.peak or facts.pooling != "max"
-        else f"The score is its {how} before what is nearby counts."
-    )
+    pooled = {"max": "highest value", "mean": "mean", "rms": "root mean square"}[facts.pooling]
+    how = f"The score is its {pooled}{', before what is marked nearby is added' if facts.nearby else ''}."
     if facts.contour is not None:
-        limit = "the threshold" if facts.peak else f"the pixel threshold of {_number(facts.contour)}"
+        limit = "the threshold" if facts.contour == facts.threshold else f"the pixel threshold of {_number(facts.contour)}"
         how += f" A cyan line surrounds what exceeds {limit}."
     return (
         f'<div><h3>Heatmap</h3><p class="ends"><span>{_number(scales.low)}</span>{bar}<span>{_number(scales.high)}</span></p>'

@@ -67,7 +67,7 @@ class Geom:
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimiser.step()
         require_finite(loss.detach(), "GEOM")
-        self._network, self._device = network.eval(), device
+        self._network, self._device, self._places = network.eval(), device, places
 
     def score(self, frames: Tensor) -> Tensor:
         """One minus the mean probability; see `Detector.score`."""
@@ -75,7 +75,7 @@ class Geom:
         def doubt(part: Tensor) -> Tensor:
             x = small_squares(part).to(self._device) / 127.5 - 1
             labels = torch.arange(len(TRANSFORMATIONS), device=self._device)
-            images = transformed(x.repeat_interleave(len(labels), 0), labels.repeat(len(x)), places_of(x.shape[-1]))
+            images = transformed(x.repeat_interleave(len(labels), 0), labels.repeat(len(x)), self._places)
             named = self._network(images).softmax(1).view(len(x), len(labels), len(labels))
             mean: Tensor = named.diagonal(dim1=1, dim2=2).mean(1)
             return 1 - mean
@@ -89,12 +89,12 @@ def transformed(x: Tensor, labels: Tensor, places: Tensor) -> Tensor:
     Args:
         x: float [N, C, S, S].
         labels: Which, int64 [N], 0 to 71.
-        places: `places_of` S.
+        places: `places_of` S, on the same device.
 
     Returns:
         The same shape.
     """
-    from_where = places.to(x.device)[labels][:, None].expand(-1, x.shape[1], -1)
+    from_where = places[labels][:, None].expand(-1, x.shape[1], -1)
     return x.flatten(2).gather(2, from_where).view(x.shape)
 
 

@@ -93,7 +93,8 @@ def run_protocol(
 ) -> Written:
     """Run what is not yet in `output`, and write JSON and Markdown after every finished run.
 
-    Several processes may share an output: each adds its runs, and what one has finished no other begins.
+    Several processes may share an output: each adds its runs, and what one has finished no other begins. They do not know what
+    another is at: give each its own classes, seeds or detectors.
 
     Args:
         dataset: The data.
@@ -136,6 +137,7 @@ def run_protocol(
         results = _add(path, fresh, entry)
         report(entry, done, len(wanted))
     with writing(output):
+        results = open_results(path, fresh)
         pictures = draw_histograms(output, path.stem, results, settings) if study.histograms else []
     return Written(results, path, path.with_suffix(".md"), pictures)
 

@@ -168,5 +168,8 @@ def writing(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise DataError(f"{folder} cannot be written ({error.strerror}): choose another --output") from error
     with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:  # some network file systems have no locks
+            raise DataError(f"{folder} cannot be locked ({error.strerror}): choose another --output") from error
         yield
