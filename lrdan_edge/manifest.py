@@ -238,11 +238,19 @@ class Decision(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``golden/scores.json``: a few good frames (PNG files beside it) and their scores per graph, in the images' order."""
+    """``golden/scores.json``: a few good frames (PNG files beside it) and what each graph says of them, in the images' order.
+
+    Attributes:
+        schema_version: The manifest's.
+        images: File names.
+        scores: Per graph.
+        peaks: Their heatmaps' largest values per graph, where those are not the scores.
+    """
 
     schema_version: int
     images: list[str]
     scores: dict[str, list[float]]
+    peaks: dict[str, list[float]] = {}
 
 
 class EngineLayer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -112,7 +112,8 @@ def calibrate(
         )
         stage.path(DECISION).write_bytes(to_json(decision))
         golden = material.held_out[:_GOLDEN_IMAGES]
-        _write_golden(stage, golden, intake.load(golden), scores)
+        peaks = {key: highest for key, (_, highest) in found.items() if highest is not None}
+        _write_golden(stage, golden, intake.load(golden), scores, peaks)
         stage.results["held_out_images"] = len(material.held_out)
         parts = None if good or rule != "conformal" else bundle.manifest.stages["train"].results.get("held_out_groups")
         stage.results["notes"] = parts_note(len(material.held_out), parts, false_reject_rate)
@@ -227,8 +228,10 @@ def _write_report(stage: Stage, report: CalibrationReport) -> None:
         plots.draw_scores(stage.path(f"{REPORTS}/calibration-scores.png"), report)
 
 
-def _write_golden(stage: Stage, images: list[Path], frames: Frame, scores: dict[Precision, Scores]) -> None:
-    """Keep a few frames as the graph sees them, and their scores, for checks after a build and in the field."""
+def _write_golden(
+    stage: Stage, images: list[Path], frames: Frame, scores: dict[Precision, Scores], peaks: dict[Precision, Scores]
+) -> None:
+    """Keep a few frames as the graph sees them, and what it says of them, for checks after a build and in the field."""
     names = []
     for index, frame in enumerate(frames):
         names.append(f"{index:02d}.png")
@@ -239,6 +242,7 @@ def _write_golden(stage: Stage, images: list[Path], frames: Frame, scores: dict[
     golden = Golden(
         schema_version=SCHEMA_VERSION,
         images=names,
-        scores={key: [float(score) for score in value[: len(names)]] for key, value in scores.items()},
+        scores={key: value[: len(names)].tolist() for key, value in scores.items()},
+        peaks={key: value[: len(names)].tolist() for key, value in peaks.items()},
     )
     stage.path(f"{GOLDEN}/scores.json").write_bytes(to_json(golden))

@@ -11,7 +11,7 @@ from lrdan_edge.parity import relative_differences
 from lrdan_edge.runtime.backends.base import Backend
 
 GOLDEN_TOLERANCE: dict[Precision, float] = {"fp32": 1e-3, "fp16": 5e-3, "int8": 1e-1}
-"""Largest score difference on golden frames between an engine and the same graph run by ONNX Runtime."""
+"""Largest difference on golden frames, of scores and heatmaps' tops, between an engine and the same graph by ONNX Runtime."""
 
 _MAKER = "lrdan-edge calibrate"
 
@@ -40,29 +40,36 @@ def no_golden_frames(bundle: Bundle) -> str | None:
 
 
 def check_on_golden_frames(bundle: Bundle, backend: Backend, precision: Precision) -> float:
-    """Run the golden frames, and hold their scores to those that the graph of this precision gave.
+    """Run the golden frames, and hold scores, and heatmaps where they are not made of the same, to what the graph gave.
 
     Returns:
         The largest relative difference, as `relative_difference`; within `GOLDEN_TOLERANCE`.
 
     Raises:
-        EngineError: A score is not a finite number, or drifts beyond the bound.
+        EngineError: A score is not a finite number, or something drifts beyond the bound.
         BackendError: The backend failed.
     """
-    scores = backend.infer(golden_frames(bundle), heatmap=False).score
+    golden = golden_scores(bundle)
+    peaks = golden.peaks.get(precision)
+    scores, heatmap, _ = backend.infer(golden_frames(bundle), heatmap=peaks is not None)
     wrong = int(np.count_nonzero(~np.isfinite(scores)))
     if wrong:
         raise EngineError(
             f"{wrong} of {len(scores)} scores of the {backend.name} {precision} engine on the golden frames are not finite: "
             "it must not decide about parts; build another precision"
         )
-    expected = np.array(golden_scores(bundle).scores[precision], np.float32)
-    worst = relative_difference(scores, expected, bundle.manifest.scoring.unit)
-    if not worst <= GOLDEN_TOLERANCE[precision]:
-        raise EngineError(
-            f"the {backend.name} {precision} engine's scores differ from the graph's by {worst:.1%} on the golden frames "
-            f"(bound {GOLDEN_TOLERANCE[precision]:.1%}): it must not decide about parts; build another precision"
-        )
+    compared = [("scores", scores, golden.scores[precision])]
+    if peaks is not None and heatmap is not None:
+        compared.append(("heatmaps' largest values", heatmap.max(axis=(1, 2)), peaks))
+    worst = 0.0
+    for what, actual, expected in compared:
+        differs = relative_difference(actual, np.array(expected, np.float32), bundle.manifest.scoring.unit)
+        if not differs <= GOLDEN_TOLERANCE[precision]:
+            raise EngineError(
+                f"the {backend.name} {precision} engine's {what} differ from the graph's by {differs:.1%} on the golden frames "
+                f"(bound {GOLDEN_TOLERANCE[precision]:.1%}): it must not decide about parts; build another precision"
+            )
+        worst = max(worst, differs)
     return worst
 
 

@@ -65,7 +65,10 @@ def test_a_threshold_belongs_to_its_own_graph(line: Line) -> None:
         assert decision.good_scores == sorted(decision.good_scores)
         assert sum(score > decision.threshold for score in decision.good_scores) <= 0.02 * decision.n
         with OnnxRuntimeBackend(bundle.graph(precision).read_bytes(), precision) as backend:
-            assert np.allclose(backend.infer(frames).score, golden.scores[precision], rtol=1e-5)
+            found = backend.infer(frames)
+        assert found.heatmap is not None
+        assert np.allclose(found.score, golden.scores[precision], rtol=1e-5)
+        assert np.allclose(found.heatmap.max((1, 2)), golden.peaks[precision], rtol=1e-5)
 
 
 def test_the_report_shows_what_was_tried_and_the_bounds_hold(line: Line) -> None:

@@ -17,16 +17,18 @@ from lrdan_edge.runtime.verify import verify_engine
 
 
 class Fixed(Backend):
-    """Gives the same scores whatever it is shown."""
+    """Gives the same scores, and heatmaps that are flat but for one pixel, whatever it is shown."""
 
     name = "fixed"
 
-    def __init__(self, scores: list[float]) -> None:
+    def __init__(self, scores: list[float], peaks: list[float]) -> None:
         self.spec = BackendSpec((32, 32, 1), (32, 32), 64, "CPU", "fp32")
         self.scores = np.array(scores, np.float32)
+        self.heatmaps = np.full((len(scores), 32, 32), -100, np.float32)
+        self.heatmaps[:, 3, 4] = peaks
 
     def infer(self, frames: Frame, *, heatmap: bool = True) -> Detections:  # noqa: ARG002
-        return Detections(self.scores, None)
+        return Detections(self.scores, self.heatmaps if heatmap else None)
 
     def close(self) -> None:
         pass
@@ -98,12 +100,16 @@ def test_damaged_golden_frames_prove_nothing(own_bundle: Bundle, name: str) -> N
 
 
 def test_drift_and_scores_that_are_no_numbers_fail(own_bundle: Bundle) -> None:
-    scores = golden_scores(own_bundle).scores["fp32"]
-    assert check_on_golden_frames(own_bundle, Fixed(scores), "fp32") < 1e-6
+    golden = golden_scores(own_bundle)
+    scores, peaks = golden.scores["fp32"], golden.peaks["fp32"]
+    assert check_on_golden_frames(own_bundle, Fixed(scores, peaks), "fp32") < 1e-6
     with pytest.raises(EngineError, match="are not finite"):
-        check_on_golden_frames(own_bundle, Fixed([float("nan"), *scores[1:]]), "fp32")
-    with pytest.raises(EngineError, match="differ from the graph's by"):
-        check_on_golden_frames(own_bundle, Fixed([score * 1.01 for score in scores]), "fp32")
+        check_on_golden_frames(own_bundle, Fixed([float("nan"), *scores[1:]], peaks), "fp32")
+    with pytest.raises(EngineError, match="scores differ from the graph's by"):
+        check_on_golden_frames(own_bundle, Fixed([score * 1.01 for score in scores], peaks), "fp32")
+    for wrong in ([peak * 1.01 for peak in peaks], [float("nan"), *peaks[1:]]):
+        with pytest.raises(EngineError, match="largest values differ from the graph's by"):
+            check_on_golden_frames(own_bundle, Fixed(scores, wrong), "fp32")
 
 
 def test_an_unknown_engine_is_named(own_bundle: Bundle, tmp_path: Path) -> None:
