@@ -30,14 +30,19 @@ FEW_IMAGES, MOST_STRETCH = 200, 1.3  # fewer images than that are stretched; fac
 SPREAD_STEP = 4  # pixels: every fourth one each way tells a collapse as well as all do
 
 
-def restoration(restored: Tensor, good: Tensor) -> Tensor:
-    """E‖x − D'(x̃)‖₁ as a mean over pixels: the good image x is asked back from the defective x̃.
+def restoration(restored: Tensor, good: Tensor, mask: Tensor) -> Tensor:
+    """E‖x − D'(x̃)‖₁ over the good pixels, plus the same over the defective ones: x is asked back from the defective x̃.
+
+    In one mean over all pixels the defective ones, a few in a hundred, count so little that AE2 learns to change nothing.
 
     Args:
         restored: D'(x̃), float [N, C, H, W].
         good: x, the same shape.
+        mask: 1 where defective, float [N, 1, H, W].
     """
-    return (restored - good).abs().mean()
+    error = (restored - good).abs().mean(1, keepdim=True)
+    kept, mended = ((error * part).sum() / part.sum().clamp_min(1) for part in (1 - mask, mask))
+    return kept + mended
 
 
 def marking(logits: Tensor, mask: Tensor) -> Tensor:
@@ -151,7 +156,7 @@ class Restoration:
             whole, marked = labels
             good = target(restored, good, mask, whole)
         terms = {
-            "restoration": restoration(restored[marked], good[marked]),
+            "restoration": restoration(restored[marked], good[marked], mask[marked]),
             "marking": marking(logits[marked], mask[marked]),
             "overlap": overlap(logits[marked], mask[marked]),
         }

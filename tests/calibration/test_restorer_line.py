@@ -51,6 +51,26 @@ def test_every_graph_scores_as_the_network_does(restorer: Bundle, line: Line) ->
     assert areas["int8"] == pytest.approx(areas["fp32"], abs=0.02)
 
 
+def test_what_is_defective_is_restored_and_the_rest_is_kept(restorer: Bundle, line: Line) -> None:
+    """Held against the good images themselves, which defects never seen in training were painted into."""
+    from lrdan_edge.train.restoration import Restoration
+    from lrdan_edge.train.scoring import load_ae2, standardisation
+
+    ae2 = load_ae2(restorer).ae2
+    good = load_frames(list_images(line.data / "test" / "good"), restorer.manifest.model.frame_shape)
+    images = torch.from_numpy(good).permute(0, 3, 1, 2)
+    x, defective, mask = Restoration(ae2, 1e-3, seed=99, half=False).prepare(images, step=0)
+    mean, deviation = standardisation(defective)
+    with torch.inference_mode():
+        restored = ae2((defective - mean) / deviation)[0] * deviation + mean
+
+    def error(image: torch.Tensor, where: torch.Tensor) -> float:
+        return float(((image - x).abs() * where).sum() / where.sum())
+
+    assert error(restored, mask) < 0.8 * error(defective, mask)
+    assert error(restored, 1 - mask) < error(defective, 1 - mask) + 0.02
+
+
 def test_a_pixel_has_a_threshold_of_its_own_and_pictures_glow_from_it(restorer: Bundle, line: Line) -> None:
     """What is nearby lifts the heatmap alone, so the score's threshold says nothing about pixels."""
     frames = load_frames(list_images(line.data / "test" / "blob"), restorer.manifest.model.frame_shape)

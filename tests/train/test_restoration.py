@@ -38,9 +38,13 @@ def probability(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return 1 / (1 + np.exp(-logits))
 
 
-def test_restoration_is_the_mean_absolute_error() -> None:
-    one, other = RNG.normal(size=(2, 3, 3, 8, 8))
-    assert restoration(torch.from_numpy(one), torch.from_numpy(other)).item() == pytest.approx(np.abs(one - other).mean())
+@pytest.mark.parametrize("masks", [MASKS, 0 * MASKS, 0 * MASKS + 1], ids=["some", "none", "all"])
+def test_restoration_is_the_mean_absolute_error_of_good_and_of_defective_pixels(masks: npt.NDArray[np.float64]) -> None:
+    one, other = RNG.normal(size=(2, 3, 3, 32, 40))
+    errors, inside = np.abs(one - other), np.repeat(masks, 3, 1) == 1
+    expected = sum(errors[part].mean() for part in (inside, ~inside) if part.any())
+    found = restoration(torch.from_numpy(one), torch.from_numpy(other), torch.from_numpy(masks)).item()
+    assert found == pytest.approx(expected)
 
 
 def test_marking_is_focal_cross_entropy_that_weighs_a_defect_by_the_root_of_its_area() -> None:
