@@ -85,10 +85,13 @@ def annotate(frame: Frame, verdict: Verdict) -> Frame:
 def glow_level(verdict: Verdict) -> float:
     """The heatmap value at which an overlay glows fully.
 
-    A pixel's threshold, where it has one of its own; else the score's, or the map's own top where scores are means of errors.
+    A pixel's threshold, where it has one of its own (and a frame rejected by its score glows at its top even below that); else the
+    score's, or the map's own top where scores are means of errors.
     """
     if verdict.pixel_threshold is not None:
-        return verdict.pixel_threshold
+        if verdict.heatmap is None or verdict.own_outcome != "reject":
+            return verdict.pixel_threshold
+        return min(verdict.pixel_threshold, float(verdict.heatmap.max()))
     if verdict.heatmap is None or verdict.score is None or verdict.score <= 0:
         return verdict.threshold
     return max(verdict.threshold, float(verdict.heatmap.max()) * verdict.threshold / verdict.score)
