@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing
+from itertools import repeat
 from pathlib import Path
 from statistics import median
 
@@ -96,7 +97,7 @@ def measure(data: Path, recipe: str, size: int, batch: int, device: torch.device
 
     ready = on_device(make(0))
     ways: dict[str, Callable[[], Generator[object, None, None]]] = {
-        "steps": lambda: (step(ready) for _ in iter(int, 1)),
+        "steps": lambda: (step(some) for some in repeat(ready)),
         "batches": batches,
         "training": lambda: (step(on_device(some)) for some in batches()),
     }

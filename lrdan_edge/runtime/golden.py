@@ -59,7 +59,8 @@ def check_on_golden_frames(bundle: Bundle, backend: Backend, precision: Precisio
             "it must not decide about parts; build another precision"
         )
     compared = [("scores", scores, golden.scores[precision])]
-    if peaks is not None and heatmap is not None:
+    if peaks is not None:
+        assert heatmap is not None
         compared.append(("heatmaps' largest values", heatmap.max(axis=(1, 2)), peaks))
     worst = 0.0
     for what, actual, expected in compared:
