@@ -4,9 +4,9 @@
 
 DIR is laid out as for ``lrdan-edge train``; without it surfaces are painted. Each row is one recipe at one size and batch. *Steps
 alone* repeats one batch that lies on the device already, so it is the most that the device gives for these networks; *batches alone*
-makes batches ready on the host and trains nothing. Where threads make them ready ahead, training cannot be faster than the slower of
-the two; where none do, it does both one after the other. Its share of that limit is the last column. The three take turns; medians
-over the rounds. Writes ``benchmarks/results/training-<device>.json`` and
+makes batches ready on the host and trains nothing. Where threads or processes make them ready ahead, training cannot be faster than the
+slower of the two; where none do, it does both one after the other. Its share of that limit is the last column. The three take turns;
+medians over the rounds. Writes ``benchmarks/results/training-<device>.json`` and
 ``.md``.
 """
 
@@ -34,7 +34,7 @@ from lrdan_edge.train.learner import EVERYTHING, Batch
 from lrdan_edge.train.loop import schedule_for
 from lrdan_edge.train.material import prepare
 from lrdan_edge.train.options import TrainOptions, choose_device, computes_bfloat16
-from lrdan_edge.train.prefetch import MOST_PAINTERS, ahead, batch_of, painters_for
+from lrdan_edge.train.prefetch import AHEAD, MOST_PAINTERS, batch_of, batches_for, painters_for
 from lrdan_edge.train.trainer import compile_networks, learner_for, networks_for
 
 RESULTS = Path(__file__).parent / "results"
@@ -71,9 +71,11 @@ class Row(msgspec.Struct):
         return self.training / limit
 
 
-def measure(data: Path, recipe: str, size: int, batch: int, device: torch.device, seconds: float, rounds: int) -> Row:
+def measure(
+    data: Path, recipe: str, size: int, batch: int, device: torch.device, seconds: float, rounds: int, compiled: bool | None
+) -> Row:
     """One setup: its networks compiled, as training does it."""
-    options = TrainOptions(recipe=recipe, image_size=(size, size), batch_size=batch)  # type: ignore[arg-type]
+    options = TrainOptions(recipe=recipe, image_size=(size, size), batch_size=batch, compile=compiled)  # type: ignore[arg-type]
     material = prepare(data, options, check=False)
     frames = material.frames
     networks = networks_for(material.spec).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -87,7 +89,7 @@ def measure(data: Path, recipe: str, size: int, batch: int, device: torch.device
         return learner.prepare(frames[batch_of(step, 0, len(frames), taken)], step, EVERYTHING)
 
     def batches() -> Generator[Batch, None, None]:
-        yield from ahead(make, range(1 << 30), painters_for(device))
+        yield from batches_for(learner, make, range(1 << 30), device)
 
     def step(some: Batch) -> list[float]:
         return torch.stack(list(learner.step(*some).values())).tolist()  # as the loop reads them, which waits for the device
@@ -115,7 +117,7 @@ def measure(data: Path, recipe: str, size: int, batch: int, device: torch.device
 def _per_second(turns: Generator[object, None, None], seconds: float) -> float:
     """Turns per second once they flow: what was made ready before is not counted."""
     with closing(turns):
-        for _ in range(2 * MOST_PAINTERS):
+        for _ in range((AHEAD + 1) * MOST_PAINTERS):
             next(turns)
         count, begun = 0, time.perf_counter()
         while time.perf_counter() - begun < seconds:
@@ -127,7 +129,7 @@ def _per_second(turns: Generator[object, None, None], seconds: float) -> float:
 def as_markdown(rows: list[Row], command: str, machine: str, device: torch.device) -> str:
     said = ", ".join(f"{name} {version}" for name, version in versions().items())
     half = "bfloat16" if computes_bfloat16(device) else "float32"
-    threads = f"{painters_for(device)} threads make batches ready, {torch.get_num_threads()} compute"
+    threads = f"{painters_for(device)} threads or processes make batches ready, {torch.get_num_threads()} threads compute"
     lines = [
         "# Training throughput",
         "",
@@ -150,6 +152,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--seconds", type=float, default=10.0, help="Of each of the three, each round.")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="As `lrdan-edge train` takes it.")
     parser.add_argument("--setups", type=int, nargs="+", default=range(len(SETUPS)), help="Which rows, from 0.")
     arguments = parser.parse_args()
     command = shlex.join(["python", "benchmarks/training.py", *sys.argv[1:]])
@@ -160,7 +163,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         data = arguments.images or surfaces(Path(folder))
         for setup in arguments.setups:
-            rows.append(measure(data, *SETUPS[setup], device, arguments.seconds, arguments.rounds))
+            rows.append(measure(data, *SETUPS[setup], device, arguments.seconds, arguments.rounds, arguments.compile))
             print(rows[-1], flush=True)
             record = {"command": command, "machine": machine, "versions": versions(), "rows": rows}
             (RESULTS / f"training-{device.type}.json").write_bytes(to_json(record))

@@ -108,7 +108,7 @@ class Optimisation:
         self._discriminator = torch.optim.Adam(self._d, learning_rate / 4, betas=BETAS, fused=True)
         self._rates = (learning_rate, learning_rate / 4)
         self.optimisers = (self._autoencoders, self._discriminator)
-        self.shown = 0
+        self.paints, self.shown = False, 0
 
     def set_rate(self, share: float) -> None:
         """Use `share` (0 to 1) of the learning rates from now on."""

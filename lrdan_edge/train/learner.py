@@ -23,6 +23,10 @@ class Learner(Protocol):
         """All optimisers, always in the same order; with the networks, they are all of a learner's state."""
 
     @property
+    def paints(self) -> bool:
+        """Whether `prepare` is long enough a work to be worth processes of its own, where a GPU trains."""
+
+    @property
     def shown(self) -> int:
         """Which part of a batch is what AE2 sees."""
 

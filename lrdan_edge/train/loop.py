@@ -16,7 +16,7 @@ from lrdan_edge.train.distributed import Team
 from lrdan_edge.train.interrupt import Interrupt
 from lrdan_edge.train.learner import Batch, Learner
 from lrdan_edge.train.options import RECIPES, TrainOptions
-from lrdan_edge.train.prefetch import ahead, batch_of, painters_for
+from lrdan_edge.train.prefetch import batch_of, batches_for
 from lrdan_edge.train.progress import Progress
 
 WARM_UP = 30  # steps over which the learning rate rises
@@ -96,7 +96,7 @@ class Loop:
         schedule, first, before, started = self.schedule, state.step, state.seconds, time.monotonic()
         watch = Watch(schedule.steps_per_epoch, state.counts)
         steps = range(first, schedule.steps)
-        with closing(ahead(self._prepare, steps, painters_for(device))) as batches:
+        with closing(batches_for(self.learner, self._prepare, steps, device)) as batches:
             for batch in batches:
                 rate = rate_at(state.step, schedule.steps)
                 self.learner.set_rate(rate)

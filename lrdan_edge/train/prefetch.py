@@ -1,17 +1,25 @@
 """Which images each step sees, and making them ready ahead of it; both depend on the seed and the step alone."""
 
 import os
+import shutil
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import TypeVar
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
-MOST_PAINTERS = 8
+from lrdan_edge.train.learner import Batch, Learner
+
+MOST_PAINTERS = 16
+AHEAD = 2  # batches that each process makes before they are asked for
+SHARED_MEMORY = "/dev/shm"  # where PyTorch puts what one process hands to another; containers often have 64 MiB
 
 T = TypeVar("T")
 
@@ -39,6 +47,14 @@ def _permutation(seed: int, epoch: int, count: int) -> Tensor:
     return torch.from_numpy(np.random.default_rng((seed, epoch)).permutation(count))
 
 
+def batches_for(
+    learner: Learner, make: Callable[[int], Batch], steps: range, device: torch.device
+) -> Generator[Batch, None, None]:
+    """The batch of each step, in order, made ready ahead as it suits the learner and the device; see `ahead`."""
+    painters = painters_for(device)
+    return (ahead_apart if device.type == "cuda" and learner.paints else ahead)(make, steps, painters)
+
+
 def ahead(make: Callable[[int], T], steps: range, painters: int) -> Generator[T, None, None]:
     """What `make` gives for each step, in order, computed by `painters` threads some steps ahead; by this one if there are none.
 
@@ -62,8 +78,68 @@ def ahead(make: Callable[[int], T], steps: range, painters: int) -> Generator[T,
                 future.cancel()
 
 
+def ahead_apart(make: Callable[[int], Batch], steps: range, painters: int) -> Generator[Batch, None, None]:
+    """As `ahead`, by processes: painting holds the interpreter too much for threads to keep a GPU busy.
+
+    They are forked, so that `make` need not be copied; none of them touches the GPU. A processor is left to the training. Where
+    shared memory has no room for what they make, threads do it.
+    """
+    if not steps:
+        return
+    processes = painters - 1
+    first = make(steps[0])  # here, so that what is wrong with the data is said as ever
+    each = sum(part.nbytes for part in first)
+    if processes < 1 or _shared_memory() < 2 * AHEAD * processes * each:
+        yield first
+        yield from ahead(make, steps[1:], painters)
+        return
+    loader = DataLoader(
+        _Batches(make),
+        batch_size=None,
+        sampler=steps[1:],
+        num_workers=processes,
+        prefetch_factor=AHEAD,
+        generator=torch.Generator(),  # its own: PyTorch's is the networks'
+        multiprocessing_context="fork",
+        pin_memory=torch.cuda.is_available(),
+    )
+    with _one_opencv_thread():
+        batches: Iterator[Batch] = iter(loader)
+    yield first
+    yield from (tuple(batch) for batch in batches)
+
+
+class _Batches(Dataset[Batch]):
+    """The batch of every step."""
+
+    def __init__(self, make: Callable[[int], Batch]) -> None:
+        self._make = make
+
+    def __getitem__(self, step: int) -> Batch:
+        return self._make(step)
+
+
+@contextmanager
+def _one_opencv_thread() -> Iterator[None]:
+    """OpenCV without threads of its own, so that a process forked here has none that it would wait for in vain."""
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(threads)
+
+
+def _shared_memory() -> int:
+    """Free bytes of it."""
+    try:
+        return shutil.disk_usage(SHARED_MEMORY).free
+    except OSError:
+        return 0
+
+
 def painters_for(device: torch.device) -> int:
-    """How many threads make batches ready: those that a GPU leaves idle, or one where training leaves a processor idle."""
+    """How many threads or processes make batches ready: all that a GPU leaves idle, or one where training leaves one idle."""
     processors = len(os.sched_getaffinity(0))
     if device.type == "cuda":
         return min(MOST_PAINTERS, processors)

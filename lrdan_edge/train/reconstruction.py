@@ -43,7 +43,7 @@ class Reconstruction:
         self.ae2, self.half, self._rate, self._known, self._seed = ae2, half, learning_rate, known, seed
         self._optimiser = torch.optim.AdamW(ae2.parameters(), learning_rate, weight_decay=WEIGHT_DECAY, fused=True)
         self.optimisers = (self._optimiser,)
-        self.shown = 0
+        self.paints, self.shown = False, 0
 
     def set_rate(self, share: float) -> None:
         """Use `share` (0 to 1) of the learning rate from now on."""

@@ -105,7 +105,7 @@ class Restoration:
             ae2.parameters(), learning_rate, betas=(0.9, 0.99), weight_decay=WEIGHT_DECAY, fused=True
         )
         self.optimisers = (self._optimiser,)
-        self.shown = 1
+        self.paints, self.shown = True, 1
 
     def set_rate(self, share: float) -> None:
         """Use `share` (0 to 1) of the learning rate from now on."""

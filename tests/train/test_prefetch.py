@@ -1,21 +1,40 @@
 """Order, painting ahead, and the promise that nothing but seed, step and place decides what is drawn."""
 
+import gc
+import multiprocessing
+import os
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lrdan_edge.bundle import WEIGHTS
-from lrdan_edge.train import loop
+from lrdan_edge.train import loop, prefetch
+from lrdan_edge.train.learner import Batch, Learner
 from lrdan_edge.train.networks import Restorer, spec_for
 from lrdan_edge.train.options import TrainOptions
-from lrdan_edge.train.prefetch import ahead, batch_of, painters_for
+from lrdan_edge.train.prefetch import ahead, ahead_apart, batch_of, painters_for
 from lrdan_edge.train.progress import Progress
 from lrdan_edge.train.restoration import Restoration
 from lrdan_edge.train.trainer import learner_for, networks_for, train
+
+FORKING = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")  # from Python 3.12 on
+
+
+def squared(step: int) -> Batch:
+    return (torch.tensor(step * step),)
+
+
+def failing_at_three(step: int) -> Batch:
+    if step == 3:
+        raise ValueError("three")
+    return (torch.tensor(step),)
 
 
 @given(st.integers(1, 40), st.integers(1, 12), st.integers(0, 2**31))
@@ -47,6 +66,67 @@ def test_batches_come_in_order_and_errors_too(painters: int) -> None:
     assert [next(batches) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(ValueError, match="three"):
         next(batches)
+
+
+@FORKING
+@pytest.mark.parametrize("painters", [0, 1, 2, 3])
+def test_processes_give_what_threads_give(painters: int) -> None:
+    before = torch.get_rng_state()
+    assert [int(batch[0]) for batch in ahead_apart(squared, range(5, 40), painters)] == [step * step for step in range(5, 40)]
+    assert list(ahead_apart(squared, range(3, 3), painters)) == []
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@FORKING
+@pytest.mark.timeout(60)
+def test_processes_use_opencv_after_this_one_has() -> None:
+    """OpenCV's threads do not come along, and a process that ends them waits for ever, or crashes."""
+    image, here = np.zeros((512, 512), np.float32), os.getpid()
+
+    def blurred(step: int) -> Batch:
+        if os.getpid() != here:
+            cv2.setNumThreads(1)  # which ends the threads that it thinks it has
+        return (torch.from_numpy(cv2.blur(image + step, (3, 3))),)
+
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(4)
+    try:
+        cv2.warpAffine(np.zeros((2000, 2000), np.float32), np.eye(2, 3), (2000, 2000))  # its threads run from here on
+        assert [int(batch[0].mean()) for batch in ahead_apart(blurred, range(9), 3)] == list(range(9))
+        assert cv2.getNumThreads() == 4
+    finally:
+        cv2.setNumThreads(before)
+
+
+@FORKING
+def test_what_fails_in_a_process_is_raised_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)  # how long to wait for each process to end
+    for steps in (range(3, 10), range(10)):  # the first step is made here, the others there
+        batches = ahead_apart(failing_at_three, steps, 3)
+        assert [int(batch[0]) for _, batch in zip(range(3 - steps[0]), batches, strict=False)] == list(range(steps[0], 3))
+        with pytest.raises(ValueError, match="three"):
+            next(batches)
+    del batches
+    gc.collect()  # what was raised holds on to the processes
+    assert not multiprocessing.active_children()
+
+
+@FORKING
+def test_leaving_early_ends_the_processes() -> None:
+    batches = ahead_apart(squared, range(1000), 3)
+    next(batches)
+    next(batches)
+    assert len(multiprocessing.active_children()) == 2
+    batches.close()
+    assert not multiprocessing.active_children()
+
+
+def test_threads_take_over_where_shared_memory_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefetch, "_shared_memory", lambda: 8)
+    batches = ahead_apart(squared, range(10), 2)
+    assert [int(batch[0]) for _, batch in zip(range(3), batches, strict=False)] == [0, 1, 4]
+    assert not multiprocessing.active_children()
+    assert [int(batch[0]) for batch in batches] == [step * step for step in range(3, 10)]
 
 
 def test_leaving_early_ends_the_threads() -> None:
@@ -81,13 +161,21 @@ def test_shares_of_a_batch_are_drawn_as_the_whole(step: int, seed: int, processe
     assert not torch.equal(whole[1], learner.prepare(FRAMES, step + 1)[1])
 
 
+@FORKING
 def test_painting_ahead_changes_no_bit(stripes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = TrainOptions(image_size=(36, 40), epochs=2, batch_size=8, device="cpu")
     weights = []
-    for painters in (0, 3):
-        monkeypatch.setattr(loop, "painters_for", lambda _device, painters=painters: painters)
-        weights.append((train(stripes, tmp_path / str(painters), options, Progress()).path / WEIGHTS).read_bytes())
-    assert weights[0] == weights[1]
+    for way, painters in ((ahead, 0), (ahead, 3), (ahead_apart, 3)):
+
+        def batches_for(
+            learner: Learner, make: Callable[[int], Batch], steps: range, _device: torch.device, way=way, painters=painters
+        ) -> Iterator[Batch]:
+            assert learner.paints
+            return way(make, steps, painters)
+
+        monkeypatch.setattr(loop, "batches_for", batches_for)
+        weights.append((train(stripes, tmp_path / str(len(weights)), options, Progress()).path / WEIGHTS).read_bytes())
+    assert weights[0] == weights[1] == weights[2]
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # Dynamo looks at it
