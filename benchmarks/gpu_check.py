@@ -340,6 +340,7 @@ def closing(check: Check, precision: Precision) -> Iterator[Row]:
     from pycuda import driver
 
     def free() -> int:
+        getattr(torch._C, "_cuda_clearCublasWorkspaces", int)()  # one for every stream that ever multiplied matrices
         torch.cuda.empty_cache()  # what PyTorch keeps for later is no loss
         with GpuContext(driver):
             return int(driver.mem_get_info()[0])
