@@ -89,7 +89,7 @@ def measure(
         return learner.prepare(frames[batch_of(step, 0, len(frames), taken)], step, EVERYTHING)
 
     def batches() -> Generator[Batch, None, None]:
-        yield from batches_for(learner, make, range(1 << 30), device)
+        yield from batches_for(learner, make, range(1 << 30), device, print)
 
     def step(some: Batch) -> list[float]:
         return torch.stack(list(learner.step(*some).values())).tolist()  # as the loop reads them, which waits for the device
@@ -129,7 +129,9 @@ def _per_second(turns: Generator[object, None, None], seconds: float) -> float:
 def as_markdown(rows: list[Row], command: str, machine: str, device: torch.device) -> str:
     said = ", ".join(f"{name} {version}" for name, version in versions().items())
     half = "bfloat16" if computes_bfloat16(device) else "float32"
-    threads = f"{painters_for(device)} threads or processes make batches ready, {torch.get_num_threads()} threads compute"
+    threads = (
+        f"{painters_for(device)} threads, or a process less, make batches ready; {torch.get_num_threads()} threads compute"
+    )
     lines = [
         "# Training throughput",
         "",

@@ -96,7 +96,7 @@ class Loop:
         schedule, first, before, started = self.schedule, state.step, state.seconds, time.monotonic()
         watch = Watch(schedule.steps_per_epoch, state.counts)
         steps = range(first, schedule.steps)
-        with closing(batches_for(self.learner, self._prepare, steps, device)) as batches:
+        with closing(batches_for(self.learner, self._prepare, steps, device, self.progress.note)) as batches:
             for batch in batches:
                 rate = rate_at(state.step, schedule.steps)
                 self.learner.set_rate(rate)

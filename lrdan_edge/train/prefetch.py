@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
+from multiprocessing import current_process
 from typing import TypeVar
 
 import cv2
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from lrdan_edge.errors import TrainingError
 from lrdan_edge.train.learner import Batch, Learner
 
 MOST_PAINTERS = 16
@@ -48,11 +50,13 @@ def _permutation(seed: int, epoch: int, count: int) -> Tensor:
 
 
 def batches_for(
-    learner: Learner, make: Callable[[int], Batch], steps: range, device: torch.device
+    learner: Learner, make: Callable[[int], Batch], steps: range, device: torch.device, note: Callable[[str], None]
 ) -> Generator[Batch, None, None]:
     """The batch of each step, in order, made ready ahead as it suits the learner and the device; see `ahead`."""
     painters = painters_for(device)
-    return (ahead_apart if device.type == "cuda" and learner.paints else ahead)(make, steps, painters)
+    if device.type == "cuda" and learner.paints:
+        return ahead_apart(make, steps, painters - 1, note)
+    return ahead(make, steps, painters)
 
 
 def ahead(make: Callable[[int], T], steps: range, painters: int) -> Generator[T, None, None]:
@@ -78,20 +82,31 @@ def ahead(make: Callable[[int], T], steps: range, painters: int) -> Generator[T,
                 future.cancel()
 
 
-def ahead_apart(make: Callable[[int], Batch], steps: range, painters: int) -> Generator[Batch, None, None]:
+def ahead_apart(
+    make: Callable[[int], Batch], steps: range, painters: int, note: Callable[[str], None]
+) -> Generator[Batch, None, None]:
     """As `ahead`, by processes: painting holds the interpreter too much for threads to keep a GPU busy.
 
-    They are forked, so that `make` need not be copied; none of them touches the GPU. A processor is left to the training. Where
-    shared memory has no room for what they make, threads do it.
+    They are forked, so that `make` need not be copied; none of them touches the GPU. As many work as shared memory has room for;
+    threads do, where they would be fewer than two, or where no process may be forked.
+
+    Raises:
+        TrainingError: A process ended, or memory did.
     """
     if not steps:
         return
-    processes = painters - 1
     first = make(steps[0])  # here, so that what is wrong with the data is said as ever
-    each = sum(part.nbytes for part in first)
-    if processes < 1 or _shared_memory() < 2 * AHEAD * processes * each:
+    each = (AHEAD + 1) * sum(part.nbytes for part in first)
+    processes = min(painters, _shared_memory() // max(each, 1))
+    if processes < painters:
+        note(
+            f"{SHARED_MEMORY} has room for {processes} of {painters} processes that paint, which is slower: give it "
+            f"{painters * each >> 20} MiB (a container: --shm-size)"
+        )
+    processes = min(processes, len(steps) - 1)
+    if processes < 2 or current_process().daemon:
         yield first
-        yield from ahead(make, steps[1:], painters)
+        yield from ahead(make, steps[1:], max(1, painters))
         return
     loader = DataLoader(
         _Batches(make),
@@ -106,7 +121,16 @@ def ahead_apart(make: Callable[[int], Batch], steps: range, painters: int) -> Ge
     with _one_opencv_thread():
         batches: Iterator[Batch] = iter(loader)
     yield first
-    yield from (tuple(batch) for batch in batches)
+    for _ in steps[1:]:
+        try:
+            batch = next(batches)
+        except RuntimeError as error:  # PyTorch's, for a process that was killed and for memory that it cannot have
+            reason = str(error).strip().splitlines()[-1]
+            raise TrainingError(
+                f"a process that paints failed ({reason}): free memory (a container: raise --memory and --shm-size), or give a "
+                "smaller --batch-size"
+            ) from error
+        yield tuple(batch)
 
 
 class _Batches(Dataset[Batch]):
@@ -116,7 +140,10 @@ class _Batches(Dataset[Batch]):
         self._make = make
 
     def __getitem__(self, step: int) -> Batch:
-        return self._make(step)
+        batch = self._make(step)
+        for part in batch:
+            part.share_memory_()  # type: ignore[no-untyped-call]  # here, where a failure is told; later it would not be
+        return batch
 
 
 @contextmanager
@@ -131,16 +158,21 @@ def _one_opencv_thread() -> Iterator[None]:
 
 
 def _shared_memory() -> int:
-    """Free bytes of it."""
+    """This process's part of the free bytes of it."""
     try:
-        return shutil.disk_usage(SHARED_MEMORY).free
+        return shutil.disk_usage(SHARED_MEMORY).free // _processes_here()
     except OSError:
         return 0
 
 
+def _processes_here() -> int:
+    """How many processes train on this machine: torchrun says so."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
 def painters_for(device: torch.device) -> int:
-    """How many threads or processes make batches ready: all that a GPU leaves idle, or one where training leaves one idle."""
+    """How many threads make batches ready: this process's part of all where a GPU trains, or one where a processor is left."""
     processors = len(os.sched_getaffinity(0))
     if device.type == "cuda":
-        return min(MOST_PAINTERS, processors)
+        return max(1, min(MOST_PAINTERS, processors // _processes_here()))
     return int(processors > torch.get_num_threads())

@@ -4,8 +4,12 @@ import gc
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import closing
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import cv2
 import numpy as np
@@ -13,13 +17,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from parts import defective_image, write
 
 from lrdan_edge.bundle import WEIGHTS
+from lrdan_edge.errors import TrainingError
 from lrdan_edge.train import loop, prefetch
 from lrdan_edge.train.learner import Batch, Learner
 from lrdan_edge.train.networks import Restorer, spec_for
 from lrdan_edge.train.options import TrainOptions
-from lrdan_edge.train.prefetch import ahead, ahead_apart, batch_of, painters_for
+from lrdan_edge.train.prefetch import ahead, ahead_apart, batch_of, batches_for, painters_for
 from lrdan_edge.train.progress import Progress
 from lrdan_edge.train.restoration import Restoration
 from lrdan_edge.train.trainer import learner_for, networks_for, train
@@ -35,6 +41,21 @@ def failing_at_three(step: int) -> Batch:
     if step == 3:
         raise ValueError("three")
     return (torch.tensor(step),)
+
+
+class Unsharable(torch.Tensor):
+    """Shared memory is full."""
+
+    def share_memory_(self) -> "Unsharable":
+        raise RuntimeError("unable to write to file </torch_1>: No space left on device (28)")
+
+
+def unsharable_from_three(step: int) -> Batch:
+    return (torch.tensor(step).as_subclass(Unsharable),) if step >= 3 else (torch.tensor(step),)
+
+
+def silent(_note: str) -> None:
+    pass
 
 
 @given(st.integers(1, 40), st.integers(1, 12), st.integers(0, 2**31))
@@ -69,12 +90,22 @@ def test_batches_come_in_order_and_errors_too(painters: int) -> None:
 
 
 @FORKING
-@pytest.mark.parametrize("painters", [0, 1, 2, 3])
+@pytest.mark.parametrize("painters", [0, 1, 2])
 def test_processes_give_what_threads_give(painters: int) -> None:
     before = torch.get_rng_state()
-    assert [int(batch[0]) for batch in ahead_apart(squared, range(5, 40), painters)] == [step * step for step in range(5, 40)]
-    assert list(ahead_apart(squared, range(3, 3), painters)) == []
+    for steps in (range(5, 40), range(3, 3), range(3, 4), range(3, 5)):
+        assert [int(batch[0]) for batch in ahead_apart(squared, steps, painters, silent)] == [step * step for step in steps]
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@FORKING
+@pytest.mark.parametrize(("device", "paints", "processes"), [("cuda", True, 2), ("cuda", False, 0), ("cpu", True, 0)])
+def test_processes_paint_where_a_gpu_trains(device: str, paints: bool, processes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2})
+    learner = cast(Learner, SimpleNamespace(paints=paints))
+    with closing(batches_for(learner, squared, range(9), torch.device(device), silent)) as batches:
+        assert [int(next(batches)[0]) for _ in range(3)] == [0, 1, 4]
+        assert len(multiprocessing.active_children()) == processes
 
 
 @FORKING
@@ -92,20 +123,35 @@ def test_processes_use_opencv_after_this_one_has() -> None:
     cv2.setNumThreads(4)
     try:
         cv2.warpAffine(np.zeros((2000, 2000), np.float32), np.eye(2, 3), (2000, 2000))  # its threads run from here on
-        assert [int(batch[0].mean()) for batch in ahead_apart(blurred, range(9), 3)] == list(range(9))
+        assert [int(batch[0].mean()) for batch in ahead_apart(blurred, range(9), 2, silent)] == list(range(9))
         assert cv2.getNumThreads() == 4
     finally:
         cv2.setNumThreads(before)
 
 
+def dying_at_three(step: int) -> Batch:
+    if step == 3:
+        os._exit(9)
+    return (torch.tensor(step),)
+
+
 @FORKING
-def test_what_fails_in_a_process_is_raised_here(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("make", "error", "said"),
+    [
+        (failing_at_three, ValueError, "three"),
+        (dying_at_three, TrainingError, "exited unexpectedly.*--shm-size"),
+        (unsharable_from_three, TrainingError, "No space left.*--shm-size"),
+    ],
+)
+def test_what_fails_in_a_process_is_raised_here(
+    make: Callable[[int], Batch], error: type[Exception], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)  # how long to wait for each process to end
-    for steps in (range(3, 10), range(10)):  # the first step is made here, the others there
-        batches = ahead_apart(failing_at_three, steps, 3)
-        assert [int(batch[0]) for _, batch in zip(range(3 - steps[0]), batches, strict=False)] == list(range(steps[0], 3))
-        with pytest.raises(ValueError, match="three"):
-            next(batches)
+    batches = ahead_apart(make, range(1, 10), 2, silent)
+    with pytest.raises(error, match=f"(?s){said}"):
+        for _ in batches:
+            pass
     del batches
     gc.collect()  # what was raised holds on to the processes
     assert not multiprocessing.active_children()
@@ -113,7 +159,7 @@ def test_what_fails_in_a_process_is_raised_here(monkeypatch: pytest.MonkeyPatch)
 
 @FORKING
 def test_leaving_early_ends_the_processes() -> None:
-    batches = ahead_apart(squared, range(1000), 3)
+    batches = ahead_apart(squared, range(1000), 2, silent)
     next(batches)
     next(batches)
     assert len(multiprocessing.active_children()) == 2
@@ -121,12 +167,27 @@ def test_leaving_early_ends_the_processes() -> None:
     assert not multiprocessing.active_children()
 
 
-def test_threads_take_over_where_shared_memory_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prefetch, "_shared_memory", lambda: 8)
-    batches = ahead_apart(squared, range(10), 2)
-    assert [int(batch[0]) for _, batch in zip(range(3), batches, strict=False)] == [0, 1, 4]
-    assert not multiprocessing.active_children()
-    assert [int(batch[0]) for batch in batches] == [step * step for step in range(3, 10)]
+@FORKING
+@pytest.mark.parametrize(("free", "processes"), [(8, 0), (24 * 2, 2), (24 * 4, 4)])
+def test_as_many_processes_work_as_shared_memory_has_room_for(
+    free: int, processes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prefetch, "_shared_memory", lambda: free)
+    monkeypatch.setattr("torch._utils.cpu_count", lambda: 4)
+    notes: list[str] = []
+    with closing(ahead_apart(squared, range(20), 4, notes.append)) as batches:
+        assert [int(next(batches)[0]) for _ in range(9)] == [step * step for step in range(9)]
+        assert len(multiprocessing.active_children()) == processes
+    assert len(notes) == (processes < 4)
+    assert all(f"room for {processes} of 4 processes" in note for note in notes)
+
+
+def test_processes_that_train_share_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
+    whole = prefetch._shared_memory()
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert painters_for(torch.device("cuda")) == 2
+    assert prefetch._shared_memory() <= whole / 3
 
 
 def test_leaving_early_ends_the_threads() -> None:
@@ -163,17 +224,16 @@ def test_shares_of_a_batch_are_drawn_as_the_whole(step: int, seed: int, processe
 
 @FORKING
 def test_painting_ahead_changes_no_bit(stripes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = TrainOptions(image_size=(36, 40), epochs=2, batch_size=8, device="cpu")
+    rng = np.random.default_rng(0)
+    for index in range(3):
+        image, mask = defective_image(rng)
+        write(tmp_path / "known" / f"{index}.png", image)
+        if index < 2:
+            write(tmp_path / "known" / "masks" / f"{index}.png", mask)
+    options = TrainOptions(image_size=(36, 40), epochs=2, batch_size=8, device="cpu", known_defects=tmp_path / "known")
     weights = []
-    for way, painters in ((ahead, 0), (ahead, 3), (ahead_apart, 3)):
-
-        def batches_for(
-            learner: Learner, make: Callable[[int], Batch], steps: range, _device: torch.device, way=way, painters=painters
-        ) -> Iterator[Batch]:
-            assert learner.paints
-            return way(make, steps, painters)
-
-        monkeypatch.setattr(loop, "batches_for", batches_for)
+    for way in (partial(ahead, painters=0), partial(ahead, painters=3), partial(ahead_apart, painters=2, note=silent)):
+        monkeypatch.setattr(loop, "batches_for", lambda _learner, make, steps, *_, way=way: way(make, steps))
         weights.append((train(stripes, tmp_path / str(len(weights)), options, Progress()).path / WEIGHTS).read_bytes())
     assert weights[0] == weights[1] == weights[2]
 
