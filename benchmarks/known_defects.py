@@ -22,7 +22,7 @@ import torch
 
 from lrdan_edge.bundle import versions
 from lrdan_edge.dataset import LabelledImage, test_images
-from lrdan_edge.images import batches
+from lrdan_edge.images import batches, read_mask
 from lrdan_edge.manifest import to_json
 from lrdan_edge.metrics import auroc
 from lrdan_edge.runtime.device import processor
@@ -61,7 +61,7 @@ def write_known(folder: Path, drawn: dict[str, list[LabelledImage]], count: int,
         for image in images[:count]:
             (folder / kind).mkdir(parents=True, exist_ok=True)
             shutil.copy(image.path, folder / kind)
-            if masks and image.mask is not None:
+            if masks and image.mask is not None and read_mask(image.mask).any():  # one of the tiles' masks marks nothing
                 (folder / "masks" / kind).mkdir(parents=True, exist_ok=True)
                 shutil.copy(image.mask, folder / "masks" / kind / f"{image.path.stem}.png")
 
