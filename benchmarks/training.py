@@ -129,9 +129,9 @@ def _per_second(turns: Generator[object, None, None], seconds: float) -> float:
 def as_markdown(rows: list[Row], command: str, machine: str, device: torch.device) -> str:
     said = ", ".join(f"{name} {version}" for name, version in versions().items())
     half = "bfloat16" if computes_bfloat16(device) else "float32"
-    threads = (
-        f"{painters_for(device)} threads, or a process less, make batches ready; {torch.get_num_threads()} threads compute"
-    )
+    painters = painters_for(device)
+    ready = f"{painters} threads, or a process less, make" if painters else "no thread makes"
+    threads = f"{ready} batches ready ahead, {torch.get_num_threads()} compute"
     lines = [
         "# Training throughput",
         "",
