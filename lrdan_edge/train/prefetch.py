@@ -88,7 +88,7 @@ def ahead_apart(
     """As `ahead`, by processes: painting holds the interpreter too much for threads to keep a GPU busy.
 
     They are forked, so that `make` need not be copied; none of them touches the GPU. As many work as shared memory has room for;
-    threads do, where they would be fewer than two, or where no process may be forked.
+    where it has for none, and where no process may be forked, threads do.
 
     Raises:
         TrainingError: A process ended, or memory did.
@@ -104,7 +104,7 @@ def ahead_apart(
             f"{painters * each >> 20} MiB (a container: --shm-size)"
         )
     processes = min(processes, len(steps) - 1)
-    if processes < 2 or current_process().daemon:
+    if processes < 1 or current_process().daemon:
         yield first
         yield from ahead(make, steps[1:], max(1, painters))
         return

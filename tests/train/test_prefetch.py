@@ -30,7 +30,10 @@ from lrdan_edge.train.progress import Progress
 from lrdan_edge.train.restoration import Restoration
 from lrdan_edge.train.trainer import learner_for, networks_for, train
 
-FORKING = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")  # from Python 3.12 on
+FORKING = pytest.mark.filterwarnings(
+    "ignore:.*multi-threaded, use of fork:DeprecationWarning",  # from Python 3.12 on
+    "ignore:This DataLoader will create:UserWarning",  # more processes than processors
+)
 
 
 def squared(step: int) -> Batch:
@@ -173,7 +176,6 @@ def test_as_many_processes_work_as_shared_memory_has_room_for(
     free: int, processes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(prefetch, "_shared_memory", lambda: free)
-    monkeypatch.setattr("torch._utils.cpu_count", lambda: 4)
     notes: list[str] = []
     with closing(ahead_apart(squared, range(20), 4, notes.append)) as batches:
         assert [int(next(batches)[0]) for _ in range(9)] == [step * step for step in range(9)]

@@ -22,13 +22,14 @@ _AT_ONCE = {"cpu": 4, "cuda": 64}  # images to score, 72 times as many to comput
 class Geom:
     """One minus the mean probability of the transformation that was applied, over all 72.
 
-    That is the paper's simplified score; its Dirichlet normality needs one more fit and changes little there. The network is a
+    That is the paper's score without its Dirichlet fit, which changes little there. The network is a
     wide residual network of ten layers and width two, small enough for processor cores; every step sees four transformations
     of each image. Images above 64 pixels are made smaller first.
     """
 
     recipe = (
-        f"72 transformations, {DRAWN} per image and step; batches of {BATCH_SIZE}, Adam {LEARNING_RATE:g}; simplified score"
+        f"72 transformations, {DRAWN} per image and step; batches of {BATCH_SIZE}, Adam {LEARNING_RATE:g}; "
+        "score: one minus the mean probability of what was applied"
     )
 
     def fit(
