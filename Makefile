@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# One process per core, a few gigabytes of memory at most: each imports torch for itself.
+PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal
 
 .PHONY: help demo test test-all lint format clean
 .DELETE_ON_ERROR:
@@ -14,10 +16,10 @@ demo: $(VENV)/.installed-demo ## Train, deploy and inspect a conveyor made from 
 	$(BIN)/lrdan-edge demo
 
 test: $(VENV)/.installed-dev lint ## Check style and types, and run the tests (minutes)
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: $(VENV)/.installed-dev lint ## Also run the slow tests
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 lint: $(VENV)/.installed-dev ## Check style and types
 	$(BIN)/ruff check
