@@ -62,6 +62,11 @@ def graph_name(precision: Precision) -> str:
     return f"model.{precision}.onnx"
 
 
+def processor_graph_name(precision: Precision) -> str:
+    """File name of the graph that processors run at `precision`: int8 has unsigned activations there."""
+    return "model.int8.cpu.onnx" if precision == "int8" else graph_name(precision)
+
+
 def engine_stage(name: str) -> str:
     """Name of the manifest's stage for the engine file ``engines/<name>``."""
     return f"build-engine {name}"
@@ -239,6 +244,15 @@ class Bundle:
         stage = "calibrate" if precision == "int8" else "export"
         path = self.file(graph_name(precision), f"lrdan-edge {stage}")
         self.require_fresh(stage)
+        return path
+
+    def processor_graph(self, precision: Precision) -> Path:
+        """Path of the graph that processors run at `precision`, checked and not stale; `graph` in bundles older than that file."""
+        name = processor_graph_name(precision)
+        if precision != "int8" or name not in self.manifest.files:
+            return self.graph(precision)
+        path = self.file(name, "lrdan-edge calibrate")
+        self.require_fresh("calibrate")
         return path
 
     def decision(self) -> Decision:

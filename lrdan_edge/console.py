@@ -64,7 +64,13 @@ def print_evaluation(result: "Evaluation", pictures: list[Path]) -> None:
 def print_benchmark(report: "BenchmarkReport", bundle: Bundle) -> None:
     """A benchmark as a table."""
     table = Table(
-        "backend", "batch", "p50 ms", "p99 ms", "frames/s", "against eager", title=f"{report.machine}, {report.cores} cores"
+        "backend",
+        "batch",
+        "p50 ms",
+        "p99 ms",
+        "frames/s",
+        "against eager",
+        title=f"{report.machine} ({report.instruction_set}), {report.cores} cores",
     )
     for entry in report.entries:
         speedup = "n/a" if entry.speedup is None else f"{entry.speedup:.2f}x"
@@ -111,6 +117,7 @@ def print_info(bundle: Bundle, *, as_json: bool) -> bool:
     Returns:
         Whether everything in it is whole and fresh.
     """
+    from lrdan_edge.runtime.device import processor
     from lrdan_edge.runtime.engines import engines
 
     damaged: dict[str, str] = {}
@@ -124,7 +131,15 @@ def print_info(bundle: Bundle, *, as_json: bool) -> bool:
             damaged[name] = str(error)
     stale = {stage: why for stage in bundle.manifest.stages if (why := bundle.staleness(stage))}
     if as_json:
-        facts = {"path": str(bundle.path), "damaged": damaged, "stale": stale, "manifest": bundle.manifest}
+        here = processor()
+        machine = {"name": here.name, "instruction_set": here.instruction_set, "int8_is_faster": here.int8_is_faster}
+        facts = {
+            "path": str(bundle.path),
+            "damaged": damaged,
+            "stale": stale,
+            "processor": machine,
+            "manifest": bundle.manifest,
+        }
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(facts), indent=2).decode() + "\n")
         return not damaged and not stale
     model, scoring = bundle.manifest.model, bundle.manifest.scoring
@@ -146,6 +161,7 @@ def print_info(bundle: Bundle, *, as_json: bool) -> bool:
     if "calibrate" in bundle.manifest.stages and not stale.get("calibrate") and not damaged:
         for precision, graph in bundle.decision().graphs.items():
             console.print(f"{precision}: threshold {graph.threshold:.6g}, false-reject rate {graph.false_reject_rate:g}")
+    console.print(f"processor: {processor().name}, {processor().describe_int8()}")
     try:
         for engine in engines(bundle):
             console.print(f"engine {engine.name}: {engine.obstacle or 'runs here'}")

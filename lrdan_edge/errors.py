@@ -70,6 +70,10 @@ class BackendError(LrdanError):
     """Inference failed."""
 
 
+class DriftError(BackendError):
+    """A backend scores the golden frames otherwise than what the threshold was fitted on; the message names the way out."""
+
+
 class MissingExtraError(LrdanError):
     """An optional package is not installed."""
 

@@ -87,9 +87,9 @@ def build_engine(bundle: Bundle, request: BuildRequest, progress: Progress | Non
     if request.target == "tensorrt":
         built = _build_tensorrt(graph, request.options, bundle.path / TIMING_CACHE, progress)
     elif request.target == "openvino":
-        built = _build_openvino(graph, request.precision, progress)
+        built = _build_openvino(bundle.processor_graph(request.precision), request.precision, progress)
     else:
-        built = _build_onnxruntime(graph, request.precision, progress)
+        built = _build_onnxruntime(bundle.processor_graph(request.precision), request.precision, progress)
     name = f"{request.target}-{request.precision}-{_slug(built)}{built.suffix}"
     sidecar = EngineSidecar(
         schema_version=SCHEMA_VERSION,
