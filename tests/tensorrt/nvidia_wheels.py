@@ -89,7 +89,7 @@ def compile_stub(target: Path, symbols: list[str], name: str | None = None) -> N
     """A shared library that defines `symbols` and does nothing, known as `name`; skips where there is no C compiler."""
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
-        pytest.skip("no C compiler to make stub libraries with")
+        pytest.skip("no C compiler to make stub libraries with (Debian: gcc libc6-dev)")
     code = "".join(f"int {symbol}(void* a, const char* b) {{ (void)a; (void)b; return 1; }}\n" for symbol in symbols)
     command = [compiler, "-shared", "-fPIC", "-x", "c", "-o", str(target), f"-Wl,-soname,{name or target.name}", "-"]
     subprocess.run(command, input=code, text=True, check=True, timeout=60)
