@@ -248,12 +248,9 @@ class Bundle:
 
     def processor_graph(self, precision: Precision) -> Path:
         """Path of the graph that processors run at `precision`, checked and not stale; `graph` in bundles older than that file."""
-        name = processor_graph_name(precision)
-        if precision != "int8" or name not in self.manifest.files:
-            return self.graph(precision)
-        path = self.file(name, "lrdan-edge calibrate")
-        self.require_fresh("calibrate")
-        return path
+        graph, name = self.graph(precision), processor_graph_name(precision)
+        twin = precision == "int8" and name in self.manifest.files
+        return self.file(name, "lrdan-edge calibrate") if twin else graph
 
     def decision(self) -> Decision:
         """The decision, checked and not stale."""

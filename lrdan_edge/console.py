@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from lrdan_edge.bundle import BENCHMARK, Bundle
+from lrdan_edge.bundle import BENCHMARK, Bundle, graph_name, processor_graph_name
 from lrdan_edge.errors import BundleError, LrdanError
 
 if TYPE_CHECKING:
@@ -162,6 +162,10 @@ def print_info(bundle: Bundle, *, as_json: bool) -> bool:
         for precision, graph in bundle.decision().graphs.items():
             console.print(f"{precision}: threshold {graph.threshold:.6g}, false-reject rate {graph.false_reject_rate:g}")
     console.print(f"processor: {processor().name}, {processor().describe_int8()}")
+    if graph_name("int8") in bundle.manifest.files and processor_graph_name("int8") not in bundle.manifest.files:
+        console.print(
+            "int8: an older version's graph, which not every processor computes alike; 'lrdan-edge calibrate' makes a new one"
+        )
     try:
         for engine in engines(bundle):
             console.print(f"engine {engine.name}: {engine.obstacle or 'runs here'}")

@@ -132,8 +132,9 @@ def test_a_bundle_of_another_schema_version(own_line: Line) -> None:
     refused(call("info", "-b", own_line.bundle), "schema version 7")
 
 
-def test_a_changed_file(own_line: Line) -> None:
-    graph = own_line.bundle / "model.int8.onnx"
+@pytest.mark.parametrize("name", ["model.int8.onnx", "model.int8.cpu.onnx"])
+def test_a_changed_file(own_line: Line, name: str) -> None:
+    graph = own_line.bundle / name
     graph.write_bytes(graph.read_bytes() + b"x")
     refused(call("run", own_line.data / "test" / "good", "-b", own_line.bundle, "--int8"), "changed after it was made")
     result = call("info", "-b", own_line.bundle)
