@@ -10,6 +10,7 @@ from pathlib import Path
 
 import nvidia_wheels
 import pytest
+from part_cache import cache_folder
 
 HERE = Path(__file__).parent
 HEADERS = ("nvidia-cuda-runtime-cu12==12.9.79", "nvidia-cuda-profiler-api-cu12==12.9.79")
@@ -25,7 +26,7 @@ def build(driver: Path) -> list[Path]:
     source = nvidia_wheels.fetch_or_skip(nvidia_wheels.PYCUDA, source=True)
     headers = [next(nvidia_wheels.fetch_or_skip(name).glob("nvidia/*/include")) for name in HEADERS]
     imported = [nvidia_wheels.fetch_or_skip(name) for name in IMPORTED]
-    folder = nvidia_wheels.cache_folder() / f"built-{nvidia_wheels.PYCUDA.replace('==', '-')}-{sys.implementation.cache_tag}"
+    folder = cache_folder() / f"built-{nvidia_wheels.PYCUDA.replace('==', '-')}-{sys.implementation.cache_tag}"
     if not folder.is_dir():
         with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
             built = _build_pycuda(Path(temporary), next(source.glob("pycuda-*")), headers, imported)
