@@ -200,6 +200,7 @@ def calibrate(
     from lrdan_edge.calibration.device import decide_here, last_wish
     from lrdan_edge.console import build_progress
     from lrdan_edge.console_calibration import print_decided, print_decision, print_int8, print_thresholds
+    from lrdan_edge.runtime.device import processor
     from lrdan_edge.runtime.nvidia import MODULES
 
     if show and decision_only:
@@ -233,7 +234,8 @@ def calibrate(
     for note in bundle.manifest.stages["calibrate"].results["notes"]:
         click.echo(f"Note: {note}")
     print_int8(bundle)
-    here = "--fp16" if any(map(find_spec, MODULES)) else f"--{'int8' if int8 else 'fp32'} --target onnxruntime"
+    fastest = "int8" if int8 and processor().int8_is_faster else "fp32"
+    here = "--fp16" if any(map(find_spec, MODULES)) else f"--{fastest} --target onnxruntime"
     next_step("Calibrated.", f"build-engine {here}", bundle_path)
 
 
