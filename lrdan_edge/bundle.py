@@ -403,7 +403,8 @@ def _clear(folder: Folder, stage: str) -> None:
             raise
         folder.remove(JOURNAL)  # not this bundle's, and a new model needs nothing of it
     folder.remove_tree(STAGING)  # the lock says that nobody is using it
-    for name in (MANIFEST, JOURNAL, WEIGHTS, DECISION, *(f"{part}/x" for part in (GOLDEN, ENGINES, REPORTS))):
+    checkpoint = (CHECKPOINT, f"{CHECKPOINT}.tmp") if stage == "train" else ()
+    for name in (MANIFEST, JOURNAL, WEIGHTS, DECISION, *checkpoint, *(f"{part}/x" for part in (GOLDEN, ENGINES, REPORTS))):
         folder.require_replaceable(name)
 
 

@@ -95,8 +95,9 @@ class Folder:
         with self._place(name, make=True) as (here, last):
             temporary = f"{last}.{secrets.token_hex(8)}.tmp" if shared else f"{last}.tmp"
             _unlink(temporary, here)  # what a killed writer left
+            descriptor = os.open(temporary, _NEW, 0o666, dir_fd=here)
             try:
-                with os.fdopen(os.open(temporary, _NEW, 0o666, dir_fd=here), "wb") as file:
+                with os.fdopen(descriptor, "wb") as file:
                     file.write(data)
                     file.flush()
                     os.fsync(file.fileno())

@@ -20,7 +20,7 @@ import msgspec
 
 from lrdan_edge.bundle_files import Folder, UnexpectedKindError
 from lrdan_edge.errors import BundleError
-from lrdan_edge.manifest import Manifest, from_json, manifest_from_json, manifest_to_json, to_json
+from lrdan_edge.manifest import Manifest, manifest_from_json, manifest_to_json, to_json
 
 MANIFEST = "manifest.json"
 JOURNAL = ".journal.json"
@@ -202,9 +202,9 @@ def _own(folder: Folder, data: bytes, manifest: bytes | None) -> Journal:
         BundleError: It was not, or it is damaged.
     """
     try:
-        journal = from_json(data, Journal, "it")
-    except BundleError as error:
-        raise _foreign(folder, str(error).partition(": ")[0]) from error
+        journal = msgspec.json.decode(data, type=Journal)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _foreign(folder, f"it cannot be read: {error}") from error
     if odd := next((name for name in journal.staged if not is_bundle_file(name)), None):
         raise _foreign(folder, f"it names {odd!r}, which no stage writes")
     if odd := next((name for name, sha256 in journal.staged.items() if _listed(journal, name) not in (None, sha256)), None):

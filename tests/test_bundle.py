@@ -92,16 +92,17 @@ def test_a_copied_bundle_names_commands_for_where_it_is_now(tmp_path: Path) -> N
         copy.graph("fp32")
 
 
-def test_a_failing_stage_changes_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("failure", [ZeroDivisionError, KeyboardInterrupt, OSError(28, "No space left on device", "x")])
+def test_a_failing_stage_changes_nothing(tmp_path: Path, failure: type[BaseException] | OSError) -> None:
     bundle = new_bundle(tmp_path / "b")
     before = {path: path.read_bytes() for path in (tmp_path / "b").rglob("*") if path.is_file()}
 
     def fail() -> None:
         with bundle.stage("export", command="x") as stage:
             stage.path("model.fp32.onnx").write_bytes(b"half")
-            raise ZeroDivisionError
+            raise failure
 
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises((ZeroDivisionError, KeyboardInterrupt, BundleError)):
         fail()
     assert {path: path.read_bytes() for path in (tmp_path / "b").rglob("*") if path.is_file()} == before
 

@@ -296,6 +296,49 @@ def test_a_folder_swapped_for_a_link_between_check_and_use_leads_nowhere(
     assert snapshot(outside) == before
 
 
+@pytest.mark.parametrize("use", [Folder.open, Folder.open_lock], ids=["open", "lock"])
+def test_a_file_swapped_between_check_and_use_is_refused(
+    tmp_path: Path, outside: Path, put: Put, use: Callable[[Folder, str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "file").write_bytes(b"own")
+    before, look = snapshot(outside), os.lstat
+
+    def look_then_swap(path: Any, **folder: Any) -> os.stat_result:
+        found = look(path, **folder)
+        if path == "file" and (tmp_path / "b" / "file").stat().st_nlink == 1:
+            monkeypatch.undo()
+            (tmp_path / "b" / "file").unlink()
+            put(tmp_path / "b" / "file", outside)
+        return found
+
+    monkeypatch.setattr(os, "lstat", look_then_swap)
+    with Folder(tmp_path / "b") as folder:
+        if put is put_hard_link:
+            use(folder, "file").close()
+        else:
+            with pytest.raises(OSError, match=r"FIFO|folder|symbolic links|No such device|Is a directory"):
+                use(folder, "file")
+    assert snapshot(outside) == before
+
+
+def test_a_temporary_file_that_is_put_there_first_is_not_written(
+    tmp_path: Path, outside: Path, put: Put, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "b").mkdir()
+    before, unlink = snapshot(outside), os.unlink
+
+    def unlink_then_put(path: Any, **folder: Any) -> None:
+        monkeypatch.undo()
+        put(tmp_path / "b" / "file.tmp", outside)
+        unlink(path + ".none", **folder)  # as where there was none
+
+    monkeypatch.setattr(os, "unlink", unlink_then_put)
+    with Folder(tmp_path / "b") as folder, pytest.raises(FileExistsError):
+        folder.write("file", b"new")
+    assert snapshot(outside) == before
+
+
 # Journals
 
 
