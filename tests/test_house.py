@@ -15,6 +15,8 @@ ROOT = Path(lrdan_edge.__file__).parent
 TESTS = Path(__file__).parent
 GROUND = {
     "bundle",
+    "bundle_files",
+    "bundle_journal",
     "errors",
     "manifest",
     "images",
