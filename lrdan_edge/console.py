@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from lrdan_edge.bundle import BENCHMARK, Bundle
+from lrdan_edge.bundle import BENCHMARK, Bundle, graph_name, processor_graph_name
 from lrdan_edge.errors import BundleError, LrdanError
 
 if TYPE_CHECKING:
@@ -64,7 +64,13 @@ def print_evaluation(result: "Evaluation", pictures: list[Path]) -> None:
 def print_benchmark(report: "BenchmarkReport", bundle: Bundle) -> None:
     """A benchmark as a table."""
     table = Table(
-        "backend", "batch", "p50 ms", "p99 ms", "frames/s", "against eager", title=f"{report.machine}, {report.cores} cores"
+        "backend",
+        "batch",
+        "p50 ms",
+        "p99 ms",
+        "frames/s",
+        "against eager",
+        title=f"{report.machine} ({report.instruction_set}), {report.cores} cores",
     )
     for entry in report.entries:
         speedup = "n/a" if entry.speedup is None else f"{entry.speedup:.2f}x"
@@ -111,6 +117,7 @@ def print_info(bundle: Bundle, *, as_json: bool) -> bool:
     Returns:
         Whether everything in it is whole and fresh.
     """
+    from lrdan_edge.runtime.device import processor
     from lrdan_edge.runtime.engines import engines
 
     damaged: dict[str, str] = {}
@@ -124,7 +131,15 @@ def print_info(bundle: Bundle, *, as_json: bool) -> bool:
             damaged[name] = str(error)
     stale = {stage: why for stage in bundle.manifest.stages if (why := bundle.staleness(stage))}
     if as_json:
-        facts = {"path": str(bundle.path), "damaged": damaged, "stale": stale, "manifest": bundle.manifest}
+        here = processor()
+        machine = {"name": here.name, "instruction_set": here.instruction_set, "int8_is_faster": here.int8_is_faster}
+        facts = {
+            "path": str(bundle.path),
+            "damaged": damaged,
+            "stale": stale,
+            "processor": machine,
+            "manifest": bundle.manifest,
+        }
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(facts), indent=2).decode() + "\n")
         return not damaged and not stale
     model, scoring = bundle.manifest.model, bundle.manifest.scoring
@@ -143,9 +158,16 @@ def print_info(bundle: Bundle, *, as_json: bool) -> bool:
         state = f"stale: {stale[name]}" if name in stale else "fresh"
         table.add_row(name, record.finished, f"{record.seconds:.1f}", state, str(len(record.outputs)))
     console.print(table)
+    if bundle.pending:
+        console.print("a stage was killed while it committed: nothing is lost, and the next command that writes finishes it")
     if "calibrate" in bundle.manifest.stages and not stale.get("calibrate") and not damaged:
         for precision, graph in bundle.decision().graphs.items():
             console.print(f"{precision}: threshold {graph.threshold:.6g}, false-reject rate {graph.false_reject_rate:g}")
+    console.print(f"processor: {processor().name}, {processor().describe_int8()}")
+    if graph_name("int8") in bundle.manifest.files and processor_graph_name("int8") not in bundle.manifest.files:
+        console.print(
+            "int8: an older version's graph, which not every processor computes alike; 'lrdan-edge calibrate' makes a new one"
+        )
     try:
         for engine in engines(bundle):
             console.print(f"engine {engine.name}: {engine.obstacle or 'runs here'}")

@@ -214,6 +214,8 @@ class GraphDecision(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         pixel_threshold: The heatmap's value that its largest in a good image exceeds with a chance of at most the false-reject
             rate asked for, by the same rank as a conformal threshold's (the largest of n where n is too small for that); None
             where the score is the heatmap's largest value, so that `threshold` is it, or in bundles from before it was fitted.
+        golden_scores: What ran when this was fitted on a device said of the golden frames; none where that is in
+            ``golden/scores.json``.
     """
 
     graph_sha256: str
@@ -228,6 +230,7 @@ class GraphDecision(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     recall: float | None = None
     engine_sha256: str | None = None
     pixel_threshold: float | None = None
+    golden_scores: list[float] = []
 
 
 class Decision(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -331,7 +334,18 @@ class BenchmarkEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 
 
 class BenchmarkReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``reports/benchmark.json``: everything measured in one interleaved run."""
+    """``reports/benchmark.json``: everything measured in one interleaved run.
+
+    Attributes:
+        machine: The processor's name.
+        instruction_set: What it computes int8 with; empty in reports from before it was recorded.
+        cores: Cores that the process could use.
+        versions: Versions of the packages involved.
+        command: What repeats it.
+        rounds: Turns that each backend got.
+        entries: One per backend and batch size.
+        not_measured: What could not be measured, and why.
+    """
 
     schema_version: int
     machine: str
@@ -341,6 +355,7 @@ class BenchmarkReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     rounds: int
     entries: list[BenchmarkEntry]
     not_measured: list[str]
+    instruction_set: str = ""
 
 
 T = TypeVar("T")
@@ -366,7 +381,10 @@ def manifest_from_json(data: bytes, name: str) -> Manifest:
     manifest = from_json(data, Manifest, name)
     bare = _with_checksum(data, manifest.checksum, "")
     if hashlib.sha256(bare).hexdigest() != manifest.checksum:
-        raise BundleError(f"{name} was changed after it was written: restore it from a copy, or make the bundle anew")
+        raise BundleError(
+            f"{name} was changed after it was written: restore it from a copy, or make the bundle again with "
+            "'lrdan-edge train --overwrite'"
+        )
     return manifest
 
 
@@ -392,7 +410,7 @@ def from_json(data: bytes, kind: type[T], name: str) -> T:
         if version is not None and version != SCHEMA_VERSION:
             raise BundleError(
                 f"{name} has schema version {version!r}, this lrdan-edge reads version {SCHEMA_VERSION}: "
-                "use the lrdan-edge release that wrote it, or make the bundle anew with 'lrdan-edge train'"
+                "use the lrdan-edge release that wrote it, or make the bundle again with 'lrdan-edge train --overwrite'"
             )
         return msgspec.convert(raw, kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,11 @@ import pytest
 import lrdan_edge
 
 ROOT = Path(lrdan_edge.__file__).parent
+TESTS = Path(__file__).parent
 GROUND = {
     "bundle",
+    "bundle_files",
+    "bundle_journal",
     "errors",
     "manifest",
     "images",
@@ -166,10 +170,18 @@ def test_public_names_are_those_documented() -> None:
 @pytest.mark.parametrize("stage", ["train", "export", "calibration", "runtime"])
 def test_doors_at_the_root_lead_to_the_stages(stage: str) -> None:
     door = ROOT.parent / stage
-    if not (ROOT.parent / "pyproject.toml").exists():
-        pytest.skip("not a checkout")
+    if not (ROOT.parent / "pyproject.toml").exists() or (ROOT.parent / "PKG-INFO").exists():
+        pytest.skip("not a checkout: packages and source archives carry the code once")
     assert door.is_symlink()
     assert door.resolve() == ROOT / stage
+
+
+def test_what_continuous_integration_installs_is_documented() -> None:
+    text = (TESTS.parent / ".ci/run").read_text()
+    listed = re.sub(r"#.*", "", text.split("packages=(")[1].split("\n)")[0]).split()
+    assert len(listed) > 5
+    documented = (TESTS.parent / "CONTRIBUTING.md").read_text()
+    assert [name for name in listed if f"`{name}`" not in documented] == []
 
 
 def test_every_package_docstring_exists() -> None:

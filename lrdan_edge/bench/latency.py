@@ -14,13 +14,24 @@ from importlib.util import find_spec
 import numpy as np
 
 from lrdan_edge.bench import plots
-from lrdan_edge.bundle import BENCHMARK, DECISION, ENGINES, REPORTS, WEIGHTS, Bundle, graph_name, versions
+from lrdan_edge.bundle import (
+    BENCHMARK,
+    DECISION,
+    ENGINES,
+    REPORTS,
+    WEIGHTS,
+    Bundle,
+    graph_name,
+    processor_graph_name,
+    versions,
+)
 from lrdan_edge.errors import LrdanError
 from lrdan_edge.images import Frame
 from lrdan_edge.manifest import PRECISIONS, SCHEMA_VERSION, BenchmarkEntry, BenchmarkReport, to_json
 from lrdan_edge.runtime.backends.base import Backend
 from lrdan_edge.runtime.device import processor
 from lrdan_edge.runtime.golden import golden_frames
+from lrdan_edge.runtime.inspector import decision_for, open_proven
 from lrdan_edge.runtime.select import candidates, choose
 
 EAGER = "torch fp32"
@@ -72,7 +83,7 @@ def bench(
 def _runs(name: str) -> bool:
     """Whether a file of the bundle is what a backend runs: a graph or an engine."""
     engine = name.startswith(f"{ENGINES}/") and not name.endswith((".json", ".sig"))
-    return engine or name in map(graph_name, PRECISIONS)
+    return engine or any(name in (graph_name(key), processor_graph_name(key)) for key in PRECISIONS)
 
 
 def _measure(
@@ -105,6 +116,7 @@ def _measure(
     return BenchmarkReport(
         schema_version=SCHEMA_VERSION,
         machine=processor().name,
+        instruction_set=processor().instruction_set,
         cores=len(os.sched_getaffinity(0)),
         versions=versions(),
         command=command,
@@ -123,7 +135,7 @@ def _open_all(bundle: Bundle) -> tuple[list[_Contender], list[str]]:
     contenders = []
     for choice in choices:
         try:
-            contenders.append(_Contender(choice.title, choice.open()))
+            contenders.append(_Contender(choice.title, open_proven(bundle, choice, decision_for(bundle, choice))))
         except LrdanError as error:
             not_measured.append(f"{choice.title}: {error}")
     return contenders, not_measured
@@ -170,9 +182,9 @@ def as_markdown(report: BenchmarkReport) -> str:
     lines = [
         "# Benchmark",
         "",
-        f"`{report.command}` on {report.machine}, {report.cores} cores; {said}. {report.rounds} rounds, all backends in "
-        "turn in each; durations host to host (uint8 frames in, scores back); speed-up is the median over rounds of PyTorch "
-        "eager's duration over the backend's.",
+        f"`{report.command}` on {report.machine} ({report.instruction_set}), {report.cores} cores; {said}. "
+        f"{report.rounds} rounds, all backends in turn in each; durations host to host (uint8 frames in, scores "
+        "back); speed-up is the median over rounds of PyTorch eager's duration over the backend's.",
         "",
         "| backend | batch | p50 ms | p90 ms | p99 ms | max ms | frames/s | against PyTorch eager | calls |",
         "|---|---|---|---|---|---|---|---|---|",

@@ -2,8 +2,9 @@
 
 import shlex
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from lrdan_edge.bundle import DECISION, GOLDEN, REPORTS, Bundle, Stage, graph_name, sha256_of
+from lrdan_edge.bundle import DECISION, GOLDEN, REPORTS, Bundle, Stage, graph_name, processor_graph_name, sha256_of
 from lrdan_edge.calibration import plots
 from lrdan_edge.calibration.choose import Choice, choose
 from lrdan_edge.calibration.decision import DEFAULT_FALSE_REJECT_RATE, DEFAULT_RECALL, Wish, decide, parts_note
@@ -21,10 +22,13 @@ from lrdan_edge.calibration.quantise import load_quantisable
 from lrdan_edge.calibration.ranges import METHODS, MagnitudeHistogram, Method, collect_ranges
 from lrdan_edge.calibration.report import CalibrationReport, as_markdown, describe_labels, ranges_of
 from lrdan_edge.calibration.scores import score_images
+from lrdan_edge.calibration.unsigned import with_unsigned_activations
 from lrdan_edge.errors import CalibrationError, DataError
 from lrdan_edge.images import Frame
 from lrdan_edge.manifest import SCHEMA_VERSION, Decision, Golden, Precision, ThresholdRule, to_json
+from lrdan_edge.runtime.backends.base import Backend
 from lrdan_edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
+from lrdan_edge.runtime.device import processor
 
 CALIBRATION = f"{REPORTS}/calibration.json"
 _GOLDEN_IMAGES = 8
@@ -41,6 +45,7 @@ class _Quantised:
     histograms: dict[str, MagnitudeHistogram]
     choice: Choice
     compared: dict[str, Scores]
+    kernels: dict[str, float]
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -95,7 +100,7 @@ def calibrate(
         quantised = None
         if int8:
             graphs["int8"] = stage.path(graph_name("int8"))
-            quantised = _quantise(graphs, material, intake, wish, methods, report)
+            quantised = _quantise(graphs, stage.path(processor_graph_name("int8")), material, intake, wish, methods, report)
         started = time.monotonic()
         peaked = not bundle.manifest.scoring.score_is_maximum
         found = {key: _score(path, key, material.held_out, intake, report, peaks=peaked) for key, path in graphs.items()}
@@ -120,20 +125,21 @@ def calibrate(
         stage.results["thresholds"] = {key: graph.threshold for key, graph in decision.graphs.items()}
         if quantised:
             quantised.seconds["thresholds"] = time.monotonic() - started
-            stage.results["int8"] = _facts(quantised.choice, labelled=bool(material.labelled))
+            stage.results["int8"] = _facts(quantised, labelled=bool(material.labelled))
             _write_report(stage, _report(command, material, quantised, scores, decision, false_reject_rate))
     return decision
 
 
 def _quantise(
     graphs: dict[Precision, Path],
+    for_processors: Path,
     material: Material,
     intake: Intake,
     wish: Wish,
     methods: Collection[Method],
     report: Progress,
 ) -> _Quantised:
-    """Choose the int8 graph and write it."""
+    """Choose the int8 graph, and write it and its twin for processors."""
     started = time.monotonic()
     graph = load_quantisable(graphs["fp32"])
     histograms = collect_ranges(graph, material.ranges, intake, lambda share: report("ranges", share))
@@ -150,13 +156,29 @@ def _quantise(
         progress=lambda share: report("methods and layers", share),
     )
     graphs["int8"].write_bytes(choice.model.SerializeToString())
+    unsigned = with_unsigned_activations(choice.model).SerializeToString()
+    for_processors.write_bytes(unsigned)
     compared = yardstick.pair(choice.model)
+    kernels = {}
+    for backend in _on_this_processor(unsigned):
+        with backend:
+            kernels[backend.name] = yardstick.added_by(backend, compared.int8)
     seconds = {"ranges": ranged - started, "methods and layers": time.monotonic() - ranged}
     titles = {tensor: graph.title(tensor) for tensor in histograms}
-    return _Quantised(titles, histograms, choice, {"fp32": compared.fp32, "int8": compared.int8}, seconds)
+    return _Quantised(titles, histograms, choice, {"fp32": compared.fp32, "int8": compared.int8}, kernels, seconds)
 
 
-def _facts(choice: Choice, *, labelled: bool) -> dict[str, Any]:
+def _on_this_processor(graph: bytes) -> Iterator[Backend]:
+    """What runs an int8 graph by this processor's integer kernels."""
+    yield OnnxRuntimeBackend(graph, "int8")
+    if find_spec("openvino"):
+        from lrdan_edge.runtime.backends.openvino import OpenVinoBackend
+
+        yield OpenVinoBackend(graph, "int8")
+
+
+def _facts(quantised: _Quantised, *, labelled: bool) -> dict[str, Any]:
+    choice = quantised.choice
     fidelity = choice.trial.fidelity
     return {
         "method": choice.trial.method,
@@ -167,6 +189,8 @@ def _facts(choice: Choice, *, labelled: bool) -> dict[str, Any]:
         "labelled": labelled,
         "auroc": fidelity.auroc,
         "auroc_fp32": fidelity.auroc_fp32,
+        "instruction_set": processor().instruction_set,
+        "kernels_add": quantised.kernels,
     }
 
 
@@ -182,8 +206,8 @@ def _command(wish: Wish, good: Path | None, defects: Path | None, methods: Colle
 def _score(
     graph: Path, precision: Precision, images: list[Path], intake: Intake, report: Progress, *, peaks: bool = False
 ) -> tuple[Scores, Scores | None]:
-    """Scores of images, float32 [n], by one graph as ONNX Runtime runs it; with `peaks`, their heatmaps' largest values too."""
-    with OnnxRuntimeBackend(graph.read_bytes(), precision) as backend:
+    """Scores of images, float32 [n], by one graph in floats, whatever this processor is; with `peaks`, their heatmaps' tops too."""
+    with OnnxRuntimeBackend(graph.read_bytes(), precision, in_floats=precision == "int8") as backend:
         return score_images(backend, images, intake, lambda share: report(f"{precision} scores", share), peaks=peaks)
 
 
@@ -216,6 +240,8 @@ def _report(
         held_out_scores={key: value.tolist() for key, value in scores.items()},
         thresholds={key: graph.threshold for key, graph in decision.graphs.items()},
         false_reject_rate=false_reject_rate,
+        instruction_set=processor().instruction_set,
+        kernels_add=quantised.kernels,
         seconds={step: round(seconds, 2) for step, seconds in quantised.seconds.items()},
     )
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from lrdan_edge.calibration.quantise import QuantisableGraph
 
-_SENSITIVITY_IMAGES = 32
+_SENSITIVITY_IMAGES = 16  # good ones, and as many with defects painted in
 _CANDIDATES = 4  # layers tried at each step, those that hurt most alone
 
 
@@ -36,7 +36,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Sensitivity(msgspec.Struct, frozen=True, kw_only=True):
-    """What one layer does to the score when it alone is int8: `Fidelity.added_spread`."""
+    """What one layer does to the score when no other is int8: `Yardstick.added_spread`."""
 
     layer: str
     added_spread: float
@@ -73,7 +73,7 @@ def choose(
     """Try the methods, take the best, and keep the fewest layers in float that bring it within the bounds.
 
     The best method breaks fewest bounds, and then keeps the ranks of scores best, of good images and of the same with painted
-    defects. Where it breaks a bound, the layer whose return to float helps the score most goes back, and again, until none is
+    defects. Where it breaks a bound, the layer whose return to float helps the scores most goes back, and again, until none is
     broken; last, layers that turned out not to be needed become int8 again.
 
     Args:

@@ -185,6 +185,7 @@ def decide(
     defects: Scores | None = None,
     engine_sha256: str | None = None,
     peaks: Scores | None = None,
+    golden: Scores | None = None,
 ) -> GraphDecision:
     """The decision of one graph or engine, from its own scores.
 
@@ -196,6 +197,7 @@ def decide(
         defects: Scores of labelled defects, float32 [m], where the wish needs them.
         engine_sha256: The engine, where these are an engine's scores.
         peaks: The largest value of each good image's heatmap, float32 [n], where that is not its score.
+        golden: Scores of the golden frames by the same, float32 [g], where they are not the bundle's own.
 
     Raises:
         CalibrationError: The wish cannot be granted, or a score is not finite.
@@ -219,6 +221,7 @@ def decide(
         recall=recall,
         engine_sha256=engine_sha256,
         pixel_threshold=None if peaks is None else pixel_threshold(peaks, wish.false_reject_rate),
+        golden_scores=[] if golden is None else [float(score) for score in golden],
     )
 
 

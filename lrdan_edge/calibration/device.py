@@ -15,6 +15,7 @@ from lrdan_edge.manifest import PRECISIONS, SCHEMA_VERSION, Decision, GraphDecis
 from lrdan_edge.runtime.backends.base import Backend
 from lrdan_edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from lrdan_edge.runtime.engines import Engine, engines, open_engine, sidecar_of
+from lrdan_edge.runtime.golden import golden_frames
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class _Fit:
     started: float
 
     def graph(self, precision: Precision) -> GraphDecision:
-        with OnnxRuntimeBackend(self.bundle.graph(precision).read_bytes(), precision) as backend:
+        with OnnxRuntimeBackend(self.bundle.processor_graph(precision).read_bytes(), precision) as backend:
             return self._decide(backend, self.bundle.manifest.files[graph_name(precision)].sha256, None)
 
     def engine(self, engine: Engine) -> GraphDecision:
@@ -130,6 +131,7 @@ class _Fit:
             defects=self._scores(backend, self.bad)[0] if self.bad else None,
             engine_sha256=engine_sha256,
             peaks=peaks,
+            golden=backend.infer(golden_frames(self.bundle), heatmap=False).score,
         )
 
     def _scores(self, backend: Backend, images: list[Path], *, peaks: bool = False) -> tuple[Scores, Scores | None]:

@@ -15,8 +15,8 @@ from lrdan_edge.calibration.painted import paint_defects
 from lrdan_edge.dataset import LabelledImage
 from lrdan_edge.images import Frame
 from lrdan_edge.metrics import auroc
+from lrdan_edge.runtime.backends.base import Backend
 from lrdan_edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
-from lrdan_edge.runtime.quantised import RELU_ZERO
 
 if TYPE_CHECKING:
     import onnx
@@ -113,13 +113,13 @@ class Yardstick:
         self._labelled = labelled or []
         self.fp32 = self.scores(fp32, _parts(self._frames))
         self._painted = paint_defects(self._frames, intake.region)
-        self._painted_fp32 = self.scores(fp32, _parts(self._painted), to_the_letter=True)
+        self._painted_fp32 = self.scores(fp32, _parts(self._painted))
         self._auroc_fp32 = self._auroc(fp32, self.fp32, self._painted_fp32)
 
     def measure(self, model: "onnx.ModelProto") -> Fidelity:
-        """All of it, with the graph's own rounding: what holds there holds on a processor, which rounds no more coarsely."""
-        scores = self.scores(model, _parts(self._frames), to_the_letter=True)
-        painted = self.scores(model, _parts(self._painted), to_the_letter=True)
+        """All of it."""
+        scores = self.scores(model, _parts(self._frames))
+        painted = self.scores(model, _parts(self._painted))
         return Fidelity(
             images=len(scores),
             rank_correlation=rank_correlation(self.fp32, scores),
@@ -131,34 +131,53 @@ class Yardstick:
         )
 
     def added_spread(self, model: "onnx.ModelProto", most: int) -> float:
-        """`Fidelity.added_spread` alone, on at most so many good images: quick, to compare layers by."""
+        """The larger `Fidelity.added_spread` of good images and of the same with defects painted in: quick, to compare layers by.
+
+        A range too narrow shows among defects, one too wide among good images.
+
+        Args:
+            model: An int8 graph.
+            most: How many images of each kind, at most.
+        """
         places = np.linspace(0, len(self._frames) - 1, min(most, len(self._frames))).astype(int)
-        scores = self.scores(model, _parts(self._frames[places]))
-        return _added_spread(Pair(self.fp32[places], scores))
+        kinds = ((self._frames, self.fp32), (self._painted, self._painted_fp32))
+        return max(_added_spread(Pair(fp32[places], self.scores(model, _parts(frames[places])))) for frames, fp32 in kinds)
 
     def pair(self, model: "onnx.ModelProto") -> Pair:
         """Both graphs' scores of the good images."""
-        return Pair(self.fp32, self.scores(model, _parts(self._frames), to_the_letter=True))
+        return Pair(self.fp32, self.scores(model, _parts(self._frames)))
 
-    def scores(self, model: "onnx.ModelProto", frames: Iterable[Frame], *, to_the_letter: bool = False) -> Scores:
-        """A graph's scores, float32 [n].
+    def scores(self, model: "onnx.ModelProto", frames: Iterable[Frame]) -> Scores:
+        """A graph's scores, float32 [n], computed in floats: by no integer kernel, so that they are every processor's.
 
         Args:
             model: The graph.
             frames: Batches.
-            to_the_letter: Whether every rounding is done as the graph has it, as TensorRT does; a processor rounds more finely
-                after a ReLU (`lrdan_edge.runtime.quantised`), and is quicker.
         """
-        data = model.SerializeToString()
-        with OnnxRuntimeBackend(data, "int8", to_the_letter=to_the_letter and RELU_ZERO.encode() in data) as backend:
+        with OnnxRuntimeBackend(model.SerializeToString(), "int8", in_floats=True) as backend:
             return np.concatenate([backend.infer(np.ascontiguousarray(part), heatmap=False).score for part in frames])
+
+    def added_by(self, kernels: Backend, int8: Scores) -> float:
+        """What this machine's integer kernels add: the largest score difference on the good images.
+
+        Args:
+            kernels: A backend that runs an int8 graph.
+            int8: What `scores` says of the same graph and images.
+
+        Returns:
+            Deviations of the fp32 scores, 0 or more.
+        """
+        scores = np.concatenate([kernels.infer(part, heatmap=False).score for part in _parts(self._frames)])
+        difference = float(np.abs(scores.astype(np.float64) - int8).max())
+        spread = float(np.std(self.fp32.astype(np.float64)))
+        return difference / spread if spread else (0.0 if difference == 0 else math.inf)
 
     def _auroc(self, model: "onnx.ModelProto", good: Scores, painted: Scores) -> float:
         """On labelled images by `model`, or without them from its scores of good and painted ones."""
         if not self._labelled:
             return auroc(good, painted)
         batches = self._intake.batches([image.path for image in self._labelled], _BATCH)
-        scores = self.scores(model, batches, to_the_letter=True)
+        scores = self.scores(model, batches)
         defective = np.array([image.defective for image in self._labelled])
         return auroc(scores[~defective], scores[defective])
 

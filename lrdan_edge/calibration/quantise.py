@@ -14,8 +14,17 @@ import numpy as np
 import numpy.typing as npt
 
 from lrdan_edge.calibration.layout import reshape_instead_of_transpose
+from lrdan_edge.calibration.scales import (
+    MOST_WEIGHT_STEPS,
+    MOST_WEIGHT_STEPS_SIGNED,
+    activation_scale,
+    weight_scales,
+    whole_steps,
+    without_ties,
+)
+from lrdan_edge.calibration.unsigned import ACTIVATION_ZERO, RELU_ZERO
+from lrdan_edge.calibration.validity import checked
 from lrdan_edge.errors import CalibrationError, MissingExtraError
-from lrdan_edge.runtime.quantised import ACTIVATION_ZERO, RELU_SCALE, RELU_ZERO
 
 if TYPE_CHECKING:
     import onnx
@@ -85,12 +94,19 @@ class QuantisableGraph:
         model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(tensor) for tensor in tensors)
         return bytes(model.SerializeToString())
 
-    def quantise(self, amplitudes: Mapping[str, float], keep_float: Collection[str] = ()) -> "onnx.ModelProto":
+    def quantise(
+        self,
+        amplitudes: Mapping[str, float],
+        keep_float: Collection[str] = (),
+        most_signed_steps: int = MOST_WEIGHT_STEPS_SIGNED,
+    ) -> "onnx.ModelProto":
         """The int8 twin.
 
         Args:
             amplitudes: Per tensor of `tensors`, the largest magnitude that int8 is to represent; what lies beyond saturates.
             keep_float: Names of layers that stay in float.
+            most_signed_steps: The largest magnitude of a weight whose activations may be negative; more than the default is not
+                exact on every processor (`lrdan_edge.calibration.scales`).
 
         Returns:
             A new graph with Q/DQ nodes, checked.
@@ -102,14 +118,13 @@ class QuantisableGraph:
 
         quantised = [name for name in self.layers if name not in set(keep_float)]
         groups = self._groups(quantised)
-        largest: dict[str, float] = defaultdict(float)
-        for tensor, group in groups.items():
-            largest[group] = max(largest[group], 0.0 if self._is_handed_on(tensor) else amplitudes[tensor])
-        builder = _Builder(self.model, self._never_negative(groups))
+        never_negative = self._never_negative(groups)
+        scales = self._scales(groups, amplitudes)
+        builder = _Builder(self.model, never_negative)
         integer = {id(self.layers[name]) for name in quantised}
         for tensor, group in groups.items():
             if tensor not in self._made_by:
-                builder.quantise_activation(tensor, _scale(largest[group]))
+                builder.quantise_activation(tensor, scales[group])
         for node in self.model.graph.node:
             copied = onnx.NodeProto()
             copied.CopyFrom(node)
@@ -118,12 +133,33 @@ class QuantisableGraph:
                 if name in groups and (id(node) in integer or handed_on or self._ends_layer(name)):
                     copied.input[place] = builder.dequantised(name)
             if id(node) in integer:
-                copied.input[1] = builder.quantise_weight(self._weights[node.input[1]])
+                most = MOST_WEIGHT_STEPS if node.input[0] in never_negative else most_signed_steps
+                result = groups.get(self._end_of_layer(node))
+                copied.input[1] = builder.quantise_weight(
+                    self._weights[node.input[1]], most, scales[groups[node.input[0]]], scales[result] if result else None
+                )
+                if len(node.input) > 2:
+                    copied.input[2] = builder.round_bias(node.input[2], node.input[1], scales[groups[node.input[0]]])
             builder.nodes.append(copied)
             for output in node.output:
                 if output in groups:
-                    builder.quantise_activation(output, _scale(largest[groups[output]]))
+                    builder.quantise_activation(output, scales[groups[output]])
         return builder.finish()
+
+    def _scales(self, groups: Mapping[str, str], amplitudes: Mapping[str, float]) -> dict[str, float]:
+        """One int8 step of each group's activations."""
+        largest: dict[str, float] = defaultdict(float)
+        for tensor, group in groups.items():
+            largest[group] = max(largest[group], 0.0 if self._is_handed_on(tensor) else amplitudes[tensor])
+        scales = {group: activation_scale(amplitude) for group, amplitude in largest.items()}
+        slopes: dict[str, list[tuple[float, str]]] = defaultdict(list)
+        for node in reversed(self._inside):
+            source, result = groups.get(node.input[0]), groups.get(node.output[0])
+            if node.op_type == "LeakyRelu" and source and result and source != result:
+                slopes[source].append((_slope(node), result))
+        for source, readers in slopes.items():  # the last one first: its result's scale is then the final one
+            scales[source] = without_ties(scales[source], [(slope, scales[result]) for slope, result in readers])
+        return scales
 
     def _groups(self, quantised: Iterable[str]) -> dict[str, str]:
         """The tensors to quantise, each with the name of the group whose members share a scale."""
@@ -223,9 +259,9 @@ def _join(group: dict[str, str], tensor: str, other: str) -> None:
                 group[member] = new
 
 
-def _scale(amplitude: float) -> float:
-    """One int8 step; a tensor that is always zero may have any."""
-    return amplitude / 127 if amplitude > 0 else 1.0
+def _slope(leaky_relu: "onnx.NodeProto") -> float:
+    """A leaky ReLU's slope below zero; ONNX's default is 0.01."""
+    return next((float(item.f) for item in leaky_relu.attribute if item.name == "alpha"), 0.01)
 
 
 class _Builder:
@@ -240,9 +276,9 @@ class _Builder:
         self._graph = self._model.graph
         self.nodes: list[onnx.NodeProto] = []
         self._constants = {tensor.name: tensor for tensor in model.graph.initializer}
+        self._weight_scales: dict[str, npt.NDArray[np.float32]] = {}
         for name in (ACTIVATION_ZERO, RELU_ZERO):
             self._add_constant(name, np.array(0, np.int8))
-        self._relu_scales = 0
 
     def _add_constant(self, name: str, value: npt.NDArray[Any]) -> str:
         from onnx import numpy_helper
@@ -258,24 +294,26 @@ class _Builder:
         """Add Q and DQ for a tensor; `dequantised` names the result."""
         from onnx import helper
 
-        name, zero = f"{tensor}_scale", ACTIVATION_ZERO
-        if tensor in self._never_negative:
-            name, zero = f"{RELU_SCALE}{self._relu_scales}", RELU_ZERO
-            self._relu_scales += 1
-        inputs = [self._add_constant(name, np.array(scale, np.float32)), zero]
+        zero = RELU_ZERO if tensor in self._never_negative else ACTIVATION_ZERO
+        inputs = [self._add_constant(f"{tensor}_scale", np.array(scale, np.float32)), zero]
         integer, result = f"{tensor}_quantised", self.dequantised(tensor)
         self.nodes.append(helper.make_node("QuantizeLinear", [tensor, *inputs], [integer], name=f"{tensor}_QuantizeLinear"))
         self.nodes.append(helper.make_node("DequantizeLinear", [integer, *inputs], [result], name=f"{tensor}_DequantizeLinear"))
 
-    def quantise_weight(self, tensor: "onnx.TensorProto") -> str:
-        """Put int8 values, symmetric per output channel, in place of a weight; returns the dequantised result's name."""
+    def quantise_weight(
+        self, tensor: "onnx.TensorProto", most_steps: int, input_scale: float, output_scale: float | None
+    ) -> str:
+        """Put int8 values, symmetric per output channel, in place of a weight; returns the dequantised result's name.
+
+        The arguments are those of `lrdan_edge.calibration.scales.weight_scales`.
+        """
         from onnx import helper, numpy_helper
 
         name = tensor.name
         values = numpy_helper.to_array(tensor)
-        amplitude = np.abs(values).reshape(len(values), -1).max(axis=1)
-        scale = np.where(amplitude > 0, amplitude / 127, 1).astype(np.float32)
-        integers = np.rint(values / scale.reshape(-1, *[1] * (values.ndim - 1))).clip(-127, 127).astype(np.int8)
+        scale = weight_scales(values, most_steps, input_scale, output_scale)
+        self._weight_scales[name] = scale
+        integers = np.rint(values / scale.reshape(-1, *[1] * (values.ndim - 1))).clip(-most_steps, most_steps).astype(np.int8)
         self._constants.pop(name, None)
         inputs = [
             self._add_constant(f"{name}_quantised", integers),
@@ -286,18 +324,19 @@ class _Builder:
         self.nodes.append(helper.make_node("DequantizeLinear", inputs, [result], name=f"{name}_DequantizeLinear", axis=0))
         return result
 
-    def finish(self) -> "onnx.ModelProto":
-        """The graph; without notes on inner tensors, so that a backend may turn int8 activations into uint8 ones."""
-        import onnx
+    def round_bias(self, name: str, weight: str, input_scale: float) -> str:
+        """Add a layer's bias in whole product steps; returns its name. The weight of that name is quantised already."""
+        from onnx import numpy_helper
 
+        bias = numpy_helper.to_array(self._constants[name])
+        return self._add_constant(f"{weight}_bias", whole_steps(bias, np.float32(input_scale) * self._weight_scales[weight]))
+
+    def finish(self) -> "onnx.ModelProto":
+        """The graph, checked; without notes on inner tensors, whose types may still change."""
         del self._graph.node[:], self._graph.initializer[:], self._graph.value_info[:]
         self._graph.node.extend(self.nodes)
         used = {name for node in self.nodes for name in node.input}
         self._graph.initializer.extend(tensor for name, tensor in self._constants.items() if name in used)
         reshape_instead_of_transpose(self._graph)
         self._model.producer_name, self._model.producer_version = "lrdan-edge", ""
-        try:
-            onnx.checker.check_model(self._model, full_check=True)
-        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-            raise CalibrationError(f"the quantised graph is not valid ONNX: {error}") from error
-        return self._model
+        return checked(self._model)

@@ -1,5 +1,6 @@
 """How large activations get: one pass over real images, in bounded memory, for every calibration method at once."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -9,6 +10,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from lrdan_edge.calibration.material import Intake
+from lrdan_edge.calibration.painted import paint_defects
 from lrdan_edge.errors import CalibrationError
 from lrdan_edge.runtime.backends.onnxruntime import session_options
 
@@ -19,6 +21,7 @@ Method = Literal["min-max", "percentile-99.999", "percentile-99.997", "percentil
 METHODS: tuple[Method, ...] = ("min-max", "percentile-99.999", "percentile-99.997", "percentile-99.99", "entropy")
 
 BINS = 2048
+_TAIL = 1e-4  # the share of magnitudes beyond the lowest percentile
 _LEVELS = 128  # magnitudes of a symmetric int8
 _ENTROPY_STEP = 8
 _PIXELS_PER_BATCH = 1 << 18  # keeps one batch's activations near 50 MB
@@ -29,17 +32,27 @@ Counts = npt.NDArray[np.int64]
 class MagnitudeHistogram:
     """Magnitudes of one activation, counted in `BINS` equal bins from 0 to `top`, which doubles when something is larger.
 
+    The largest ones are kept as they are: a percentile is one of them, and not a bin's edge, so that rounding in the last bit
+    (which differs between processors) moves it by no more than that.
+
     Attributes:
         largest: The largest magnitude seen.
         top: Upper edge of the last bin.
         counts: int64 [BINS].
     """
 
-    def __init__(self) -> None:
-        """Start empty."""
+    def __init__(self, batches: int = 1) -> None:
+        """Start empty.
+
+        Args:
+            batches: How often `add` will be called, with no more values than the first time.
+        """
         self.largest = 0.0
         self.top = 0.0
         self.counts: Counts = np.zeros(BINS, np.int64)
+        self._batches = batches
+        self._most = 0
+        self._tail: npt.NDArray[np.float32] = np.empty(0, np.float32)
 
     def add(self, values: npt.NDArray[np.float32]) -> None:
         """Count values, float32 of any shape.
@@ -52,6 +65,7 @@ class MagnitudeHistogram:
         if not np.isfinite(largest):
             raise CalibrationError("an activation is not finite: the network is broken, train again")
         self.largest = max(self.largest, largest)
+        self._keep_tail(magnitudes)
         if self.top == 0.0:
             self.top = largest or self.top
         while largest > self.top:
@@ -63,6 +77,12 @@ class MagnitudeHistogram:
         else:
             self.counts[0] += magnitudes.size
 
+    def _keep_tail(self, magnitudes: npt.NDArray[np.float32]) -> None:
+        """Keep as many of the largest magnitudes as the lowest percentile needs."""
+        self._most = self._most or math.ceil(_TAIL * magnitudes.size * self._batches) + 1
+        together = np.concatenate([self._tail, _largest(magnitudes, self._most)])
+        self._tail = _largest(together, self._most)
+
     def amplitude(self, method: Method) -> float:
         """The largest magnitude that int8 is to represent, by one method; 0 for an activation that is always 0.
 
@@ -73,10 +93,13 @@ class MagnitudeHistogram:
         if method == "min-max" or self.top == 0.0:
             return self.largest
         if method != "entropy":
-            total = np.cumsum(self.counts)
-            edge = int(np.searchsorted(total, float(method.removeprefix("percentile-")) / 100 * total[-1]))
-            return min(self.largest, (edge + 1) * self.top / BINS)
+            beyond = int((1 - float(method.removeprefix("percentile-")) / 100) * int(self.counts.sum()))
+            return float(np.sort(self._tail)[::-1][min(beyond, len(self._tail) - 1)])
         return min(self.largest, least_divergent(self.counts) * self.top / BINS)
+
+
+def _largest(values: npt.NDArray[np.float32], most: int) -> npt.NDArray[np.float32]:
+    return values if len(values) <= most else np.partition(values, len(values) - most)[-most:]
 
 
 def least_divergent(counts: Counts) -> int:
@@ -133,11 +156,12 @@ def collect_ranges(
     """
     tensors = graph.tensors()
     session = ort.InferenceSession(graph.with_outputs(tensors), session_options(), providers=["CPUExecutionProvider"])
-    histograms = {tensor: MagnitudeHistogram() for tensor in tensors}
     size = min(16, max(1, _PIXELS_PER_BATCH // (intake.shape[0] * intake.shape[1])))
+    histograms = {tensor: MagnitudeHistogram(2 * -(-len(images) // size)) for tensor in tensors}
     for done, frames in enumerate(intake.batches(images, size), start=1):
-        for histogram, values in zip(histograms.values(), session.run(tensors, {"frames": frames}), strict=True):
-            histogram.add(values)
+        for shown in (frames, paint_defects(frames, intake.region)):
+            for histogram, values in zip(histograms.values(), session.run(tensors, {"frames": shown}), strict=True):
+                histogram.add(values)
         if progress:
             progress(min(1.0, done * size / len(images)))
     return histograms

@@ -35,6 +35,9 @@ class CalibrationReport(msgspec.Struct, frozen=True, kw_only=True):
         held_out_scores: Held-out good images' scores by precision, in the same order.
         thresholds: By precision.
         false_reject_rate: What was asked for.
+        instruction_set: What the machine that calibrated computes int8 with. It had no part in the choice.
+        kernels_add: What that machine's integer kernels add to the int8 scores: the largest difference on the good images that
+            graphs were compared on, in deviations of their scores, by backend.
         seconds: How long each step took, by name.
     """
 
@@ -52,6 +55,8 @@ class CalibrationReport(msgspec.Struct, frozen=True, kw_only=True):
     held_out_scores: dict[str, list[float]]
     thresholds: dict[str, float]
     false_reject_rate: float
+    instruction_set: str
+    kernels_add: dict[str, float]
     seconds: dict[str, float]
 
 
@@ -105,7 +110,14 @@ def as_markdown(report: CalibrationReport) -> str:
             f"{found.painted_rank_correlation:.4f} | {found.added_spread:.3f} | {found.verdicts_changed:.1%} | "
             f"{found.auroc:.4f} | {found.auroc_fp32:.4f} | {'; '.join(trial.broken) or 'none'} |"
         )
-    lines += ["", "Added spread: deviation of the score differences over the deviation of good scores.", ""]
+    lines += ["", "Added spread: deviation of the score differences over the deviation of good scores."]
+    added = ", ".join(f"{backend} {difference:.1g}" for backend, difference in report.kernels_add.items())
+    lines += [
+        "All of these were computed in floats, as the graphs are written, so that any machine makes the same choice. What the "
+        f"integer kernels of the one that calibrated ({report.instruction_set}) add to the chosen graph's scores, at most, in "
+        f"deviations of good scores: {added}.",
+        "",
+    ]
     lines += ["## Layers, each alone in int8", "", "| layer | added spread |", "|---|---|"]
     lines += [f"| {one.layer} | {one.added_spread:.4f} |" for one in report.sensitivities]
     lines += ["", "## Activations", "", f"| activation | largest | {' | '.join(report.ranges[0].amplitudes)} |"]

@@ -1,22 +1,20 @@
-"""What machine this is, as far as an engine cares."""
+"""What machine this is, as far as an engine and int8 care."""
 
 import platform
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-_FEATURES = (
-    "avx2",
-    "avx_vnni",
-    "avx512f",
-    "avx512_vnni",
-    "avx512_bf16",
-    "amx_int8",
-    "asimd",
-    "asimddp",
-    "i8mm",
-)
-"""Instruction sets that change which kernels an optimised CPU graph may use (x86 names, then Arm's)."""
+from lrdan_edge.runtime.instruction_set import cpuinfo, features
+
+_INT8 = {
+    "amx_int8": "AMX",
+    "avx512_vnni": "AVX-512 VNNI",
+    "avx_vnni": "AVX-VNNI",
+    "i8mm": "int8 matrix products",
+    "asimddp": "dot product",
+}
+"""Instructions that multiply 8-bit integers faster than floats, the fastest first."""
 
 
 @dataclass(frozen=True)
@@ -33,22 +31,41 @@ class Processor:
     name: str
     features: list[str]
 
+    @property
+    def int8_is_faster(self) -> bool:
+        """Whether int8 may be expected to run faster than fp32; `lrdan_edge.bench` measures it.
+
+        Without VNNI, x86 takes three instructions for what VNNI does in one, and floats are as fast; so it is on Arm without
+        the dot product.
+        """
+        return any(feature in self.features for feature in _INT8)
+
+    @property
+    def instruction_set(self) -> str:
+        """What int8 is computed with, in words: ``AVX-512 VNNI``, ``AVX2 without VNNI``, ``NEON without dot product``."""
+        best = next((name for feature, name in _INT8.items() if feature in self.features), None)
+        if best:
+            return best
+        if "asimd" in self.features:
+            return "NEON without dot product"
+        wide = next((name for feature, name in (("avx512f", "AVX-512"), ("avx2", "AVX2")) if feature in self.features), None)
+        return f"{wide or 'SSE'} without VNNI" if self.platform.endswith(("x86_64", "AMD64")) else "unknown"
+
+    def describe_int8(self) -> str:
+        """The instruction set and what follows from it for int8, in a sentence."""
+        if self.int8_is_faster:
+            return f"{self.instruction_set}: int8 is exact and expected to be faster than fp32"
+        return f"{self.instruction_set}: int8 is exact but not expected to be faster than fp32, which 'auto' prefers"
+
 
 @cache
 def processor() -> Processor:
     """This machine's CPU."""
-    fields: dict[str, str] = {}
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text(errors="replace").splitlines():
-            key, _, value = line.partition(":")
-            fields.setdefault(key.strip().lower(), value.strip())
-    flags = set((fields.get("flags") or fields.get("features") or "").split())
     machine = platform.machine() or "unknown"
     return Processor(
         platform=f"{platform.system().lower()}-{machine}",
-        name=_device_tree_model() or fields.get("model name") or machine,  # cpuinfo calls every Jetson an "ARMv8 Processor"
-        features=[feature for feature in _FEATURES if feature in flags],
+        name=_device_tree_model() or cpuinfo().get("model name") or machine,  # cpuinfo calls every Jetson an "ARMv8 Processor"
+        features=features(),
     )
 
 

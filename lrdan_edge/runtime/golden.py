@@ -4,14 +4,24 @@ import numpy as np
 import numpy.typing as npt
 
 from lrdan_edge.bundle import GOLDEN, Bundle
-from lrdan_edge.errors import EngineError
+from lrdan_edge.errors import DriftError, EngineError
 from lrdan_edge.images import Frame, load_frames
-from lrdan_edge.manifest import Golden, Precision, from_json
+from lrdan_edge.manifest import Golden, GraphDecision, Precision, from_json
 from lrdan_edge.parity import relative_differences
 from lrdan_edge.runtime.backends.base import Backend
 
 GOLDEN_TOLERANCE: dict[Precision, float] = {"fp32": 1e-3, "fp16": 5e-3, "int8": 1e-1}
 """Largest difference on golden frames, of scores and heatmaps' tops, between an engine and the same graph by ONNX Runtime."""
+
+LARGEST_SHIFT = 0.02
+"""Largest difference on golden frames between a backend about to decide and what its threshold was fitted on, in deviations of the
+good scores: near a threshold for 2 % false rejects, fewer than 1 in 500 good parts lie so close to it."""
+
+_ROUNDING: dict[Precision, float] = {"fp32": 1e-3, "fp16": 5e-3, "int8": 1e-3}
+"""The same relative to the scores, where that is more: good images that score all alike have no deviation to speak of."""
+
+_PIXELS_AT_OPENING = 2 << 16
+"""Golden frames that are scored at every opening: as many as have so many pixels, 2 of 256×256, and 1 at least."""
 
 _MAKER = "lrdan-edge calibrate"
 
@@ -22,13 +32,13 @@ def golden_scores(bundle: Bundle) -> Golden:
     Raises:
         MissingStageError: The bundle is not calibrated.
     """
-    path = bundle.file(f"{GOLDEN}/scores.json", _MAKER)
-    return from_json(path.read_bytes(), Golden, str(path))
+    name = f"{GOLDEN}/scores.json"
+    return from_json(bundle.read(name, _MAKER), Golden, str(bundle.path / name))
 
 
-def golden_frames(bundle: Bundle) -> Frame:
-    """The golden images, uint8 [N, H, W, C]."""
-    paths = [bundle.file(f"{GOLDEN}/{name}", _MAKER) for name in golden_scores(bundle).images]
+def golden_frames(bundle: Bundle, most: int | None = None) -> Frame:
+    """The golden images, or the first `most` of them, uint8 [N, H, W, C]."""
+    paths = [bundle.file(f"{GOLDEN}/{name}", _MAKER) for name in golden_scores(bundle).images[:most]]
     return load_frames(paths, bundle.manifest.model.frame_shape)
 
 
@@ -72,6 +82,41 @@ def check_on_golden_frames(bundle: Bundle, backend: Backend, precision: Precisio
             )
         worst = max(worst, differs)
     return worst
+
+
+def prove(bundle: Bundle, backend: Backend, decision: GraphDecision, title: str, remedy: str) -> None:
+    """Hold a backend that is about to decide against what its threshold was fitted on.
+
+    A bundle travels: other kernels, another instruction set or another version of a runtime may score otherwise, and a threshold
+    fitted through one says nothing about another. A few golden frames show it, at every opening.
+
+    Args:
+        bundle: A calibrated bundle.
+        backend: What will decide.
+        decision: What it will decide by.
+        title: The backend's name in tables, for the message.
+        remedy: What to do where it does not hold, for the message.
+
+    Raises:
+        DriftError: A score is not a finite number, or differs by more than `LARGEST_SHIFT`.
+        BackendError: The backend failed.
+    """
+    golden = golden_scores(bundle)
+    stored = decision.golden_scores or golden.scores[backend.spec.precision]
+    rows, columns, _ = bundle.manifest.model.frame_shape
+    frames = golden_frames(bundle, max(1, _PIXELS_AT_OPENING // (rows * columns)))
+    expected = np.array(stored[: len(frames)], np.float64)
+    single = [frames[place : place + 1] for place in range(len(frames))]  # some backends prepare anew for a batch
+    scores = np.concatenate([backend.infer(frame, heatmap=False).score for frame in single])
+    difference = np.abs(scores.astype(np.float64) - expected)
+    spread = float(np.std(decision.good_scores))
+    unit = max(float(np.median(np.abs(decision.good_scores))), bundle.manifest.scoring.unit)
+    bound = max(LARGEST_SHIFT * spread, _ROUNDING[backend.spec.precision] * unit)  # type: ignore[index]
+    if not difference.max() <= bound:
+        raise DriftError(
+            f"{title} must not decide here: it scores the golden frames otherwise than what its threshold was fitted on, by up to "
+            f"{difference.max():.3g} (bound {bound:.3g}; {backend.spec.device}): {remedy}"
+        )
 
 
 def relative_difference(actual: npt.NDArray[np.float32], expected: npt.NDArray[np.float32], unit: float = 0.0) -> float:

@@ -11,13 +11,53 @@ import numpy.typing as npt
 from lrdan_edge.bundle import Bundle
 from lrdan_edge.errors import DataError, LrdanError
 from lrdan_edge.images import Frame, fit_frame, to_eight_bits
-from lrdan_edge.manifest import BitDepth, Precision
-from lrdan_edge.runtime.backends.base import Backend, Cores
+from lrdan_edge.manifest import BitDepth, GraphDecision, Precision
+from lrdan_edge.runtime.backends.base import ANY_CORES, Backend, Cores
+from lrdan_edge.runtime.golden import prove
 from lrdan_edge.runtime.select import Choice, choose
 from lrdan_edge.runtime.verdict import Judge, Verdict, Verdicts
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+
+def decision_for(bundle: Bundle, choice: Choice) -> GraphDecision:
+    """What a choice decides by: its engine's own decision where that has one, else its graph's.
+
+    Raises:
+        MissingStageError: The bundle is not calibrated.
+    """
+    own = bundle.engine_decision(choice.engine) if choice.engine else None
+    return own or bundle.decision().graphs[choice.precision]
+
+
+def open_proven(bundle: Bundle, choice: Choice, decision: GraphDecision, cores: Cores = ANY_CORES) -> Backend:
+    """Open what was chosen, and hold it to the golden frames; see `lrdan_edge.runtime.golden.prove`.
+
+    Raises:
+        DriftError: Its scores are not those that `decision` was fitted on.
+        BackendError: It does not load, or failed.
+    """
+    backend = choice.open(cores)
+    try:
+        if choice.backend != "null":
+            prove(bundle, backend, decision, choice.title, _remedy(bundle, choice))
+    except BaseException:
+        backend.close()
+        raise
+    return backend
+
+
+def _remedy(bundle: Bundle, choice: Choice) -> str:
+    """What to do about a choice whose scores are not those that its threshold was fitted on."""
+    refit = f"'lrdan-edge calibrate --decision-only --bundle {bundle.path}'"
+    other = "or choose another precision or backend"
+    if choice.engine or choice.backend == "onnxruntime":
+        return f"fit its threshold on this device with {refit}, {other}"
+    if choice.backend == "openvino":
+        build = f"'lrdan-edge build-engine --{choice.precision} --target openvino --bundle {bundle.path}'"
+        return f"build an engine with {build} and fit its threshold with {refit}, {other}"
+    return "choose another precision or backend"
 
 
 class Inspector:
@@ -54,6 +94,9 @@ class Inspector:
     ) -> "Inspector":
         """Open a bundle for inspection, to be judged by the engine's own decision where it has one, else by its graph's.
 
+        What was opened then scores some golden frames, and is refused where it does not score them as what its threshold was
+        fitted on (see `lrdan_edge.runtime.golden.prove`).
+
         Args:
             bundle: The folder, or an opened bundle.
             backend: ``auto`` (the fastest that fits), or the one to use, of `lrdan_edge.runtime.select.BACKENDS`; nothing falls
@@ -69,13 +112,14 @@ class Inspector:
             MissingStageError: A stage has not run; the message names its command.
             BundleError: The bundle is damaged, changed or stale.
             BackendError: The backend asked for is not to be had.
+            DriftError: Its scores are not those that its threshold was fitted on.
         """
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-        decision = opened.decision()
+        opened.decision()  # first of all: whether there is one
         choice = choose(opened, backend, precision)
-        own = opened.engine_decision(choice.engine) if choice.engine else None
-        judge = Judge(own or decision.graphs[choice.precision], threshold, opened.manifest.model.region_share)
-        return cls(opened, choice.open(Cores(threads, spin)), judge, choice)
+        decision = decision_for(opened, choice)
+        judge = Judge(decision, threshold, opened.manifest.model.region_share)
+        return cls(opened, open_proven(opened, choice, decision, Cores(threads, spin)), judge, choice)
 
     def inspect(self, frames: Frame | Sequence[Frame | None], *, heatmaps: bool = True) -> Verdicts:
         """Judge frames.

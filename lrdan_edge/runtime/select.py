@@ -15,21 +15,20 @@ from lrdan_edge.runtime.nvidia import find_gpu
 
 BACKENDS = ("tensorrt", "onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "openvino", "torch", "null")
 
-_ORDER = (
-    "tensorrt int8",
-    "tensorrt fp16",
-    "tensorrt fp32",
-    "openvino int8",
-    "onnxruntime int8",
-    "onnxruntime int8 (graph)",
-    "onnxruntime fp32",
-    "openvino fp32",
-    "onnxruntime fp32 (graph)",
-)
-"""What `auto` prefers until a benchmark has measured this machine: GPUs, then the processor; the rest comes last.
+_ON_GPU = ("tensorrt int8", "tensorrt fp16", "tensorrt fp32")
+_INT8_ON_PROCESSOR = ("openvino int8", "onnxruntime int8", "onnxruntime int8 (graph)")
+_FP32_ON_PROCESSOR = ("onnxruntime fp32", "openvino fp32", "onnxruntime fp32 (graph)")
 
-ONNX Runtime's GPU providers are not in it: whether what they need is installed shows only when they are opened.
-"""
+
+def preferred() -> tuple[str, ...]:
+    """What `auto` prefers until a benchmark has measured this machine: GPUs, then the processor; the rest comes last.
+
+    Int8 comes before fp32 only on a processor that multiplies 8-bit integers faster. ONNX Runtime's GPU providers are not in it:
+    whether what they need is installed shows only when they are opened.
+    """
+    if processor().int8_is_faster:
+        return (*_ON_GPU, *_INT8_ON_PROCESSOR, *_FP32_ON_PROCESSOR)
+    return (*_ON_GPU, *_FP32_ON_PROCESSOR, *_INT8_ON_PROCESSOR)
 
 
 class Opener(Protocol):
@@ -144,7 +143,8 @@ def choose(bundle: Bundle, backend: str = "auto", precision: Precision | None = 
 
 
 def _rank(choice: Choice) -> int:
-    return _ORDER.index(choice.title) if choice.title in _ORDER else len(_ORDER)
+    order = preferred()
+    return order.index(choice.title) if choice.title in order else len(order)
 
 
 def _refused(choice: Choice, report: BenchmarkReport | None) -> bool:
@@ -156,9 +156,10 @@ def fresh_benchmark(bundle: Bundle) -> BenchmarkReport | None:
     """The last benchmark, if it was run on this machine and what it measured has not changed."""
     if BENCHMARK not in bundle.manifest.files or bundle.staleness("bench"):
         return None
-    path = bundle.file(BENCHMARK, "lrdan-edge bench")
-    report = from_json(path.read_bytes(), BenchmarkReport, str(path))
-    return report if report.machine == processor().name else None
+    report = from_json(bundle.read(BENCHMARK, "lrdan-edge bench"), BenchmarkReport, str(bundle.path / BENCHMARK))
+    here = processor()
+    same = report.machine == here.name and report.instruction_set in ("", here.instruction_set)
+    return report if same else None
 
 
 def speeds_of(report: BenchmarkReport) -> dict[str, float]:
@@ -175,13 +176,14 @@ def _torch(bundle: Bundle, precision: Precision | None) -> Choice:
 def _open_onnxruntime(bundle: Bundle, precision: Precision, backend: str, cores: Cores = ANY_CORES) -> Backend:
     from lrdan_edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
 
-    return OnnxRuntimeBackend(bundle.graph(precision).read_bytes(), precision, cores=cores, name=backend)
+    graph = bundle.processor_graph(precision) if backend == "onnxruntime" else bundle.graph(precision)
+    return OnnxRuntimeBackend(graph.read_bytes(), precision, cores=cores, name=backend)
 
 
 def _open_openvino(bundle: Bundle, precision: Precision, cores: Cores = ANY_CORES) -> Backend:
     from lrdan_edge.runtime.backends.openvino import OpenVinoBackend
 
-    return OpenVinoBackend(bundle.graph(precision).read_bytes(), precision, cores=cores)
+    return OpenVinoBackend(bundle.processor_graph(precision).read_bytes(), precision, cores=cores)
 
 
 def _open_torch(bundle: Bundle, cores: Cores = ANY_CORES) -> Backend:

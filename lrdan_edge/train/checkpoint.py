@@ -5,17 +5,18 @@ and step alone (`prefetch`, `Learner.prepare`), and networks, optimisers, PyTorc
 """
 
 import hashlib
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 import torch
 from torch import Tensor, nn
 
-from lrdan_edge.bundle import write_durably
+from lrdan_edge.bundle_files import Folder
 from lrdan_edge.train.report import Epoch
 
 _NETWORK, _OPTIMISER, _GENERATOR = "network.", "optimiser.", "generator."  # how tensors' names begin
@@ -67,6 +68,11 @@ class Checkpoint:
         self.conditions = _plain(self.conditions)
 
     @property
+    def run(self) -> str:
+        """The run's name: a sha256 over its identity, in hex."""
+        return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
+
+    @property
     def due(self) -> bool:
         """Whether it is time to write it."""
         return time.monotonic() - self._written >= self.seconds
@@ -81,13 +87,15 @@ class Checkpoint:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         header = msgspec.json.encode(_Header(self.identity, self.conditions, state))
         metadata = {"run": header.decode(), "sha256": _digest(header, tensors)}
-        write_durably(self.path, save(tensors, metadata))
+        with Folder(self.path.parent) as folder:
+            folder.write(self.path.name, save(tensors, metadata))
         self._written = time.monotonic()
 
     def remove(self) -> None:
         """Remove the checkpoint, if there is one, and what a killed run left of another."""
-        self.path.unlink(missing_ok=True)
-        self.path.with_name(f"{self.path.name}.tmp").unlink(missing_ok=True)
+        with Folder(self.path.parent) as folder:
+            folder.remove(self.path.name)
+            folder.remove(f"{self.path.name}.tmp")
 
     def read(self) -> tuple["Saved | None", str | None]:
         """The checkpoint that an earlier, killed run left.
@@ -95,10 +103,10 @@ class Checkpoint:
         Returns:
             It, or None where there is none of this run; and what is to be said about it, or None.
         """
-        if not self.path.exists():
-            return None, None
         try:
             header, tensors = _parse(self.path)
+        except FileNotFoundError:
+            return None, None
         except (OSError, ValueError, KeyError, msgspec.DecodeError) as error:
             return None, f"the checkpoint {self.path} is damaged ({_line(error)})"
         if differing := _differences(header.identity, self.identity):
@@ -168,7 +176,8 @@ def _parse(path: Path) -> tuple[_Header, dict[str, Tensor]]:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, "pt") as file:
+        # By its descriptor: safe_open takes a path, and would follow a link that was put there.
+        with Folder(path.parent) as folder, folder.open(path.name) as opened, safe_open(_path_of(opened), "pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no dictionary
     except SafetensorError as error:
@@ -177,6 +186,10 @@ def _parse(path: Path) -> tuple[_Header, dict[str, Tensor]]:
     if metadata["sha256"] != _digest(raw, tensors):
         raise ValueError("its sha256 is another")
     return msgspec.json.decode(raw, type=_Header), tensors
+
+
+def _path_of(file: BinaryIO) -> str:
+    return f"/proc/self/fd/{file.fileno()}"
 
 
 def _digest(header: bytes, tensors: Mapping[str, Tensor]) -> str:

@@ -173,7 +173,7 @@ def test_what_cannot_be_is_refused(line: Line, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium on this machine")
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed (Debian: chromium)")
 @pytest.mark.parametrize("width", [1280, 500])  # headless Chromium lays out no narrower than 500
 def test_a_browser_shows_it_without_a_sideways_scroll(line: Line, tmp_path: Path, width: int) -> None:
     write(tmp_path / ("long-" * 30 + ".png"), read_image(line.data / "test/blob/0.png"))

@@ -10,10 +10,11 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
+from part_cache import keep
 
 RTX = ("tensorrt-rtx-cu13-bindings==1.7.1.116", "tensorrt-rtx-cu13-libs==1.7.1.116")
 GENERATIONS = {
@@ -39,18 +40,16 @@ _SYMBOLS = [
 ]
 
 
-def cache_folder() -> Path:
-    return Path(os.environ.get("LRDAN_TEST_CACHE") or Path.home() / ".cache/lrdan-edge-tests")
-
-
 @cache
 def fetch(requirement: str, *, source: bool = False) -> Path | str:
     """The unpacked distribution's folder, or why it could not be had. Downloaded once a machine, tried once a session."""
-    folder = cache_folder() / f"{requirement.replace('==', '-')}-{sys.implementation.cache_tag}"
-    if folder.is_dir():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+    name = f"{requirement.replace('==', '-')}-{sys.implementation.cache_tag}"
+    return keep(name, partial(_download, requirement, source=source))
+
+
+def _download(requirement: str, unpacked: Path, *, source: bool) -> str | None:
+    """Unpack the distribution into the folder; why that cannot be done, or None."""
+    with tempfile.TemporaryDirectory() as temporary:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check"]
         command += ["--retries", "1", "--timeout", "20", "--dest", temporary, requirement]
         # A source archive is only read: nothing is fetched to build it with.
@@ -62,18 +61,12 @@ def fetch(requirement: str, *, source: bool = False) -> Path | str:
         files = [path for path in Path(temporary).iterdir() if path.suffix in {".whl", ".gz"}]
         if result.returncode or not files:
             return f"{requirement} cannot be downloaded: {(result.stderr.strip().splitlines() or ['no reason given'])[-1]}"
-        unpacked = Path(temporary) / "unpacked"
         if files[0].suffix == ".whl":
             with zipfile.ZipFile(files[0]) as archive:
                 archive.extractall(unpacked)
         else:
             shutil.unpack_archive(files[0], unpacked)
-        try:
-            unpacked.rename(folder)
-        except OSError:
-            if not folder.is_dir():  # another test run was faster
-                raise
-    return folder
+    return None
 
 
 def fetch_or_skip(requirement: str, *, source: bool = False) -> Path:
@@ -89,7 +82,7 @@ def compile_stub(target: Path, symbols: list[str], name: str | None = None) -> N
     """A shared library that defines `symbols` and does nothing, known as `name`; skips where there is no C compiler."""
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
-        pytest.skip("no C compiler to make stub libraries with")
+        pytest.skip("no C compiler to make stub libraries with (Debian: gcc libc6-dev)")
     code = "".join(f"int {symbol}(void* a, const char* b) {{ (void)a; (void)b; return 1; }}\n" for symbol in symbols)
     command = [compiler, "-shared", "-fPIC", "-x", "c", "-o", str(target), f"-Wl,-soname,{name or target.name}", "-"]
     subprocess.run(command, input=code, text=True, check=True, timeout=60)

@@ -4,11 +4,13 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from pathlib import Path
 
 import nvidia_wheels
 import pytest
+from part_cache import cache_folder
 
 HERE = Path(__file__).parent
 HEADERS = ("nvidia-cuda-runtime-cu12==12.9.79", "nvidia-cuda-profiler-api-cu12==12.9.79")
@@ -18,11 +20,13 @@ IMPORTED = ("pytools==2026.1.1", "platformdirs==4.14.8", "mako==1.4.3")  # which
 def build(driver: Path) -> list[Path]:
     """Write the software driver ``libcuda.so.1`` into a folder; gives folders for PYTHONPATH, or skips where a part cannot be had."""
     if shutil.which("g++") is None or shutil.which("nm") is None:
-        pytest.skip("no C++ compiler to build PyCUDA with")
+        pytest.skip("no C++ compiler to build PyCUDA with (Debian: g++)")
+    if not Path(sysconfig.get_path("include"), "Python.h").is_file():
+        pytest.skip("no Python headers to build PyCUDA with (Debian: python3-dev)")
     source = nvidia_wheels.fetch_or_skip(nvidia_wheels.PYCUDA, source=True)
     headers = [next(nvidia_wheels.fetch_or_skip(name).glob("nvidia/*/include")) for name in HEADERS]
     imported = [nvidia_wheels.fetch_or_skip(name) for name in IMPORTED]
-    folder = nvidia_wheels.cache_folder() / f"built-{nvidia_wheels.PYCUDA.replace('==', '-')}-{sys.implementation.cache_tag}"
+    folder = cache_folder() / f"built-{nvidia_wheels.PYCUDA.replace('==', '-')}-{sys.implementation.cache_tag}"
     if not folder.is_dir():
         with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
             built = _build_pycuda(Path(temporary), next(source.glob("pycuda-*")), headers, imported)

@@ -29,7 +29,6 @@ from lrdan_edge.runtime.backends.base import (
 )
 from lrdan_edge.runtime.layers import onnxruntime_layers
 from lrdan_edge.runtime.nvidia import find_gpu
-from lrdan_edge.runtime.quantised import with_unsigned_activations
 
 _CPU = "CPUExecutionProvider"
 _GPU_PROVIDERS = {"onnxruntime-cuda": "CUDAExecutionProvider", "onnxruntime-tensorrt": "TensorrtExecutionProvider"}
@@ -47,7 +46,7 @@ class OnnxRuntimeBackend(Backend):
         *,
         optimised: bool = False,
         cores: Cores = ANY_CORES,
-        to_the_letter: bool = False,
+        in_floats: bool = False,
         name: str = "onnxruntime",
     ) -> None:
         """Load a graph.
@@ -57,7 +56,8 @@ class OnnxRuntimeBackend(Backend):
             precision: The graph's precision, for the spec.
             optimised: Whether ONNX Runtime wrote it after optimising; it is then taken as it is.
             cores: How it may use the processor.
-            to_the_letter: Whether an int8 graph is run with its own rounding, slowly, and not in the form processors multiply.
+            in_floats: Whether an int8 graph's whole numbers are computed in float32, as the graph is written, and by no integer
+                kernel: the same numbers on every processor, and what integer kernels are held against.
             name: ``onnxruntime`` for the processor, ``onnxruntime-cuda`` or ``onnxruntime-tensorrt`` for a GPU.
 
         Raises:
@@ -67,14 +67,16 @@ class OnnxRuntimeBackend(Backend):
         options = session_options(cores)
         if optimised:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        elif to_the_letter:  # the next level replaces roundings and convolutions by integer kernels
-            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-        elif provider == _CPU:
-            graph = with_unsigned_activations(graph)
+        elif in_floats:
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
         try:
             wanted = _providers(provider, precision)
             self._session: Any = ort.InferenceSession(
-                graph, options, providers=wanted, disabled_optimizers=_slower(precision), enable_fallback=0
+                graph,
+                options,
+                providers=wanted,
+                disabled_optimizers=None if in_floats else _unwanted(precision),
+                enable_fallback=0,
             )
         # ONNX Runtime's exceptions share no base class of their own.
         except Exception as error:
@@ -125,9 +127,13 @@ def session_options(cores: Cores = ANY_CORES) -> "ort.SessionOptions":
     return options
 
 
-def _slower(precision: str) -> list[str] | None:
-    """Optimisers that make int8 graphs slower: blocks of 16 channels, for the few float layers of an int8 graph that have 1 to 4."""
-    return ["NchwcTransformer"] if precision == "int8" else None
+def _unwanted(precision: str) -> list[str] | None:
+    """Optimisers that harm int8 graphs.
+
+    One arranges the few float layers of an int8 graph, which have 1 to 4 channels, in blocks of 16: slower. The other quantises
+    what the graph keeps in float: the weights of layers that calibration found to need it.
+    """
+    return ["NchwcTransformer", "WeightBiasQuantization"] if precision == "int8" else None
 
 
 def _providers(provider: str, precision: str) -> list[Any]:
@@ -153,8 +159,7 @@ def optimise(graph: Path, precision: str, target: Path) -> None:
     # ONNX Runtime warns that such a file fits this kind of processor only; the engine's sidecar holds users to that.
     options.log_severity_level = 4
     try:
-        unsigned = with_unsigned_activations(graph.read_bytes())
-        ort.InferenceSession(unsigned, options, providers=[_CPU], disabled_optimizers=_slower(precision))
+        ort.InferenceSession(graph.read_bytes(), options, providers=[_CPU], disabled_optimizers=_unwanted(precision))
     except Exception as error:
         raise BackendError(f"ONNX Runtime {ort.__version__} cannot optimise {graph}: {_first_line(error)}") from error
 

@@ -22,7 +22,6 @@ from lrdan_edge.runtime.backends.base import (
     largest_batch,
 )
 from lrdan_edge.runtime.layers import openvino_layers
-from lrdan_edge.runtime.quantised import with_unsigned_activations
 
 
 class OpenVinoBackend(Backend):
@@ -143,25 +142,7 @@ def _compile(graph: bytes, config: dict[str, Any], *, compiled: bool) -> Any:
     core = _core()
     if compiled:
         return core.import_model(graph, "CPU", config)
-    return core.compile_model(_without_needless_rounding(core.read_model(with_unsigned_activations(graph))), "CPU", config)
-
-
-def _without_needless_rounding(model: Any) -> Any:
-    """The model, with a leaky ReLU taken as part of the convolution before it.
-
-    The graph rounds to int8 between the two, for ONNX Runtime has a kernel for just that. OpenVINO computes the leaky ReLU
-    inside of the convolution, and would only lose time and precision by rounding before.
-    """
-    for node in model.get_ops():
-        if node.get_type_name() != "PRelu":
-            continue
-        before, chain = node.input_value(0), []
-        while before.get_node().get_type_name() in ("Multiply", "Subtract", "Convert", "FakeQuantize"):
-            chain.append(before.get_node().get_type_name())
-            before = before.get_node().input_value(0)
-        if chain[-1:] == ["FakeQuantize"]:
-            node.input(0).replace_source_output(before)
-    return model
+    return core.compile_model(core.read_model(graph), "CPU", config)
 
 
 def openvino_version() -> str:

@@ -139,7 +139,7 @@ def camera(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCamera]:
     try:
         genicam._find_aravis("genicam://0")
     except SourceError as error:
-        pytest.skip(str(error))
+        pytest.skip(f"{error} (python3-gi serves only Python of the system's version)")
     monkeypatch.delenv("GENICAM_GENTL64_PATH", raising=False)
     camera = FakeCamera("LRDAN1")
     yield camera

@@ -13,6 +13,7 @@ from lrdan_edge.errors import SourceError
 from lrdan_edge.runtime.sources import open_source
 
 SYSTEM_PYTHON = shutil.which("python3", path="/usr/bin:/bin")
+DEBIAN = "(Debian: python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-ugly)"
 SERVER = """
 import sys, gi
 gi.require_version("Gst", "1.0"); gi.require_version("GstRtspServer", "1.0")
@@ -46,9 +47,7 @@ class Server:
         if self.process.stdout.readline().strip() != "ready":
             reason = self.process.stderr.read().strip().splitlines()[-1:]
             self.kill()
-            pytest.skip(
-                f"no GStreamer RTSP server here ({' '.join(reason)}): apt install gir1.2-gst-rtsp-server-1.0 python3-gi"
-            )
+            pytest.skip(f"no GStreamer RTSP server here ({' '.join(reason)}) {DEBIAN}")
 
     def kill(self) -> None:
         if self.process is not None:
@@ -60,7 +59,7 @@ class Server:
 @pytest.fixture
 def server() -> Iterator[Server]:
     if SYSTEM_PYTHON is None:
-        pytest.skip("no system Python for GStreamer's RTSP server")
+        pytest.skip(f"no system Python for GStreamer's RTSP server {DEBIAN}")
     server = Server()
     server.start()
     yield server

@@ -1,0 +1,83 @@
+"""Scales of an int8 graph that every integer kernel computes alike, to the last bit.
+
+Int8 kernels are not alike. These choices leave them nothing to differ in:
+
+- x86 without VNNI adds two products of unsigned and signed 8-bit numbers in 16 bits, which saturate (``vpmaddubsw``; Intel's
+  oneDNN and ONNX Runtime's MLAS both use it). Activations that may be negative take all 8 bits there, so their weights get 7;
+  activations after a ReLU take 7, so their weights keep 8: in both cases no sum of two products exceeds 16 bits.
+- Integer kernels add the bias as a whole number of product steps; a float bias is rounded to one here, beforehand.
+- A result halfway between two steps is rounded up by one kernel and down by another, and float sums decide it by their last
+  bit. So one output step is an odd multiple of the product step (or of a whole fraction of it), and then no integer lies
+  halfway; and where a leaky ReLU follows, its input's scale is moved until none of its 256 values does.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+MOST_WEIGHT_STEPS = 127
+"""Largest magnitude of an 8-bit weight, whose activations are never negative and so at most 127."""
+
+MOST_WEIGHT_STEPS_SIGNED = 64
+"""The same where activations may be negative, so that kernels shift them to 0 to 255: 2 × 255 × 64 < 2¹⁵."""
+
+_LEAST_PARTS = 200  # a scale is moved by at most one part in so many
+_MOST_PARTS = 2.0**22  # beyond, float32 does not tell odd from even
+_TIE_MARGIN = 1e-3  # of a step; float32 sums are off by less than a tenth of it
+_MOVES = np.arange(0.0, 0.02, 1e-4)
+
+Floats = npt.NDArray[np.float32]
+
+
+def activation_scale(amplitude: float) -> float:
+    """One int8 step of an activation whose largest magnitude is to be `amplitude`; one that is always zero may have any."""
+    return float(np.float32(amplitude / 127)) if amplitude > 0 else 1.0
+
+
+def weight_scales(weight: Floats, most_steps: int, input_scale: float, output_scale: float | None) -> Floats:
+    """One int8 step of a convolution's weight, per output channel.
+
+    Args:
+        weight: float32 [channels, …].
+        most_steps: The largest magnitude of a weight in steps.
+        input_scale: One step of its activations.
+        output_scale: One step of its result, or None where that stays in float.
+
+    Returns:
+        float32 [channels], at most half a percent above ``amplitude / most_steps``; 1 for a channel of zeros.
+    """
+    amplitude = np.abs(weight.astype(np.float64)).reshape(len(weight), -1).max(axis=1)
+    scale = np.where(amplitude > 0, amplitude / most_steps, 1.0)
+    if output_scale is not None:
+        products = output_scale / (input_scale * scale)  # product steps in one output step
+        fraction = np.maximum(1.0, np.ceil(_LEAST_PARTS / products))
+        parts = np.floor(products * fraction)
+        parts -= parts % 2 == 0
+        scale = np.where(parts < _MOST_PARTS, output_scale * fraction / (input_scale * parts), scale)
+    return np.where(amplitude > 0, scale, 1.0).astype(np.float32)
+
+
+def whole_steps(bias: Floats, step: Floats) -> Floats:
+    """A bias, float32 [channels], rounded to whole product steps, float32 [channels]."""
+    return np.asarray(np.rint(bias.astype(np.float64) / step) * step, np.float32)
+
+
+def without_ties(input_scale: float, slopes: Iterable[tuple[float, float]]) -> float:
+    """An input scale for which no value of a leaky ReLU lies halfway between two output steps.
+
+    Args:
+        input_scale: One step of its input.
+        slopes: Slope below zero and output scale of each leaky ReLU that reads the input.
+
+    Returns:
+        The same or up to 2 % more: the first that keeps `_TIE_MARGIN`, else the one that keeps most.
+    """
+    readers = [(np.float64(np.float32(slope)), output_scale) for slope, output_scale in slopes]
+    steps = np.arange(1, 129, dtype=np.float64)
+    moved = [float(np.float32(input_scale * (1 + move))) for move in _MOVES]
+    margins = []
+    for scale in moved:
+        values = np.concatenate([steps * scale / out * factor for slope, out in readers for factor in (1.0, slope)])
+        margins.append(float(np.abs(values - np.floor(values) - 0.5).min()))
+    return moved[next((place for place, margin in enumerate(margins) if margin >= _TIE_MARGIN), int(np.argmax(margins)))]

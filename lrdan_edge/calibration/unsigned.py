@@ -1,0 +1,115 @@
+"""The int8 graph for processors: the same numbers with unsigned activations, which their integer kernels multiply."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lrdan_edge.calibration.validity import checked
+
+if TYPE_CHECKING:
+    import onnx
+
+ACTIVATION_ZERO = "activation_zero_point"
+"""Name of the one zero point that all quantised activations of an int8 deploy graph share but those after a ReLU."""
+
+RELU_ZERO = "relu_zero_point"
+"""Name of the one zero point that the activations after a ReLU share."""
+
+
+def with_unsigned_activations(model: "onnx.ModelProto") -> "onnx.ModelProto":
+    """The graph with uint8 activations in place of int8 ones, computing the same numbers to the last bit.
+
+    TensorRT takes signed activations and float biases only. Processors multiply unsigned activations by signed weights, and ONNX
+    Runtime has integer kernels for those. Int8 with zero point 0 and uint8 with zero point 128 are the same steps of the same
+    real numbers. What a ReLU gives is never negative: it keeps zero point 0, so that the ReLU is part of the rounding, and is
+    held to 127, the largest that int8 has. Biases, whole numbers of product steps already, become int32.
+
+    Args:
+        model: An int8 deploy graph as `lrdan_edge.calibration.quantise` makes it.
+
+    Returns:
+        A new graph, checked.
+
+    Raises:
+        CalibrationError: The result is not a valid graph.
+    """
+    import onnx
+
+    unsigned = onnx.ModelProto()
+    unsigned.CopyFrom(model)
+    graph = unsigned.graph
+    made_by = {output: node for node in graph.node for output in node.output}
+    constants = _Constants(graph)
+    for name, zero in ((ACTIVATION_ZERO, 128), (RELU_ZERO, 0)):
+        if name in constants:
+            constants.put(name, np.array(zero, np.uint8))
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        if node.op_type == "Conv" and len(node.input) > 2:
+            nodes += _with_whole_bias(node, made_by, constants)
+        elif node.op_type == "QuantizeLinear" and node.input[2] == RELU_ZERO and _made_by_relu(node.input[0], made_by):
+            nodes += _bounded(node, constants)
+        else:
+            nodes.append(node)
+    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return checked(unsigned)
+
+
+class _Constants:
+    """A graph's initialisers by name."""
+
+    def __init__(self, graph: "onnx.GraphProto") -> None:
+        self._graph = graph
+        self._tensors = {tensor.name: tensor for tensor in graph.initializer}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._tensors
+
+    def value(self, name: str) -> npt.NDArray[Any]:
+        from onnx import numpy_helper
+
+        return numpy_helper.to_array(self._tensors[name])
+
+    def put(self, name: str, value: npt.NDArray[Any]) -> str:
+        from onnx import numpy_helper
+
+        if name not in self._tensors:
+            self._tensors[name] = self._graph.initializer.add()
+        self._tensors[name].CopyFrom(numpy_helper.from_array(value, name))
+        return name
+
+
+def _made_by_relu(tensor: str, made_by: Mapping[str, "onnx.NodeProto"]) -> bool:
+    return tensor in made_by and made_by[tensor].op_type == "Relu"
+
+
+def _with_whole_bias(
+    convolution: "onnx.NodeProto", made_by: Mapping[str, "onnx.NodeProto"], constants: _Constants
+) -> list["onnx.NodeProto"]:
+    """An integer convolution with its bias in int32, as its kernels add it; one in floats as it is."""
+    from onnx import helper
+
+    activation, weight = (made_by.get(name) for name in convolution.input[:2])
+    if activation is None or weight is None or {activation.op_type, weight.op_type} != {"DequantizeLinear"}:
+        return [convolution]
+    name = convolution.input[2]
+    steps = np.asarray(constants.value(activation.input[1]) * constants.value(weight.input[1]), np.float32)
+    zero = constants.put(f"{name}_zero_point", np.zeros(len(steps), np.int32))
+    whole = np.rint(constants.value(name).astype(np.float64) / steps).astype(np.int32)
+    inputs = [constants.put(f"{name}_quantised", whole), constants.put(f"{name}_scale", steps), zero]
+    convolution.input[2] = f"{name}_dequantised"
+    bias = helper.make_node("DequantizeLinear", inputs, [convolution.input[2]], name=f"{name}_DequantizeLinear", axis=0)
+    return [bias, convolution]
+
+
+def _bounded(quantiser: "onnx.NodeProto", constants: _Constants) -> list["onnx.NodeProto"]:
+    """A quantiser after a ReLU that gives 127 at most."""
+    from onnx import helper
+
+    result, largest = quantiser.output[0], constants.put(f"{quantiser.output[0]}_largest", np.array(127, np.uint8))
+    quantiser.output[0] = f"{result}_unbounded"
+    return [quantiser, helper.make_node("Clip", [quantiser.output[0], "", largest], [result], name=f"{result}_Clip")]

@@ -1,0 +1,23 @@
+"""Whether a graph that calibration made is valid ONNX."""
+
+from typing import TYPE_CHECKING
+
+from lrdan_edge.errors import CalibrationError
+
+if TYPE_CHECKING:
+    import onnx
+
+
+def checked(model: "onnx.ModelProto") -> "onnx.ModelProto":
+    """The graph, held to the ONNX specification.
+
+    Raises:
+        CalibrationError: It is not valid.
+    """
+    import onnx
+
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise CalibrationError(f"the quantised graph is not valid ONNX: {error}") from error
+    return model

@@ -1,0 +1,17 @@
+"""A bundle as devices get it."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from parts import Line
+
+sys.path.append(str(Path(__file__).parent))  # so that tests of this folder can share modules
+
+from shipped import Device, ship
+
+
+@pytest.fixture(scope="session")
+def device(line: Line, tmp_path_factory: pytest.TempPathFactory) -> Device:
+    """Tests whose commands write into the bundle use `Device.copied_to`."""
+    return ship(line, tmp_path_factory.mktemp("device"))
