@@ -11,7 +11,15 @@ import click
 BACKENDS = ["auto", "tensorrt", "onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "openvino", "torch", "null"]
 """Those of `lrdan_edge.runtime.select`, written out so that ``--help`` imports nothing heavy; a test holds them equal."""
 
-METHODS = ["min-max", "percentile-99.999", "percentile-99.997", "percentile-99.99", "entropy"]
+METHODS = [
+    "min-max",
+    "percentile-99.999",
+    "percentile-99.997",
+    "percentile-99.99",
+    "entropy",
+    "painted-min-max",
+    "painted-percentile-99.99",
+]
 """Those of `lrdan_edge.calibration.ranges`, likewise."""
 
 Command = TypeVar("Command", bound=Callable[..., Any])

@@ -16,6 +16,7 @@ from parts import Line
 
 from lrdan_edge.bundle import Bundle
 from lrdan_edge.cli import cli
+from lrdan_edge.console import console
 from lrdan_edge.errors import LrdanError
 from lrdan_edge.export.engine import BuildRequest, build_engine
 from lrdan_edge.manifest import Manifest, manifest_to_json
@@ -94,6 +95,7 @@ def test_random_corruptions_give_one_clear_error_each(built: Bundle, monkeypatch
     victims = [
         ("manifest.json", use_engine),
         ("model.int8.onnx", use_graph),
+        ("model.int8.cpu.onnx", use_graph),
         ("model.fp16.onnx", use_fp16_graph),
         ("decision.json", use_decision),
         ("golden/scores.json", use_golden),
@@ -122,7 +124,10 @@ def test_random_corruptions_give_one_clear_error_each(built: Bundle, monkeypatch
 
 @pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: bytes([data[0] ^ 1]) + data[1:]])
 @pytest.mark.parametrize("part", ["manifest", "graph", "sidecar", "engine"])
-def test_every_command_says_it_in_one_line(built: Bundle, tmp_path: Path, part: str, damage: Callable[[bytes], bytes]) -> None:
+def test_every_command_says_it_in_one_line(
+    built: Bundle, tmp_path: Path, part: str, damage: Callable[[bytes], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "width", 500)  # so that no name is broken over lines
     folder = shutil.copytree(built.path, tmp_path / "bundle")
     (name,) = (engine.name for engine in engines(built))
     names = {
@@ -135,7 +140,7 @@ def test_every_command_says_it_in_one_line(built: Bundle, tmp_path: Path, part: 
     path.write_bytes(damage(path.read_bytes()))
 
     def call(*words: object) -> Result:
-        return CliRunner().invoke(cli, [*map(str, words), "-b", str(folder)], env={"COLUMNS": "500"})
+        return CliRunner().invoke(cli, [*map(str, words), "-b", str(folder)])
 
     commands: dict[str, tuple[object, ...]] = {
         "list": ("engine", "list"),

@@ -19,7 +19,7 @@ from lrdan_edge.calibration.decision import DEFAULT_FALSE_REJECT_RATE, DEFAULT_R
 from lrdan_edge.calibration.fidelity import Yardstick
 from lrdan_edge.calibration.material import Intake, Material, gather
 from lrdan_edge.calibration.quantise import load_quantisable
-from lrdan_edge.calibration.ranges import METHODS, MagnitudeHistogram, Method, collect_ranges
+from lrdan_edge.calibration.ranges import METHODS, ActivationRange, Method, collect_ranges
 from lrdan_edge.calibration.report import CalibrationReport, as_markdown, describe_labels, ranges_of
 from lrdan_edge.calibration.scores import score_images
 from lrdan_edge.calibration.unsigned import with_unsigned_activations
@@ -42,7 +42,7 @@ class _Quantised:
     """What came of int8, for the report."""
 
     titles: dict[str, str]
-    histograms: dict[str, MagnitudeHistogram]
+    histograms: dict[str, ActivationRange]
     choice: Choice
     compared: dict[str, Scores]
     kernels: dict[str, float]

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from lrdan_edge.calibration.fidelity import Fidelity, Yardstick
-from lrdan_edge.calibration.ranges import METHODS, MagnitudeHistogram, Method
+from lrdan_edge.calibration.fidelity import Among, Fidelity, Yardstick
+from lrdan_edge.calibration.ranges import METHODS, ActivationRange, Method
 from lrdan_edge.errors import CalibrationError
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Choice:
 
 def choose(
     graph: "QuantisableGraph",
-    histograms: Mapping[str, MagnitudeHistogram],
+    histograms: Mapping[str, ActivationRange],
     yardstick: Yardstick,
     false_reject_rate: float,
     *,
@@ -107,7 +107,7 @@ class _Search:
     def __init__(
         self,
         graph: "QuantisableGraph",
-        histograms: Mapping[str, MagnitudeHistogram],
+        histograms: Mapping[str, ActivationRange],
         yardstick: Yardstick,
         false_reject_rate: float,
     ) -> None:
@@ -146,7 +146,8 @@ class _Search:
                     "or leave int8 out with --no-int8 and use fp16"
                 )
             kept = trial.kept_in_float
-            helped = min(waiting[:_CANDIDATES], key=lambda layer: self._spread(method, [*kept, layer]))
+            among: Among = "good" if trial.fidelity.broken_among_good(self._rate) else "painted"
+            helped = min(waiting[:_CANDIDATES], key=lambda layer: self._spread(method, [*kept, layer], among))
             waiting.remove(helped)
             added.append(helped)
             trial = self.attempt(method, self._in_order([*kept, helped]))
@@ -158,5 +159,5 @@ class _Search:
     def _in_order(self, layers: list[str]) -> list[str]:
         return [layer for layer in self._graph.layers if layer in layers]
 
-    def _spread(self, method: Method, kept: list[str]) -> float:
-        return self._yardstick.added_spread(self._graph.quantise(self.amplitudes(method), kept), _SENSITIVITY_IMAGES)
+    def _spread(self, method: Method, kept: list[str], among: Among = "both") -> float:
+        return self._yardstick.added_spread(self._graph.quantise(self.amplitudes(method), kept), _SENSITIVITY_IMAGES, among)

@@ -9,7 +9,15 @@ import numpy as np
 from lrdan_edge.calibration.report import CalibrationReport
 
 _COLOURS = {"fp32": "#1f77b4", "fp16": "#2ca02c", "int8": "#d62728"}
-_MARKS = {"min-max": "|", "percentile-99.999": "s", "percentile-99.997": "^", "percentile-99.99": "o", "entropy": "x"}
+_MARKS = {
+    "min-max": "|",
+    "percentile-99.999": "s",
+    "percentile-99.997": "^",
+    "percentile-99.99": "o",
+    "entropy": "x",
+    "painted-min-max": "1",
+    "painted-percentile-99.99": "d",
+}
 
 
 def matplotlib_found() -> bool:

@@ -17,8 +17,25 @@ from lrdan_edge.runtime.backends.onnxruntime import session_options
 if TYPE_CHECKING:
     from lrdan_edge.calibration.quantise import QuantisableGraph
 
-Method = Literal["min-max", "percentile-99.999", "percentile-99.997", "percentile-99.99", "entropy"]
-METHODS: tuple[Method, ...] = ("min-max", "percentile-99.999", "percentile-99.997", "percentile-99.99", "entropy")
+Method = Literal[
+    "min-max",
+    "percentile-99.999",
+    "percentile-99.997",
+    "percentile-99.99",
+    "entropy",
+    "painted-min-max",
+    "painted-percentile-99.99",
+]
+METHODS: tuple[Method, ...] = (
+    "min-max",
+    "percentile-99.999",
+    "percentile-99.997",
+    "percentile-99.99",
+    "entropy",
+    "painted-min-max",
+    "painted-percentile-99.99",
+)
+_PAINTED = "painted-"
 
 BINS = 2048
 _TAIL = 1e-4  # the share of magnitudes beyond the lowest percentile
@@ -83,7 +100,7 @@ class MagnitudeHistogram:
         together = np.concatenate([self._tail, _largest(magnitudes, self._most)])
         self._tail = _largest(together, self._most)
 
-    def amplitude(self, method: Method) -> float:
+    def amplitude(self, method: str) -> float:
         """The largest magnitude that int8 is to represent, by one method; 0 for an activation that is always 0.
 
         Args:
@@ -96,6 +113,43 @@ class MagnitudeHistogram:
             beyond = int((1 - float(method.removeprefix("percentile-")) / 100) * int(self.counts.sum()))
             return float(np.sort(self._tail)[::-1][min(beyond, len(self._tail) - 1)])
         return min(self.largest, least_divergent(self.counts) * self.top / BINS)
+
+
+class ActivationRange:
+    """One activation's magnitudes in good images, and in the same with defects painted in.
+
+    Int8 saturates where a part looks like no good one: ranges of good images alone may cut defects off, wider ones round good
+    images more coarsely. Which is better depends on the network, so there are methods of both kinds.
+    """
+
+    def __init__(self, batches: int) -> None:
+        """Start empty.
+
+        Args:
+            batches: How often `add` will be called, with no more values than the first time.
+        """
+        self._good = MagnitudeHistogram(batches)
+        self._all = MagnitudeHistogram(2 * batches)
+
+    @property
+    def largest(self) -> float:
+        """The largest magnitude seen in good images."""
+        return self._good.largest
+
+    def add(self, good: npt.NDArray[np.float32], painted: npt.NDArray[np.float32]) -> None:
+        """Count what good images gave, and the same with defects painted in: float32 of any shape.
+
+        Raises:
+            CalibrationError: A value is not finite.
+        """
+        self._good.add(good)
+        self._all.add(good)
+        self._all.add(painted)
+
+    def amplitude(self, method: Method) -> float:
+        """As `MagnitudeHistogram.amplitude`; of all images by a method whose name begins with ``painted-``, else of good ones."""
+        painted = method.startswith(_PAINTED)
+        return self._all.amplitude(method.removeprefix(_PAINTED)) if painted else self._good.amplitude(method)
 
 
 def _largest(values: npt.NDArray[np.float32], most: int) -> npt.NDArray[np.float32]:
@@ -138,8 +192,8 @@ def collect_ranges(
     images: list[Path],
     intake: Intake,
     progress: Callable[[float], None] | None = None,
-) -> dict[str, MagnitudeHistogram]:
-    """Run images through the fp32 graph and count every activation that int8 will hold.
+) -> dict[str, ActivationRange]:
+    """Run images, and the same with defects painted in, through the fp32 graph and count every activation that int8 will hold.
 
     Args:
         graph: The graph.
@@ -148,7 +202,7 @@ def collect_ranges(
         progress: Called with the share done, 0 to 1.
 
     Returns:
-        A histogram per tensor of ``graph.tensors()``.
+        A range per tensor of ``graph.tensors()``.
 
     Raises:
         CalibrationError: An activation is not finite.
@@ -157,11 +211,11 @@ def collect_ranges(
     tensors = graph.tensors()
     session = ort.InferenceSession(graph.with_outputs(tensors), session_options(), providers=["CPUExecutionProvider"])
     size = min(16, max(1, _PIXELS_PER_BATCH // (intake.shape[0] * intake.shape[1])))
-    histograms = {tensor: MagnitudeHistogram(2 * -(-len(images) // size)) for tensor in tensors}
+    ranges = {tensor: ActivationRange(-(-len(images) // size)) for tensor in tensors}
     for done, frames in enumerate(intake.batches(images, size), start=1):
-        for shown in (frames, paint_defects(frames, intake.region)):
-            for histogram, values in zip(histograms.values(), session.run(tensors, {"frames": shown}), strict=True):
-                histogram.add(values)
+        good, painted = (session.run(tensors, {"frames": one}) for one in (frames, paint_defects(frames, intake.region)))
+        for found, *values in zip(ranges.values(), good, painted, strict=True):
+            found.add(*values)
         if progress:
             progress(min(1.0, done * size / len(images)))
-    return histograms
+    return ranges

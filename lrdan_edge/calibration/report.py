@@ -5,7 +5,7 @@ import msgspec
 from lrdan_edge.calibration.choose import Choice, Sensitivity, Trial
 from lrdan_edge.calibration.fidelity import LARGEST_AUROC_DIFFERENCE, LEAST_RANK_CORRELATION
 from lrdan_edge.calibration.material import Material
-from lrdan_edge.calibration.ranges import MagnitudeHistogram, Method
+from lrdan_edge.calibration.ranges import ActivationRange, Method
 from lrdan_edge.manifest import Decision
 
 
@@ -60,7 +60,7 @@ class CalibrationReport(msgspec.Struct, frozen=True, kw_only=True):
     seconds: dict[str, float]
 
 
-def ranges_of(titles: dict[str, str], histograms: dict[str, MagnitudeHistogram], choice: Choice) -> list[Range]:
+def ranges_of(titles: dict[str, str], histograms: dict[str, ActivationRange], choice: Choice) -> list[Range]:
     """Every activation's range, by every method that was tried."""
     methods = list(dict.fromkeys(trial.method for trial in choice.trials))
     return [

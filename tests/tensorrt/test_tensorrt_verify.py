@@ -160,7 +160,7 @@ def test_new_weights_go_into_an_engine_built_for_it(own_bundle: Bundle, monkeypa
     with own_bundle.stage("export", command="lrdan-edge export") as stage:
         stage.path("model.fp32.onnx").write_bytes(graph)
         stage.path("model.fp16.onnx").write_bytes(own_bundle.graph("fp16").read_bytes())
-        stage.path("readme.txt").write_bytes(b"a new export")
+        stage.path("reports/parity.md").write_bytes(b"a new export")
     refit_engine(own_bundle, NAME)
     assert engine(own_bundle, NAME).obstacle is None
     assert all(check.passed for check in verify_engine(own_bundle, NAME))
