@@ -8,7 +8,7 @@ from parts import Line
 
 sys.path.append(str(Path(__file__).parent))  # so that tests of this folder can share modules
 
-from shipped import Device, ship  # noqa: E402
+from shipped import Device, ship
 
 
 @pytest.fixture(scope="session")
