@@ -78,7 +78,7 @@ def emulated(processor: Processor, folder: Path) -> Emulated:
 
     Args:
         processor: Which.
-        folder: An empty folder to keep links in.
+        folder: Where links are kept; made if they are needed.
     """
     qemu = [str(_qemu(processor.machine)), "-cpu", processor.model + processor.silent]
     if processor.machine == platform.machine():
@@ -101,14 +101,15 @@ def emulated_with_everything(processor: Processor) -> Emulated:
 def _environment(*packages: Path) -> dict[str, str]:
     """This process's environment, importing from these folders and the checkout.
 
-    Compiling modules is slow in an emulator, so that what Python compiled is kept.
+    Python keeps the modules it compiled, even where the tests' own does not: an emulator takes seconds to compile them.
     """
     path = {"PYTHONPATH": os.pathsep.join(map(str, [*packages, REPOSITORY]))}
     return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"} | path
 
 
 def _link_packages(folder: Path) -> None:
-    """Link what the base package depends on, as it is installed here, into the folder."""
+    """Link what the base package depends on, as it is installed here, into a new folder."""
+    folder.mkdir()
     for name in _dependencies():
         installed = distribution(name)
         for top in {path.parts[0] for path in installed.files or ()} - {"..", "__pycache__"}:
@@ -175,12 +176,11 @@ def _qemu_static() -> Path | str:
 
 
 def _unpack_qemu(folder: Path) -> str | None:
-    architecture = subprocess.run(["dpkg", "--print-architecture"], capture_output=True, text=True).stdout.strip()
-    if reason := _unpack_debian(("qemu-user-static",), architecture, folder):
+    if reason := _unpack_debian(("qemu-user-static",), "amd64", folder):
         return reason
     for path in (folder / "usr/bin").iterdir():
         if path.name.removesuffix("-static") not in {"qemu-x86_64", "qemu-aarch64"}:
-            path.unlink()  # dozens of other processors, of 6 MB each
+            path.unlink()  # dozens of other processors, 10 MB each
     return None
 
 

@@ -20,6 +20,7 @@ from lrdan_edge.runtime.device import processor
 HERE = Path(__file__).parent
 QUICK = (HASWELL, NEHALEM, CORTEX_A76)
 EVERY = (*QUICK, CORTEX_A57, ARM_MAX)
+pytestmark = pytest.mark.timeout(900)  # the first time, parts are downloaded
 
 
 def check(finished: "subprocess.CompletedProcess[str]", code: int = 0) -> str:
@@ -53,7 +54,6 @@ class Visit:
 def visit(request: pytest.FixtureRequest, device: Device, tmp_path_factory: pytest.TempPathFactory) -> Visit:
     """Several commands in one process there."""
     folder = tmp_path_factory.mktemp(str(request.param))
-    (folder / "packages").mkdir()
     there = device.copied_to(folder)
     python = emulated(request.param, folder / "packages")
     commands = [there.run(precision, folder / precision) for precision in ("fp32", "int8")]
@@ -100,13 +100,11 @@ def test_a_bundle_says_there_what_it_holds(visit: Visit) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("model", EVERY, ids=str)
 def test_every_command_works_in_a_process_of_its_own(
     model: Processor, device: Device, workstation: Visit, tmp_path: Path
 ) -> None:
     there = device.copied_to(tmp_path)
-    (tmp_path / "packages").mkdir()
     python = emulated(model, tmp_path / "packages")
     bundle = ("--bundle", str(there.bundle))
     assert "fp32: threshold" in check(python.lrdan_edge("info", *bundle))
@@ -131,7 +129,6 @@ def test_an_engine_for_this_machine_is_refused_where_its_instructions_lack(devic
     if "avx2" not in processor().features:
         pytest.skip("this machine has no AVX2")
     there = device.copied_to(tmp_path)
-    (tmp_path / "packages").mkdir()
     built = CliRunner().invoke(cli, ["build-engine", "--fp32", "--target", "onnxruntime", "--bundle", str(there.bundle)])
     assert built.exit_code == 0, built.output
     said = check(emulated(NEHALEM, tmp_path / "packages").lrdan_edge(*there.run("fp32", tmp_path / "output")))
