@@ -18,7 +18,8 @@ import msgspec
 import numpy as np
 
 from lrdan_edge.bench.evaluate import Evaluation, evaluate
-from lrdan_edge.bundle import MANIFEST, Bundle, versions
+from lrdan_edge.bundle import Bundle, versions
+from lrdan_edge.bundle_journal import MANIFEST
 from lrdan_edge.calibration.calibrate import calibrate
 from lrdan_edge.export.graph import export
 from lrdan_edge.manifest import to_json

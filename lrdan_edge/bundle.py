@@ -1,25 +1,44 @@
 """The bundle: the folder that every command reads and adds to.
 
-A stage works in a hidden folder inside the bundle. When it has succeeded, its files are flushed to disk, a journal says
-what will be renamed where, the renames happen, and the manifest follows. A stage killed before the journal leaves the old
-bundle whole; one killed after it is finished by whoever opens the bundle next.
+A stage works in a hidden folder inside the bundle. When it has succeeded, its files are flushed to disk, a journal says which
+files follow with which manifest, they are renamed into place, and the manifest is replaced. A stage killed before the journal
+leaves the old bundle whole. One killed after it leaves the new one: reading it needs no further step and writes nothing, and the
+next stage that writes finishes the renames (`lrdan_edge.bundle_journal`).
+
+Opening and reading a bundle writes nothing at all, no lock either, so a bundle may be on a read-only disk. Reading and writing
+follow no symbolic link below the bundle's folder, and open regular files only (`lrdan_edge.bundle_files`); the folder itself may
+be a link.
 """
 
 import hashlib
 import os
-import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import msgspec
 
 from lrdan_edge import __version__
+from lrdan_edge.bundle_files import Folder, UnexpectedKindError
+from lrdan_edge.bundle_journal import (
+    JOURNAL,
+    LOCK,
+    MANIFEST,
+    STAGING,
+    cannot_write,
+    commit,
+    digest_of,
+    is_bundle_file,
+    locked,
+    read_state,
+    recover,
+    staged,
+)
 from lrdan_edge.errors import BundleError, ChangedFileError, MissingStageError, StaleStageError
 from lrdan_edge.manifest import (
     SCHEMA_VERSION,
@@ -33,12 +52,8 @@ from lrdan_edge.manifest import (
     Scoring,
     StageRecord,
     from_json,
-    manifest_from_json,
-    manifest_to_json,
-    to_json,
 )
 
-MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
 RECONSTRUCTION = "reconstruction.onnx"
 DECISION = "decision.json"
@@ -46,10 +61,7 @@ GOLDEN = "golden"
 ENGINES = "engines"
 REPORTS = "reports"
 BENCHMARK = "reports/benchmark.json"
-JOURNAL = ".journal.json"
-LOCK = ".lock"
 TIMING_CACHE = ".timing.cache"
-STAGING = ".staging"
 CHECKPOINT = ".checkpoint.safetensors"
 
 T = TypeVar("T")
@@ -80,26 +92,12 @@ def engine_decision_name(name: str) -> str:
 def sha256_of(path: Path) -> str:
     """Sha256 of a file's bytes, in hex."""
     with path.open("rb") as file:
-        return _digest(file).hexdigest()
+        return digest_of(file)
 
 
-def _digest(file: Any) -> "hashlib._Hash":
-    digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest
-
-
-def _read_and_digest(path: Path) -> tuple[str, bytes]:
-    data = path.read_bytes()
+def _read_and_digest(file: BinaryIO) -> tuple[str, bytes]:
+    data = file.read()
     return hashlib.sha256(data).hexdigest(), data
-
-
-class _Journal(msgspec.Struct, forbid_unknown_fields=True):
-    """What a finished stage is about to rename, and the manifest that follows."""
-
-    renames: dict[str, str]
-    manifest: Manifest
 
 
 class Stage:
@@ -108,15 +106,28 @@ class Stage:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.outputs: dict[str, Path] = {}
+        self.unlisted: set[str] = set()
         self.results: dict[str, Any] = {}
         self.model: ModelSpec | None = None
         """The manifest's model from this stage on, where the stage changes it."""
 
     def path(self, name: str) -> Path:
         """Where to write the bundle's file `name` (a relative POSIX path) for now."""
-        path = self._folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path = self._place(name)
         self.outputs[name] = path
+        return path
+
+    def unlisted_path(self, name: str) -> Path:
+        """The same for a file that is committed with the others but is not in the manifest: it answers for itself."""
+        path = self._place(name)
+        self.unlisted.add(name)
+        return path
+
+    def _place(self, name: str) -> Path:
+        if not is_bundle_file(name):
+            raise ValueError(f"{name!r} is not a name of a bundle's file: see lrdan_edge.bundle_journal")
+        path = self._folder / name
+        path.parent.mkdir(exist_ok=True)
         return path
 
 
@@ -126,32 +137,43 @@ class Bundle:
     Attributes:
         path: The folder.
         manifest: Its manifest, as last read or written.
+        pending: The files of a commit that was cut off, which may still be staged; the next stage moves them.
     """
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
+    def __init__(self, path: Path, manifest: Manifest, pending: frozenset[str] = frozenset()) -> None:
         self.path = path
         self.manifest = manifest
+        self.pending = pending
 
     @classmethod
     def open(cls, path: str | os.PathLike[str] = "bundle") -> "Bundle":
-        """Open an existing bundle.
+        """Open an existing bundle. Nothing is written; a commit that was cut off is read as if it were finished.
 
         Args:
             path: The folder.
 
         Raises:
             MissingStageError: There is no bundle there.
-            BundleError: Its manifest is damaged or of another schema version.
+            BundleError: Its manifest is damaged, of another schema version, or cannot be read.
         """
         folder = Path(path)
-        if (folder / JOURNAL).exists():
-            with _locked(folder):
-                _roll_forward(folder)
-        if not (folder / MANIFEST).is_file():
+        manifest, pending = None, frozenset[str]()
+        try:
+            if folder.is_dir():
+                with Folder(folder) as files:
+                    manifest, pending = read_state(files)
+        except OSError as error:
+            raise BundleError(
+                f"{error.filename or folder} cannot be read ({error.strerror}): restore the bundle from a copy"
+            ) from error
+        if manifest is None:
             raise MissingStageError(f"no bundle at {folder}: make one with 'lrdan-edge train DATA --bundle {folder}'")
-        manifest = manifest_from_json(_read(folder / MANIFEST), str(folder / MANIFEST))
-        _require_inside(folder / MANIFEST, manifest.files)
-        return cls(folder, manifest)
+        return cls(folder, manifest, pending)
+
+    @property
+    def writable(self) -> bool:
+        """Whether this user may write into the folder; a disk may be mounted read-only."""
+        return os.access(self.path, os.W_OK | os.X_OK, effective_ids=True)
 
     @classmethod
     def create(cls, path: str | os.PathLike[str], model: ModelSpec, preprocessing: Preprocessing, scoring: Scoring) -> "Bundle":
@@ -165,9 +187,10 @@ class Bundle:
         folder = Path(path)
         if folder.exists() and not folder.is_dir():
             raise BundleError(f"{folder} is a file; a bundle is a folder: choose another --bundle")
-        if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).exists():
-            ours = {LOCK, STAGING, JOURNAL, TIMING_CACHE, CHECKPOINT, f"{CHECKPOINT}.tmp"}
-            if foreign := sorted(entry.name for entry in folder.iterdir() if entry.name not in ours):
+        entries = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+        if not entries & {MANIFEST, JOURNAL}:  # a journal: the first training was killed while it committed
+            replaced = {f"{name}.tmp" for name in (MANIFEST, JOURNAL, CHECKPOINT)}
+            if foreign := sorted(entries - replaced - {LOCK, STAGING, TIMING_CACHE, CHECKPOINT}):
                 raise BundleError(
                     f"{folder} holds other files ({foreign[0]}) and is no bundle: choose another --bundle or an empty folder"
                 )
@@ -198,7 +221,7 @@ class Bundle:
             MissingStageError: The file's stage has not run.
             ChangedFileError: The file is missing or not the one in the manifest.
         """
-        return self._checked(name, made_by, lambda path: (sha256_of(path), path))
+        return self._checked(name, made_by, lambda file: (digest_of(file), None))[0]
 
     def read(self, name: str, made_by: str) -> bytes:
         """Bytes of the bundle's file `name`, read once: those whose sha256 was checked, whatever happens to the file.
@@ -211,28 +234,38 @@ class Bundle:
             MissingStageError: The file's stage has not run.
             ChangedFileError: The file is missing or not the one in the manifest.
         """
-        return self._checked(name, made_by, _read_and_digest)
+        return self._checked(name, made_by, _read_and_digest)[1]
 
-    def _checked(self, name: str, made_by: str, load: Callable[[Path], tuple[str, T]]) -> T:
-        """What `load` gives beside the sha256 of the file, if that is the manifest's."""
+    def _checked(self, name: str, made_by: str, load: Callable[[BinaryIO], tuple[str, T]]) -> tuple[Path, T]:
+        """Where the file is, and what `load` gives beside its sha256, if that is the manifest's."""
         record = self.manifest.files.get(name)
         if record is None:
             raise MissingStageError(f"{self.path} has no {name}: run '{made_by} --bundle {self.path}' first")
-        path = self.path / name
-        try:
-            actual, loaded = load(path)
-        except (OSError, ValueError) as error:  # ValueError: a name with a null byte
-            reason = error.strerror if isinstance(error, OSError) else str(error)
-            raise ChangedFileError(
-                f"{path} is in the manifest but cannot be read ({reason}): "
-                f"restore it, or run '{made_by} --bundle {self.path}' again"
-            ) from error
-        if actual != record.sha256:
-            raise ChangedFileError(
-                f"{path} was changed after it was made (sha256 {actual[:12]}…, the manifest says {record.sha256[:12]}…): "
-                f"restore it, or run '{made_by} --bundle {self.path}' again"
-            )
-        return loaded
+        wrong: ChangedFileError | None = None
+        for place in (name, staged(name)) if name in self.pending else (name,):
+            path = self.path / place
+            try:
+                with Folder(self.path) as folder, folder.open(place) as file:
+                    actual, loaded = load(file)
+            except (OSError, ValueError) as error:  # ValueError: a name with a null byte
+                reason = error.strerror if isinstance(error, OSError) else str(error)
+                wrong = wrong or self._changed(name, made_by, f"is in the manifest but cannot be read ({reason})")
+                continue
+            if actual == record.sha256:
+                return path, loaded
+            differs = f"sha256 {actual[:12]}…, the manifest says {record.sha256[:12]}…"
+            wrong = wrong or self._changed(name, made_by, f"was changed after it was made ({differs})")
+        assert wrong
+        raise wrong
+
+    def _changed(self, name: str, made_by: str, what: str) -> ChangedFileError:
+        maker = next((record.command for record in self.manifest.stages.values() if name in record.outputs), made_by)
+        return ChangedFileError(f"{self.path / name} {what}: restore it, or run '{self._again(maker)}' again")
+
+    def _again(self, command: str) -> str:
+        """The command that repeats a stage in this very bundle."""
+        overwrite = " --overwrite" if command.startswith("lrdan-edge train") else ""
+        return f"{command}{overwrite} --bundle {self.path}"
 
     def graph(self, precision: Precision) -> Path:
         """Path of the deploy graph at `precision`, checked and not stale."""
@@ -243,9 +276,9 @@ class Bundle:
 
     def decision(self) -> Decision:
         """The decision, checked and not stale."""
-        path = self.file(DECISION, "lrdan-edge calibrate")
+        data = self.read(DECISION, "lrdan-edge calibrate")
         self.require_fresh("calibrate")
-        return from_json(_read(path), Decision, str(path))
+        return from_json(data, Decision, str(self.path / DECISION))
 
     def engine_decision(self, engine: str) -> GraphDecision | None:
         """The decision fitted on an engine's own scores, checked; None where there is none, or it is another engine's by now.
@@ -283,7 +316,7 @@ class Bundle:
             earliest, why = first
             command = self.manifest.stages[earliest].command
             then = "" if earliest == stage else f", then {stage}"
-            raise StaleStageError(f"{stage} in {self.path} is stale ({why}): run '{command} --bundle {self.path}' again{then}")
+            raise StaleStageError(f"{stage} in {self.path} is stale ({why}): run '{self._again(command)}' again{then}")
 
     @contextmanager
     def stage(
@@ -312,94 +345,74 @@ class Bundle:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise BundleError(f"{self.path} cannot be made ({error.strerror}): choose another --bundle") from error
-        with _locked(self.path):
-            try:
-                _roll_forward(self.path)
-            except BundleError:
-                if name != "train":
-                    raise
-                (self.path / JOURNAL).unlink()  # unreadable, and a new model needs nothing of it
-            staging = self.path / STAGING
-            shutil.rmtree(staging, ignore_errors=True)  # what a killed stage left; the lock says nobody is using it
-            try:
-                staging.mkdir()
-                stage = Stage(staging)
-                yield stage
-                record = StageRecord(
-                    finished=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-                    seconds=round(time.monotonic() - started, 3),
-                    command=command,
-                    versions=versions(),
-                    inputs={key: self.manifest.files[key].sha256 for key in inputs or {}},
-                    outputs=sorted(stage.outputs),
-                    options=dict(options or {}),
-                    results=stage.results,
-                )
-                self._commit(name, stage, record)
-            except OSError as error:
-                raise BundleError(f"{self.path} cannot be written ({error.strerror}: {error.filename})") from error
-            finally:
-                shutil.rmtree(staging, ignore_errors=True)
+        try:
+            with Folder(self.path) as folder, locked(folder):
+                _clear(folder, name)
+                try:
+                    folder.make_folder(STAGING)
+                    stage = Stage(self.path / STAGING)
+                    yield stage
+                    record = StageRecord(
+                        finished=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+                        seconds=round(time.monotonic() - started, 3),
+                        command=command,
+                        versions=versions(),
+                        inputs={key: self.manifest.files[key].sha256 for key in inputs or {}},
+                        outputs=sorted(stage.outputs),
+                        options=dict(options or {}),
+                        results=stage.results,
+                    )
+                    self._commit(folder, name, stage, record)
+                finally:
+                    with suppress(OSError):
+                        if not folder.has(JOURNAL):  # else the commit has taken place, and the staged files are part of it
+                            folder.remove_tree(STAGING)
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
 
-    def _commit(self, name: str, stage: Stage, record: StageRecord) -> None:
-        if (self.path / MANIFEST).exists() and name != "train":
+    def _commit(self, folder: Folder, name: str, stage: Stage, record: StageRecord) -> None:
+        if name != "train":
             # Another command may have committed while this one waited for the lock: add to what is there now.
-            self.manifest = Bundle.open(self.path).manifest
+            self.manifest = read_state(folder)[0] or self.manifest
         files, stages = dict(self.manifest.files), dict(self.manifest.stages)
         for key in stages.pop(name).outputs if name in stages else ():
             files.pop(key, None)
         for other in [key for key, made in stages.items() if made.outputs and stage.outputs.keys() >= set(made.outputs)]:
             stages.pop(other)  # nothing of what it made is left
-        for key, path in stage.outputs.items():
-            flush(path)
-            files[key] = FileRecord(sha256_of(path), path.stat().st_size)
+        made = {key: _flushed(folder, staged(key)) for key in (*stage.outputs, *stage.unlisted)}
+        for place in sorted({str(Path(staged(key)).parent) for key in made} | {STAGING}):
+            folder.flush(place)
+        files |= {key: made[key] for key in stage.outputs}
         model = stage.model or self.manifest.model
         manifest = msgspec.structs.replace(self.manifest, model=model, files=files, stages=stages | {name: record})
-        renames = {path.relative_to(self.path).as_posix(): key for key, path in stage.outputs.items()}
-        write_durably(self.path / JOURNAL, to_json(_Journal(renames, manifest)))
-        _roll_forward(self.path)
-        self.manifest = manifest
+        commit(folder, {key: found.sha256 for key, found in made.items()}, manifest)
+        self.manifest, self.pending = manifest, frozenset()
 
 
-def _require_inside(where: Path, names: Iterable[str]) -> None:
-    """Refuse a manifest or journal that names files outside its bundle: it did not come from us."""
-    for name in names:
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise BundleError(f"{where} names a file outside the bundle ({name!r}): restore it from a copy")
+def _clear(folder: Folder, stage: str) -> None:
+    """Finish what a killed stage committed, remove what it only began, and refuse a folder that could not be written at the end.
 
-
-def _roll_forward(folder: Path) -> None:
-    """Finish a commit whose journal was written; every step may be repeated."""
-    journal_path = folder / JOURNAL
-    if not journal_path.exists():
-        return
-    journal = from_json(_read(journal_path), _Journal, str(journal_path))
-    _require_inside(journal_path, [*journal.renames, *journal.renames.values()])
-    for source, target in journal.renames.items():
-        if (folder / source).exists():
-            (folder / target).parent.mkdir(parents=True, exist_ok=True)
-            os.replace(folder / source, folder / target)
-            flush((folder / target).parent)
-    write_durably(folder / MANIFEST, manifest_to_json(journal.manifest))
-    journal_path.unlink()
-    flush(folder)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the bundle's write lock; the kernel drops it with the process, however that ends."""
-    import fcntl
-
+    Raises:
+        BundleError: There is a journal that is not this bundle's.
+        OSError: The folder cannot be written, or something is in the way of the bundle's files.
+    """
     try:
-        file = (folder / LOCK).open("w")
-    except OSError as error:
-        raise BundleError(f"{folder} cannot be written ({error.strerror}): check its permissions") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BundleError(f"another lrdan-edge command is writing to {folder}: wait for it to end") from None
-        yield
+        recover(folder)
+    except (BundleError, UnexpectedKindError):
+        if stage != "train":
+            raise
+        folder.remove(JOURNAL)  # not this bundle's, and a new model needs nothing of it
+    folder.remove_tree(STAGING)  # the lock says that nobody is using it
+    checkpoint = (CHECKPOINT, f"{CHECKPOINT}.tmp") if stage == "train" else ()
+    for name in (MANIFEST, JOURNAL, WEIGHTS, DECISION, *checkpoint, *(f"{part}/x" for part in (GOLDEN, ENGINES, REPORTS))):
+        folder.require_replaceable(name)
+
+
+def _flushed(folder: Folder, name: str) -> FileRecord:
+    """A staged file's record, the file on the disk."""
+    with folder.open(name) as file:
+        os.fsync(file.fileno())
+        return FileRecord(digest_of(file), os.fstat(file.fileno()).st_size)
 
 
 def versions() -> dict[str, str]:
@@ -411,28 +424,3 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise BundleError(f"{path} cannot be read ({error.strerror})") from error
-
-
-def flush(path: Path) -> None:
-    """Have a file, or a folder's names, on the disk before going on."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_durably(path: Path, data: bytes) -> None:
-    """Replace a file at once and for good: whoever reads it, even after a crash, finds the old bytes or these."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(data)
-    flush(temporary)
-    os.replace(temporary, path)
-    flush(path.parent)

@@ -143,6 +143,8 @@ def print_info(bundle: Bundle, *, as_json: bool) -> bool:
         state = f"stale: {stale[name]}" if name in stale else "fresh"
         table.add_row(name, record.finished, f"{record.seconds:.1f}", state, str(len(record.outputs)))
     console.print(table)
+    if bundle.pending:
+        console.print("a stage was killed while it committed: nothing is lost, and the next command that writes finishes it")
     if "calibrate" in bundle.manifest.stages and not stale.get("calibrate") and not damaged:
         for precision, graph in bundle.decision().graphs.items():
             console.print(f"{precision}: threshold {graph.threshold:.6g}, false-reject rate {graph.false_reject_rate:g}")

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from parts import rewrite_manifest
+from parts import rewrite_manifest, snapshot
+from read_only import read_only
 
 from lrdan_edge.bundle import LOCK, TIMING_CACHE, Bundle, sha256_of
 from lrdan_edge.errors import BundleError, ChangedFileError, MissingStageError, StaleStageError
@@ -91,16 +92,17 @@ def test_a_copied_bundle_names_commands_for_where_it_is_now(tmp_path: Path) -> N
         copy.graph("fp32")
 
 
-def test_a_failing_stage_changes_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("failure", [ZeroDivisionError, KeyboardInterrupt, OSError(28, "No space left on device", "x")])
+def test_a_failing_stage_changes_nothing(tmp_path: Path, failure: type[BaseException] | OSError) -> None:
     bundle = new_bundle(tmp_path / "b")
     before = {path: path.read_bytes() for path in (tmp_path / "b").rglob("*") if path.is_file()}
 
     def fail() -> None:
         with bundle.stage("export", command="x") as stage:
             stage.path("model.fp32.onnx").write_bytes(b"half")
-            raise ZeroDivisionError
+            raise failure
 
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises((ZeroDivisionError, KeyboardInterrupt, BundleError)):
         fail()
     assert {path: path.read_bytes() for path in (tmp_path / "b").rglob("*") if path.is_file()} == before
 
@@ -133,10 +135,13 @@ def test_a_stage_killed_anywhere_leaves_the_old_or_the_new_bundle_whole(tmp_path
         folder = tmp_path / str(steps)
         new_bundle(folder, b"old weights")
         killed = subprocess.run([sys.executable, "-c", KILLED, str(folder), str(steps)], check=False).returncode
+        left = snapshot(folder)
         again = Bundle.open(folder)
         for name in again.manifest.files:
             again.file(name, "lrdan-edge train")
-        data = again.file("weights.safetensors", "lrdan-edge train").read_bytes()
+        assert snapshot(folder) == left, "reading wrote something"
+        data = again.read("weights.safetensors", "lrdan-edge train")
+        assert data == again.file("weights.safetensors", "lrdan-edge train").read_bytes()
         assert data in (b"old weights", b"new weights")
         assert ("reports/training.json" in again.manifest.files) is (data == b"new weights")
         commit(again, "export", {"model.fp32.onnx": b"graph"}, ("weights.safetensors",))
@@ -242,16 +247,6 @@ def test_a_new_model_makes_the_old_ones_stages_stale(tmp_path: Path) -> None:
         again.decision()
 
 
-def test_a_journal_may_not_point_outside(tmp_path: Path) -> None:
-    bundle = new_bundle(tmp_path / "b")
-    manifest = json.loads((bundle.path / "manifest.json").read_text())
-    journal = {"renames": {"weights.safetensors": "../stolen"}, "manifest": manifest}
-    (bundle.path / ".journal.json").write_text(json.dumps(journal))
-    with pytest.raises(BundleError, match="outside the bundle"):
-        Bundle.open(bundle.path)
-    assert not (tmp_path / "stolen").exists()
-
-
 def test_a_new_model_is_made_whatever_an_unreadable_journal_says(tmp_path: Path) -> None:
     """The message said to make the bundle anew, and that failed in the same way."""
     bundle = new_bundle(tmp_path / "bundle")
@@ -276,12 +271,10 @@ def test_what_a_bundle_keeps_for_itself_is_no_foreign_file(tmp_path: Path) -> No
     new_bundle(tmp_path)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     bundle = new_bundle(tmp_path / "b")
-    bundle.path.chmod(0o500)
-    with pytest.raises(BundleError, match="cannot be written"):
-        commit(bundle, "export", {"x": b""})
+    with read_only(bundle.path), pytest.raises(BundleError, match=r"cannot be written \(Permission denied: .*check its perm"):
+        commit(bundle, "export", {"model.fp32.onnx": b""})
 
 
 def test_sha256_is_sha256sums(tmp_path: Path) -> None:

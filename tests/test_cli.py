@@ -14,7 +14,8 @@ import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from parts import Line, good_image, rewrite_manifest, write
+from parts import Line, good_image, rewrite_manifest, snapshot, write
+from read_only import read_only
 
 from lrdan_edge.cli import cli
 from lrdan_edge.cli_options import next_step
@@ -196,6 +197,19 @@ def test_evaluate_bench_and_info_print_their_figures(own_line: Line) -> None:
     assert facts["damaged"] == facts["stale"] == {}
     for name in ("evaluation.json", "evaluation.md", "evaluation-roc.png", "benchmark.json", "benchmark.md", "benchmark.png"):
         assert (own_line.bundle / "reports" / name).stat().st_size > 0
+
+
+def test_a_bundle_on_a_read_only_disk_is_shown_run_and_evaluated(own_line: Line, tmp_path: Path) -> None:
+    before = snapshot(own_line.bundle)
+    with read_only(own_line.bundle):
+        shown = call("info", "-b", own_line.bundle)
+        ran = call("run", own_line.data / "test" / "blob", "-b", own_line.bundle, "--output", tmp_path / "out")
+        evaluated = call("evaluate", own_line.data, "-b", own_line.bundle)
+        refused(call("export", "-b", own_line.bundle), "cannot be written (Permission denied")
+    assert (shown.exit_code, ran.exit_code, evaluated.exit_code) == (0, 0, 0), (shown.output, ran.output, evaluated.output)
+    assert "image AUROC" in evaluated.output
+    assert f"{own_line.bundle} cannot be written, so the figures are not kept in it" in " ".join(evaluated.output.split())
+    assert snapshot(own_line.bundle) == before
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

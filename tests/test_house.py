@@ -13,6 +13,8 @@ import lrdan_edge
 ROOT = Path(lrdan_edge.__file__).parent
 GROUND = {
     "bundle",
+    "bundle_files",
+    "bundle_journal",
     "errors",
     "manifest",
     "images",

@@ -96,7 +96,7 @@ def evaluate(
         data: A folder with ``test/good``, ``test/<defect>`` and optionally ``ground_truth/<defect>``.
         backend: As `Inspector.open`.
         precision: As `Inspector.open`.
-        write: Whether to keep the figures and pictures in the bundle.
+        write: Whether to keep the figures and pictures in the bundle; where it cannot be written, a note says so instead.
 
     Returns:
         The evaluation, and the pictures written.
@@ -108,6 +108,8 @@ def evaluate(
     notes = evaluation_notes(
         data, images, recorded_images(bundle, "training"), bundle.manifest.stages["train"].results.get("known_defects", ())
     )
+    if write and not bundle.writable:
+        write, notes = False, [*notes, f"{bundle.path} cannot be written, so the figures are not kept in it"]
     words = ["lrdan-edge", "evaluate", str(data)]
     words += ["--backend", backend] if backend != "auto" else []
     words += [f"--{precision}"] if precision else []

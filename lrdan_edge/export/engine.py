@@ -23,8 +23,9 @@ from lrdan_edge.runtime.engines import (
     load_engine,
     refitted,
     sidecar_of,
+    signature_file,
+    signature_of,
     weights_for,
-    write_signature,
 )
 from lrdan_edge.runtime.fit import misfit, runtime_version
 from lrdan_edge.runtime.golden import check_on_golden_frames, no_golden_frames
@@ -140,7 +141,7 @@ def refit_engine(bundle: Bundle, name: str) -> None:
 
 
 def _keep(bundle: Bundle, name: str, data: bytes, sidecar: EngineSidecar, command: str, started: float) -> None:
-    """Check an engine on the golden frames, commit it with its sidecar, and sign it."""
+    """Check an engine on the golden frames, and commit it with its sidecar and signature."""
     inputs = {graph_name(sidecar.precision): bundle.graph(sidecar.precision)}
     with bundle.stage(engine_stage(name), command=command, inputs=inputs, options=sidecar.options, started=started) as stage:
         path = stage.path(f"{ENGINES}/{name}")
@@ -150,10 +151,8 @@ def _keep(bundle: Bundle, name: str, data: bytes, sidecar: EngineSidecar, comman
         check = _check_golden(bundle, data, sidecar)
         written = to_json(msgspec.structs.replace(sidecar, golden_check=check))
         stage.path(sidecar_of(name)).write_bytes(written)
-        signature = sign(written)
+        stage.unlisted_path(signature_of(name)).write_bytes(signature_file(sign(written)))
         stage.results = {"bytes": len(data), "golden_check": check, **sidecar.details}
-    # Killed before this line, the engine is one that nobody signed: it is refused until it is built again.
-    write_signature(bundle, name, signature)
 
 
 def _build_onnxruntime(graph: Path, precision: Precision, progress: Progress | None) -> _Built:

@@ -3,10 +3,10 @@
 TensorRT parses the file itself, so it is signed as engines are: what another machine measured or somebody changed is not read.
 """
 
-import os
 from pathlib import Path
 from typing import Any
 
+from lrdan_edge.bundle_files import Folder
 from lrdan_edge.errors import EngineError
 from lrdan_edge.export.configure import is_rtx
 from lrdan_edge.runtime.trust import is_trusted, sign
@@ -36,11 +36,10 @@ def save_timing_cache(path: Path, cache: Any) -> None:
         EngineError: The file or the key that signs it cannot be written.
     """
     data = bytes(cache.serialize())
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(sign(data, _PURPOSE).encode() + b"\n" + data)
-        os.replace(temporary, path)
+        with Folder(path.parent) as folder:
+            folder.write(path.name, sign(data, _PURPOSE).encode() + b"\n" + data, shared=True)
     except OSError as error:
         raise EngineError(
             f"the timing cache {path} cannot be written ({error.strerror}): check its folder and the disk"
@@ -50,7 +49,8 @@ def save_timing_cache(path: Path, cache: Any) -> None:
 def _read(path: Path) -> bytes:
     """What `save_timing_cache` wrote on this machine; nothing where it is missing, unreadable or not ours."""
     try:
-        signature, _, data = path.read_bytes().partition(b"\n")
+        with Folder(path.parent) as folder:
+            signature, _, data = folder.read(path.name).partition(b"\n")
     except OSError:
         return b""
     return data if is_trusted(data, signature.decode("ascii", "replace"), _PURPOSE) else b""

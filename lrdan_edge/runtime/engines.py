@@ -1,10 +1,10 @@
 """Engines of a bundle: which there are, which may run on this machine, and how they are opened."""
 
 import hashlib
-import os
 from dataclasses import dataclass
 
 from lrdan_edge.bundle import ENGINES, Bundle, engine_stage, graph_name
+from lrdan_edge.bundle_files import Folder
 from lrdan_edge.errors import BundleError, ChangedFileError, EngineError, MissingStageError
 from lrdan_edge.manifest import EngineSidecar, from_json
 from lrdan_edge.runtime.backends.base import ANY_CORES, Backend, Cores
@@ -80,7 +80,8 @@ def signature_of(name: str) -> str:
 def distrust(bundle: Bundle, name: str, sidecar: bytes) -> str | None:
     """Why the engine that this sidecar describes may not be loaded, or None when its signature is trusted."""
     try:
-        signature = (bundle.path / signature_of(name)).read_text(encoding="ascii")
+        with Folder(bundle.path) as folder:
+            signature = folder.read(signature_of(name)).decode("ascii")
         return None if is_trusted(sidecar, signature.removesuffix("\n")) and signature.endswith("\n") else UNTRUSTED
     except (OSError, UnicodeDecodeError):
         return UNTRUSTED
@@ -114,13 +115,17 @@ def write_signature(bundle: Bundle, name: str, signature: str) -> None:
     Raises:
         BundleError: The bundle cannot be written.
     """
-    path = bundle.path / signature_of(name)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(signature + "\n", encoding="ascii")
-        os.replace(temporary, path)
+        with Folder(bundle.path) as folder:
+            folder.write(signature_of(name), signature_file(signature), shared=True)
     except OSError as error:
+        path = bundle.path / signature_of(name)
         raise BundleError(f"{path} cannot be written ({error.strerror}): check the bundle's permissions") from error
+
+
+def signature_file(signature: str) -> bytes:
+    """What a signature's file holds."""
+    return f"{signature}\n".encode("ascii")
 
 
 def open_engine(bundle: Bundle, engine: Engine, cores: Cores = ANY_CORES) -> Backend:

@@ -22,8 +22,8 @@ def golden_scores(bundle: Bundle) -> Golden:
     Raises:
         MissingStageError: The bundle is not calibrated.
     """
-    path = bundle.file(f"{GOLDEN}/scores.json", _MAKER)
-    return from_json(path.read_bytes(), Golden, str(path))
+    name = f"{GOLDEN}/scores.json"
+    return from_json(bundle.read(name, _MAKER), Golden, str(bundle.path / name))
 
 
 def golden_frames(bundle: Bundle) -> Frame:

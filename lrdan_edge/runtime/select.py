@@ -156,8 +156,7 @@ def fresh_benchmark(bundle: Bundle) -> BenchmarkReport | None:
     """The last benchmark, if it was run on this machine and what it measured has not changed."""
     if BENCHMARK not in bundle.manifest.files or bundle.staleness("bench"):
         return None
-    path = bundle.file(BENCHMARK, "lrdan-edge bench")
-    report = from_json(path.read_bytes(), BenchmarkReport, str(path))
+    report = from_json(bundle.read(BENCHMARK, "lrdan-edge bench"), BenchmarkReport, str(bundle.path / BENCHMARK))
     return report if report.machine == processor().name else None
 
 

@@ -23,7 +23,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lrdan_edge.bundle import flush
+from lrdan_edge.bundle_files import flush
 from lrdan_edge.images import Pixels, cut_frame, fit_frame, read_pixels, to_eight_bits
 from lrdan_edge.manifest import ModelSpec
 

@@ -9,13 +9,13 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 import torch
 from torch import Tensor, nn
 
-from lrdan_edge.bundle import write_durably
+from lrdan_edge.bundle_files import Folder
 from lrdan_edge.train.report import Epoch
 
 _NETWORK, _OPTIMISER, _GENERATOR = "network.", "optimiser.", "generator."  # how tensors' names begin
@@ -81,13 +81,15 @@ class Checkpoint:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         header = msgspec.json.encode(_Header(self.identity, self.conditions, state))
         metadata = {"run": header.decode(), "sha256": _digest(header, tensors)}
-        write_durably(self.path, save(tensors, metadata))
+        with Folder(self.path.parent) as folder:
+            folder.write(self.path.name, save(tensors, metadata))
         self._written = time.monotonic()
 
     def remove(self) -> None:
         """Remove the checkpoint, if there is one, and what a killed run left of another."""
-        self.path.unlink(missing_ok=True)
-        self.path.with_name(f"{self.path.name}.tmp").unlink(missing_ok=True)
+        with Folder(self.path.parent) as folder:
+            folder.remove(self.path.name)
+            folder.remove(f"{self.path.name}.tmp")
 
     def read(self) -> tuple["Saved | None", str | None]:
         """The checkpoint that an earlier, killed run left.
@@ -95,10 +97,10 @@ class Checkpoint:
         Returns:
             It, or None where there is none of this run; and what is to be said about it, or None.
         """
-        if not self.path.exists():
-            return None, None
         try:
             header, tensors = _parse(self.path)
+        except FileNotFoundError:
+            return None, None
         except (OSError, ValueError, KeyError, msgspec.DecodeError) as error:
             return None, f"the checkpoint {self.path} is damaged ({_line(error)})"
         if differing := _differences(header.identity, self.identity):
@@ -168,7 +170,8 @@ def _parse(path: Path) -> tuple[_Header, dict[str, Tensor]]:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, "pt") as file:
+        # By its descriptor: safe_open takes a path, and would follow a link that was put there.
+        with Folder(path.parent) as folder, folder.open(path.name) as opened, safe_open(_path_of(opened), "pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no dictionary
     except SafetensorError as error:
@@ -177,6 +180,10 @@ def _parse(path: Path) -> tuple[_Header, dict[str, Tensor]]:
     if metadata["sha256"] != _digest(raw, tensors):
         raise ValueError("its sha256 is another")
     return msgspec.json.decode(raw, type=_Header), tensors
+
+
+def _path_of(file: BinaryIO) -> str:
+    return f"/proc/self/fd/{file.fileno()}"
 
 
 def _digest(header: bytes, tensors: Mapping[str, Tensor]) -> str:

@@ -52,7 +52,7 @@ class ScoringHead(Float32Module):
             if tuple(constant.shape) != spec.heatmap_shape:
                 raise BundleError(
                     f"scoring.{name} is {list(constant.shape)}, the model's maps are {list(spec.heatmap_shape)}: "
-                    "run 'lrdan-edge train' again"
+                    "run 'lrdan-edge train --overwrite' again"
                 )
         self.normalise, self.pooling, self.extent = scoring.normalise, scoring.pooling, scoring.extent
         self.register_buffer("error_mean", error_mean.float().clone()[None, None])
@@ -169,7 +169,7 @@ def anomaly_map(x: Tensor, ae2: Autoencoder | Restorer | Marker, source: MapSour
     if isinstance(ae2, Marker) or (isinstance(ae2, Restorer) and source == "defects"):
         return ae2.marks(seen)
     if source == "defects":
-        raise BundleError("scoring.source is defects, and an autoencoder marks none: run 'lrdan-edge train' again")
+        raise BundleError("scoring.source is defects, and an autoencoder marks none: run 'lrdan-edge train --overwrite' again")
     reconstruction: Tensor = ae2(seen)[0]
     return (x - reconstruction.float()).abs().mean(1, keepdim=True)
 
@@ -264,17 +264,19 @@ def load_ae2(bundle: Bundle, device: str = "cpu") -> DeployModule:
         BundleError: The weights do not fit the manifest's model.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
-    path = bundle.file(WEIGHTS, "lrdan-edge train")
+    path, data = bundle.path / WEIGHTS, bundle.read(WEIGHTS, "lrdan-edge train")
     spec = bundle.manifest.model
     try:
-        tensors = load_file(path)
+        tensors = load(data)
         ae2 = ae2_for(spec)
         ae2.load_state_dict({name.removeprefix("ae2."): tensor for name, tensor in tensors.items() if name.startswith("ae2.")})
         mean, deviation = tensors["scoring.error_mean"], tensors["scoring.error_std"]
     except (SafetensorError, RuntimeError, LookupError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise BundleError(f"{path} does not fit the model in the manifest ({reason}): run 'lrdan-edge train' again") from error
+        raise BundleError(
+            f"{path} does not fit the model in the manifest ({reason}): run 'lrdan-edge train --overwrite' again"
+        ) from error
     head = ScoringHead(spec, bundle.manifest.scoring, mean, deviation)
     return DeployModule(ae2, head, bundle.manifest.preprocessing, bundle.manifest.scoring.source, spec).to(device)

@@ -1,6 +1,7 @@
 """What the tests make their data of."""
 
 import json
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +69,16 @@ def rewrite_manifest(bundle: Path, change: Callable[[dict[str, Any]], None]) -> 
     fields = json.loads(path.read_text())
     change(fields)
     path.write_bytes(manifest_to_json(msgspec.convert(fields, Manifest)))
+
+
+def snapshot(folder: Path) -> dict[str, tuple[object, ...]]:
+    """All below a folder, and it: kind, time of change, and a file's bytes or a link's target."""
+    found: dict[str, tuple[object, ...]] = {}
+    for path in [folder, *sorted(folder.rglob("*"))]:
+        status = path.lstat()
+        content = str(path.readlink()) if path.is_symlink() else path.read_bytes() if path.is_file() else b""
+        found[str(path.relative_to(folder))] = (stat.S_IFMT(status.st_mode), status.st_mtime_ns, content)
+    return found
 
 
 @dataclass(frozen=True)

@@ -201,13 +201,13 @@ def test_a_kill_while_a_checkpoint_is_written_leaves_the_older_one(
     written = 0
     replace_file = os.replace
 
-    def die(source: Path, target: Path) -> None:
+    def die(source: str, target: str, **folders: int) -> None:
         nonlocal written
         if Path(target).name == CHECKPOINT:
             written += 1
             if written == 3:
                 raise Stopped
-        replace_file(source, target)
+        replace_file(source, target, **folders)
 
     monkeypatch.setattr(os, "replace", die)
     with pytest.raises(Stopped):

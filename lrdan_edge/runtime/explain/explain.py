@@ -141,4 +141,4 @@ class _Session:
 
 
 def _session(bundle: Bundle) -> _Session:
-    return _Session(bundle.file(RECONSTRUCTION, "lrdan-edge export").read_bytes())
+    return _Session(bundle.read(RECONSTRUCTION, "lrdan-edge export"))
