@@ -17,7 +17,7 @@ from lrdan_edge.cli_options import backend_options as _backend_options
 from lrdan_edge.cli_options import bundle_option as _bundle_option
 from lrdan_edge.cli_run import run
 from lrdan_edge.console_view import Size, view_options
-from lrdan_edge.errors import LrdanError, MissingExtraError
+from lrdan_edge.errors import InterruptedTrainingError, LrdanError, MissingExtraError
 
 if TYPE_CHECKING:
     from lrdan_edge.manifest import Precision
@@ -90,6 +90,11 @@ cli.add_command(dataset)
     help="Go on where a killed or interrupted run stopped, or start anew. [default: go on if it was the same run]",
 )
 @click.option(
+    "--overwrite/--no-overwrite",
+    default=False,
+    help="Replace the trained bundle that is there, once this training is complete. [default: refuse]",
+)
+@click.option(
     "--checkpoint-seconds",
     type=click.FloatRange(min=0),
     default=30.0,
@@ -107,8 +112,9 @@ def train(
 
     DATA is a folder of good images, or one with train/good as MVTec AD and anomalib have it. A share of the good images is held
     out for the threshold (or all of calibration/good, if there is such a folder). Ctrl-C ends training early and keeps what was
-    learnt; the same command again goes on from there, as it does after a crash. 'torchrun --nproc-per-node N -m lrdan_edge train
-    DATA' trains with N processes.
+    learnt; the same command again goes on from there, as it does after a crash. A trained bundle that is there is replaced with
+    --overwrite only, and only by a training that is complete. 'torchrun --nproc-per-node N -m lrdan_edge train DATA' trains with
+    N processes.
     """
     _require("train", "training", "torch", "safetensors", "matplotlib")
     from lrdan_edge.train.trainer import TrainOptions
@@ -118,8 +124,13 @@ def train(
     depth: Any = bit_depth and int(bit_depth)
     planes: Any = channels and int(channels)
     options = TrainOptions(channels=planes, bit_depth=depth, view=View(**view), **given)
-    bundle = run_training(data, bundle_path, options)
-    if "TORCHELASTIC_RUN_ID" in os.environ and os.environ["RANK"] != "0":  # under torchrun one process speaks
+    speaks = "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["RANK"] == "0"  # under torchrun one process does
+    try:
+        bundle = run_training(data, bundle_path, options)
+    except InterruptedTrainingError as error:
+        click.echo(f"Stopped early: {error}." if speaks else "", nl=speaks)
+        sys.exit(INTERRUPTED)
+    if not speaks:
         return
     results = bundle.manifest.stages["train"].results
     if results.get("interrupted"):

@@ -6,7 +6,7 @@ LrdanError                 what is wrong, with which value, and what to do
 │   ├── ChangedFileError   a file is not the one the manifest describes
 │   └── StaleStageError    a stage is older than what it was made from
 ├── DataError              images or folders that cannot be used
-├── TrainingError          training cannot go on (NaN, collapse)
+├── TrainingError          training cannot go on (NaN, collapse), or was interrupted
 ├── ExportError            a graph cannot be written or does not match its model
 ├── CalibrationError       a threshold or a quantised graph cannot be made
 ├── EngineError            an engine cannot be built or does not fit this device
@@ -48,6 +48,10 @@ class TrainingError(LrdanError):
 
 class CollapseError(TrainingError):
     """Training failed by itself and would fail again from where it stood: a loss is not finite, or a network has collapsed."""
+
+
+class InterruptedTrainingError(TrainingError):
+    """Training was interrupted, and the bundle that it was to replace was kept; the message says how to go on."""
 
 
 class ExportError(LrdanError):

@@ -366,7 +366,10 @@ def manifest_from_json(data: bytes, name: str) -> Manifest:
     manifest = from_json(data, Manifest, name)
     bare = _with_checksum(data, manifest.checksum, "")
     if hashlib.sha256(bare).hexdigest() != manifest.checksum:
-        raise BundleError(f"{name} was changed after it was written: restore it from a copy, or make the bundle anew")
+        raise BundleError(
+            f"{name} was changed after it was written: restore it from a copy, or make the bundle again with "
+            "'lrdan-edge train --overwrite'"
+        )
     return manifest
 
 
@@ -392,7 +395,7 @@ def from_json(data: bytes, kind: type[T], name: str) -> T:
         if version is not None and version != SCHEMA_VERSION:
             raise BundleError(
                 f"{name} has schema version {version!r}, this lrdan-edge reads version {SCHEMA_VERSION}: "
-                "use the lrdan-edge release that wrote it, or make the bundle anew with 'lrdan-edge train'"
+                "use the lrdan-edge release that wrote it, or make the bundle again with 'lrdan-edge train --overwrite'"
             )
         return msgspec.convert(raw, kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -5,6 +5,7 @@ and step alone (`prefetch`, `Learner.prepare`), and networks, optimisers, PyTorc
 """
 
 import hashlib
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -65,6 +66,11 @@ class Checkpoint:
         self._written = time.monotonic()
         self.identity = _plain(self.identity)
         self.conditions = _plain(self.conditions)
+
+    @property
+    def run(self) -> str:
+        """The run's name: a sha256 over its identity, in hex."""
+        return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
 
     @property
     def due(self) -> bool:

@@ -36,6 +36,7 @@ class TrainOptions:
         bit_depth: How many bits of 16-bit images are used, or None for as many as the largest value of all good images needs.
         resume: Go on from the checkpoint of a killed or interrupted run: None does if there is one of the very same run, True
             insists, False starts anew.
+        overwrite: Whether a trained bundle that is there may be replaced, once the new training is complete.
         checkpoint_seconds: Time between two checkpoints; a killed run loses no more.
         compile: Whether torch.compile makes the networks faster, after a minute or so; None for on a GPU.
         tensorboard: Folder for TensorBoard's event files, or None for none.
@@ -58,6 +59,7 @@ class TrainOptions:
     scoring: Scoring | None = None
     bit_depth: BitDepth | None = None
     resume: bool | None = None
+    overwrite: bool = False
     checkpoint_seconds: float = 30.0
     compile: bool | None = None
     tensorboard: Path | None = None

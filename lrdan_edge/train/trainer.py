@@ -18,13 +18,14 @@ from torch import Tensor, nn
 
 from lrdan_edge import __version__
 from lrdan_edge.bundle import CHECKPOINT, REPORTS, WEIGHTS, Bundle, Stage
-from lrdan_edge.errors import CollapseError, TrainingError
+from lrdan_edge.errors import CollapseError, InterruptedTrainingError, TrainingError
 from lrdan_edge.manifest import BitDepth, ModelSpec, Preprocessing, Scoring
 from lrdan_edge.train.adversaries import Adversaries, Optimisation
 from lrdan_edge.train.board import Board, TensorBoard
 from lrdan_edge.train.cache import Frames
 from lrdan_edge.train.checkpoint import Checkpoint, State
 from lrdan_edge.train.distributed import Team, synchronise, team
+from lrdan_edge.train.earlier import Earlier, require_room
 from lrdan_edge.train.geometry import Stitch
 from lrdan_edge.train.interrupt import first_interrupt_is_polite
 from lrdan_edge.train.known import KnownDefects
@@ -58,15 +59,18 @@ CENTER_IMAGES = 256
 def train(data: Path, bundle_path: Path, options: TrainOptions | None = None, progress: Progress | None = None) -> Bundle:
     """Train a detector on the good images of `data` and write a bundle.
 
-    Ctrl-C ends training after the current step and still writes a usable bundle (``results["interrupted"]`` is True then); a
-    second one raises KeyboardInterrupt and leaves whatever bundle was there. A run that was killed or interrupted goes on from
-    its checkpoint when it is asked for again, and ends with the weights that it would have had without the break.
+    A trained bundle that is there is replaced only where the options say ``overwrite``, and only by a training that is complete.
+
+    Ctrl-C ends training after the current step and still writes a usable bundle (``results["interrupted"]`` is True then),
+    unless there is one to replace; a second one raises KeyboardInterrupt and leaves whatever bundle was there. A run that was
+    killed or interrupted goes on from its checkpoint when it is asked for again, and ends with the weights that it would have
+    had without the break.
 
     Started by ``torchrun``, its processes train together; the first one writes.
 
     Args:
         data: Folder of good images, or one with ``train/good``; see `lrdan_edge.dataset`.
-        bundle_path: The bundle; an older one is replaced when training has succeeded, and only then.
+        bundle_path: The bundle.
         options: What was asked for.
         progress: Who is told; the terminal by default.
 
@@ -74,7 +78,8 @@ def train(data: Path, bundle_path: Path, options: TrainOptions | None = None, pr
         DataError: The images cannot be used.
         TrainingError: A loss is no longer finite, or a network has collapsed; nothing is saved. Or the options ask to resume,
             and there is nothing to resume.
-        BundleError: The bundle cannot be written.
+        InterruptedTrainingError: Training was interrupted, and the bundle that it was to replace is as it was.
+        BundleError: The bundle cannot be written, or there is a trained one that may not be replaced.
         MissingExtraError: TensorBoard was asked for and is not installed.
     """
     options = options or TrainOptions()
@@ -87,7 +92,9 @@ def train(data: Path, bundle_path: Path, options: TrainOptions | None = None, pr
 def _train(
     data: Path, bundle_path: Path, options: TrainOptions, progress: Progress, device: torch.device, processes: Team
 ) -> Bundle:
-    if not processes.leads:
+    if processes.leads:
+        require_room(bundle_path, overwrite=options.overwrite)  # before the images are decoded, which may take minutes
+    else:
         processes.wait()  # until the first one has decoded the images
     material = prepare(data, options, check=processes.leads)
     if processes.leads:
@@ -109,7 +116,11 @@ def _train(
         networks = networks_for(material.spec).to(device)
         networks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         learner = learner_for(networks, material.frames, options, material.known)
-        state, resumed = _resume(checkpoint, networks, learner, options, processes)
+        # Again, under the bundle's lock: another training may have ended meanwhile.
+        earlier = require_room(bundle_path, overwrite=options.overwrite) if processes.leads else None
+        state, resumed = _resume(checkpoint, networks, learner, options, processes, earlier)
+        goes_on = earlier is not None and earlier.run == checkpoint.run and state.step > 0
+        kept = processes.agree(int(earlier is not None and not goes_on))
         synchronise(networks)
         notes = [*material.notes, *resumed, *compile_networks(networks, options, device, processes)]
         for note in notes:
@@ -121,12 +132,18 @@ def _train(
             )
             networks.train()
             speed = loop.run(state)
+            if kept and state.step < schedule.steps:
+                raise InterruptedTrainingError(
+                    f"training was interrupted after step {state.step} of {schedule.steps}, and the bundle at {bundle_path} is "
+                    "as it was: the same command goes on"
+                )
             if stage is not None:
                 mean, deviation = map_statistics(networks.ae2, material.frames, preprocessing, scoring, material.spec)
                 _require_finite(mean, deviation)
         if stage is not None:
             _save(stage, networks, mean, deviation, state.history)
             stage.results |= _results(data, material, state, device, processes) | {
+                "run": checkpoint.run,
                 "images_per_s": round(speed, 2),
                 "resumed_from_step": first_step,
                 "interrupted": state.step < schedule.steps,
@@ -247,7 +264,7 @@ def _checkpoint(
     path: Path, material: Material, options: TrainOptions, schedule: Schedule, device: torch.device, processes: Team
 ) -> Checkpoint:
     asked = _recorded(options)
-    elsewhere = ("device", "compile", "resume", "checkpoint_seconds", "tensorboard", "known_defects")
+    elsewhere = ("device", "compile", "resume", "overwrite", "checkpoint_seconds", "tensorboard", "known_defects")
     identity = {name: value for name, value in asked.items() if name not in elsewhere} | {
         "images": material.fingerprint,
         "known defects": material.known and material.known.digest,
@@ -271,14 +288,23 @@ def _checkpoint(
 
 
 def _resume(
-    checkpoint: Checkpoint, networks: nn.Module, learner: Learner, options: TrainOptions, processes: Team
+    checkpoint: Checkpoint,
+    networks: nn.Module,
+    learner: Learner,
+    options: TrainOptions,
+    processes: Team,
+    earlier: Earlier | None = None,
 ) -> tuple[State, list[str]]:
     """Put an earlier run's state back, if there is one of this run; the state, and what is to be said.
 
     Raises:
         TrainingError: Resuming was demanded and cannot be done.
+        BundleError: There is a bundle that may be replaced only by going on, and that cannot be done.
     """
     saved, said = checkpoint.read() if options.resume is not False else (None, None)
+    if earlier and not options.overwrite and not (saved and earlier.run == checkpoint.run):
+        missing = "--no-resume was given" if options.resume is False else f"there is no {checkpoint.path}"
+        raise earlier.refused("it is another run's" if saved else f"this run cannot go on ({said or missing})")
     step = processes.agree(saved.state.step if saved else 0)
     if saved and saved.state.step == step:
         notes = [f"resuming after step {step}, where an earlier run stopped (--no-resume starts anew)"]

@@ -10,10 +10,12 @@ import random
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lrdan_edge.bundle import CHECKPOINT, Bundle
+from lrdan_edge.errors import MissingStageError
 from lrdan_edge.train.options import TrainOptions
 from lrdan_edge.train.progress import Progress
 from lrdan_edge.train.trainer import train
@@ -36,11 +38,20 @@ def last_change(path: Path) -> int:
         return 0
 
 
+def complete(bundle: Path) -> bool:
+    try:
+        return "train" in Bundle.open(bundle).manifest.stages
+    except MissingStageError:
+        return False
+
+
 def main(data: Path, folder: Path, recipe: Any, seed: int) -> None:
     chance = random.Random(seed)
     options = TrainOptions(recipe=recipe, epochs=4, batch_size=8, device="cpu", seed=seed, checkpoint_seconds=0)
     assert os.waitpid(started(data, folder / "whole", options), 0)[1] == 0
     for _ in range(KILLS):
+        if complete(folder / "broken"):
+            break
         process = started(data, folder / "broken", options)
         for _ in range(chance.randint(1, 3)):
             before = last_change(folder / "broken" / CHECKPOINT)
@@ -52,7 +63,9 @@ def main(data: Path, folder: Path, recipe: Any, seed: int) -> None:
             os.waitpid(process, 0)
         except (ProcessLookupError, ChildProcessError):  # it was ready before
             break
-    assert os.waitpid(started(data, folder / "broken", options), 0)[1] == 0
+    ready = complete(folder / "broken")  # a kill may have come after the commit
+    if not ready or (folder / "broken" / CHECKPOINT).exists():
+        assert os.waitpid(started(data, folder / "broken", replace(options, overwrite=ready)), 0)[1] == 0
     print(Bundle.open(folder / "broken").manifest.stages["train"].results["resumed_from_step"])
 
 

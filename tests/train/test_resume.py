@@ -87,17 +87,18 @@ def test_what_happens_to_a_checkpoint(data: Path, tmp_path: Path) -> None:
     assert not (bundle.path / CHECKPOINT).exists()
     assert bundle.manifest.stages["train"].results["resumed_from_step"] == 4
 
-    stopped(data, tmp_path / "b", replace(TINY, seed=5), 2)
+    again = replace(TINY, overwrite=True)
+    stopped(data, tmp_path / "b", replace(again, seed=5), 2)
     progress = StopAfter()
-    train(data, tmp_path / "b", TINY, progress)
+    train(data, tmp_path / "b", again, progress)
     assert progress.first == 1
     assert "is of another run (" in progress.notes[0]
     assert "seed 5, here 0" in progress.notes[0]
     assert progress.notes[0].endswith("training starts anew")
 
-    stopped(data, tmp_path / "b", TINY, 3)
+    stopped(data, tmp_path / "b", again, 3)
     progress = StopAfter()
-    train(data, tmp_path / "b", replace(TINY, resume=False), progress)
+    train(data, tmp_path / "b", replace(again, resume=False), progress)
     assert (progress.first, progress.notes) == (1, [])
 
 
@@ -114,6 +115,7 @@ def test_with_known_defects_too(tmp_path: Path, write_stripes: WriteStripes, rec
     bundle = train(tmp_path / "data", tmp_path / "b", options, Progress())
     assert bundle.manifest.stages["train"].results["resumed_from_step"] == 2
     assert (bundle.path / WEIGHTS).read_bytes() == (whole.path / WEIGHTS).read_bytes()
+    options = replace(options, overwrite=True)
     stopped(tmp_path / "data", tmp_path / "b", options, 3)
     cv2.imwrite(str(tmp_path / "known" / "masks" / "000.png"), np.eye(size, dtype=np.uint8)[::-1] * 255)
     progress = StopAfter(1)

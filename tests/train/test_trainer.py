@@ -119,7 +119,7 @@ def test_second_interrupt_leaves_the_old_bundle(stripes: Path, tmp_path: Path) -
     train(stripes, tmp_path / "bundle", TINY, Progress())
     old = (tmp_path / "bundle" / WEIGHTS).read_bytes()
     with pytest.raises(KeyboardInterrupt):
-        train(stripes, tmp_path / "bundle", replace(TINY, seed=1), Recorder(interrupt_at=(2, 2)))
+        train(stripes, tmp_path / "bundle", replace(TINY, seed=1, overwrite=True), Recorder(interrupt_at=(2, 2)))
     assert Bundle.open(tmp_path / "bundle").file(WEIGHTS, "").read_bytes() == old
 
 
@@ -128,7 +128,7 @@ def test_killed_run_leaves_the_old_bundle(stripes: Path, tmp_path: Path) -> None
     old = (bundle.path / WEIGHTS).read_bytes()
     code = (
         "import sys; from pathlib import Path; from lrdan_edge.train.trainer import *\n"
-        "train(Path(sys.argv[1]), Path(sys.argv[2]), TrainOptions(recipe='lrdan', epochs=100000, batch_size=8))"
+        "train(Path(sys.argv[1]), Path(sys.argv[2]), TrainOptions(recipe='lrdan', epochs=100000, batch_size=8, overwrite=True))"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(stripes), str(bundle.path)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
@@ -139,7 +139,9 @@ def test_killed_run_leaves_the_old_bundle(stripes: Path, tmp_path: Path) -> None
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert Bundle.open(bundle.path).file(WEIGHTS, "").read_bytes() == old
-    train(stripes, bundle.path, TINY, Progress())  # and the next run takes over where the killed one lay
+    train(
+        stripes, bundle.path, replace(TINY, overwrite=True), Progress()
+    )  # and the next run takes over where the killed one lay
 
 
 def test_nan_ends_training_and_saves_nothing(stripes: Path, tmp_path: Path) -> None:
