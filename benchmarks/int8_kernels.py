@@ -2,7 +2,7 @@
 
     python benchmarks/int8_kernels.py BUNDLE
 
-BUNDLE is calibrated, int8 included; its method and the layers it keeps in float are taken. Its graph is quantised twice: with 7
+BUNDLE is calibrated, int8 included; its calibration method and float layers are reused. Its graph is quantised twice: with 7
 bits for weights whose activations may be negative, as `lrdan_edge.calibration.scales` has it, and with 8. Both are compared with
 fp32 in floats, and then run by this processor's kernels, in turn. Writes ``benchmarks/results/int8-kernels.json`` and ``.md``.
 """
@@ -95,7 +95,7 @@ def latencies(graphs: dict[str, tuple[bytes, str]], frame: Frame, rounds: int) -
 
 def as_markdown(said: str, rows: dict[str, Row], times: dict[str, dict[str, float]]) -> str:
     names = list(next(iter(times.values())))
-    header = ["weights", "rank correlation", "among painted", "added spread", "AUROC difference"]
+    header = ["weights", "rank correlation", "rank correlation, synthetic defects", "added spread", "AUROC difference"]
     header += [f"{name} adds" for name in names] + [f"{name} ms" for name in names]
     lines = ["# Int8 kernels", "", said, "", f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
     for title, found in times.items():

@@ -197,7 +197,7 @@ class Bundle:
             replaced = {f"{name}.tmp" for name in (MANIFEST, JOURNAL, CHECKPOINT)}
             if foreign := sorted(entries - replaced - {LOCK, STAGING, TIMING_CACHE, CHECKPOINT}):
                 raise BundleError(
-                    f"{folder} holds other files ({foreign[0]}) and is no bundle: choose another --bundle or an empty folder"
+                    f"{folder} holds other files ({foreign[0]}) and is not a bundle: choose another --bundle or an empty folder"
                 )
         manifest = Manifest(
             schema_version=SCHEMA_VERSION,

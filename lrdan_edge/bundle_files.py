@@ -34,7 +34,7 @@ _KINDS = {
 
 
 class UnexpectedKindError(OSError):
-    """Something else than a regular file, or than a folder, is in its place; ``strerror`` says what."""
+    """The entry is not of the expected kind (regular file or folder); ``strerror`` says what it is."""
 
 
 class Folder:

@@ -70,7 +70,7 @@ def digest_of(file: BinaryIO) -> str:
 
 def cannot_write(path: Path, error: OSError) -> BundleError:
     """The error for a bundle that cannot be written."""
-    fix = "remove it" if isinstance(error, UnexpectedKindError) else "check its permissions and the disk"
+    fix = "remove what is in the way" if isinstance(error, UnexpectedKindError) else "check its permissions and the disk"
     where = f": {error.filename}" if error.filename and str(error.filename) != str(path) else ""
     return BundleError(f"{path} cannot be written ({error.strerror or error}{where}): {fix}")
 
@@ -100,7 +100,7 @@ def read_state(folder: Folder) -> tuple[Manifest | None, frozenset[str]]:
     """The manifest that counts, and the files that may still be staged; nothing is written.
 
     Returns:
-        Of a commit that was cut off its own manifest; None and nothing where there is no bundle.
+        The manifest of the interrupted commit if there is one, else the bundle's; None and nothing where there is no bundle.
 
     Raises:
         BundleError: Manifest or journal are damaged, or the journal is not this bundle's.
@@ -208,11 +208,11 @@ def _own(folder: Folder, data: bytes, manifest: bytes | None) -> Journal:
     if odd := next((name for name in journal.staged if not is_bundle_file(name)), None):
         raise _foreign(folder, f"it names {odd!r}, which no stage writes")
     if odd := next((name for name, sha256 in journal.staged.items() if _listed(journal, name) not in (None, sha256)), None):
-        raise _foreign(folder, f"its manifest has another {odd}")
+        raise _foreign(folder, f"its manifest lists a different sha256 for {odd}")
     require_inside(folder.path / JOURNAL, journal.manifest.files)
     now = "" if manifest is None else hashlib.sha256(manifest).hexdigest()
     if now not in (journal.replaces, hashlib.sha256(manifest_to_json(journal.manifest)).hexdigest()):
-        raise _foreign(folder, f"it follows another {MANIFEST}")
+        raise _foreign(folder, f"it was written for a different {MANIFEST}")
     return journal
 
 

@@ -128,14 +128,14 @@ def train(
     try:
         bundle = run_training(data, bundle_path, options)
     except InterruptedTrainingError as error:
-        click.echo(f"Stopped early: {error}." if speaks else "", nl=speaks)
+        click.echo(f"{str(error)[:1].upper()}{str(error)[1:]}." if speaks else "", nl=speaks)
         sys.exit(INTERRUPTED)
     if not speaks:
         return
     results = bundle.manifest.stages["train"].results
     if results.get("interrupted"):
         click.echo(
-            f"Stopped early after {results['epochs']} epochs; the bundle at {bundle_path} is usable; the same command goes on."
+            f"Stopped early after {results['epochs']} epochs; the bundle at {bundle_path} is usable; run the same command again to resume."
         )
         sys.exit(INTERRUPTED)
     groups = "" if results["held_out_groups"] is None else f" ({results['held_out_groups']} groups)"

@@ -159,14 +159,15 @@ def print_info(bundle: Bundle, *, as_json: bool) -> bool:
         table.add_row(name, record.finished, f"{record.seconds:.1f}", state, str(len(record.outputs)))
     console.print(table)
     if bundle.pending:
-        console.print("a stage was killed while it committed: nothing is lost, and the next command that writes finishes it")
+        console.print("a commit was interrupted: nothing is lost, and the next command that writes to the bundle completes it")
     if "calibrate" in bundle.manifest.stages and not stale.get("calibrate") and not damaged:
         for precision, graph in bundle.decision().graphs.items():
             console.print(f"{precision}: threshold {graph.threshold:.6g}, false-reject rate {graph.false_reject_rate:g}")
     console.print(f"processor: {processor().name}, {processor().describe_int8()}")
     if graph_name("int8") in bundle.manifest.files and processor_graph_name("int8") not in bundle.manifest.files:
         console.print(
-            "int8: an older version's graph, which not every processor computes alike; 'lrdan-edge calibrate' makes a new one"
+            "int8: this graph was made by an older lrdan-edge and may score differently on other processors; run 'lrdan-edge "
+            f"calibrate --bundle {bundle.path}' to replace it"
         )
     try:
         for engine in engines(bundle):

@@ -75,7 +75,7 @@ class BackendError(LrdanError):
 
 
 class DriftError(BackendError):
-    """A backend scores the golden frames otherwise than what the threshold was fitted on; the message names the way out."""
+    """A backend does not reproduce the golden scores that its threshold was fitted with; the message says how to fix it."""
 
 
 class MissingExtraError(LrdanError):

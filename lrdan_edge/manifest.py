@@ -214,8 +214,8 @@ class GraphDecision(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         pixel_threshold: The heatmap's value that its largest in a good image exceeds with a chance of at most the false-reject
             rate asked for, by the same rank as a conformal threshold's (the largest of n where n is too small for that); None
             where the score is the heatmap's largest value, so that `threshold` is it, or in bundles from before it was fitted.
-        golden_scores: What ran when this was fitted on a device said of the golden frames; none where that is in
-            ``golden/scores.json``.
+        golden_scores: Golden-frame scores from the backend this was fitted on; empty where those in ``golden/scores.json``
+            apply.
     """
 
     graph_sha256: str
@@ -414,4 +414,6 @@ def from_json(data: bytes, kind: type[T], name: str) -> T:
             )
         return msgspec.convert(raw, kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BundleError(f"{name} cannot be read ({error}): restore it from a copy, or make the bundle anew") from error
+        raise BundleError(
+            f"{name} cannot be read ({error}): restore it from a copy, or make the bundle again with 'lrdan-edge train --overwrite'"
+        ) from error

@@ -197,7 +197,7 @@ def decide(
         defects: Scores of labelled defects, float32 [m], where the wish needs them.
         engine_sha256: The engine, where these are an engine's scores.
         peaks: The largest value of each good image's heatmap, float32 [n], where that is not its score.
-        golden: Scores of the golden frames by the same, float32 [g], where they are not the bundle's own.
+        golden: Golden-frame scores from the same graph or engine, float32 [g]; None to use ``golden/scores.json``.
 
     Raises:
         CalibrationError: The wish cannot be granted, or a score is not finite.

@@ -124,7 +124,7 @@ class Yardstick:
         self._auroc_fp32 = self._auroc(fp32, self.fp32, self._painted_fp32)
 
     def measure(self, model: "onnx.ModelProto") -> Fidelity:
-        """All of it."""
+        """Measure an int8 graph's fidelity to fp32."""
         scores = self.scores(model, _parts(self._frames))
         painted = self.scores(model, _parts(self._painted))
         return Fidelity(

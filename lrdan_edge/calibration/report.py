@@ -113,9 +113,9 @@ def as_markdown(report: CalibrationReport) -> str:
     lines += ["", "Added spread: deviation of the score differences over the deviation of good scores."]
     added = ", ".join(f"{backend} {difference:.1g}" for backend, difference in report.kernels_add.items())
     lines += [
-        "All of these were computed in floats, as the graphs are written, so that any machine makes the same choice. What the "
-        f"integer kernels of the one that calibrated ({report.instruction_set}) add to the chosen graph's scores, at most, in "
-        f"deviations of good scores: {added}.",
+        "All of these were computed in floating point, so that any machine makes the same choice. Largest score difference between "
+        f"this machine's integer kernels ({report.instruction_set}) and the floating-point result, in standard deviations of the "
+        f"good scores: {added}.",
         "",
     ]
     lines += ["## Layers, each alone in int8", "", "| layer | added spread |", "|---|---|"]

@@ -7,7 +7,7 @@ Int8 kernels are not alike. These choices leave them nothing to differ in:
   activations after a ReLU take 7, so their weights keep 8: in both cases no sum of two products exceeds 16 bits.
 - Integer kernels add the bias as a whole number of product steps; a float bias is rounded to one here, beforehand.
 - A result halfway between two steps is rounded up by one kernel and down by another, and float sums decide it by their last
-  bit. So one output step is an odd multiple of the product step (or of a whole fraction of it), and then no integer lies
+  bit. So one output step is an odd multiple of the product step (or of 1/n of it), and then no integer lies
   halfway; and where a leaky ReLU follows, its input's scale is moved until none of its 256 values does.
 """
 
@@ -22,7 +22,7 @@ MOST_WEIGHT_STEPS = 127
 MOST_WEIGHT_STEPS_SIGNED = 64
 """The same where activations may be negative, so that kernels shift them to 0 to 255: 2 × 255 × 64 < 2¹⁵."""
 
-_LEAST_PARTS = 200  # a scale is moved by at most one part in so many
+_LEAST_PARTS = 200  # in one output step; rounding down to an odd number moves a scale by at most 2 in so many
 _MOST_PARTS = 2.0**22  # beyond, float32 does not tell odd from even
 _TIE_MARGIN = 1e-3  # of a step; float32 sums are off by less than a tenth of it
 _MOVES = np.arange(0.0, 0.02, 1e-4)
@@ -45,7 +45,7 @@ def weight_scales(weight: Floats, most_steps: int, input_scale: float, output_sc
         output_scale: One step of its result, or None where that stays in float.
 
     Returns:
-        float32 [channels], at most half a percent above ``amplitude / most_steps``; 1 for a channel of zeros.
+        float32 [channels], at most about 1 % above ``amplitude / most_steps``; 1 for a channel of zeros.
     """
     amplitude = np.abs(weight.astype(np.float64)).reshape(len(weight), -1).max(axis=1)
     scale = np.where(amplitude > 0, amplitude / most_steps, 1.0)

@@ -11,8 +11,8 @@ _INT8 = {
     "amx_int8": "AMX",
     "avx512_vnni": "AVX-512 VNNI",
     "avx_vnni": "AVX-VNNI",
-    "i8mm": "int8 matrix products",
-    "asimddp": "dot product",
+    "i8mm": "Arm I8MM",
+    "asimddp": "Arm dot product",
 }
 """Instructions that multiply 8-bit integers faster than floats, the fastest first."""
 
@@ -54,8 +54,8 @@ class Processor:
     def describe_int8(self) -> str:
         """The instruction set and what follows from it for int8, in a sentence."""
         if self.int8_is_faster:
-            return f"{self.instruction_set}: int8 is exact and expected to be faster than fp32"
-        return f"{self.instruction_set}: int8 is exact but not expected to be faster than fp32, which 'auto' prefers"
+            return f"{self.instruction_set}: int8 is expected to be faster than fp32"
+        return f"{self.instruction_set}: int8 is not expected to be faster than fp32, so 'auto' prefers fp32"
 
 
 @cache

@@ -114,8 +114,8 @@ def prove(bundle: Bundle, backend: Backend, decision: GraphDecision, title: str,
     bound = max(LARGEST_SHIFT * spread, _ROUNDING[backend.spec.precision] * unit)  # type: ignore[index]
     if not difference.max() <= bound:
         raise DriftError(
-            f"{title} must not decide here: it scores the golden frames otherwise than what its threshold was fitted on, by up to "
-            f"{difference.max():.3g} (bound {bound:.3g}; {backend.spec.device}): {remedy}"
+            f"{title} does not reproduce the golden scores that its threshold was fitted with: largest difference "
+            f"{difference.max():.3g}, allowed {bound:.3g}, on {backend.spec.device}: {remedy}"
         )
 
 

@@ -31,7 +31,7 @@ class Earlier:
 
 
 def require_room(path: Path, *, overwrite: bool) -> Earlier | None:
-    """The bundle that a training at `path` replaces, if there is one; one that was interrupted only by going on.
+    """The bundle that a training at `path` would replace, or None; without `overwrite`, only an interrupted training's is allowed.
 
     Raises:
         BundleError: It may not be replaced.
@@ -56,6 +56,6 @@ def _find(path: Path) -> Earlier | None:
     later = ", ".join(name for name in manifest.stages if name != "train")
     then = f"; then {later}" if later else ""
     if stage.results.get("interrupted") is True:
-        what = f"the bundle of a training that was interrupted ({stage.finished}{then})"
+        what = f"the bundle of an interrupted training ({stage.finished}{then})"
         return Earlier(path, what, True, stage.results.get("run"))
     return Earlier(path, f"a trained bundle ({stage.finished}{then})")

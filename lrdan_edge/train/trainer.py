@@ -134,8 +134,8 @@ def _train(
             speed = loop.run(state)
             if kept and state.step < schedule.steps:
                 raise InterruptedTrainingError(
-                    f"training was interrupted after step {state.step} of {schedule.steps}, and the bundle at {bundle_path} is "
-                    "as it was: the same command goes on"
+                    f"training was interrupted after step {state.step} of {schedule.steps}; the bundle at {bundle_path} is "
+                    "unchanged: run the same command again to resume"
                 )
             if stage is not None:
                 mean, deviation = map_statistics(networks.ae2, material.frames, preprocessing, scoring, material.spec)
@@ -304,10 +304,10 @@ def _resume(
     saved, said = checkpoint.read() if options.resume is not False else (None, None)
     if earlier and not options.overwrite and not (saved and earlier.run == checkpoint.run):
         missing = "--no-resume was given" if options.resume is False else f"there is no {checkpoint.path}"
-        raise earlier.refused("it is another run's" if saved else f"this run cannot go on ({said or missing})")
+        raise earlier.refused("it belongs to a different run" if saved else f"this run cannot go on ({said or missing})")
     step = processes.agree(saved.state.step if saved else 0)
     if saved and saved.state.step == step:
-        notes = [f"resuming after step {step}, where an earlier run stopped (--no-resume starts anew)"]
+        notes = [f"resuming after step {step}, where an earlier run stopped (--no-resume starts from scratch)"]
         return saved.restore(networks, learner.optimisers), notes + ([said] if said else [])
     if step:
         raise TrainingError(f"{checkpoint.path} cannot be seen by every process: put the bundle where all of them see it")

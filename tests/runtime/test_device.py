@@ -50,8 +50,8 @@ def test_this_machines_instruction_sets_are_in_their_order() -> None:
         ("x86_64", ["avx2", "avx512f", "avx512_vnni"], "AVX-512 VNNI", True),
         ("x86_64", ["avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8"], "AMX", True),
         ("aarch64", ["asimd"], "NEON without dot product", False),
-        ("aarch64", ["asimd", "asimddp"], "dot product", True),
-        ("aarch64", ["asimd", "asimddp", "i8mm"], "int8 matrix products", True),
+        ("aarch64", ["asimd", "asimddp"], "Arm dot product", True),
+        ("aarch64", ["asimd", "asimddp", "i8mm"], "Arm I8MM", True),
         ("riscv64", [], "unknown", False),
     ],
 )

@@ -1,4 +1,4 @@
-"""A tiny set of good images, made here: stripes of random phase and slope."""
+"""A tiny set of good images, made here: stripes of random phase and slope. Trainings on it draw no curves."""
 
 from pathlib import Path
 from typing import Protocol
@@ -23,6 +23,16 @@ def _write_stripes(folder: Path, count: int, size: tuple[int, int] = (32, 32), c
         grey = np.clip(128 + 80 * wave + rng.normal(0, 3, size), 0, 255).astype(np.uint8)
         image = grey if channels == 1 else np.stack([grey, 255 - grey, grey], 2)
         cv2.imwrite(str(folder / f"{index:03d}.png"), image)
+
+
+@pytest.fixture(autouse=True)
+def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes several times as long as a tiny training does; `test_report` draws, and so does `line`."""
+
+    def blank(path: Path, _epochs: list[dict[str, float]]) -> None:
+        cv2.imwrite(str(path), np.full((8, 8), 255, np.uint8))
+
+    monkeypatch.setattr("lrdan_edge.train.trainer.draw_losses", blank)
 
 
 @pytest.fixture

@@ -120,7 +120,9 @@ def test_an_interrupted_one_leaves_the_bundle_and_goes_on(finished: Path, data: 
     before = kept(finished)
     again = replace(OTHER, overwrite=True)
     for step in (1, 3):
-        with pytest.raises(InterruptedTrainingError, match=rf"after step {step} of 4, .* as it was: the same command goes on"):
+        with pytest.raises(
+            InterruptedTrainingError, match=rf"after step {step} of 4; .* unchanged: run the same command again"
+        ):
             train(data, finished, again, InterruptAt(step))
         assert kept(finished) == before
         assert (finished / CHECKPOINT).exists()
@@ -205,7 +207,7 @@ def test_on_the_command_line(data: Path, tmp_path: Path, monkeypatch: pytest.Mon
         patched.setattr(TerminalProgress, "step", lambda *args: (step(*args), signal.raise_signal(signal.SIGINT)))
         stopped = call(*command, "--overwrite", "--seed", "3")
     assert stopped.exit_code == 130
-    assert f"the bundle at {bundle} is as it was: the same command goes on." in stopped.output
+    assert f"the bundle at {bundle} is unchanged: run the same command again to resume." in stopped.output
     assert (bundle / WEIGHTS).read_bytes() == weights
     assert call("info").exit_code == 0
 
