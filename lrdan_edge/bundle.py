@@ -251,6 +251,11 @@ class Bundle:
             path = self.path / place
             try:
                 with Folder(self.path) as folder, folder.open(place) as file:
+                    size = os.fstat(file.fileno()).st_size
+                    if size != record.bytes:  # before it is read: it may be of any size
+                        differs = f"{size} bytes, the manifest says {record.bytes}"
+                        wrong = wrong or self._changed(name, made_by, f"was changed after it was made ({differs})")
+                        continue
                     actual, loaded = load(file)
             except (OSError, ValueError) as error:  # ValueError: a name with a null byte
                 reason = error.strerror if isinstance(error, OSError) else str(error)
@@ -304,26 +309,32 @@ class Bundle:
 
     def staleness(self, stage: str) -> str | None:
         """Why `stage` is older than its inputs, in a few words, or None when it is fresh (or has not run)."""
-        first = self._first_stale(stage)
+        first = self._first_stale(stage, {})
         return first and first[1]
 
-    def _first_stale(self, stage: str) -> tuple[str, str] | None:
-        """The earliest stale stage that `stage` rests on (perhaps itself), and why; None when all are fresh."""
+    def _first_stale(self, stage: str, seen: dict[str, tuple[str, str] | None]) -> tuple[str, str] | None:
+        """The earliest stale stage that `stage` rests on (perhaps itself), and why; None when all are fresh.
+
+        `seen` holds what was found of other stages: each is looked at once, whatever a stranger's manifest says rests on what.
+        """
         record = self.manifest.stages.get(stage)
-        if record is None:
-            return None
+        if record is None or stage in seen:
+            return seen.get(stage)
+        seen[stage] = None
         for name, sha256 in record.inputs.items():
             maker = next((key for key, other in self.manifest.stages.items() if name in other.outputs), stage)
-            if maker != stage and (earlier := self._first_stale(maker)):
-                return earlier
+            found = self._first_stale(maker, seen) if maker != stage else None
             now = self.manifest.files.get(name)
-            if now is None or now.sha256 != sha256:
-                return stage, f"{name} is newer"
+            if found is None and (now is None or now.sha256 != sha256):
+                found = stage, f"{name} is newer"
+            if found:
+                seen[stage] = found
+                return found
         return None
 
     def require_fresh(self, stage: str) -> None:
         """Raise StaleStageError, naming the command to begin again with, when `stage` is older than what it was made from."""
-        if first := self._first_stale(stage):
+        if first := self._first_stale(stage, {}):
             earliest, why = first
             command = self.manifest.stages[earliest].command
             then = "" if earliest == stage else f", then {stage}"
@@ -410,13 +421,24 @@ def _clear(folder: Folder, stage: str) -> None:
     try:
         recover(folder)
     except (BundleError, UnexpectedKindError):
-        if stage != "train":
+        if stage != "train" or _is_own(folder):
             raise
         folder.remove(JOURNAL)  # not this bundle's, and a new model needs nothing of it
     folder.remove_tree(STAGING)  # the lock says that nobody is using it
     checkpoint = (CHECKPOINT, f"{CHECKPOINT}.tmp") if stage == "train" else ()
-    for name in (MANIFEST, JOURNAL, WEIGHTS, DECISION, *checkpoint, *(f"{part}/x" for part in (GOLDEN, ENGINES, REPORTS))):
+    temporary = (f"{MANIFEST}.tmp", f"{JOURNAL}.tmp")
+    parts = (f"{part}/x" for part in (GOLDEN, ENGINES, REPORTS))
+    for name in (MANIFEST, JOURNAL, *temporary, WEIGHTS, DECISION, *checkpoint, *parts):
         folder.require_replaceable(name)
+
+
+def _is_own(folder: Folder) -> bool:
+    """Whether the journal is this bundle's, so that the model that counts may be among the staged files."""
+    try:
+        read_state(folder)
+    except (BundleError, OSError):
+        return False
+    return True
 
 
 def _flushed(folder: Folder, name: str) -> FileRecord:

@@ -20,6 +20,9 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _BELOW = _FOLDER | os.O_NOFOLLOW
 _NO_WAIT = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC  # a FIFO put there after the check must not block
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+MOST_BYTES = 1 << 28
+"""The largest file that is read whole without a manifest that says its size."""
+
 _DEEPEST = 8  # folders in a folder to remove; the toolkit makes one level
 
 _KINDS = {
@@ -69,8 +72,10 @@ class Folder:
             return os.fdopen(_regular(descriptor), "rb")
 
     def read(self, name: str) -> bytes:
-        """Bytes of a regular file; raises as `open`."""
+        """Bytes of a regular file; raises as `open`, and where it has more than `MOST_BYTES`."""
         with self.open(name) as file:
+            if (size := os.fstat(file.fileno()).st_size) > MOST_BYTES:
+                raise UnexpectedKindError(errno.EFBIG, f"it has {size} bytes, more than {MOST_BYTES}")
             return file.read()
 
     def open_lock(self, name: str) -> BinaryIO:

@@ -20,7 +20,7 @@ import msgspec
 
 from lrdan_edge.bundle_files import Folder, UnexpectedKindError
 from lrdan_edge.errors import BundleError
-from lrdan_edge.manifest import Manifest, manifest_from_json, manifest_to_json, to_json
+from lrdan_edge.manifest import SCHEMA_VERSION, Manifest, manifest_from_json, manifest_to_json, to_json
 
 MANIFEST = "manifest.json"
 JOURNAL = ".journal.json"
@@ -129,6 +129,8 @@ def recover(folder: Folder) -> None:
     if data is None:
         return
     journal = _own(folder, data, manifest)
+    for name in (MANIFEST, f"{MANIFEST}.tmp"):  # before the first file is moved
+        folder.require_replaceable(name)
     for name, sha256 in journal.staged.items():
         if not (_holds(folder, staged(name), sha256) or _holds(folder, name, sha256)):
             raise _foreign(folder, f"there is no {name} with the sha256 that it names")
@@ -147,7 +149,8 @@ def commit(folder: Folder, files: dict[str, str], manifest: Manifest) -> None:
     Raises:
         OSError: The folder cannot be written. If a journal is left, the commit has taken place, and the next writer finishes it.
     """
-    for name in (*files, MANIFEST, JOURNAL):  # a journal that cannot be carried out must not be written
+    # A journal that cannot be carried out must not be written.
+    for name in (*files, MANIFEST, f"{MANIFEST}.tmp", JOURNAL, f"{JOURNAL}.tmp"):
         folder.require_replaceable(name, make=True)
     try:
         replaced = hashlib.sha256(folder.read(MANIFEST)).hexdigest()
@@ -205,6 +208,8 @@ def _own(folder: Folder, data: bytes, manifest: bytes | None) -> Journal:
         journal = msgspec.json.decode(data, type=Journal)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _foreign(folder, f"it cannot be read: {error}") from error
+    if journal.manifest.schema_version != SCHEMA_VERSION:
+        raise _foreign(folder, f"its manifest has schema version {journal.manifest.schema_version}, not {SCHEMA_VERSION}")
     if odd := next((name for name in journal.staged if not is_bundle_file(name)), None):
         raise _foreign(folder, f"it names {odd!r}, which no stage writes")
     if odd := next((name for name, sha256 in journal.staged.items() if _listed(journal, name) not in (None, sha256)), None):

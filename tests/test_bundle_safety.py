@@ -20,11 +20,20 @@ from read_only import read_only
 
 from lrdan_edge.bundle import Bundle
 from lrdan_edge.bundle_files import Folder
-from lrdan_edge.bundle_journal import Journal, is_bundle_file
+from lrdan_edge.bundle_journal import JOURNAL, Journal, is_bundle_file
 from lrdan_edge.cli import cli
 from lrdan_edge.errors import BundleError, ChangedFileError, LrdanError
 from lrdan_edge.export.timingcache import load_timing_cache, save_timing_cache
-from lrdan_edge.manifest import ModelSpec, Preprocessing, Scoring, manifest_from_json, manifest_to_json, to_json
+from lrdan_edge.manifest import (
+    FileRecord,
+    ModelSpec,
+    Preprocessing,
+    Scoring,
+    StageRecord,
+    manifest_from_json,
+    manifest_to_json,
+    to_json,
+)
 from lrdan_edge.runtime.engines import distrust, write_signature
 
 pytestmark = pytest.mark.timeout(60)  # a FIFO that somebody waits for hangs
@@ -346,7 +355,7 @@ def journal_for(bundle: Path, **changes: Any) -> Journal:
     """A journal that fits the bundle: a new training's weights are staged."""
     data = (bundle / "manifest.json").read_bytes()
     manifest = manifest_from_json(data, "manifest.json")
-    record = msgspec.structs.replace(manifest.files["weights.safetensors"], sha256=sha256(b"new weights").hexdigest())
+    record = FileRecord(sha256(b"new weights").hexdigest(), len(b"new weights"))
     manifest.files["weights.safetensors"] = record
     (bundle / ".staging").mkdir(exist_ok=True)
     (bundle / ".staging" / "weights.safetensors").write_bytes(b"new weights")
@@ -370,7 +379,7 @@ def test_a_commit_that_was_cut_off_is_read_in_place_and_finished_by_the_next_wri
     assert bundle.file("weights.safetensors", "x").read_bytes() == b"new weights"
     assert bundle.read(ENGINE, "x") == b"engine"
     info = CliRunner().invoke(cli, ["info", "-b", str(cut_off)])
-    assert "the next command that writes finishes it" in info.output
+    assert "the next command that writes to the bundle completes it" in info.output
     assert "weights.safetensors" not in info.output, "it is not damaged"
     assert snapshot(cut_off) == before
     with bundle.stage("bench", command="x") as stage:
@@ -686,3 +695,28 @@ def test_the_manifest_of_a_journal_is_the_one_that_is_written(cut_off: Path) -> 
     write = msgspec.structs.replace(expected)
     with Bundle.open(cut_off).stage("bench", command="x"):
         assert (cut_off / "manifest.json").read_bytes() == manifest_to_json(write)
+
+
+def test_stages_that_rest_on_each_other_are_looked_at_once(tmp_path: Path) -> None:
+    """A stranger's manifest may have a circle of stages, or a ladder with more ways through it than anybody can walk."""
+    bundle = new_bundle(tmp_path / "b")
+    record = StageRecord(finished="", seconds=0, command="x", versions={}, inputs={}, outputs=[], options={}, results={})
+    for step in range(60):
+        inputs = {f"a{step - 1}": "0", f"b{step - 1}": "0"} if step else {"a59": "0"}
+        bundle.manifest.stages[f"s{step}"] = msgspec.structs.replace(record, inputs=inputs, outputs=[f"a{step}", f"b{step}"])
+        bundle.manifest.files |= {f"{name}{step}": FileRecord("0", 0) for name in "ab"}
+    assert bundle.staleness("s59") is None
+    del bundle.manifest.files["a30"]
+    assert bundle.staleness("s59") == "a30 is newer"
+
+
+def test_a_file_of_any_size_is_not_read(tmp_path: Path) -> None:
+    bundle = new_bundle(tmp_path / "b")
+    write_all(bundle, "train", b"weights")
+    os.truncate(bundle.path / "weights.safetensors", 1 << 42)  # sparse: it takes no room
+    with pytest.raises(ChangedFileError, match="4398046511104 bytes, the manifest says 7"):
+        Bundle.open(bundle.path).file("weights.safetensors", "lrdan-edge train")
+    (bundle.path / JOURNAL).touch()
+    os.truncate(bundle.path / JOURNAL, 1 << 42)
+    with pytest.raises(BundleError, match="4398046511104 bytes"):
+        Bundle.open(bundle.path)

@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lrdan_edge.bundle import GOLDEN, Bundle
-from lrdan_edge.errors import DriftError, EngineError
+from lrdan_edge.errors import BundleError, DriftError, EngineError
 from lrdan_edge.images import Frame, load_frames
 from lrdan_edge.manifest import Golden, GraphDecision, Precision, from_json
 from lrdan_edge.parity import relative_differences
@@ -22,6 +22,9 @@ _ROUNDING: dict[Precision, float] = {"fp32": 1e-3, "fp16": 5e-3, "int8": 1e-3}
 
 _PIXELS_AT_OPENING = 2 << 16
 """Golden frames that are scored at every opening: as many as have so many pixels, 2 of 256×256, and 1 at least."""
+
+_QUARTILES = 1.349
+"""How many deviations of a normal distribution lie between its quartiles."""
 
 _MAKER = "lrdan-edge calibrate"
 
@@ -101,15 +104,15 @@ def prove(bundle: Bundle, backend: Backend, decision: GraphDecision, title: str,
         DriftError: A score is not a finite number, or differs by more than `LARGEST_SHIFT`.
         BackendError: The backend failed.
     """
-    golden = golden_scores(bundle)
-    stored = decision.golden_scores or golden.scores[backend.spec.precision]
+    stored = _stored_scores(bundle, decision, backend.spec.precision)
     rows, columns, _ = bundle.manifest.model.frame_shape
     frames = golden_frames(bundle, max(1, _PIXELS_AT_OPENING // (rows * columns)))
     expected = np.array(stored[: len(frames)], np.float64)
     single = [frames[place : place + 1] for place in range(len(frames))]  # some backends prepare anew for a batch
     scores = np.concatenate([backend.infer(frame, heatmap=False).score for frame in single])
     difference = np.abs(scores.astype(np.float64) - expected)
-    spread = float(np.std(decision.good_scores))
+    low, high = np.quantile(decision.good_scores, [0.25, 0.75])
+    spread = min(float(np.std(decision.good_scores)), float(high - low) / _QUARTILES)  # an outlier must not loosen the bound
     unit = max(float(np.median(np.abs(decision.good_scores))), bundle.manifest.scoring.unit)
     bound = max(LARGEST_SHIFT * spread, _ROUNDING[backend.spec.precision] * unit)  # type: ignore[index]
     if not difference.max() <= bound:
@@ -117,6 +120,22 @@ def prove(bundle: Bundle, backend: Backend, decision: GraphDecision, title: str,
             f"{title} does not reproduce the golden scores that its threshold was fitted with: largest difference "
             f"{difference.max():.3g}, allowed {bound:.3g}, on {backend.spec.device}: {remedy}"
         )
+
+
+def _stored_scores(bundle: Bundle, decision: GraphDecision, precision: str) -> list[float]:
+    """One score for every golden frame, by what the threshold was fitted on.
+
+    Raises:
+        BundleError: They are not all there.
+    """
+    golden = golden_scores(bundle)
+    stored = decision.golden_scores or golden.scores.get(precision, [])
+    if not stored or len(stored) != len(golden.images) or not decision.good_scores:
+        raise BundleError(
+            f"{bundle.path} has {len(stored)} {precision} scores for {len(golden.images)} golden frames: restore it from a copy, or run "
+            f"'{_MAKER} --bundle {bundle.path}' again"
+        )
+    return stored
 
 
 def relative_difference(actual: npt.NDArray[np.float32], expected: npt.NDArray[np.float32], unit: float = 0.0) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lrdan_edge.bundle import Bundle
-from lrdan_edge.errors import DataError, LrdanError
+from lrdan_edge.errors import DataError, LrdanError, MissingStageError
 from lrdan_edge.images import Frame, fit_frame, to_eight_bits
 from lrdan_edge.manifest import BitDepth, GraphDecision, Precision
 from lrdan_edge.runtime.backends.base import ANY_CORES, Backend, Cores
@@ -28,7 +28,12 @@ def decision_for(bundle: Bundle, choice: Choice) -> GraphDecision:
         MissingStageError: The bundle is not calibrated.
     """
     own = bundle.engine_decision(choice.engine) if choice.engine else None
-    return own or bundle.decision().graphs[choice.precision]
+    found = own or bundle.decision().graphs.get(choice.precision)
+    if found is None:
+        raise MissingStageError(
+            f"{bundle.path} has no {choice.precision} threshold: run 'lrdan-edge calibrate --bundle {bundle.path}'"
+        )
+    return found
 
 
 def open_proven(bundle: Bundle, choice: Choice, decision: GraphDecision, cores: Cores = ANY_CORES) -> Backend:

@@ -107,7 +107,7 @@ class Checkpoint:
             header, tensors = _parse(self.path)
         except FileNotFoundError:
             return None, None
-        except (OSError, ValueError, KeyError, msgspec.DecodeError) as error:
+        except (OSError, ValueError, KeyError, RecursionError, msgspec.DecodeError) as error:
             return None, f"the checkpoint {self.path} is damaged ({_line(error)})"
         if differing := _differences(header.identity, self.identity):
             return None, f"the checkpoint {self.path} is of another run ({'; '.join(differing[:3])})"

@@ -1,5 +1,6 @@
 """What is at the bundle's path before a training, and whether the training may replace it."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,7 +53,8 @@ def _find(path: Path) -> Earlier | None:
         return Earlier(path, "a bundle that cannot be read ('lrdan-edge info' says why)")
     stage = manifest.stages.get("train")
     if stage is None:
-        return Earlier(path, "trained weights") if WEIGHTS in manifest.files else None
+        there = WEIGHTS in manifest.files or os.path.lexists(path / WEIGHTS)
+        return Earlier(path, "trained weights") if there else None
     later = ", ".join(name for name in manifest.stages if name != "train")
     then = f"; then {later}" if later else ""
     if stage.results.get("interrupted") is True:

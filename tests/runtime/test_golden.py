@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -17,7 +18,7 @@ from lrdan_edge.bundle import sha256_of
 from lrdan_edge.calibration.decision import Wish
 from lrdan_edge.calibration.device import decide_here
 from lrdan_edge.cli import cli
-from lrdan_edge.errors import DriftError
+from lrdan_edge.errors import BundleError, DriftError
 from lrdan_edge.export.engine import BuildRequest, build_engine
 from lrdan_edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from lrdan_edge.runtime.golden import LARGEST_SHIFT, golden_scores, prove
@@ -46,7 +47,7 @@ def test_what_scores_otherwise_than_its_threshold_was_fitted_on_does_not_decide(
         pytest.importorskip("openvino")
     if engine:
         build_engine(own_bundle, BuildRequest("int8", backend))  # type: ignore[arg-type]
-    shift_golden(own_bundle.path, 0.5 * LARGEST_SHIFT)
+    shift_golden(own_bundle.path, 0.2 * LARGEST_SHIFT)
     with Inspector.open(own_bundle.path, backend=backend, precision="int8") as inspector:
         assert inspector.choice.precision == "int8"
     shift_golden(own_bundle.path, 2 * LARGEST_SHIFT)
@@ -122,3 +123,24 @@ def test_a_bundle_that_travelled_without_its_golden_frames_is_refused(own_bundle
     assert result.exit_code == 1
     assert "golden" in result.output
     assert "lrdan-edge calibrate" in result.output
+
+
+@pytest.mark.parametrize("change", [{"images": []}, {"scores": {}}, {"scores": {"fp32": []}}, {"scores": {"fp32": [1.0]}}])
+def test_golden_scores_that_are_not_all_there_are_one_clear_error(own_bundle: Bundle, change: dict[str, object]) -> None:
+    path = own_bundle.path / "golden" / "scores.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    digest, size = sha256_of(path), path.stat().st_size
+    rewrite_manifest(own_bundle.path, lambda fields: fields["files"]["golden/scores.json"].update(sha256=digest, bytes=size))
+    with pytest.raises(BundleError, match=r"fp32 scores for \d golden frames.*lrdan-edge calibrate"):
+        Inspector.open(own_bundle.path, backend="onnxruntime", precision="fp32")
+
+
+def test_one_outlier_does_not_loosen_the_bound(own_bundle: Bundle) -> None:
+    decision = own_bundle.decision().graphs["fp32"]
+    spread = float(np.std(decision.good_scores))
+    outlier = msgspec.structs.replace(decision, good_scores=[*decision.good_scores, 1000 * spread])
+    with OnnxRuntimeBackend(own_bundle.graph("fp32").read_bytes(), "fp32") as backend:
+        prove(own_bundle, backend, outlier, "onnxruntime fp32", "")
+        shifted = [score + spread for score in golden_scores(own_bundle).scores["fp32"]]
+        with pytest.raises(DriftError):
+            prove(own_bundle, backend, msgspec.structs.replace(outlier, golden_scores=shifted), "onnxruntime fp32", "")

@@ -161,14 +161,14 @@ def test_an_interrupted_bundle_is_replaced_by_going_on_only(
     if options is TINY:
         (interrupted / CHECKPOINT).unlink()
     before = kept(interrupted)
-    with pytest.raises(BundleError, match=rf"already holds the bundle of a training that was interrupted .*{why}.*--overwrite"):
+    with pytest.raises(BundleError, match=rf"already holds the bundle of an interrupted training .*{why}.*--overwrite"):
         train(data, interrupted, options, Progress())
     assert kept(interrupted) == before
     with pytest.raises(InterruptedTrainingError):
         train(data, interrupted, replace(options, overwrite=True), InterruptAt(1))
     assert kept(interrupted) == before
     if options is OTHER:  # whose checkpoint is there now, and the bundle is not its own
-        with pytest.raises(BundleError, match="it is another run's"):
+        with pytest.raises(BundleError, match="it belongs to a different run"):
             train(data, interrupted, OTHER, Progress())
 
 

@@ -82,7 +82,7 @@ def test_what_happens_to_a_checkpoint(data: Path, tmp_path: Path) -> None:
     progress = StopAfter()
     bundle = train(data, tmp_path / "b", TINY, progress)
     assert progress.first == 5
-    assert progress.notes == ["resuming after step 4, where an earlier run stopped (--no-resume starts anew)"]
+    assert progress.notes == ["resuming after step 4, where an earlier run stopped (--no-resume starts from scratch)"]
     assert (bundle.path / WEIGHTS).read_bytes() == (whole.path / WEIGHTS).read_bytes()
     assert not (bundle.path / CHECKPOINT).exists()
     assert bundle.manifest.stages["train"].results["resumed_from_step"] == 4
