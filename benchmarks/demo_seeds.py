@@ -11,10 +11,10 @@ from pathlib import Path
 
 import msgspec
 
-from lrdan_edge.bundle import versions
-from lrdan_edge.demo.demo import DemoResult, run_demo
-from lrdan_edge.manifest import to_json
-from lrdan_edge.runtime.device import processor
+from lrdan_edge.backends.processor import processor
+from lrdan_edge.bundle.bundle import versions
+from lrdan_edge.bundle.manifest import to_json
+from lrdan_edge.cli.demo import DemoResult, run_demo
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -17,13 +17,14 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from lrdan_edge.bench.evaluate import Evaluation, evaluate
-from lrdan_edge.bundle import Bundle, versions
-from lrdan_edge.bundle_journal import MANIFEST
+from lrdan_edge.backends.processor import processor
+from lrdan_edge.bundle.bundle import Bundle, versions
+from lrdan_edge.bundle.journal import MANIFEST
+from lrdan_edge.bundle.manifest import to_json
 from lrdan_edge.calibration.calibrate import calibrate
+from lrdan_edge.evaluation.evaluate import evaluate
+from lrdan_edge.evaluation.result import Evaluation
 from lrdan_edge.export.graph import export
-from lrdan_edge.manifest import to_json
-from lrdan_edge.runtime.device import processor
 from lrdan_edge.train.options import TrainOptions
 from lrdan_edge.train.trainer import command_for, train
 

@@ -22,13 +22,13 @@ import numpy.typing as npt
 import torch
 from detection import RESULTS, spread
 
-from lrdan_edge.bundle import versions
-from lrdan_edge.dataset import good_images, test_images
-from lrdan_edge.images import load_frames
-from lrdan_edge.manifest import to_json
+from lrdan_edge.backends.processor import processor
+from lrdan_edge.bundle.bundle import versions
+from lrdan_edge.bundle.manifest import to_json
+from lrdan_edge.data.dataset import good_images, test_images
+from lrdan_edge.data.images import load_frames
 from lrdan_edge.metrics import auroc
-from lrdan_edge.runtime.device import processor
-from lrdan_edge.train.baselines import DETECTORS
+from lrdan_edge.protocol.baselines import DETECTORS
 
 BASELINES = ("pixel-1nn", "pca", "autoencoder", "deep-svdd", "ganomaly", "geom")
 SPREAD = 48.0  # grey levels of one standard deviation after standardising: 128 ± 2.6 deviations fill the range

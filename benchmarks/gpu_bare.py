@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from lrdan_edge.backends.cuda_graphs import capture, find_cuda_bindings
+from lrdan_edge.backends.nvidia import find_tensorrt, logger_for, runtime_for
+from lrdan_edge.backends.tensorrt_engine import GpuContext, profile_for, read_profiles
 from lrdan_edge.errors import BackendError, MissingExtraError
-from lrdan_edge.runtime.backends.cuda_graphs import capture, find_cuda_bindings
-from lrdan_edge.runtime.backends.tensorrt_engine import GpuContext, profile_for, read_profiles
-from lrdan_edge.runtime.nvidia import find_tensorrt, logger_for, runtime_for
 
 
 class BareEngine:

@@ -36,26 +36,26 @@ from loop import Memory, bare, loop, rate
 from surfaces import surfaces
 
 from lrdan_edge import Bundle, Inspector
-from lrdan_edge.bundle import versions
+from lrdan_edge.backends.base import ANY_CORES, Backend, Cores
+from lrdan_edge.backends.nvidia import find_gpu, find_tensorrt, title
+from lrdan_edge.backends.tensorrt import TensorRTBackend
+from lrdan_edge.backends.tensorrt_engine import GpuContext
+from lrdan_edge.bundle.bundle import versions
+from lrdan_edge.bundle.manifest import PRECISIONS, Precision, to_json
 from lrdan_edge.calibration.calibrate import calibrate
+from lrdan_edge.data.images import Frame
+from lrdan_edge.engines.build import BuildRequest, build_engine
+from lrdan_edge.engines.golden import golden_frames
+from lrdan_edge.engines.open import engine, engine_bytes, open_engine
+from lrdan_edge.engines.select import Choice
+from lrdan_edge.engines.tensorrt.options import BuildOptions
 from lrdan_edge.errors import BackendError, LrdanError
-from lrdan_edge.export.engine import BuildRequest, build_engine
 from lrdan_edge.export.graph import GRAPHS, export
-from lrdan_edge.export.options import BuildOptions
+from lrdan_edge.export.parity import compare
 from lrdan_edge.export.reference import reference_images, torch_outputs
-from lrdan_edge.images import Frame
-from lrdan_edge.manifest import PRECISIONS, Precision, to_json
-from lrdan_edge.parity import compare
-from lrdan_edge.runtime.backends.base import ANY_CORES, Backend, Cores
-from lrdan_edge.runtime.backends.tensorrt import TensorRTBackend
-from lrdan_edge.runtime.backends.tensorrt_engine import GpuContext
-from lrdan_edge.runtime.engines import engine, engine_bytes, open_engine
-from lrdan_edge.runtime.golden import golden_frames
-from lrdan_edge.runtime.nvidia import find_gpu, find_tensorrt, title
-from lrdan_edge.runtime.select import Choice
+from lrdan_edge.model.deployed import load_ae2
 from lrdan_edge.runtime.verdict import Judge
 from lrdan_edge.train.options import TrainOptions
-from lrdan_edge.train.scoring import load_ae2
 from lrdan_edge.train.trainer import train
 
 RESULTS = Path(__file__).parent / "results"

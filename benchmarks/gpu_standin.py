@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from lrdan_edge.bundle import Bundle
+from lrdan_edge.bundle.bundle import Bundle
+from lrdan_edge.bundle.manifest import Precision
 from lrdan_edge.export.graph import prepare
-from lrdan_edge.manifest import Precision
-from lrdan_edge.train.scoring import load_ae2
+from lrdan_edge.model.deployed import load_ae2
 
 PROFILES = ((1, 1, 1), (2, 8, 64))  # as `gpu_check` builds engines
 

@@ -16,13 +16,13 @@ import onnxruntime
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from lrdan_edge.bundle import Bundle
+from lrdan_edge.bundle.bundle import Bundle
 from lrdan_edge.export.graph import fold_batch_norm
 from lrdan_edge.export.reference import reference_images, torch_outputs
-from lrdan_edge.parity import relative_differences
-from lrdan_edge.train.geometry import AreaResize, area_matrix
-from lrdan_edge.train.precision import halve
-from lrdan_edge.train.scoring import load_ae2
+from lrdan_edge.metrics import relative_differences
+from lrdan_edge.model.deployed import load_ae2
+from lrdan_edge.model.precision import halve
+from lrdan_edge.model.tiling import AreaResize, area_matrix
 
 SIZES = [((480, 640), (96, 128)), ((1080, 1920), (256, 256)), ((1200, 1600), (224, 320)), ((2048, 2448), (256, 256))]
 CALLS = 15

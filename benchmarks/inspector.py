@@ -22,12 +22,12 @@ import cv2
 import numpy as np
 
 from lrdan_edge import Bundle, Inspector
-from lrdan_edge.bundle import versions
+from lrdan_edge.backends.processor import processor
+from lrdan_edge.bundle.bundle import versions
+from lrdan_edge.bundle.manifest import to_json
 from lrdan_edge.calibration.calibrate import calibrate
-from lrdan_edge.export.engine import BuildRequest, build_engine
+from lrdan_edge.engines.build import BuildRequest, build_engine
 from lrdan_edge.export.graph import export
-from lrdan_edge.manifest import to_json
-from lrdan_edge.runtime.device import processor
 from lrdan_edge.train.options import TrainOptions
 from lrdan_edge.train.trainer import train
 

@@ -17,20 +17,20 @@ from statistics import median
 
 import numpy as np
 
-from lrdan_edge.bundle import Bundle, versions
+from lrdan_edge.backends.base import Backend
+from lrdan_edge.backends.onnxruntime import OnnxRuntimeBackend
+from lrdan_edge.backends.openvino import OpenVinoBackend
+from lrdan_edge.backends.processor import processor
+from lrdan_edge.bundle.bundle import Bundle, versions
+from lrdan_edge.bundle.manifest import to_json
 from lrdan_edge.calibration.fidelity import Yardstick
-from lrdan_edge.calibration.material import Intake, gather
+from lrdan_edge.calibration.images import Intake, gather
 from lrdan_edge.calibration.quantise import load_quantisable
 from lrdan_edge.calibration.ranges import collect_ranges
 from lrdan_edge.calibration.scales import MOST_WEIGHT_STEPS, MOST_WEIGHT_STEPS_SIGNED
 from lrdan_edge.calibration.unsigned import with_unsigned_activations
-from lrdan_edge.images import Frame
-from lrdan_edge.manifest import to_json
-from lrdan_edge.runtime.backends.base import Backend
-from lrdan_edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
-from lrdan_edge.runtime.backends.openvino import OpenVinoBackend
-from lrdan_edge.runtime.device import processor
-from lrdan_edge.runtime.golden import golden_frames
+from lrdan_edge.data.images import Frame
+from lrdan_edge.engines.golden import golden_frames
 
 RESULTS = Path(__file__).parent / "results"
 _BITS = {"7 bits": MOST_WEIGHT_STEPS_SIGNED, "8 bits": MOST_WEIGHT_STEPS}

@@ -20,15 +20,15 @@ import msgspec
 import numpy as np
 import torch
 
-from lrdan_edge.bundle import versions
-from lrdan_edge.dataset import LabelledImage, test_images
-from lrdan_edge.images import batches, read_mask
-from lrdan_edge.manifest import to_json
+from lrdan_edge.backends.processor import processor
+from lrdan_edge.bundle.bundle import versions
+from lrdan_edge.bundle.manifest import to_json
+from lrdan_edge.data.dataset import LabelledImage, test_images
+from lrdan_edge.data.images import batches, read_mask
 from lrdan_edge.metrics import auroc
-from lrdan_edge.runtime.device import processor
+from lrdan_edge.model.deployed import load_ae2
 from lrdan_edge.train.options import TrainOptions
 from lrdan_edge.train.progress import Progress
-from lrdan_edge.train.scoring import load_ae2
 from lrdan_edge.train.trainer import train
 
 RESULTS = Path(__file__).parent / "results"

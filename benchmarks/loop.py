@@ -31,12 +31,12 @@ import cv2
 import numpy as np
 
 from lrdan_edge import Bundle, InspectionLoop, Inspector, open_source
-from lrdan_edge.bundle import versions
-from lrdan_edge.images import Frame, fit_frame
-from lrdan_edge.runtime.backends.base import Backend, Cores
-from lrdan_edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
-from lrdan_edge.runtime.device import processor
-from lrdan_edge.runtime.golden import golden_frames
+from lrdan_edge.backends.base import Backend, Cores
+from lrdan_edge.backends.onnxruntime import OnnxRuntimeBackend
+from lrdan_edge.backends.processor import processor
+from lrdan_edge.bundle.bundle import versions
+from lrdan_edge.data.images import Frame, fit_frame
+from lrdan_edge.engines.golden import golden_frames
 from lrdan_edge.runtime.loop import Progress
 from lrdan_edge.runtime.sinks.base import Sink
 from lrdan_edge.runtime.sinks.files import JsonLinesSink

@@ -16,10 +16,10 @@ import numpy as np
 import textures
 from skimage import data as photographs
 
-from lrdan_edge.images import Frame, list_images, read_image
-from lrdan_edge.runtime.device import processor
-from lrdan_edge.similarity import find_near_copies, join, similarities, thumbnail
-from lrdan_edge.train.protocol.readers import read_dataset
+from lrdan_edge.backends.processor import processor
+from lrdan_edge.data.images import Frame, list_images, read_image
+from lrdan_edge.data.similarity import find_near_copies, join, similarities, thumbnail
+from lrdan_edge.protocol.readers import read_dataset
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -64,7 +64,7 @@ def main() -> None:
         "",
         f"`{shlex.join(['python', 'benchmarks/near_copies.py', *sys.argv[1:]])}` on {processor().name}",
         "",
-        "Pairs of images by similarity, and what `lrdan_edge.similarity` makes of them; seconds without decoding.",
+        "Pairs of images by similarity, and what `lrdan_edge.data.similarity` makes of them; seconds without decoding.",
         "",
         "| set | images | 0.3 to 0.4 | to 0.5 | to 0.6 | to 0.7 | to 0.8 | to 0.9 | to 1 | near-copies | seconds |",
         "|---" * 11 + "|",

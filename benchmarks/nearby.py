@@ -18,14 +18,14 @@ import torch
 from detection import spread
 from torch import Tensor
 
-from lrdan_edge.bench.evaluate import mask_of
-from lrdan_edge.bundle import Bundle, versions
-from lrdan_edge.dataset import LabelledImage, test_images
-from lrdan_edge.images import fit_frame, read_image
-from lrdan_edge.manifest import to_json
+from lrdan_edge.bundle.bundle import Bundle, versions
+from lrdan_edge.bundle.manifest import to_json
+from lrdan_edge.data.dataset import LabelledImage, test_images
+from lrdan_edge.data.images import fit_frame, read_image
+from lrdan_edge.evaluation.evaluate import mask_of
 from lrdan_edge.metrics import PixelAuroc, auroc
-from lrdan_edge.train import scoring
-from lrdan_edge.train.scoring import ScoringHead, anomaly_map, load_ae2, preprocess
+from lrdan_edge.model import deployed as scoring
+from lrdan_edge.model.deployed import ScoringHead, anomaly_map, load_ae2, preprocess
 
 RESULTS = Path(__file__).parent / "results"
 WINDOWS, SHARES = (0.25, 0.5, 0.75), (0.003, 0.01, 0.03, 0.1)

@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from lrdan_edge.bundle import Bundle, versions
-from lrdan_edge.images import Frame
-from lrdan_edge.manifest import to_json
-from lrdan_edge.runtime.backends.base import Cores
-from lrdan_edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
-from lrdan_edge.runtime.device import processor
-from lrdan_edge.runtime.golden import golden_frames
+from lrdan_edge.backends.base import Cores
+from lrdan_edge.backends.onnxruntime import OnnxRuntimeBackend
+from lrdan_edge.backends.processor import processor
+from lrdan_edge.bundle.bundle import Bundle, versions
+from lrdan_edge.bundle.manifest import to_json
+from lrdan_edge.data.images import Frame
+from lrdan_edge.engines.golden import golden_frames
 
 RESULTS = Path(__file__).parent / "results"
 _PAUSE_S = 0.1

@@ -16,16 +16,16 @@ from typing import Any
 import cv2
 import numpy as np
 
-from lrdan_edge.bundle import Bundle, versions
+from lrdan_edge.backends.processor import processor
+from lrdan_edge.bundle.bundle import Bundle, versions
+from lrdan_edge.bundle.manifest import from_json, to_json
 from lrdan_edge.calibration.calibrate import calibrate
 from lrdan_edge.calibration.fidelity import LARGEST_AUROC_DIFFERENCE, LEAST_RANK_CORRELATION
 from lrdan_edge.calibration.report import CalibrationReport
 from lrdan_edge.export.graph import export
-from lrdan_edge.manifest import from_json, to_json
-from lrdan_edge.parity import SCORE_BOUND, ParityReport
-from lrdan_edge.runtime.device import processor
+from lrdan_edge.export.parity import SCORE_BOUND, ParityReport
+from lrdan_edge.protocol.idx import read_part
 from lrdan_edge.train.options import TrainOptions
-from lrdan_edge.train.protocol.idx import read_part
 from lrdan_edge.train.trainer import train
 
 RESULTS = Path(__file__).parent / "results"

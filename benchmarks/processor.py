@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 
 from lrdan_edge.bench.latency import as_markdown, bench
-from lrdan_edge.bundle import Bundle
-from lrdan_edge.manifest import to_json
+from lrdan_edge.bundle.bundle import Bundle
+from lrdan_edge.bundle.manifest import to_json
 
 RESULTS = Path(__file__).parent / "results"
 

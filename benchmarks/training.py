@@ -26,16 +26,16 @@ import msgspec
 import torch
 from surfaces import surfaces
 
-from lrdan_edge.bundle import versions
-from lrdan_edge.manifest import to_json
-from lrdan_edge.runtime.device import processor
+from lrdan_edge.backends.processor import processor
+from lrdan_edge.bundle.bundle import versions
+from lrdan_edge.bundle.manifest import to_json
 from lrdan_edge.train.distributed import Team
 from lrdan_edge.train.learner import EVERYTHING, Batch
 from lrdan_edge.train.loop import schedule_for
-from lrdan_edge.train.material import prepare
 from lrdan_edge.train.options import TrainOptions, choose_device, computes_bfloat16
 from lrdan_edge.train.prefetch import AHEAD, MOST_PAINTERS, batch_of, batches_for, painters_for
 from lrdan_edge.train.trainer import compile_networks, learner_for, networks_for
+from lrdan_edge.train.training_data import prepare
 
 RESULTS = Path(__file__).parent / "results"
 SETUPS = (("inspection", 256, 8), ("inspection", 256, 64), ("inspection", 64, 64), ("lrdan", 64, 16), ("lrdan", 64, 64))

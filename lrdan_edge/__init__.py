@@ -10,7 +10,7 @@ with Inspector.open("bundle") as inspector:
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lrdan_edge.bundle import Bundle
+    from lrdan_edge.bundle.bundle import Bundle
     from lrdan_edge.errors import LrdanError
     from lrdan_edge.runtime.inspector import Inspector
     from lrdan_edge.runtime.loop import InspectionLoop
@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Bundle": "lrdan_edge.bundle",
+    "Bundle": "lrdan_edge.bundle.bundle",
     "InspectionLoop": "lrdan_edge.runtime.loop",
     "Inspector": "lrdan_edge.runtime.inspector",
     "LrdanError": "lrdan_edge.errors",

@@ -1,5 +1,5 @@
 """``python -m lrdan_edge``."""
 
-from lrdan_edge.cli import main
+from lrdan_edge.cli.main import main
 
 main()

@@ -14,72 +14,165 @@ LrdanError                 what is wrong, with which value, and what to do
 ├── BackendError           inference failed
 └── MissingExtraError      an optional package is not installed
 
-The command line prints the message in one line and exits 1. Any other exception is a bug and keeps its traceback.
+An error keeps its parts: the problem, the fix, and the values that the fix names. As text it names the library's parameters
+(``give image_size=64x64``); the command line words the same parts with its options (``give --image-size 64x64``), prints one
+line and exits 1. Any other exception is a bug and keeps its traceback.
 """
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+SWITCHES = {"on": True, "off": False}
+"""What a fix may ask of a parameter that is true or false, as ``{refit:on}``."""
+
+
+class Parameter(str):
+    """A parameter in a fix, worded for a Python caller: ``image_size``, ``image_size=64x64`` or ``int8=False``."""
+
+    __slots__ = ()
+
+    def __format__(self, value: str) -> str:
+        """Write the name alone, or with the value that the fix asks for.
+
+        Args:
+            value: Empty, ``on``, ``off``, or the value itself.
+        """
+        return f"{self}={SWITCHES.get(value, value)}" if value else str(self)
+
+
+class _Parts(dict[str, Any]):
+    """The values of a fix; a name without one is a parameter."""
+
+    def __init__(self, values: Mapping[str, object], parameter: type[Parameter]) -> None:
+        super().__init__(values)
+        self._parameter = parameter
+
+    def __missing__(self, name: str) -> Parameter:
+        return self._parameter(name)
 
 
 class LrdanError(Exception):
-    """Base of every error whose message is meant for the user."""
+    """Base of every error whose message is meant for the user.
+
+    Attributes:
+        code: Names the kind of error for callers, as long as the type exists; a new type has a new code.
+        problem: What is wrong, with the value that was seen.
+        fix: What to do, a template: ``{name}`` is one of `values`, or else a parameter of the call that failed. Empty where the
+            problem says it all.
+        values: The values that `fix` names.
+    """
+
+    code: ClassVar[str] = "error"
+
+    def __init__(self, problem: str, fix: str = "", **values: object) -> None:
+        """Keep the parts.
+
+        Args:
+            problem: What is wrong, as the start of a sentence without a full stop.
+            fix: A template, never an f-string: braces in a file name are not to be read as names. ``{batch_size}`` names the
+                parameter, ``{batch_size:24}`` asks for a value, ``{batch_size:{best}}`` for one of `values`, ``{refit:on}`` and
+                ``{int8:off}`` for true and false.
+            **values: The values that `fix` names.
+        """
+        self.problem = problem
+        self.fix = fix
+        self.values = values
+        super().__init__(self.worded())
+
+    def worded(self, parameter: type[Parameter] = Parameter) -> str:
+        """The message in one line, parameters written as `parameter` writes them."""
+        fix = self.fix.format_map(_Parts(self.values, parameter))
+        return " ".join(f"{self.problem}: {fix}".split()) if fix else self.problem
 
 
 class BundleError(LrdanError):
     """The bundle cannot be read or written."""
 
+    code = "bundle"
+
 
 class MissingStageError(BundleError):
     """A stage that must come first has not run; the message names its command."""
+
+    code = "missing-stage"
 
 
 class ChangedFileError(BundleError):
     """A file of the bundle is not the one its manifest describes."""
 
+    code = "changed-file"
+
 
 class StaleStageError(BundleError):
     """A stage is older than what it was made from; the message names the command that renews it."""
+
+    code = "stale-stage"
 
 
 class DataError(LrdanError):
     """Images or folders cannot be used as they are."""
 
+    code = "data"
+
 
 class TrainingError(LrdanError):
     """Training cannot go on: NaN, collapse, too little data."""
+
+    code = "training"
 
 
 class CollapseError(TrainingError):
     """Training failed by itself and would fail again from where it stood: a loss is not finite, or a network has collapsed."""
 
+    code = "collapse"
+
 
 class InterruptedTrainingError(TrainingError):
     """Training was interrupted, and the bundle that it was to replace was kept; the message says how to go on."""
+
+    code = "interrupted-training"
 
 
 class ExportError(LrdanError):
     """A deploy graph cannot be written, or does not match its model."""
 
+    code = "export"
+
 
 class CalibrationError(LrdanError):
     """A threshold or a quantised graph cannot be made from the images given."""
+
+    code = "calibration"
 
 
 class EngineError(LrdanError):
     """An engine cannot be built, or does not fit this device."""
 
+    code = "engine"
+
 
 class SourceError(LrdanError):
     """A camera, stream or file cannot deliver frames."""
+
+    code = "source"
 
 
 class BackendError(LrdanError):
     """Inference failed."""
 
+    code = "backend"
+
 
 class DriftError(BackendError):
     """A backend does not reproduce the golden scores that its threshold was fitted with; the message says how to fix it."""
 
+    code = "drift"
+
 
 class MissingExtraError(LrdanError):
     """An optional package is not installed."""
+
+    code = "missing-extra"
 
     def __init__(self, module: str, extra: str, purpose: str) -> None:
         """Say which module is missing, what needs it and the line that installs it.

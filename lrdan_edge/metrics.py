@@ -1,4 +1,4 @@
-"""How well scores and heatmaps tell good from defective."""
+"""How well scores and heatmaps tell good from defective, and how far two score vectors differ."""
 
 import numpy as np
 import numpy.typing as npt
@@ -70,3 +70,23 @@ def binomial_bound(n: int, rate: float, confidence: float = 0.99) -> int:
     log_choose = np.concatenate([[0.0], np.cumsum(steps)])
     pmf = np.exp(log_choose + k * np.log(rate) + (n - k) * np.log1p(-rate))
     return int(np.searchsorted(np.cumsum(pmf), confidence))
+
+
+def relative_differences(
+    actual: npt.NDArray[np.float32], expected: npt.NDArray[np.float32], unit: float = 0.0
+) -> npt.NDArray[np.float64]:
+    """Differences of two score vectors, relative to the score, the median score or a unit, whichever is largest.
+
+    A normalised score or a log-odds may lie near zero, where a purely relative difference says nothing.
+
+    Args:
+        actual: Scores, float32 [n].
+        expected: The scores they should be, float32 [n].
+        unit: What scores are counted in; see ``Scoring.unit`` in the manifest.
+
+    Returns:
+        float64 [n], 0 or more; NaN where a score is not a number.
+    """
+    size = np.abs(expected.astype(np.float64))
+    scale = np.maximum(size, max(float(np.median(size)), unit, 1e-6))
+    return np.asarray(np.abs(actual.astype(np.float64) - expected) / scale)

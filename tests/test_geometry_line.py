@@ -13,22 +13,22 @@ from click.testing import CliRunner
 from parts import write
 
 from lrdan_edge import Inspector
-from lrdan_edge.bench.evaluate import evaluate
-from lrdan_edge.bundle import Bundle
-from lrdan_edge.cli import cli
+from lrdan_edge.bundle.bundle import Bundle
+from lrdan_edge.bundle.manifest import from_json
+from lrdan_edge.bundle.view import Geometry
+from lrdan_edge.cli.main import cli
+from lrdan_edge.data.images import read_image
+from lrdan_edge.engines.build import BuildRequest, build_engine
+from lrdan_edge.engines.verify import verify_engine
 from lrdan_edge.errors import DataError
-from lrdan_edge.export.engine import BuildRequest, build_engine
-from lrdan_edge.geometry import Geometry
-from lrdan_edge.images import read_image
-from lrdan_edge.manifest import from_json
-from lrdan_edge.parity import ParityReport
+from lrdan_edge.evaluation.evaluate import evaluate
+from lrdan_edge.export.parity import ParityReport
 from lrdan_edge.runtime.annotate import overlay
 from lrdan_edge.runtime.explain import explain
-from lrdan_edge.runtime.verify import verify_engine
 
 torch = pytest.importorskip("torch")
-from lrdan_edge.train.geometry import Stitch  # noqa: E402
-from lrdan_edge.train.scoring import load_ae2, preprocess  # noqa: E402
+from lrdan_edge.model.deployed import load_ae2, preprocess  # noqa: E402
+from lrdan_edge.model.tiling import Stitch  # noqa: E402
 
 ROWS, COLUMNS = 90, 140
 REGION = (20, 10, 100, 70)  # outside it nothing is inspected
@@ -208,8 +208,8 @@ def test_the_camera_may_have_another_resolution(trained: Bundle, tmp_path: Path)
 
 
 def test_images_of_several_sizes_need_a_frame_size(tmp_path: Path) -> None:
-    from lrdan_edge.train.material import prepare
     from lrdan_edge.train.options import TrainOptions
+    from lrdan_edge.train.training_data import prepare
     from lrdan_edge.train.view import View
 
     rng = np.random.default_rng(0)

@@ -13,8 +13,10 @@ from importlib.util import find_spec
 
 import numpy as np
 
+from lrdan_edge.backends.base import Backend
+from lrdan_edge.backends.processor import processor
 from lrdan_edge.bench import plots
-from lrdan_edge.bundle import (
+from lrdan_edge.bundle.bundle import (
     BENCHMARK,
     DECISION,
     ENGINES,
@@ -25,14 +27,13 @@ from lrdan_edge.bundle import (
     processor_graph_name,
     versions,
 )
+from lrdan_edge.bundle.manifest import PRECISIONS, SCHEMA_VERSION, BenchmarkEntry, BenchmarkReport, to_json
+from lrdan_edge.data.images import Frame
+from lrdan_edge.engines.golden import golden_frames
+from lrdan_edge.engines.select import candidates, choose
 from lrdan_edge.errors import LrdanError
-from lrdan_edge.images import Frame
-from lrdan_edge.manifest import PRECISIONS, SCHEMA_VERSION, BenchmarkEntry, BenchmarkReport, to_json
-from lrdan_edge.runtime.backends.base import Backend
-from lrdan_edge.runtime.device import processor
-from lrdan_edge.runtime.golden import golden_frames
+from lrdan_edge.evaluation.figure import matplotlib_found
 from lrdan_edge.runtime.inspector import decision_for, open_proven
-from lrdan_edge.runtime.select import candidates, choose
 
 EAGER = "torch fp32"
 
@@ -75,7 +76,7 @@ def bench(
         result = _measure(bundle, command, batches, seconds, rounds, report)
         stage.path(BENCHMARK).write_bytes(to_json(result))
         stage.path(f"{REPORTS}/benchmark.md").write_text(as_markdown(result), encoding="utf-8")
-        if plots.matplotlib_found():
+        if matplotlib_found():
             plots.benchmark(stage.path(f"{REPORTS}/benchmark.png"), result)
     return result
 

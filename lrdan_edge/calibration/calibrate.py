@@ -12,23 +12,24 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from lrdan_edge.bundle import DECISION, GOLDEN, REPORTS, Bundle, Stage, graph_name, processor_graph_name, sha256_of
+from lrdan_edge.backends.base import Backend
+from lrdan_edge.backends.onnxruntime import OnnxRuntimeBackend
+from lrdan_edge.backends.processor import processor
+from lrdan_edge.bundle.bundle import DECISION, GOLDEN, REPORTS, Bundle, Stage, graph_name, processor_graph_name, sha256_of
+from lrdan_edge.bundle.manifest import SCHEMA_VERSION, Decision, Golden, Precision, ThresholdRule, to_json
 from lrdan_edge.calibration import plots
 from lrdan_edge.calibration.choose import Choice, choose
 from lrdan_edge.calibration.decision import DEFAULT_FALSE_REJECT_RATE, DEFAULT_RECALL, Wish, decide, parts_note
 from lrdan_edge.calibration.fidelity import Yardstick
-from lrdan_edge.calibration.material import Intake, Material, gather
+from lrdan_edge.calibration.images import Intake, Material, gather
 from lrdan_edge.calibration.quantise import load_quantisable
 from lrdan_edge.calibration.ranges import METHODS, ActivationRange, Method, collect_ranges
 from lrdan_edge.calibration.report import CalibrationReport, as_markdown, describe_labels, ranges_of
 from lrdan_edge.calibration.scores import score_images
 from lrdan_edge.calibration.unsigned import with_unsigned_activations
+from lrdan_edge.data.images import Frame
 from lrdan_edge.errors import CalibrationError, DataError
-from lrdan_edge.images import Frame
-from lrdan_edge.manifest import SCHEMA_VERSION, Decision, Golden, Precision, ThresholdRule, to_json
-from lrdan_edge.runtime.backends.base import Backend
-from lrdan_edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
-from lrdan_edge.runtime.device import processor
+from lrdan_edge.evaluation.figure import matplotlib_found
 
 CALIBRATION = f"{REPORTS}/calibration.json"
 _GOLDEN_IMAGES = 8
@@ -172,7 +173,7 @@ def _on_this_processor(graph: bytes) -> Iterator[Backend]:
     """What runs an int8 graph by this processor's integer kernels."""
     yield OnnxRuntimeBackend(graph, "int8")
     if find_spec("openvino"):
-        from lrdan_edge.runtime.backends.openvino import OpenVinoBackend
+        from lrdan_edge.backends.openvino import OpenVinoBackend
 
         yield OpenVinoBackend(graph, "int8")
 
@@ -249,7 +250,7 @@ def _report(
 def _write_report(stage: Stage, report: CalibrationReport) -> None:
     stage.path(CALIBRATION).write_bytes(to_json(report))
     stage.path(f"{REPORTS}/calibration.md").write_text(as_markdown(report), encoding="utf-8")
-    if plots.matplotlib_found():
+    if matplotlib_found():
         plots.draw_layers(stage.path(f"{REPORTS}/calibration-layers.png"), report)
         plots.draw_scores(stage.path(f"{REPORTS}/calibration-scores.png"), report)
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from lrdan_edge.bundle.manifest import GraphDecision, ThresholdRule
 from lrdan_edge.errors import CalibrationError
-from lrdan_edge.manifest import GraphDecision, ThresholdRule
 
 DEFAULT_FALSE_REJECT_RATE = 0.02
 DEFAULT_RECALL = 0.95

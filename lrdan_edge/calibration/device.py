@@ -6,16 +6,16 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from lrdan_edge.bundle import DECISION, ENGINES, Bundle, Stage, decide_stage, engine_decision_name, graph_name
+from lrdan_edge.backends.base import Backend
+from lrdan_edge.backends.onnxruntime import OnnxRuntimeBackend
+from lrdan_edge.bundle.bundle import DECISION, ENGINES, Bundle, Stage, decide_stage, engine_decision_name, graph_name
+from lrdan_edge.bundle.manifest import PRECISIONS, SCHEMA_VERSION, Decision, GraphDecision, Precision, to_json
 from lrdan_edge.calibration.calibrate import Progress
 from lrdan_edge.calibration.decision import Scores, Wish, decide
-from lrdan_edge.calibration.material import Intake, labelled_images, recorded, threshold_images
+from lrdan_edge.calibration.images import Intake, labelled_images, recorded, threshold_images
 from lrdan_edge.calibration.scores import score_images
-from lrdan_edge.manifest import PRECISIONS, SCHEMA_VERSION, Decision, GraphDecision, Precision, to_json
-from lrdan_edge.runtime.backends.base import Backend
-from lrdan_edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
-from lrdan_edge.runtime.engines import Engine, engines, open_engine, sidecar_of
-from lrdan_edge.runtime.golden import golden_frames
+from lrdan_edge.engines.golden import golden_frames
+from lrdan_edge.engines.open import Engine, engines, open_engine, sidecar_of
 
 
 @dataclass(frozen=True)

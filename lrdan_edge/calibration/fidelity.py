@@ -10,13 +10,13 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from lrdan_edge.calibration.material import Intake
+from lrdan_edge.backends.base import Backend
+from lrdan_edge.backends.onnxruntime import OnnxRuntimeBackend
+from lrdan_edge.calibration.images import Intake
 from lrdan_edge.calibration.painted import paint_defects
-from lrdan_edge.dataset import LabelledImage
-from lrdan_edge.images import Frame
+from lrdan_edge.data.dataset import LabelledImage
+from lrdan_edge.data.images import Frame
 from lrdan_edge.metrics import auroc
-from lrdan_edge.runtime.backends.base import Backend
-from lrdan_edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
 
 if TYPE_CHECKING:
     import onnx

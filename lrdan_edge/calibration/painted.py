@@ -6,8 +6,8 @@ from good images as well as fp32's does, shows it. After CutPaste (Li et al., 20
 
 import numpy as np
 
-from lrdan_edge.geometry import Region
-from lrdan_edge.images import Frame
+from lrdan_edge.bundle.view import Region
+from lrdan_edge.data.images import Frame
 
 _SHARE = (0.005, 0.04)  # of the image's area
 _ASPECT = (0.3, 3.3)

@@ -1,12 +1,12 @@
 """The calibration report's pictures: ranges, scores, thresholds, sensitivities."""
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lrdan_edge.calibration.report import CalibrationReport
+from lrdan_edge.evaluation.figure import new_figure
 
 _COLOURS = {"fp32": "#1f77b4", "fp16": "#2ca02c", "int8": "#d62728"}
 _MARKS = {
@@ -20,16 +20,9 @@ _MARKS = {
 }
 
 
-def matplotlib_found() -> bool:
-    """Whether plots can be drawn."""
-    return find_spec("matplotlib") is not None
-
-
 def draw_layers(path: Path, report: CalibrationReport) -> None:
     """Write a PNG: per activation its range by each method, and per layer what it alone does to the score."""
-    from matplotlib.figure import Figure  # without pyplot: no display, no global state
-
-    figure = Figure(figsize=(11, 1.5 + 0.21 * len(report.ranges)), layout="constrained")
+    figure = new_figure(11, 1.5 + 0.21 * len(report.ranges))
     left, right = figure.subplots(1, 2)
     rows = np.arange(len(report.ranges))
     least = min((one.largest for one in report.ranges if one.largest > 0), default=1.0) / 4
@@ -56,9 +49,7 @@ def draw_layers(path: Path, report: CalibrationReport) -> None:
 
 def draw_scores(path: Path, report: CalibrationReport) -> None:
     """Write a PNG: int8 scores against fp32 scores, and every graph's held-out good scores with its threshold."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 5), layout="constrained")
+    figure = new_figure(11, 5)
     left, right = figure.subplots(1, 2)
     _draw_scatter(left, report)
     for precision, scores in report.held_out_scores.items():

@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from lrdan_edge.calibration.material import Intake
+from lrdan_edge.backends.onnxruntime import session_options
+from lrdan_edge.calibration.images import Intake
 from lrdan_edge.calibration.painted import paint_defects
 from lrdan_edge.errors import CalibrationError
-from lrdan_edge.runtime.backends.onnxruntime import session_options
 
 if TYPE_CHECKING:
     from lrdan_edge.calibration.quantise import QuantisableGraph

@@ -2,11 +2,11 @@
 
 import msgspec
 
+from lrdan_edge.bundle.manifest import Decision
 from lrdan_edge.calibration.choose import Choice, Sensitivity, Trial
 from lrdan_edge.calibration.fidelity import LARGEST_AUROC_DIFFERENCE, LEAST_RANK_CORRELATION
-from lrdan_edge.calibration.material import Material
+from lrdan_edge.calibration.images import Material
 from lrdan_edge.calibration.ranges import ActivationRange, Method
-from lrdan_edge.manifest import Decision
 
 
 class Range(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
+from lrdan_edge.backends.base import Backend
 from lrdan_edge.calibration.decision import Scores
-from lrdan_edge.calibration.material import Intake
-from lrdan_edge.runtime.backends.base import Backend
+from lrdan_edge.calibration.images import Intake
 
 _BATCH = 16
 

@@ -14,10 +14,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from lrdan_edge.bundle.manifest import to_json
+from lrdan_edge.data.images import Frame
 from lrdan_edge.demo.defects import KINDS, paint
 from lrdan_edge.errors import DataError, MissingExtraError
-from lrdan_edge.images import Frame
-from lrdan_edge.manifest import to_json
 from lrdan_edge.runtime.sources.native import quiet
 
 Photograph: TypeAlias = npt.NDArray[np.float32]

@@ -13,20 +13,20 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from lrdan_edge.bundle import RECONSTRUCTION, WEIGHTS, Bundle, graph_name
+from lrdan_edge.backends.base import largest_batch
+from lrdan_edge.bundle.bundle import RECONSTRUCTION, WEIGHTS, Bundle, graph_name
+from lrdan_edge.bundle.manifest import ModelSpec, Precision
+from lrdan_edge.bundle.view import Geometry
+from lrdan_edge.data.images import Frame
 from lrdan_edge.errors import ExportError, MissingExtraError
+from lrdan_edge.export.parity import Parity
 from lrdan_edge.export.reference import measure, reference_images, torch_outputs, write_report
-from lrdan_edge.geometry import Geometry
-from lrdan_edge.images import Frame
-from lrdan_edge.manifest import ModelSpec, Precision
-from lrdan_edge.parity import Parity
-from lrdan_edge.runtime.backends.base import largest_batch
 
 if TYPE_CHECKING:
     import onnx
     import torch
 
-    from lrdan_edge.train.scoring import DeployModule
+    from lrdan_edge.model.deployed import DeployModule
 
 OPSET = 18
 FLOAT32_FIRST = (2, 4, 6, 8)
@@ -48,7 +48,7 @@ def export(bundle: Bundle, *, frame_size: tuple[int, int] | None = None) -> None
 
     Raises:
         MissingStageError: The bundle has no weights.
-        ExportError: A graph is invalid, the frame size cannot be, or a bound of `lrdan_edge.parity` breaks.
+        ExportError: A graph is invalid, the frame size cannot be, or a bound of `lrdan_edge.export.parity` breaks.
         MissingExtraError: torch or onnx is not installed.
     """
     try:
@@ -57,7 +57,7 @@ def export(bundle: Bundle, *, frame_size: tuple[int, int] | None = None) -> None
     except ImportError as error:
         raise MissingExtraError(error.name or "torch", "train", "export") from error
     from lrdan_edge.export.reconstruction import ReconstructionModule
-    from lrdan_edge.train.scoring import load_ae2
+    from lrdan_edge.model.deployed import load_ae2
 
     weights = bundle.file(WEIGHTS, "lrdan-edge train")
     model = _with_frame_size(bundle, frame_size)
@@ -132,8 +132,8 @@ def prepare(module: "DeployModule", precision: Precision, first: int = FLOAT32_F
         precision: fp32 or fp16.
         first: How many convolutions at the start of an fp16 graph stay in float32.
     """
-    from lrdan_edge.train.networks import Marker, Restorer
-    from lrdan_edge.train.precision import halve
+    from lrdan_edge.model.networks import Marker, Restorer
+    from lrdan_edge.model.precision import halve
 
     if isinstance(module.ae2, Restorer) and module.source == "defects":
         module.ae2 = Marker(module.ae2)
@@ -170,7 +170,7 @@ def to_onnx(module: "torch.nn.Module", frames: Frame, outputs: tuple[str, ...] =
     """Export a deploy module in the precision it has.
 
     Args:
-        module: `lrdan_edge.train.scoring.DeployModule`, halved for fp16.
+        module: `lrdan_edge.model.deployed.DeployModule`, halved for fp16.
         frames: At least one frame, uint8 [N, H, W, C], for its shape.
         outputs: The outputs' names.
 

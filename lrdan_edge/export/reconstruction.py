@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from lrdan_edge.train.scoring import DeployModule, preprocess, standardisation
+from lrdan_edge.model.deployed import DeployModule, preprocess, standardisation
 
 if TYPE_CHECKING:
-    from lrdan_edge.manifest import Preprocessing
+    from lrdan_edge.bundle.manifest import Preprocessing
 
 
 class ReconstructionModule(nn.Module):

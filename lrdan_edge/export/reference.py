@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from lrdan_edge.bundle import REPORTS, Bundle, Stage, versions
-from lrdan_edge.dataset import recorded_images, test_images
+from lrdan_edge.backends.base import Backend
+from lrdan_edge.bundle.bundle import REPORTS, Bundle, Stage, versions
+from lrdan_edge.bundle.manifest import SCHEMA_VERSION, Precision, to_json
+from lrdan_edge.data.dataset import recorded_images, test_images
+from lrdan_edge.data.images import Frame, load_frames
 from lrdan_edge.errors import BackendError, DataError, MissingExtraError
-from lrdan_edge.images import Frame, load_frames
-from lrdan_edge.manifest import SCHEMA_VERSION, Precision, to_json
-from lrdan_edge.parity import Floats, Parity, ParityReport, as_markdown, compare
-from lrdan_edge.runtime.backends.base import Backend
+from lrdan_edge.export.parity import Floats, Parity, ParityReport, as_markdown, compare
 
 if TYPE_CHECKING:
     import torch
@@ -96,8 +96,8 @@ def measure(
     Raises:
         BackendError: A backend refuses the graph.
     """
-    from lrdan_edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
-    from lrdan_edge.runtime.backends.openvino import OpenVinoBackend
+    from lrdan_edge.backends.onnxruntime import OnnxRuntimeBackend
+    from lrdan_edge.backends.openvino import OpenVinoBackend
 
     rows, missing = [], []
     backends: tuple[type[OnnxRuntimeBackend] | type[OpenVinoBackend], ...] = (OnnxRuntimeBackend, OpenVinoBackend)

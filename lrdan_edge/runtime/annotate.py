@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from lrdan_edge.geometry import Share, share_to_pixels
-from lrdan_edge.images import Frame, crop_share
+from lrdan_edge.bundle.view import Share, share_to_pixels
+from lrdan_edge.data.images import Frame, crop_share
 from lrdan_edge.runtime.verdict import Verdict
 
 COLOURS = {"good": (80, 175, 76), "reject": (60, 60, 220), "fault": (0, 165, 255)}

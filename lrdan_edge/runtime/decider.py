@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
+from lrdan_edge.bundle.view import Share
 from lrdan_edge.errors import DataError
-from lrdan_edge.geometry import Share
 from lrdan_edge.runtime.inspector import Inspector
 from lrdan_edge.runtime.rule import ELSEWHERE, Region, Rule
 from lrdan_edge.runtime.verdict import Outcome, Verdict

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from lrdan_edge.bundle import Bundle
+from lrdan_edge.backends.base import ANY_CORES, Backend, Cores
+from lrdan_edge.bundle.bundle import Bundle
+from lrdan_edge.bundle.manifest import BitDepth, GraphDecision, Precision
+from lrdan_edge.data.images import Frame, fit_frame, to_eight_bits
+from lrdan_edge.engines.golden import prove
+from lrdan_edge.engines.select import Choice, choose
 from lrdan_edge.errors import DataError, LrdanError, MissingStageError
-from lrdan_edge.images import Frame, fit_frame, to_eight_bits
-from lrdan_edge.manifest import BitDepth, GraphDecision, Precision
-from lrdan_edge.runtime.backends.base import ANY_CORES, Backend, Cores
-from lrdan_edge.runtime.golden import prove
-from lrdan_edge.runtime.select import Choice, choose
 from lrdan_edge.runtime.verdict import Judge, Verdict, Verdicts
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def decision_for(bundle: Bundle, choice: Choice) -> GraphDecision:
 
 
 def open_proven(bundle: Bundle, choice: Choice, decision: GraphDecision, cores: Cores = ANY_CORES) -> Backend:
-    """Open what was chosen, and hold it to the golden frames; see `lrdan_edge.runtime.golden.prove`.
+    """Open what was chosen, and hold it to the golden frames; see `lrdan_edge.engines.golden.prove`.
 
     Raises:
         DriftError: Its scores are not those that `decision` was fitted on.
@@ -100,11 +100,11 @@ class Inspector:
         """Open a bundle for inspection, to be judged by the engine's own decision where it has one, else by its graph's.
 
         What was opened then scores some golden frames, and is refused where it does not score them as what its threshold was
-        fitted on (see `lrdan_edge.runtime.golden.prove`).
+        fitted on (see `lrdan_edge.engines.golden.prove`).
 
         Args:
             bundle: The folder, or an opened bundle.
-            backend: ``auto`` (the fastest that fits), or the one to use, of `lrdan_edge.runtime.select.BACKENDS`; nothing falls
+            backend: ``auto`` (the fastest that fits), or the one to use, of `lrdan_edge.engines.select.BACKENDS`; nothing falls
                 back to another.
             precision: Only this precision; None: the fastest.
             threshold: A threshold of the user's own instead of the calibrated one.

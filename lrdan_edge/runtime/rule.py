@@ -4,8 +4,8 @@ import math
 import re
 from dataclasses import dataclass
 
+from lrdan_edge.bundle.view import Share
 from lrdan_edge.errors import DataError
-from lrdan_edge.geometry import Share
 
 ELSEWHERE = "elsewhere"
 """What the part of the picture outside all regions is called."""

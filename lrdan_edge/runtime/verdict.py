@@ -9,9 +9,9 @@ from typing import Any, Literal, overload
 import numpy as np
 import numpy.typing as npt
 
+from lrdan_edge.bundle.manifest import GraphDecision
+from lrdan_edge.bundle.view import Share
 from lrdan_edge.errors import DataError
-from lrdan_edge.geometry import Share
-from lrdan_edge.manifest import GraphDecision
 
 Outcome = Literal["good", "reject", "fault"]
 

@@ -23,9 +23,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lrdan_edge.bundle_files import flush
-from lrdan_edge.images import Pixels, cut_frame, fit_frame, read_pixels, to_eight_bits
-from lrdan_edge.manifest import ModelSpec
+from lrdan_edge.bundle.files import flush
+from lrdan_edge.bundle.manifest import ModelSpec
+from lrdan_edge.data.images import Pixels, cut_frame, fit_frame, read_pixels, to_eight_bits
 
 CACHE_VARIABLE = "LRDAN_CACHE"
 MOST_BYTES = 4 << 30  # of all caches together; the least recently used go first

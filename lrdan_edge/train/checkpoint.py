@@ -16,7 +16,7 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from lrdan_edge.bundle_files import Folder
+from lrdan_edge.bundle.files import Folder
 from lrdan_edge.train.report import Epoch
 
 _NETWORK, _OPTIMISER, _GENERATOR = "network.", "optimiser.", "generator."  # how tensors' names begin

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lrdan_edge.train.board import Board
 from lrdan_edge.train.cache import Frames
 from lrdan_edge.train.checkpoint import Checkpoint, State
 from lrdan_edge.train.collapse import Watch
@@ -18,6 +17,7 @@ from lrdan_edge.train.learner import Batch, Learner
 from lrdan_edge.train.options import RECIPES, TrainOptions
 from lrdan_edge.train.prefetch import batch_of, batches_for
 from lrdan_edge.train.progress import Progress
+from lrdan_edge.train.tensorboard_log import Board
 
 WARM_UP = 30  # steps over which the learning rate rises
 

@@ -7,10 +7,10 @@ from typing import Literal
 
 import torch
 
+from lrdan_edge.bundle.manifest import BIT_DEPTHS, BitDepth, ModelSpec, Scoring
 from lrdan_edge.errors import TrainingError
-from lrdan_edge.manifest import BIT_DEPTHS, BitDepth, ModelSpec, Scoring
-from lrdan_edge.train.adversaries import DualReading
-from lrdan_edge.train.losses import LossWeights
+from lrdan_edge.train.recipes.lrdan.adversaries import DualReading
+from lrdan_edge.train.recipes.lrdan.losses import LossWeights
 from lrdan_edge.train.view import View
 
 
@@ -30,8 +30,8 @@ class TrainOptions:
         decoder: ``resize`` (quantises everywhere) or ``transposed`` (the paper's).
         dual_reading: Who minimises the dual term.
         weights: The losses' weights.
-        group_by: ``auto`` or a regular expression: images of one group are held out together; see `lrdan_edge.grouping`.
-        known_defects: Folder of a few labelled defects to learn from too, or None; see `lrdan_edge.train.known`.
+        group_by: ``auto`` or a regular expression: images of one group are held out together; see `lrdan_edge.data.grouping`.
+        known_defects: Folder of a few labelled defects to learn from too, or None; see `lrdan_edge.train.known_defects`.
         scoring: How AE2's output becomes a score, or None for what the recipe and the image size ask for.
         bit_depth: How many bits of 16-bit images are used, or None for as many as the largest value of all good images needs.
         resume: Go on from the checkpoint of a killed or interrupted run: None does if there is one of the very same run, True

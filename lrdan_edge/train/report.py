@@ -4,6 +4,8 @@ from pathlib import Path
 
 import msgspec
 
+from lrdan_edge.evaluation.figure import new_figure
+
 Epoch = dict[str, float]
 """An epoch's mean losses by term."""
 
@@ -15,12 +17,10 @@ def write_losses(path: Path, epochs: list[Epoch]) -> None:
 
 def draw_losses(path: Path, epochs: list[Epoch]) -> None:
     """Draw one small panel per term into a PNG."""
-    from matplotlib.figure import Figure  # without pyplot: no display, no global state
-
     names = [name for name in epochs[0] if not name.startswith("spread")]
     columns = 2 if len(names) <= 4 else 3
     rows = -(-len(names) // columns)
-    figure = Figure(figsize=(3 * columns, 2.4 * rows), layout="constrained")
+    figure = new_figure(3 * columns, 2.4 * rows)
     for index, name in enumerate(names):
         axes = figure.add_subplot(rows, columns, index + 1)
         axes.plot(range(1, len(epochs) + 1), [epoch[name] for epoch in epochs], marker="." if len(epochs) < 3 else None)

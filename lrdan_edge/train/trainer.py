@@ -17,28 +17,28 @@ import torch
 from torch import Tensor, nn
 
 from lrdan_edge import __version__
-from lrdan_edge.bundle import CHECKPOINT, REPORTS, WEIGHTS, Bundle, Stage
+from lrdan_edge.bundle.bundle import CHECKPOINT, REPORTS, WEIGHTS, Bundle, Stage
+from lrdan_edge.bundle.manifest import BitDepth, ModelSpec, Preprocessing, Scoring
 from lrdan_edge.errors import CollapseError, InterruptedTrainingError, TrainingError
-from lrdan_edge.manifest import BitDepth, ModelSpec, Preprocessing, Scoring
-from lrdan_edge.train.adversaries import Adversaries, Optimisation
-from lrdan_edge.train.board import Board, TensorBoard
+from lrdan_edge.model.deployed import anomaly_map, preprocess
+from lrdan_edge.model.networks import Autoencoder, Restorer, ae2_for
+from lrdan_edge.model.tiling import Stitch
 from lrdan_edge.train.cache import Frames
 from lrdan_edge.train.checkpoint import Checkpoint, State
 from lrdan_edge.train.distributed import Team, synchronise, team
-from lrdan_edge.train.earlier import Earlier, require_room
-from lrdan_edge.train.geometry import Stitch
 from lrdan_edge.train.interrupt import first_interrupt_is_polite
-from lrdan_edge.train.known import KnownDefects
+from lrdan_edge.train.known_defects import KnownDefects
 from lrdan_edge.train.learner import OFFSET, SCALE, Learner, to_input
 from lrdan_edge.train.loop import Loop, Schedule, rate_at, schedule_for
-from lrdan_edge.train.material import Material, prepare
-from lrdan_edge.train.networks import Autoencoder, Restorer, ae2_for
 from lrdan_edge.train.options import RECIPES, TrainOptions, choose_device, computes_bfloat16, scoring_for
+from lrdan_edge.train.overwrite import Earlier, require_room
 from lrdan_edge.train.progress import Progress, TerminalProgress
-from lrdan_edge.train.reconstruction import Reconstruction
+from lrdan_edge.train.recipes.inspection.restoration import Restoration, stretch_for
+from lrdan_edge.train.recipes.lrdan.adversaries import Adversaries, Optimisation
+from lrdan_edge.train.recipes.reconstruction.reconstruction import Reconstruction
 from lrdan_edge.train.report import Epoch, draw_losses, write_losses
-from lrdan_edge.train.restoration import Restoration, stretch_for
-from lrdan_edge.train.scoring import anomaly_map, preprocess
+from lrdan_edge.train.tensorboard_log import Board, TensorBoard
+from lrdan_edge.train.training_data import Material, prepare
 
 __all__ = [
     "TrainOptions",
@@ -69,7 +69,7 @@ def train(data: Path, bundle_path: Path, options: TrainOptions | None = None, pr
     Started by ``torchrun``, its processes train together; the first one writes.
 
     Args:
-        data: Folder of good images, or one with ``train/good``; see `lrdan_edge.dataset`.
+        data: Folder of good images, or one with ``train/good``; see `lrdan_edge.data.dataset`.
         bundle_path: The bundle.
         options: What was asked for.
         progress: Who is told; the terminal by default.

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from lrdan_edge.bundle.view import Geometry, Region, tile_starts, tiles_needed
 from lrdan_edge.errors import DataError
-from lrdan_edge.geometry import Geometry, Region, tile_starts, tiles_needed
 
 NATIVE_TILE = 256  # pixels of a tile that is cut at the frame's own resolution, if the user names no other size
 OVERLAP_SHARE = 8  # neighbours share an eighth of a tile, if the user names no overlap

@@ -14,7 +14,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 def test_each_part_that_cannot_run_says_why(line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from lrdan_edge.runtime.nvidia import find_gpu
+    from lrdan_edge.backends.nvidia import find_gpu
 
     if find_gpu() or torch.cuda.is_available():
         pytest.skip("this machine has a GPU: run benchmarks/gpu_check.py itself")

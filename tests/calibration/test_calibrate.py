@@ -9,15 +9,15 @@ from onnx import TensorProto, numpy_helper
 from parts import Line, defective_image, write
 from scipy.stats import spearmanr
 
-from lrdan_edge.bundle import Bundle
+from lrdan_edge.backends.onnxruntime import OnnxRuntimeBackend
+from lrdan_edge.bundle.bundle import Bundle
 from lrdan_edge.calibration.calibrate import calibrate
 from lrdan_edge.calibration.fidelity import LEAST_RANK_CORRELATION
-from lrdan_edge.calibration.material import gather, labelled_images
+from lrdan_edge.calibration.images import gather, labelled_images
 from lrdan_edge.calibration.ranges import METHODS
 from lrdan_edge.calibration.report import CalibrationReport
+from lrdan_edge.engines.golden import golden_frames, golden_scores
 from lrdan_edge.errors import CalibrationError, DataError
-from lrdan_edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
-from lrdan_edge.runtime.golden import golden_frames, golden_scores
 
 
 @pytest.fixture(scope="module")

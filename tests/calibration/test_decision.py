@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import f1_score
 
+from lrdan_edge.bundle.manifest import ThresholdRule
 from lrdan_edge.calibration.decision import (
     Wish,
     best_f1_threshold,
@@ -20,7 +21,6 @@ from lrdan_edge.calibration.decision import (
     require_enough,
 )
 from lrdan_edge.errors import CalibrationError
-from lrdan_edge.manifest import ThresholdRule
 
 
 @given(st.integers(1, 400), st.floats(0.005, 0.5))

@@ -9,16 +9,16 @@ import pytest
 from click.testing import CliRunner
 from parts import Line
 
-from lrdan_edge.bundle import Bundle
+from lrdan_edge.bundle.bundle import Bundle
 from lrdan_edge.calibration import device
 from lrdan_edge.calibration.calibrate import calibrate
 from lrdan_edge.calibration.decision import Wish
 from lrdan_edge.calibration.device import decide_here
-from lrdan_edge.cli import cli
+from lrdan_edge.cli.main import cli
+from lrdan_edge.data.images import list_images, load_frames
+from lrdan_edge.engines.build import BuildRequest, build_engine
+from lrdan_edge.engines.open import engine, open_engine
 from lrdan_edge.errors import CalibrationError, DataError
-from lrdan_edge.export.engine import BuildRequest, build_engine
-from lrdan_edge.images import list_images, load_frames
-from lrdan_edge.runtime.engines import engine, open_engine
 from lrdan_edge.runtime.inspector import Inspector
 
 
@@ -126,7 +126,7 @@ def test_it_needs_neither_onnx_nor_torch(own_bundle: Bundle, engine_name: str) -
         "        if name.split('.')[0] in ('onnx', 'torch', 'matplotlib', 'scipy', 'sklearn'):\n"
         "            raise ImportError(name)\n"
         "sys.meta_path.insert(0, Barred())\n"
-        "from lrdan_edge.cli import cli\n"
+        "from lrdan_edge.cli.main import cli\n"
         f"cli(['calibrate', '--decision-only', '--bundle', {str(own_bundle.path)!r}])\n"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

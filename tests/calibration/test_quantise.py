@@ -7,15 +7,15 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from parts import Line
 
-from lrdan_edge.bundle import Bundle
+from lrdan_edge.backends.onnxruntime import OnnxRuntimeBackend
+from lrdan_edge.backends.openvino import OpenVinoBackend
+from lrdan_edge.bundle.bundle import Bundle
 from lrdan_edge.calibration.layout import reshape_instead_of_transpose
 from lrdan_edge.calibration.quantise import QuantisableGraph
 from lrdan_edge.calibration.unsigned import with_unsigned_activations
+from lrdan_edge.data.images import list_images, load_frames
+from lrdan_edge.engines.select import choose
 from lrdan_edge.errors import CalibrationError
-from lrdan_edge.images import list_images, load_frames
-from lrdan_edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
-from lrdan_edge.runtime.backends.openvino import OpenVinoBackend
-from lrdan_edge.runtime.select import choose
 
 WIDTH = 8
 

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lrdan_edge import cli_options
 from lrdan_edge.calibration.ranges import BINS, METHODS, ActivationRange, MagnitudeHistogram
+from lrdan_edge.cli import options as cli_options
 from lrdan_edge.errors import CalibrationError
 
 

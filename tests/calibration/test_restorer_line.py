@@ -10,12 +10,12 @@ import onnx
 import pytest
 from parts import Line
 
-from lrdan_edge.bundle import Bundle
-from lrdan_edge.images import list_images, load_frames
+from lrdan_edge.backends.onnxruntime import OnnxRuntimeBackend
+from lrdan_edge.bundle.bundle import Bundle
+from lrdan_edge.data.images import list_images, load_frames
+from lrdan_edge.export.parity import Parity
 from lrdan_edge.metrics import auroc
-from lrdan_edge.parity import Parity
 from lrdan_edge.runtime.annotate import glow_level
-from lrdan_edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from lrdan_edge.runtime.decider import pixel_threshold
 from lrdan_edge.runtime.inspector import Inspector
 
@@ -53,8 +53,8 @@ def test_every_graph_scores_as_the_network_does(restorer: Bundle, line: Line) ->
 
 def test_what_is_defective_is_restored_and_the_rest_is_kept(restorer: Bundle, line: Line) -> None:
     """Held against the good images themselves, which defects never seen in training were painted into."""
-    from lrdan_edge.train.restoration import Restoration
-    from lrdan_edge.train.scoring import load_ae2, standardisation
+    from lrdan_edge.model.deployed import load_ae2, standardisation
+    from lrdan_edge.train.recipes.inspection.restoration import Restoration
 
     ae2 = load_ae2(restorer).ae2
     good = load_frames(list_images(line.data / "test" / "good"), restorer.manifest.model.frame_shape)
@@ -119,7 +119,7 @@ def test_fp16_keeps_more_in_float32_where_its_bound_would_break(
 def test_the_graph_holds_no_batch_norm_and_its_convolutions_are_quantised(restorer: Bundle) -> None:
     operators = [node.op_type for node in onnx.load(restorer.graph("int8")).graph.node]
     assert "BatchNormalization" not in operators
-    from lrdan_edge.train.networks import Restorer, spec_for
+    from lrdan_edge.model.networks import Restorer, spec_for
 
     layers = Restorer(spec_for(64, 64, 1, recipe="inspection")).modules()
     convolutions = sum(isinstance(layer, torch.nn.Conv2d) for layer in layers)

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lrdan_edge.dataset import good_images, test_images
+from lrdan_edge.data.dataset import good_images, test_images
+from lrdan_edge.data.images import read_image
 from lrdan_edge.demo.conveyor import CALIBRATION_STRIP, TILE, TRAINING_STRIPS, VIDEO_STRIP, Conveyor, make_conveyor
 from lrdan_edge.demo.defects import KINDS, paint
 from lrdan_edge.errors import DataError
-from lrdan_edge.images import read_image
 from lrdan_edge.runtime.sources import open_source
 
 test_images.__test__ = False  # type: ignore[attr-defined]  # a function of the product, named like a test

@@ -11,8 +11,8 @@ import sys
 import msgspec
 from click.testing import CliRunner
 
-from lrdan_edge.cli import cli
-from lrdan_edge.runtime.device import processor
+from lrdan_edge.backends.processor import processor
+from lrdan_edge.cli.main import cli
 
 results = [CliRunner().invoke(cli, words) for words in json.loads(sys.argv[1])]
 told = [(result.exit_code, f"{result.output}{result.exception or ''}") for result in results]

@@ -14,8 +14,8 @@ from click.testing import CliRunner
 from machines import ARM_MAX, CORTEX_A57, CORTEX_A76, HASWELL, NEHALEM, Processor, emulated
 from shipped import Device, assert_exact_int8, assert_same_scores, scores_of
 
-from lrdan_edge.cli import cli
-from lrdan_edge.runtime.device import processor
+from lrdan_edge.backends.processor import processor
+from lrdan_edge.cli.main import cli
 
 HERE = Path(__file__).parent
 QUICK = (HASWELL, NEHALEM, CORTEX_A76)

@@ -9,14 +9,14 @@ from deploy import assert_clean, deploy_module, frame_shape, graph_of, quantised
 from onnx import TensorProto
 from parts import Line
 
-from lrdan_edge.bundle import Bundle
+from lrdan_edge.backends.onnxruntime import OnnxRuntimeBackend
+from lrdan_edge.bundle.bundle import Bundle
+from lrdan_edge.bundle.manifest import PRECISIONS, Precision
+from lrdan_edge.data.images import list_images, load_frames
+from lrdan_edge.engines.golden import relative_difference
 from lrdan_edge.export.graph import OPSET, fold_batch_norm, prepare
+from lrdan_edge.export.parity import SCORE_BOUND
 from lrdan_edge.export.reference import torch_outputs
-from lrdan_edge.images import list_images, load_frames
-from lrdan_edge.manifest import PRECISIONS, Precision
-from lrdan_edge.parity import SCORE_BOUND
-from lrdan_edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
-from lrdan_edge.runtime.golden import relative_difference
 
 
 @pytest.fixture(params=PRECISIONS)
@@ -97,7 +97,7 @@ def test_constants_are_not_rounded_on_their_way_to_fp16() -> None:
 def test_the_graph_scores_as_pytorch_does(line: Line, precision: Precision, tolerance: float) -> None:
     import torch
 
-    from lrdan_edge.train.scoring import load_ae2
+    from lrdan_edge.model.deployed import load_ae2
 
     bundle = Bundle.open(line.bundle)
     frames = load_frames(list_images(line.data / "test"), (32, 32, 1))
@@ -117,7 +117,7 @@ def test_folding_batch_norm_changes_nothing_but_the_layers(decoder: Literal["res
     import torch
     from torch import nn
 
-    from lrdan_edge.train.networks import Autoencoder, spec_for
+    from lrdan_edge.model.networks import Autoencoder, spec_for
 
     torch.manual_seed(0)
     autoencoder = Autoencoder(spec_for(32, 48, 3, decoder=decoder))

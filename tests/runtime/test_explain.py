@@ -15,10 +15,10 @@ from click.testing import CliRunner
 from parts import Line, rewrite_manifest, write
 
 from lrdan_edge import Inspector
-from lrdan_edge.bundle import Bundle
-from lrdan_edge.cli import cli
+from lrdan_edge.bundle.bundle import Bundle
+from lrdan_edge.cli.main import cli
+from lrdan_edge.data.images import read_image
 from lrdan_edge.errors import DataError
-from lrdan_edge.images import read_image
 from lrdan_edge.runtime.explain import explain
 from lrdan_edge.runtime.explain.pictures import heat_picture, strip
 
@@ -76,7 +76,7 @@ def test_numbers_are_the_inspectors_and_pictures_are_what_they_say(line: Line, t
 
 def test_the_reconstruction_is_pytorchs(line: Line, tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
-    from lrdan_edge.train.scoring import load_ae2
+    from lrdan_edge.model.deployed import load_ae2
 
     path = line.data / "test/blob/0.png"
     explain(Bundle.open(line.bundle), [path], tmp_path / "page.html")

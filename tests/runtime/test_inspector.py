@@ -6,9 +6,9 @@ from parts import Line, defective_image, good_image
 from scipy.stats import betabinom
 
 from lrdan_edge import Bundle, Inspector
+from lrdan_edge.backends.base import Backend, BackendSpec, Detections
+from lrdan_edge.data.images import fit_frame, list_images, load_frames
 from lrdan_edge.errors import BackendError, DataError, MissingStageError, StaleStageError
-from lrdan_edge.images import fit_frame, list_images, load_frames
-from lrdan_edge.runtime.backends.base import Backend, BackendSpec, Detections
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def test_what_cannot_be_had_is_never_replaced(line: Line) -> None:
 
 
 def test_an_uncalibrated_or_stale_bundle_is_refused(own_line: Line) -> None:
-    from lrdan_edge.bundle import Bundle
+    from lrdan_edge.bundle.bundle import Bundle
 
     bundle = Bundle.open(own_line.bundle)
     with bundle.stage("train", command="lrdan-edge train") as stage:

@@ -7,12 +7,12 @@ import cv2
 import msgspec
 import numpy as np
 
-from lrdan_edge.geometry import Geometry
+from lrdan_edge.bundle.view import Geometry
 
 if TYPE_CHECKING:
     import onnx
 
-    from lrdan_edge.train.scoring import DeployModule
+    from lrdan_edge.model.deployed import DeployModule
 
 # Frames scaled, a region of one, a region in evenly spread tiles that are scaled, and tiles at the frame's own resolution.
 GEOMETRIES: dict[str, dict[str, Any]] = {
@@ -41,9 +41,9 @@ def deploy_module(shape: tuple[int, int, int], decoder: Any = "resize", geometry
     """An untrained deploy module: ``decoder`` is ``resize``, ``transposed`` or ``restorer``."""
     import torch
 
-    from lrdan_edge.train.networks import ae2_for, spec_for
+    from lrdan_edge.model.deployed import DeployModule, ScoringHead
+    from lrdan_edge.model.networks import ae2_for, spec_for
     from lrdan_edge.train.options import scoring_for
-    from lrdan_edge.train.scoring import DeployModule, ScoringHead
     from lrdan_edge.train.trainer import preprocessing_for
 
     torch.manual_seed(0)
@@ -77,7 +77,7 @@ def quantised(model: "onnx.ModelProto", frame: tuple[int, int, int], folder: Pat
     """The int8 twin of an fp32 graph, its ranges those of a few frames of noise."""
     import onnx
 
-    from lrdan_edge.calibration.material import Intake
+    from lrdan_edge.calibration.images import Intake
     from lrdan_edge.calibration.quantise import load_quantisable
     from lrdan_edge.calibration.ranges import collect_ranges
 

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from lrdan_edge.manifest import Manifest, manifest_to_json
+from lrdan_edge.bundle.manifest import Manifest, manifest_to_json
 
 SIDE = 32
 

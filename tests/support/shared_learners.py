@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from lrdan_edge.manifest import ModelSpec
+from lrdan_edge.bundle.manifest import ModelSpec
+from lrdan_edge.model.networks import spec_for
 from lrdan_edge.train.distributed import Team, synchronise, team
-from lrdan_edge.train.known import KnownDefects
-from lrdan_edge.train.networks import spec_for
+from lrdan_edge.train.known_defects import KnownDefects
 from lrdan_edge.train.options import TrainOptions
 from lrdan_edge.train.trainer import learner_for, networks_for
 

@@ -8,11 +8,11 @@ import threading
 from pathlib import Path
 from types import FrameType
 
+from lrdan_edge.backends.nvidia import Gpu
+from lrdan_edge.engines.tensorrt import build as tensorrt
+from lrdan_edge.engines.tensorrt.build import build_engine
+from lrdan_edge.engines.tensorrt.options import BuildOptions
 from lrdan_edge.errors import LrdanError
-from lrdan_edge.export import tensorrt
-from lrdan_edge.export.options import BuildOptions
-from lrdan_edge.export.tensorrt import build_engine
-from lrdan_edge.runtime.nvidia import Gpu
 
 heard = threading.Event()
 

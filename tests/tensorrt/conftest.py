@@ -44,7 +44,7 @@ def rtx_build(tensorrt_env: dict[str, str], tmp_path: Path) -> Callable[..., dic
         command = [
             sys.executable,
             "-W",
-            "error:::lrdan_edge.export.tensorrt",
+            "error:::lrdan_edge.engines.tensorrt.build",
             str(HERE / "build_in_subprocess.py"),
             json.dumps(request, default=str),
         ]

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from lrdan_edge.backends import nvidia
 from lrdan_edge.errors import EngineError, MissingExtraError
-from lrdan_edge.runtime import nvidia
 
 
 @pytest.fixture

@@ -20,11 +20,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tensorrt_double import PLAN, SCRATCH, tensorrt_module, tensorrt_rtx_module
 
+from lrdan_edge.backends import tensorrt as backend_module
+from lrdan_edge.backends import tensorrt_slot as slot_module
+from lrdan_edge.backends.tensorrt import TensorRTBackend
+from lrdan_edge.backends.tensorrt_engine import Profile, profile_for
 from lrdan_edge.errors import BackendError, EngineError, MissingExtraError
-from lrdan_edge.runtime.backends import tensorrt as backend_module
-from lrdan_edge.runtime.backends import tensorrt_slot as slot_module
-from lrdan_edge.runtime.backends.tensorrt import TensorRTBackend
-from lrdan_edge.runtime.backends.tensorrt_engine import Profile, profile_for
 
 GRAPH = deploy_graph("fp32", 16, 3)
 Frames = npt.NDArray[np.uint8]

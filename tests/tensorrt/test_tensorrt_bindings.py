@@ -11,11 +11,11 @@ import pytest
 from cuda_double import bindings_surface, cuda_surface
 from tensorrt_double import surface, tensorrt_surface
 
-from lrdan_edge.export import configure, monitor, timingcache
-from lrdan_edge.export import tensorrt as builder
-from lrdan_edge.runtime import nvidia, refit
-from lrdan_edge.runtime.backends import tensorrt as backend
-from lrdan_edge.runtime.backends import tensorrt_engine, tensorrt_rtx, tensorrt_slot
+from lrdan_edge.backends import nvidia, tensorrt_engine, tensorrt_rtx, tensorrt_slot
+from lrdan_edge.backends import tensorrt as backend
+from lrdan_edge.engines.tensorrt import build as builder
+from lrdan_edge.engines.tensorrt import configure, monitor, refit
+from lrdan_edge.engines.tensorrt import timing_cache as timingcache
 
 HERE = Path(__file__).parent
 MODULES = (builder, configure, monitor, timingcache, nvidia, refit, backend, tensorrt_engine, tensorrt_slot)

@@ -11,13 +11,13 @@ import pytest
 from deploy_graphs import deploy_graph
 from onnx import TensorProto, helper
 
+from lrdan_edge.backends.layers import tensorrt_layer
+from lrdan_edge.engines.tensorrt import build as builder
+from lrdan_edge.engines.tensorrt.build_log import BuildLog
+from lrdan_edge.engines.tensorrt.monitor import Monitor
+from lrdan_edge.engines.tensorrt.options import BuildOptions
+from lrdan_edge.engines.tensorrt.timing_cache import load_timing_cache, save_timing_cache
 from lrdan_edge.errors import EngineError
-from lrdan_edge.export import tensorrt as builder
-from lrdan_edge.export.buildlog import BuildLog
-from lrdan_edge.export.monitor import Monitor
-from lrdan_edge.export.options import BuildOptions
-from lrdan_edge.export.timingcache import load_timing_cache, save_timing_cache
-from lrdan_edge.runtime.layers import tensorrt_layer
 
 Build = Callable[..., dict[str, Any]]
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from parts import Line
 
-from lrdan_edge.bundle import TIMING_CACHE, Bundle, engine_stage
-from lrdan_edge.manifest import EngineSidecar, from_json
-from lrdan_edge.runtime.nvidia import MODULES
+from lrdan_edge.backends.nvidia import MODULES
+from lrdan_edge.bundle.bundle import TIMING_CACHE, Bundle, engine_stage
+from lrdan_edge.bundle.manifest import EngineSidecar, from_json
 
 NO_GPU = "no NVIDIA GPU is found here"
 

@@ -10,13 +10,14 @@ import pytest
 from cuda_double import Machine
 from tensorrt_double import VERSION, tensorrt_module
 
-from lrdan_edge.bundle import Bundle, engine_stage, graph_name
-from lrdan_edge.manifest import SCHEMA_VERSION, EngineSidecar, to_json
-from lrdan_edge.runtime import fit, nvidia
-from lrdan_edge.runtime.device import processor
-from lrdan_edge.runtime.engines import engines, write_signature
-from lrdan_edge.runtime.nvidia import Gpu
-from lrdan_edge.runtime.trust import sign
+from lrdan_edge.backends import nvidia
+from lrdan_edge.backends.nvidia import Gpu
+from lrdan_edge.backends.processor import processor
+from lrdan_edge.bundle.bundle import Bundle, engine_stage, graph_name
+from lrdan_edge.bundle.manifest import SCHEMA_VERSION, EngineSidecar, to_json
+from lrdan_edge.engines import compatibility as fit
+from lrdan_edge.engines.open import engines, write_signature
+from lrdan_edge.engines.trust import sign
 
 ORIN = Gpu(name="Orin", compute_capability="8.7", cuda="12.6", integrated=True)
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lrdan_edge.bundle.manifest import Preprocessing
 from lrdan_edge.calibration.quantise import QuantisableGraph
 from lrdan_edge.export.graph import to_onnx
-from lrdan_edge.manifest import Preprocessing
 
 torch = pytest.importorskip("torch")
 
@@ -28,9 +28,9 @@ CASES = [
 def test_it_builds(
     rtx_build: Callable[..., dict[str, Any]], tmp_path: Path, shape: tuple[int, int, int], decoder: Any, in_float: list[str]
 ) -> None:
-    from lrdan_edge.train.networks import ae2_for, spec_for
+    from lrdan_edge.model.deployed import DeployModule, ScoringHead
+    from lrdan_edge.model.networks import ae2_for, spec_for
     from lrdan_edge.train.options import scoring_for
-    from lrdan_edge.train.scoring import DeployModule, ScoringHead
 
     torch.manual_seed(0)
     height, width, channels = shape

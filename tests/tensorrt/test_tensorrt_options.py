@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from deploy_graphs import deploy_graph
 
+from lrdan_edge.backends.nvidia import Gpu
+from lrdan_edge.engines.tensorrt.configure import adjust_parser_for_dla, configure, use_dla
+from lrdan_edge.engines.tensorrt.options import BuildOptions
 from lrdan_edge.errors import EngineError
-from lrdan_edge.export.configure import adjust_parser_for_dla, configure, use_dla
-from lrdan_edge.export.options import BuildOptions
-from lrdan_edge.runtime.nvidia import Gpu
 
 Build = Callable[..., dict[str, Any]]
 ORIN = Gpu(name="Orin", compute_capability="8.7", cuda="12.6", integrated=True)
@@ -153,7 +153,7 @@ def test_the_parser_is_asked_to_mind_dla_where_it_can() -> None:
 def test_the_command_that_rebuilds_asks_for_the_same() -> None:
     from click.testing import CliRunner
 
-    from lrdan_edge.cli import cli
+    from lrdan_edge.cli.main import cli
 
     options = BuildOptions(((1, 1, 1), (2, 2, 4)), 64, 0, True, "ampere-plus", True, True)
     words = options.arguments().split()

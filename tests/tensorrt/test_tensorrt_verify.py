@@ -13,22 +13,23 @@ import pytest
 from cuda_double import Machine, cuda_bindings, cuda_driver
 from tensorrt_double import PLAN, VERSION, tensorrt_module
 
-from lrdan_edge.bundle import Bundle, engine_stage, graph_name
+from lrdan_edge.backends import tensorrt_engine as engine_module
+from lrdan_edge.backends.layers import tensorrt_layer
+from lrdan_edge.backends.nvidia import Gpu, runtime_for
+from lrdan_edge.backends.processor import processor
+from lrdan_edge.bundle.bundle import Bundle, engine_stage, graph_name
+from lrdan_edge.bundle.manifest import SCHEMA_VERSION, EngineSidecar, to_json
+from lrdan_edge.engines import build as export_module
+from lrdan_edge.engines import compatibility as fit
+from lrdan_edge.engines import open as engines_module
+from lrdan_edge.engines.build import BuildRequest, build_engine, refit_engine
+from lrdan_edge.engines.open import engine, engines, open_engine, write_signature
+from lrdan_edge.engines.tensorrt import build as builder
+from lrdan_edge.engines.tensorrt import refit
+from lrdan_edge.engines.tensorrt.options import BuildOptions
+from lrdan_edge.engines.trust import sign
+from lrdan_edge.engines.verify import verify_engine
 from lrdan_edge.errors import EngineError
-from lrdan_edge.export import engine as export_module
-from lrdan_edge.export import tensorrt as builder
-from lrdan_edge.export.engine import BuildRequest, build_engine, refit_engine
-from lrdan_edge.export.options import BuildOptions
-from lrdan_edge.manifest import SCHEMA_VERSION, EngineSidecar, to_json
-from lrdan_edge.runtime import engines as engines_module
-from lrdan_edge.runtime import fit, refit
-from lrdan_edge.runtime.backends import tensorrt_engine as engine_module
-from lrdan_edge.runtime.device import processor
-from lrdan_edge.runtime.engines import engine, engines, open_engine, write_signature
-from lrdan_edge.runtime.layers import tensorrt_layer
-from lrdan_edge.runtime.nvidia import Gpu, runtime_for
-from lrdan_edge.runtime.trust import sign
-from lrdan_edge.runtime.verify import verify_engine
 
 ORIN = Gpu(name="Orin", compute_capability="8.7", cuda="12.6", integrated=True)
 NAME = "tensorrt-fp32-orin-sm8-7.plan"

@@ -18,8 +18,8 @@ import onnxruntime as ort
 from cuda_double import Machine
 from tensorrt_double import PLAN, tensorrt_module
 
+from lrdan_edge.backends.tensorrt import TensorRTBackend
 from lrdan_edge.errors import LrdanError
-from lrdan_edge.runtime.backends.tensorrt import TensorRTBackend
 
 DRIVER = ctypes.CDLL("libcuda.so.1")
 DRIVER.software_noted.restype = ctypes.c_char_p

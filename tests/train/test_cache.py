@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from lrdan_edge.bundle import sha256_of
+from lrdan_edge.bundle.bundle import sha256_of
+from lrdan_edge.data.images import cut_frame, load_frames
 from lrdan_edge.errors import DataError
-from lrdan_edge.images import cut_frame, load_frames
+from lrdan_edge.model.networks import spec_for
 from lrdan_edge.train import cache as caching
 from lrdan_edge.train.cache import Frames, ImageCache, Layout
-from lrdan_edge.train.material import prepare
-from lrdan_edge.train.networks import spec_for
 from lrdan_edge.train.options import TrainOptions
+from lrdan_edge.train.training_data import prepare
 from lrdan_edge.train.view import View
 
 LAYOUT = Layout(spec_for(32, 28, 1), 16)

@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lrdan_edge.errors import TrainingError
+from lrdan_edge.model.networks import Restorer, spec_for
 from lrdan_edge.train import collapse
-from lrdan_edge.train.adversaries import Optimisation
 from lrdan_edge.train.collapse import AFTER, LONGEST_WATCH, SHORTEST_WATCH, Watch
-from lrdan_edge.train.networks import Restorer, spec_for
 from lrdan_edge.train.options import TrainOptions
 from lrdan_edge.train.progress import Progress
-from lrdan_edge.train.restoration import Restoration
+from lrdan_edge.train.recipes.inspection.restoration import Restoration
+from lrdan_edge.train.recipes.lrdan.adversaries import Optimisation
 from lrdan_edge.train.trainer import train
 
 HEALTHY = {

@@ -13,13 +13,13 @@ import shared_learners
 import torch
 from safetensors.torch import load_file
 
-from lrdan_edge.bundle import CHECKPOINT, Bundle
+from lrdan_edge.bundle.bundle import CHECKPOINT, Bundle
 from lrdan_edge.errors import TrainingError
+from lrdan_edge.model.deployed import load_ae2
+from lrdan_edge.model.networks import spec_for
 from lrdan_edge.train.distributed import Team
-from lrdan_edge.train.networks import spec_for
 from lrdan_edge.train.options import TrainOptions
 from lrdan_edge.train.progress import Progress
-from lrdan_edge.train.scoring import load_ae2
 from lrdan_edge.train.trainer import train
 
 

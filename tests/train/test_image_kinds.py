@@ -11,16 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lrdan_edge.calibration.calibrate import calibrate
+from lrdan_edge.data.images import load_frames, read_image, to_eight_bits
 from lrdan_edge.errors import DataError, TrainingError
 from lrdan_edge.export.graph import export
-from lrdan_edge.images import load_frames, read_image, to_eight_bits
+from lrdan_edge.model.deployed import load_ae2
 from lrdan_edge.runtime.inspector import Inspector
 from lrdan_edge.runtime.sources import open_source
-from lrdan_edge.train.material import prepare
 from lrdan_edge.train.options import TrainOptions
 from lrdan_edge.train.progress import Progress
-from lrdan_edge.train.scoring import load_ae2
 from lrdan_edge.train.trainer import train
+from lrdan_edge.train.training_data import prepare
 
 
 class Notes(Progress):

@@ -12,8 +12,8 @@ import pytest
 from click.testing import CliRunner, Result
 from parts import snapshot
 
-from lrdan_edge.bundle import CHECKPOINT, WEIGHTS, Bundle
-from lrdan_edge.cli import cli
+from lrdan_edge.bundle.bundle import CHECKPOINT, WEIGHTS, Bundle
+from lrdan_edge.cli.main import cli
 from lrdan_edge.errors import BundleError, InterruptedTrainingError
 from lrdan_edge.train import trainer
 from lrdan_edge.train.options import TrainOptions

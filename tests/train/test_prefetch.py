@@ -19,15 +19,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from parts import defective_image, write
 
-from lrdan_edge.bundle import WEIGHTS
+from lrdan_edge.bundle.bundle import WEIGHTS
 from lrdan_edge.errors import TrainingError
+from lrdan_edge.model.networks import Restorer, spec_for
 from lrdan_edge.train import loop, prefetch
 from lrdan_edge.train.learner import Batch, Learner
-from lrdan_edge.train.networks import Restorer, spec_for
 from lrdan_edge.train.options import TrainOptions
 from lrdan_edge.train.prefetch import ahead, ahead_apart, batch_of, batches_for, painters_for
 from lrdan_edge.train.progress import Progress
-from lrdan_edge.train.restoration import Restoration
+from lrdan_edge.train.recipes.inspection.restoration import Restoration
 from lrdan_edge.train.trainer import learner_for, networks_for, train
 
 FORKING = pytest.mark.filterwarnings(

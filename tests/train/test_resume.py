@@ -17,12 +17,12 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from lrdan_edge.bundle import CHECKPOINT, WEIGHTS, Bundle
-from lrdan_edge.cli import cli
+from lrdan_edge.bundle.bundle import CHECKPOINT, WEIGHTS, Bundle
+from lrdan_edge.cli.main import cli
 from lrdan_edge.errors import TrainingError
 from lrdan_edge.train.options import TrainOptions
 from lrdan_edge.train.progress import Progress
-from lrdan_edge.train.reconstruction import Reconstruction
+from lrdan_edge.train.recipes.reconstruction.reconstruction import Reconstruction
 from lrdan_edge.train.trainer import train
 
 TINY = TrainOptions(recipe="inspection", epochs=3, batch_size=8, device="cpu", checkpoint_seconds=0)

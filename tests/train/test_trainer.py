@@ -18,16 +18,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lrdan_edge.bundle import WEIGHTS, Bundle
-from lrdan_edge.dataset import recorded_images
+from lrdan_edge.bundle.bundle import WEIGHTS, Bundle
+from lrdan_edge.data.dataset import recorded_images
+from lrdan_edge.data.images import load_frames
 from lrdan_edge.errors import BundleError, DataError, TrainingError
-from lrdan_edge.images import load_frames
+from lrdan_edge.model.deployed import load_ae2
+from lrdan_edge.model.networks import Autoencoder, spec_for
 from lrdan_edge.train import collapse
-from lrdan_edge.train.losses import LossWeights
-from lrdan_edge.train.networks import Autoencoder, spec_for
 from lrdan_edge.train.options import PASSES, RECIPES, TrainOptions
 from lrdan_edge.train.progress import Progress
-from lrdan_edge.train.scoring import load_ae2
+from lrdan_edge.train.recipes.lrdan.losses import LossWeights
 from lrdan_edge.train.trainer import map_statistics, rate_at, train
 
 TINY = TrainOptions(recipe="lrdan", epochs=2, batch_size=8, device="cpu")

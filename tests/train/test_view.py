@@ -5,8 +5,8 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lrdan_edge.cli import cli
-from lrdan_edge.console_view import Roi, Size, Tiles
+from lrdan_edge.cli.main import cli
+from lrdan_edge.cli.view_options import Roi, Size, Tiles
 from lrdan_edge.errors import DataError
 from lrdan_edge.train.view import View
 

@@ -7,7 +7,7 @@ from importlib.resources import files
 import numpy as np
 import numpy.typing as npt
 
-from lrdan_edge.images import Frame
+from lrdan_edge.data.images import Frame
 from lrdan_edge.runtime.explain import pictures
 from lrdan_edge.runtime.verdict import Verdict
 

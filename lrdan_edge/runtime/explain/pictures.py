@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from lrdan_edge.images import Frame
+from lrdan_edge.data.images import Frame
 
 _BINS = 28
 _CONTOUR = (255, 255, 0)  # BGR: cyan is in no shade of the colour map

@@ -1,7 +1,7 @@
 """The inspection loop: many sources, one engine, verdicts into sinks; see `lrdan_edge.runtime.loop.inspection`."""
 
+from lrdan_edge.runtime.loop.frame_queue import Policy
 from lrdan_edge.runtime.loop.inspection import InspectionLoop
-from lrdan_edge.runtime.loop.intake import Policy
 from lrdan_edge.runtime.loop.progress import Progress, SourceProgress
 
 __all__ = ["InspectionLoop", "Policy", "Progress", "SourceProgress"]

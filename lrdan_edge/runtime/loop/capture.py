@@ -5,10 +5,10 @@ import time
 
 import numpy as np
 
+from lrdan_edge.data.images import fit_frame, to_eight_bits
 from lrdan_edge.errors import DataError, LrdanError
-from lrdan_edge.images import fit_frame, to_eight_bits
 from lrdan_edge.runtime.inspector import Inspector
-from lrdan_edge.runtime.loop.intake import Intake, Policy, ReadyFrame
+from lrdan_edge.runtime.loop.frame_queue import Intake, Policy, ReadyFrame
 from lrdan_edge.runtime.loop.progress import SourceProgress
 from lrdan_edge.runtime.sinks.base import without_image
 from lrdan_edge.runtime.sources.base import CapturedFrame, Source

@@ -18,15 +18,15 @@ from queue import SimpleQueue
 
 import numpy as np
 
+from lrdan_edge.backends.base import Detections
+from lrdan_edge.data.images import Frame
 from lrdan_edge.errors import BackendError, DataError, LrdanError, SourceError
-from lrdan_edge.images import Frame
-from lrdan_edge.runtime.backends.base import Detections
 from lrdan_edge.runtime.decider import Decider
 from lrdan_edge.runtime.inspector import Inspector
 from lrdan_edge.runtime.loop.capture import Capture
-from lrdan_edge.runtime.loop.handoff import Handoff
-from lrdan_edge.runtime.loop.intake import Intake, Policy, ReadyFrame
+from lrdan_edge.runtime.loop.frame_queue import Intake, Policy, ReadyFrame
 from lrdan_edge.runtime.loop.progress import Progress, SourceProgress
+from lrdan_edge.runtime.loop.reorder_buffer import Handoff
 from lrdan_edge.runtime.rule import Rule
 from lrdan_edge.runtime.sinks.base import Delivery, InspectedFrame, Sink
 from lrdan_edge.runtime.sources.base import Source

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from lrdan_edge.errors import SourceError
 from lrdan_edge.runtime.sources import CapturedFrame, Source, open_source
-from lrdan_edge.runtime.sources.scrub import scrubbed
+from lrdan_edge.runtime.sources.redact import scrubbed
 
 
 class DeadSource(Source):

@@ -5,14 +5,14 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lrdan_edge.data.images import SUFFIXES
 from lrdan_edge.errors import SourceError
-from lrdan_edge.images import SUFFIXES
 from lrdan_edge.runtime.sources import addresses, connect
 from lrdan_edge.runtime.sources.base import CapturedFrame, Source
 from lrdan_edge.runtime.sources.files import ImageSource, folder_images, glob_images
 from lrdan_edge.runtime.sources.live import LiveSource
-from lrdan_edge.runtime.sources.scrub import scrubbed
-from lrdan_edge.runtime.sources.signs import Limits
+from lrdan_edge.runtime.sources.redact import scrubbed
+from lrdan_edge.runtime.sources.signal_monitor import Limits
 from lrdan_edge.runtime.sources.standard_input import StandardInput
 from lrdan_edge.runtime.sources.video import VideoSource
 

@@ -8,7 +8,7 @@ from urllib.parse import unquote, urlsplit
 from lrdan_edge.errors import SourceError
 from lrdan_edge.runtime.sources import cameras, genicam
 from lrdan_edge.runtime.sources.capture import Job
-from lrdan_edge.runtime.sources.scrub import scrubbed
+from lrdan_edge.runtime.sources.redact import scrubbed
 
 STREAMS = frozenset({"rtsp", "rtsps", "http", "https"})
 ACCEPTED = (

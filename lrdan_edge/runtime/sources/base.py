@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
-from lrdan_edge.images import Frame
+from lrdan_edge.data.images import Frame
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11

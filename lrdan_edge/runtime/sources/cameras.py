@@ -14,7 +14,7 @@ import cv2
 
 from lrdan_edge.errors import SourceError
 from lrdan_edge.runtime.sources.native import Capture
-from lrdan_edge.runtime.sources.scrub import scrubbed
+from lrdan_edge.runtime.sources.redact import scrubbed
 
 _APPSINK = "appsink drop=true max-buffers=2 sync=false"
 _MANUAL, _AUTOMATIC = 1, 3  # V4L2_EXPOSURE_MANUAL, V4L2_EXPOSURE_APERTURE_PRIORITY

@@ -18,8 +18,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from lrdan_edge.data.images import Frame
 from lrdan_edge.errors import SourceError
-from lrdan_edge.images import Frame
 from lrdan_edge.runtime.sources.native import Capture, announced_fps, announced_frames, quiet, read_frame
 
 SLOTS = 3  # frames that shared memory holds: one being written, one on its way, one being copied out

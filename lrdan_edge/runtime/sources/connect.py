@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from lrdan_edge.errors import SourceError
 from lrdan_edge.runtime.sources.capture import Job
 from lrdan_edge.runtime.sources.native import Capture, open_ffmpeg
-from lrdan_edge.runtime.sources.scrub import scrubbed
+from lrdan_edge.runtime.sources.redact import scrubbed
 
 _PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443}
 _PROBE_S = 2.0

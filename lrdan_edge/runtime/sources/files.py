@@ -7,11 +7,11 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from lrdan_edge.data.images import SUFFIXES, list_images, natural_key, read_image
 from lrdan_edge.errors import DataError, SourceError
-from lrdan_edge.images import SUFFIXES, list_images, natural_key, read_image
 from lrdan_edge.runtime.sources.base import CapturedFrame, Source
 from lrdan_edge.runtime.sources.native import quiet
-from lrdan_edge.runtime.sources.pace import Pace
+from lrdan_edge.runtime.sources.rate_limiter import Pace
 
 
 def folder_images(folder: Path) -> list[Path]:

@@ -9,7 +9,7 @@ from lrdan_edge.errors import SourceError
 from lrdan_edge.runtime.sources.base import CapturedFrame, Source
 from lrdan_edge.runtime.sources.capture import Job
 from lrdan_edge.runtime.sources.reader import Arrived, Lost, Message, Opened, Reader
-from lrdan_edge.runtime.sources.signs import Limits, Signs
+from lrdan_edge.runtime.sources.signal_monitor import Limits, Signs
 
 # Opening an RTSP stream takes about 1.2 s; with pauses of at most 0.6 s it is back within 2 s of its return.
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 0.6

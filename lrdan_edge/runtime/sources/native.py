@@ -8,8 +8,8 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 
+from lrdan_edge.data.images import Frame
 from lrdan_edge.errors import SourceError
-from lrdan_edge.images import Frame
 
 # Read by OpenCV whenever it opens a capture. What the user has set stays.
 _ENVIRONMENT = {

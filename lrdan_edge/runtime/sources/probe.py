@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from lrdan_edge.data.images import Frame
 from lrdan_edge.errors import SourceError
-from lrdan_edge.images import Frame
 from lrdan_edge.runtime.sources.base import Source
-from lrdan_edge.runtime.sources.signs import BLACK
+from lrdan_edge.runtime.sources.signal_monitor import BLACK
 
 
 @dataclass

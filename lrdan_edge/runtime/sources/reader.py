@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from lrdan_edge.data.images import Frame
 from lrdan_edge.errors import SourceError
-from lrdan_edge.images import Frame
 from lrdan_edge.runtime.sources.capture import OPEN, SLOTS, Job
 
 _START_S = 30.0  # a process on a machine under load; an idle one needs a quarter of a second

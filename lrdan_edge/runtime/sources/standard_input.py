@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from io import BufferedReader, RawIOBase
 from typing import TYPE_CHECKING, Any
 
+from lrdan_edge.data.images import decode_image
 from lrdan_edge.errors import DataError, SourceError
-from lrdan_edge.images import decode_image
 from lrdan_edge.runtime.sources.base import CapturedFrame, Source
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from lrdan_edge.errors import SourceError
 from lrdan_edge.runtime.sources.base import CapturedFrame, Source
 from lrdan_edge.runtime.sources.containers import Kind, kind_of, matroska_is_cut, mp4_has_index
 from lrdan_edge.runtime.sources.native import announced_fps, announced_frames, open_ffmpeg, quiet, read_frame
-from lrdan_edge.runtime.sources.pace import Pace
+from lrdan_edge.runtime.sources.rate_limiter import Pace
 
 # A packet that cannot be decoded ends one read; the next one goes on behind it. So many in a row are the end.
 _FAILED_READS = 8

@@ -5,8 +5,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lrdan_edge.runtime.loop.handoff import Handoff
-from lrdan_edge.runtime.loop.intake import Intake, ReadyFrame
+from lrdan_edge.runtime.loop.frame_queue import Intake, ReadyFrame
+from lrdan_edge.runtime.loop.reorder_buffer import Handoff
 from lrdan_edge.runtime.sources.base import CapturedFrame
 
 BLACK = np.zeros((2, 2), np.uint8)

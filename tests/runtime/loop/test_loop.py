@@ -15,7 +15,7 @@ from parts import Line, good_image, write
 from lrdan_edge import Inspector
 from lrdan_edge.errors import BackendError, DataError, SourceError
 from lrdan_edge.runtime.loop import InspectionLoop, inspection
-from lrdan_edge.runtime.loop.intake import Intake, ReadyFrame
+from lrdan_edge.runtime.loop.frame_queue import Intake, ReadyFrame
 from lrdan_edge.runtime.sinks.base import InspectedFrame
 from lrdan_edge.runtime.sinks.files import AnnotatedFramesSink, JsonLinesSink
 from lrdan_edge.runtime.sources import open_source

@@ -15,8 +15,8 @@ from loop_parts import BLACK, Collect, Frames, endless, numbered
 from parts import Line
 
 from lrdan_edge import Inspector
+from lrdan_edge.backends.base import Detections
 from lrdan_edge.errors import BackendError
-from lrdan_edge.runtime.backends.base import Detections
 from lrdan_edge.runtime.loop import InspectionLoop, Progress
 from lrdan_edge.runtime.sources.base import CapturedFrame
 

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from lrdan_edge.images import Frame
+from lrdan_edge.data.images import Frame
 from lrdan_edge.runtime.sources.native import quiet
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from lrdan_edge.errors import SourceError
 from lrdan_edge.runtime.sources import open_source
 from lrdan_edge.runtime.sources.addresses import camera_path
-from lrdan_edge.runtime.sources.scrub import scrubbed
+from lrdan_edge.runtime.sources.redact import scrubbed
 
 
 @pytest.mark.parametrize(

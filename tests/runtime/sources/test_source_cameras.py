@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from lrdan_edge.cli import cli
+from lrdan_edge.cli.main import cli
 from lrdan_edge.errors import SourceError
 from lrdan_edge.runtime.sources import cameras, open_source
 from lrdan_edge.runtime.sources.addresses import camera_job

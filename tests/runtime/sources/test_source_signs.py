@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lrdan_edge.runtime.sources.signs import BLACK, Limits, Signs
+from lrdan_edge.runtime.sources.signal_monitor import BLACK, Limits, Signs
 
 SECOND = 1_000_000_000
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lrdan_edge.data.images import Frame
 from lrdan_edge.errors import SourceError
-from lrdan_edge.images import Frame
 from lrdan_edge.runtime.sources import CapturedFrame, open_source
 from lrdan_edge.runtime.sources.native import log_level
 

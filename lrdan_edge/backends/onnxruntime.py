@@ -1,0 +1,203 @@
+"""ONNX Runtime: runs the deploy graph on any CPU, or on a GPU where a build of it for GPUs is installed.
+
+Its plain call is used, not its I/O binding: on a processor it takes the caller's frames as they lie, and binding outputs costs
+more in Python than the copy it saves (docs/backends.md).
+"""
+
+import json
+import os
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from lrdan_edge.backends.base import (
+    ANY_CORES,
+    Backend,
+    BackendSpec,
+    Cores,
+    Detections,
+    Port,
+    check_frames,
+    deploy_shapes,
+    largest_batch,
+)
+from lrdan_edge.backends.layers import onnxruntime_layers
+from lrdan_edge.backends.nvidia import find_gpu
+from lrdan_edge.bundle.manifest import EngineLayer
+from lrdan_edge.data.images import Frame
+from lrdan_edge.errors import BackendError
+
+_CPU = "CPUExecutionProvider"
+_GPU_PROVIDERS = {"onnxruntime-cuda": "CUDAExecutionProvider", "onnxruntime-tensorrt": "TensorrtExecutionProvider"}
+
+
+class OnnxRuntimeBackend(Backend):
+    """Runs an ONNX deploy graph, on the processor or by one of ONNX Runtime's GPU providers."""
+
+    name = "onnxruntime"
+
+    def __init__(
+        self,
+        graph: bytes,
+        precision: str,
+        *,
+        optimised: bool = False,
+        cores: Cores = ANY_CORES,
+        in_floats: bool = False,
+        name: str = "onnxruntime",
+    ) -> None:
+        """Load a graph.
+
+        Args:
+            graph: The ONNX file's bytes.
+            precision: The graph's precision, for the spec.
+            optimised: Whether ONNX Runtime wrote it after optimising; it is then taken as it is.
+            cores: How it may use the processor.
+            in_floats: Whether an int8 graph's whole numbers are computed in float32, as the graph is written, and by no integer
+                kernel: the same numbers on every processor, and what integer kernels are held against.
+            name: ``onnxruntime`` for the processor, ``onnxruntime-cuda`` or ``onnxruntime-tensorrt`` for a GPU.
+
+        Raises:
+            BackendError: ONNX Runtime refuses the graph, it is no deploy graph, or the GPU provider asked for does not work here.
+        """
+        self.name, provider = name, _GPU_PROVIDERS.get(name, _CPU)
+        options = session_options(cores)
+        if optimised:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        elif in_floats:
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
+        try:
+            wanted = _providers(provider, precision)
+            self._session: Any = ort.InferenceSession(
+                graph,
+                options,
+                providers=wanted,
+                disabled_optimizers=None if in_floats else _unwanted(precision),
+                enable_fallback=0,
+            )
+        # ONNX Runtime's exceptions share no base class of their own.
+        except Exception as error:
+            raise BackendError(
+                f"ONNX Runtime {ort.__version__} cannot load the {precision} graph: {_first_line(error)}"
+            ) from error
+        if provider not in self._session.get_providers():  # it would run on the processor and not say so
+            raise BackendError(
+                f"ONNX Runtime {ort.__version__} has no working {provider} here: install onnxruntime-gpu with the CUDA libraries "
+                "it needs, or choose another --backend"
+            )
+        frame, heatmap = deploy_shapes(
+            *(_ports(values) for values in (self._session.get_inputs(), self._session.get_outputs()))
+        )
+        gpu = find_gpu() if provider != _CPU else None
+        self.spec = BackendSpec(frame, heatmap, largest_batch(heatmap), gpu.name if gpu else "CPU", precision)
+
+    def infer(self, frames: Frame, *, heatmap: bool = True) -> Detections:
+        """Score a batch; see `Backend.infer`."""
+        if self._session is None:
+            raise BackendError(f"this {self.name} backend is closed: open the inspector again")
+        check_frames(frames, self.spec)
+        wanted = ["score", "heatmap"] if heatmap else ["score"]
+        try:
+            parts = [self._session.run(wanted, {"frames": part}) for part in _split(frames, self.spec.max_batch)]
+        except Exception as error:
+            raise BackendError(f"ONNX Runtime failed on {list(frames.shape)}: {_first_line(error)}") from error
+        columns = parts[0] if len(parts) == 1 else [np.concatenate(column) for column in zip(*parts, strict=True)]
+        return Detections(columns[0], columns[1] if heatmap else None)
+
+    def close(self) -> None:
+        """Free the session; may be called again."""
+        self._session = None
+
+
+def gpu_backends() -> list[str]:
+    """Names of the backends by GPU providers that this ONNX Runtime was built with, whether they work here or not."""
+    return [name for name, provider in _GPU_PROVIDERS.items() if provider in ort.get_available_providers()]
+
+
+def session_options(cores: Cores = ANY_CORES) -> "ort.SessionOptions":
+    """Options of every session: threads bounded by the cores this process may use, errors only on stderr."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = cores.threads or len(os.sched_getaffinity(0))
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(cores.spin is not False)))
+    options.log_severity_level = 3
+    return options
+
+
+def _unwanted(precision: str) -> list[str] | None:
+    """Optimisers that harm int8 graphs.
+
+    One arranges the few float layers of an int8 graph, which have 1 to 4 channels, in blocks of 16: slower. The other quantises
+    what the graph keeps in float: the weights of layers that calibration found to need it.
+    """
+    return ["NchwcTransformer", "WeightBiasQuantization"] if precision == "int8" else None
+
+
+def _providers(provider: str, precision: str) -> list[Any]:
+    """What ONNX Runtime asks for each node in turn; it must be given the processor last, for what a GPU provider lacks."""
+    cuda = ("CUDAExecutionProvider", {"use_tf32": "0"})  # TF32 computes float32 with ten bits
+    if provider == _CPU:
+        return [_CPU]
+    if provider == cuda[0]:
+        return [cuda, _CPU]
+    precisions = {f"trt_{name}_enable": str(precision == name) for name in ("fp16", "int8")}
+    return [(provider, precisions), cuda, _CPU]
+
+
+def optimise(graph: Path, precision: str, target: Path) -> None:
+    """Save `graph`, of that precision, as ONNX Runtime optimises it for this machine's processor.
+
+    Raises:
+        BackendError: ONNX Runtime refuses the graph.
+    """
+    options = session_options()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.optimized_model_filepath = str(target)
+    # ONNX Runtime warns that such a file fits this kind of processor only; the engine's sidecar holds users to that.
+    options.log_severity_level = 4
+    try:
+        ort.InferenceSession(graph.read_bytes(), options, providers=[_CPU], disabled_optimizers=_unwanted(precision))
+    except Exception as error:
+        raise BackendError(f"ONNX Runtime {ort.__version__} cannot optimise {graph}: {_first_line(error)}") from error
+
+
+def run_layers(graph: bytes) -> list[EngineLayer]:
+    """The kernels that ONNX Runtime runs for an optimised graph, from its own profile of one black frame.
+
+    Raises:
+        BackendError: ONNX Runtime refuses the graph, or it is no deploy graph.
+    """
+    with OnnxRuntimeBackend(graph, "optimised", optimised=True) as backend:
+        shape = backend.spec.frame_shape
+    options = session_options()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.enable_profiling = True
+    with TemporaryDirectory() as folder:
+        options.profile_file_prefix = str(Path(folder) / "profile")
+        try:
+            session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+            session.run(None, {"frames": np.zeros((1, *shape), np.uint8)})
+            events = json.loads(Path(session.end_profiling()).read_bytes())
+        except Exception as error:
+            raise BackendError(f"ONNX Runtime {ort.__version__} cannot run the graph: {_first_line(error)}") from error
+    return onnxruntime_layers(events)
+
+
+def _ports(values: list[Any]) -> dict[str, Port]:
+    """Names, types and shapes as `deploy_shapes` takes them."""
+    names = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
+    return {
+        value.name: (names.get(value.type, value.type), [size if isinstance(size, int) else None for size in value.shape])
+        for value in values
+    }
+
+
+def _split(frames: Frame, size: int) -> list[Frame]:
+    return [frames[start : start + size] for start in range(0, len(frames), size)]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

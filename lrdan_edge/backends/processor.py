@@ -1,0 +1,77 @@
+"""What machine this is, as far as an engine and int8 care."""
+
+import platform
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from lrdan_edge.backends.instruction_set import cpuinfo, features
+
+_INT8 = {
+    "amx_int8": "AMX",
+    "avx512_vnni": "AVX-512 VNNI",
+    "avx_vnni": "AVX-VNNI",
+    "i8mm": "Arm I8MM",
+    "asimddp": "Arm dot product",
+}
+"""Instructions that multiply 8-bit integers faster than floats, the fastest first."""
+
+
+@dataclass(frozen=True)
+class Processor:
+    """The CPU.
+
+    Attributes:
+        platform: Operating system and architecture, such as ``linux-x86_64``.
+        name: The model, as the kernel names it.
+        features: Instruction sets that engines depend on.
+    """
+
+    platform: str
+    name: str
+    features: list[str]
+
+    @property
+    def int8_is_faster(self) -> bool:
+        """Whether int8 may be expected to run faster than fp32; `lrdan_edge.bench` measures it.
+
+        Without VNNI, x86 takes three instructions for what VNNI does in one, and floats are as fast; so it is on Arm without
+        the dot product.
+        """
+        return any(feature in self.features for feature in _INT8)
+
+    @property
+    def instruction_set(self) -> str:
+        """What int8 is computed with, in words: ``AVX-512 VNNI``, ``AVX2 without VNNI``, ``NEON without dot product``."""
+        best = next((name for feature, name in _INT8.items() if feature in self.features), None)
+        if best:
+            return best
+        if "asimd" in self.features:
+            return "NEON without dot product"
+        wide = next((name for feature, name in (("avx512f", "AVX-512"), ("avx2", "AVX2")) if feature in self.features), None)
+        return f"{wide or 'SSE'} without VNNI" if self.platform.endswith(("x86_64", "AMD64")) else "unknown"
+
+    def describe_int8(self) -> str:
+        """The instruction set and what follows from it for int8, in a sentence."""
+        if self.int8_is_faster:
+            return f"{self.instruction_set}: int8 is expected to be faster than fp32"
+        return f"{self.instruction_set}: int8 is not expected to be faster than fp32, so 'auto' prefers fp32"
+
+
+@cache
+def processor() -> Processor:
+    """This machine's CPU."""
+    machine = platform.machine() or "unknown"
+    return Processor(
+        platform=f"{platform.system().lower()}-{machine}",
+        name=_device_tree_model() or cpuinfo().get("model name") or machine,  # cpuinfo calls every Jetson an "ARMv8 Processor"
+        features=features(),
+    )
+
+
+def _device_tree_model() -> str | None:
+    """The board's name on Arm (``NVIDIA Jetson AGX Orin``), or None."""
+    try:
+        return Path("/proc/device-tree/model").read_text(errors="replace").strip("\0\n ") or None
+    except OSError:
+        return None

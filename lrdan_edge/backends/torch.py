@@ -1,0 +1,67 @@
+"""PyTorch eager: the reference the other backends are compared with. The one place of the runtime that imports torch."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lrdan_edge.backends.base import ANY_CORES, Backend, BackendSpec, Cores, Detections, check_frames, largest_batch
+from lrdan_edge.data.images import Frame
+from lrdan_edge.errors import BackendError, MissingExtraError
+
+if TYPE_CHECKING:
+    from lrdan_edge.bundle.bundle import Bundle
+
+
+class TorchBackend(Backend):
+    """Runs the trained module itself, from ``weights.safetensors``."""
+
+    name = "torch"
+
+    def __init__(self, bundle: "Bundle", *, cores: Cores = ANY_CORES) -> None:
+        """Rebuild the module, on CUDA where PyTorch has it.
+
+        Args:
+            bundle: A trained bundle.
+            cores: Its threads are those of this whole process.
+
+        Raises:
+            MissingStageError: The bundle is not trained.
+            MissingExtraError: torch is not installed.
+        """
+        try:
+            import torch
+        except ImportError as error:
+            raise MissingExtraError("torch", "train", "the torch backend") from error
+        from lrdan_edge.model.deployed import load_ae2
+
+        if cores.threads:
+            torch.set_num_threads(cores.threads)
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._module: torch.nn.Module | None = load_ae2(bundle).to(self._device).eval()
+        model = bundle.manifest.model
+        name = torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else "CPU"
+        self.spec = BackendSpec(model.frame_shape, model.heatmap_shape, largest_batch(model.heatmap_shape), name, "fp32")
+
+    def infer(self, frames: Frame, *, heatmap: bool = True) -> Detections:
+        """Score a batch; see `Backend.infer`."""
+        import torch
+
+        if self._module is None:
+            raise BackendError("this torch backend is closed: open the inspector again")
+        check_frames(frames, self.spec)
+        scores, heatmaps = [], []
+        try:
+            with torch.inference_mode():
+                for start in range(0, len(frames), self.spec.max_batch):
+                    part = torch.from_numpy(frames[start : start + self.spec.max_batch])
+                    score, heat = self._module(part.to(self._device))
+                    scores.append(score.cpu().numpy())
+                    if heatmap:
+                        heatmaps.append(heat.cpu().numpy())
+        except RuntimeError as error:
+            raise BackendError(f"PyTorch failed on {list(frames.shape)}: {str(error).splitlines()[0]}") from error
+        return Detections(np.concatenate(scores), np.concatenate(heatmaps) if heatmap else None)
+
+    def close(self) -> None:
+        """Free the module; may be called again."""
+        self._module = None

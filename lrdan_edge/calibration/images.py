@@ -1,0 +1,142 @@
+"""The images calibration works with, each set for one purpose only."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from lrdan_edge.bundle.bundle import Bundle
+from lrdan_edge.bundle.view import Region
+from lrdan_edge.data.dataset import LabelledImage, foreign_folder, recorded_images, test_images
+from lrdan_edge.data.images import Frame, batches, list_images, load_frames
+from lrdan_edge.errors import DataError
+
+MOST_IMAGES = 128
+"""Images that ranges are taken from, and as many others that int8 graphs are compared on."""
+
+
+@dataclass(frozen=True)
+class Intake:
+    """How image files become frames of the deploy graph.
+
+    Attributes:
+        shape: (H, W, C) of a frame.
+        bit_depth: How many bits of 16-bit images are used.
+        region: The part of a frame that is inspected, or None for all of it.
+    """
+
+    shape: tuple[int, int, int]
+    bit_depth: int = 16
+    region: Region | None = None
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> "Intake":
+        """The bundle's."""
+        model = bundle.manifest.model
+        region = model.geometry.region if model.geometry else None
+        return cls(model.frame_shape, bundle.manifest.preprocessing.bit_depth, region)
+
+    def load(self, paths: list[Path]) -> Frame:
+        """Frames uint8 [N, H, W, C]; see `lrdan_edge.data.images.load_frames`."""
+        return load_frames(paths, self.shape, self.bit_depth)
+
+    def batches(self, paths: list[Path], size: int) -> Iterator[Frame]:
+        """The same, at most `size` at once."""
+        return batches(paths, self.shape, size, self.bit_depth)
+
+
+@dataclass(frozen=True)
+class Material:
+    """Images by purpose; no image serves two of the first three.
+
+    Attributes:
+        ranges: Training images that show how large activations get.
+        compared: Training images that int8 graphs are compared with fp32 on.
+        held_out: Good images never trained on: they set the threshold, and nothing else.
+        defects: Labelled defective images, if the user gives any.
+        labelled: Good and defective images for AUROC; empty without `defects`.
+    """
+
+    ranges: list[Path]
+    compared: list[Path]
+    held_out: list[Path]
+    defects: list[Path]
+    labelled: list[LabelledImage]
+
+
+def gather(bundle: Bundle, good: Path | None = None, defects: Path | None = None, *, int8: bool = True) -> Material:
+    """Find the images.
+
+    Args:
+        bundle: A trained bundle.
+        good: Folder of good images never trained on, instead of those that training held out.
+        defects: Folder of defective images, or one with ``test/good`` and ``test/<defect>``.
+        int8: Whether training images are needed too.
+
+    Raises:
+        DataError: Images are gone, or a folder has none, or others than it should.
+    """
+    held_out = threshold_images(bundle, good) if good else recorded(bundle, "held_out")
+    training = recorded(bundle, "training") if int8 else []
+    bad, labelled = labelled_images(defects) if defects else ([], [])
+    compared = _spread(training[1::2])
+    if bad and not labelled:
+        labelled = [LabelledImage(path, "good", None) for path in compared]
+        labelled += [LabelledImage(path, "defective", None) for path in bad]
+    return Material(_spread(training[::2]), compared, held_out, bad, labelled)
+
+
+def threshold_images(bundle: Bundle, folder: Path) -> list[Path]:
+    """Good images below `folder` that set a threshold: none that was trained on, and no folder that has others too.
+
+    Raises:
+        DataError: There are none, or not only such.
+    """
+    if other := foreign_folder(folder):
+        raise DataError(f"--good {folder} has a folder '{other}': give a folder of good images alone, never trained on")
+    images = list_images(folder)
+    trained = {path.resolve() for path in recorded_images(bundle, "training")}
+    if known := sum(path.resolve() in trained for path in images):
+        raise DataError(f"{known} of the {len(images)} images in --good {folder} were trained on: give others, or leave it out")
+    return images
+
+
+def labelled_images(folder: Path) -> tuple[list[Path], list[LabelledImage]]:
+    """Defective images below `folder`, and all labelled ones where it has good ones too (``test/good``).
+
+    Raises:
+        DataError: There are none.
+    """
+    if (folder / "test").is_dir():
+        labelled = test_images(folder)
+        return [image.path for image in labelled if image.defective], labelled
+    if (folder / "good").is_dir():
+        raise DataError(f"{folder} has a folder 'good': give a folder of defective images alone, or one with test/good")
+    images = [path for path in list_images(folder) if path.relative_to(folder).parts[0] not in ("masks", "ground_truth")]
+    if not images:
+        raise DataError(f"{folder} holds no image of a defect, only masks: check --defects")
+    return images, []
+
+
+def recorded(bundle: Bundle, part: Literal["training", "held_out"]) -> list[Path]:
+    """The images that training used or held out.
+
+    Raises:
+        DataError: Some are gone.
+    """
+    paths = recorded_images(bundle, part)
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        raise DataError(
+            f"{len(missing)} of the {len(paths)} {part.replace('_', '-')} images that training used are gone ({missing[0]}): "
+            "bring them back to where they were" + (", or give others with --good DIR" if part == "held_out" else "")
+        )
+    return paths
+
+
+def _spread(paths: list[Path]) -> list[Path]:
+    """At most `MOST_IMAGES`, evenly spread."""
+    places = np.linspace(0, len(paths) - 1, min(MOST_IMAGES, len(paths))).astype(int)
+    return [paths[place] for place in places]

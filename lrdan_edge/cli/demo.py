@@ -1,0 +1,218 @@
+"""The demo: the whole line on a conveyor made from a real photograph, from training to benchmark."""
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+from rich.table import Table
+
+from lrdan_edge.bench.latency import bench
+from lrdan_edge.bundle.bundle import REPORTS, Bundle
+from lrdan_edge.bundle.manifest import to_json
+from lrdan_edge.calibration.calibrate import calibrate
+from lrdan_edge.cli.show import bench_progress, console
+from lrdan_edge.cli.show_run import inspect_sources
+from lrdan_edge.demo.conveyor import BeltFrame, make_conveyor
+from lrdan_edge.engines.build import BuildRequest, build_engine
+from lrdan_edge.errors import DataError, LrdanError
+from lrdan_edge.evaluation.evaluate import evaluate
+from lrdan_edge.export.graph import export
+from lrdan_edge.metrics import binomial_bound
+from lrdan_edge.runtime.inspector import Inspector
+from lrdan_edge.runtime.sinks.files import VERDICTS
+from lrdan_edge.runtime.sources import open_source
+from lrdan_edge.train.trainer import TrainOptions, train
+
+_EPOCHS = 10  # under a minute on two cores, without bfloat16 too
+_IMAGE_SIZE = (64, 64)  # a tile's 96 pixels are scaled to this
+_BENCH_SECONDS = 6.0
+_MARK = ".lrdan-edge-demo"
+
+
+class DemoResult(msgspec.Struct, frozen=True, kw_only=True):
+    """``demo.json``; rates in [0, 1].
+
+    Attributes:
+        image_auroc: Of the video's frames, by the fp32 graph.
+        int8_image_auroc: The same by the int8 graph.
+        pixel_auroc: Of the heatmaps against the painted masks, by the fp32 graph.
+        false_reject_rate: Share of the video's good frames that the inspection loop rejected.
+        promised_false_reject_rate: What calibration promised.
+        false_rejects_explained: Most false rejects that the promise explains (one-sided 99 % binomial bound).
+        good_frames: Good frames in the video.
+        defective_frames: Frames that show a whole defect.
+        missed_frames: Those of them that the inspection loop did not reject.
+        defects: Defects painted on the belt.
+        missed_defects: Those of which no frame was rejected.
+        seconds: The whole demo.
+        speedup_over_eager: Fastest engine against PyTorch eager at batch 1, median over rounds of the ratio.
+        fastest: Which engine that is.
+    """
+
+    image_auroc: float
+    int8_image_auroc: float
+    pixel_auroc: float | None
+    false_reject_rate: float
+    promised_false_reject_rate: float
+    false_rejects_explained: int
+    good_frames: int
+    defective_frames: int
+    missed_frames: int
+    defects: int
+    missed_defects: int
+    seconds: float
+    speedup_over_eager: float
+    fastest: str
+
+    def missed_in_words(self) -> str:
+        """How many of the defective frames were missed, and the rate."""
+        return f"{self.missed_frames} of {self.defective_frames} ({self.missed_frames / self.defective_frames:.1%})"
+
+    def false_rejects_in_words(self) -> str:
+        """How many of the good frames were rejected, the rate, and the promise."""
+        rejected = round(self.false_reject_rate * self.good_frames)
+        rates = f"{self.false_reject_rate:.1%}, promised {self.promised_false_reject_rate:.1%}"
+        return f"{rejected} of {self.good_frames} ({rates})"
+
+
+def run_demo(output: Path, seed: int = 0) -> DemoResult:
+    """Make a conveyor, train, export, calibrate, build, inspect its video, evaluate and benchmark.
+
+    Args:
+        output: Folder for everything; an earlier demo there is replaced, anything else is left alone.
+        seed: Seed of conveyor and training.
+
+    Returns:
+        What came out; also written to ``output/demo.json``.
+
+    Raises:
+        DataError: `output` holds something else than an earlier demo.
+    """
+    started = time.monotonic()
+    _clear(output)
+    with _step("conveyor: a brick wall becomes training tiles and a video with defects painted on the belt"):
+        conveyor = make_conveyor(output, seed)
+    with _step("train: two autoencoders and a discriminator, on good tiles only"):
+        bundle = train(
+            conveyor.data, output / "bundle", TrainOptions(recipe="lrdan", seed=seed, epochs=_EPOCHS, image_size=_IMAGE_SIZE)
+        )
+    with _step("export: the fp32 and fp16 deploy graphs"):
+        export(bundle)
+    with _step("calibrate: the int8 graph, and a threshold per graph from held-out good tiles"):
+        decision = calibrate(bundle)
+    with _step("build-engine: for this machine"):
+        _build_engines(bundle)
+    with _step("run: the inspection loop over the video"), Inspector.open(bundle) as inspector:
+        source = open_source(str(conveyor.video))
+        inspect_sources(inspector, [source], output / "run", "rejects", batch=1)
+        promised = decision.graphs[inspector.choice.precision].false_reject_rate
+    with _step("evaluate: every frame against what was painted"):
+        fp32, pictures = evaluate(bundle, conveyor.data, precision="fp32")
+        int8, _ = evaluate(bundle, conveyor.data, precision="int8", write=False)
+    with _step("bench: PyTorch eager against every engine, interleaved"), bench_progress() as report:
+        benchmark = bench(bundle, seconds=_BENCH_SECONDS, report=report)
+    fastest = max((entry for entry in benchmark.entries if entry.batch == 1), key=lambda entry: entry.speedup or 0)
+    lines = (output / "run" / VERDICTS).read_text().splitlines()
+    tally = count(conveyor.frames, len(conveyor.defects), [json.loads(line)["outcome"] for line in lines])
+    result = DemoResult(
+        image_auroc=fp32.image_auroc,
+        int8_image_auroc=int8.image_auroc,
+        pixel_auroc=fp32.pixel_auroc,
+        false_reject_rate=tally.false_rejects / tally.good_frames,
+        promised_false_reject_rate=promised,
+        false_rejects_explained=binomial_bound(tally.good_frames, promised),
+        good_frames=tally.good_frames,
+        defective_frames=tally.defective_frames,
+        missed_frames=tally.missed_frames,
+        defects=len(conveyor.defects),
+        missed_defects=tally.missed_defects,
+        seconds=round(time.monotonic() - started, 1),
+        speedup_over_eager=fastest.speedup or float("nan"),
+        fastest=fastest.title,
+    )
+    (output / "demo.json").write_bytes(to_json(result))
+    _print(result, [*pictures, bundle.path / REPORTS / "benchmark.png", bundle.path / REPORTS / "training.png"], output)
+    return result
+
+
+def _clear(output: Path) -> None:
+    """Remove an earlier demo, and nothing else."""
+    if output.exists() and any(output.iterdir()):
+        if not (output / _MARK).is_file():
+            raise DataError(f"{output} is not empty and no earlier demo: choose another --output")
+        shutil.rmtree(output)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        (output / _MARK).touch()
+    except OSError as error:
+        raise DataError(f"{output} cannot be written ({error.strerror}): choose another --output") from error
+
+
+@contextmanager
+def _step(title: str) -> Iterator[None]:
+    console.print(title, style="bold")
+    begun = time.monotonic()
+    yield
+    console.print(f"  {time.monotonic() - begun:.1f} s")
+
+
+def _build_engines(bundle: Bundle) -> None:
+    for precision in ("fp32", "int8"):
+        console.print(f"  {build_engine(bundle, BuildRequest(precision, 'onnxruntime'))}")
+    try:
+        console.print(f"  {build_engine(bundle, BuildRequest('fp16', 'tensorrt'))}")
+    except LrdanError as error:
+        console.print(f"  no TensorRT engine: {error}")
+
+
+@dataclass(frozen=True)
+class Tally:
+    """The inspection loop's verdicts on the video, counted; frames that show a defect in part count in none of them.
+
+    Attributes:
+        good_frames: Frames that show no defect.
+        false_rejects: Those of them that were rejected.
+        defective_frames: Frames that show a whole defect.
+        missed_frames: Those of them that were not rejected.
+        missed_defects: Defects of which no such frame was rejected.
+    """
+
+    good_frames: int
+    false_rejects: int
+    defective_frames: int
+    missed_frames: int
+    missed_defects: int
+
+
+def count(frames: list[BeltFrame], defects: int, outcomes: list[str]) -> Tally:
+    """Count verdicts.
+
+    Args:
+        frames: What is in each frame of the video.
+        defects: How many defects are painted on the belt.
+        outcomes: Each frame's verdict: ``good``, ``reject`` or ``fault``.
+    """
+    judged = [(frame, outcome == "reject") for frame, outcome in zip(frames, outcomes, strict=True)]
+    good = [rejected for frame, rejected in judged if frame.label == "good"]
+    defective = [rejected for frame, rejected in judged if frame.defect is not None]
+    found = {frame.defect for frame, rejected in judged if rejected and frame.defect is not None}
+    return Tally(len(good), sum(good), len(defective), len(defective) - sum(defective), defects - len(found))
+
+
+def _print(result: DemoResult, pictures: list[Path], output: Path) -> None:
+    table = Table("figure", "value", title="lrdan-edge demo")
+    table.add_row("image AUROC, fp32 / int8", f"{result.image_auroc:.4f} / {result.int8_image_auroc:.4f}")
+    table.add_row("pixel AUROC, fp32", "no masks" if result.pixel_auroc is None else f"{result.pixel_auroc:.4f}")
+    table.add_row("defects found", f"{result.defects - result.missed_defects} of {result.defects}")
+    table.add_row("defective frames missed", result.missed_in_words())
+    table.add_row("good frames rejected", result.false_rejects_in_words())
+    table.add_row("fastest engine", f"{result.fastest}, {result.speedup_over_eager:.1f}x PyTorch eager")
+    table.add_row("seconds", f"{result.seconds:.0f}")
+    console.print(table)
+    for path in (*(picture for picture in pictures if picture.is_file()), output / "run" / "frames", output / "demo.json"):
+        console.print(str(path))

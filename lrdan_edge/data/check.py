@@ -1,0 +1,232 @@
+"""What about a data folder would make figures lie: near-copies, formats that differ by class, too few images."""
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import msgspec
+
+from lrdan_edge.bundle.bundle import sha256_of
+from lrdan_edge.data.dataset import HELD_OUT_SHARE, GoodImages, LabelledImage, good_folders
+from lrdan_edge.data.images import list_images
+from lrdan_edge.data.report import Copies, Folder, compare, look
+from lrdan_edge.errors import DataError
+
+FEW = 100  # good images for training: below it, what is normal is guessed from too little
+SIZES_APART = 1.25  # ratio of two folders' median sides
+PROMISE = 0.02  # the false-reject rate that calibrate promises by default
+
+
+class Survey(msgspec.Struct, frozen=True, kw_only=True):
+    """All of it.
+
+    Attributes:
+        data: The folder.
+        folders: Its folders, good ones first.
+        copies: Near-copies among the good ones.
+        warnings: What to know before figures are believed, one sentence each, with what to do.
+    """
+
+    data: str
+    folders: list[Folder]
+    copies: Copies
+    warnings: list[str]
+
+
+def check(data: Path) -> Survey:
+    """Look at every image of a data folder.
+
+    Args:
+        data: A plain folder of good images, or one as `lrdan_edge.data.dataset` describes it.
+
+    Raises:
+        DataError: There is no good image.
+    """
+    good, others = _folders(data)
+    seen = {name: look(name, paths) for name, paths in {**good, **others}.items()}
+    looks = {name: seen[name][1] for name in good}
+    if not any(looks.values()):
+        raise DataError(f"{data} has no good image that can be decoded: replace them")
+    folders = [folder for folder, _ in seen.values()]
+    copies = compare(looks, data)
+    first = folders[0]
+    held_out = len(good.get("calibration/good", []))
+    warnings = [across_warning(pair, count) for pair, count in copies.across.items()]
+    if copies.images[first.name] and not held_out:
+        warnings.append(inside_warning(copies.images[first.name], first.images))
+    warnings += [*form_warnings(folders), *size_warnings(folders), *count_warnings(first.images, held_out)]
+    return Survey(data=str(data), folders=folders, copies=copies, warnings=warnings)
+
+
+def training_notes(data: Path, images: GoodImages) -> list[str]:
+    """What a user should know before training on these images, one sentence each.
+
+    Looks at the training and the held-out images, and at ``test/good`` where there is one.
+
+    Args:
+        data: The data folder.
+        images: Its good images, divided.
+
+    Raises:
+        DataError: A good image cannot be decoded.
+    """
+    drawn = not (data / "calibration" / "good").is_dir()
+    folders = {"training": images.training, "held-out": images.held_out}
+    if drawn and images.held_out_groups is None:
+        folders = {"train/good": [*images.training, *images.held_out]}
+    good = len(folders)
+    if (data / "test" / "good").is_dir():
+        folders["test/good"] = list_images(data / "test" / "good")
+    seen = {name: look(name, paths) for name, paths in folders.items()}
+    for folder, _ in list(seen.values())[:good]:
+        if folder.broken:
+            raise DataError(folder.broken[0])
+    copies = compare({name: found for name, (_, found) in seen.items()}, data)
+    lines = [across_warning(pair, count) for pair, count in copies.across.items()]
+    if good == 1 and copies.images["train/good"]:
+        lines.append(inside_warning(copies.images["train/good"], len(folders["train/good"])))
+    facts = [folder for folder, _ in seen.values()]
+    lines += [*form_warnings(facts), *size_warnings(facts)]
+    if len(images.training) < FEW:
+        lines.append(few_warning(len(images.training)))
+    share = HELD_OUT_SHARE if drawn else None
+    return lines + promise_warnings(len(images.held_out), share, parts=images.held_out_groups)
+
+
+def evaluation_notes(
+    data: Path, images: Sequence[LabelledImage], training: Sequence[Path], known: Collection[str] = ()
+) -> list[str]:
+    """What a user should know before believing an evaluation's figures, one sentence each.
+
+    Args:
+        data: The data folder.
+        images: Its test images.
+        training: The images the detector was trained on; those that are gone are passed over.
+        known: Sha256 of the defects it was trained on (``--known-defects``).
+    """
+    present = [path for path in training if path.is_file()]
+    folders = {"training": present} if present else {}
+    for kind in ["good", *sorted({image.kind for image in images} - {"good"})]:
+        folders[f"test/{kind}"] = [image.path for image in images if image.kind == kind]
+    seen = {name: look(name, paths) for name, paths in folders.items()}
+    facts = [folder for folder, _ in seen.values()]
+    lines = [*form_warnings(facts), *size_warnings(facts)]
+    if shown := sum(sha256_of(image.path) in known for image in images if image.defective) if known else 0:
+        lines.append(
+            f"training was shown {shown} of these defects (--known-defects), so figures come out too good: take them out"
+        )
+    if not present:
+        return ["the training images are gone, so near-copies of them among the test images would not be noticed", *lines]
+    copies = compare({name: seen[name][1] for name in ("training", "test/good") if seen[name][1]}, data)
+    return [across_warning(pair, count) for pair, count in copies.across.items()] + lines
+
+
+def _folders(data: Path) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
+    """Good folders and the others, each with its images."""
+    training, held_out = good_folders(data)
+    layout = (data / "train" / "good").is_dir()
+    good = {"train/good" if layout else ".": training}
+    if held_out:
+        good["calibration/good"] = held_out
+    others: dict[str, list[Path]] = {}
+    if layout and (data / "test").is_dir():
+        for folder in sorted(path for path in (data / "test").iterdir() if path.is_dir()):
+            (good if folder.name == "good" else others)[f"test/{folder.name}"] = list_images(folder)
+    return good, others
+
+
+def across_warning(pair: str, count: int) -> str:
+    """Two folders share parts."""
+    return (
+        f"{pair} share parts: {count} image{'s' if count > 1 else ''} of the second "
+        f"{'are near-copies' if count > 1 else 'is a near-copy'} of one in the first, so figures come out too good: put all "
+        "pictures of a part on one side"
+    )
+
+
+def inside_warning(images: int, of: int) -> str:
+    """Copies within what a random share is held out of."""
+    return (
+        f"{images} of {of} good images have near-copies (one part, several pictures?): held out at random, copies of training images "
+        "set the threshold, too low: train with --group-by auto, or --group-by REGEX where file names tell the part"
+    )
+
+
+def form_warnings(folders: Sequence[Folder]) -> list[str]:
+    """Bit depth, colour and file type that differ within or between classes."""
+    first, lines = folders[0], []
+    if len(first.forms) > 1:
+        lines.append(f"{first.name} mixes {_listed(first.forms)}: all become 8-bit of one colour; save them alike")
+    for kind, of in (("", "forms"), ("file type ", "suffixes")):
+        for folder in folders[1:]:
+            if other := {key: n for key, n in getattr(folder, of).items() if key not in getattr(first, of)}:
+                lines.append(
+                    f"{folder.name} has {kind}{_listed(other)} where {first.name} has {_listed(getattr(first, of))}: a detector "
+                    "may tell classes by that; save all images the same way"
+                )
+    return lines
+
+
+def size_warnings(folders: Sequence[Folder]) -> list[str]:
+    """Sizes that differ within or between classes."""
+    first, lines = folders[0], []
+    if len(first.sizes) > 1:
+        lines.append(
+            f"{first.name} has {len(first.sizes)} sizes: all are resized to --image-size, whatever their "
+            "proportions; crop them alike if you can"
+        )
+    for folder in folders[1:]:
+        if not folder.side or not first.side:
+            continue
+        apart = max(folder.side, first.side) / min(folder.side, first.side)
+        if (len(first.sizes) == 1 and folder.sizes.keys() != first.sizes.keys()) or apart > SIZES_APART:
+            lines.append(
+                f"the longer side of {folder.name}'s images is {folder.side:g} pixels (median), of {first.name}'s {first.side:g}: "
+                "resizing blurs them differently, and a detector may tell classes by that"
+            )
+    return lines
+
+
+def count_warnings(training: int, held_out: int) -> list[str]:
+    """Too few good images, and for which promise.
+
+    Args:
+        training: Good images to train on (with those to be held out of them, where `held_out` is 0).
+        held_out: Good images in ``calibration/good``.
+    """
+    lines = []
+    if training < FEW:
+        lines.append(few_warning(training))
+    kept = held_out or round(HELD_OUT_SHARE * training)
+    return lines + promise_warnings(kept, None if held_out else HELD_OUT_SHARE)
+
+
+def few_warning(training: int) -> str:
+    """Too few images to learn from."""
+    return f"{training} good images are few to learn from: {FEW} or more are better, some hundreds best"
+
+
+def promise_warnings(kept: int, share: float | None, *, parts: int | None = None) -> list[str]:
+    """What `kept` held-out images cannot promise.
+
+    Args:
+        kept: How many.
+        share: Which share of all good images they are, where they are drawn.
+        parts: Of how many parts they are, where that is known: the promise stands on these.
+    """
+    stands_on = kept if parts is None else parts
+    needed = round(1 / PROMISE - 1)
+    if stands_on >= needed:
+        return []
+    what = f"{kept} held-out good images" if parts is None else f"{kept} held-out good images of {parts} parts"
+    least = "image" if parts is None else "part"
+    more = "" if share is None else f" ({round(needed / share)} good {least}s in all)"
+    return [
+        f"{what} can promise a false-reject rate of {1 / (stands_on + 1):.1%} at best: {PROMISE:.0%} takes {needed} {least}s{more}, "
+        f"1% takes 99"
+    ]
+
+
+def _listed(counts: dict[str, int]) -> str:
+    """The most frequent keys, with how many."""
+    shown = ", ".join(f"{key} ({count})" for key, count in list(counts.items())[:3])
+    return shown + (", …" if len(counts) > 3 else "")

@@ -1,0 +1,236 @@
+"""Images on the way in: finding them, reading them, fitting them to what the networks see.
+
+Training, calibration, evaluation and the runtime all go through `fit_frame`, so a frame means the same everywhere.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from lrdan_edge.bundle.manifest import BIT_DEPTHS, BitDepth, ModelSpec
+from lrdan_edge.bundle.view import Share, share_to_pixels
+from lrdan_edge.errors import DataError
+
+Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+"""An image as its file has it: [H, W] or [H, W, 3] (BGR)."""
+
+Frame = npt.NDArray[np.uint8]
+"""One image: uint8, shape [H, W] (grey), [H, W, 1], [H, W, 3] (BGR) or [H, W, 4] (BGRA)."""
+
+Pixel = TypeVar("Pixel", bound=np.generic)
+
+SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+
+
+def natural_key(path: Path) -> list[tuple[int, str]]:
+    """Sort key that puts ``tile_2`` before ``tile_10``, the same on every machine."""
+    parts = re.split(r"(\d+)", path.as_posix())
+    return [(int(part), "") if part.isdigit() and part.isascii() else (-1, part.lower()) for part in parts]
+
+
+def list_images(folder: Path) -> list[Path]:
+    """Image files below `folder`, in natural order.
+
+    Raises:
+        DataError: The folder does not exist, cannot be read, or has no image.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder} is not a folder: give a folder of images ({', '.join(sorted(SUFFIXES))})")
+    paths = [path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()]
+    if not paths:
+        raise DataError(f"{folder} holds no image ({', '.join(sorted(SUFFIXES))}): check the path")
+    return sorted(paths, key=natural_key)
+
+
+def read_pixels(path: Path) -> Pixels:
+    """Decode an image file as it is stored: uint8 or uint16, [H, W] or [H, W, 3] (BGR); alpha is dropped.
+
+    Raises:
+        DataError: The file cannot be read, is no whole image, or has pixels of another type.
+    """
+    try:
+        data = np.fromfile(path, dtype=np.uint8)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror})") from error
+    return _decode(data, str(path))
+
+
+def decode_image(data: bytes, name: str, bit_depth: int = 16) -> Frame:
+    """Decode an image file's bytes: uint8, [H, W] or [H, W, 3] (BGR); 16-bit is scaled to 8, alpha dropped.
+
+    Args:
+        data: The whole file.
+        name: What it is called in messages.
+        bit_depth: As `to_eight_bits`.
+
+    Raises:
+        DataError: It is no whole image, or has pixels of another type.
+    """
+    return to_eight_bits(_decode(np.frombuffer(data, np.uint8), name), bit_depth)
+
+
+def _decode(data: npt.NDArray[np.uint8], path: str) -> Pixels:
+    try:
+        image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION) if data.size else None
+    except cv2.error as error:  # a damaged header, such as one of 65312x65312 pixels
+        raise DataError(f"{path} is not a whole image ({error.err}): replace or remove it") from error
+    if image is None or _truncated(data):
+        raise DataError(f"{path} is not a whole image ({data.size} bytes): replace or remove it")
+    if image.dtype not in (np.uint8, np.uint16):
+        raise DataError(f"{path} has {image.dtype} pixels; 8 or 16 bits per channel are supported: convert it")
+    if image.ndim == 3 and image.shape[2] == 4:
+        image = cv2.cvtColor(image, cv2.COLOR_BGRA2BGR)
+    return np.asarray(image, np.uint8) if image.dtype == np.uint8 else np.asarray(image, np.uint16)
+
+
+def to_eight_bits(image: Pixels, bit_depth: int) -> Frame:
+    """Scale 16-bit pixels to 8 bits; 8-bit ones stay as they are.
+
+    Many cameras put 10, 12 or 14 bits into 16: scaled by the whole range, such images would keep 2, 4 or 6 bits.
+
+    Args:
+        image: uint8 or uint16, any shape.
+        bit_depth: How many bits of a 16-bit pixel are used (see `Preprocessing.bit_depth`): 2^bit_depth − 1 becomes 255, and
+            so does everything above.
+
+    Returns:
+        uint8, the same shape.
+
+    Raises:
+        DataError: The pixels are of another type.
+    """
+    if image.dtype == np.uint8:
+        return np.asarray(image, dtype=np.uint8)
+    if image.dtype != np.uint16:
+        raise DataError(f"a frame of {image.dtype} pixels cannot be judged: give uint8, or uint16")
+    scaled = cv2.convertScaleAbs(image, alpha=255 / (2**bit_depth - 1))
+    return np.asarray(scaled, dtype=np.uint8).reshape(image.shape)
+
+
+def bits_used(image: Pixels) -> BitDepth:
+    """How many bits the pixels of one image need, as a camera has them: 8, 10, 12, 14 or 16."""
+    return next(depth for depth in BIT_DEPTHS if image.max() < 1 << depth)
+
+
+def read_image(path: Path, bit_depth: int = 16) -> Frame:
+    """Decode an image file: uint8, [H, W] or [H, W, 3] (BGR); 16-bit is scaled to 8, alpha dropped.
+
+    Args:
+        path: The file.
+        bit_depth: As `to_eight_bits`.
+
+    Raises:
+        DataError: As `read_pixels`.
+    """
+    return to_eight_bits(read_pixels(path), bit_depth)
+
+
+def read_mask(path: Path) -> npt.NDArray[np.bool_]:
+    """A defect's mask, bool [H, W]: true where the image file is not black.
+
+    Raises:
+        DataError: As `read_pixels`.
+    """
+    image = read_pixels(path)
+    return np.asarray(image.any(axis=2) if image.ndim == 3 else image > 0)
+
+
+def _truncated(data: npt.NDArray[np.uint8]) -> bool:
+    """Whether the file stops before its end marker; OpenCV fills what is missing with grey and says nothing."""
+    begin = data[:4].tobytes()
+    if begin.startswith(b"\xff\xd8"):  # JPEG
+        return b"\xff\xd9" not in data[-4096:].tobytes()
+    if begin == b"\x89PNG":
+        return b"IEND" not in data[-64:].tobytes()
+    return False
+
+
+def fit_frame(frame: Frame, shape: tuple[int, int, int]) -> Frame:
+    """Fit a frame to the deploy graph's input: colour first, then size (averaging areas, so that no pixel is skipped).
+
+    Args:
+        frame: uint8, [h, w], [h, w, 1], [h, w, 3] (BGR) or [h, w, 4] (BGRA).
+        shape: (H, W, C), C 1 or 3.
+
+    Returns:
+        uint8 [H, W, C], C-contiguous; the frame itself when it already fits.
+
+    Raises:
+        DataError: The frame is not an image of these forms.
+    """
+    if frame.dtype != np.uint8 or frame.ndim not in (2, 3) or frame.size == 0:
+        raise DataError(f"a frame is uint8 [H, W] or [H, W, C]; this one is {frame.dtype} {list(frame.shape)}")
+    if frame.shape == shape:
+        return np.ascontiguousarray(frame)
+    height, width, channels = shape
+    source = frame.shape[2] if frame.ndim == 3 else 1
+    conversions = {
+        (3, 1): cv2.COLOR_BGR2GRAY,
+        (4, 1): cv2.COLOR_BGRA2GRAY,
+        (1, 3): cv2.COLOR_GRAY2BGR,
+        (4, 3): cv2.COLOR_BGRA2BGR,
+    }
+    if source not in (1, 3, 4):
+        raise DataError(f"a frame has 1, 3 or 4 channels; this one has {source}")
+    image: Frame = frame
+    if source != channels:
+        image = np.asarray(cv2.cvtColor(image, conversions[source, channels]), dtype=np.uint8)
+    if image.shape[:2] != (height, width):
+        image = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    return np.ascontiguousarray(image.reshape(shape))
+
+
+def region_of(frame: Frame, spec: ModelSpec) -> Frame:
+    """The part of a frame that the networks see, as the deploy graph scales it: uint8 [h, w, C] of ``spec.heatmap_shape``.
+
+    Args:
+        frame: uint8 [H, W, C] of ``spec.frame_shape``.
+        spec: The networks and their geometry.
+    """
+    if spec.geometry is None:
+        return frame
+    left, top, width, height = spec.geometry.region
+    return fit_frame(frame[top : top + height, left : left + width], (*spec.heatmap_shape, int(spec.channels)))
+
+
+def cut_frame(frame: Frame, spec: ModelSpec) -> Frame:
+    """The images that the networks see of a frame, as the deploy graph cuts them: region, scale, tiles.
+
+    Args:
+        frame: uint8 [H, W, C] of ``spec.frame_shape``.
+        spec: The networks and their geometry.
+
+    Returns:
+        uint8 [T, h, w, C], tiles row by row; T is 1 without tiles.
+    """
+    return tiles_of(region_of(frame, spec), spec)
+
+
+def tiles_of(canvas: npt.NDArray[Pixel], spec: ModelSpec) -> npt.NDArray[Pixel]:
+    """The tiles [T, h, w, ...] of a picture of ``spec.heatmap_shape``, [H, W, ...], row by row."""
+    corners = [(row, column) for row in spec.tile_rows for column in spec.tile_columns]
+    return np.stack([canvas[row : row + spec.height, column : column + spec.width] for row, column in corners])
+
+
+def crop_share(image: npt.NDArray[Pixel], share: Share | None) -> npt.NDArray[Pixel]:
+    """The part of a picture of the frame (any size, [H, W] or [H, W, C]) that the heatmap shows; a view."""
+    if share is None:
+        return image
+    left, top, width, height = share_to_pixels(share, *image.shape[:2])
+    return image[top : top + height, left : left + width]
+
+
+def load_frames(paths: Iterable[Path], shape: tuple[int, int, int], bit_depth: int = 16) -> Frame:
+    """Read images (as `read_image`) and fit them: uint8 [N, H, W, C]."""
+    return np.stack([fit_frame(read_image(path, bit_depth), shape) for path in paths])
+
+
+def batches(paths: list[Path], shape: tuple[int, int, int], size: int, bit_depth: int = 16) -> Iterator[Frame]:
+    """Like `load_frames`, in batches of at most `size`, so that memory stays bounded."""
+    for start in range(0, len(paths), size):
+        yield load_frames(paths[start : start + size], shape, bit_depth)

@@ -1,0 +1,1 @@
+"""Engines: build, open, verify, trust, and golden frames."""

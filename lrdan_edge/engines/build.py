@@ -1,0 +1,238 @@
+"""The build-engine stage: one graph, one target, one signed engine with a sidecar that says what it fits. No torch here."""
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import msgspec
+
+from lrdan_edge.backends.layers import count_precisions
+from lrdan_edge.backends.nvidia import feature
+from lrdan_edge.backends.processor import processor
+from lrdan_edge.bundle.bundle import ENGINES, TIMING_CACHE, Bundle, engine_stage, graph_name, sha256_of
+from lrdan_edge.bundle.manifest import SCHEMA_VERSION, EngineLayer, EngineSidecar, EngineTarget, Precision, to_json
+from lrdan_edge.engines.compatibility import misfit, runtime_version
+from lrdan_edge.engines.golden import check_on_golden_frames, no_golden_frames
+from lrdan_edge.engines.open import (
+    distrust,
+    engine,
+    engine_bytes,
+    load_engine,
+    refitted,
+    sidecar_of,
+    signature_file,
+    signature_of,
+    weights_for,
+)
+from lrdan_edge.engines.tensorrt.options import BuildOptions
+from lrdan_edge.engines.trust import ensure_key, sign
+from lrdan_edge.errors import EngineError
+
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """What to build.
+
+    Attributes:
+        precision: Which graph.
+        target: What will run it.
+        options: How TensorRT builds it; the other targets take none.
+    """
+
+    precision: Precision
+    target: EngineTarget = "tensorrt"
+    options: BuildOptions = field(default_factory=BuildOptions)
+
+
+@dataclass(frozen=True)
+class _Built:
+    """What a target's builder made of a graph."""
+
+    data: bytes
+    suffix: str
+    version: str
+    device: str
+    features: list[str]
+    batch: tuple[int, int, int] | None
+    layers: list[EngineLayer]
+    details: dict[str, Any]
+
+
+def build_engine(bundle: Bundle, request: BuildRequest, progress: Progress | None = None) -> str:
+    """Build an engine into the bundle, check it on the golden frames where it can run here, and sign it.
+
+    Args:
+        bundle: A bundle that has the graph.
+        request: What to build.
+        progress: Called with the builder's phase and the share done, 0 to 1.
+
+    Returns:
+        The engine's file name below ``engines/``.
+
+    Raises:
+        MissingStageError: The graph is missing.
+        EngineError: The builder refuses the graph, the engine's scores drift, or the key that signs cannot be used.
+        BackendError: What runs the engine refuses it.
+        MissingExtraError: The target is not installed here.
+    """
+    started = time.monotonic()  # the file's name depends on what is built, so the stage begins after the build
+    ensure_key()
+    graph = bundle.graph(request.precision)
+    if request.target == "tensorrt":
+        built = _build_tensorrt(graph, request.options, bundle.path / TIMING_CACHE, progress)
+    elif request.target == "openvino":
+        built = _build_openvino(bundle.processor_graph(request.precision), request.precision, progress)
+    else:
+        built = _build_onnxruntime(bundle.processor_graph(request.precision), request.precision, progress)
+    name = f"{request.target}-{request.precision}-{_slug(built)}{built.suffix}"
+    sidecar = EngineSidecar(
+        schema_version=SCHEMA_VERSION,
+        target=request.target,
+        target_version=built.version,
+        precision=request.precision,
+        graph_sha256=sha256_of(graph),
+        engine_sha256="",
+        platform=processor().platform,
+        device=built.device,
+        device_features=built.features,
+        batch=built.batch,
+        built="",
+        options=_options(request),
+        layers=built.layers,
+        golden_check="not measured",
+        details=built.details,
+    )
+    _keep(bundle, name, built.data, sidecar, _command(request), started)
+    return name
+
+
+def refit_engine(bundle: Bundle, name: str) -> None:
+    """Put the present graph's weights into an engine that was built with ``--refit``, check and sign it as after a build.
+
+    Args:
+        bundle: A bundle whose graph differs from the engine's in weights alone.
+        name: The engine's file name below ``engines/``.
+
+    Raises:
+        MissingStageError: The bundle has no such engine.
+        EngineError: It was not built so, does not fit this machine, is not trusted, or its scores drift afterwards.
+        MissingExtraError: TensorRT is not installed.
+    """
+    started = time.monotonic()
+    found = engine(bundle, name)
+    reason = misfit(found.sidecar) or distrust(bundle, name, bundle.read(sidecar_of(name), found.rebuild))
+    if not found.sidecar.options.get("refit"):
+        reason = "it was not built with --refit"
+    if reason:
+        again = f"{found.rebuild} --bundle {bundle.path}"
+        raise EngineError(f"engine {name} takes no new weights here: {reason}; build it anew with '{again}'")
+    graph = bundle.graph(found.sidecar.precision)
+    data = refitted(engine_bytes(bundle, found), found.sidecar, graph.read_bytes())
+    whole = found.sidecar.options | {"strip_weights": False}
+    sidecar = msgspec.structs.replace(found.sidecar, graph_sha256=sha256_of(graph), options=whole)
+    _keep(bundle, name, data, sidecar, found.rebuild, started)
+
+
+def _keep(bundle: Bundle, name: str, data: bytes, sidecar: EngineSidecar, command: str, started: float) -> None:
+    """Check an engine on the golden frames, and commit it with its sidecar and signature."""
+    inputs = {graph_name(sidecar.precision): bundle.graph(sidecar.precision)}
+    with bundle.stage(engine_stage(name), command=command, inputs=inputs, options=sidecar.options, started=started) as stage:
+        path = stage.path(f"{ENGINES}/{name}")
+        path.write_bytes(data)
+        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        sidecar = msgspec.structs.replace(sidecar, engine_sha256=sha256_of(path), built=now)
+        check = _check_golden(bundle, data, sidecar)
+        written = to_json(msgspec.structs.replace(sidecar, golden_check=check))
+        stage.path(sidecar_of(name)).write_bytes(written)
+        stage.unlisted_path(signature_of(name)).write_bytes(signature_file(sign(written)))
+        stage.results = {"bytes": len(data), "golden_check": check, **sidecar.details}
+
+
+def _build_onnxruntime(graph: Path, precision: Precision, progress: Progress | None) -> _Built:
+    from lrdan_edge.backends.onnxruntime import optimise, run_layers
+
+    with TemporaryDirectory() as folder:
+        target = Path(folder) / "engine.onnx"
+        optimise(graph, precision, target)
+        data = target.read_bytes()
+    layers = run_layers(data)
+    if progress:
+        progress("optimise", 1.0)
+    return _for_processor(data, ".onnx", runtime_version("onnxruntime"), layers)
+
+
+def _build_openvino(graph: Path, precision: Precision, progress: Progress | None) -> _Built:
+    from lrdan_edge.backends.openvino import compile_graph, openvino_version
+
+    data, layers = compile_graph(graph.read_bytes(), precision)
+    if progress:
+        progress("compile", 1.0)
+    return _for_processor(data, ".blob", openvino_version(), layers)
+
+
+def _for_processor(data: bytes, suffix: str, version: str, layers: list[EngineLayer]) -> _Built:
+    here = processor()
+    details = {"engine_layers": len(layers), "precision": count_precisions(layers)}
+    return _Built(data, suffix, version, here.name, here.features, None, layers, details)
+
+
+def _build_tensorrt(graph: Path, options: BuildOptions, timing_cache: Path, progress: Progress | None) -> _Built:
+    from lrdan_edge.engines.tensorrt.build import build_engine
+
+    options = replace(options, timing_cache=timing_cache)
+    built = build_engine(graph, options, progress)
+    details = dict(built.details)
+    version, device = str(details["tensorrt"]), str(details["device"])
+    whole = (options.smallest, options.batches[0][1], options.largest)
+    return _Built(built.plan, ".plan", version, device, _gpu_features(details, options), whole, built.layers, details)
+
+
+def _gpu_features(details: dict[str, Any], options: BuildOptions) -> list[str]:
+    """What of the GPU the engine needs; nothing when it was built ahead of time, or by TensorRT for RTX for them all."""
+    capability = details.get("compute_capability")
+    if not capability or (options.hardware_compatible and details["module"] == "tensorrt_rtx"):
+        return []
+    return ["sm8.0+"] if options.hardware_compatible == "ampere-plus" else [feature(capability)]
+
+
+def _slug(built: _Built) -> str:
+    """The device in a file's name: its model and best feature, or ``any`` for an engine built ahead of time."""
+    words = f"{built.device} {built.features[-1]}" if built.features else "any"
+    if dla := built.details.get("dla"):
+        words += f" dla{dla['core']}"
+    return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
+
+
+def _check_golden(bundle: Bundle, data: bytes, sidecar: EngineSidecar) -> float | str:
+    """Load the new engine, and run it on the golden frames.
+
+    Returns:
+        The largest relative score difference, or why it could not be measured here.
+
+    Raises:
+        EngineError: A score is not finite, or drifts beyond the bound.
+        BackendError: It does not load, or fails.
+    """
+    if reason := misfit(sidecar):  # built ahead of time for another machine, or PyCUDA is not here
+        return f"not measured: {reason}"
+    with load_engine(data, sidecar, weights_for(bundle, sidecar)) as backend:
+        if reason := no_golden_frames(bundle):
+            return f"not measured: {reason}"
+        return check_on_golden_frames(bundle, backend, sidecar.precision)
+
+
+def _options(request: BuildRequest) -> dict[str, Any]:
+    options: dict[str, Any] = {"target": request.target, "precision": request.precision}
+    return options | (request.options.record() if request.target == "tensorrt" else {})
+
+
+def _command(request: BuildRequest) -> str:
+    command = f"lrdan-edge build-engine --{request.precision} --target {request.target}"
+    return f"{command} {request.options.arguments()}" if request.target == "tensorrt" else command

@@ -1,0 +1,198 @@
+"""Which backend runs: the one asked for, or the fastest that fits, and one line that says which and why."""
+
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.util import find_spec
+from typing import Protocol
+
+from lrdan_edge.backends.base import ANY_CORES, Backend, Cores
+from lrdan_edge.backends.nvidia import find_gpu
+from lrdan_edge.backends.processor import processor
+from lrdan_edge.bundle.bundle import BENCHMARK, Bundle, graph_name
+from lrdan_edge.bundle.manifest import PRECISIONS, BenchmarkReport, Precision, from_json
+from lrdan_edge.engines.open import engines, open_engine
+from lrdan_edge.errors import BackendError
+
+BACKENDS = ("tensorrt", "onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "openvino", "torch", "null")
+
+_ON_GPU = ("tensorrt int8", "tensorrt fp16", "tensorrt fp32")
+_INT8_ON_PROCESSOR = ("openvino int8", "onnxruntime int8", "onnxruntime int8 (graph)")
+_FP32_ON_PROCESSOR = ("onnxruntime fp32", "openvino fp32", "onnxruntime fp32 (graph)")
+
+
+def preferred() -> tuple[str, ...]:
+    """What `auto` prefers until a benchmark has measured this machine: GPUs, then the processor; the rest comes last.
+
+    Int8 comes before fp32 only on a processor that multiplies 8-bit integers faster. ONNX Runtime's GPU providers are not in it:
+    whether what they need is installed shows only when they are opened.
+    """
+    if processor().int8_is_faster:
+        return (*_ON_GPU, *_INT8_ON_PROCESSOR, *_FP32_ON_PROCESSOR)
+    return (*_ON_GPU, *_FP32_ON_PROCESSOR, *_INT8_ON_PROCESSOR)
+
+
+class Opener(Protocol):
+    """What opens a backend."""
+
+    def __call__(self, cores: Cores = ANY_CORES) -> Backend:
+        """Open it."""
+        ...
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A way to run the bundle.
+
+    Attributes:
+        title: Its name in tables: ``tensorrt int8``, or ``onnxruntime fp32 (graph)`` where no engine was built.
+        backend: Which backend runs it.
+        precision: Which graph, and so which decision.
+        open: Opens the backend.
+        because: Why it was chosen, in a few words.
+        passed_over: What was not chosen, with the reason.
+        engine: The engine's file name below ``engines/``, or None where a graph runs as it is.
+    """
+
+    title: str
+    backend: str
+    precision: Precision
+    open: "Opener"
+    because: str = ""
+    passed_over: tuple[str, ...] = ()
+    engine: str | None = None
+
+    def describe(self) -> str:
+        """One line: what runs, why, and why not the others."""
+        line = f"{self.title} ({self.because})" if self.because else self.title
+        return f"{line}; passed over: {'; '.join(self.passed_over)}" if self.passed_over else line
+
+
+def candidates(bundle: Bundle) -> tuple[list[Choice], list[str]]:
+    """Every way to run the bundle on this machine but PyTorch, and what cannot run here with the reason."""
+    found: list[Choice] = []
+    obstacles: list[str] = []
+    for engine in engines(bundle):
+        if engine.obstacle:
+            obstacles.append(f"{engine.title}: {engine.obstacle}, rebuild with '{engine.rebuild} --bundle {bundle.path}'")
+        else:
+            opener = partial(open_engine, bundle, engine)
+            found.append(Choice(engine.title, engine.sidecar.target, engine.sidecar.precision, opener, engine=engine.name))
+    built = {(choice.backend, choice.precision) for choice in found}
+    for precision in PRECISIONS:
+        if graph_name(precision) not in bundle.manifest.files:
+            continue
+        if ("onnxruntime", precision) not in built:
+            opener = partial(_open_onnxruntime, bundle, precision, "onnxruntime")
+            found.append(Choice(f"onnxruntime {precision} (graph)", "onnxruntime", precision, opener))
+        if ("openvino", precision) not in built and find_spec("openvino"):
+            found.append(Choice(f"openvino {precision}", "openvino", precision, partial(_open_openvino, bundle, precision)))
+        for name in _gpu_providers():
+            found.append(Choice(f"{name} {precision}", name, precision, partial(_open_onnxruntime, bundle, precision, name)))
+    return found, obstacles
+
+
+def _gpu_providers() -> list[str]:
+    """Backends that run ONNX Runtime on a GPU: those it was built with, where there is one."""
+    if find_gpu() is None:
+        return []
+    from lrdan_edge.backends.onnxruntime import gpu_backends
+
+    return gpu_backends()
+
+
+def choose(bundle: Bundle, backend: str = "auto", precision: Precision | None = None) -> Choice:
+    """The backend asked for, or the fastest that fits; nothing is measured here.
+
+    Args:
+        bundle: The bundle to run.
+        backend: ``auto`` or one of `BACKENDS`.
+        precision: Only this one; None: the fastest.
+
+    Raises:
+        BackendError: Nothing fits what was asked for; the message says why.
+    """
+    if backend != "auto" and backend not in BACKENDS:
+        raise BackendError(f"there is no backend {backend!r}: choose auto, {', '.join(BACKENDS)}")
+    if backend == "torch":
+        return _torch(bundle, precision)
+    if backend == "null":
+        return Choice("null", "null", precision or "fp32", partial(_open_null, bundle), "inspects nothing, measures the loop")
+    found, obstacles = candidates(bundle)
+    fitting = [choice for choice in found if backend in ("auto", choice.backend) and precision in (None, choice.precision)]
+    if not fitting:
+        asked = " ".join(filter(None, (backend if backend != "auto" else "", precision))) or "backend"
+        reasons = f" ({'; '.join(obstacles)})" if obstacles else ""
+        raise BackendError(f"no {asked} runs here{reasons}: build one with 'lrdan-edge build-engine --bundle {bundle.path}'")
+    report = fresh_benchmark(bundle)
+    speeds = speeds_of(report) if report else {}
+    measured = [choice for choice in fitting if choice.title in speeds]
+    first = min(fitting, key=_rank)
+    if not measured:
+        stale = BENCHMARK in bundle.manifest.files and bundle.staleness("bench")
+        why = f"the last benchmark is older than the bundle ({stale})" if stale else "no benchmark of this machine yet"
+        return replace(first, because=f"{why}; 'lrdan-edge bench' finds the fastest", passed_over=tuple(obstacles))
+    best = max(measured, key=lambda choice: speeds[choice.title])
+    since = [choice for choice in fitting if choice.engine and choice.title not in speeds and not _refused(choice, report)]
+    if first in since and _rank(first) < _rank(best):
+        return replace(
+            first, because="built since the last benchmark; 'lrdan-edge bench' measures it", passed_over=tuple(obstacles)
+        )
+    obstacles += [f"{choice.title}: built since the last benchmark" for choice in since]
+    because = f"fastest in the last benchmark, {speeds[best.title]:.0f} frames/s"
+    return replace(best, because=because, passed_over=tuple(obstacles))
+
+
+def _rank(choice: Choice) -> int:
+    order = preferred()
+    return order.index(choice.title) if choice.title in order else len(order)
+
+
+def _refused(choice: Choice, report: BenchmarkReport | None) -> bool:
+    """Whether the benchmark met the engine and could not measure it."""
+    return report is not None and any(reason.startswith(f"{choice.title}: ") for reason in report.not_measured)
+
+
+def fresh_benchmark(bundle: Bundle) -> BenchmarkReport | None:
+    """The last benchmark, if it was run on this machine and what it measured has not changed."""
+    if BENCHMARK not in bundle.manifest.files or bundle.staleness("bench"):
+        return None
+    report = from_json(bundle.read(BENCHMARK, "lrdan-edge bench"), BenchmarkReport, str(bundle.path / BENCHMARK))
+    here = processor()
+    same = report.machine == here.name and report.instruction_set in ("", here.instruction_set)
+    return report if same else None
+
+
+def speeds_of(report: BenchmarkReport) -> dict[str, float]:
+    """Frames per second by title, at batch 1."""
+    return {entry.title: 1000 / entry.latency_ms["p50"] for entry in report.entries if entry.batch == 1}
+
+
+def _torch(bundle: Bundle, precision: Precision | None) -> Choice:
+    if precision not in (None, "fp32"):
+        raise BackendError(f"the torch backend runs fp32, not {precision}: leave the precision out, or choose another backend")
+    return Choice("torch fp32", "torch", "fp32", partial(_open_torch, bundle), "the reference")
+
+
+def _open_onnxruntime(bundle: Bundle, precision: Precision, backend: str, cores: Cores = ANY_CORES) -> Backend:
+    from lrdan_edge.backends.onnxruntime import OnnxRuntimeBackend
+
+    graph = bundle.processor_graph(precision) if backend == "onnxruntime" else bundle.graph(precision)
+    return OnnxRuntimeBackend(graph.read_bytes(), precision, cores=cores, name=backend)
+
+
+def _open_openvino(bundle: Bundle, precision: Precision, cores: Cores = ANY_CORES) -> Backend:
+    from lrdan_edge.backends.openvino import OpenVinoBackend
+
+    return OpenVinoBackend(bundle.processor_graph(precision).read_bytes(), precision, cores=cores)
+
+
+def _open_torch(bundle: Bundle, cores: Cores = ANY_CORES) -> Backend:
+    from lrdan_edge.backends.torch import TorchBackend
+
+    return TorchBackend(bundle, cores=cores)
+
+
+def _open_null(bundle: Bundle, cores: Cores = ANY_CORES) -> Backend:  # noqa: ARG001 (it computes nothing)
+    from lrdan_edge.backends.null import NullBackend
+
+    return NullBackend(bundle.manifest.model.frame_shape, bundle.manifest.model.heatmap_shape)

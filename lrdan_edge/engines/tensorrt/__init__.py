@@ -1,0 +1,1 @@
+"""What only TensorRT engines need: options, the builder, its timing cache and log, and refitting."""

@@ -1,0 +1,113 @@
+"""`BuildOptions` told to TensorRT's builder, each where this TensorRT and this device have it."""
+
+from typing import Any
+
+from lrdan_edge.backends.nvidia import Gpu, title
+from lrdan_edge.engines.tensorrt.options import BuildOptions
+from lrdan_edge.errors import EngineError
+
+_HARDWARE = {"ampere-plus": "AMPERE_PLUS", "same-compute-capability": "SAME_COMPUTE_CAPABILITY"}
+
+
+def configure(
+    trt: Any, builder: Any, network: Any, config: Any, frame: tuple[int, int, int], options: BuildOptions, gpu: Gpu | None
+) -> dict[str, Any]:
+    """Set profile, limits, level and compatibility.
+
+    Args:
+        trt: TensorRT's module.
+        builder: Its builder.
+        network: The parsed network.
+        config: The configuration to set.
+        frame: (H, W, C) of a frame.
+        options: What is asked for.
+        gpu: The GPU, or None to build ahead of time.
+
+    Returns:
+        What was set that depends on this machine, for the sidecar.
+
+    Raises:
+        EngineError: This TensorRT or this device lacks what is asked for.
+    """
+    _require_supported(trt, options, gpu)
+    for sizes in options.batches:
+        optimization_profile = builder.create_optimization_profile()
+        optimization_profile.set_shape("frames", *((count, *frame) for count in sizes))
+        config.add_optimization_profile(optimization_profile)
+    # Layer names alone would hide the precision that each layer got.
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    # TF32, on by default, computes float32 layers with ten bits: the very ones that stay in float32 for their precision.
+    config.clear_flag(trt.BuilderFlag.TF32)
+    if options.optimization_level is not None:
+        config.builder_optimization_level = options.optimization_level
+    if options.version_compatible:
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    if options.hardware_compatible and not is_rtx(trt):
+        config.hardware_compatibility_level = getattr(trt.HardwareCompatibilityLevel, _HARDWARE[options.hardware_compatible])
+    if options.refit:
+        config.set_flag(trt.BuilderFlag.REFIT)
+    if options.strip_weights:
+        config.set_flag(trt.BuilderFlag.STRIP_PLAN)
+        if not options.refit:  # the same weights come back, so TensorRT may optimise by their values
+            config.set_flag(trt.BuilderFlag.REFIT_IDENTICAL)
+    workspace = options.workspace_mib or (max(gpu.free_bytes() // 2 >> 20, 64) if gpu else None)
+    if workspace:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace << 20)
+    facts: dict[str, Any] = {"workspace_mib": workspace or "TensorRT's default"}
+    if options.dla_core is not None:
+        facts["dla"] = use_dla(trt, builder, network, config, options.dla_core)
+    return facts
+
+
+def is_rtx(trt: Any) -> bool:
+    """Whether this is TensorRT for RTX."""
+    return str(trt.__name__) == "tensorrt_rtx"
+
+
+def adjust_parser_for_dla(trt: Any, parser: Any) -> None:
+    """Ask the parser for layers that DLA takes, where it knows how to (TensorRT 11)."""
+    if (flag := getattr(trt.OnnxParserFlag, "ADJUST_FOR_DLA", None)) is not None:
+        parser.set_flag(flag)
+
+
+def use_dla(trt: Any, builder: Any, network: Any, config: Any, core: int) -> dict[str, Any]:
+    """Give the DLA core every layer it takes, and the GPU the rest.
+
+    Returns:
+        The core, how many layers it runs, and the others' names and types.
+
+    Raises:
+        EngineError: There is no such core here, or it takes no layer at all.
+    """
+    cores = int(builder.num_DLA_cores)
+    if core >= cores:
+        has = f"{cores} DLA core{'s' if cores > 1 else ''}, 0 to {cores - 1}" if cores else "no DLA"
+        raise EngineError(
+            f"{title(trt)} finds {has} on this device (Orin and Xavier have it with TensorRT 10.3 to 10.7, AGX Orin with 11.4.1 too, "
+            "Thor never): "
+            f"{'choose another core than ' + str(core) if cores else 'leave out --dla'}"
+        )
+    config.default_device_type = trt.DeviceType.DLA
+    config.DLA_core = core
+    config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
+    layers = [network.get_layer(index) for index in range(network.num_layers)]
+    fallbacks = [f"{layer.name} ({layer.type.name})" for layer in layers if not config.can_run_on_DLA(layer)]
+    if len(fallbacks) == len(layers):
+        raise EngineError(
+            f"DLA takes none of this graph's {len(layers)} layers with {title(trt)}: leave out --dla, or build --fp16 or --int8"
+        )
+    return {"core": core, "layers_on_dla": len(layers) - len(fallbacks), "gpu_fallbacks": fallbacks}
+
+
+def _require_supported(trt: Any, options: BuildOptions, gpu: Gpu | None) -> None:
+    if options.version_compatible and is_rtx(trt):
+        raise EngineError(f"{title(trt)} has no version-compatible engines: leave out --version-compatible")
+    level = _HARDWARE.get(options.hardware_compatible or "")
+    if level and not hasattr(trt.HardwareCompatibilityLevel, level):
+        raise EngineError(
+            f"{title(trt)} has no hardware compatibility {options.hardware_compatible}: leave out --hardware-compatible, or "
+            "choose ampere-plus"
+        )
+    if (options.refit or options.strip_weights) and gpu is None:
+        asked = "--refit" if options.refit else "--strip-weights"
+        raise EngineError(f"{title(trt)} builds {asked} engines on the GPU alone, and none is found here: leave it out")

@@ -1,0 +1,56 @@
+"""TensorRT's kernel timings, kept between builds beside the bundle.
+
+TensorRT parses the file itself, so it is signed as engines are: what another machine measured or somebody changed is not read.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from lrdan_edge.bundle.files import Folder
+from lrdan_edge.engines.tensorrt.configure import is_rtx
+from lrdan_edge.engines.trust import is_trusted, sign
+from lrdan_edge.errors import EngineError
+
+_PURPOSE = "timing cache"
+
+
+def load_timing_cache(trt: Any, config: Any, path: Path | None) -> Any:
+    """The cache in use, or None (TensorRT for RTX has none); one that is damaged or of another device is started anew.
+
+    Raises:
+        EngineError: The key that signs it cannot be read.
+    """
+    if path is None or is_rtx(trt):
+        return None
+    for data in (_read(path), b""):
+        cache = config.create_timing_cache(data)
+        if cache is not None and config.set_timing_cache(cache, False):
+            return cache
+    return None
+
+
+def save_timing_cache(path: Path, cache: Any) -> None:
+    """Keep the cache for the next build, whole or not at all.
+
+    Raises:
+        EngineError: The file or the key that signs it cannot be written.
+    """
+    data = bytes(cache.serialize())
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with Folder(path.parent) as folder:
+            folder.write(path.name, sign(data, _PURPOSE).encode() + b"\n" + data, shared=True)
+    except OSError as error:
+        raise EngineError(
+            f"the timing cache {path} cannot be written ({error.strerror}): check its folder and the disk"
+        ) from error
+
+
+def _read(path: Path) -> bytes:
+    """What `save_timing_cache` wrote on this machine; nothing where it is missing, unreadable or not ours."""
+    try:
+        with Folder(path.parent) as folder:
+            signature, _, data = folder.read(path.name).partition(b"\n")
+    except OSError:
+        return b""
+    return data if is_trusted(data, signature.decode("ascii", "replace"), _PURPOSE) else b""

@@ -1,0 +1,1 @@
+"""Evaluation of a bundle on labelled images, and its plots."""

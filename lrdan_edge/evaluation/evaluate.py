@@ -1,0 +1,184 @@
+"""The evaluate stage: how well a bundle tells good parts from defective ones, by the very graph that runs."""
+
+import shlex
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from lrdan_edge.bundle.bundle import DECISION, ENGINES, REPORTS, Bundle, Stage, engine_decision_name, graph_name
+from lrdan_edge.bundle.manifest import GraphDecision, Precision, to_json
+from lrdan_edge.bundle.view import Share
+from lrdan_edge.data.check import evaluation_notes
+from lrdan_edge.data.dataset import LabelledImage, recorded_images, test_images
+from lrdan_edge.data.images import crop_share, fit_frame, read_image, read_mask
+from lrdan_edge.engines.select import Choice
+from lrdan_edge.errors import DataError
+from lrdan_edge.evaluation import plots
+from lrdan_edge.evaluation.figure import matplotlib_found
+from lrdan_edge.evaluation.result import Evaluation, Judged
+from lrdan_edge.metrics import PixelAuroc, auroc, roc_curve
+from lrdan_edge.runtime.inspector import Inspector
+from lrdan_edge.runtime.verdict import Verdict
+
+_BATCH = 16
+
+
+def evaluate(
+    bundle: Bundle, data: Path, *, backend: str = "auto", precision: Precision | None = None, write: bool = True
+) -> tuple[Evaluation, list[Path]]:
+    """Judge every test image of `data` and write the figures, a ROC plot and a contact sheet into ``reports/``.
+
+    Args:
+        bundle: A calibrated bundle.
+        data: A folder with ``test/good``, ``test/<defect>`` and optionally ``ground_truth/<defect>``.
+        backend: As `Inspector.open`.
+        precision: As `Inspector.open`.
+        write: Whether to keep the figures and pictures in the bundle; where it cannot be written, a note says so instead.
+
+    Returns:
+        The evaluation, and the pictures written.
+
+    Raises:
+        DataError: The folder lacks good or defective test images, or one cannot be read.
+    """
+    images = test_images(data)
+    notes = evaluation_notes(
+        data, images, recorded_images(bundle, "training"), bundle.manifest.stages["train"].results.get("known_defects", ())
+    )
+    if write and not bundle.writable:
+        write, notes = False, [*notes, f"{bundle.path} cannot be written, so the figures are not kept in it"]
+    words = ["lrdan-edge", "evaluate", str(data)]
+    words += ["--backend", backend] if backend != "auto" else []
+    words += [f"--{precision}"] if precision else []
+    options = {"data": str(data), "backend": backend, "precision": precision}
+    with Inspector.open(bundle, backend=backend, precision=precision) as inspector:
+        if not write:
+            return _judge(inspector, images, notes)[0], []
+        inputs = _measured(bundle, inspector.choice)
+        with bundle.stage("evaluate", command=shlex.join(words), inputs=inputs, options=options) as stage:
+            result, judged = _judge(inspector, images, notes)
+            drawn = [judged[place].image for place in plots.shown_on_sheet(judged)]
+            shown = [Judged(image, verdict) for image, verdict in _inspected(inspector, drawn)]
+            pictures = _write(stage, result, judged, shown, shlex.join(words), inspector.bit_depth)
+    return result, [bundle.path / picture for picture in pictures]
+
+
+def _measured(bundle: Bundle, choice: Choice) -> dict[str, Path]:
+    """What the figures rest on, by name: the graph or engine that runs, and its decision."""
+    names = [DECISION, f"{ENGINES}/{choice.engine}" if choice.engine else graph_name(choice.precision)]
+    if choice.engine and bundle.engine_decision(choice.engine):
+        names.append(engine_decision_name(choice.engine))
+    return {name: bundle.path / name for name in names}
+
+
+def _inspected(inspector: Inspector, images: list[LabelledImage]) -> Iterator[tuple[LabelledImage, Verdict]]:
+    shape = inspector.backend.spec.frame_shape
+    for start in range(0, len(images), _BATCH):
+        part = images[start : start + _BATCH]
+        frames = [fit_frame(read_image(image.path, inspector.bit_depth), shape) for image in part]
+        yield from zip(part, inspector.inspect(frames), strict=True)
+
+
+def _judge(inspector: Inspector, images: list[LabelledImage], notes: list[str]) -> tuple[Evaluation, list[Judged]]:
+    """The figures, and every image with its verdict, without heatmaps: there may be thousands."""
+    pixels = PixelAuroc()
+    judged: list[Judged] = []
+    for image, verdict in _inspected(inspector, images):
+        if verdict.heatmap is not None and (image.mask or not image.defective):
+            pixels.add(verdict.heatmap, mask_of(image, verdict.heatmap, verdict.region))
+        judged.append(Judged(image, replace(verdict, heatmap=None)))
+    masks = any(image.mask for image in images)
+    result = _summarise(judged, inspector.choice.title, inspector.judge.decision, pixels.value() if masks else None)
+    return msgspec.structs.replace(result, notes=notes), judged
+
+
+def mask_of(image: LabelledImage, heatmap: npt.NDArray[np.float32], region: Share | None) -> npt.NDArray[np.bool_]:
+    """The defect's mask in the region, at the heatmap's resolution: a pixel is defective when any of it is."""
+    if image.mask is None:
+        return np.zeros(heatmap.shape, np.bool_)
+    height, width = heatmap.shape
+    share = cv2.resize(
+        crop_share(read_mask(image.mask), region).astype(np.float32), (width, height), interpolation=cv2.INTER_AREA
+    )
+    return np.asarray(share > 0, np.bool_)
+
+
+def _summarise(judged: list[Judged], title: str, decision: GraphDecision, pixel_auroc: float | None) -> Evaluation:
+    scored = [one for one in judged if one.verdict.outcome != "fault"]
+    good = [one for one in scored if not one.image.defective]
+    bad = [one for one in scored if one.image.defective]
+    if not good or not bad:
+        raise DataError(f"{len(judged) - len(scored)} of {len(judged)} test images are faults: nothing is left to compare")
+    kinds = {}
+    for kind in sorted({one.image.kind for one in bad}):
+        part = [one for one in bad if one.image.kind == kind]
+        missed, total = sum(one.verdict.outcome == "good" for one in part), len(part)
+        area = auroc([one.score for one in good], [one.score for one in part])
+        kinds[kind] = {"images": total, "image_auroc": area, "miss_rate": missed / total}
+    rejected = sum(one.verdict.outcome == "reject" for one in good)
+    missed = sum(one.verdict.outcome == "good" for one in bad)
+    return Evaluation(
+        backend=title,
+        threshold=scored[0].verdict.threshold,
+        promised_false_reject_rate=decision.false_reject_rate if decision.rule == "conformal" else None,
+        promised_miss_rate=None if decision.recall is None or decision.rule != "recall" else 1 - decision.recall,
+        good=len(good),
+        defective=len(bad),
+        image_auroc=auroc([one.score for one in good], [one.score for one in bad]),
+        pixel_auroc=pixel_auroc,
+        false_reject_rate=rejected / len(good),
+        miss_rate=missed / len(bad),
+        faults=len(judged) - len(scored),
+        kinds=kinds,
+    )
+
+
+def _write(
+    stage: Stage, result: Evaluation, judged: list[Judged], shown: list[Judged], command: str, bit_depth: int
+) -> list[str]:
+    """Figures and pictures into the stage, those of `shown` on the contact sheet; the pictures' names in the bundle."""
+    pictures = [f"{REPORTS}/evaluation-sheet.png"]
+    stage.path(f"{REPORTS}/evaluation.json").write_bytes(to_json(result))
+    stage.path(f"{REPORTS}/evaluation.md").write_text(as_markdown(result, command), encoding="utf-8")
+    found = Counter(one.image.kind for one in judged if one.verdict.outcome != "fault")
+    counts = {kind: found[kind] for kind in plots.kinds_in_order(judged)}
+    plots.contact_sheet(stage.path(pictures[0]), shown, counts, bit_depth)
+    if matplotlib_found():
+        pictures.append(f"{REPORTS}/evaluation-roc.png")
+        scored = [one for one in judged if one.verdict.outcome != "fault"]
+        curve = roc_curve(*([one.score for one in scored if one.image.defective is defective] for defective in (False, True)))
+        plots.roc(stage.path(pictures[1]), curve, result)
+    stage.results = {"image_auroc": result.image_auroc, "pixel_auroc": result.pixel_auroc, "backend": result.backend}
+    stage.results["notes"] = result.notes
+    return pictures
+
+
+def as_markdown(result: Evaluation, command: str) -> str:
+    """The evaluation as a page."""
+    pixel = "no masks" if result.pixel_auroc is None else f"{result.pixel_auroc:.4f}"
+    lines = [
+        "# Evaluation",
+        "",
+        f"`{command}`, by {result.backend}: {result.good} good, {result.defective} defective images, {result.faults} faults.",
+        "",
+        "| figure | value |",
+        "|---|---|",
+        f"| image AUROC | {result.image_auroc:.4f} |",
+        f"| pixel AUROC | {pixel} |",
+        *(f"| {name} | {value} |" for name, value in result.in_words().items()),
+        f"| threshold | {result.threshold:.6g} |",
+        "",
+        "| defect | images | image AUROC | miss rate |",
+        "|---|---|---|---|",
+    ]
+    for kind, figures in result.kinds.items():
+        lines.append(f"| {kind} | {figures['images']:.0f} | {figures['image_auroc']:.4f} | {figures['miss_rate']:.2%} |")
+    if result.notes:
+        lines += ["", "Before you believe these figures:", "", *(f"- {note}" for note in result.notes)]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,302 @@
+"""The networks: LRDAN's two autoencoders (AE1 = G, AE2 = D') and discriminator D, and the U-Net that restores as AE2."""
+
+import math
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lrdan_edge.bundle.manifest import ModelSpec
+from lrdan_edge.errors import DataError
+
+SMALLEST, LARGEST, MULTIPLE = 28, 512, 4
+GRID = 8  # the encoder halves the image until its shorter side is near this
+MOST_CHANNELS = 128
+BASE_CHANNELS = 16
+RESTORER_DOWNSAMPLINGS = 5
+LATENT_CHANNELS = 8
+LARGEST_VECTOR, VECTOR_CHANNELS = 32, 10  # images no larger than this are coded as a whole, by so many numbers
+
+
+def spec_for(
+    height: int,
+    width: int,
+    channels: Literal[1, 3],
+    *,
+    decoder: Literal["resize", "transposed"] = "resize",
+    recipe: str = "lrdan",
+) -> ModelSpec:
+    """The networks' shape for images of this size.
+
+    An autoencoder halves the image until its shorter side is about `GRID`, and at least twice. The code is spatial: each of
+    its cells describes a patch, which is all that a small network can learn from a few hundred images. Images of 32 pixels or
+    less hold one object (a digit, say), and seven by seven cells could draw any other as well: their code is a short vector.
+    A restorer (recipe ``inspection``, larger images) halves five times, to see far.
+
+    Args:
+        height: Rows, 28 to 512, a multiple of 4.
+        width: Columns, likewise.
+        channels: 1 (grey) or 3 (blue, green, red).
+        decoder: How the decoder enlarges.
+        recipe: The training recipe.
+
+    Raises:
+        DataError: The size is not supported.
+    """
+    for name, size in (("height", height), ("width", width)):
+        if not SMALLEST <= size <= LARGEST or size % MULTIPLE:
+            fit = min(max(round(size / MULTIPLE) * MULTIPLE, SMALLEST), LARGEST)
+            raise DataError(
+                f"{name} {size} is not supported (multiples of {MULTIPLE} from {SMALLEST} to {LARGEST} are): "
+                f"give --image-size with a {name} of {fit}"
+            )
+    vector = max(height, width) <= LARGEST_VECTOR
+    restorer = recipe == "inspection" and not vector
+    latent = VECTOR_CHANNELS if vector else LATENT_CHANNELS
+    return ModelSpec(
+        recipe=recipe,
+        height=height,
+        width=width,
+        channels=channels,
+        base_channels=BASE_CHANNELS,
+        latent_channels=restorer_widths(BASE_CHANNELS, RESTORER_DOWNSAMPLINGS)[-1] if restorer else latent,
+        downsamplings=RESTORER_DOWNSAMPLINGS if restorer else max(2, round(math.log2(min(height, width) / GRID))),
+        decoder=decoder,
+        architecture="restorer" if restorer else "autoencoder",
+        code="vector" if vector else "spatial",
+    )
+
+
+def _widths(spec: ModelSpec) -> list[int]:
+    """Feature maps after each downsampling."""
+    return [min(spec.base_channels << level, max(MOST_CHANNELS, spec.base_channels)) for level in range(spec.downsamplings)]
+
+
+def _encoder_layers(spec: ModelSpec) -> list[nn.Module]:
+    layers: list[nn.Module] = []
+    before = int(spec.channels)
+    for width in _widths(spec):
+        layers += [nn.Conv2d(before, width, 4, 2, 1, bias=False), nn.BatchNorm2d(width), nn.LeakyReLU(0.2)]
+        before = width
+    return layers
+
+
+def code_grid(spec: ModelSpec) -> tuple[int, int]:
+    """Rows and columns of the smallest feature maps; the image is padded up to a whole number of cells."""
+    block = 1 << spec.downsamplings
+    return -(-spec.height // block), -(-spec.width // block)
+
+
+class Encoder(nn.Sequential):
+    """Image to code, the paper's G_e, and φ: [N, C, H, W] to [N, latent_channels, H/2^d, W/2^d], or [N, latent_channels, 1, 1]."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        kernel = code_grid(spec) if spec.code == "vector" else (1, 1)
+        super().__init__(*_encoder_layers(spec), nn.Conv2d(_widths(spec)[-1], spec.latent_channels, kernel))
+
+
+class Decoder(nn.Sequential):
+    """Code to image in [-1, 1]; ``resize`` enlarges by nearest neighbour then convolves, ``transposed`` deconvolves."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        widths = _widths(spec)[::-1]
+        grid = code_grid(spec) if spec.code == "vector" else (1, 1)
+        first = widths[0] * math.prod(grid)
+        layers: list[nn.Module] = [nn.Conv2d(spec.latent_channels, first, 1, bias=False), nn.BatchNorm2d(first), nn.ReLU()]
+        if spec.code == "vector":
+            layers += [nn.Flatten(), nn.Unflatten(1, (widths[0], *grid))]
+        for before, after in zip(widths, [*widths[1:], None], strict=True):
+            outputs = int(spec.channels) if after is None else after
+            bias = after is None  # batch normalisation has its own
+            if spec.decoder == "resize":
+                layers += [nn.Upsample(scale_factor=2, mode="nearest"), nn.Conv2d(before, outputs, 3, 1, 1, bias=bias)]
+            else:
+                layers += [nn.ConvTranspose2d(before, outputs, 4, 2, 1, bias=bias)]
+            layers += [nn.Tanh()] if after is None else [nn.BatchNorm2d(outputs), nn.ReLU()]
+        super().__init__(*layers)
+
+
+class Autoencoder(nn.Module):
+    """Encoder and decoder: AE1 (the paper's generator G) and AE2 (its second autoencoder D') alike."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.encoder = Encoder(spec)
+        self.decoder = Decoder(spec)
+        self.height, self.width = spec.height, spec.width
+        self.pad = padding(spec)
+        initialise(self)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Reconstruct.
+
+        Args:
+            x: float [N, C, H, W] in [-1, 1].
+
+        Returns:
+            The reconstruction, float [N, C, H, W] in [-1, 1], and the code, float [N, latent_channels, h, w].
+        """
+        latent: Tensor = self.encoder(F.pad(x, self.pad, mode="replicate") if any(self.pad) else x)
+        reconstruction: Tensor = self.decoder(latent)
+        if any(self.pad):
+            reconstruction = reconstruction[:, :, : self.height, : self.width]
+        return reconstruction, latent
+
+
+def restorer_widths(base: int, downsamplings: int) -> list[int]:
+    """Feature maps of a restorer after each halving: they grow slowly, since a step at 256 pixels must stay short on a CPU."""
+    return [base * factor for factor in (1, 2, 3, 4, 6, 8, 8)][:downsamplings]
+
+
+class _Block(nn.Sequential):
+    """Two convolutions, the first of which may halve."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+        layers: list[nn.Module] = []
+        for before, step in ((inputs, stride), (outputs, 1)):
+            layers += [nn.Conv2d(before, outputs, 3, step, 1, bias=False), nn.BatchNorm2d(outputs), nn.LeakyReLU(0.1)]
+        super().__init__(*layers)
+
+
+class UNet(nn.Module):
+    """An encoder and a decoder with skip connections (U-Net, arXiv 1505.04597), whose first convolution halves."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        widths = restorer_widths(spec.base_channels, spec.downsamplings)
+        self.stem = nn.Sequential(
+            nn.Conv2d(int(spec.channels), widths[0], 4, 2, 1, bias=False),
+            nn.BatchNorm2d(widths[0]),
+            nn.LeakyReLU(0.1),
+            nn.Conv2d(widths[0], widths[0], 3, 1, 1, bias=False),
+            nn.BatchNorm2d(widths[0]),
+            nn.LeakyReLU(0.1),
+        )
+        pairs = list(pairwise(widths))
+        self.down = nn.ModuleList([_Block(before, after, stride=2) for before, after in pairs])
+        self.up = nn.ModuleList([_Block(after + before, before) for before, after in reversed(pairs)])
+        self.spec, self.height, self.width, self.pad = spec, spec.height, spec.width, padding(spec)
+
+    def features(self, x: Tensor) -> Tensor:
+        """The last layer's output, float [N, K, h/2, w/2] of float [N, C, H, W], with h and w what H and W are padded to."""
+        features: Tensor = self.stem(F.pad(x, self.pad, mode="replicate") if any(self.pad) else x)
+        passed = [features]
+        for down in self.down:
+            features = down(features)
+            passed.append(features)
+        for up, skipped in zip(self.up, reversed(passed[:-1]), strict=True):
+            features = up(torch.cat([F.interpolate(features, scale_factor=2, mode="nearest"), skipped], 1))
+        return features
+
+
+class Restorer(UNet):
+    """AE2 of the recipe ``inspection``: restores the good image from a defective one, and marks what it had to restore.
+
+    Its head gives two outputs for every pixel: a correction that is added to the input, and the log-odds of a defect.
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__(spec)
+        self.channels = int(spec.channels)
+        self.head = nn.Conv2d(spec.base_channels, 4 * (self.channels + 1), 3, 1, 1)
+        initialise(self)
+        nn.init.zeros_(self.head.weight)  # training starts from the identity
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Restore.
+
+        Args:
+            x: float [N, C, H, W], standardised (see `Preprocessing`).
+
+        Returns:
+            The restored image, float [N, C, H, W], and the log-odds of a defect, float [N, 1, H, W].
+        """
+        outputs = F.pixel_shuffle(self.head(self.features(x)), 2)[:, :, : self.height, : self.width]
+        return x + outputs[:, : self.channels], outputs[:, self.channels :]
+
+    def marks(self, x: Tensor) -> Tensor:
+        """The log-odds as they are scored: of every 2 by 2 pixels the mean, which smooths as much as a score can bear.
+
+        Args:
+            x: As for `forward`.
+
+        Returns:
+            float32 [N, 1, H, W].
+        """
+        _, log_odds = self(x)
+        return doubled(F.avg_pool2d(log_odds, 2))
+
+
+class Marker(UNet):
+    """What the deploy graph needs of a restorer: its `Restorer.marks`, the same numbers with less work.
+
+    The head is linear. Of the four pixels that it gives for each of its places, the mean is one output of the mean weights: no
+    restored image, no pixel shuffle, no pooling.
+    """
+
+    def __init__(self, restorer: Restorer) -> None:
+        """Copy a restorer's weights."""
+        super().__init__(restorer.spec)
+        self.head = nn.Conv2d(restorer.head.in_channels, 1, 3, 1, 1)
+        weights = restorer.state_dict()
+        for name in ("head.weight", "head.bias"):
+            weights[name] = weights[name][-4:].mean(0, keepdim=True)
+        self.load_state_dict(weights)
+        self.train(restorer.training)
+
+    def marks(self, x: Tensor) -> Tensor:
+        """See `Restorer.marks`."""
+        return doubled(self.head(self.features(x))[:, :, : self.height // 2, : self.width // 2])
+
+
+def doubled(maps: Tensor) -> Tensor:
+    """Maps [N, 1, h, w] with every value twice along rows and columns: float32 [N, 1, 2h, 2w]."""
+    return F.interpolate(maps.float(), scale_factor=2, mode="nearest")
+
+
+def ae2_for(spec: ModelSpec) -> "Autoencoder | Restorer":
+    """AE2 as the specification has it, newly initialised."""
+    return Restorer(spec) if spec.architecture == "restorer" else Autoencoder(spec)
+
+
+def padding(spec: ModelSpec) -> tuple[int, int, int, int]:
+    """What `torch.nn.functional.pad` adds so that every halving is exact: (left, right, top, bottom)."""
+    rows, columns = code_grid(spec)
+    return (0, (columns << spec.downsamplings) - spec.width, 0, (rows << spec.downsamplings) - spec.height)
+
+
+class Discriminator(nn.Module):
+    """Tells images from AE1's reconstructions; its features are what the adversarial loss compares."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.features = nn.Sequential(*_encoder_layers(spec))
+        self.logit = nn.Conv2d(_widths(spec)[-1], 1, 1)
+        initialise(self)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Judge patches.
+
+        Args:
+            x: float [N, C, H, W] in [-1, 1].
+
+        Returns:
+            Logits per patch, float [N, 1, h, w], high for real ones, and the features f(x) below them, float [N, K, h, w].
+        """
+        features: Tensor = self.features(x)
+        return self.logit(features), features
+
+
+@torch.no_grad()
+def initialise(module: nn.Module) -> None:
+    """Initialise in place: convolutions as He et al. (arXiv 1502.01852) for leaky ReLU, batch normalisation as the identity."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.kaiming_normal_(layer.weight, a=0.2)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+        elif isinstance(layer, nn.BatchNorm2d):
+            nn.init.ones_(layer.weight)
+            nn.init.zeros_(layer.bias)

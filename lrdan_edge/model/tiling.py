@@ -1,0 +1,188 @@
+"""The deploy graph's two ends: frames to the networks' images (region, scale, tiles), and the tiles' maps to one heatmap.
+
+Only slices, matrix products and sums: every backend has them, and TensorRT runs the products on its tensor cores. ONNX's own
+Resize with antialiasing is no choice: TensorRT's parser refuses the attribute, and its filter is not the one of training.
+"""
+
+from math import gcd
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from lrdan_edge.bundle.manifest import ModelSpec
+from lrdan_edge.bundle.view import Geometry, fading_zones
+from lrdan_edge.model.precision import Float32Module
+
+Matrix = npt.NDArray[np.float32]
+
+
+class AreaResize(Float32Module):
+    """Scales images as `lrdan_edge.data.images.fit_frame` does (OpenCV's area average, rounded to grey levels).
+
+    Averaging areas is linear in rows and in columns: two products with constant matrices. When a side shrinks by p/q, every p
+    pixels become q whatever the rest is, so the matrix is q by p, repeated, and not the full one.
+    """
+
+    columns: Tensor
+    rows: Tensor
+
+    def __init__(self, source: tuple[int, int], target: tuple[int, int]) -> None:
+        """Make the matrices.
+
+        Args:
+            source: (rows, columns) before.
+            target: (rows, columns) after.
+        """
+        super().__init__()
+        self.target = target
+        self.halves = source == (2 * target[0], 2 * target[1])
+        shrinks = target[0] <= source[0] and target[1] <= source[1]
+        matrices = [area_matrix(before, after, shrinks=shrinks) for before, after in zip(source, target, strict=True)]
+        if shrinks:
+            matrices = [_first_block(matrix) for matrix in matrices]
+        self.register_buffer("rows", torch.from_numpy(matrices[0]))
+        self.register_buffer("columns", torch.from_numpy(matrices[1].T.copy()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale float32 [N, C, H, W] with values in [0, 255]; whole numbers come out."""
+        channels, height = int(x.shape[1]), int(x.shape[2])
+        if self.columns.numel() > 1:
+            x = (x.reshape(-1, self.columns.shape[0]) @ self.columns).reshape(-1, channels, height, self.target[1])
+        if self.rows.numel() > 1:
+            x = (self.rows @ x.reshape(-1, self.rows.shape[1], self.target[1])).reshape(-1, channels, *self.target)
+        # OpenCV rounds a half to the even grey level, but up where it halves an image (in integers).
+        return (x + 0.5).floor() if self.halves else x.round()
+
+
+def area_matrix(before: int, after: int, *, shrinks: bool) -> Matrix:
+    """The matrix by which OpenCV's area interpolation scales one side.
+
+    Args:
+        before: Pixels before.
+        after: Pixels after.
+        shrinks: Whether neither side of the image grows. OpenCV averages areas then, and otherwise interpolates.
+
+    Returns:
+        float32 [after, before], rows summing to 1.
+    """
+    if before == after:
+        return np.eye(before, dtype=np.float32)
+    if shrinks:
+        unit = cv2.resize(np.eye(before, dtype=np.float32), (before, after), interpolation=cv2.INTER_AREA)
+        return np.asarray(unit, np.float32)
+    # Columns doubled make OpenCV interpolate rows as it does when an image grows; every second one is as it was.
+    unit = cv2.resize(np.eye(before, dtype=np.float32), (2 * before, after), interpolation=cv2.INTER_AREA)
+    return np.ascontiguousarray(unit[:, ::2], np.float32)
+
+
+def _first_block(matrix: Matrix) -> Matrix:
+    """The smallest block whose repetition along the diagonal is this area average."""
+    after, before = matrix.shape
+    blocks = gcd(before, after)
+    return np.ascontiguousarray(matrix[: after // blocks, : before // blocks])
+
+
+class Cut(nn.Module):
+    """Frames to the networks' images: the region, scaled to the canvas, cut into tiles."""
+
+    def __init__(self, spec: ModelSpec, geometry: Geometry) -> None:
+        """Prepare.
+
+        Args:
+            spec: The networks.
+            geometry: Their `ModelSpec.geometry`.
+        """
+        super().__init__()
+        self.region = geometry.region
+        _, _, width, height = self.region
+        self.crops = (height, width) != geometry.frame
+        self.resize = None if spec.heatmap_shape == (height, width) else AreaResize((height, width), spec.heatmap_shape)
+        self.tile_rows, self.tile_columns = spec.tile_rows, spec.tile_columns
+        self.height, self.width = spec.height, spec.width
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Cut.
+
+        Args:
+            frames: float32 [N, C, H, W] in [0, 255].
+
+        Returns:
+            float32 [N·T, C, h, w], each frame's tiles together, row by row.
+        """
+        left, top, width, height = self.region
+        x = frames[:, :, top : top + height, left : left + width] if self.crops else frames
+        if self.resize is not None:
+            x = self.resize(x)
+        rows, columns = len(self.tile_rows), len(self.tile_columns)
+        if rows * columns == 1:
+            return x
+        x = torch.cat([x[:, :, start : start + self.height] for start in self.tile_rows], 2)
+        x = torch.cat([x[:, :, :, start : start + self.width] for start in self.tile_columns], 3)
+        x = x.reshape(-1, int(frames.shape[1]), rows, self.height, columns, self.width)
+        return x.permute(0, 2, 4, 1, 3, 5).reshape(-1, int(frames.shape[1]), self.height, self.width)
+
+
+class Stitch(Float32Module):
+    """The tiles' maps to the canvas's: where tiles overlap, one fades into the other, so that no seam shows."""
+
+    row_weights: Tensor
+    column_weights: Tensor
+
+    def __init__(self, spec: ModelSpec) -> None:
+        """Make the weights.
+
+        Args:
+            spec: The networks and their tiles.
+        """
+        super().__init__()
+        self.starts, self.tile = (spec.tile_rows, spec.tile_columns), (spec.height, spec.width)
+        rows, columns = (fading(starts, tile) for starts, tile in zip(self.starts, self.tile, strict=True))
+        self.register_buffer("row_weights", torch.from_numpy(rows)[None, :, :, None, None])
+        self.register_buffer("column_weights", torch.from_numpy(columns)[None, None, None])
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Stitch float32 [N·T, 1, h, w], in `Cut`'s order, to float32 [N, 1, H, W]."""
+        (rows, columns), (height, width) = (len(starts) for starts in self.starts), self.tile
+        if rows * columns == 1:
+            return maps
+        x = maps.reshape(-1, rows, columns, height, width).transpose(2, 3)
+        x = (x * self.row_weights * self.column_weights).reshape(-1, rows * height, columns * width)
+        x = _join(_join(x, self.starts[0], height, 1), self.starts[1], width, 2)
+        return x.unsqueeze(1)
+
+
+def fading(starts: list[int], tile: int) -> Matrix:
+    """Each tile's weights along one side: they rise and fall linearly over `fading_zones`, and sum to 1 everywhere.
+
+    Args:
+        starts: Where each tile begins on the canvas.
+        tile: Its pixels along this side.
+
+    Returns:
+        float32 [len(starts), tile].
+    """
+    weights = np.ones((len(starts), tile), np.float64)
+    for index, (begin, end) in enumerate(fading_zones(starts, tile)):
+        places = np.arange(starts[index], starts[index + 1] + tile) + 0.5
+        rise = np.clip((places - begin) / (end - begin), 0, 1) if end > begin else places > begin
+        weights[index] *= 1 - rise[:tile]
+        weights[index + 1] *= rise[-tile:]
+    return weights.astype(np.float32)
+
+
+def _join(x: Tensor, starts: list[int], tile: int, axis: int) -> Tensor:
+    """Weighted tiles that lie side by side along `axis` moved to where they belong, what fades added up."""
+    parts, place = [], 0
+    ends = [*fading_zones(starts, tile), (starts[-1] + tile, starts[-1] + tile)]
+    for index, (begin, end) in enumerate(ends):
+        here = index * tile - starts[index]
+        if begin > place:
+            parts.append(x.narrow(axis, here + place, begin - place))
+        if end > begin:
+            there = (index + 1) * tile - starts[index + 1]
+            parts.append(x.narrow(axis, here + begin, end - begin) + x.narrow(axis, there + begin, end - begin))
+        place = end
+    return torch.cat(parts, axis)

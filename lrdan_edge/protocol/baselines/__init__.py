@@ -1,0 +1,45 @@
+"""Detectors that the one-class protocol compares; each is imported when it is first made (needs torch)."""
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    from lrdan_edge.protocol.baselines.base import Detector
+
+
+def _lazy(module: str, name: str) -> "Callable[[], Detector]":
+    """A factory that imports ``baselines.<module>.<name>`` when it is called."""
+
+    def make() -> "Detector":
+        return cast("Detector", getattr(import_module(f"{__name__}.{module}"), name)())
+
+    return make
+
+
+def _labelled(module: str, name: str) -> "Callable[[float], Detector]":
+    """The same for detectors that take a share of labelled anomalies."""
+
+    def make(ratio: float) -> "Detector":
+        return cast("Detector", getattr(import_module(f"{__name__}.{module}"), name)(ratio))
+
+    return make
+
+
+DETECTORS: "dict[str, Callable[[], Detector]]" = {
+    "lrdan": _lazy("lrdan", "Lrdan"),
+    "inspection": _lazy("lrdan", "inspection"),
+    "pixel-1nn": _lazy("nearest", "PixelNearestNeighbour"),
+    "pca": _lazy("pca", "PrincipalComponents"),
+    "autoencoder": _lazy("autoencoder", "PlainAutoencoder"),
+    "ganomaly": _lazy("ganomaly", "Ganomaly"),
+    "deep-svdd": _lazy("deep_svdd", "DeepSvdd"),
+    "geom": _lazy("geom", "Geom"),
+}
+"""Every detector by its name on the command line; these learn from good images alone."""
+
+SEMI_SUPERVISED: "dict[str, Callable[[float], Detector]]" = {
+    "deep-sad": _labelled("deep_sad", "DeepSad"),
+    "inspection-known": _labelled("lrdan", "inspection_known"),
+}
+"""Detectors that also learn from a few labelled anomalies: made with γ_l, their share of the training images."""

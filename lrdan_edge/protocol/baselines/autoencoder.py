@@ -1,0 +1,69 @@
+"""LRDAN's autoencoder without LRDAN."""
+
+import torch
+from torch import Tensor
+
+from lrdan_edge.model.deployed import DeployModule, ScoringHead
+from lrdan_edge.model.networks import Autoencoder, spec_for
+from lrdan_edge.protocol.baselines.common import in_chunks, index_batches, require_finite, require_frames, seeded
+from lrdan_edge.train.options import RECIPES, computes_bfloat16, scoring_for
+from lrdan_edge.train.recipes.lrdan import losses
+from lrdan_edge.train.recipes.lrdan.adversaries import BETAS
+from lrdan_edge.train.trainer import map_statistics, preprocessing_for, rate_at, to_input
+
+BATCH_SIZE = 32
+_IMAGES_AT_ONCE = 256
+
+
+class PlainAutoencoder:
+    """The network that LRDAN deploys, trained by L1 alone: what the second autoencoder and the discriminator are worth.
+
+    Network, loss's reduction, optimiser, learning rate, and the way from error to score are those of the LRDAN recipe; only the
+    training differs. Sizes are those of `networks.spec_for`.
+    """
+
+    recipe = (
+        f"L1 alone; batches of {BATCH_SIZE}, learning rate {RECIPES['lrdan'].learning_rate:g}; network and scoring as lrdan"
+    )
+
+    def fit(
+        self,
+        good: Tensor,
+        *,
+        steps: int,
+        seed: int,
+        device: torch.device,
+        defects: Tensor | None = None,  # noqa: ARG002
+    ) -> None:
+        """Train; see `Detector.fit`.
+
+        Raises:
+            DataError: The images cannot be used.
+            TrainingError: The loss is no longer finite.
+        """
+        rate, half = RECIPES["lrdan"].learning_rate, computes_bfloat16(device)
+        channels, height, width = require_frames(good, steps)
+        spec = spec_for(height, width, channels)
+        with seeded(seed) as rng:
+            network = Autoencoder(spec).to(device)
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            optimiser = torch.optim.Adam(network.parameters(), rate, betas=BETAS, fused=True)
+            network.train()
+            for step, indices in enumerate(index_batches(rng, len(good), BATCH_SIZE, steps)):
+                for group in optimiser.param_groups:
+                    group["lr"] = rate * rate_at(step, steps)
+                x = to_input(good[indices], device)
+                with torch.autocast(device.type, torch.bfloat16, enabled=half):
+                    reconstruction, _ = network(x)
+                loss = losses.irec(x, reconstruction.float())
+                optimiser.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimiser.step()
+        require_finite(loss.detach(), "the autoencoder")
+        preprocessing, scoring = preprocessing_for(spec), scoring_for(spec)
+        head = ScoringHead(spec, scoring, *map_statistics(network, good, preprocessing, scoring))
+        self._module, self._device = DeployModule(network, head, preprocessing, scoring.source).to(device), device
+
+    def score(self, frames: Tensor) -> Tensor:
+        """The scoring head's score; see `Detector.score`."""
+        return in_chunks(lambda part: self._module(part.to(self._device))[0], frames.permute(0, 2, 3, 1), _IMAGES_AT_ONCE)

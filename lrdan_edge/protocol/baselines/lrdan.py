@@ -1,0 +1,129 @@
+"""The toolkit's own recipes as detectors of the protocol: trained as `trainer.train` trains, but for so many steps, without files."""
+
+from dataclasses import asdict, replace
+from typing import Literal, cast
+
+import torch
+from torch import Tensor
+
+from lrdan_edge.errors import TrainingError
+from lrdan_edge.model.deployed import DeployModule, ScoringHead
+from lrdan_edge.model.networks import spec_for
+from lrdan_edge.train.known_defects import KnownDefects
+from lrdan_edge.train.learner import EVERYTHING
+from lrdan_edge.train.options import RECIPES, TrainOptions, scoring_for
+from lrdan_edge.train.prefetch import batch_of
+from lrdan_edge.train.recipes.lrdan.adversaries import Adversaries, DualReading
+from lrdan_edge.train.recipes.lrdan.losses import LossWeights
+from lrdan_edge.train.trainer import learner_for, map_statistics, networks_for, preprocessing_for, rate_at
+
+Scorer = Literal["ae1", "ae2"]
+
+BATCH_SIZE = 32  # the protocol has thousands of small images; the recipe's own suits hundreds of large ones
+_SCORED_AT_ONCE = 256
+
+
+class Lrdan:
+    """LRDAN (arXiv 2002.01607), or another recipe of the toolkit, as a `Detector`."""
+
+    def __init__(
+        self,
+        weights: LossWeights | None = None,
+        dual_reading: DualReading | None = None,
+        *,
+        scorer: Scorer = "ae2",
+        options: TrainOptions | None = None,
+        labelled_ratio: float = 0.0,
+    ) -> None:
+        """Choose the recipe.
+
+        Args:
+            weights: The losses' weights, instead of `options`'.
+            dual_reading: Who minimises the dual term, instead of `options`'.
+            scorer: Whose output is scored: AE2's, which is deployed, or AE1's for losses that leave AE2 untrained.
+            labelled_ratio: Share of the training images that are labelled anomalies (see `lrdan_edge.train.known_defects`); 0 for none.
+            options: Recipe, batch size, learning rate, decoder and scoring (LRDAN's own by default); the rest is not used.
+        """
+        options = options or TrainOptions(recipe="lrdan", batch_size=BATCH_SIZE)
+        self.options = replace(options, weights=weights or options.weights, dual_reading=dual_reading or options.dual_reading)
+        self.scorer, self.labelled_ratio = scorer, labelled_ratio
+        self._fitted: tuple[DeployModule, torch.device] | None = None
+
+    @property
+    def recipe(self) -> str:
+        """What was chosen, in one line; results measured with another recipe are not mixed with these."""
+        options, own = self.options, RECIPES[self.options.recipe]
+        weights = ", ".join(f"{name} {value:g}" for name, value in asdict(options.weights).items())
+        losses = f"weights {weights}; dual term read as {options.dual_reading}; " if options.recipe == "lrdan" else ""
+        scoring = "the image size's own" if options.scoring is None else str(options.scoring)
+        labelled = self.labelled_ratio and (
+            f"semi-supervised: {self.labelled_ratio:g} of the training images are labelled anomalies of one other class; "
+        )
+        return (
+            f"{labelled or ''}recipe {options.recipe}; {losses}batches of {options.batch_size or own.batch_size}, learning rate "
+            f"{options.learning_rate or own.learning_rate:g}, {options.decoder} decoder; {self.scorer.upper()} is scored; "
+            f"scoring: {scoring}"
+        )
+
+    def fit(
+        self,
+        good: Tensor,
+        *,
+        steps: int,
+        seed: int,
+        device: torch.device,
+        defects: Tensor | None = None,
+    ) -> None:
+        """Train for exactly `steps` steps and keep the last state; see `Detector.fit`.
+
+        Raises:
+            DataError: The images' size is not supported.
+        """
+        options = replace(self.options, seed=seed)
+        _, channels, height, width = good.shape
+        spec = spec_for(height, width, cast(Literal[1, 3], channels), decoder=options.decoder, recipe=options.recipe)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            networks = networks_for(spec).to(device)
+        networks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        batch_size = options.batch_size or RECIPES[options.recipe].batch_size
+        networks.train()
+        known = known_of(defects) if self.labelled_ratio and defects is not None else None
+        learner = learner_for(networks, good, options, known)
+        for step in range(steps):
+            learner.set_rate(rate_at(step, steps))
+            batch = learner.prepare(good[batch_of(step, seed, len(good), batch_size)], step, EVERYTHING)
+            learner.step(*(part.to(device) for part in batch))
+        network = networks.ae1 if self.scorer == "ae1" and isinstance(networks, Adversaries) else networks.ae2
+        preprocessing, scoring = preprocessing_for(spec), options.scoring or scoring_for(spec)
+        mean, deviation = map_statistics(network, good, preprocessing, scoring)
+        head = ScoringHead(spec, scoring, mean, deviation)
+        self._fitted = DeployModule(network, head, preprocessing, scoring.source).to(device), device
+
+    @torch.inference_mode()
+    def score(self, frames: Tensor) -> Tensor:
+        """The deploy graph's score; see `Detector.score`.
+
+        Raises:
+            TrainingError: `fit` has not run.
+        """
+        if self._fitted is None:
+            raise TrainingError("LRDAN scores before it was fitted: call fit first")
+        module, device = self._fitted
+        parts = torch.split(frames.permute(0, 2, 3, 1), _SCORED_AT_ONCE)
+        return torch.cat([module(part.to(device))[0].cpu() for part in parts])
+
+
+def inspection() -> Lrdan:
+    """The recipe ``inspection`` as a `Detector`."""
+    return Lrdan(options=TrainOptions(recipe="inspection", batch_size=BATCH_SIZE))
+
+
+def inspection_known(labelled_ratio: float) -> Lrdan:
+    """The recipe ``inspection`` with so many labelled anomalies as a `Detector`."""
+    return Lrdan(options=TrainOptions(recipe="inspection", batch_size=BATCH_SIZE), labelled_ratio=labelled_ratio)
+
+
+def known_of(defects: Tensor) -> KnownDefects:
+    """Defects uint8 [K, C, H, W] without masks, as training takes them."""
+    return KnownDefects(defects, torch.zeros(len(defects), *defects.shape[-2:]), [])

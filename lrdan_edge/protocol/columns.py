@@ -1,0 +1,104 @@
+"""What is compared: detectors side by side, LRDAN's losses added one by one, or the two readings of its dual term."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import get_args
+
+from lrdan_edge.errors import DataError
+from lrdan_edge.protocol.baselines import DETECTORS, SEMI_SUPERVISED
+from lrdan_edge.protocol.baselines.base import Detector
+from lrdan_edge.protocol.baselines.lrdan import Lrdan
+from lrdan_edge.train.recipes.lrdan.adversaries import DualReading
+from lrdan_edge.train.recipes.lrdan.losses import LossWeights
+
+LABELLED_RATIO = 0.05
+
+REMARK_LABELLED = (
+    "Columns marked semi-supervised were shown labelled anomalies that the others were not, so they do not compete with them: so "
+    "large a share of their training images as the column says, drawn from the training images of one other class (another for "
+    "every seed), as Deep SAD's authors do. No test image was shown to any detector; the test images of that class stay in the test."
+)
+
+TERMS = ("irec", "adv", "zrec", "c", "dual")
+"""The loss's terms in the order in which the ablation adds them."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """One comparison.
+
+    Attributes:
+        title: What is compared.
+        suffix: Of its files' names.
+        arguments: The words of the command line that choose it.
+        columns: How to make each column's detector, by the column's title.
+        remark: What a reader must know about the columns.
+        published: Whether published figures stand beside it.
+        histograms: Whether the scores are drawn.
+    """
+
+    title: str
+    suffix: str
+    arguments: tuple[str, ...]
+    columns: dict[str, Callable[[], Detector]]
+    remark: str = ""
+    published: bool = False
+    histograms: bool = False
+
+
+def of_detectors(names: tuple[str, ...], labelled_ratio: float = LABELLED_RATIO) -> Study:
+    """Detectors by their registered names.
+
+    Args:
+        names: Which.
+        labelled_ratio: γ_l of the semi-supervised ones: labelled anomalies among all training images, in (0, 1).
+
+    Raises:
+        DataError: There is no such detector, or the ratio is not one.
+    """
+    if not 0 < labelled_ratio < 1:
+        raise DataError(f"the labelled ratio is {labelled_ratio:g}; it lies between 0 and 1 (0.05, say)")
+    columns: dict[str, Callable[[], Detector]] = {}
+    for name in names:
+        if name in SEMI_SUPERVISED:
+            columns[f"{name} (semi-supervised, {labelled_ratio:g})"] = partial(SEMI_SUPERVISED[name], labelled_ratio)
+        elif name in DETECTORS:
+            columns[name] = DETECTORS[name]
+        else:
+            raise DataError(f"there is no detector {name!r}: choose from {', '.join([*DETECTORS, *SEMI_SUPERVISED])}")
+    arguments = tuple(word for name in names for word in ("--detector", name))
+    labelled = any(name in SEMI_SUPERVISED for name in names)
+    if labelled:
+        arguments += ("--labelled-ratio", f"{labelled_ratio:g}")
+    return Study("Detectors compared", "", arguments, columns, REMARK_LABELLED if labelled else "", published=True)
+
+
+def of_losses(weights: LossWeights | None = None) -> Study:
+    """LRDAN's ablation: each term of its loss added in turn, at its published weight."""
+    weights = weights or LossWeights()
+    columns: dict[str, Callable[[], Detector]] = {}
+    for count, term in enumerate(TERMS, start=1):
+        part = replace(weights, **dict.fromkeys(TERMS[count:], 0.0))
+        if term == "dual":
+            columns["+dual, AE1's score"] = partial(Lrdan, part, scorer="ae1")
+        title = term if count == 1 else f"+{term}"
+        columns[title] = partial(Lrdan, part, scorer="ae2" if term == "dual" else "ae1")
+    remark = (
+        "From left to right each column adds a term to the loss. Until the dual term is in, nothing teaches AE2 to reconstruct "
+        "(L_zrec reaches its encoder alone), so the score is AE1's reconstruction error. The last column scores with AE2, as LRDAN "
+        "does; the one before it has the same loss and AE1's score, so that the term and the change of network stay apart."
+    )
+    return Study("LRDAN's losses, added one by one", "-ablation", ("--ablate",), columns, remark, histograms=True)
+
+
+def of_readings() -> Study:
+    """LRDAN with either reading of the dual term."""
+    columns: dict[str, Callable[[], Detector]] = {
+        reading: partial(Lrdan, dual_reading=reading) for reading in get_args(DualReading)
+    }
+    remark = (
+        "joint: AE1 and AE2 both minimise L_girec − k·L_direc. began: AE2 does, AE1 minimises L_direc, and k is held in BEGAN's "
+        "balance. All else is equal."
+    )
+    return Study("Who minimises LRDAN's dual term", "-dual-readings", ("--dual-readings",), columns, remark, histograms=True)

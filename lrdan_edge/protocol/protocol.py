@@ -1,0 +1,272 @@
+"""The one-class protocol of Deep SVDD (Ruff et al., ICML 2018) and LRDAN (arXiv 2002.01607).
+
+One class is normal: a detector is trained on its training images alone and scores the test images of all ten classes, those of the
+other nine being anomalous. The figure is the image AUROC. The last state counts: no epoch is picked by its result.
+"""
+
+import shlex
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from lrdan_edge.bundle.bundle import versions
+from lrdan_edge.bundle.manifest import to_json
+from lrdan_edge.errors import DataError, TrainingError
+from lrdan_edge.metrics import auroc
+from lrdan_edge.protocol.baselines.base import Detector
+from lrdan_edge.protocol.columns import Study
+from lrdan_edge.protocol.histograms import draw_histograms
+from lrdan_edge.protocol.readers import Dataset, Part
+from lrdan_edge.protocol.results import SCHEMA_VERSION, Entry, Results, Settings, histogram, open_results, write_file, writing
+from lrdan_edge.protocol.table import as_markdown
+from lrdan_edge.train.options import choose_device
+
+STEPS = 1500  # of 32 images: about a minute a class for LRDAN on one core, at 28 x 28
+_LIMIT_SEED = 0  # draws the images of --train-limit and --test-limit: the same for every detector and every run's seed
+
+
+@dataclass(frozen=True)
+class ProtocolOptions:
+    """Options of `run_protocol`.
+
+    Attributes:
+        seeds: Seeds of the detectors; every class is run with each.
+        classes: Names of the classes to take as normal, or empty for all.
+        steps: Optimiser steps per run, the same for every detector.
+        train_limit: Most training images per run, or None for all of the class.
+        test_limit: Most test images per class, or None for all.
+        device: As in `TrainOptions`.
+    """
+
+    seeds: tuple[int, ...] = (0,)
+    classes: tuple[str, ...] = ()
+    steps: int = STEPS
+    train_limit: int | None = None
+    test_limit: int | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    def __post_init__(self) -> None:
+        for name, least in (("steps", 1), ("train_limit", 2), ("test_limit", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise DataError(f"{name} is {value}; at least {least} is needed")
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a run of the protocol left: the results, and the files they are in."""
+
+    results: Results
+    json: Path
+    markdown: Path
+    pictures: list[Path]
+
+
+Report = Callable[[Entry, int, int], None]
+"""Is told each finished run, how many are finished, and how many there are."""
+
+
+def run_protocol(
+    dataset: Dataset,
+    study: Study,
+    output: Path,
+    options: ProtocolOptions,
+    *,
+    processor: str,
+    report: Report = lambda _entry, _done, _total: None,
+) -> Written:
+    """Run what is not yet in `output`, and write JSON and Markdown after every finished run.
+
+    Several processes may share an output: each adds its runs, and what one has finished no other begins. They do not know what
+    another is at: give each its own classes, seeds or detectors.
+
+    Args:
+        dataset: The data.
+        study: What is compared.
+        output: Folder of ``<dataset><study's suffix>.json``, ``.md`` and pictures; older results there are gone on with.
+        options: What was asked for.
+        processor: The CPU's name; a GPU names itself.
+        report: Is told.
+
+    Raises:
+        DataError: A class is unknown, or `output` cannot be written or holds results of other data or recipes.
+        TrainingError: CUDA was asked for and PyTorch finds none.
+    """
+    device = choose_device(options.device)
+    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else processor
+    settings = Settings(steps=options.steps, train_limit=options.train_limit, test_limit=options.test_limit, device=device.type)
+    labels = _labels(dataset, options.classes)
+    wanted = [(column, label, seed) for seed in dict.fromkeys(options.seeds) for label in labels for column in study.columns]
+    test, test_labels = draw(dataset.test, range(len(dataset.classes)), options.test_limit)
+    path = output / f"{dataset.name}{study.suffix}.json"
+    fresh = _fresh(dataset, study, command_line(dataset, study, output, options))
+    results = _add(path, fresh)
+    for done, (column, label, seed) in enumerate(wanted, start=1):
+        name = dataset.classes[label]
+        if (column, name, seed, settings) in {entry.key for entry in results.entries}:
+            continue
+        good, _ = draw(dataset.train, [label], options.train_limit)
+        detector = study.columns[column]()
+        defects = draw_labelled(dataset.train, label, seed, getattr(detector, "labelled_ratio", 0.0), len(good))
+        figures = measure(detector, good, test, test_labels == label, options.steps, seed, device, defects)
+        entry = Entry(
+            column=column,
+            normal_class=name,
+            seed=seed,
+            settings=settings,
+            processor=machine,
+            versions=versions(),
+            **figures,
+        )
+        results = _add(path, fresh, entry)
+        report(entry, done, len(wanted))
+    with writing(output):
+        results = open_results(path, fresh)
+        pictures = draw_histograms(output, path.stem, results, settings) if study.histograms else []
+    return Written(results, path, path.with_suffix(".md"), pictures)
+
+
+def _add(path: Path, fresh: Results, entry: Entry | None = None) -> Results:
+    """Add a run to the results at `path`, which other processes may add to as well; all that is there then.
+
+    The JSON is written first, then the page made from it.
+    """
+    with writing(path.parent):
+        results = open_results(path, fresh)
+        if entry and entry.key not in {before.key for before in results.entries}:
+            results.entries.append(entry)
+        write_file(path, to_json(results))
+        write_file(path.with_suffix(".md"), as_markdown(results).encode())
+    return results
+
+
+def command_line(dataset: Dataset, study: Study, output: Path, options: ProtocolOptions) -> str:
+    """The command line that repeats a run of the protocol."""
+    words = ["lrdan-edge", "protocol", dataset.name, "--root", str(dataset.root), *study.arguments]
+    words += [word for seed in options.seeds for word in ("--seed", str(seed))]
+    if options.classes:
+        words += ["--classes", ",".join(options.classes)]
+    for name in ("steps", "train_limit", "test_limit"):
+        if (value := getattr(options, name)) is not None:
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    if options.device != "auto":
+        words += ["--device", options.device]
+    return shlex.join([*words, "--output", str(output)])
+
+
+def _fresh(dataset: Dataset, study: Study, command: str) -> Results:
+    """Results without a run."""
+    return Results(
+        schema_version=SCHEMA_VERSION,
+        title=study.title,
+        remark=study.remark,
+        dataset=dataset.name,
+        fingerprint=dataset.fingerprint(),
+        published=study.published,
+        recipes={name: str(getattr(make(), "recipe", "")) for name, make in study.columns.items()},
+        commands=[command],
+        entries=[],
+    )
+
+
+def measure(
+    detector: Detector,
+    good: Tensor,
+    test: Tensor,
+    is_normal: npt.NDArray[np.bool_],
+    steps: int,
+    seed: int,
+    device: torch.device,
+    defects: Tensor | None = None,
+) -> dict[str, Any]:
+    """Train on `good`, score `test`: those fields of an `Entry` that come of it.
+
+    Args:
+        detector: A new one.
+        good: Training images, uint8 [N, C, H, W].
+        test: Test images, uint8 [M, C, H, W].
+        is_normal: Which of them are normal, bool [M].
+        steps: Optimiser steps.
+        seed: The run's.
+        device: Where to compute.
+        defects: Labelled anomalies for detectors that learn from some, uint8 [K, C, H, W], or None.
+    """
+    images = {"training": len(good), "normal": int(is_normal.sum()), "anomalous": int((~is_normal).sum())}
+    if defects is not None:
+        images["labelled"] = len(defects)
+    started = time.monotonic()
+    failure = None
+    scores = np.empty(0, np.float32)
+    try:
+        detector.fit(good, steps=steps, seed=seed, device=device, defects=defects)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds = time.monotonic() - started
+        scores = detector.score(test).numpy()
+        if not np.isfinite(scores).all():
+            failure = f"{int((~np.isfinite(scores)).sum())} of {len(scores)} scores are not finite"
+    except TrainingError as error:
+        seconds, failure = time.monotonic() - started, str(error)
+    found: dict[str, Any] = {"training_seconds": seconds, "images": images, "failure": failure}
+    if failure is not None:
+        return found | {"auroc": None, "histogram": None}
+    normal, anomalous = scores[is_normal], scores[~is_normal]
+    return found | {"auroc": auroc(normal, anomalous), "histogram": histogram(normal, anomalous)}
+
+
+def draw(part: Part, labels: Iterable[int], limit: int | None) -> tuple[Tensor, npt.NDArray[np.int64]]:
+    """Images of some classes, at most `limit` of each, drawn by a fixed seed.
+
+    Args:
+        part: Training or test images.
+        labels: The classes.
+        limit: Most images of each class, or None for all.
+
+    Returns:
+        Images uint8 [N, C, H, W] in the data set's order, and their labels int64 [N].
+    """
+    chosen = []
+    for label in labels:
+        places = np.flatnonzero(part.labels == label)
+        if limit is not None and limit < len(places):
+            places = np.random.default_rng([_LIMIT_SEED, label]).choice(places, limit, replace=False)
+        chosen.append(places)
+    order = np.sort(np.concatenate(chosen))
+    return torch.from_numpy(part.frames[order]), part.labels[order]
+
+
+def draw_labelled(train: Part, normal: int, seed: int, ratio: float, good: int) -> Tensor | None:
+    """Labelled anomalies as Deep SAD's authors draw them: from the training images of one other class, by the run's seed.
+
+    Args:
+        train: Training images.
+        normal: The normal class.
+        seed: The run's; nine seeds in a row take each other class once.
+        ratio: γ_l, the labelled images' share of all that are trained on; 0 for none.
+        good: How many good images there are.
+
+    Returns:
+        uint8 [K, C, H, W], or None for a ratio of 0.
+    """
+    if ratio == 0:
+        return None
+    classes = int(train.labels.max()) + 1
+    other = (normal + 1 + seed % (classes - 1)) % classes
+    places = np.flatnonzero(train.labels == other)
+    count = min(len(places), max(1, round(ratio / (1 - ratio) * good)))
+    chosen = np.random.default_rng([_LIMIT_SEED, normal, seed]).choice(places, count, replace=False)
+    return torch.from_numpy(train.frames[np.sort(chosen)])
+
+
+def _labels(dataset: Dataset, names: tuple[str, ...]) -> list[int]:
+    for name in names:
+        if name not in dataset.classes:
+            raise DataError(f"{dataset.name} has no class {name!r}: choose from {', '.join(dataset.classes)}")
+    return [label for label, name in enumerate(dataset.classes) if not names or name in names]

@@ -1,0 +1,1 @@
+"""The recipe `inspection`: a U-Net that restores painted defects and marks them."""

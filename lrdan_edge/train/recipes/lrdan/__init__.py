@@ -1,0 +1,1 @@
+"""The recipe `lrdan`: the paper's dual adversarial training."""

@@ -1,0 +1,1 @@
+"""The recipe `reconstruction`: one autoencoder's reconstruction error."""

@@ -1,0 +1,80 @@
+"""TensorBoard: losses, learning rate and restored images while training runs."""
+
+from pathlib import Path
+from types import TracebackType
+
+import torch
+from torch import Tensor, nn
+
+from lrdan_edge.bundle.manifest import Preprocessing
+from lrdan_edge.errors import MissingExtraError
+from lrdan_edge.model.deployed import preprocess
+
+SHOWN_IMAGES = 4
+
+
+class Board:
+    """Writes nothing; what training tells where no TensorBoard was asked for."""
+
+    def step(self, step: int, losses: dict[str, float], rate: float) -> None:
+        """A step was made; `rate` is the share of the learning rate."""
+
+    def epoch(self, step: int, ae2: nn.Module, x: Tensor) -> None:
+        """An epoch has ended.
+
+        Args:
+            step: The last step, from 1.
+            ae2: The second autoencoder.
+            x: What AE2 is trained on, float32 [n, C, H, W] in [-1, 1].
+        """
+
+    def __enter__(self) -> "Board":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        """End writing."""
+
+
+class TensorBoard(Board):
+    """Writes event files that ``tensorboard --logdir`` shows."""
+
+    def __init__(self, folder: Path, learning_rate: float, preprocessing: Preprocessing, first_step: int) -> None:
+        """Begin.
+
+        Args:
+            folder: Where the event files go.
+            learning_rate: The learning rate at its highest.
+            preprocessing: What happens to frames before AE2.
+            first_step: Steps made before; what was written for later ones, by a run that was killed, is taken back.
+
+        Raises:
+            MissingExtraError: TensorBoard is not installed.
+        """
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise MissingExtraError("tensorboard", "tensorboard", "--tensorboard") from error
+        self._rate, self._preprocessing = learning_rate, preprocessing
+        self._writer = SummaryWriter(str(folder), purge_step=first_step + 1)
+
+    def step(self, step: int, losses: dict[str, float], rate: float) -> None:
+        """See `Board.step`."""
+        for name, value in losses.items():
+            self._writer.add_scalar(f"loss/{name}" if not name.startswith("spread") else name, value, step)
+        self._writer.add_scalar("learning rate", self._rate * rate, step)
+
+    @torch.no_grad()
+    def epoch(self, step: int, ae2: nn.Module, x: Tensor) -> None:
+        """See `Board.epoch`: each image beside what AE2 makes of it."""
+        training = ae2.training
+        ae2.eval()
+        shown = preprocess((x[:SHOWN_IMAGES] + 1) * 127.5, self._preprocessing)
+        restored: Tensor = ae2(shown.contiguous(memory_format=torch.channels_last))[0].float()
+        ae2.train(training)
+        low, high = shown.amin((1, 2, 3), keepdim=True), shown.amax((1, 2, 3), keepdim=True)
+        pairs = (torch.cat([shown, restored], 3) - low) / (high - low).clamp_min(1e-6)
+        self._writer.add_images("image and reconstruction", pairs.clamp(0, 1).flip(1).cpu(), step)  # BGR to RGB
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        """Write what is left."""
+        self._writer.close()

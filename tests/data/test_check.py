@@ -1,0 +1,147 @@
+"""What is wrong with a data folder is said, with what to do; what is right is not talked about."""
+
+import hashlib
+from pathlib import Path
+
+import cv2
+import msgspec
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from parts import exposed, good_image, surface, write
+
+from lrdan_edge.cli.main import cli
+from lrdan_edge.data.check import Survey, check, evaluation_notes, training_notes
+from lrdan_edge.data.dataset import good_images
+from lrdan_edge.data.dataset import test_images as labelled_images
+from lrdan_edge.errors import DataError
+
+
+def fill(folder: Path, parts: int, exposures: int = 1, seed: int = 0) -> None:
+    """``<part>-<exposure>.png``, every part with a surface of its own."""
+    rng = np.random.default_rng(seed)
+    for part in range(parts):
+        own = surface(rng, 48)
+        for exposure in range(exposures):
+            write(folder / f"{part}-{exposure}.png", exposed(own, rng))
+
+
+@pytest.fixture
+def clean(tmp_path: Path) -> Path:
+    fill(tmp_path / "data/train/good", 250)
+    fill(tmp_path / "data/test/good", 20, seed=1)
+    fill(tmp_path / "data/test/crack", 10, seed=2)
+    return tmp_path / "data"
+
+
+def test_clean_data_gives_no_warning(clean: Path) -> None:
+    found = check(clean)
+    assert found.warnings == []
+    assert [(folder.name, folder.images) for folder in found.folders] == [
+        ("train/good", 250),
+        ("test/good", 20),
+        ("test/crack", 10),
+    ]
+    images = good_images(clean)
+    assert training_notes(clean, images) == []
+    assert evaluation_notes(clean, labelled_images(clean), images.training) == []
+
+
+def test_a_test_part_that_was_trained_on_is_found(clean: Path) -> None:
+    image = cv2.imread(str(clean / "train/good/7-0.png"), cv2.IMREAD_GRAYSCALE)
+    write(clean / "test/good/again.png", np.clip(0.7 * image + 20, 0, 255).astype(np.uint8))
+    found = check(clean)
+    assert found.copies.across == {"train/good and test/good": 1}
+    assert found.copies.examples[0][:2] == ("train/good/7-0.png", "test/good/again.png")
+    (warning,) = found.warnings
+    assert "train/good and test/good share parts: 1 image" in warning
+    (note,) = evaluation_notes(clean, labelled_images(clean), sorted((clean / "train/good").iterdir()))
+    assert "share parts" in note
+
+
+def test_several_pictures_of_a_part_name_the_option(tmp_path: Path) -> None:
+    fill(tmp_path, 60, 5)
+    (warning,) = check(tmp_path).warnings
+    assert warning.startswith("300 of 300 good images have near-copies")
+    assert "--group-by auto" in warning
+    assert any("--group-by" in note for note in training_notes(tmp_path, good_images(tmp_path)))
+    grouped = good_images(tmp_path, group_by="auto")
+    notes = training_notes(tmp_path, grouped)
+    assert not any("near-copies" in note for note in notes)
+    assert any(f"{len(grouped.held_out)} held-out good images of 12 parts can promise" in note for note in notes)
+
+
+def test_formats_that_differ_by_class_are_told(clean: Path) -> None:
+    image = surface(np.random.default_rng(5), 48)
+    write(clean / "test/crack/deep.png", (30000 + 5000 * image).astype(np.uint16))
+    write(clean / "test/crack/colour.png", np.random.default_rng(6).integers(0, 255, (48, 48, 3)).astype(np.uint8))
+    write(clean / "test/crack/photo.jpg", np.repeat(exposed(image, np.random.default_rng(7))[..., None], 3, 2))
+    write(clean / "test/crack/large.png", np.zeros((96, 96), np.uint8))
+    text = "\n".join(check(clean).warnings)
+    for said in ("16-bit grey (1)", "8-bit colour (1)", "file type .jpg (1)", "test/crack's images"):
+        assert said in text
+    assert len(check(clean).warnings) == 3
+
+
+def test_what_is_broken_is_listed_and_fails_the_command(clean: Path) -> None:
+    (clean / "test/crack/0-0.png").write_bytes(b"no image")
+    result = CliRunner().invoke(cli, ["dataset", "check", str(clean)])
+    assert result.exit_code == 1
+    assert "0-0.png is not a whole image" in result.output
+    as_json = CliRunner().invoke(cli, ["dataset", "check", str(clean), "--json"])
+    assert msgspec.json.decode(as_json.output, type=Survey) == check(clean)
+
+
+def test_too_few_images_say_for_which_promise(tmp_path: Path) -> None:
+    fill(tmp_path, 40)
+    few, promise = check(tmp_path).warnings
+    assert "40 good images are few" in few
+    assert "8 held-out good images can promise a false-reject rate of 11.1% at best: 2% takes 49 images (245 good" in promise
+
+
+def test_defects_that_training_was_shown_are_counted(clean: Path) -> None:
+    shown = [hashlib.sha256((clean / f"test/crack/{part}-0.png").read_bytes()).hexdigest() for part in (2, 5)]
+    (note,) = evaluation_notes(clean, labelled_images(clean), good_images(clean).training, shown)
+    assert "training was shown 2 of these defects" in note
+
+
+def test_images_that_are_gone_are_said_to_be(clean: Path) -> None:
+    (note,) = evaluation_notes(clean, labelled_images(clean), [clean / "gone.png"])
+    assert "are gone" in note
+
+
+@pytest.mark.parametrize("group_by", ["auto", r"(\d+)-\d", r"\d+(?=-)"])
+def test_whole_groups_are_held_out(tmp_path: Path, group_by: str) -> None:
+    fill(tmp_path, 20, 4)
+    images = good_images(tmp_path, 3, group_by)
+    training, held_out = ({path.name.split("-")[0] for path in part} for part in (images.training, images.held_out))
+    assert not training & held_out
+    assert (len(images.training), len(images.held_out), images.held_out_groups) == (64, 16, 4)
+    assert good_images(tmp_path, 3, group_by) == images
+    assert good_images(tmp_path, 4, group_by) != images
+
+
+def test_groups_that_cannot_be_are_refused(tmp_path: Path) -> None:
+    fill(tmp_path / "plain", 10)
+    for group_by, said in (
+        ("(", "no regular expression"),
+        (r"part(\d+)", "finds no group in '0-0.png'"),
+        ("png", "are one group"),
+    ):
+        with pytest.raises(DataError, match=said):
+            good_images(tmp_path / "plain", 0, group_by)
+    fill(tmp_path / "split/train/good", 10)
+    rng = np.random.default_rng(0)
+    write(tmp_path / "split/calibration/good/3-1.png", good_image(rng))
+    with pytest.raises(DataError, match="1 of the 1 groups"):
+        good_images(tmp_path / "split", 0, r"(\d+)-")
+    assert good_images(tmp_path / "split", 0, r"good/(.*)\.png").held_out_groups == 1
+
+
+def test_one_large_group_leaves_the_smaller_ones_to_hold_out(tmp_path: Path) -> None:
+    fill(tmp_path, 1, 17)
+    rng = np.random.default_rng(1)
+    for part in (1, 2, 3):
+        write(tmp_path / f"{part}-0.png", good_image(rng))
+    held_out = good_images(tmp_path, 0, r"(\d+)-").held_out
+    assert {path.name for path in held_out} == {"1-0.png", "2-0.png", "3-0.png"}

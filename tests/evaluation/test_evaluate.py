@@ -1,0 +1,86 @@
+import json
+import re
+import shlex
+
+import cv2
+import numpy as np
+import pytest
+from parts import Line
+from sklearn.metrics import roc_auc_score
+
+from lrdan_edge import Inspector
+from lrdan_edge.bundle.bundle import Bundle
+from lrdan_edge.bundle.manifest import ThresholdRule
+from lrdan_edge.calibration.decision import Wish
+from lrdan_edge.calibration.device import decide_here
+from lrdan_edge.data.dataset import test_images as labelled_images
+from lrdan_edge.data.images import read_image
+from lrdan_edge.engines.build import BuildRequest, build_engine
+from lrdan_edge.errors import DataError
+from lrdan_edge.evaluation.evaluate import as_markdown, evaluate
+
+
+def test_figures_are_those_counted_by_hand(own_line: Line) -> None:
+    bundle = Bundle.open(own_line.bundle)
+    result, pictures = evaluate(bundle, own_line.data, backend="onnxruntime", precision="fp32")
+    labels, scores, outcomes, pixels, truth = [], [], [], [], []
+    with Inspector.open(bundle, backend="onnxruntime", precision="fp32") as inspector:
+        for image in labelled_images(own_line.data):
+            (verdict,) = inspector.inspect(read_image(image.path))
+            labels.append(image.defective)
+            scores.append(verdict.score)
+            outcomes.append(verdict.outcome)
+            assert verdict.heatmap is not None
+            pixels.append(verdict.heatmap.ravel())
+            mask = read_image(image.mask) > 0 if image.mask else np.zeros((32, 32), bool)
+            truth.append(mask.ravel())
+    good = [outcome for outcome, defective in zip(outcomes, labels, strict=True) if not defective]
+    bad = [outcome for outcome, defective in zip(outcomes, labels, strict=True) if defective]
+    assert result.image_auroc == pytest.approx(roc_auc_score(labels, scores))
+    assert result.pixel_auroc == pytest.approx(roc_auc_score(np.concatenate(truth), np.concatenate(pixels)), abs=1e-3)
+    assert result.false_reject_rate == good.count("reject") / len(good)
+    assert result.miss_rate == bad.count("good") / len(bad)
+    assert (result.good, result.defective, result.faults) == (20, 20, 0)
+    assert result.kinds == {
+        "blob": {"images": 20, "image_auroc": pytest.approx(result.image_auroc), "miss_rate": result.miss_rate}
+    }
+    for picture in pictures:
+        assert cv2.imread(str(picture)) is not None
+    written = json.loads((bundle.path / "reports" / "evaluation.json").read_text())
+    assert written["image_auroc"] == result.image_auroc
+    page = (bundle.path / "reports" / "evaluation.md").read_text()
+    assert f"{result.image_auroc:.4f}" in page
+
+
+def test_an_evaluation_rests_on_the_engine_it_measured(own_line: Line) -> None:
+    bundle = Bundle.open(own_line.bundle)
+    name = build_engine(bundle, BuildRequest("fp32", "onnxruntime"))
+    evaluate(bundle, own_line.data, backend="onnxruntime", precision="fp32")
+    stage = bundle.manifest.stages["evaluate"]
+    assert f"engines/{name}" in stage.inputs
+    assert stage.command == f"lrdan-edge evaluate {shlex.quote(str(own_line.data))} --backend onnxruntime --fp32"
+    assert bundle.staleness("evaluate") is None
+    decide_here(bundle, Wish(false_reject_rate=0.1))
+    assert bundle.staleness("evaluate") is not None
+
+
+def test_a_folder_without_defects_is_refused(own_line: Line) -> None:
+    with pytest.raises(DataError, match="has no folder 'test'"):
+        evaluate(Bundle.open(own_line.bundle), own_line.data / "train")
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        ("conformal", ["% (promised 5.00%)", "%"]),
+        ("recall", ["%", "% (promised 10.00%)"]),
+        ("best-f1", ["%; the threshold's rule promises nothing"] * 2),
+    ],
+)
+def test_only_what_a_rule_promises_is_called_a_promise(own_line: Line, rule: ThresholdRule, said: list[str]) -> None:
+    bundle = Bundle.open(own_line.bundle)
+    decide_here(bundle, Wish(rule, 0.05, 0.9), defects=own_line.data)
+    result, _ = evaluate(bundle, own_line.data, backend="onnxruntime", precision="fp32", write=False)
+    for (name, words), end in zip(result.in_words().items(), said, strict=True):
+        assert re.fullmatch(r"\d+\.\d\d" + re.escape(end), words)
+        assert f"| {name} | {words} |" in as_markdown(result, "")

@@ -1,0 +1,49 @@
+"""Errors keep their parts, and are worded for Python and for the command line."""
+
+import ast
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import lrdan_edge
+from lrdan_edge import errors
+from lrdan_edge.cli.main import cli
+from lrdan_edge.cli.options import Option
+from lrdan_edge.errors import LrdanError, TrainingError
+
+TYPES = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, LrdanError)]
+NAMES = {kind.__name__ for kind in TYPES}
+
+
+def test_a_fix_names_parameters_in_python_and_options_on_the_command_line() -> None:
+    error = TrainingError("batches of 8 leave a remainder", "give {batch_size:{best}}, or train with {compile:off}", best=9)
+    assert str(error) == "batches of 8 leave a remainder: give batch_size=9, or train with compile=False"
+    assert error.worded(Option) == "batches of 8 leave a remainder: give --batch-size 9, or train with --no-compile"
+    assert (error.problem, error.values) == ("batches of 8 leave a remainder", {"best": 9})
+
+
+def test_braces_in_a_value_are_not_read_as_names() -> None:
+    error = LrdanError("{strange} is a folder", "choose another than {path}, or {output}", path="{seed}")
+    assert str(error) == "{strange} is a folder: choose another than {seed}, or output"
+
+
+@pytest.mark.parametrize("kind", TYPES, ids=lambda kind: kind.__name__)
+def test_every_type_has_a_code_of_its_own(kind: type[LrdanError]) -> None:
+    assert "code" in vars(kind)
+    assert [other for other in TYPES if other.code == kind.code] == [kind]
+
+
+def test_the_command_line_words_an_error_with_its_options(tmp_path: Path) -> None:
+    (tmp_path / "bundle").touch()
+    result = CliRunner().invoke(cli, ["export", "-b", str(tmp_path / "bundle" / "deeper")])
+    assert result.exit_code == 1
+    assert "--bundle" in result.output
+
+
+def test_fixes_are_templates_and_never_text_with_values_inside() -> None:
+    for path in Path(lrdan_edge.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in NAMES:
+                for fix in [*node.args[1:2], *(word.value for word in node.keywords if word.arg == "fix")]:
+                    assert not isinstance(fix, ast.JoinedStr), f"{path}:{node.lineno}: give the values as keywords"
