@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 BASE = {"click", "msgspec", "numpy", "onnxruntime", "opencv-python-headless", "rich"}
 # In the repository but not in the source archive: links to folders it has, and what benchmarks wrote beside their tables.
 LINKS = {"train", "export", "calibration", "runtime"}
-LEFT_OUT = ("benchmarks/results/.lock", ".json", ".png")
+LEFT_OUT = (".json", ".json.xz", ".png")
 
 INSPECT = """
 import json, sys

@@ -1,7 +1,7 @@
 """ONNX Runtime: runs the deploy graph on any CPU, or on a GPU where a build of it for GPUs is installed.
 
 Its plain call is used, not its I/O binding: on a processor it takes the caller's frames as they lie, and binding outputs costs
-more in Python than the copy it saves (docs/backends.md).
+more in Python than the copy it saves (docs/reference/backends.md).
 """
 
 import json

@@ -1,7 +1,7 @@
 """Weights to deploy graph: ONNX with preprocessing, AE2 and scoring inside.
 
 Opset 18 is the newest the PyTorch exporter writes without conversion, and TensorRT 10.3's parser (JetPack 6) takes 9 to 20; see
-docs/graph.md.
+docs/reference/graph.md.
 """
 
 import logging
