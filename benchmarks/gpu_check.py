@@ -193,7 +193,7 @@ def parity(check: Check, precision: Precision) -> Iterator[Row]:
     broken = f"; BROKEN: {', '.join(found.broken())}" if precision != "int8" and found.broken() else ""
     auroc = "" if found.auroc_difference is None else f", AUROC differs by {found.auroc_difference:.4f}"
     said = f"score differs by {found.score_max:.1e} at most, {found.score_mean:.1e} on average{auroc}"
-    yield Row("parity", f"{precision}, {reference.words}", said + broken, found.score_max)
+    yield Row("parity", f"{precision}, {reference.description}", said + broken, found.score_max)
 
 
 def frames_of(check: Check, batch: int) -> Frame:

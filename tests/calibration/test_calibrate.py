@@ -13,7 +13,7 @@ from lrdan_edge.backends.onnxruntime import OnnxRuntimeBackend
 from lrdan_edge.bundle.bundle import Bundle
 from lrdan_edge.calibration.calibrate import calibrate
 from lrdan_edge.calibration.fidelity import LEAST_RANK_CORRELATION
-from lrdan_edge.calibration.images import gather, labelled_images
+from lrdan_edge.calibration.images import calibration_split, labelled_images
 from lrdan_edge.calibration.ranges import METHODS
 from lrdan_edge.calibration.report import CalibrationReport
 from lrdan_edge.engines.golden import golden_frames, golden_scores
@@ -89,8 +89,8 @@ def test_the_report_shows_what_was_tried_and_the_bounds_hold(line: Line) -> None
 
 
 def test_no_image_serves_two_purposes(line: Line) -> None:
-    material = gather(Bundle.open(line.bundle))
-    parts = [set(material.ranges), set(material.compared), set(material.held_out)]
+    split = calibration_split(Bundle.open(line.bundle))
+    parts = [set(split.ranges), set(split.compared), set(split.held_out)]
     assert all(parts)
     assert sum(map(len, parts)) == len(set.union(*parts))
 

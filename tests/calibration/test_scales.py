@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lrdan_edge.calibration.scales import weight_scales, whole_steps, without_ties
+from lrdan_edge.calibration.scales import round_to_steps, weight_scales, without_ties
 
 ONE_STEP = st.floats(1e-4, 1.0).map(lambda value: float(np.float32(value)))
 
@@ -57,6 +57,6 @@ def test_equal_scales_are_told_apart() -> None:
 
 def test_a_bias_is_a_whole_number_of_steps() -> None:
     bias, step = np.array([0.1234, -7.7, 0.0], np.float32), np.array([1e-3, 2e-2, 1.0], np.float32)
-    rounded = whole_steps(bias, step)
+    rounded = round_to_steps(bias, step)
     assert rounded / step == pytest.approx(np.rint(bias / step))
     assert (np.abs(rounded - bias) <= step / 2 * (1 + 1e-4)).all()

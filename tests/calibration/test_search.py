@@ -2,8 +2,8 @@ from typing import Any
 
 import pytest
 
-from lrdan_edge.calibration.choose import choose
 from lrdan_edge.calibration.fidelity import Fidelity
+from lrdan_edge.calibration.search import search_int8
 from lrdan_edge.errors import CalibrationError
 
 
@@ -23,7 +23,7 @@ class Graph:
         return amplitudes["x"], frozenset(keep_float)
 
 
-class Yardstick:
+class Evaluator:
     def __init__(self, graph: Graph, cut_off: float = 0) -> None:
         self._graph, self._cut_off = graph, cut_off
 
@@ -49,14 +49,14 @@ class Yardstick:
 
 def chosen(hurts: dict[str, float], cut_off: float = 0) -> Any:
     graph = Graph(hurts)
-    return choose(graph, {"x": Amplitude()}, Yardstick(graph, cut_off), 0.02)  # type: ignore[arg-type, dict-item]
+    return search_int8(graph, {"x": Amplitude()}, Evaluator(graph, cut_off), 0.02)  # type: ignore[arg-type, dict-item]
 
 
 def test_a_method_within_the_bounds_leaves_no_layer_in_float() -> None:
-    choice = chosen({"a": 0.01, "b": 0.005})
-    assert choice.trial.method == "percentile-99.99"
-    assert choice.trial.kept_in_float == []
-    assert [one.layer for one in choice.sensitivities] == ["a", "b"]
+    result = chosen({"a": 0.01, "b": 0.005})
+    assert result.trial.method == "percentile-99.99"
+    assert result.trial.kept_in_float == []
+    assert [one.layer for one in result.sensitivities] == ["a", "b"]
 
 
 def test_a_range_that_cuts_defects_off_is_not_the_best_one() -> None:
@@ -64,10 +64,10 @@ def test_a_range_that_cuts_defects_off_is_not_the_best_one() -> None:
 
 
 def test_the_fewest_layers_stay_in_float_and_in_the_networks_order() -> None:
-    choice = chosen({"a": 0.001, "b": 0.05, "c": 0.002, "d": 0.09, "e": 0.003})
-    assert choice.trial.kept_in_float == ["b", "d"]
-    assert not choice.trial.broken
-    assert choice.model == (1.0, frozenset({"b", "d"}))
+    result = chosen({"a": 0.001, "b": 0.05, "c": 0.002, "d": 0.09, "e": 0.003})
+    assert result.trial.kept_in_float == ["b", "d"]
+    assert not result.trial.broken
+    assert result.model == (1.0, frozenset({"b", "d"}))
 
 
 def test_a_network_that_no_layer_of_can_be_int8_is_an_error_that_says_what_to_do() -> None:

@@ -1,4 +1,4 @@
-"""The choice: which calibration method, and which layers stay in float, by what an inspector would notice."""
+"""Search for the int8 graph: which calibration method to use, and which layers to keep in float."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from lrdan_edge.calibration.fidelity import Among, Fidelity, Yardstick
+from lrdan_edge.calibration.fidelity import Fidelity, ImageKind, QuantizationEvaluator
 from lrdan_edge.calibration.ranges import METHODS, ActivationRange, Method
 from lrdan_edge.errors import CalibrationError
 
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 
     from lrdan_edge.calibration.quantise import QuantisableGraph
 
-_SENSITIVITY_IMAGES = 16  # good ones, and as many with defects painted in
-_CANDIDATES = 4  # layers tried at each step, those that hurt most alone
+_SENSITIVITY_IMAGES = 16  # good ones, and as many with painted defects
+_CANDIDATES = 4  # layers tried at each step: the most sensitive ones
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
-    """One int8 graph that was measured.
+    """One int8 graph that was evaluated.
 
     Attributes:
-        method: How amplitudes were found.
+        method: The calibration method.
         kept_in_float: Names of the layers that stayed in float.
-        fidelity: What came of it.
-        broken: The bounds it broke, in words.
+        fidelity: How it compares with fp32.
+        broken: The bounds that it breaks, in words.
     """
 
     method: Method
@@ -36,93 +36,91 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Sensitivity(msgspec.Struct, frozen=True, kw_only=True):
-    """What one layer does to the score when no other is int8: `Yardstick.added_spread`."""
+    """How much one layer changes the score when only that layer is int8: `QuantizationEvaluator.added_spread`."""
 
     layer: str
     added_spread: float
 
 
 @dataclass(frozen=True)
-class Choice:
-    """The int8 graph chosen, and how.
+class SearchResult:
+    """The int8 graph that was found, and how.
 
     Attributes:
         model: The graph.
-        amplitudes: What int8 represents at most, per activation.
-        trial: Its own trial.
-        trials: All, in the order tried.
-        sensitivities: Every layer's, in the network's order.
+        trial: The trial of this graph.
+        trials: All trials, in order.
+        sensitivities: Of every layer, in the network's order.
     """
 
     model: "onnx.ModelProto"
-    amplitudes: dict[str, float]
     trial: Trial
     trials: list[Trial]
     sensitivities: list[Sensitivity]
 
 
-def choose(
+def search_int8(
     graph: "QuantisableGraph",
     histograms: Mapping[str, ActivationRange],
-    yardstick: Yardstick,
+    evaluator: QuantizationEvaluator,
     false_reject_rate: float,
     *,
     methods: Collection[Method] = METHODS,
     progress: Callable[[float], None] | None = None,
-) -> Choice:
+) -> SearchResult:
     """Try the methods, take the best, and keep the fewest layers in float that bring it within the bounds.
 
-    The best method breaks fewest bounds, and then keeps the ranks of scores best, of good images and of the same with painted
-    defects. Where it breaks a bound, the layer whose return to float helps the scores most goes back, and again, until none is
-    broken; last, layers that turned out not to be needed become int8 again.
+    The best method breaks the fewest bounds; of several such methods, the one with the highest rank correlation is taken, on good
+    images and on painted defects. While it breaks a bound, the layer that helps the scores most goes back to float. In the end,
+    layers that need not be in float become int8 again.
 
     Args:
         graph: The fp32 graph.
-        histograms: Its activations.
-        yardstick: What measures.
+        histograms: The ranges of its activations.
+        evaluator: Compares int8 graphs with it.
         false_reject_rate: See `Fidelity.broken`.
         methods: Methods to try.
-        progress: Called with the share done, 0 to 1.
+        progress: Called with the fraction done, 0 to 1.
 
     Raises:
         CalibrationError: No int8 graph stays within the bounds.
     """
-    search = _Search(graph, histograms, yardstick, false_reject_rate)
+    search = _Search(graph, histograms, evaluator, false_reject_rate)
     report = progress or (lambda _: None)
     for number, method in enumerate(methods):
         search.attempt(method, [])
         report(0.3 * (number + 1) / len(methods))
     method = max(search.trials, key=lambda trial: (-len(trial.broken), trial.fidelity.worst_rank_correlation)).method
-    sensitivities = search.sensitivities(method, lambda share: report(0.3 + 0.5 * share))
-    hurting = [one.layer for one in sorted(sensitivities, key=lambda one: -one.added_spread)]
-    trial = search.repair(method, hurting)
+    sensitivities = search.sensitivities(method, lambda fraction: report(0.3 + 0.5 * fraction))
+    sensitive = [one.layer for one in sorted(sensitivities, key=lambda one: -one.added_spread)]
+    trial = search.repair(method, sensitive)
     report(1.0)
-    amplitudes = search.amplitudes(method)
-    return Choice(graph.quantise(amplitudes, trial.kept_in_float), amplitudes, trial, search.trials, sensitivities)
+    return SearchResult(search.graph(method, trial.kept_in_float), trial, search.trials, sensitivities)
 
 
 class _Search:
-    """What `choose` tries, and remembers."""
+    """The trials of `search_int8`."""
 
     def __init__(
         self,
         graph: "QuantisableGraph",
         histograms: Mapping[str, ActivationRange],
-        yardstick: Yardstick,
+        evaluator: QuantizationEvaluator,
         false_reject_rate: float,
     ) -> None:
-        self._graph, self._histograms, self._yardstick, self._rate = graph, histograms, yardstick, false_reject_rate
+        self._graph, self._histograms, self._evaluator, self._rate = graph, histograms, evaluator, false_reject_rate
         self._amplitudes: dict[Method, dict[str, float]] = {}
         self.trials: list[Trial] = []
 
-    def amplitudes(self, method: Method) -> dict[str, float]:
+    def graph(self, method: Method, kept: list[str]) -> "onnx.ModelProto":
+        """The int8 graph by one method, with the layers `kept` in float."""
         if method not in self._amplitudes:
             self._amplitudes[method] = {name: found.amplitude(method) for name, found in self._histograms.items()}
-        return self._amplitudes[method]
+        return self._graph.quantise(self._amplitudes[method], kept)
 
     def attempt(self, method: Method, kept: list[str]) -> Trial:
         """Quantise and measure."""
-        fidelity = self._yardstick.measure(self._graph.quantise(self.amplitudes(method), kept))
+        fidelity = self._evaluator.measure(self.graph(method, kept))
         trial = Trial(method=method, kept_in_float=kept, fidelity=fidelity, broken=fidelity.broken(self._rate))
         self.trials.append(trial)
         return trial
@@ -135,19 +133,19 @@ class _Search:
             progress(number / len(self._graph.layers))
         return found
 
-    def repair(self, method: Method, hurting: list[str]) -> Trial:
-        """Put layers back into float until no bound is broken, then drop those not needed."""
+    def repair(self, method: Method, sensitive: list[str]) -> Trial:
+        """Put layers back to float until no bound is broken, then make those int8 again that are not needed in float."""
         trial = next(one for one in reversed(self.trials) if one.method == method and not one.kept_in_float)
-        waiting, added = list(hurting), list[str]()
+        waiting, added = list(sensitive), list[str]()
         while trial.broken:
             if len(waiting) == 1:
                 raise CalibrationError(
-                    f"no int8 graph stays within the bounds ({'; '.join(trial.broken)}): train longer or with more images, "
-                    "or leave int8 out with --no-int8 and use fp16"
+                    f"no int8 graph stays within the bounds ({'; '.join(trial.broken)})",
+                    "train longer or with more images, or leave int8 out with {int8:off} and use fp16",
                 )
             kept = trial.kept_in_float
-            among: Among = "good" if trial.fidelity.broken_among_good(self._rate) else "painted"
-            helped = min(waiting[:_CANDIDATES], key=lambda layer: self._spread(method, [*kept, layer], among))
+            kind: ImageKind = "good" if trial.fidelity.broken_among_good(self._rate) else "painted"
+            helped = min(waiting[:_CANDIDATES], key=lambda layer: self._spread(method, [*kept, layer], kind))
             waiting.remove(helped)
             added.append(helped)
             trial = self.attempt(method, self._in_order([*kept, helped]))
@@ -159,5 +157,5 @@ class _Search:
     def _in_order(self, layers: list[str]) -> list[str]:
         return [layer for layer in self._graph.layers if layer in layers]
 
-    def _spread(self, method: Method, kept: list[str], among: Among = "both") -> float:
-        return self._yardstick.added_spread(self._graph.quantise(self.amplitudes(method), kept), _SENSITIVITY_IMAGES, among)
+    def _spread(self, method: Method, kept: list[str], kind: ImageKind = "both") -> float:
+        return self._evaluator.added_spread(self.graph(method, kept), _SENSITIVITY_IMAGES, kind)
