@@ -33,7 +33,7 @@ from lrdan_edge.engines.golden import golden_frames
 from lrdan_edge.engines.select import candidates, choose
 from lrdan_edge.errors import LrdanError
 from lrdan_edge.evaluation.figure import matplotlib_found
-from lrdan_edge.runtime.inspector import decision_for, open_proven
+from lrdan_edge.runtime.inspector import decision_for, open_verified
 
 EAGER = "torch fp32"
 
@@ -136,7 +136,7 @@ def _open_all(bundle: Bundle) -> tuple[list[_Contender], list[str]]:
     contenders = []
     for choice in choices:
         try:
-            contenders.append(_Contender(choice.title, open_proven(bundle, choice, decision_for(bundle, choice))))
+            contenders.append(_Contender(choice.title, open_verified(bundle, choice, decision_for(bundle, choice))))
         except LrdanError as error:
             not_measured.append(f"{choice.title}: {error}")
     return contenders, not_measured

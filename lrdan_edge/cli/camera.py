@@ -17,7 +17,8 @@ def camera() -> None:
 def probe(source: str, seconds: float, picture: Path | None) -> None:
     """Show what SOURCE really delivers: size, rate, regularity, and a picture.
 
-    SOURCE is whatever `run` takes: 0, '/dev/video0?size=1280x720&format=MJPG', csi://0, rtsp://..., a video, a folder.
+    SOURCE is whatever `run` takes: 0, '/dev/video0?size=1280x720&format=MJPG', rtsp://..., csi://0 (experimental), a video, a
+    folder.
     """
     import cv2
 

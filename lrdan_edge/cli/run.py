@@ -12,7 +12,6 @@ from lrdan_edge.errors import LrdanError
 
 if TYPE_CHECKING:
     from lrdan_edge.bundle.manifest import Precision
-    from lrdan_edge.runtime.sinks.files import Earlier
 
 
 class _Written(click.ParamType):  # type: ignore[type-arg]  # generic in click's stubs alone
@@ -154,20 +153,18 @@ def run(
     stop the others; the exit code is then 1.
     """
     from lrdan_edge.cli.show_run import inspect_sources
-    from lrdan_edge.runtime.gpu import require_gpu as demand_gpu
     from lrdan_edge.runtime.inspector import Inspector
     from lrdan_edge.runtime.loop.opening import open_sources
     from lrdan_edge.runtime.sources.signal_monitor import Limits
 
     if append and overwrite:
         raise click.UsageError("choose one of --append and --overwrite")
-    earlier: Earlier = "append" if append else "overwrite" if overwrite else "refuse"
     rule = _rule(**rule_given)
     with Inspector.open(
         bundle_path, backend=backend, precision=precision, threshold=threshold, threads=threads, spin=spin
     ) as inspector:
         if require_gpu:
-            demand_gpu(inspector)
+            inspector.require_gpu()
         opened = open_sources(
             sources,
             realtime=realtime,
@@ -179,7 +176,8 @@ def run(
             bit_depth=inspector.bit_depth,
         )
         try:
-            whole = inspect_sources(inspector, opened, output, save, earlier=earlier, policy=policy, batch=batch, rule=rule)
+            files = {"append": append, "overwrite": overwrite}
+            whole = inspect_sources(inspector, opened, output, save, **files, policy=policy, batch=batch, rule=rule)
         finally:
             for source in opened:
                 source.close()

@@ -8,10 +8,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from lrdan_edge.runtime.sources.probe import Found
+from lrdan_edge.runtime.sources.probe import ProbeResult
 
 
-def show_probe(uri: str, found: Found) -> None:
+def show_probe(uri: str, found: ProbeResult) -> None:
     """A table of what a source delivered."""
     table = Table(title=uri, show_header=False)
     rate, gaps = found.frames_per_s, found.interval_ms

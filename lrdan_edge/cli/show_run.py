@@ -7,21 +7,19 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from lrdan_edge.bundle.manifest import to_json
 from lrdan_edge.cli.show import console
 
 if TYPE_CHECKING:
     from lrdan_edge.runtime.inspector import Inspector
-    from lrdan_edge.runtime.loop import Policy, Progress
-    from lrdan_edge.runtime.rule import Rule
-    from lrdan_edge.runtime.sinks.files import Earlier, Save
+    from lrdan_edge.runtime.loop import Progress
+    from lrdan_edge.runtime.sinks.files import Save
     from lrdan_edge.runtime.sources.base import Source
 
 _COLOURS = {"good": "green", "reject": "bold red", "fault": "yellow"}
@@ -30,50 +28,36 @@ _REDRAW_EVERY_S = 0.125
 
 
 def inspect_sources(
-    inspector: "Inspector",
-    sources: "Sequence[Source]",
-    output: Path | None,
-    save: "Save | None",
-    *,
-    earlier: "Earlier" = "refuse",
-    policy: "Policy | None" = None,
-    batch: int = 1,
-    rule: "Rule | None" = None,
+    inspector: "Inspector", sources: "Sequence[Source]", output: Path | None, save: "Save | None", **options: Any
 ) -> bool:
-    """Run the inspection loop with a live line, and print its summary.
+    """Inspect with a live line, and print a summary.
+
+    Args:
+        inspector: Inspects the frames.
+        sources: Deliver the frames.
+        output: Where the run is recorded, or None.
+        save: Which frames to draw.
+        **options: Further arguments of `lrdan_edge.runtime.recorded_run.RecordedRun`.
 
     Returns:
-        False when something was lost: faults of a recorded source, or a sink that stopped.
+        False when something was lost: faults of a recorded source, or a sink that failed.
 
     Raises:
-        SourceError: Sources failed; everything else was judged and delivered.
+        SourceError: Sources failed; all other frames were inspected and delivered.
     """
-    from lrdan_edge.runtime.loop import InspectionLoop
-    from lrdan_edge.runtime.sinks.base import Sink
-    from lrdan_edge.runtime.sinks.files import AnnotatedFramesSink, JsonLinesSink
+    from lrdan_edge.runtime.recorded_run import RecordedRun
 
-    sinks: list[Sink] = []
-    live = any(source.live for source in sources)
-    chosen: Save = save or ("rejects" if live else "all")
-    pictures = output is not None and chosen != "none"
-    if output is not None:
-        sinks.append(JsonLinesSink(output, earlier=earlier))
-        if pictures:
-            run = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()) if earlier == "append" else ""
-            overwrite = earlier == "overwrite"
-            sinks.append(AnnotatedFramesSink(output, chosen, sources=len(sources), run=run, overwrite=overwrite))
-    loop = InspectionLoop(inspector, sources, sinks, policy=policy, batch=batch, heatmaps=pictures, rule=rule)
+    run = RecordedRun(inspector, sources, output, save, **options)
     console.print(f"Inspecting {', '.join(source.uri for source in sources)} with {inspector.choice.describe()}")
     shown = _Problems()
     try:
-        with _ends_on_signal(loop.stop), _live_line(shown) as report:
-            loop.run(report)
+        with _ends_on_signal(run.stop), _live_line(shown) as report:
+            run.run(report)
     finally:
-        if loop.progress.seconds:
-            print_summary(loop.progress, output)
-        shown.print_new(loop.progress)
-    recorded = any(source.faults for source in loop.progress.sources if not source.live)
-    return not recorded and not any(line.startswith("sink ") for line in loop.progress.problems)
+        if run.progress.seconds:
+            print_summary(run.progress, output)
+        shown.print_new(run.progress)
+    return run.progress.complete
 
 
 class _Problems:
@@ -168,7 +152,7 @@ def _lines(progress: "Progress") -> list[Text]:
 
 
 def print_summary(progress: "Progress", output: Path | None) -> None:
-    """What a run came to; also as ``run.json`` in `output`."""
+    """Print counts and latencies of a run, and where it is recorded."""
     counted = ", ".join(f"{progress.outcomes[outcome]} {outcome}" for outcome in _COLOURS)
     rate = progress.frames / progress.seconds if progress.seconds else 0.0
     lost = ", ".join(f"{count} {cause}" for cause, count in progress.drops.items() if count) or "none"
@@ -183,8 +167,4 @@ def print_summary(progress: "Progress", output: Path | None) -> None:
     if table.row_count:
         console.print(table)
     if output is not None:
-        try:
-            (output / "run.json").write_bytes(to_json(progress.as_dict()))
-        except OSError as error:
-            progress.note(f"{output / 'run.json'} cannot be written ({error.strerror})")
         console.print(f"Written to {output}")
