@@ -54,7 +54,7 @@ from lrdan_edge.export.graph import GRAPHS, export
 from lrdan_edge.export.parity import compare
 from lrdan_edge.export.reference import reference_images, torch_outputs
 from lrdan_edge.model.deployed import load_ae2
-from lrdan_edge.runtime.verdict import Judge
+from lrdan_edge.runtime.verdict import Thresholder
 from lrdan_edge.train.options import TrainOptions
 from lrdan_edge.train.trainer import train
 
@@ -145,13 +145,13 @@ class Check:
         return engine_bytes(self.bundle, engine(self.bundle, self.engine_of(precision)))
 
     def inspector(self, precision: Precision) -> Inspector:
-        judge = Judge(self.bundle.decision().graphs[precision], None, self.bundle.manifest.model.region_share)
+        thresholder = Thresholder(self.bundle.decision().graphs[precision], None, self.bundle.manifest.model.region_share)
 
         def opener(cores: Cores = ANY_CORES) -> Backend:
             return self.open(precision, cores)
 
         choice = Choice(f"{self.title} {precision}", "tensorrt", precision, opener)
-        return Inspector(self.bundle, opener(), judge, choice)
+        return Inspector(self.bundle, opener(), thresholder, choice)
 
 
 def small_bundle(images: Path | None, folder: Path, epochs: int | None) -> Bundle:

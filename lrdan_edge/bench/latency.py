@@ -33,7 +33,7 @@ from lrdan_edge.engines.golden import golden_frames
 from lrdan_edge.engines.select import candidates, choose
 from lrdan_edge.errors import LrdanError
 from lrdan_edge.evaluation.figure import matplotlib_found
-from lrdan_edge.runtime.inspector import decision_for, open_proven
+from lrdan_edge.runtime.inspector import decision_for, open_verified
 
 EAGER = "torch fp32"
 
@@ -137,7 +137,7 @@ def _open_all(bundle: Bundle) -> tuple[list[_Candidate], list[str]]:
     measured = []
     for choice in choices:
         try:
-            measured.append(_Candidate(choice.title, open_proven(bundle, choice, decision_for(bundle, choice))))
+            measured.append(_Candidate(choice.title, open_verified(bundle, choice, decision_for(bundle, choice))))
         except LrdanError as error:
             not_measured.append(f"{choice.title}: {error}")
     return measured, not_measured

@@ -12,7 +12,7 @@ from lrdan_edge.cli.console import show, status_line, table
 from lrdan_edge.errors import SourceError
 
 if TYPE_CHECKING:
-    from lrdan_edge.runtime.sources.probe import Found
+    from lrdan_edge.runtime.sources.probe import ProbeResult
 
 
 @click.group()
@@ -29,7 +29,8 @@ def camera() -> None:
 def probe(source: str, seconds: float, picture: Path | None) -> None:
     """Show what SOURCE delivers: frame size, frame rate, intervals between frames, and a picture.
 
-    SOURCE is any source that `run` takes: 0, '/dev/video0?size=1280x720&format=MJPG', csi://0, rtsp://..., a video, a folder.
+    SOURCE is any source that `run` takes: 0, '/dev/video0?size=1280x720&format=MJPG', rtsp://..., csi://0 (experimental), a video,
+    a folder.
     """
     import cv2
 
@@ -75,7 +76,7 @@ def record(source: str, folder: Path, count: int, every: float) -> None:
             opened.close()
 
 
-def _print_probe(uri: str, found: "Found") -> None:
+def _print_probe(uri: str, found: "ProbeResult") -> None:
     """A table of what a source delivered."""
     shown = table("", "", title=uri, header=False)
     rate, gaps = found.frames_per_s, found.interval_ms

@@ -19,9 +19,8 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from lrdan_edge.runtime.inspector import Inspector
-    from lrdan_edge.runtime.loop import Policy, Progress
-    from lrdan_edge.runtime.rule import Rule
-    from lrdan_edge.runtime.sinks.files import Earlier, Save
+    from lrdan_edge.runtime.loop import Progress
+    from lrdan_edge.runtime.sinks.files import Save
     from lrdan_edge.runtime.sources.base import Source
 
 _COLOURS = {"good": "green", "reject": "bold red", "fault": "yellow"}
@@ -141,22 +140,21 @@ def run(
     Ctrl-C (or SIGTERM) finishes the frames already captured and exits 0; a second one ends at once. A source that fails does not
     stop the others; the exit code is then 1.
     """
-    from lrdan_edge.runtime.gpu import require_gpu as demand_gpu
     from lrdan_edge.runtime.inspector import Inspector
     from lrdan_edge.runtime.loop.opening import open_sources
     from lrdan_edge.runtime.sources.signal_monitor import Limits
 
     if append and overwrite:
         raise click.UsageError("choose one of --append and --overwrite")
-    earlier: Earlier = "append" if append else "overwrite" if overwrite else "refuse"
     asked = _rule(**rule)
     limits = Limits(reading.pop("frozen_s"), reading.pop("black_s"))
     with Inspector.open(bundle_path, **given) as inspector:
         if require_gpu:
-            demand_gpu(inspector)
+            inspector.require_gpu()
         opened = open_sources(sources, limits=limits, bit_depth=inspector.bit_depth, **reading)
         try:
-            whole = inspect_sources(inspector, opened, output, save, earlier=earlier, policy=policy, batch=batch, rule=asked)
+            files = {"append": append, "overwrite": overwrite}
+            whole = inspect_sources(inspector, opened, output, save, **files, policy=policy, batch=batch, rule=asked)
         finally:
             for source in opened:
                 source.close()
@@ -175,50 +173,36 @@ def _rule(reject_after: Any, min_area: Any, regions: Any, pixel_threshold: float
 
 
 def inspect_sources(
-    inspector: "Inspector",
-    sources: "Sequence[Source]",
-    output: Path | None,
-    save: "Save | None",
-    *,
-    earlier: "Earlier" = "refuse",
-    policy: "Policy | None" = None,
-    batch: int = 1,
-    rule: "Rule | None" = None,
+    inspector: "Inspector", sources: "Sequence[Source]", output: Path | None, save: "Save | None", **options: Any
 ) -> bool:
-    """Run the inspection loop with a live line, and print its summary.
+    """Inspect with a live line, and print a summary.
+
+    Args:
+        inspector: Inspects the frames.
+        sources: Deliver the frames.
+        output: Where the run is recorded, or None.
+        save: Which frames to draw.
+        **options: Further arguments of `lrdan_edge.runtime.recorded_run.RecordedRun`.
 
     Returns:
-        False when something was lost: faults of a recorded source, or a sink that stopped.
+        False when something was lost: faults of a recorded source, or a sink that failed.
 
     Raises:
-        SourceError: Sources failed; everything else was judged and delivered.
+        SourceError: Sources failed; all other frames were inspected and delivered.
     """
-    from lrdan_edge.runtime.loop import InspectionLoop
-    from lrdan_edge.runtime.sinks.base import Sink
-    from lrdan_edge.runtime.sinks.files import AnnotatedFramesSink, JsonLinesSink
+    from lrdan_edge.runtime.recorded_run import RecordedRun
 
-    sinks: list[Sink] = []
-    live = any(source.live for source in sources)
-    chosen: Save = save or ("rejects" if live else "all")
-    pictures = output is not None and chosen != "none"
-    if output is not None:
-        sinks.append(JsonLinesSink(output, earlier=earlier))
-        if pictures:
-            run = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()) if earlier == "append" else ""
-            overwrite = earlier == "overwrite"
-            sinks.append(AnnotatedFramesSink(output, chosen, sources=len(sources), run=run, overwrite=overwrite))
-    loop = InspectionLoop(inspector, sources, sinks, policy=policy, batch=batch, heatmaps=pictures, rule=rule)
+    run = RecordedRun(inspector, sources, output, save, **options)
     show(f"Inspecting {', '.join(source.uri for source in sources)} with {inspector.choice.describe()}")
     shown = _Problems()
     try:
-        with _ends_on_signal(loop.stop), _live_line(shown) as report:
-            loop.run(report)
+        with _ends_on_signal(run.stop), _live_line(shown) as report:
+            run.run(report)
     finally:
-        if loop.progress.seconds:
-            print_summary(loop.progress, output)
-        shown.print_new(loop.progress)
-    recorded = any(source.faults for source in loop.progress.sources if not source.live)
-    return not recorded and not any(line.startswith("sink ") for line in loop.progress.problems)
+        if run.progress.seconds:
+            print_summary(run.progress, output)
+        shown.print_new(run.progress)
+    return run.progress.complete
 
 
 class _Problems:
@@ -319,9 +303,7 @@ def _lines(progress: "Progress") -> "list[Text]":
 
 
 def print_summary(progress: "Progress", output: Path | None) -> None:
-    """The results of a run; also written to ``run.json`` in `output`."""
-    from lrdan_edge.bundle.manifest import to_json
-
+    """Print counts and latencies of a run, and where it is recorded."""
     counted = ", ".join(f"{progress.outcomes[outcome]} {outcome}" for outcome in _COLOURS)
     rate = progress.frames / progress.seconds if progress.seconds else 0.0
     lost = ", ".join(f"{count} {cause}" for cause, count in progress.drops.items() if count) or "none"
@@ -336,8 +318,4 @@ def print_summary(progress: "Progress", output: Path | None) -> None:
     if rows.row_count:
         show(rows)
     if output is not None:
-        try:
-            (output / "run.json").write_bytes(to_json(progress.as_dict()))
-        except OSError as error:
-            progress.note(f"{output / 'run.json'} cannot be written ({error.strerror})")
         show(f"Written to {output}")

@@ -93,7 +93,7 @@ def _judge(inspector: Inspector, images: list[LabelledImage], notes: list[str]) 
             pixels.add(verdict.heatmap, mask_of(image, verdict.heatmap, verdict.region))
         judged.append(Judged(image, replace(verdict, heatmap=None)))
     masks = any(image.mask for image in images)
-    result = _summarise(judged, inspector.choice.title, inspector.judge.decision, pixels.value() if masks else None)
+    result = _summarise(judged, inspector.choice.title, inspector.thresholder.decision, pixels.value() if masks else None)
     return msgspec.structs.replace(result, notes=notes), judged
 
 

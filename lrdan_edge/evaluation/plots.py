@@ -10,7 +10,7 @@ from lrdan_edge.data.images import Frame, read_image, read_mask
 from lrdan_edge.errors import DataError
 from lrdan_edge.evaluation.figure import new_figure
 from lrdan_edge.evaluation.result import Evaluation, Judged
-from lrdan_edge.runtime.annotate import COLOURS, as_bgr, glow_level, overlay
+from lrdan_edge.runtime.annotate import COLOURS, as_bgr, overlay, overlay_maximum
 
 _CELL = 144
 _CAPTION = 22
@@ -61,7 +61,7 @@ def _cell(one: Judged, bit_depth: int, *, with_heatmap: bool) -> Frame:
     """One framed picture with a caption, uint8 [_CELL + _CAPTION, _CELL, 3]."""
     image = as_bgr(read_image(one.image.path, bit_depth))
     if with_heatmap and one.verdict.heatmap is not None:
-        image = overlay(image, one.verdict.heatmap, glow_level(one.verdict), one.verdict.region)
+        image = overlay(image, one.verdict.heatmap, overlay_maximum(one.verdict), one.verdict.region)
         if one.image.mask is not None:
             image = _outline(image, one.image.mask)
     scale = (_CELL - 8) / max(image.shape[:2])

@@ -42,7 +42,7 @@ def test_an_engine_is_judged_by_its_own_scores(own_line: Line, own_bundle: Bundl
     reopened = Bundle.open(own_bundle.path)
     assert reopened.decision().graphs["int8"].n == 20
     with Inspector.open(reopened, backend="onnxruntime", precision="int8") as inspector:
-        assert inspector.judge.threshold == own.threshold
+        assert inspector.thresholder.threshold == own.threshold
 
 
 def test_the_decision_of_an_engine_that_was_built_anew_no_longer_counts(own_bundle: Bundle, engine_name: str) -> None:
@@ -73,7 +73,7 @@ def test_an_engines_threshold_does_not_outlive_the_next_calibration(own_bundle: 
     calibrate(own_bundle, int8=False)
     assert own_bundle.engine_decision(name) is None
     with Inspector.open(own_bundle, backend="onnxruntime", precision="fp32") as inspector:
-        assert inspector.judge.decision.false_reject_rate == 0.02
+        assert inspector.thresholder.decision.false_reject_rate == 0.02
 
 
 @pytest.mark.usefixtures("engine_name")

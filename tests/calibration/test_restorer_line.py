@@ -15,9 +15,9 @@ from lrdan_edge.bundle.bundle import Bundle
 from lrdan_edge.data.images import list_images, load_frames
 from lrdan_edge.export.parity import Parity
 from lrdan_edge.metrics import auroc
-from lrdan_edge.runtime.annotate import glow_level
-from lrdan_edge.runtime.decider import pixel_threshold
+from lrdan_edge.runtime.annotate import overlay_maximum
 from lrdan_edge.runtime.inspector import Inspector
+from lrdan_edge.runtime.rule_filter import pixel_threshold
 
 torch = pytest.importorskip("torch")
 
@@ -86,7 +86,9 @@ def test_a_pixel_has_a_threshold_of_its_own_and_pictures_glow_from_it(restorer: 
     for one in verdicts:
         assert one.heatmap is not None
         top = float(one.heatmap.max())
-        assert glow_level(one) == (min(decided.pixel_threshold, top) if one.outcome == "reject" else decided.pixel_threshold)
+        assert overlay_maximum(one) == (
+            min(decided.pixel_threshold, top) if one.outcome == "reject" else decided.pixel_threshold
+        )
 
 
 def test_fp16_keeps_more_in_float32_where_its_bound_would_break(

@@ -5,8 +5,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lrdan_edge.runtime.loop.frame_queue import Intake, ReadyFrame
-from lrdan_edge.runtime.loop.reorder_buffer import Handoff
+from lrdan_edge.runtime.loop.frame_queue import FrameQueue, ReadyFrame
+from lrdan_edge.runtime.loop.reorder_buffer import ReorderBuffer
 from lrdan_edge.runtime.sources.base import CapturedFrame
 
 BLACK = np.zeros((2, 2), np.uint8)
@@ -18,14 +18,14 @@ def ready(source: int, index: int) -> ReadyFrame:
 
 @given(st.lists(st.integers(0, 12), min_size=1, max_size=6), st.integers(1, 9))
 def test_batches_take_turns_and_keep_each_sources_order(counts: list[int], most: int) -> None:
-    intake = Intake([(max(1, count), "every") for count in counts])
+    frame_queue = FrameQueue([(max(1, count), "every") for count in counts])
     for source, count in enumerate(counts):
         for index in range(count):
-            intake.put(ready(source, index))
-    intake.end()
+            frame_queue.put(ready(source, index))
+    frame_queue.end()
     taken: list[ReadyFrame] = []
     for number in range(100):
-        sequence, batch = intake.take(most)
+        sequence, batch = frame_queue.take(most)
         assert sequence == number
         if not batch:
             break
@@ -41,61 +41,61 @@ def test_batches_take_turns_and_keep_each_sources_order(counts: list[int], most:
 
 @given(st.integers(1, 5), st.integers(0, 20))
 def test_latest_keeps_the_newest_and_counts_the_rest(size: int, count: int) -> None:
-    intake = Intake([(size, "latest")])
+    frame_queue = FrameQueue([(size, "latest")])
     for index in range(count):
-        intake.put(ready(0, index))
-    intake.end()
-    _, batch = intake.take(100)
+        frame_queue.put(ready(0, index))
+    frame_queue.end()
+    _, batch = frame_queue.take(100)
     assert [one.frame.index for one in batch] == list(range(max(0, count - size), count))
-    assert intake.dropped(0) == count - len(batch)
+    assert frame_queue.dropped(0) == count - len(batch)
 
 
 @given(st.integers(1, 3), st.lists(st.booleans(), max_size=20))
 def test_latest_keeps_a_fault_whatever_comes_after_it(size: int, faulty: list[bool]) -> None:
-    """A gap that is dropped from the lane would look like none."""
-    intake = Intake([(size, "latest")])
+    """A gap that is dropped would go unnoticed."""
+    frame_queue = FrameQueue([(size, "latest")])
     for index, fault in enumerate(faulty):
         one = ready(0, index)
-        intake.put(one._replace(fitted=None, fault="gone") if fault else one)
-    intake.end()
-    _, batch = intake.take(100)
+        frame_queue.put(one._replace(resized=None, fault="gone") if fault else one)
+    frame_queue.end()
+    _, batch = frame_queue.take(100)
     assert len(batch) <= size + 1
-    assert any(one.fitted is None for one in batch) == any(faulty)
+    assert any(one.resized is None for one in batch) == any(faulty)
     kept = [one.frame.index for one in batch]
     assert kept == sorted(kept)
-    assert intake.dropped(0) == len(faulty) - len(batch)
+    assert frame_queue.dropped(0) == len(faulty) - len(batch)
     if faulty:
         assert kept[-1] == len(faulty) - 1, "the newest is there"
 
 
-def test_a_lane_that_ends_does_not_end_the_others() -> None:
-    intake = Intake([(2, "every"), (2, "every")])
-    intake.end(0)
-    intake.put(ready(0, 0))
-    intake.put(ready(1, 0))
-    assert [one.source for one in intake.take(9)[1]] == [1]
-    intake.end(1)
-    assert intake.take(9)[1] == []
+def test_a_source_that_ends_does_not_end_the_others() -> None:
+    frame_queue = FrameQueue([(2, "every"), (2, "every")])
+    frame_queue.end(0)
+    frame_queue.put(ready(0, 0))
+    frame_queue.put(ready(1, 0))
+    assert [one.source for one in frame_queue.take(9)[1]] == [1]
+    frame_queue.end(1)
+    assert frame_queue.take(9)[1] == []
 
 
 @given(st.permutations(range(7)), st.integers(1, 3))
-def test_a_handoff_restores_the_order(order: list[int], givers: int) -> None:
-    handoff: Handoff[int] = Handoff(7, givers)
+def test_a_reorder_buffer_restores_the_order(order: list[int], producers: int) -> None:
+    buffer: ReorderBuffer[int] = ReorderBuffer(7, producers)
     for number in order:
-        handoff.put(number, number * 10)
-    for _ in range(givers):
-        handoff.leave()
-    assert [handoff.get() for _ in range(8)] == [*range(0, 70, 10), None]
+        buffer.put(number, number * 10)
+    for _ in range(producers):
+        buffer.leave()
+    assert [buffer.get() for _ in range(8)] == [*range(0, 70, 10), None]
 
 
-def test_a_handoff_holds_back_who_is_ahead_and_lets_go_when_abandoned() -> None:
-    handoff: Handoff[int] = Handoff(1, 1)
-    handoff.put(0, 0)
-    ahead = threading.Thread(target=handoff.put, args=(1, 1))
+def test_a_reorder_buffer_holds_back_who_is_ahead_and_lets_go_when_abandoned() -> None:
+    buffer: ReorderBuffer[int] = ReorderBuffer(1, 1)
+    buffer.put(0, 0)
+    ahead = threading.Thread(target=buffer.put, args=(1, 1))
     ahead.start()
     ahead.join(timeout=0.05)
     assert ahead.is_alive()
-    handoff.abandon()
+    buffer.abandon()
     ahead.join(timeout=5)
     assert not ahead.is_alive()
-    assert handoff.get() is None
+    assert buffer.get() is None

@@ -10,17 +10,21 @@ from hypothesis.extra import numpy as arrays
 
 from lrdan_edge.bundle.manifest import GraphDecision, Scoring
 from lrdan_edge.errors import DataError
-from lrdan_edge.runtime.decider import Decider, Surface, Window, pixel_threshold
 from lrdan_edge.runtime.rule import Region, Rule, parse_min_area, parse_region, parse_reject_after
-from lrdan_edge.runtime.verdict import Judge, Outcome, Verdict
+from lrdan_edge.runtime.rule_filter import RegionThresholds, RuleFilter, TemporalFilter, pixel_threshold
+from lrdan_edge.runtime.verdict import Outcome, Thresholder, Verdict
 
 OUTCOMES: st.SearchStrategy[Outcome] = st.sampled_from(["good", "reject", "fault"])
 DECISION = GraphDecision(graph_sha256="0", threshold=1.0, false_reject_rate=0.02, n=1, good_scores=[0.5], quantiles={})
 
 
 def verdict(outcome: Outcome, heatmap: np.ndarray | None = None) -> Verdict:
-    judge = Judge(DECISION)
-    said = {"good": judge.judge(0.5, heatmap), "reject": judge.judge(2.0, heatmap), "fault": judge.fault("gone")}[outcome]
+    thresholder = Thresholder(DECISION)
+    said = {
+        "good": thresholder.verdict(0.5, heatmap),
+        "reject": thresholder.verdict(2.0, heatmap),
+        "fault": thresholder.fault("gone"),
+    }[outcome]
     assert said.outcome == outcome
     return said
 
@@ -35,9 +39,9 @@ def could_be(window: list[Outcome], needed: int) -> set[bool]:
 
 @given(st.lists(OUTCOMES, max_size=40), st.integers(1, 6), st.integers(0, 5))
 def test_n_of_m_against_every_way_the_faults_could_have_been(outcomes: list[Outcome], needed: int, more: int) -> None:
-    decider = Decider(Window(needed, needed + more))
+    rule_filter = RuleFilter(TemporalFilter(needed, needed + more))
     for place, own in enumerate(outcomes):
-        said = decider.decide(verdict(own))
+        said = rule_filter.apply(verdict(own))
         ways = could_be(outcomes[max(0, place + 1 - needed - more) : place + 1], needed)
         expected = "reject" if ways == {True} else "fault" if own == "fault" or ways == {True, False} else "good"
         assert said.outcome == expected
@@ -47,26 +51,26 @@ def test_n_of_m_against_every_way_the_faults_could_have_been(outcomes: list[Outc
 
 
 def test_a_single_reject_among_good_frames_is_forgiven() -> None:
-    decider = Decider(Window(2, 3))
+    rule_filter = RuleFilter(TemporalFilter(2, 3))
     frames: list[Outcome] = ["good", "reject", "good", "good", "reject", "reject", "good", "good", "good"]
-    said = [decider.decide(verdict(own)).outcome for own in frames]
+    said = [rule_filter.apply(verdict(own)).outcome for own in frames]
     assert said == ["good", "good", "good", "good", "good", "reject", "reject", "good", "good"]
 
 
 def test_after_a_gap_nothing_is_good_that_lost_rejects_would_have_made_bad() -> None:
-    decider = Decider(Window(2, 3))
-    assert decider.decide(verdict("good")).outcome == "good"
-    assert decider.decide(verdict("fault"), gap=True).outcome == "fault"
-    said = [decider.decide(verdict("good")).outcome for _ in range(3)]
+    rule_filter = RuleFilter(TemporalFilter(2, 3))
+    assert rule_filter.apply(verdict("good")).outcome == "good"
+    assert rule_filter.apply(verdict("fault"), gap=True).outcome == "fault"
+    said = [rule_filter.apply(verdict("good")).outcome for _ in range(3)]
     assert said == ["fault", "good", "good"], "two of the lost frames may have been rejects until they leave the window"
 
 
 def test_a_threshold_that_is_no_number_is_refused() -> None:
     """No score exceeds NaN: every part was good."""
     for threshold in (math.nan, math.inf):
-        with pytest.raises(DataError, match="decides nothing"):
-            Judge(DECISION, threshold)
-    with pytest.raises(DataError, match="decides nothing"):
+        with pytest.raises(DataError, match="must be finite"):
+            Thresholder(DECISION, threshold)
+    with pytest.raises(DataError, match="must be a number"):
         Rule(pixel_threshold=math.nan)
 
 
@@ -81,7 +85,7 @@ def test_areas_and_regions_by_counting_pixels(
     top = min(top, 5)
     region = Region("label", (left / 8, top / 6, (8 - left) / 8, (6 - top) / 6), limit)
     rule = Rule(min_pixels=pixels, min_share=share, regions=(region,))
-    area, exceeded = Surface(rule, 0.5, (6, 8)).exceeded(heatmap)
+    area, exceeded = RegionThresholds(rule, 0.5, (6, 8)).exceeded(heatmap)
     inside = outside = 0
     for row in range(6):
         for column in range(8):
@@ -94,15 +98,15 @@ def test_areas_and_regions_by_counting_pixels(
     assert exceeded == (("elsewhere",) * (outside >= least) + ("label",) * (inside >= least))
 
 
-def test_a_frame_is_judged_by_its_heatmap_where_a_rule_asks_for_it() -> None:
+def test_the_heatmap_decides_where_a_rule_needs_it() -> None:
     heatmap = np.zeros((4, 4), np.float32)
     heatmap[0, :3] = 2
     rule = Rule(min_pixels=4)
-    decider = Decider(Window(1, 1), Surface(rule, 1.0, (4, 4)))
-    small = decider.decide(verdict("reject", heatmap))
+    rule_filter = RuleFilter(TemporalFilter(1, 1), RegionThresholds(rule, 1.0, (4, 4)))
+    small = rule_filter.apply(verdict("reject", heatmap))
     assert (small.outcome, small.area, small.exceeded, small.score) == ("good", 3, (), 2.0)
     heatmap[3, 3] = 2
-    large = decider.decide(verdict("reject", heatmap))
+    large = rule_filter.apply(verdict("reject", heatmap))
     assert (large.outcome, large.area, large.exceeded) == ("reject", 4, ("elsewhere",))
     assert large.as_dict() == {
         "outcome": "reject",
@@ -117,8 +121,8 @@ def test_a_frame_is_judged_by_its_heatmap_where_a_rule_asks_for_it() -> None:
 
 @pytest.mark.parametrize("heatmap", [None, np.full((4, 4), np.nan, np.float32)])
 def test_a_heatmap_that_is_missing_or_no_number_is_a_fault(heatmap: np.ndarray | None) -> None:
-    decider = Decider(Window(1, 1), Surface(Rule(min_pixels=4), 1.0, (4, 4)))
-    said = decider.decide(verdict("good", heatmap))
+    rule_filter = RuleFilter(TemporalFilter(1, 1), RegionThresholds(Rule(min_pixels=4), 1.0, (4, 4)))
+    said = rule_filter.apply(verdict("good", heatmap))
     assert said.outcome == "fault"
     assert "heatmap" in str(said.fault)
 
@@ -128,10 +132,10 @@ def test_a_region_can_be_left_out_and_a_region_of_interest_moves_it() -> None:
     heatmap[:5, :5] = 9
     rule = Rule(regions=(parse_region("label=0.25,0.25,0.25,0.25:inf"),))
     # The heatmap shows the middle of the frame, so that the region is its upper left quarter.
-    assert Surface(rule, 1.0, (10, 10), (0.25, 0.25, 0.5, 0.5)).exceeded(heatmap) == (0, ())
-    assert Surface(rule, 1.0, (10, 10)).exceeded(heatmap)[1] == ("elsewhere",)
+    assert RegionThresholds(rule, 1.0, (10, 10), (0.25, 0.25, 0.5, 0.5)).exceeded(heatmap) == (0, ())
+    assert RegionThresholds(rule, 1.0, (10, 10)).exceeded(heatmap)[1] == ("elsewhere",)
     with pytest.raises(DataError, match="lies outside what this bundle inspects"):
-        Surface(rule, 1.0, (10, 10), (0.6, 0.6, 0.4, 0.4))
+        RegionThresholds(rule, 1.0, (10, 10), (0.6, 0.6, 0.4, 0.4))
 
 
 @pytest.mark.parametrize("threshold", [1.0, -1.0])
@@ -139,7 +143,7 @@ def test_a_limit_can_be_told_from_the_pixel_threshold(threshold: float) -> None:
     heatmap = np.full((4, 4), threshold + 0.4, np.float32)
 
     def exceeded(limit: str) -> tuple[int, tuple[str, ...]]:
-        return Surface(Rule(regions=(parse_region(f"all=0,0,1,1:{limit}"),)), threshold, (4, 4)).exceeded(heatmap)
+        return RegionThresholds(Rule(regions=(parse_region(f"all=0,0,1,1:{limit}"),)), threshold, (4, 4)).exceeded(heatmap)
 
     assert exceeded("threshold+0.5") == (0, ())
     assert exceeded("threshold+0.3") == exceeded("threshold-0.5") == (16, ("all",))
@@ -147,7 +151,7 @@ def test_a_limit_can_be_told_from_the_pixel_threshold(threshold: float) -> None:
 
 @given(st.floats(-1e3, 1e3), st.floats(-1e3, 1e3, width=32))
 def test_a_pixel_exceeds_the_limit_exactly_when_a_score_would(limit: float, value: float) -> None:
-    area, _ = Surface(Rule(), limit, (1, 1)).exceeded(np.full((1, 1), value, np.float32))
+    area, _ = RegionThresholds(Rule(), limit, (1, 1)).exceeded(np.full((1, 1), value, np.float32))
     assert area == (value > limit)
 
 
@@ -157,7 +161,7 @@ def inspector(pooling: Any, *, nearby: bool = False, threshold: float | None = N
     )
     scoring = Scoring(normalise=False, smoothing_sigma=0, pooling=pooling, source="defects", nearby=nearby)
     manifest = SimpleNamespace(scoring=scoring)
-    return SimpleNamespace(bundle=SimpleNamespace(path="bundle", manifest=manifest), judge=Judge(graph, threshold))
+    return SimpleNamespace(bundle=SimpleNamespace(path="bundle", manifest=manifest), thresholder=Thresholder(graph, threshold))
 
 
 def test_where_the_pixel_threshold_comes_from() -> None:
@@ -167,7 +171,7 @@ def test_where_the_pixel_threshold_comes_from() -> None:
     assert pixel_threshold(inspector("max", threshold=8.0)) == 8.0
     with pytest.raises(DataError, match="calibrate --decision-only"):
         pixel_threshold(inspector("mean"))
-    with pytest.raises(DataError, match="give --pixel-threshold"):
+    with pytest.raises(DataError, match="give pixel_threshold instead of threshold"):
         pixel_threshold(inspector("rms", threshold=8.0, pixel_threshold=3.0))
 
 
@@ -193,7 +197,7 @@ def test_areas_as_pixels_and_shares(text: str, area: tuple[int, float]) -> None:
 
 @pytest.mark.parametrize("text", ["0", "-3", "101%", "0.5", "x"])
 def test_what_is_no_area_is_refused(text: str) -> None:
-    with pytest.raises(DataError, match="no area"):
+    with pytest.raises(DataError, match="not an area"):
         parse_min_area(text)
 
 
