@@ -101,17 +101,10 @@ def calibrate(
     ) as stage:
         calibration = _Calibration(bundle, split, target, stage, progress or (lambda *_: None))
         quantised = calibration.quantise(graphs, methods) if int8 else None
-        started = time.monotonic()
-        decision, scores = calibration.decide(graphs)
         parts = None if good or rule != "conformal" else bundle.manifest.stages["train"].results.get("held_out_groups")
         stage.results["held_out_images"] = len(split.held_out)
         stage.results["notes"] = parts_note(len(split.held_out), parts, false_reject_rate)
-        stage.results["thresholds"] = {key: graph.threshold for key, graph in decision.graphs.items()}
-        if quantised:
-            quantised.seconds["thresholds"] = time.monotonic() - started
-            stage.results["int8"] = _record(quantised, labelled=bool(split.labelled))
-            _write_report(stage, _report(str(command), split, quantised, scores, decision, false_reject_rate))
-    return decision
+        return calibration.finish(graphs, quantised, command)
 
 
 class _Calibration:
@@ -156,6 +149,18 @@ class _Calibration:
         seconds = {"ranges": ranged - started, "methods and layers": time.monotonic() - ranged}
         titles = {tensor: graph.title(tensor) for tensor in histograms}
         return _Quantised(titles, histograms, found, {"fp32": compared.fp32, "int8": compared.int8}, kernels, seconds)
+
+    def finish(self, graphs: dict[Precision, Path], quantised: _Quantised | None, command: Command) -> Decision:
+        """Set the thresholds, and write the decision and the report."""
+        started = time.monotonic()
+        decision, scores = self.decide(graphs)
+        self._stage.results["thresholds"] = {key: graph.threshold for key, graph in decision.graphs.items()}
+        if quantised:
+            quantised.seconds["thresholds"] = time.monotonic() - started
+            self._stage.results["int8"] = _record(quantised, labelled=bool(self._split.labelled))
+            rate = self._target.false_reject_rate
+            _write_report(self._stage, _report(str(command), self._split, quantised, scores, decision, rate))
+        return decision
 
     def decide(self, graphs: dict[Precision, Path]) -> tuple[Decision, dict[Precision, Scores]]:
         """Score the held-out images with each graph, and write the decision and the golden images; with their scores."""
