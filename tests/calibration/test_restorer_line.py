@@ -16,8 +16,8 @@ from lrdan_edge.data.images import list_images, load_frames
 from lrdan_edge.export.parity import Parity
 from lrdan_edge.metrics import auroc
 from lrdan_edge.runtime.annotate import overlay_maximum
-from lrdan_edge.runtime.rule_filter import pixel_threshold
 from lrdan_edge.runtime.inspector import Inspector
+from lrdan_edge.runtime.rule_filter import pixel_threshold
 
 torch = pytest.importorskip("torch")
 
