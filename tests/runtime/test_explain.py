@@ -4,6 +4,7 @@ import base64
 import re
 import shutil
 import subprocess
+import sys
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 from pathlib import Path
@@ -20,7 +21,7 @@ from lrdan_edge.bundle.bundle import Bundle
 from lrdan_edge.bundle.manifest import Precision
 from lrdan_edge.cli.main import cli
 from lrdan_edge.data.images import Frame, read_image
-from lrdan_edge.errors import DataError
+from lrdan_edge.errors import DataError, MissingExtraError
 from lrdan_edge.runtime.explain import explain
 from lrdan_edge.runtime.explain.pictures import heat_picture, strip
 
@@ -156,8 +157,8 @@ def test_a_bundle_without_the_graph_names_the_command(own_line: Line, tmp_path: 
 
 
 def test_the_command_says_what_it_wrote_and_needs_no_torch(line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "torch", None)
-    monkeypatch.setitem(__import__("sys").modules, "onnx", None)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.setitem(sys.modules, "onnx", None)
     words = ["explain", str(line.data / "test/blob"), "-b", str(line.bundle), "--output", str(tmp_path / "p.html"), "--fp32"]
     result = CliRunner().invoke(cli, words)
     assert result.exit_code == 0, result.output
@@ -171,6 +172,12 @@ def test_what_cannot_be_is_refused(line: Line, tmp_path: Path) -> None:
         explain(bundle, [image], tmp_path / "no" / "page.html")
     with pytest.raises(DataError, match="too many for one page"):
         explain(bundle, [image] * 201, tmp_path / "page.html")
+
+
+def test_without_jinja_it_says_which_extra_brings_it(line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    with pytest.raises(MissingExtraError, match=r"explain needs jinja2.*pip install 'lrdan-edge\[report\]'"):
+        explain(Bundle.open(line.bundle), [line.data / "test/good/0.png"], tmp_path / "page.html")
 
 
 @pytest.mark.slow

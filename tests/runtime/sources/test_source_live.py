@@ -18,6 +18,7 @@ from scripted_captures import count
 from lrdan_edge.errors import (
     SourceEndedError,
     SourceError,
+    SourceFormatError,
     SourceRefusedError,
     SourceSignalError,
     SourceTimeoutError,
@@ -235,8 +236,9 @@ def test_a_capture_that_dies_is_one_fault_and_started_again(tmp_path: Path, cons
 
 
 def test_an_opener_that_cannot_be_made_says_why() -> None:
-    with pytest.raises(SourceError, match="no driver for it here"):
+    with pytest.raises(SourceFormatError, match=r"no driver for it here: set it to \{Mono8\}, not read_timeout_s") as caught:
         LiveSource("camera", CaptureJob("scripted_captures", "no_opener", ("no driver for it here",), 10))
+    assert caught.value.values == {"format": "{Mono8}"}, "its parts cross, so that the command line can word them"
 
 
 def test_frames_cross_whole_whatever_their_size(tmp_path: Path) -> None:
