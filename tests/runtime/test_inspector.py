@@ -7,7 +7,7 @@ from scipy.stats import betabinom
 
 from lrdan_edge import Bundle, Inspector
 from lrdan_edge.backends.base import Backend, BackendSpec, Detections
-from lrdan_edge.data.images import fit_frame, list_images, load_frames
+from lrdan_edge.data.images import Frame, fit_frame, list_images, load_frames
 from lrdan_edge.errors import BackendError, DataError, MissingStageError, StaleStageError
 
 
@@ -33,7 +33,7 @@ def test_one_frame_a_batch_and_a_list_are_judged_alike(inspector: Inspector) -> 
     batch = np.stack([fit_frame(frame, (32, 32, 1)) for frame in frames])
     expected = inspector.inspect(batch).scores
     assert np.allclose(inspector.inspect(frames).scores, expected, rtol=1e-5)
-    assert np.allclose([inspector.inspect(frame)[0].score for frame in frames], expected, rtol=1e-5)
+    assert np.allclose([inspector.inspect(frame).scores[0] for frame in frames], expected, rtol=1e-5)
 
 
 def test_frames_of_any_size_are_fitted_as_in_training(inspector: Inspector) -> None:
@@ -62,7 +62,7 @@ class _Scripted(Backend):
     def __init__(self, answer: float | Exception) -> None:
         self.answer = answer
 
-    def infer(self, frames: np.ndarray, *, heatmap: bool = True) -> Detections:  # noqa: ARG002
+    def infer(self, frames: Frame, *, heatmap: bool = True) -> Detections:  # noqa: ARG002
         if isinstance(self.answer, Exception):
             raise self.answer
         return Detections(np.full(len(frames), self.answer, np.float32), None)

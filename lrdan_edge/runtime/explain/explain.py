@@ -63,7 +63,7 @@ def explain(
     """
     paths = [path for given in images for path in (list_images(given) if given.is_dir() else [given])]
     if len(paths) > MOST:
-        raise DataError(f"{len(paths)} images are too many for one page, at most {MOST} are allowed", "give fewer {images}")
+        raise DataError(f"{len(paths)} images are too many for one page, at most {MOST} are allowed", "give fewer images")
     session = _session(bundle)
     with Inspector.open(bundle, backend=backend, precision=precision, threshold=threshold) as inspector:
         decision, scoring = inspector.thresholder.decision, bundle.manifest.scoring
