@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from lrdan_edge.backends.layers import count_precisions
-from lrdan_edge.backends.nvidia import feature
+from lrdan_edge.backends.nvidia import gpu_feature
 from lrdan_edge.backends.processor import processor
 from lrdan_edge.bundle.bundle import ENGINES, TIMING_CACHE, Bundle, engine_stage, graph_name, sha256_of
 from lrdan_edge.bundle.manifest import SCHEMA_VERSION, EngineLayer, EngineSidecar, EngineTarget, Precision, to_json
@@ -199,7 +199,7 @@ def _gpu_features(details: dict[str, Any], options: BuildOptions) -> list[str]:
     capability = details.get("compute_capability")
     if not capability or (options.hardware_compatible and details["module"] == "tensorrt_rtx"):
         return []
-    return ["sm8.0+"] if options.hardware_compatible == "ampere-plus" else [feature(capability)]
+    return ["sm8.0+"] if options.hardware_compatible == "ampere-plus" else [gpu_feature(capability)]
 
 
 def _slug(built: _Built) -> str:

@@ -3,7 +3,7 @@
 import re
 from importlib.util import find_spec
 
-from lrdan_edge.backends.nvidia import Gpu, feature, find_gpu, find_tensorrt, product, title
+from lrdan_edge.backends.nvidia import Gpu, describe_tensorrt, find_gpu, find_tensorrt, gpu_feature, product_name
 from lrdan_edge.backends.processor import processor
 from lrdan_edge.bundle.manifest import EngineSidecar
 from lrdan_edge.errors import LrdanError
@@ -63,13 +63,13 @@ def _tensorrt_misfit(sidecar: EngineSidecar) -> str | None:
     if sidecar.options.get("version_compatible"):  # then any later TensorRT runs it too
         same = _numbers(sidecar.target_version) <= _numbers(version)
     if module != trt.__name__ or not same:
-        return f"it was built by {product(module, sidecar.target_version)}, this is {title(trt)}"
+        return f"it was built by {product_name(module, sidecar.target_version)}, this is {describe_tensorrt(trt)}"
     return None
 
 
 def _gpu_misfit(sidecar: EngineSidecar, gpu: Gpu) -> str | None:
     """Features are the compute capability the engine needs; none: built ahead of time, for more than one GPU."""
-    here = feature(gpu.compute_capability)
+    here = gpu_feature(gpu.compute_capability)
     for needed in sidecar.device_features:
         least = re.fullmatch(r"sm(\d+\.\d+)\+", needed)
         fits = _numbers(least[1]) <= _numbers(gpu.compute_capability) if least else needed == here

@@ -22,15 +22,15 @@ class Fixed(Backend):
     name = "fixed"
 
     def __init__(self, scores: list[float], peaks: list[float]) -> None:
-        self.spec = BackendSpec((32, 32, 1), (32, 32), 64, "CPU", "fp32")
+        super().__init__(BackendSpec((32, 32, 1), (32, 32), 64, "CPU", "fp32"))
         self.scores = np.array(scores, np.float32)
         self.heatmaps = np.full((len(scores), 32, 32), -100, np.float32)
         self.heatmaps[:, 3, 4] = peaks
 
-    def infer(self, frames: Frame, *, heatmap: bool = True) -> Detections:  # noqa: ARG002
+    def _infer(self, frames: Frame, heatmap: bool) -> Detections:  # noqa: ARG002
         return Detections(self.scores, self.heatmaps if heatmap else None)
 
-    def close(self) -> None:
+    def _close(self) -> None:
         pass
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lrdan_edge.backends.layers import count_precisions, tensorrt_layer
-from lrdan_edge.backends.nvidia import Gpu, find_gpu, find_tensorrt, logger_for, runtime_for, title
+from lrdan_edge.backends.nvidia import Gpu, describe_tensorrt, find_gpu, find_tensorrt, logger_for, runtime_for
 from lrdan_edge.bundle.manifest import EngineLayer
 from lrdan_edge.engines.tensorrt.build_log import BuildLog
 from lrdan_edge.engines.tensorrt.configure import adjust_parser_for_dla, configure
@@ -109,7 +109,7 @@ def _builder(trt: Any, logger: Any, log: BuildLog) -> Any:
         return trt.Builder(logger)
     except TypeError as error:  # pybind11's word for a null pointer: TensorRT found no usable GPU
         raise EngineError(
-            f"{title(trt)} cannot start its builder ({log.said()}): it needs an NVIDIA GPU with a driver new enough for it; "
+            f"{describe_tensorrt(trt)} cannot start its builder ({log.said()}): it needs an NVIDIA GPU with a driver new enough for it; "
             "TensorRT for RTX (pip install tensorrt-rtx) builds without one"
         ) from error
 
@@ -125,7 +125,7 @@ def _parse(trt: Any, parser: Any, graph: Path, log: BuildLog) -> None:
     node = f"node {failure.node_name()!r} ({failure.node_operator()}): " if failure and failure.node_operator() else ""
     said = log.plain(failure.desc()) if failure else log.said()
     raise EngineError(
-        f"{title(trt)} cannot parse {graph.name}: {node}{said}; make the graph again with 'lrdan-edge export' "
+        f"{describe_tensorrt(trt)} cannot parse {graph.name}: {node}{said}; make the graph again with 'lrdan-edge export' "
         "(int8: 'lrdan-edge calibrate')"
     )
 
@@ -170,10 +170,12 @@ def _refusal(trt: Any, log: BuildLog, options: BuildOptions, workspace: int | st
     if re.search(r"could not find any implementation|out of memory|insufficient (memory|workspace)", said, re.IGNORECASE):
         limit = f"{workspace} MiB" if isinstance(workspace, int) else workspace
         return EngineError(
-            f"{title(trt)} ran out of memory while building ({said}): close other programs, lower the largest batch (now "
+            f"{describe_tensorrt(trt)} ran out of memory while building ({said}): close other programs, lower the largest batch (now "
             f"{options.largest}), change the workspace limit (now {limit}), or train with a smaller image size"
         )
-    return EngineError(f"{title(trt)} cannot build this engine: {said}; build with '--verbose-log FILE' to learn more")
+    return EngineError(
+        f"{describe_tensorrt(trt)} cannot build this engine: {said}; build with '--verbose-log FILE' to learn more"
+    )
 
 
 def _inspect(
@@ -186,7 +188,7 @@ def _inspect(
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise EngineError(
-            f"{title(trt)} cannot load the engine it built on {gpu.name} ({log.said()}): use a release that supports this GPU"
+            f"{describe_tensorrt(trt)} cannot load the engine it built on {gpu.name} ({log.said()}): use a release that supports this GPU"
         )
     inspector = engine.create_engine_inspector()
     form = trt.LayerInformationFormat.JSON

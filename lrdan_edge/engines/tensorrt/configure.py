@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lrdan_edge.backends.nvidia import Gpu, title
+from lrdan_edge.backends.nvidia import Gpu, describe_tensorrt
 from lrdan_edge.engines.tensorrt.options import BuildOptions
 from lrdan_edge.errors import EngineError
 
@@ -83,7 +83,7 @@ def use_dla(trt: Any, builder: Any, network: Any, config: Any, core: int) -> dic
     if core >= cores:
         has = f"{cores} DLA core{'s' if cores > 1 else ''}, 0 to {cores - 1}" if cores else "no DLA"
         raise EngineError(
-            f"{title(trt)} finds {has} on this device (Orin and Xavier have it with TensorRT 10.3 to 10.7, AGX Orin with 11.4.1 too, "
+            f"{describe_tensorrt(trt)} finds {has} on this device (Orin and Xavier have it with TensorRT 10.3 to 10.7, AGX Orin with 11.4.1 too, "
             "Thor never): "
             f"{'choose another core than ' + str(core) if cores else 'leave out --dla'}"
         )
@@ -94,20 +94,22 @@ def use_dla(trt: Any, builder: Any, network: Any, config: Any, core: int) -> dic
     fallbacks = [f"{layer.name} ({layer.type.name})" for layer in layers if not config.can_run_on_DLA(layer)]
     if len(fallbacks) == len(layers):
         raise EngineError(
-            f"DLA takes none of this graph's {len(layers)} layers with {title(trt)}: leave out --dla, or build --fp16 or --int8"
+            f"DLA takes none of this graph's {len(layers)} layers with {describe_tensorrt(trt)}: leave out --dla, or build --fp16 or --int8"
         )
     return {"core": core, "layers_on_dla": len(layers) - len(fallbacks), "gpu_fallbacks": fallbacks}
 
 
 def _require_supported(trt: Any, options: BuildOptions, gpu: Gpu | None) -> None:
     if options.version_compatible and is_rtx(trt):
-        raise EngineError(f"{title(trt)} has no version-compatible engines: leave out --version-compatible")
+        raise EngineError(f"{describe_tensorrt(trt)} has no version-compatible engines: leave out --version-compatible")
     level = _HARDWARE.get(options.hardware_compatible or "")
     if level and not hasattr(trt.HardwareCompatibilityLevel, level):
         raise EngineError(
-            f"{title(trt)} has no hardware compatibility {options.hardware_compatible}: leave out --hardware-compatible, or "
+            f"{describe_tensorrt(trt)} has no hardware compatibility {options.hardware_compatible}: leave out --hardware-compatible, or "
             "choose ampere-plus"
         )
     if (options.refit or options.strip_weights) and gpu is None:
         asked = "--refit" if options.refit else "--strip-weights"
-        raise EngineError(f"{title(trt)} builds {asked} engines on the GPU alone, and none is found here: leave it out")
+        raise EngineError(
+            f"{describe_tensorrt(trt)} builds {asked} engines on the GPU alone, and none is found here: leave it out"
+        )

@@ -2,7 +2,7 @@
 
 from collections import deque
 
-from lrdan_edge.backends.nvidia import find_tensorrt, logger_for, runtime_for, title
+from lrdan_edge.backends.nvidia import describe_tensorrt, find_tensorrt, logger_for, runtime_for
 from lrdan_edge.errors import EngineError
 
 
@@ -28,12 +28,14 @@ def with_weights(plan: bytes, graph: bytes, *, dla_core: int | None = None, host
     runtime = runtime_for(trt, logger, dla_core=dla_core, host_code=host_code)
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
-        raise EngineError(f"{title(trt)} cannot load this engine ({'; '.join(messages) or 'it gave no reason'}): build it anew")
+        raise EngineError(
+            f"{describe_tensorrt(trt)} cannot load this engine ({'; '.join(messages) or 'it gave no reason'}): build it anew"
+        )
     refitter = trt.Refitter(engine, logger)
     refit_parser = trt.OnnxParserRefitter(refitter, logger)
     if not refit_parser.refit_from_bytes(graph) or not refitter.refit_cuda_engine():
         raise EngineError(
-            f"{title(trt)} cannot put this graph's weights into the engine ({'; '.join(messages) or 'it gave no reason'}): "
+            f"{describe_tensorrt(trt)} cannot put this graph's weights into the engine ({'; '.join(messages) or 'it gave no reason'}): "
             "it was built from another graph, or not to be refitted; build it anew"
         )
     serialization = engine.create_serialization_config()
