@@ -79,11 +79,11 @@ def decide_here(
     fit = _Fit(bundle, wish, held_out, bad, _command(wish, good, defects), progress or (lambda *_: None), time.monotonic())
     found = engines(bundle)
     graphs = {key: fit.graph(key) for key in PRECISIONS if key in before.graphs}
-    own = {engine.name: fit.engine(engine) for engine in found if not engine.obstacle}
+    own = {engine.name: fit.engine(engine) for engine in found if not engine.unusable_reason}
     fit.write_graphs(graphs)  # all or nothing: a wish that one engine cannot grant changes no threshold
     for name, decided in own.items():
         fit.write_engine(name, decided)
-    return DecidedHere(graphs, own, [f"{engine.name}: {engine.obstacle}" for engine in found if engine.obstacle])
+    return DecidedHere(graphs, own, [f"{engine.name}: {engine.unusable_reason}" for engine in found if engine.unusable_reason])
 
 
 @dataclass(frozen=True)

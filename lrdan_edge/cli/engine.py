@@ -146,7 +146,7 @@ def inspect_engine(name: str, bundle_path: Path, as_json: bool) -> None:
 @click.argument("name", required=False)
 @bundle_option
 def verify_engine(name: str | None, bundle_path: Path) -> None:
-    """Verify engine NAME, or all: file, signature, fit, and the golden images' scores.
+    """Verify engine NAME, or all: files, signature, compatibility, and the golden images' scores.
 
     Exits 1 unless every engine may decide about parts here.
     """
@@ -158,19 +158,27 @@ def verify_engine(name: str | None, bundle_path: Path) -> None:
 
 
 @engine.command("trust")
-@click.argument("name")
+@click.argument("name", required=False)
 @bundle_option
-@click.option("--sha256", required=True, help="The engine's sha256, as 'engine verify' shows it on the machine that built it.")
-def trust_engine(name: str, bundle_path: Path, sha256: str) -> None:
-    """Vouch for engine NAME, built elsewhere: it runs code on this machine.
+@click.option("--sha256", metavar="HEX", help="The engine's sha256, as 'engine verify' shows it on the machine that built it.")
+@click.option("--public-key", metavar="HEX", help="Instead: the key of a build machine, as 'engine verify' shows it there.")
+def trust_engine(name: str | None, bundle_path: Path, sha256: str | None, public_key: str | None) -> None:
+    """Trust engine NAME, built elsewhere, or every engine that a build machine signs.
 
-    Take the sha256 from whom you trust, not from the bundle itself.
+    A trusted engine runs code on this machine. Take the sha256 or the key from whom you trust, not from the bundle itself.
     """
     from lrdan_edge.bundle.bundle import Bundle
+    from lrdan_edge.engines.keys import trust_key
     from lrdan_edge.engines.open import trust_engine as run_trust
 
-    run_trust(Bundle.open(bundle_path), name, sha256)
-    click.echo(f"{name} is trusted on this machine.")
+    if name and sha256 and not public_key:
+        run_trust(Bundle.open(bundle_path), name, sha256)
+        click.echo(f"{name} is trusted on this machine.")
+    elif public_key and not (name or sha256):
+        trust_key(public_key)
+        click.echo("Engines signed with this key are trusted on this machine.")
+    else:
+        raise click.UsageError("give NAME and --sha256, or only --public-key")
 
 
 @engine.command("refit")

@@ -171,7 +171,7 @@ def print_info(bundle: Bundle, *, as_json: bool) -> bool:
         )
     try:
         for engine in engines(bundle):
-            console.print(f"engine {engine.name}: {engine.obstacle or 'runs here'}")
+            console.print(f"engine {engine.name}: {engine.unusable_reason or 'runs here'}")
     except LrdanError as error:
         console.print(str(error), style="red")
     for line in damaged.values():

@@ -35,8 +35,8 @@ def print_engines(bundle: Bundle, *, as_json: bool) -> bool:
             facts.append({"name": name, "bytes": size, "damaged": str(error)})
             table.add_row(name, f"{size / 2**20:.1f}", "", str(error), style="red")
             continue
-        facts.append({"name": name, "bytes": size, "obstacle": found.obstacle, "sidecar": found.sidecar})
-        table.add_row(name, f"{size / 2**20:.1f}", found.sidecar.built, found.obstacle or "runs")
+        facts.append({"name": name, "bytes": size, "obstacle": found.unusable_reason, "sidecar": found.sidecar})
+        table.add_row(name, f"{size / 2**20:.1f}", found.sidecar.built, found.unusable_reason or "runs")
     if as_json:
         _write_json(facts)
     elif facts:
@@ -55,11 +55,11 @@ def print_engine(bundle: Bundle, name: str, *, as_json: bool) -> None:
     found = engine(bundle, name)
     size, sidecar = len(engine_bytes(bundle, found)), found.sidecar
     if as_json:
-        _write_json({"name": name, "bytes": size, "obstacle": found.obstacle, "sidecar": sidecar})
+        _write_json({"name": name, "bytes": size, "obstacle": found.unusable_reason, "sidecar": sidecar})
         return
     for title, value in _facts(bundle, name, size, sidecar).items():
         console.print(f"{title:<16}{value}")
-    console.print(f"{'here':<16}{found.obstacle or 'runs'}")
+    console.print(f"{'here':<16}{found.unusable_reason or 'runs'}")
     if not sidecar.layers:
         console.print(f"{'layers':<16}unknown: the engine was built where it could not be loaded")
         return
@@ -85,7 +85,7 @@ def print_verification(bundle: Bundle, name: str | None) -> bool:
         console.print(each)
         for check in verify_engine(bundle, each):
             sound = sound and bool(check.passed)
-            console.print(f"  {check.name:<10} {_MARKS[check.passed]:<7} {check.said}", style=None if check.passed else "red")
+            console.print(f"  {check.name:<14} {_MARKS[check.passed]:<7} {check.said}", style=None if check.passed else "red")
     if not names:
         console.print(f"{bundle.path} has no engines: 'lrdan-edge build-engine --int8 --bundle {bundle.path}' makes one")
     return sound and bool(names)

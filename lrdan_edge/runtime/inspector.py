@@ -12,7 +12,7 @@ from lrdan_edge.backends.base import ANY_CORES, Backend, Cores
 from lrdan_edge.bundle.bundle import Bundle
 from lrdan_edge.bundle.manifest import BitDepth, GraphDecision, Precision
 from lrdan_edge.data.images import Frame, fit_frame, to_eight_bits
-from lrdan_edge.engines.golden import prove
+from lrdan_edge.engines.golden import check_against_threshold
 from lrdan_edge.engines.select import Choice, choose
 from lrdan_edge.errors import DataError, LrdanError, MissingStageError
 from lrdan_edge.runtime.verdict import Judge, Verdict, Verdicts
@@ -37,7 +37,7 @@ def decision_for(bundle: Bundle, choice: Choice) -> GraphDecision:
 
 
 def open_proven(bundle: Bundle, choice: Choice, decision: GraphDecision, cores: Cores = ANY_CORES) -> Backend:
-    """Open what was chosen, and hold it to the golden frames; see `lrdan_edge.engines.golden.prove`.
+    """Open what was chosen, and hold it to the golden frames; see `lrdan_edge.engines.golden.check_against_threshold`.
 
     Raises:
         DriftError: Its scores are not those that `decision` was fitted on.
@@ -46,7 +46,7 @@ def open_proven(bundle: Bundle, choice: Choice, decision: GraphDecision, cores: 
     backend = choice.open(cores)
     try:
         if choice.backend != "null":
-            prove(bundle, backend, decision, choice.title, _remedy(bundle, choice))
+            check_against_threshold(bundle, backend, decision, choice.title, _remedy(bundle, choice))
     except BaseException:
         backend.close()
         raise
@@ -100,7 +100,7 @@ class Inspector:
         """Open a bundle for inspection, to be judged by the engine's own decision where it has one, else by its graph's.
 
         What was opened then scores some golden frames, and is refused where it does not score them as what its threshold was
-        fitted on (see `lrdan_edge.engines.golden.prove`).
+        fitted on (see `lrdan_edge.engines.golden.check_against_threshold`).
 
         Args:
             bundle: The folder, or an opened bundle.

@@ -170,9 +170,11 @@ def test_closing_waits_for_the_calls_that_run(opener: Callable[[], Backend], fra
 
     def call() -> None:
         started.wait()
-        with pytest.raises(BackendError, match="is closed"):
+        try:
             while True:
                 results.append(np.allclose(backend.infer(frames).score, expected, rtol=1e-4, atol=1e-5))
+        except BackendError as error:
+            results.append("is closed" in str(error))
 
     threads = [threading.Thread(target=call) for _ in range(4)]
     for thread in threads:
