@@ -17,7 +17,7 @@ def near_graph(
     *,
     name: str = "frames",
     kind: int = UINT8,
-    frame: tuple[object, ...] = ("n", 8, 8, 1),
+    frame: tuple[str | int, ...] = ("n", 8, 8, 1),
     heatmap: bool = True,
     score: int = FLOAT,
     second_input: bool = False,

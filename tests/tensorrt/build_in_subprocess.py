@@ -27,7 +27,7 @@ def main() -> dict[str, object]:
     request = json.loads(sys.argv[1])
     options = request["options"]
     if name := request["gpu"]:
-        tensorrt.find_gpu = lambda: Gpu(name, "9.0", "13.0", integrated=False)
+        vars(tensorrt)["find_gpu"] = lambda: Gpu(name, "9.0", "13.0", integrated=False)
     options |= {key: Path(options[key]) for key in ("timing_cache", "log_path") if key in options}
     if "batch" in options:
         options["batch"] = tuple(options["batch"])

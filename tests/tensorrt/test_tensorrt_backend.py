@@ -69,6 +69,7 @@ def test_results_are_the_graphs(machine: Machine, count: int) -> None:
         detections = backend.infer(frames(count))
     score, heatmap = expected(frames(count))
     np.testing.assert_allclose(detections.score, score, rtol=1e-5)
+    assert detections.heatmap is not None
     np.testing.assert_allclose(detections.heatmap, heatmap, rtol=1e-4, atol=1e-6)
     assert machine.calls.count("execute_async_v3") == -(-count // 8)
 
@@ -179,6 +180,7 @@ def test_a_gpu_that_shares_the_hosts_memory_copies_nothing(bindings: Machine) ->
             found = backend.infer(batch)
             score, heatmap = expected(batch)
             np.testing.assert_allclose(found.score, score, rtol=1e-5)
+            assert found.heatmap is not None
             np.testing.assert_allclose(found.heatmap, heatmap, rtol=1e-4, atol=1e-6)
             assert backend.infer(batch, heatmap=False).score == pytest.approx(score, rel=1e-5)
         assert {len(memory.data) for memory in bindings.live.values()} == {SCRATCH}

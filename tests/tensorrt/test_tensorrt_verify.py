@@ -133,7 +133,7 @@ def test_a_build_on_a_device_keeps_no_engine_that_drifts(own_bundle: Bundle, mon
 
 def test_dla_core_and_host_code_reach_the_runtime(own_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[dict[str, Any]] = []
-    make = engine_module.runtime_for
+    make = runtime_for
 
     def spy(trt: Any, logger: Any, **options: Any) -> Any:
         asked.append(options)
@@ -191,8 +191,18 @@ class FakeEngine:
 def test_weights_are_put_back_by_tensorrts_refitter(
     monkeypatch: pytest.MonkeyPatch, version: str, loads: bool, takes: bool
 ) -> None:
-    made, given = FakeEngine(), []
-    runtime = SimpleNamespace(deserialize_cuda_engine=lambda plan: (given.append(plan), made if loads else None)[1])
+    made = FakeEngine()
+    given: list[bytes] = []
+
+    def deserialize(plan: bytes) -> FakeEngine | None:
+        given.append(plan)
+        return made if loads else None
+
+    def refit_from(graph: bytes) -> bool:
+        given.append(graph)
+        return takes
+
+    runtime = SimpleNamespace(deserialize_cuda_engine=deserialize)
     flags = {"EXCLUDE_WEIGHTS": "weights"} | ({"INCLUDE_REFIT": "refit"} if version > "11" else {})
     trt = SimpleNamespace(
         __name__="tensorrt",
@@ -200,7 +210,7 @@ def test_weights_are_put_back_by_tensorrts_refitter(
         ILogger=type("ILogger", (), {}),
         Runtime=lambda _: runtime,
         Refitter=lambda *_: SimpleNamespace(refit_cuda_engine=lambda: True),
-        OnnxParserRefitter=lambda *_: SimpleNamespace(refit_from_bytes=lambda graph: (given.append(graph), takes)[1]),
+        OnnxParserRefitter=lambda *_: SimpleNamespace(refit_from_bytes=refit_from),
         SerializationFlag=SimpleNamespace(**flags),
     )
     monkeypatch.setattr(refit, "find_tensorrt", lambda: trt)
