@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+BUNDLE ?= demo/bundle
 # One process per core, a few gigabytes of memory at most: each imports torch for itself.
 PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal
 
-.PHONY: help demo test test-all lint format clean
+.PHONY: help demo test test-all lint format bench clean
 .DELETE_ON_ERROR:
 
 help: ## Show the targets
@@ -29,6 +30,13 @@ lint: $(VENV)/.installed-dev ## Check style and types
 format: $(VENV)/.installed-dev ## Put the code into shape
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+bench: $(VENV)/.installed-dev $(BUNDLE)/manifest.json ## Measure engines and the loop here, on the demo's bundle or BUNDLE=DIR (minutes)
+	$(BIN)/lrdan-edge bench --bundle '$(BUNDLE)'
+	$(BIN)/python benchmarks/loop.py '$(BUNDLE)' --output runs/bench
+
+demo/bundle/manifest.json: | $(VENV)/.installed-demo
+	$(BIN)/lrdan-edge demo
 
 clean: ## Remove .venv and what the commands made
 	rm -rf $(VENV) demo bundle .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -54,7 +54,7 @@ from lrdan_edge.export.graph import GRAPHS, export
 from lrdan_edge.export.parity import compare
 from lrdan_edge.export.reference import reference_images, torch_outputs
 from lrdan_edge.model.deployed import load_ae2
-from lrdan_edge.runtime.verdict import Judge
+from lrdan_edge.runtime.verdict import Thresholder
 from lrdan_edge.train.options import TrainOptions
 from lrdan_edge.train.trainer import train
 
@@ -145,13 +145,13 @@ class Check:
         return engine_bytes(self.bundle, engine(self.bundle, self.engine_of(precision)))
 
     def inspector(self, precision: Precision) -> Inspector:
-        judge = Judge(self.bundle.decision().graphs[precision], None, self.bundle.manifest.model.region_share)
+        thresholder = Thresholder(self.bundle.decision().graphs[precision], None, self.bundle.manifest.model.region_share)
 
         def opener(cores: Cores = ANY_CORES) -> Backend:
             return self.open(precision, cores)
 
         choice = Choice(f"{self.title} {precision}", "tensorrt", precision, opener)
-        return Inspector(self.bundle, opener(), judge, choice)
+        return Inspector(self.bundle, opener(), thresholder, choice)
 
 
 def small_bundle(images: Path | None, folder: Path, epochs: int | None) -> Bundle:
@@ -193,7 +193,7 @@ def parity(check: Check, precision: Precision) -> Iterator[Row]:
     broken = f"; BROKEN: {', '.join(found.broken())}" if precision != "int8" and found.broken() else ""
     auroc = "" if found.auroc_difference is None else f", AUROC differs by {found.auroc_difference:.4f}"
     said = f"score differs by {found.score_max:.1e} at most, {found.score_mean:.1e} on average{auroc}"
-    yield Row("parity", f"{precision}, {reference.words}", said + broken, found.score_max)
+    yield Row("parity", f"{precision}, {reference.description}", said + broken, found.score_max)
 
 
 def frames_of(check: Check, batch: int) -> Frame:

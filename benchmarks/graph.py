@@ -89,7 +89,7 @@ def drift(bundle: Bundle) -> None:
     reference = reference_images(bundle)
     unit = bundle.manifest.scoring.unit
     expected, _ = torch_outputs(load_ae2(bundle), reference.frames)
-    print(f"\n{reference.words}\n\n| float32 convolutions | score difference, largest | mean |\n|---|---|---|")
+    print(f"\n{reference.description}\n\n| float32 convolutions | score difference, largest | mean |\n|---|---|---|")
     for first, last in ((0, False), (0, True), (1, True), (2, True), (3, True), (4, True)):
         module = load_ae2(bundle)
         fold_batch_norm(module.ae2)

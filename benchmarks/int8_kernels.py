@@ -23,8 +23,8 @@ from lrdan_edge.backends.openvino import OpenVinoBackend
 from lrdan_edge.backends.processor import processor
 from lrdan_edge.bundle.bundle import Bundle, versions
 from lrdan_edge.bundle.manifest import to_json
-from lrdan_edge.calibration.fidelity import Yardstick
-from lrdan_edge.calibration.images import Intake, gather
+from lrdan_edge.calibration.fidelity import QuantizationEvaluator
+from lrdan_edge.calibration.images import FrameLoader, calibration_split
 from lrdan_edge.calibration.quantise import load_quantisable
 from lrdan_edge.calibration.ranges import collect_ranges
 from lrdan_edge.calibration.scales import MOST_WEIGHT_STEPS, MOST_WEIGHT_STEPS_SIGNED
@@ -50,15 +50,15 @@ def runtimes(graph: bytes, precision: str) -> dict[str, Backend]:
 def compare(bundle: Bundle) -> tuple[dict[str, Row], dict[str, bytes]]:
     """Each graph's fidelity and what kernels add, and the graphs for processors."""
     facts = bundle.manifest.stages["calibrate"].results["int8"]
-    material, intake = gather(bundle), Intake.of(bundle)
+    split, loader = calibration_split(bundle), FrameLoader.of(bundle)
     graph = load_quantisable(bundle.graph("fp32"))
-    histograms = collect_ranges(graph, material.ranges, intake)
+    histograms = collect_ranges(graph, split.ranges, loader)
     amplitudes = {tensor: histogram.amplitude(facts["method"]) for tensor, histogram in histograms.items()}
-    yardstick = Yardstick(graph.model, material.compared, intake, _FALSE_REJECT_RATE)
+    evaluator = QuantizationEvaluator(graph.model, split.compared, loader, _FALSE_REJECT_RATE)
     rows, graphs = {}, {}
     for title, most in _BITS.items():
         model = graph.quantise(amplitudes, facts["kept_in_float"], most)
-        fidelity, int8 = yardstick.measure(model), yardstick.pair(model).int8
+        fidelity, int8 = evaluator.measure(model), evaluator.score_pair(model).int8
         graphs[title] = with_unsigned_activations(model).SerializeToString()
         rows[title] = {
             "rank_correlation": fidelity.rank_correlation,
@@ -68,7 +68,7 @@ def compare(bundle: Bundle) -> tuple[dict[str, Row], dict[str, bytes]]:
         }
         for name, backend in runtimes(graphs[title], "int8").items():
             with backend:
-                rows[title][f"{name}_adds"] = yardstick.added_by(backend, int8)
+                rows[title][f"{name}_adds"] = evaluator.kernel_difference(backend, int8)
     return rows, graphs
 
 

@@ -87,7 +87,7 @@ def rate(progress: Progress) -> float:
 
 
 def verdicts(folder: Path) -> list[Sink]:
-    return [JsonLinesSink(folder / "verdicts", earlier="overwrite")]
+    return [JsonLinesSink(folder / "verdicts", overwrite=True)]
 
 
 def turns(rounds: int, contenders: dict[str, Callable[[], float]]) -> dict[str, list[float]]:
@@ -229,7 +229,7 @@ def over_h264(bundle: Bundle, folder: Path, rounds: int, frames: int) -> list[di
     for threads in sorted({CORES, max(1, CORES - 1)}, reverse=True):
         backend = OnnxRuntimeBackend(bundle.graph("int8").read_bytes(), "int8", cores=Cores(threads))
         with Inspector.open(bundle, backend="onnxruntime", precision="int8") as opened:
-            inspector = Inspector(bundle, backend, opened.judge, opened.choice)
+            inspector = Inspector(bundle, backend, opened.thresholder, opened.choice)
         cpu_ms: dict[str, list[float]] = {}
 
         def timed(name: str, run: Callable[[], float], cpu_ms: dict[str, list[float]] = cpu_ms) -> Callable[[], float]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from msgspec import to_builtins
 
 from lrdan_edge.backends.processor import processor
 from lrdan_edge.bundle.bundle import Bundle, versions
@@ -55,24 +56,25 @@ def digit_bundle(root: Path, digit: int, folder: Path) -> Bundle:
     return Bundle.open(bundle.path)
 
 
-def as_markdown(rows: list[dict[str, Any]], command: str) -> str:
-    """Two tables: the graphs against PyTorch, and int8 against fp32."""
-    said = ", ".join(f"{name} {version}" for name, version in versions().items())
+def as_markdown(record: dict[str, Any]) -> str:
+    """Two tables from the record that is written: the graphs against PyTorch, and int8 against fp32."""
+    said = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     lines = [
         "# Parity of real bundles",
         "",
-        f"`{command}` on {processor().name}; {said}.",
+        f"`{record['command']}` on {record['processor']}; {said}.",
         "",
         "A score's difference is relative to the score, the median score or one unit, whichever is largest.",
         "",
         "| bundle | graph | run by | images | score, largest | score, mean | bound | AUROC | AUROC, difference |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for row in rows:
+    for row in record["bundles"]:
         lines += [
-            f"| {row['title']} | {one.precision} | {one.runner} | {one.images} | {one.score_max:.1e} | {one.score_mean:.1e} | "
-            f"{SCORE_BOUND[one.precision]:.0e} | {_number(one.auroc)} | {_number(one.auroc_difference)} |"
-            for one in row["parity"].rows
+            f"| {row['title']} | {one['precision']} | {one['runner']} | {one['images']} | {one['score_max']:.1e} | "
+            f"{one['score_mean']:.1e} | {SCORE_BOUND[one['precision']]:.0e} | {_number(one['auroc'])} | "
+            f"{_number(one['auroc_difference'])} |"
+            for one in row["parity"]["rows"]
         ]
     lines += [
         "",
@@ -82,12 +84,13 @@ def as_markdown(rows: list[dict[str, Any]], command: str) -> str:
         "| bundle | method | layers in float | rank correlation | verdicts changed | AUROC int8 | AUROC fp32 | AUROC on |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for row in rows:
-        report = row["calibration"]
-        found = report.chosen.fidelity
+    for row in record["bundles"]:
+        chosen = row["calibration"]
+        found = chosen["fidelity"]
         lines.append(
-            f"| {row['title']} | {report.method} | {', '.join(report.kept_in_float) or 'none'} | {found.rank_correlation:.4f} | "
-            f"{found.verdicts_changed:.1%} | {found.auroc:.4f} | {found.auroc_fp32:.4f} | {report.auroc_on} |"
+            f"| {row['title']} | {chosen['method']} | {', '.join(chosen['kept_in_float']) or 'none'} | "
+            f"{found['rank_correlation']:.4f} | {found['verdicts_changed']:.1%} | {found['auroc']:.4f} | "
+            f"{found['auroc_fp32']:.4f} | {chosen['auroc_on']} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -97,12 +100,22 @@ def _number(value: float | None) -> str:
 
 
 def _read(title: str, bundle: Bundle) -> dict[str, Any]:
+    """What the tables say of a bundle; the reports that it is taken from stay in the bundle, with every image's score."""
     parity, calibration = (bundle.path / "reports" / name for name in ("parity.json", "calibration.json"))
+    against_torch = from_json(parity.read_bytes(), ParityReport, str(parity))
+    int8 = from_json(calibration.read_bytes(), CalibrationReport, str(calibration))
     return {
         "title": title,
         "trained_by": bundle.manifest.stages["train"].command,
-        "parity": from_json(parity.read_bytes(), ParityReport, str(parity)),
-        "calibration": from_json(calibration.read_bytes(), CalibrationReport, str(calibration)),
+        "parity": {"images": against_torch.images, "rows": to_builtins(against_torch.rows)},
+        "calibration": {
+            "command": int8.command,
+            "images": int8.images,
+            "method": int8.method,
+            "kept_in_float": int8.kept_in_float,
+            "auroc_on": int8.auroc_on,
+            "fidelity": to_builtins(int8.chosen.fidelity),
+        },
     }
 
 
@@ -119,8 +132,9 @@ def main() -> None:
             rows.append(_read(f"MNIST, {arguments.digit} is good", bundle))
     command = shlex.join(["python", "benchmarks/parity.py", *sys.argv[1:]])
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "parity.json").write_bytes(to_json({"command": command, "bundles": rows}))
-    (RESULTS / "parity.md").write_text(as_markdown(rows, command), encoding="utf-8")
+    record = {"command": command, "processor": processor().name, "versions": versions(), "bundles": rows}
+    (RESULTS / "parity.json").write_bytes(to_json(record))
+    (RESULTS / "parity.md").write_text(as_markdown(record), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,12 @@ LrdanError                 what is wrong, with which value, and what to do
 ├── CalibrationError       a threshold or a quantised graph cannot be made
 ├── EngineError            an engine cannot be built or cannot be used on this device
 ├── SourceError            a camera, stream or file cannot deliver frames
+│   ├── SourceAddressError the address is mistyped, or nothing is there
+│   ├── SourceRefusedError it is there, but refuses: nothing listens, no permission, in use by another program
+│   ├── SourceTimeoutError it does not answer, or no frame came in time
+│   ├── SourceEndedError   the connection or the capture process ended
+│   ├── SourceFormatError  what it delivers cannot be decoded, or is not what was asked for
+│   └── SourceSignalError  frames arrive but show nothing: black, frozen, or of another size than before
 ├── BackendError           inference failed
 └── MissingExtraError      an optional package is not installed
 
@@ -167,6 +173,42 @@ class SourceError(LrdanError):
     """A camera, stream or file cannot deliver frames."""
 
     code = "source"
+
+
+class SourceAddressError(SourceError):
+    """The address or one of its settings is mistyped, or nothing is there: no such file, host or camera."""
+
+    code = "source-address"
+
+
+class SourceRefusedError(SourceError):
+    """The source is there, but refuses: nothing listens on its port, no permission, or in use by another program."""
+
+    code = "source-refused"
+
+
+class SourceTimeoutError(SourceError):
+    """The source does not answer, or no frame came in time."""
+
+    code = "source-timeout"
+
+
+class SourceEndedError(SourceError):
+    """The connection ended, the capture process died, or the source ended without a frame."""
+
+    code = "source-ended"
+
+
+class SourceFormatError(SourceError):
+    """What the source delivers cannot be decoded, or is not the size or format that was asked for."""
+
+    code = "source-format"
+
+
+class SourceSignalError(SourceError):
+    """Frames arrive but show nothing: they are black, frozen, or of another size than before."""
+
+    code = "source-signal"
 
 
 class BackendError(LrdanError):

@@ -1,4 +1,4 @@
-"""Every example of docs/api.md runs as it stands, one after the other."""
+"""Every example of docs/reference/api.md runs as it stands, one after the other."""
 
 import json
 import re
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from parts import Line, defective_image, good_image, write
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "api.md"
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "reference" / "api.md"
 
 
 def examples() -> list[str]:

@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 BASE = {"click", "msgspec", "numpy", "onnxruntime", "opencv-python-headless", "rich"}
 # In the repository but not in the source archive: links to folders it has, and what benchmarks wrote beside their tables.
 LINKS = {"train", "export", "calibration", "runtime"}
-LEFT_OUT = ("benchmarks/results/.lock", ".json", ".png")
+LEFT_OUT = (".json", ".json.xz", ".png")
 
 INSPECT = """
 import json, sys
@@ -41,7 +41,7 @@ def test_the_base_package_asks_for_nothing_heavy() -> None:
     assert base == BASE
 
 
-@pytest.mark.parametrize("extra", ["train", "tensorrt", "openvino", "demo", "dev"])
+@pytest.mark.parametrize("extra", ["train", "tensorrt", "openvino", "report", "demo", "dev"])
 def test_the_extras_exist(extra: str) -> None:
     parsed = [Requirement(text) for text in requires("lrdan-edge") or []]
     assert any(one.marker and one.marker.evaluate({"extra": extra}) for one in parsed)
@@ -83,7 +83,7 @@ def test_the_wheel_has_every_module_and_nothing_else(archives: Archives) -> None
     assert modules == {path.relative_to(ROOT).as_posix() for path in (ROOT / "lrdan_edge").rglob("*.py")}
     version = archives.wheel.name.split("-")[1]
     assert {name.partition("/")[0] for name in files} == {"lrdan_edge", f"lrdan_edge-{version}.dist-info"}
-    assert {"lrdan_edge/py.typed", "lrdan_edge/runtime/explain/style.css"} <= set(files)
+    assert {"lrdan_edge/py.typed", *(f"lrdan_edge/runtime/explain/{name}" for name in ("page.html", "style.css"))} <= set(files)
 
 
 def test_the_wheel_is_the_same_from_the_checkout_and_from_the_source_archive(archives: Archives) -> None:

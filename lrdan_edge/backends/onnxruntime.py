@@ -1,7 +1,7 @@
 """ONNX Runtime: runs the deploy graph on any CPU, or on a GPU where a build of it for GPUs is installed.
 
 It is called without I/O binding: on a processor it reads the caller's frames in place, and binding outputs costs more time in
-Python than the copy that it saves (docs/backends.md).
+Python than the copy that it saves (docs/reference/backends.md).
 """
 
 import json

@@ -1,1 +1,1 @@
-"""Measuring: accuracy, latency, throughput, and the pages that show them."""
+"""Latency and throughput."""

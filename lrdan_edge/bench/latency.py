@@ -1,11 +1,10 @@
-"""The bench stage: latency and throughput of every backend, interleaved in one run.
+"""The bench stage: latency and throughput of every backend, taking turns in one run.
 
-Every round gives each backend the same slice of time, so that what the machine does besides falls on all alike; ratios are
-taken within a round. Durations are host to host: uint8 frames in, scores back.
+Every round gives each backend the same slice of time, so that other load on the machine affects all alike. Ratios are
+computed within a round. Durations are host to host: uint8 frames in, scores back.
 """
 
 import os
-import shlex
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -27,20 +26,21 @@ from lrdan_edge.bundle.bundle import (
     processor_graph_name,
     versions,
 )
+from lrdan_edge.bundle.command import Command
 from lrdan_edge.bundle.manifest import PRECISIONS, SCHEMA_VERSION, BenchmarkEntry, BenchmarkReport, to_json
 from lrdan_edge.data.images import Frame
 from lrdan_edge.engines.golden import golden_frames
 from lrdan_edge.engines.select import candidates, choose
 from lrdan_edge.errors import LrdanError
 from lrdan_edge.evaluation.figure import matplotlib_found
-from lrdan_edge.runtime.inspector import decision_for, open_proven
+from lrdan_edge.runtime.inspector import decision_for, open_verified
 
 EAGER = "torch fp32"
 
 
 @dataclass
-class _Contender:
-    """A backend under measurement: durations of its calls in seconds, one list per round."""
+class _Candidate:
+    """A backend to measure: durations of its calls in seconds, one list per round."""
 
     title: str
     backend: Backend
@@ -55,22 +55,23 @@ def bench(
     rounds: int = 10,
     report: Callable[[str], None] | None = None,
 ) -> BenchmarkReport:
-    """Measure PyTorch eager and every engine and graph that runs here, and write ``reports/benchmark.*``.
+    """Measure PyTorch eager mode and every engine and graph that runs here, and write ``reports/benchmark.*``.
 
     Args:
         bundle: A calibrated bundle.
         batches: Batch sizes to measure.
-        seconds: How long to measure in all, apart from loading.
-        rounds: How many rounds; each backend gets an equal slice of each.
-        report: Called with a line when a round ends.
+        seconds: Measuring time in all, without loading.
+        rounds: Number of rounds; each backend gets an equal slice of each.
+        report: Called with a line of text when a round ends.
 
     Raises:
         MissingStageError: The bundle is not calibrated.
     """
     bundle.file(DECISION, "lrdan-edge calibrate")
-    inputs = {name: bundle.path / name for name in bundle.manifest.files if _runs(name)}  # no decision: it costs no time
-    words = ["lrdan-edge", "bench", *(word for batch in batches for word in ("--batch", str(batch)))]
-    command = shlex.join([*words, "--seconds", f"{seconds:g}", "--rounds", str(rounds)])
+    inputs = {
+        name: bundle.path / name for name in bundle.manifest.files if _runs(name)
+    }  # without decisions, which take no time
+    command = str(Command("bench", batch=batches, seconds=seconds, rounds=rounds))
     options = {"batches": batches, "seconds": seconds, "rounds": rounds}
     with bundle.stage("bench", command=command, inputs=inputs, options=options) as stage:
         result = _measure(bundle, command, batches, seconds, rounds, report)
@@ -82,7 +83,7 @@ def bench(
 
 
 def _runs(name: str) -> bool:
-    """Whether a file of the bundle is what a backend runs: a graph or an engine."""
+    """Whether a file of the bundle is a graph or an engine."""
     engine = name.startswith(f"{ENGINES}/") and not name.endswith((".json", ".sig"))
     return engine or any(name in (graph_name(key), processor_graph_name(key)) for key in PRECISIONS)
 
@@ -95,25 +96,25 @@ def _measure(
     rounds: int,
     report: Callable[[str], None] | None,
 ) -> BenchmarkReport:
-    contenders, not_measured = _open_all(bundle)
+    measured, not_measured = _open_all(bundle)
     entries: list[BenchmarkEntry] = []
     try:
-        slice_s = seconds / (rounds * len(contenders) * len(batches))
+        slice_s = seconds / (rounds * len(measured) * len(batches))
         for batch in batches:
             frames = _frames(bundle, batch)
-            for contender in contenders:
-                contender.rounds.clear()
-                _run(contender, frames, slice_s)  # warm-up, not counted
-                contender.rounds.clear()
+            for candidate in measured:
+                candidate.rounds.clear()
+                _run(candidate, frames, slice_s)  # warm-up, not counted
+                candidate.rounds.clear()
             for number in range(rounds):
-                for contender in contenders if number % 2 else reversed(contenders):
-                    _run(contender, frames, slice_s)
+                for candidate in measured if number % 2 else reversed(measured):
+                    _run(candidate, frames, slice_s)
                 if report:
                     report(f"batch {batch}: round {number + 1} of {rounds}")
-            entries += [_entry(contender, batch, contenders) for contender in contenders]
+            entries += [_entry(candidate, batch, measured) for candidate in measured]
     finally:
-        for contender in contenders:
-            contender.backend.close()
+        for candidate in measured:
+            candidate.backend.close()
     return BenchmarkReport(
         schema_version=SCHEMA_VERSION,
         machine=processor().name,
@@ -127,19 +128,19 @@ def _measure(
     )
 
 
-def _open_all(bundle: Bundle) -> tuple[list[_Contender], list[str]]:
+def _open_all(bundle: Bundle) -> tuple[list[_Candidate], list[str]]:
     choices, not_measured = candidates(bundle)
     if not find_spec("torch"):
         not_measured.append(f"{EAGER}: torch is not installed here")
     elif WEIGHTS in bundle.manifest.files:
         choices = [choose(bundle, "torch"), *choices]
-    contenders = []
+    measured = []
     for choice in choices:
         try:
-            contenders.append(_Contender(choice.title, open_proven(bundle, choice, decision_for(bundle, choice))))
+            measured.append(_Candidate(choice.title, open_verified(bundle, choice, decision_for(bundle, choice))))
         except LrdanError as error:
             not_measured.append(f"{choice.title}: {error}")
-    return contenders, not_measured
+    return measured, not_measured
 
 
 def _frames(bundle: Bundle, batch: int) -> Frame:
@@ -148,27 +149,27 @@ def _frames(bundle: Bundle, batch: int) -> Frame:
     return np.ascontiguousarray(frames[np.arange(batch) % len(frames)])
 
 
-def _run(contender: _Contender, frames: Frame, seconds: float) -> None:
-    """One slice: at least three calls, then until the time is over."""
+def _run(candidate: _Candidate, frames: Frame, seconds: float) -> None:
+    """One slice: at least three calls, then more until the time is over."""
     durations: list[float] = []
     end = time.perf_counter() + seconds
     while len(durations) < 3 or time.perf_counter() < end:
         begun = time.perf_counter()
-        contender.backend.infer(frames, heatmap=False)
+        candidate.backend.infer(frames, heatmap=False)
         durations.append(time.perf_counter() - begun)
-    contender.rounds.append(durations)
+    candidate.rounds.append(durations)
 
 
-def _entry(contender: _Contender, batch: int, contenders: list[_Contender]) -> BenchmarkEntry:
-    durations = np.concatenate([np.array(slice_) for slice_ in contender.rounds])
+def _entry(candidate: _Candidate, batch: int, measured: list[_Candidate]) -> BenchmarkEntry:
+    durations = np.concatenate([np.array(slice_) for slice_ in candidate.rounds])
     p50, p90, p99 = np.percentile(1e3 * durations, [50, 90, 99])
-    eager = next((other for other in contenders if other.title == EAGER), None)
+    eager = next((other for other in measured if other.title == EAGER), None)
     speedup = None
     if eager is not None:
-        pairs = zip(eager.rounds, contender.rounds, strict=True)
+        pairs = zip(eager.rounds, candidate.rounds, strict=True)
         speedup = float(np.median([np.median(theirs) / np.median(ours) for theirs, ours in pairs]))
     return BenchmarkEntry(
-        title=contender.title,
+        title=candidate.title,
         batch=batch,
         latency_ms={"p50": float(p50), "p90": float(p90), "p99": float(p99), "max": float(1e3 * durations.max())},
         frames_per_s=float(batch * len(durations) / durations.sum()),
@@ -179,11 +180,11 @@ def _entry(contender: _Contender, batch: int, contenders: list[_Contender]) -> B
 
 def as_markdown(report: BenchmarkReport) -> str:
     """The benchmark as a page."""
-    said = ", ".join(f"{name} {version}" for name, version in report.versions.items())
+    listed = ", ".join(f"{name} {version}" for name, version in report.versions.items())
     lines = [
         "# Benchmark",
         "",
-        f"`{report.command}` on {report.machine} ({report.instruction_set}), {report.cores} cores; {said}. "
+        f"`{report.command}` on {report.machine} ({report.instruction_set}), {report.cores} cores; {listed}. "
         f"{report.rounds} rounds, all backends in turn in each; durations host to host (uint8 frames in, scores "
         "back); speed-up is the median over rounds of PyTorch eager's duration over the backend's.",
         "",

@@ -7,7 +7,7 @@ from lrdan_edge.evaluation.figure import new_figure
 
 
 def benchmark(path: Path, report: BenchmarkReport) -> None:
-    """Write median latency (at the smallest batch measured) and throughput per backend as horizontal bars, PNG."""
+    """Write a PNG: median latency at the smallest batch size, and throughput, as one bar per backend."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
     titles = list(dict.fromkeys(entry.title for entry in report.entries))

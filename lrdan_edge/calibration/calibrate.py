@@ -1,6 +1,5 @@
 """The calibrate stage: the int8 graph, a threshold per graph, golden images for later checks, and a report."""
 
-import shlex
 import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
@@ -16,16 +15,17 @@ from lrdan_edge.backends.base import Backend
 from lrdan_edge.backends.onnxruntime import OnnxRuntimeBackend
 from lrdan_edge.backends.processor import processor
 from lrdan_edge.bundle.bundle import DECISION, GOLDEN, REPORTS, Bundle, Stage, graph_name, processor_graph_name, sha256_of
+from lrdan_edge.bundle.command import Command
 from lrdan_edge.bundle.manifest import SCHEMA_VERSION, Decision, Golden, Precision, ThresholdRule, to_json
 from lrdan_edge.calibration import plots
-from lrdan_edge.calibration.choose import Choice, choose
-from lrdan_edge.calibration.decision import DEFAULT_FALSE_REJECT_RATE, DEFAULT_RECALL, Wish, decide, parts_note
-from lrdan_edge.calibration.fidelity import Yardstick
-from lrdan_edge.calibration.images import Intake, Material, gather
+from lrdan_edge.calibration.decision import DEFAULT_FALSE_REJECT_RATE, DEFAULT_RECALL, ThresholdTarget, decide, parts_note
+from lrdan_edge.calibration.fidelity import QuantizationEvaluator
+from lrdan_edge.calibration.images import CalibrationSplit, FrameLoader, calibration_split
 from lrdan_edge.calibration.quantise import load_quantisable
 from lrdan_edge.calibration.ranges import METHODS, ActivationRange, Method, collect_ranges
 from lrdan_edge.calibration.report import CalibrationReport, as_markdown, describe_labels, ranges_of
 from lrdan_edge.calibration.scores import score_images
+from lrdan_edge.calibration.search import SearchResult, search_int8
 from lrdan_edge.calibration.unsigned import with_unsigned_activations
 from lrdan_edge.data.images import Frame
 from lrdan_edge.errors import CalibrationError, DataError
@@ -40,11 +40,11 @@ Progress = Callable[[str, float], None]
 
 @dataclass
 class _Quantised:
-    """What came of int8, for the report."""
+    """The result of quantisation, for the report."""
 
     titles: dict[str, str]
     histograms: dict[str, ActivationRange]
-    choice: Choice
+    found: SearchResult
     compared: dict[str, Scores]
     kernels: dict[str, float]
     seconds: dict[str, float] = field(default_factory=dict)
@@ -64,20 +64,20 @@ def calibrate(
 ) -> Decision:
     """Quantise the graph, and fit each graph's threshold on its own scores of held-out good images.
 
-    Activation ranges come from training images, the choice of method and of layers kept in float from other training images,
-    thresholds from held-out ones, so that the promise stays honest.
+    No image serves two purposes, so that the promised rate holds: activation ranges come from training images, the choice of the
+    method and of the layers kept in float from other training images, and thresholds from held-out images.
 
     Args:
         bundle: An exported bundle.
-        false_reject_rate: The share of good parts that may be rejected, in (0, 1).
+        false_reject_rate: The fraction of good parts that may be rejected, in (0, 1).
         good: Folder of good images never trained on, instead of those that training held out.
-        defects: Folder of defective images, or one with ``test/good`` and ``test/<defect>``: int8's AUROC is held to fp32's on
-            them, and the rules ``best-f1`` and ``recall`` set the threshold by them.
-        rule: What sets the threshold; see `Wish`.
-        recall: What the rule ``recall`` promises, in (0, 1).
+        defects: Folder of defective images, or one with ``test/good`` and ``test/<defect>``: int8 must keep fp32's AUROC on
+            them, and the rules ``best-f1`` and ``recall`` use them to set the threshold.
+        rule: How the threshold is set; see `ThresholdTarget`.
+        recall: The fraction of defects that the rule ``recall`` finds, in (0, 1).
         methods: Calibration methods to choose from.
         int8: Whether to make the int8 graph.
-        progress: Called with what is being done and the share of it done, 0 to 1.
+        progress: Called with the current step and the fraction of it that is done, 0 to 1.
 
     Raises:
         MissingStageError: The bundle has no graphs yet.
@@ -85,92 +85,119 @@ def calibrate(
         DataError: Images are gone or cannot be read.
         MissingExtraError: onnx is not installed.
     """
-    wish = Wish(rule, false_reject_rate, recall)
+    target = ThresholdTarget(rule, false_reject_rate, recall)
     graphs: dict[Precision, Path] = {"fp32": bundle.graph("fp32"), "fp16": bundle.graph("fp16")}
-    material = gather(bundle, good, defects, int8=int8)
-    wish.require(len(material.held_out), len(material.defects))
-    command = _command(wish, good, defects, methods, int8=int8)
-    intake = Intake.of(bundle)
-    report = progress or (lambda *_: None)
+    split = calibration_split(bundle, good, defects, int8=int8)
+    target.require(len(split.held_out), len(split.defects))
+    changed = methods if tuple(methods) != METHODS else ()
+    command = Command(
+        "calibrate", **target.command_options(), good=good, defects=defects, method=list(changed), no_int8=not int8
+    )
     with bundle.stage(
         "calibrate",
-        command=command,
+        command=str(command),
         inputs={graph_name(precision): path for precision, path in graphs.items()},
-        options={**wish.options(), "good": str(good) if good else None},
+        options={**target.options(), "good": str(good) if good else None},
     ) as stage:
-        quantised = None
-        if int8:
-            graphs["int8"] = stage.path(graph_name("int8"))
-            quantised = _quantise(graphs, stage.path(processor_graph_name("int8")), material, intake, wish, methods, report)
+        calibration = _Calibration(bundle, split, target, stage, progress or (lambda *_: None))
+        quantised = calibration.quantise(graphs, methods) if int8 else None
+        parts = None if good or rule != "conformal" else bundle.manifest.stages["train"].results.get("held_out_groups")
+        stage.results["held_out_images"] = len(split.held_out)
+        stage.results["notes"] = parts_note(len(split.held_out), parts, false_reject_rate)
+        return calibration.finish(graphs, quantised, command)
+
+
+class _Calibration:
+    """One calibration at work: its images, its target, and where its files go."""
+
+    def __init__(
+        self, bundle: Bundle, split: CalibrationSplit, target: ThresholdTarget, stage: Stage, progress: Progress
+    ) -> None:
+        self._split, self._target, self._stage, self._progress = split, target, stage, progress
+        self._loader = FrameLoader.of(bundle)
+        self._with_peaks = not bundle.manifest.scoring.score_is_maximum
+
+    def quantise(self, graphs: dict[Precision, Path], methods: Collection[Method]) -> _Quantised:
+        """Search the int8 graph, write it and its twin for processors, and add it to `graphs`."""
         started = time.monotonic()
-        peaked = not bundle.manifest.scoring.score_is_maximum
-        found = {key: _score(path, key, material.held_out, intake, report, peaks=peaked) for key, path in graphs.items()}
-        scores = {key: one for key, (one, _) in found.items()}
-        used = material.defects if rule != "conformal" else []
-        bad = {key: _score(path, key, used, intake, report)[0] for key, path in graphs.items()} if used else {}
-        names = [path.name for path in material.held_out]
+        split, rate = self._split, self._target.false_reject_rate
+        graph = load_quantisable(graphs["fp32"])
+        histograms = collect_ranges(graph, split.ranges, self._loader, lambda fraction: self._progress("ranges", fraction))
+        ranged = time.monotonic()
+        if not split.compared:
+            raise CalibrationError(
+                f"{len(split.ranges)} training images are too few to calibrate int8", "give more, or {int8:off}"
+            )
+        evaluator = QuantizationEvaluator(graph.model, split.compared, self._loader, rate, split.labelled)
+        found = search_int8(
+            graph,
+            histograms,
+            evaluator,
+            rate,
+            methods=methods,
+            progress=lambda fraction: self._progress("methods and layers", fraction),
+        )
+        graphs["int8"] = self._stage.path(graph_name("int8"))
+        graphs["int8"].write_bytes(found.model.SerializeToString())
+        unsigned = with_unsigned_activations(found.model).SerializeToString()
+        self._stage.path(processor_graph_name("int8")).write_bytes(unsigned)
+        compared = evaluator.score_pair(found.model)
+        kernels = {}
+        for backend in _on_this_processor(unsigned):
+            with backend:
+                kernels[backend.name] = evaluator.kernel_difference(backend, compared.int8)
+        seconds = {"ranges": ranged - started, "methods and layers": time.monotonic() - ranged}
+        titles = {tensor: graph.title(tensor) for tensor in histograms}
+        return _Quantised(titles, histograms, found, {"fp32": compared.fp32, "int8": compared.int8}, kernels, seconds)
+
+    def finish(self, graphs: dict[Precision, Path], quantised: _Quantised | None, command: Command) -> Decision:
+        """Set the thresholds, and write the decision and the report."""
+        started = time.monotonic()
+        decision, scores = self.decide(graphs)
+        self._stage.results["thresholds"] = {key: graph.threshold for key, graph in decision.graphs.items()}
+        if quantised:
+            quantised.seconds["thresholds"] = time.monotonic() - started
+            self._stage.results["int8"] = _record(quantised, labelled=bool(self._split.labelled))
+            rate = self._target.false_reject_rate
+            _write_report(self._stage, _report(str(command), self._split, quantised, scores, decision, rate))
+        return decision
+
+    def decide(self, graphs: dict[Precision, Path]) -> tuple[Decision, dict[Precision, Scores]]:
+        """Score the held-out images with each graph, and write the decision and the golden images; with their scores."""
+        held_out = self._split.held_out
+        found = {key: self._score(path, key, held_out, with_peaks=self._with_peaks) for key, path in graphs.items()}
+        scores = {key: of_images for key, (of_images, _) in found.items()}
+        peaks = {key: of_images for key, (_, of_images) in found.items() if of_images is not None}
+        labelled = self._split.defects if self._target.rule != "conformal" else []
+        defects = {key: self._score(path, key, labelled)[0] for key, path in graphs.items()} if labelled else {}
+        names = [path.name for path in held_out]
         decision = Decision(
             schema_version=SCHEMA_VERSION,
             graphs={
-                key: decide(scores[key], wish, sha256_of(path), names=names, defects=bad.get(key), peaks=found[key][1])
+                key: decide(
+                    scores[key], self._target, sha256_of(path), names=names, defects=defects.get(key), peaks=peaks.get(key)
+                )
                 for key, path in graphs.items()
             },
         )
-        stage.path(DECISION).write_bytes(to_json(decision))
-        golden = material.held_out[:_GOLDEN_IMAGES]
-        peaks = {key: highest for key, (_, highest) in found.items() if highest is not None}
-        _write_golden(stage, golden, intake.load(golden), scores, peaks)
-        stage.results["held_out_images"] = len(material.held_out)
-        parts = None if good or rule != "conformal" else bundle.manifest.stages["train"].results.get("held_out_groups")
-        stage.results["notes"] = parts_note(len(material.held_out), parts, false_reject_rate)
-        stage.results["thresholds"] = {key: graph.threshold for key, graph in decision.graphs.items()}
-        if quantised:
-            quantised.seconds["thresholds"] = time.monotonic() - started
-            stage.results["int8"] = _facts(quantised, labelled=bool(material.labelled))
-            _write_report(stage, _report(command, material, quantised, scores, decision, false_reject_rate))
-    return decision
+        self._stage.path(DECISION).write_bytes(to_json(decision))
+        golden = held_out[:_GOLDEN_IMAGES]
+        _write_golden(self._stage, golden, self._loader.load(golden), scores, peaks)
+        return decision, scores
 
-
-def _quantise(
-    graphs: dict[Precision, Path],
-    for_processors: Path,
-    material: Material,
-    intake: Intake,
-    wish: Wish,
-    methods: Collection[Method],
-    report: Progress,
-) -> _Quantised:
-    """Choose the int8 graph, and write it and its twin for processors."""
-    started = time.monotonic()
-    graph = load_quantisable(graphs["fp32"])
-    histograms = collect_ranges(graph, material.ranges, intake, lambda share: report("ranges", share))
-    ranged = time.monotonic()
-    if not material.compared:
-        raise CalibrationError(f"{len(material.ranges)} training images are too few to calibrate int8: give more, or --no-int8")
-    yardstick = Yardstick(graph.model, material.compared, intake, wish.false_reject_rate, material.labelled)
-    choice = choose(
-        graph,
-        histograms,
-        yardstick,
-        wish.false_reject_rate,
-        methods=methods,
-        progress=lambda share: report("methods and layers", share),
-    )
-    graphs["int8"].write_bytes(choice.model.SerializeToString())
-    unsigned = with_unsigned_activations(choice.model).SerializeToString()
-    for_processors.write_bytes(unsigned)
-    compared = yardstick.pair(choice.model)
-    kernels = {}
-    for backend in _on_this_processor(unsigned):
-        with backend:
-            kernels[backend.name] = yardstick.added_by(backend, compared.int8)
-    seconds = {"ranges": ranged - started, "methods and layers": time.monotonic() - ranged}
-    titles = {tensor: graph.title(tensor) for tensor in histograms}
-    return _Quantised(titles, histograms, choice, {"fp32": compared.fp32, "int8": compared.int8}, kernels, seconds)
+    def _score(
+        self, graph: Path, precision: Precision, images: list[Path], *, with_peaks: bool = False
+    ) -> tuple[Scores, Scores | None]:
+        """Scores of images, float32 [n], computed in floats so that any processor gives the same; see `score_images`."""
+        with OnnxRuntimeBackend(graph.read_bytes(), precision, in_floats=precision == "int8") as backend:
+            title = f"{precision} scores"
+            return score_images(
+                backend, images, self._loader, lambda fraction: self._progress(title, fraction), with_peaks=with_peaks
+            )
 
 
 def _on_this_processor(graph: bytes) -> Iterator[Backend]:
-    """What runs an int8 graph by this processor's integer kernels."""
+    """The backends that run an int8 graph with this processor's integer kernels."""
     yield OnnxRuntimeBackend(graph, "int8")
     if find_spec("openvino"):
         from lrdan_edge.backends.openvino import OpenVinoBackend
@@ -178,13 +205,13 @@ def _on_this_processor(graph: bytes) -> Iterator[Backend]:
         yield OpenVinoBackend(graph, "int8")
 
 
-def _facts(quantised: _Quantised, *, labelled: bool) -> dict[str, Any]:
-    choice = quantised.choice
-    fidelity = choice.trial.fidelity
+def _record(quantised: _Quantised, *, labelled: bool) -> dict[str, Any]:
+    found = quantised.found
+    fidelity = found.trial.fidelity
     return {
-        "method": choice.trial.method,
-        "kept_in_float": choice.trial.kept_in_float,
-        "layers": len(choice.sensitivities),
+        "method": found.trial.method,
+        "kept_in_float": found.trial.kept_in_float,
+        "layers": len(found.sensitivities),
         "rank_correlation": fidelity.rank_correlation,
         "verdicts_changed": fidelity.verdicts_changed,
         "labelled": labelled,
@@ -195,48 +222,31 @@ def _facts(quantised: _Quantised, *, labelled: bool) -> dict[str, Any]:
     }
 
 
-def _command(wish: Wish, good: Path | None, defects: Path | None, methods: Collection[Method], *, int8: bool) -> str:
-    words = ["lrdan-edge", "calibrate", *wish.arguments()]
-    words += ["--good", str(good)] if good else []
-    words += ["--defects", str(defects)] if defects else []
-    words += [word for method in methods for word in ("--method", method)] if tuple(methods) != METHODS else []
-    words += [] if int8 else ["--no-int8"]
-    return shlex.join(words)
-
-
-def _score(
-    graph: Path, precision: Precision, images: list[Path], intake: Intake, report: Progress, *, peaks: bool = False
-) -> tuple[Scores, Scores | None]:
-    """Scores of images, float32 [n], by one graph in floats, whatever this processor is; with `peaks`, their heatmaps' tops too."""
-    with OnnxRuntimeBackend(graph.read_bytes(), precision, in_floats=precision == "int8") as backend:
-        return score_images(backend, images, intake, lambda share: report(f"{precision} scores", share), peaks=peaks)
-
-
 def _report(
     command: str,
-    material: Material,
+    split: CalibrationSplit,
     quantised: _Quantised,
     scores: dict[Precision, Scores],
     decision: Decision,
     false_reject_rate: float,
 ) -> CalibrationReport:
-    choice = quantised.choice
+    found = quantised.found
     return CalibrationReport(
         command=command,
         images={
-            "ranges": len(material.ranges),
-            "comparing": len(material.compared),
-            "thresholds": len(material.held_out),
-            "AUROC": len(material.labelled) or 2 * len(material.compared),
+            "ranges": len(split.ranges),
+            "comparing": len(split.compared),
+            "thresholds": len(split.held_out),
+            "AUROC": len(split.labelled) or 2 * len(split.compared),
         },
-        auroc_on="labelled images" if material.labelled else "good images and the same with a piece of another pasted in",
-        labels=describe_labels(material, decision),
-        method=choice.trial.method,
-        kept_in_float=choice.trial.kept_in_float,
-        chosen=choice.trial,
-        trials=choice.trials,
-        sensitivities=choice.sensitivities,
-        ranges=ranges_of(quantised.titles, quantised.histograms, choice),
+        auroc_on="labelled images" if split.labelled else "good images and the same with a piece of another pasted in",
+        labels=describe_labels(split, decision),
+        method=found.trial.method,
+        kept_in_float=found.trial.kept_in_float,
+        chosen=found.trial,
+        trials=found.trials,
+        sensitivities=found.sensitivities,
+        ranges=ranges_of(quantised.titles, quantised.histograms, found),
         scores={key: value.tolist() for key, value in quantised.compared.items()},
         held_out_scores={key: value.tolist() for key, value in scores.items()},
         thresholds={key: graph.threshold for key, graph in decision.graphs.items()},
@@ -258,7 +268,7 @@ def _write_report(stage: Stage, report: CalibrationReport) -> None:
 def _write_golden(
     stage: Stage, images: list[Path], frames: Frame, scores: dict[Precision, Scores], peaks: dict[Precision, Scores]
 ) -> None:
-    """Keep a few frames as the graph sees them, and what it says of them, for checks after a build and in the field."""
+    """Keep a few frames with their scores and peaks, to check engines after a build and on the device."""
     names = []
     for index, frame in enumerate(frames):
         names.append(f"{index:02d}.png")

@@ -1,4 +1,4 @@
-"""The decision: a threshold that keeps its promise (split conformal prediction).
+"""The decision of a graph: a threshold with a guaranteed rate (split conformal prediction).
 
 With n held-out good scores, the ⌈(n+1)(1−α)⌉-th smallest as threshold rejects a new good part with probability at most α,
 whatever the scores' distribution, as long as the new part is drawn like the held-out ones (Vovk et al., 2005; Lei et al.,
@@ -8,6 +8,7 @@ whatever the scores' distribution, as long as the new part is drawn like the hel
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,13 +24,13 @@ Scores = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What the user wants of the threshold.
+class ThresholdTarget:
+    """What a threshold is to achieve.
 
     Attributes:
-        rule: ``conformal``: reject at most the share `false_reject_rate` of good parts, from good images alone. ``recall``: find
-            the share `recall` of defective parts, and reject at most `false_reject_rate` of good ones. ``best-f1``: the best
-            compromise on the labelled images; promises nothing.
+        rule: ``conformal``: reject at most the fraction `false_reject_rate` of good parts; needs good images only. ``recall``:
+            find the fraction `recall` of defective parts, and reject at most `false_reject_rate` of good ones. ``best-f1``: the
+            best F1 on the labelled images; guarantees nothing.
         false_reject_rate: In (0, 1).
         recall: In (0, 1).
     """
@@ -38,17 +39,17 @@ class Wish:
     false_reject_rate: float = DEFAULT_FALSE_REJECT_RATE
     recall: float = DEFAULT_RECALL
 
-    def arguments(self) -> list[str]:
-        """The same as options of ``lrdan-edge calibrate``: words of a command line."""
-        words = ["--false-reject-rate", f"{self.false_reject_rate:g}", "--threshold-from", self.rule]
-        return words + (["--recall", f"{self.recall:g}"] if self.rule == "recall" else [])
+    def command_options(self) -> dict[str, Any]:
+        """The options of the command ``calibrate`` that ask for it."""
+        recall = self.recall if self.rule == "recall" else None
+        return {"false_reject_rate": self.false_reject_rate, "threshold_from": self.rule, "recall": recall}
 
-    def options(self) -> dict[str, object]:
-        """The same as the manifest records it."""
+    def options(self) -> dict[str, Any]:
+        """It as the manifest records it."""
         return {"rule": self.rule, "false_reject_rate": self.false_reject_rate, "recall": self.recall}
 
     def require(self, good: int, defects: int) -> None:
-        """Refuse a wish that so many images cannot grant.
+        """Refuse a target that cannot be reached with this number of images.
 
         Raises:
             CalibrationError: A rate is outside (0, 1), or there are too few images of a kind.
@@ -58,13 +59,14 @@ class Wish:
             require_enough(good, self.false_reject_rate)
             return
         if not defects:
-            raise CalibrationError(f"a threshold by {self.rule} needs labelled defects: give their folder with --defects DIR")
+            raise CalibrationError(f"a threshold by {self.rule} needs labelled defects", "give their folder with {defects}")
         if self.rule == "recall":
             require_rate("recall", self.recall)
             if defects < (needed := images_needed(1 - self.recall)):
                 raise CalibrationError(
-                    f"{defects} defective images cannot promise a recall of {self.recall:g}, which takes {needed}: give more, "
-                    f"or ask for --recall {math.floor(1000 * defects / (defects + 1)) / 1000:g} or less"
+                    f"{defects} defective images cannot promise a recall of {self.recall:g}, which takes {needed}",
+                    "give more, or ask for {recall:{most}} or less",
+                    most=math.floor(1000 * defects / (defects + 1)) / 1000,
                 )
 
 
@@ -74,23 +76,23 @@ def images_needed(false_reject_rate: float) -> int:
 
 
 def parts_note(images: int, parts: int | None, false_reject_rate: float) -> list[str]:
-    """What a promise is worth that stands on several pictures of the same parts, in a sentence; none where it is worth all.
+    """A note that the promised rate is weaker for new parts, where several images show the same part; empty where it is not.
 
     Args:
-        images: Held-out good images.
-        parts: Of how many parts they are, where that is known.
-        false_reject_rate: The promise.
+        images: Number of held-out good images.
+        parts: Number of parts that they show, or None where it is not known.
+        false_reject_rate: The promised rate, in (0, 1).
     """
     if parts is None or parts >= images_needed(false_reject_rate):
         return []
     return [
-        f"the {images} held-out images show {parts} parts: {false_reject_rate:.2%} false rejects holds for more pictures of such "
-        f"parts, and for new parts {1 / (parts + 1):.1%} at best ({images_needed(false_reject_rate)} parts would do)"
+        f"the {images} held-out images show {parts} parts: {false_reject_rate:.2%} false rejects holds for more images of these "
+        f"parts, and for new parts {1 / (parts + 1):.1%} at best ({images_needed(false_reject_rate)} parts would be enough)"
     ]
 
 
 def require_rate(name: str, rate: float) -> None:
-    """Refuse a rate that is none.
+    """Refuse a rate that is not valid.
 
     Raises:
         CalibrationError: It is outside (0, 1).
@@ -109,8 +111,9 @@ def require_enough(n: int, false_reject_rate: float) -> None:
     if n < (needed := images_needed(false_reject_rate)):
         best = math.ceil(1000 / (n + 1)) / 1000
         raise CalibrationError(
-            f"{n} held-out good images cannot promise a false-reject rate of {false_reject_rate:g}, which takes {needed}: "
-            f"give more good images, or ask for --false-reject-rate {best:g} or more"
+            f"{n} held-out good images cannot promise a false-reject rate of {false_reject_rate:g}, which takes {needed}",
+            "give more good images, or ask for {false_reject_rate:{best}} or more",
+            best=best,
         )
 
 
@@ -149,15 +152,19 @@ def pixel_threshold(peaks: Scores, false_reject_rate: float) -> float:
     return float(np.sort(peaks)[min(conformal_rank(len(peaks), false_reject_rate), len(peaks)) - 1])
 
 
+def recall_rank(m: int, recall: float) -> int:
+    """Which of m ascending scores of defects lies just above the threshold: ⌊(m+1)(1−r)⌋, counted from 1."""
+    return math.floor(round((m + 1) * (1 - recall), 9))
+
+
 def recall_threshold(defects: Scores, recall: float) -> float:
     """The largest threshold that promises `recall`: just below the ⌊(m+1)(1−r)⌋-th smallest score.
 
     Args:
-        defects: Scores of labelled defects, float32 [m], finite, as many as `Wish.require` asks for.
+        defects: Scores of labelled defects, float32 [m], finite, as many as `ThresholdTarget.require` asks for.
         recall: r in (0, 1).
     """
-    rank = math.floor(round((len(defects) + 1) * (1 - recall), 9))
-    return float(np.nextafter(np.sort(defects)[rank - 1], np.float32(-np.inf)))
+    return float(np.nextafter(np.sort(defects)[recall_rank(len(defects), recall) - 1], np.float32(-np.inf)))
 
 
 def best_f1_threshold(good: Scores, defects: Scores) -> float:
@@ -178,7 +185,7 @@ def best_f1_threshold(good: Scores, defects: Scores) -> float:
 
 def decide(
     good: Scores,
-    wish: Wish,
+    target: ThresholdTarget,
     graph_sha256: str,
     *,
     names: Sequence[str] = (),
@@ -191,22 +198,22 @@ def decide(
 
     Args:
         good: Scores of held-out good images, float32 [n].
-        wish: What is wanted.
+        target: What the threshold is to achieve.
         graph_sha256: The graph, or the one the engine was built from.
         names: The good images' names, in the order of `good`, or none.
-        defects: Scores of labelled defects, float32 [m], where the wish needs them.
+        defects: Scores of labelled defects, float32 [m], where the rule needs them.
         engine_sha256: The engine, where these are an engine's scores.
         peaks: The largest value of each good image's heatmap, float32 [n], where that is not its score.
         golden: Golden-frame scores from the same graph or engine, float32 [g]; None to use ``golden/scores.json``.
 
     Raises:
-        CalibrationError: The wish cannot be granted, or a score is not finite.
+        CalibrationError: The target cannot be reached, or a score is not finite.
     """
-    bad = np.empty(0, np.float32) if defects is None or wish.rule == "conformal" else defects
-    wish.require(len(good), len(bad))
+    bad = np.empty(0, np.float32) if defects is None or target.rule == "conformal" else defects
+    target.require(len(good), len(bad))
     _require_finite(good, "good")
     _require_finite(bad, "defective")
-    threshold, rate, recall = _threshold(good, bad, wish)
+    threshold, rate, recall = _threshold(good, bad, target)
     order = np.argsort(good, kind="stable")
     return GraphDecision(
         graph_sha256=graph_sha256,
@@ -215,54 +222,55 @@ def decide(
         n=len(good),
         good_scores=[float(score) for score in good[order]],
         quantiles={f"p{round(100 * q)}": float(np.quantile(good, q)) for q in _QUANTILES},
-        rule=wish.rule,
+        rule=target.rule,
         good_images=[names[place] for place in order] if names else [],
         defect_scores=[float(score) for score in np.sort(bad)],
         recall=recall,
         engine_sha256=engine_sha256,
-        pixel_threshold=None if peaks is None else pixel_threshold(peaks, wish.false_reject_rate),
+        pixel_threshold=None if peaks is None else pixel_threshold(peaks, target.false_reject_rate),
         golden_scores=[] if golden is None else [float(score) for score in golden],
     )
 
 
-def _threshold(good: Scores, defects: Scores, wish: Wish) -> tuple[float, float, float | None]:
+def _threshold(good: Scores, defects: Scores, target: ThresholdTarget) -> tuple[float, float, float | None]:
     """Threshold, false-reject rate and recall."""
-    if wish.rule == "conformal":
-        return conformal_threshold(good, wish.false_reject_rate), wish.false_reject_rate, None
-    if wish.rule == "best-f1":
+    if target.rule == "conformal":
+        return conformal_threshold(good, target.false_reject_rate), target.false_reject_rate, None
+    if target.rule == "best-f1":
         threshold = best_f1_threshold(good, defects)
-        return threshold, _shown_rate(good, threshold), float(np.mean(defects.astype(np.float64) > threshold))
-    threshold = recall_threshold(defects, wish.recall)
-    rate = _shown_rate(good, threshold)
-    if rate > wish.false_reject_rate:
+        return threshold, _observed_rate(good, threshold), float(np.mean(defects.astype(np.float64) > threshold))
+    threshold = recall_threshold(defects, target.recall)
+    rate = _observed_rate(good, threshold)
+    if rate > target.false_reject_rate:
         raise CalibrationError(
-            f"finding {wish.recall:g} of the defects takes the threshold {threshold:.6g}, which rejects {rate:.3g} of the good "
-            f"parts (asked: at most {wish.false_reject_rate:g}): ask for a lower --recall, for --false-reject-rate "
-            f"{math.ceil(1000 * rate) / 1000:g}, or train longer"
+            f"finding {target.recall:g} of the defects takes the threshold {threshold:.6g}, which rejects {rate:.3g} of the good "
+            f"parts (asked: at most {target.false_reject_rate:g})",
+            "ask for a lower {recall}, for {false_reject_rate:{least}}, or train longer",
+            least=math.ceil(1000 * rate) / 1000,
         )
-    return threshold, rate, wish.recall
+    return threshold, rate, target.recall
 
 
-def _shown_rate(good: Scores, threshold: float) -> float:
-    """The false-reject rate that n good images show, the next one counted as rejected: (k + 1) / (n + 1)."""
+def _observed_rate(good: Scores, threshold: float) -> float:
+    """The false-reject rate on n good images, if the next one is rejected too: (k + 1) / (n + 1)."""
     return float((np.count_nonzero(good.astype(np.float64) > threshold) + 1) / (len(good) + 1))
 
 
 def _require_finite(scores: Scores, kind: str) -> None:
     if not np.isfinite(scores).all():
         raise CalibrationError(
-            f"{int((~np.isfinite(scores)).sum())} of {len(scores)} {kind} scores are not finite: train again"
+            f"{int((~np.isfinite(scores)).sum())} of {len(scores)} {kind} scores are not finite", "train again"
         )
 
 
-def likely_rates(decision: GraphDecision, confidence: float = 0.9) -> tuple[float, float]:
-    """Where the line's real false-reject rate lies, with `confidence`: quantiles of Beta(n+1−k, k), k the threshold's rank.
+def rate_interval(decision: GraphDecision, confidence: float = 0.9) -> tuple[float, float]:
+    """The interval of the real false-reject rate: quantiles of Beta(n+1−k, k), k the threshold's rank.
 
-    The promise holds on average over sets of n held-out images; this is what one set leaves open (Vovk, 2012).
+    The promised rate holds on average over sets of n held-out images. With one set, the rate lies in this interval (Vovk, 2012).
 
     Args:
         decision: A conformal decision.
-        confidence: In (0, 1).
+        confidence: Probability that the rate lies in the interval, in (0, 1).
     """
     n, rank = decision.n, conformal_rank(decision.n, decision.false_reject_rate)
     tail = (1 - confidence) / 2

@@ -1,6 +1,5 @@
-"""The decision on the device: thresholds of the graphs and engines that run here, with the base installation alone."""
+"""Thresholds of the graphs and engines that run on this device; needs only the base installation."""
 
-import shlex
 import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -9,32 +8,33 @@ from pathlib import Path
 from lrdan_edge.backends.base import Backend
 from lrdan_edge.backends.onnxruntime import OnnxRuntimeBackend
 from lrdan_edge.bundle.bundle import DECISION, ENGINES, Bundle, Stage, decide_stage, engine_decision_name, graph_name
+from lrdan_edge.bundle.command import Command
 from lrdan_edge.bundle.manifest import PRECISIONS, SCHEMA_VERSION, Decision, GraphDecision, Precision, to_json
 from lrdan_edge.calibration.calibrate import Progress
-from lrdan_edge.calibration.decision import Scores, Wish, decide
-from lrdan_edge.calibration.images import Intake, labelled_images, recorded, threshold_images
+from lrdan_edge.calibration.decision import Scores, ThresholdTarget, decide
+from lrdan_edge.calibration.images import FrameLoader, labelled_images, recorded, threshold_images
 from lrdan_edge.calibration.scores import score_images
 from lrdan_edge.engines.golden import golden_frames
 from lrdan_edge.engines.open import Engine, engines, open_engine, sidecar_of
 
 
 @dataclass(frozen=True)
-class DecidedHere:
-    """What was fitted.
+class FittedThresholds:
+    """The thresholds that `fit_thresholds` has set.
 
     Attributes:
         graphs: The graphs' decisions, by precision.
         engines: The decisions of engines, by file name.
-        passed_over: Engines that do not run here, with the reason.
+        skipped: Engines that do not run here, with the reason.
     """
 
     graphs: dict[Precision, GraphDecision]
     engines: dict[str, GraphDecision]
-    passed_over: list[str]
+    skipped: list[str]
 
 
-def last_wish(bundle: Bundle) -> Wish:
-    """What was asked of the thresholds that `bundle` has, so that fitting them anew does not quietly change it.
+def last_target(bundle: Bundle) -> ThresholdTarget:
+    """The target of the current thresholds of a bundle, so that setting them again does not change it without notice.
 
     Raises:
         MissingStageError: The bundle is not calibrated.
@@ -42,56 +42,57 @@ def last_wish(bundle: Bundle) -> Wish:
     bundle.decision()
     stages = (bundle.manifest.stages.get(name) for name in ("decide", "calibrate"))
     made = next(stage for stage in stages if stage and DECISION in stage.outputs)
-    usual = Wish()
-    return Wish(made.options["rule"], made.options["false_reject_rate"], made.options.get("recall", usual.recall))
+    usual = ThresholdTarget()
+    return ThresholdTarget(made.options["rule"], made.options["false_reject_rate"], made.options.get("recall", usual.recall))
 
 
-def decide_here(
+def fit_thresholds(
     bundle: Bundle,
-    wish: Wish,
+    target: ThresholdTarget,
     *,
     good: Path | None = None,
     defects: Path | None = None,
     progress: Progress | None = None,
-) -> DecidedHere:
-    """Fit every graph's threshold anew, and one of its own for every engine that runs here; nothing else is made.
+) -> FittedThresholds:
+    """Set the threshold of every graph again, and one for every engine that runs here; nothing else is made.
 
-    Engines round differently from the graph they were built from, so a threshold fitted on an engine's own scores is the one
-    whose promise is kept. `lrdan_edge.runtime.inspector.Inspector` judges by it.
+    Engines round differently from the graph they were built from, so an engine keeps the promised rate only with a threshold
+    from its own scores. `lrdan_edge.runtime.inspector.Inspector` uses that threshold.
 
     Args:
         bundle: A calibrated bundle.
-        wish: What is wanted of the thresholds.
+        target: What the thresholds are to achieve.
         good: Folder of good images never trained on, such as this camera's own; else those that training held out.
-        defects: Folder of defective images, where the wish needs them.
-        progress: Called with what is being done and the share of it done, 0 to 1.
+        defects: Folder of defective images, where the rule needs them.
+        progress: Called with the current step and the fraction of it that is done, 0 to 1.
 
     Raises:
         MissingStageError: The bundle is not calibrated.
-        CalibrationError: The wish cannot be granted.
+        CalibrationError: The target cannot be reached.
         DataError: Images are gone or cannot be read.
-        EngineError: An engine that fits does not load.
+        EngineError: An engine that should run here does not load.
     """
     before = bundle.decision()
     held_out = threshold_images(bundle, good) if good else recorded(bundle, "held_out")
-    bad = labelled_images(defects)[0] if defects and wish.rule != "conformal" else []
-    wish.require(len(held_out), len(bad))
-    fit = _Fit(bundle, wish, held_out, bad, _command(wish, good, defects), progress or (lambda *_: None), time.monotonic())
+    bad = labelled_images(defects)[0] if defects and target.rule != "conformal" else []
+    target.require(len(held_out), len(bad))
+    command = Command("calibrate", decision_only=True, **target.command_options(), good=good, defects=defects)
+    fit = _Fit(bundle, target, held_out, bad, str(command), progress or (lambda *_: None), time.monotonic())
     found = engines(bundle)
     graphs = {key: fit.graph(key) for key in PRECISIONS if key in before.graphs}
     own = {engine.name: fit.engine(engine) for engine in found if not engine.unusable_reason}
-    fit.write_graphs(graphs)  # all or nothing: a wish that one engine cannot grant changes no threshold
+    fit.write_graphs(graphs)  # all or nothing: a target that one engine cannot reach changes no threshold
     for name, decided in own.items():
         fit.write_engine(name, decided)
-    return DecidedHere(graphs, own, [f"{engine.name}: {engine.unusable_reason}" for engine in found if engine.unusable_reason])
+    return FittedThresholds(graphs, own, [f"{engine.name}: {engine.unusable_reason}" for engine in found if engine.unusable_reason])
 
 
 @dataclass(frozen=True)
 class _Fit:
-    """One wish, the images it is fitted on, and where the results go."""
+    """A target, the images to set thresholds with, and where the results go."""
 
     bundle: Bundle
-    wish: Wish
+    target: ThresholdTarget
     good: list[Path]
     bad: list[Path]
     command: str
@@ -115,17 +116,17 @@ class _Fit:
             stage.results["thresholds"] = {key: graph.threshold for key, graph in decided.items()}
 
     def write_engine(self, name: str, decided: GraphDecision) -> None:
-        # The graphs' thresholds are an input: when they are decided anew, this one no longer says what was asked for.
+        # The graphs' thresholds are an input: when they are set again, this one no longer has the same target.
         inputs = {key: self.bundle.path / key for key in (f"{ENGINES}/{name}", sidecar_of(name), DECISION)}
         with self._stage(decide_stage(name), inputs) as stage:
             stage.path(engine_decision_name(name)).write_bytes(to_json(decided))
             stage.results["threshold"] = decided.threshold
 
     def _decide(self, backend: Backend, graph_sha256: str, engine_sha256: str | None) -> GraphDecision:
-        good, peaks = self._scores(backend, self.good, peaks=not self.bundle.manifest.scoring.score_is_maximum)
+        good, peaks = self._scores(backend, self.good, with_peaks=not self.bundle.manifest.scoring.score_is_maximum)
         return decide(
             good,
-            self.wish,
+            self.target,
             graph_sha256,
             names=[path.name for path in self.good],
             defects=self._scores(backend, self.bad)[0] if self.bad else None,
@@ -134,17 +135,12 @@ class _Fit:
             golden=backend.infer(golden_frames(self.bundle), heatmap=False).score,
         )
 
-    def _scores(self, backend: Backend, images: list[Path], *, peaks: bool = False) -> tuple[Scores, Scores | None]:
+    def _scores(self, backend: Backend, images: list[Path], *, with_peaks: bool = False) -> tuple[Scores, Scores | None]:
         title = f"{backend.name} {backend.spec.precision} scores"
-        return score_images(backend, images, Intake.of(self.bundle), lambda share: self.report(title, share), peaks=peaks)
+        return score_images(
+            backend, images, FrameLoader.of(self.bundle), lambda fraction: self.report(title, fraction), with_peaks=with_peaks
+        )
 
     def _stage(self, name: str, inputs: dict[str, Path]) -> AbstractContextManager[Stage]:
-        options = {**self.wish.options(), "images": len(self.good)}
+        options = {**self.target.options(), "images": len(self.good)}
         return self.bundle.stage(name, command=self.command, inputs=inputs, options=options, started=self.started)
-
-
-def _command(wish: Wish, good: Path | None, defects: Path | None) -> str:
-    words = ["lrdan-edge", "calibrate", "--decision-only", *wish.arguments()]
-    words += ["--good", str(good)] if good else []
-    words += ["--defects", str(defects)] if defects else []
-    return shlex.join(words)

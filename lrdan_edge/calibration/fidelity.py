@@ -1,4 +1,4 @@
-"""What an inspector would notice of quantisation: other ranks, other verdicts, another AUROC; not tensor errors."""
+"""How far an int8 graph is from the fp32 graph, in what matters for inspection: ranks of scores, verdicts, AUROC."""
 
 import math
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from lrdan_edge.backends.base import Backend
 from lrdan_edge.backends.onnxruntime import OnnxRuntimeBackend
-from lrdan_edge.calibration.images import Intake
+from lrdan_edge.calibration.images import FrameLoader
 from lrdan_edge.calibration.painted import paint_defects
 from lrdan_edge.data.dataset import LabelledImage
 from lrdan_edge.data.images import Frame
@@ -26,7 +26,7 @@ LARGEST_AUROC_DIFFERENCE = 0.005
 _BATCH = 16
 
 Scores = npt.NDArray[np.float32]
-Among = Literal["good", "painted", "both"]
+ImageKind = Literal["good", "painted", "both"]
 
 
 class Fidelity(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,12 +35,12 @@ class Fidelity(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         images: Number of good images compared on.
         rank_correlation: Spearman's, of good images' scores.
-        painted_rank_correlation: The same of these images with defects painted in (`paint_defects`).
-        added_spread: Deviation of the score differences over the deviation of the fp32 scores.
-        verdicts_changed: Share of good images that one graph rejects and the other does not, each at its own threshold for the
-            same false-reject rate.
-        auroc: Of the int8 graph, on labelled images, or without them on good and painted ones (`paint_defects`).
-        auroc_fp32: Of the fp32 graph on the same.
+        painted_rank_correlation: The same of these images with painted defects (`paint_defects`).
+        added_spread: Standard deviation of the score differences over that of the fp32 scores.
+        verdicts_changed: Fraction of good images that only one of the graphs rejects, each at its own threshold for the same
+            false-reject rate.
+        auroc: Of the int8 graph, on labelled images, or without them on good images and painted defects.
+        auroc_fp32: Of the fp32 graph on the same images.
     """
 
     images: int
@@ -53,23 +53,23 @@ class Fidelity(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def worst_rank_correlation(self) -> float:
-        """The lower of both correlations, -1 where one is NaN.
+        """The lower of both correlations; -1 if one is NaN.
 
-        A range too narrow shows among defects, one too wide among good images.
+        A range that is too narrow shows on defects, one that is too wide on good images.
         """
         both = (self.rank_correlation, self.painted_rank_correlation)
         return -1.0 if any(map(math.isnan, both)) else min(both)
 
     def broken(self, false_reject_rate: float) -> list[str]:
-        """The bounds this breaks, in words; none: the int8 graph may decide.
+        """The bounds that are broken, in words; empty if the int8 graph may be used.
 
         Args:
-            false_reject_rate: The rate that was asked for; no larger share of good images may change its verdict.
+            false_reject_rate: The rate that was asked for; no larger fraction of good images may change its verdict.
         """
         return self.broken_among_good(false_reject_rate) + self._broken_auroc()
 
     def broken_among_good(self, false_reject_rate: float) -> list[str]:
-        """The bounds this breaks on good images, in words; see `broken`."""
+        """The bounds that are broken on good images, in words; see `broken`."""
         found = []
         if not self.rank_correlation >= LEAST_RANK_CORRELATION:
             found.append(f"rank correlation {self.rank_correlation:.4f}, bound {LEAST_RANK_CORRELATION}")
@@ -85,82 +85,82 @@ class Fidelity(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True)
-class Pair:
+class ScorePair:
     """Good images' scores by two graphs, float32 [n] each, in the same order."""
 
     fp32: Scores
     int8: Scores
 
 
-class Yardstick:
-    """Measures int8 graphs against the fp32 graph on good images neither ranges nor thresholds come from, and on labelled ones."""
+class QuantizationEvaluator:
+    """Compares int8 graphs with the fp32 graph, on images that are used for neither ranges nor thresholds."""
 
     def __init__(
         self,
         fp32: "onnx.ModelProto",
         good: list[Path],
-        intake: Intake,
+        loader: FrameLoader,
         false_reject_rate: float,
         labelled: list[LabelledImage] | None = None,
     ) -> None:
-        """Paint defects into the good images, and score both by the fp32 graph.
+        """Paint defects into the good images, and score both with the fp32 graph.
 
         Args:
             fp32: The fp32 deploy graph.
             good: Good images.
-            intake: How images become frames.
-            false_reject_rate: At which verdicts are compared.
-            labelled: Good and defective images, if there are any.
+            loader: Loads the images.
+            false_reject_rate: The rate at which verdicts are compared.
+            labelled: Good and defective images for AUROC, or None.
 
         Raises:
             DataError: An image cannot be read.
         """
-        self._intake, self._rate = intake, false_reject_rate
-        self._frames = intake.load(good)
+        self._loader, self._rate = loader, false_reject_rate
+        self._frames = loader.load(good)
         self._labelled = labelled or []
-        self.fp32 = self.scores(fp32, _parts(self._frames))
-        self._painted = paint_defects(self._frames, intake.region)
-        self._painted_fp32 = self.scores(fp32, _parts(self._painted))
+        self.fp32 = self.scores(fp32, _batches(self._frames))
+        self._painted = paint_defects(self._frames, loader.region)
+        self._painted_fp32 = self.scores(fp32, _batches(self._painted))
         self._auroc_fp32 = self._auroc(fp32, self.fp32, self._painted_fp32)
 
     def measure(self, model: "onnx.ModelProto") -> Fidelity:
         """Measure an int8 graph's fidelity to fp32."""
-        scores = self.scores(model, _parts(self._frames))
-        painted = self.scores(model, _parts(self._painted))
+        scores = self.scores(model, _batches(self._frames))
+        painted = self.scores(model, _batches(self._painted))
         return Fidelity(
             images=len(scores),
             rank_correlation=rank_correlation(self.fp32, scores),
             painted_rank_correlation=rank_correlation(self._painted_fp32, painted),
-            added_spread=_added_spread(Pair(self.fp32, scores)),
-            verdicts_changed=_verdicts_changed(Pair(self.fp32, scores), self._rate),
+            added_spread=_added_spread(ScorePair(self.fp32, scores)),
+            verdicts_changed=_verdicts_changed(ScorePair(self.fp32, scores), self._rate),
             auroc=self._auroc(model, scores, painted),
             auroc_fp32=self._auroc_fp32,
         )
 
-    def added_spread(self, model: "onnx.ModelProto", most: int, among: Among = "both") -> float:
-        """`Fidelity.added_spread` of good images, of the same with defects painted in, or the larger one: quick, to compare layers.
+    def added_spread(self, model: "onnx.ModelProto", most: int, kind: ImageKind = "both") -> float:
+        """`Fidelity.added_spread` on a few images: a quick measure to compare layers.
 
-        A range too narrow shows among defects, one too wide among good images.
+        A range that is too narrow shows on defects, one that is too wide on good images.
 
         Args:
             model: An int8 graph.
-            most: How many images of each kind, at most.
-            among: Which images.
+            most: Number of images of each kind, at most.
+            kind: Good images, the same with painted defects, or the larger value of both.
         """
         places = np.linspace(0, len(self._frames) - 1, min(most, len(self._frames))).astype(int)
         kinds = {"good": (self._frames, self.fp32), "painted": (self._painted, self._painted_fp32)}
         return max(
-            _added_spread(Pair(fp32[places], self.scores(model, _parts(frames[places]))))
-            for kind, (frames, fp32) in kinds.items()
-            if among in (kind, "both")
+            _added_spread(ScorePair(fp32[places], self.scores(model, _batches(frames[places]))))
+            for name, (frames, fp32) in kinds.items()
+            if kind in (name, "both")
         )
 
-    def pair(self, model: "onnx.ModelProto") -> Pair:
+    def score_pair(self, model: "onnx.ModelProto") -> ScorePair:
         """Both graphs' scores of the good images."""
-        return Pair(self.fp32, self.scores(model, _parts(self._frames)))
+        return ScorePair(self.fp32, self.scores(model, _batches(self._frames)))
 
     def scores(self, model: "onnx.ModelProto", frames: Iterable[Frame]) -> Scores:
-        """A graph's scores, float32 [n], computed in floats: by no integer kernel, so that they are every processor's.
+        """A graph's scores, float32 [n], computed in floats, so that every processor gives the same.
 
         Args:
             model: The graph.
@@ -169,32 +169,32 @@ class Yardstick:
         with OnnxRuntimeBackend(model.SerializeToString(), "int8", in_floats=True) as backend:
             return np.concatenate([backend.infer(np.ascontiguousarray(part), heatmap=False).score for part in frames])
 
-    def added_by(self, kernels: Backend, int8: Scores) -> float:
-        """What this machine's integer kernels add: the largest score difference on the good images.
+    def kernel_difference(self, kernels: Backend, int8: Scores) -> float:
+        """The largest score difference that this machine's integer kernels make on the good images.
 
         Args:
             kernels: A backend that runs an int8 graph.
-            int8: What `scores` says of the same graph and images.
+            int8: The scores of the same graph and images by `scores`, float32 [n].
 
         Returns:
-            Deviations of the fp32 scores, 0 or more.
+            The difference in standard deviations of the fp32 scores, 0 or more.
         """
-        scores = np.concatenate([kernels.infer(part, heatmap=False).score for part in _parts(self._frames)])
+        scores = np.concatenate([kernels.infer(part, heatmap=False).score for part in _batches(self._frames)])
         difference = float(np.abs(scores.astype(np.float64) - int8).max())
         spread = float(np.std(self.fp32.astype(np.float64)))
         return difference / spread if spread else (0.0 if difference == 0 else math.inf)
 
     def _auroc(self, model: "onnx.ModelProto", good: Scores, painted: Scores) -> float:
-        """On labelled images by `model`, or without them from its scores of good and painted ones."""
+        """AUROC on the labelled images, or without them from the scores of good images and painted defects."""
         if not self._labelled:
             return auroc(good, painted)
-        batches = self._intake.batches([image.path for image in self._labelled], _BATCH)
-        scores = self.scores(model, batches)
+        frames = self._loader.batches([image.path for image in self._labelled], _BATCH)
+        scores = self.scores(model, frames)
         defective = np.array([image.defective for image in self._labelled])
         return auroc(scores[~defective], scores[defective])
 
 
-def _parts(frames: Frame) -> list[Frame]:
+def _batches(frames: Frame) -> list[Frame]:
     return [frames[start : start + _BATCH] for start in range(0, len(frames), _BATCH)]
 
 
@@ -212,13 +212,13 @@ def _mean_ranks(scores: Scores) -> npt.NDArray[np.float64]:
     return np.asarray((last - (count - 1) / 2)[place])
 
 
-def _added_spread(pair: Pair) -> float:
+def _added_spread(pair: ScorePair) -> float:
     spread = float(np.std(pair.fp32.astype(np.float64)))
     added = float(np.std(pair.int8.astype(np.float64) - pair.fp32))
     return added / spread if spread else (0.0 if added == 0 else math.inf)
 
 
-def _verdicts_changed(pair: Pair, false_reject_rate: float) -> float:
+def _verdicts_changed(pair: ScorePair, false_reject_rate: float) -> float:
     rejected = [scores > _quantile(scores, false_reject_rate) for scores in (pair.fp32, pair.int8)]
     return float(np.mean(rejected[0] != rejected[1]))
 

@@ -1,4 +1,4 @@
-"""The images calibration works with, each set for one purpose only."""
+"""The calibration split: the images that calibration works with, each set for one purpose only."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from lrdan_edge.data.images import Frame, batches, list_images, load_frames
 from lrdan_edge.errors import DataError
 
 MOST_IMAGES = 128
-"""Images that ranges are taken from, and as many others that int8 graphs are compared on."""
+"""Images that ranges are measured on, at most, and images that int8 graphs are compared on."""
 
 
 @dataclass(frozen=True)
-class Intake:
-    """How image files become frames of the deploy graph.
+class FrameLoader:
+    """Loads image files as frames of the deploy graph.
 
     Attributes:
         shape: (H, W, C) of a frame.
@@ -32,8 +32,8 @@ class Intake:
     region: Region | None = None
 
     @classmethod
-    def of(cls, bundle: Bundle) -> "Intake":
-        """The bundle's."""
+    def of(cls, bundle: Bundle) -> "FrameLoader":
+        """A loader for the frames of a bundle's graph."""
         model = bundle.manifest.model
         region = model.geometry.region if model.geometry else None
         return cls(model.frame_shape, bundle.manifest.preprocessing.bit_depth, region)
@@ -43,19 +43,19 @@ class Intake:
         return load_frames(paths, self.shape, self.bit_depth)
 
     def batches(self, paths: list[Path], size: int) -> Iterator[Frame]:
-        """The same, at most `size` at once."""
+        """The same in batches of at most `size` frames."""
         return batches(paths, self.shape, size, self.bit_depth)
 
 
 @dataclass(frozen=True)
-class Material:
+class CalibrationSplit:
     """Images by purpose; no image serves two of the first three.
 
     Attributes:
-        ranges: Training images that show how large activations get.
-        compared: Training images that int8 graphs are compared with fp32 on.
-        held_out: Good images never trained on: they set the threshold, and nothing else.
-        defects: Labelled defective images, if the user gives any.
+        ranges: Training images to measure activation ranges on.
+        compared: Training images to compare int8 graphs with fp32 on.
+        held_out: Good images never trained on; they are used for thresholds only.
+        defects: Labelled defective images; empty if the user gives none.
         labelled: Good and defective images for AUROC; empty without `defects`.
     """
 
@@ -66,17 +66,19 @@ class Material:
     labelled: list[LabelledImage]
 
 
-def gather(bundle: Bundle, good: Path | None = None, defects: Path | None = None, *, int8: bool = True) -> Material:
-    """Find the images.
+def calibration_split(
+    bundle: Bundle, good: Path | None = None, defects: Path | None = None, *, int8: bool = True
+) -> CalibrationSplit:
+    """Find the images of a calibration.
 
     Args:
         bundle: A trained bundle.
         good: Folder of good images never trained on, instead of those that training held out.
         defects: Folder of defective images, or one with ``test/good`` and ``test/<defect>``.
-        int8: Whether training images are needed too.
+        int8: Whether training images are needed, for the int8 graph.
 
     Raises:
-        DataError: Images are gone, or a folder has none, or others than it should.
+        DataError: Images are missing, or a folder has no images or images of a wrong kind.
     """
     held_out = threshold_images(bundle, good) if good else recorded(bundle, "held_out")
     training = recorded(bundle, "training") if int8 else []
@@ -85,21 +87,21 @@ def gather(bundle: Bundle, good: Path | None = None, defects: Path | None = None
     if bad and not labelled:
         labelled = [LabelledImage(path, "good", None) for path in compared]
         labelled += [LabelledImage(path, "defective", None) for path in bad]
-    return Material(_spread(training[::2]), compared, held_out, bad, labelled)
+    return CalibrationSplit(_spread(training[::2]), compared, held_out, bad, labelled)
 
 
 def threshold_images(bundle: Bundle, folder: Path) -> list[Path]:
-    """Good images below `folder` that set a threshold: none that was trained on, and no folder that has others too.
+    """Good images below `folder` to set a threshold with.
 
     Raises:
-        DataError: There are none, or not only such.
+        DataError: There are none, the folder has other images too, or some were trained on.
     """
     if other := foreign_folder(folder):
-        raise DataError(f"--good {folder} has a folder '{other}': give a folder of good images alone, never trained on")
+        raise DataError(f"{folder} has a folder '{other}'", "as {good} give a folder with only good images, never trained on")
     images = list_images(folder)
     trained = {path.resolve() for path in recorded_images(bundle, "training")}
     if known := sum(path.resolve() in trained for path in images):
-        raise DataError(f"{known} of the {len(images)} images in --good {folder} were trained on: give others, or leave it out")
+        raise DataError(f"{known} of the {len(images)} images in {folder} were trained on", "give others, or leave {good} out")
     return images
 
 
@@ -113,10 +115,12 @@ def labelled_images(folder: Path) -> tuple[list[Path], list[LabelledImage]]:
         labelled = test_images(folder)
         return [image.path for image in labelled if image.defective], labelled
     if (folder / "good").is_dir():
-        raise DataError(f"{folder} has a folder 'good': give a folder of defective images alone, or one with test/good")
+        raise DataError(
+            f"{folder} has a folder 'good'", "as {defects} give a folder with only defective images, or one with test/good"
+        )
     images = [path for path in list_images(folder) if path.relative_to(folder).parts[0] not in ("masks", "ground_truth")]
     if not images:
-        raise DataError(f"{folder} holds no image of a defect, only masks: check --defects")
+        raise DataError(f"{folder} holds no image of a defect, only masks", "check {defects}")
     return images, []
 
 
@@ -124,19 +128,19 @@ def recorded(bundle: Bundle, part: Literal["training", "held_out"]) -> list[Path
     """The images that training used or held out.
 
     Raises:
-        DataError: Some are gone.
+        DataError: Some are missing.
     """
     paths = recorded_images(bundle, part)
     missing = [path for path in paths if not path.is_file()]
     if missing:
         raise DataError(
-            f"{len(missing)} of the {len(paths)} {part.replace('_', '-')} images that training used are gone ({missing[0]}): "
-            "bring them back to where they were" + (", or give others with --good DIR" if part == "held_out" else "")
+            f"{len(missing)} of the {len(paths)} {part.replace('_', '-')} images that training used are gone ({missing[0]})",
+            "put them back" + (", or give others with {good}" if part == "held_out" else ""),
         )
     return paths
 
 
 def _spread(paths: list[Path]) -> list[Path]:
-    """At most `MOST_IMAGES`, evenly spread."""
+    """At most `MOST_IMAGES` of them, evenly spread over the list."""
     places = np.linspace(0, len(paths) - 1, min(MOST_IMAGES, len(paths))).astype(int)
     return [paths[place] for place in places]

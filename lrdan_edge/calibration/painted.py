@@ -1,7 +1,7 @@
-"""Stand-ins for defects where nobody has labelled any: good images with a piece of another one pasted in.
+"""Painted defects, for data without labelled ones: good images with a piece of another one pasted in.
 
-Int8 saturates where a part looks like no good one, which good images alone cannot show. Whether the score still tells these
-from good images as well as fp32's does, shows it. After CutPaste (Li et al., 2021, arXiv 2104.04015).
+Int8 saturates on values that no good image has, and good images alone cannot show this. Painted defects do: int8 should tell
+them from good images as well as fp32 does. After CutPaste (Li et al., 2021, arXiv 2104.04015).
 """
 
 import numpy as np
@@ -9,19 +9,19 @@ import numpy as np
 from lrdan_edge.bundle.view import Region
 from lrdan_edge.data.images import Frame
 
-_SHARE = (0.005, 0.04)  # of the image's area
+_AREA = (0.005, 0.04)  # fraction of the image's area
 _ASPECT = (0.3, 3.3)
 _CONTRAST = (0.6, 1.4)
 _BRIGHTNESS = (10.0, 50.0)  # grey levels, lighter or darker
 
 
 def paint_defects(frames: Frame, region: Region | None = None, seed: int = 0) -> Frame:
-    """Paste into each image a piece of the next one, its contrast and brightness changed.
+    """Paste a piece of the next image into each image, with changed contrast and brightness.
 
     Args:
         frames: Good images, uint8 [N, H, W, C].
-        region: The part that is inspected, and so painted into; None for all of it.
-        seed: Seed of places, sizes and changes.
+        region: The inspected part, in which defects are painted; None for the whole image.
+        seed: Random seed.
 
     Returns:
         uint8 [N, H, W, C].
@@ -32,7 +32,7 @@ def paint_defects(frames: Frame, region: Region | None = None, seed: int = 0) ->
     inspected = (slice(top, top + height), slice(left, left + width))
     for index, frame in enumerate(painted):
         image, other = frame[inspected], frames[(index + 1) % len(frames)][inspected]
-        area = height * width * np.exp(random.uniform(*np.log(_SHARE)))
+        area = height * width * np.exp(random.uniform(*np.log(_AREA)))
         aspect = np.exp(random.uniform(*np.log(_ASPECT)))
         rows = int(np.clip(np.sqrt(area * aspect), 2, height))
         columns = int(np.clip(np.sqrt(area / aspect), 2, width))

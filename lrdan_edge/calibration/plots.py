@@ -21,7 +21,7 @@ _MARKS = {
 
 
 def draw_layers(path: Path, report: CalibrationReport) -> None:
-    """Write a PNG: per activation its range by each method, and per layer what it alone does to the score."""
+    """Write a PNG: the range of each activation by each method, and the sensitivity of each layer."""
     figure = new_figure(11, 1.5 + 0.21 * len(report.ranges))
     left, right = figure.subplots(1, 2)
     rows = np.arange(len(report.ranges))
@@ -54,11 +54,11 @@ def draw_scores(path: Path, report: CalibrationReport) -> None:
     _draw_scatter(left, report)
     for precision, scores in report.held_out_scores.items():
         ordered = np.sort(scores)
-        share = np.arange(1, len(ordered) + 1) / len(ordered)
-        right.step(ordered, share, where="post", color=_COLOURS[precision], label=f"{precision} scores")
+        fraction = np.arange(1, len(ordered) + 1) / len(ordered)
+        right.step(ordered, fraction, where="post", color=_COLOURS[precision], label=f"{precision} scores")
         right.axvline(report.thresholds[precision], color=_COLOURS[precision], linestyle="--", linewidth=1)
     right.axhline(1 - report.false_reject_rate, color="#999999", linewidth=1)
-    right.set(xlabel="score; dashed: threshold", ylabel="share of held-out good images below", title="thresholds")
+    right.set(xlabel="score; dashed: threshold", ylabel="fraction of held-out good images below", title="thresholds")
     right.legend(fontsize=8, loc="lower right")
     right.grid(alpha=0.3)
     figure.savefig(path, dpi=110, format="png")

@@ -1,8 +1,8 @@
-"""The int8 graph: explicit Q/DQ, symmetric, per-channel weights; one graph for TensorRT, ONNX Runtime and OpenVINO.
+"""Quantise a graph to int8: explicit Q/DQ, symmetric, per-channel weights; for TensorRT, ONNX Runtime and OpenVINO.
 
-Only AE2 is quantised: preprocessing and scoring stay in float, where the decision needs every digit. Biases stay in float
+Only AE2 is quantised. Preprocessing and scoring stay in float, because the decision needs their precision. Biases stay in float
 (TensorRT refuses a dequantised int32 bias; ONNX Runtime fuses float ones by itself). Layers kept in float are float32: the
-pinned opset's quantisers know no half precision, and no processor's kernels gain by it.
+quantisation operators of the pinned opset have no half precision, and no processor kernel would be faster with it.
 """
 
 import re
@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from lrdan_edge.bundle.command import Command
 from lrdan_edge.calibration.layout import reshape_instead_of_transpose
 from lrdan_edge.calibration.scales import (
     MOST_WEIGHT_STEPS,
     MOST_WEIGHT_STEPS_SIGNED,
     activation_scale,
+    round_to_steps,
     weight_scales,
-    whole_steps,
     without_ties,
 )
 from lrdan_edge.calibration.unsigned import ACTIVATION_ZERO, RELU_ZERO
@@ -31,16 +32,16 @@ if TYPE_CHECKING:
 
 _AE2_WEIGHT = re.compile(r"ae2\..*weight")
 _ELEMENTWISE = ("LeakyRelu", "Relu", "Add")
-_PASSING = ("Resize", "Concat", "MaxPool", "DepthToSpace", "Reshape", "Flatten", "Transpose", "Slice")
-"""Operators that hand values on unchanged (the resize is a nearest one), so that all their tensors share a scale."""
+_PASS_THROUGH = ("Resize", "Concat", "MaxPool", "DepthToSpace", "Reshape", "Flatten", "Transpose", "Slice")
+"""Operators that only move values (the resize is a nearest one): their inputs and outputs share a scale."""
 
 
 class QuantisableGraph:
-    """An fp32 deploy graph, and which of its parts can be int8.
+    """An fp32 deploy graph, and the parts of it that can be int8.
 
     Attributes:
         model: The graph.
-        layers: AE2's convolutions by name, in order: what can be quantised or kept in float.
+        layers: AE2's convolutions by name, in order; each can be quantised or kept in float.
     """
 
     def __init__(self, model: "onnx.ModelProto") -> None:
@@ -64,19 +65,21 @@ class QuantisableGraph:
                 self._readers[name].append(node)
         convolutions = [node for node in self._inside if node.op_type == "Conv"]
         if not convolutions:
-            raise CalibrationError("the fp32 graph has no AE2 convolution to quantise: export again with 'lrdan-edge export'")
+            raise CalibrationError(
+                "the fp32 graph has no AE2 convolution to quantise", "run '{export}' again", export=Command("export")
+            )
         self.layers = {layer_name(node): node for node in convolutions}
         self._made_by = {output: node for node in nodes for output in node.output}
         self._heads = self._last_layers()
 
     def tensors(self) -> list[str]:
-        """Activations whose range is needed; those handed on unchanged share the range of what they are made of."""
+        """Activations whose range is needed. Those that are only moved share the range of their source."""
         groups = self._groups(self.layers)
         ordered = dict.fromkeys(name for node in self._inside for name in (*node.input, *node.output))
-        return [name for name in ordered if name in groups and not self._is_handed_on(name)]
+        return [name for name in ordered if name in groups and not self._is_moved(name)]
 
     def title(self, tensor: str) -> str:
-        """An activation's name for people: ``down.0.3``, ``down.0.3 LeakyRelu``, or ``input``."""
+        """An activation's readable name: ``down.0.3``, ``down.0.3 LeakyRelu``, or ``input``."""
         made_by = self._made_by.get(tensor)
         if made_by is None or not self._is_inside(made_by):
             return "input"
@@ -100,10 +103,10 @@ class QuantisableGraph:
         keep_float: Collection[str] = (),
         most_signed_steps: int = MOST_WEIGHT_STEPS_SIGNED,
     ) -> "onnx.ModelProto":
-        """The int8 twin.
+        """Make the int8 graph.
 
         Args:
-            amplitudes: Per tensor of `tensors`, the largest magnitude that int8 is to represent; what lies beyond saturates.
+            amplitudes: Per tensor of `tensors`, the largest magnitude that int8 represents; larger values saturate.
             keep_float: Names of layers that stay in float.
             most_signed_steps: The largest magnitude of a weight whose activations may be negative; more than the default is not
                 exact on every processor (`lrdan_edge.calibration.scales`).
@@ -118,9 +121,9 @@ class QuantisableGraph:
 
         quantised = [name for name in self.layers if name not in set(keep_float)]
         groups = self._groups(quantised)
-        never_negative = self._never_negative(groups)
+        non_negative = self._non_negative(groups)
         scales = self._scales(groups, amplitudes)
-        builder = _Builder(self.model, never_negative)
+        builder = _Builder(self.model, non_negative)
         integer = {id(self.layers[name]) for name in quantised}
         for tensor, group in groups.items():
             if tensor not in self._made_by:
@@ -128,12 +131,12 @@ class QuantisableGraph:
         for node in self.model.graph.node:
             copied = onnx.NodeProto()
             copied.CopyFrom(node)
-            handed_on = self._is_inside(node) and node.output[0] in groups and node.op_type in (*_ELEMENTWISE, *_PASSING)
+            passed = self._is_inside(node) and node.output[0] in groups and node.op_type in (*_ELEMENTWISE, *_PASS_THROUGH)
             for place, name in enumerate(node.input):
-                if name in groups and (id(node) in integer or handed_on or self._ends_layer(name)):
+                if name in groups and (id(node) in integer or passed or self._ends_layer(name)):
                     copied.input[place] = builder.dequantised(name)
             if id(node) in integer:
-                most = MOST_WEIGHT_STEPS if node.input[0] in never_negative else most_signed_steps
+                most = MOST_WEIGHT_STEPS if node.input[0] in non_negative else most_signed_steps
                 result = groups.get(self._end_of_layer(node))
                 copied.input[1] = builder.quantise_weight(
                     self._weights[node.input[1]], most, scales[groups[node.input[0]]], scales[result] if result else None
@@ -150,14 +153,14 @@ class QuantisableGraph:
         """One int8 step of each group's activations."""
         largest: dict[str, float] = defaultdict(float)
         for tensor, group in groups.items():
-            largest[group] = max(largest[group], 0.0 if self._is_handed_on(tensor) else amplitudes[tensor])
+            largest[group] = max(largest[group], 0.0 if self._is_moved(tensor) else amplitudes[tensor])
         scales = {group: activation_scale(amplitude) for group, amplitude in largest.items()}
         slopes: dict[str, list[tuple[float, str]]] = defaultdict(list)
         for node in reversed(self._inside):
             source, result = groups.get(node.input[0]), groups.get(node.output[0])
             if node.op_type == "LeakyRelu" and source and result and source != result:
                 slopes[source].append((_slope(node), result))
-        for source, readers in slopes.items():  # the last one first: its result's scale is then the final one
+        for source, readers in slopes.items():  # last one first, so that the scale of its result is final
             scales[source] = without_ties(scales[source], [(slope, scales[result]) for slope, result in readers])
         return scales
 
@@ -175,7 +178,7 @@ class QuantisableGraph:
             output = node.output[0]
             if output not in group:
                 continue
-            if node.op_type in _PASSING:
+            if node.op_type in _PASS_THROUGH:
                 for tensor in _data_inputs(node):
                     _join(group, tensor, output)
             elif node.op_type in _ELEMENTWISE and not self._ends_layer(output):
@@ -188,12 +191,12 @@ class QuantisableGraph:
     def _is_inside(self, node: "onnx.NodeProto") -> bool:
         return any(node is other for other in self._inside)
 
-    def _is_handed_on(self, tensor: str) -> bool:
+    def _is_moved(self, tensor: str) -> bool:
         made_by = self._made_by.get(tensor)
-        return made_by is not None and made_by.op_type in _PASSING and self._is_inside(made_by)
+        return made_by is not None and made_by.op_type in _PASS_THROUGH and self._is_inside(made_by)
 
     def _last_layers(self) -> set[str]:
-        """The outputs of convolutions that no other one follows: the heads, which stay in float."""
+        """The outputs of the heads: convolutions that no other one follows. They stay in float."""
         followed: set[str] = set()
         for node in reversed(self._inside):
             if node.op_type == "Conv" or followed & set(node.output):
@@ -201,24 +204,24 @@ class QuantisableGraph:
         return {node.output[0] for node in self.layers.values()} - followed
 
     def _end_of_layer(self, convolution: "onnx.NodeProto") -> str:
-        """The output of a convolution, or of the ReLU behind it: integer kernels compute both in one, without a step between."""
+        """The output of a convolution, or of the ReLU after it: integer kernels compute both in one step."""
         output = str(convolution.output[0])
         readers = self._readers[output]
         return str(readers[0].output[0]) if [node.op_type for node in readers] == ["Relu"] else output
 
     def _ends_layer(self, tensor: str) -> bool:
-        """Whether a layer makes `tensor`; its quantised output is then what everybody sees."""
+        """Whether `tensor` is the output of a layer; all readers then take the quantised output."""
         made_by = self._made_by.get(tensor)
         if made_by is not None and made_by.op_type == "Relu":
             made_by = self._made_by.get(made_by.input[0])
         return made_by is not None and made_by.op_type == "Conv" and self._end_of_layer(made_by) == tensor
 
-    def _never_negative(self, groups: Mapping[str, str]) -> set[str]:
-        """The tensors in whose group all values come out of a ReLU."""
+    def _non_negative(self, groups: Mapping[str, str]) -> set[str]:
+        """The tensors in whose group all values come from a ReLU."""
         signed = set()
         for tensor, group in groups.items():
             made_by = self._made_by.get(tensor)
-            if not self._is_handed_on(tensor) and (made_by is None or made_by.op_type != "Relu"):
+            if not self._is_moved(tensor) and (made_by is None or made_by.op_type != "Relu"):
                 signed.add(group)
         return {tensor for tensor, group in groups.items() if group not in signed}
 
@@ -241,7 +244,7 @@ def load_quantisable(graph: Any) -> QuantisableGraph:
 
 
 def layer_name(node: "onnx.NodeProto") -> str:
-    """A layer's name for people, from its weight's: ``down.0.3``."""
+    """A layer's readable name, from the name of its weight: ``down.0.3``."""
     return str(node.input[1]).removeprefix("ae2.").removesuffix(".weight")
 
 
@@ -250,7 +253,7 @@ def _data_inputs(node: "onnx.NodeProto") -> list[str]:
 
 
 def _join(group: dict[str, str], tensor: str, other: str) -> None:
-    """Put `tensor` into `other`'s group, and all of the group it may be in already."""
+    """Merge the group of `tensor`, if it has one, into the group of `other`."""
     old, new = group.get(tensor), group[other]
     group[tensor] = new
     if old is not None and old != new:
@@ -265,12 +268,12 @@ def _slope(leaky_relu: "onnx.NodeProto") -> float:
 
 
 class _Builder:
-    """The int8 graph in the making."""
+    """Builds the int8 graph."""
 
-    def __init__(self, model: "onnx.ModelProto", never_negative: Collection[str]) -> None:
+    def __init__(self, model: "onnx.ModelProto", non_negative: Collection[str]) -> None:
         import onnx
 
-        self._never_negative = never_negative
+        self._non_negative = non_negative
         self._model = onnx.ModelProto()
         self._model.CopyFrom(model)
         self._graph = self._model.graph
@@ -294,7 +297,7 @@ class _Builder:
         """Add Q and DQ for a tensor; `dequantised` names the result."""
         from onnx import helper
 
-        zero = RELU_ZERO if tensor in self._never_negative else ACTIVATION_ZERO
+        zero = RELU_ZERO if tensor in self._non_negative else ACTIVATION_ZERO
         inputs = [self._add_constant(f"{tensor}_scale", np.array(scale, np.float32)), zero]
         integer, result = f"{tensor}_quantised", self.dequantised(tensor)
         self.nodes.append(helper.make_node("QuantizeLinear", [tensor, *inputs], [integer], name=f"{tensor}_QuantizeLinear"))
@@ -303,7 +306,7 @@ class _Builder:
     def quantise_weight(
         self, tensor: "onnx.TensorProto", most_steps: int, input_scale: float, output_scale: float | None
     ) -> str:
-        """Put int8 values, symmetric per output channel, in place of a weight; returns the dequantised result's name.
+        """Replace a weight by int8 values, symmetric per output channel; returns the name of the dequantised result.
 
         The arguments are those of `lrdan_edge.calibration.scales.weight_scales`.
         """
@@ -325,14 +328,14 @@ class _Builder:
         return result
 
     def round_bias(self, name: str, weight: str, input_scale: float) -> str:
-        """Add a layer's bias in whole product steps; returns its name. The weight of that name is quantised already."""
+        """Add a layer's bias in whole product steps; returns its name. The weight must be quantised already."""
         from onnx import numpy_helper
 
         bias = numpy_helper.to_array(self._constants[name])
-        return self._add_constant(f"{weight}_bias", whole_steps(bias, np.float32(input_scale) * self._weight_scales[weight]))
+        return self._add_constant(f"{weight}_bias", round_to_steps(bias, np.float32(input_scale) * self._weight_scales[weight]))
 
     def finish(self) -> "onnx.ModelProto":
-        """The graph, checked; without notes on inner tensors, whose types may still change."""
+        """The graph, checked; without the types of inner tensors, which may still change."""
         del self._graph.node[:], self._graph.initializer[:], self._graph.value_info[:]
         self._graph.node.extend(self.nodes)
         used = {name for node in self.nodes for name in node.input}

@@ -1,4 +1,4 @@
-"""How large activations get: one pass over real images, in bounded memory, for every calibration method at once."""
+"""Ranges of activations: one pass over real images, in bounded memory, for all calibration methods."""
 
 import math
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from lrdan_edge.backends.onnxruntime import session_options
-from lrdan_edge.calibration.images import Intake
+from lrdan_edge.calibration.images import FrameLoader
 from lrdan_edge.calibration.painted import paint_defects
 from lrdan_edge.errors import CalibrationError
 
@@ -38,7 +38,7 @@ METHODS: tuple[Method, ...] = (
 _PAINTED = "painted-"
 
 BINS = 2048
-_TAIL = 1e-4  # the share of magnitudes beyond the lowest percentile
+_TAIL = 1e-4  # the fraction of magnitudes beyond the lowest percentile
 _LEVELS = 128  # magnitudes of a symmetric int8
 _ENTROPY_STEP = 8
 _PIXELS_PER_BATCH = 1 << 18  # keeps one batch's activations near 50 MB
@@ -47,10 +47,10 @@ Counts = npt.NDArray[np.int64]
 
 
 class MagnitudeHistogram:
-    """Magnitudes of one activation, counted in `BINS` equal bins from 0 to `top`, which doubles when something is larger.
+    """Magnitudes of one activation, counted in `BINS` equal bins from 0 to `top`, which doubles for a larger value.
 
-    The largest ones are kept as they are: a percentile is one of them, and not a bin's edge, so that rounding in the last bit
-    (which differs between processors) moves it by no more than that.
+    The largest magnitudes are kept exactly. A percentile is one of them and not the edge of a bin, so a difference in the last
+    bit (as between processors) moves it by no more than that.
 
     Attributes:
         largest: The largest magnitude seen.
@@ -80,7 +80,7 @@ class MagnitudeHistogram:
         magnitudes = np.abs(values).ravel()
         largest = float(magnitudes.max(initial=0.0))
         if not np.isfinite(largest):
-            raise CalibrationError("an activation is not finite: the network is broken, train again")
+            raise CalibrationError("an activation is not finite: the network is broken", "train again")
         self.largest = max(self.largest, largest)
         self._keep_tail(magnitudes)
         if self.top == 0.0:
@@ -95,13 +95,13 @@ class MagnitudeHistogram:
             self.counts[0] += magnitudes.size
 
     def _keep_tail(self, magnitudes: npt.NDArray[np.float32]) -> None:
-        """Keep as many of the largest magnitudes as the lowest percentile needs."""
+        """Keep the largest magnitudes, as many as the lowest percentile needs."""
         self._most = self._most or math.ceil(_TAIL * magnitudes.size * self._batches) + 1
         together = np.concatenate([self._tail, _largest(magnitudes, self._most)])
         self._tail = _largest(together, self._most)
 
     def amplitude(self, method: str) -> float:
-        """The largest magnitude that int8 is to represent, by one method; 0 for an activation that is always 0.
+        """The largest magnitude that int8 should represent, by one method; 0 for an activation that is always 0.
 
         Args:
             method: ``min-max`` (the largest seen), ``percentile-P`` (P % of all magnitudes lie below), or ``entropy`` (as
@@ -116,10 +116,10 @@ class MagnitudeHistogram:
 
 
 class ActivationRange:
-    """One activation's magnitudes in good images, and in the same with defects painted in.
+    """Magnitudes of one activation on good images, and on the same images with painted defects.
 
-    Int8 saturates where a part looks like no good one: ranges of good images alone may cut defects off, wider ones round good
-    images more coarsely. Which is better depends on the network, so there are methods of both kinds.
+    Ranges from good images only may clip the values of defects; wider ranges round the values of good images more coarsely. Which
+    is better depends on the network, so there are methods of both kinds.
     """
 
     def __init__(self, batches: int) -> None:
@@ -137,7 +137,7 @@ class ActivationRange:
         return self._good.largest
 
     def add(self, good: npt.NDArray[np.float32], painted: npt.NDArray[np.float32]) -> None:
-        """Count what good images gave, and the same with defects painted in: float32 of any shape.
+        """Count values from good images, and from the same with painted defects: float32 of any shape.
 
         Raises:
             CalibrationError: A value is not finite.
@@ -147,7 +147,7 @@ class ActivationRange:
         self._all.add(painted)
 
     def amplitude(self, method: Method) -> float:
-        """As `MagnitudeHistogram.amplitude`; of all images by a method whose name begins with ``painted-``, else of good ones."""
+        """As `MagnitudeHistogram.amplitude`. Methods named ``painted-…`` use all images, others only good ones."""
         painted = method.startswith(_PAINTED)
         return self._all.amplitude(method.removeprefix(_PAINTED)) if painted else self._good.amplitude(method)
 
@@ -157,7 +157,7 @@ def _largest(values: npt.NDArray[np.float32], most: int) -> npt.NDArray[np.float
 
 
 def least_divergent(counts: Counts) -> int:
-    """How many of a magnitude histogram's bins to keep so that int8 loses the least information.
+    """The number of histogram bins to keep so that int8 loses the least information.
 
     For each number of bins, the kept histogram, with all outliers in its last bin, is compared with the same bins merged into
     128 levels and spread out again over those that are not empty.
@@ -176,8 +176,8 @@ def least_divergent(counts: Counts) -> int:
         reference = inside.copy()
         reference[-1] += total - inside.sum()
         level = np.arange(kept) * _LEVELS // kept
-        share = np.bincount(level, weights=inside) / np.maximum(np.bincount(level, weights=filled), 1)
-        coded = np.where(filled, share[level], 0.0)
+        mean = np.bincount(level, weights=inside) / np.maximum(np.bincount(level, weights=filled), 1)
+        coded = np.where(filled, mean[level], 0.0)
         coded = (coded + 1e-9 * total) / (coded.sum() + 1e-9 * total * kept)
         reference /= total
         seen = reference > 0
@@ -190,16 +190,16 @@ def least_divergent(counts: Counts) -> int:
 def collect_ranges(
     graph: "QuantisableGraph",
     images: list[Path],
-    intake: Intake,
+    loader: FrameLoader,
     progress: Callable[[float], None] | None = None,
 ) -> dict[str, ActivationRange]:
-    """Run images, and the same with defects painted in, through the fp32 graph and count every activation that int8 will hold.
+    """Measure every activation that int8 will hold: run the fp32 graph on images, and on the same with painted defects.
 
     Args:
         graph: The graph.
-        images: Good images that show what activations look like; not those that the threshold is fitted on.
-        intake: How images become frames.
-        progress: Called with the share done, 0 to 1.
+        images: Good images, other than those that set the threshold.
+        loader: Loads the images.
+        progress: Called with the fraction done, 0 to 1.
 
     Returns:
         A range per tensor of ``graph.tensors()``.
@@ -210,10 +210,10 @@ def collect_ranges(
     """
     tensors = graph.tensors()
     session = ort.InferenceSession(graph.with_outputs(tensors), session_options(), providers=["CPUExecutionProvider"])
-    size = min(16, max(1, _PIXELS_PER_BATCH // (intake.shape[0] * intake.shape[1])))
+    size = min(16, max(1, _PIXELS_PER_BATCH // (loader.shape[0] * loader.shape[1])))
     ranges = {tensor: ActivationRange(-(-len(images) // size)) for tensor in tensors}
-    for done, frames in enumerate(intake.batches(images, size), start=1):
-        good, painted = (session.run(tensors, {"frames": one}) for one in (frames, paint_defects(frames, intake.region)))
+    for done, frames in enumerate(loader.batches(images, size), start=1):
+        good, painted = (session.run(tensors, {"frames": one}) for one in (frames, paint_defects(frames, loader.region)))
         for found, *values in zip(ranges.values(), good, painted, strict=True):
             found.add(*values)
         if progress:

@@ -1,12 +1,12 @@
-"""The calibration report: what was tried, what was chosen and why, as JSON, and a page from it."""
+"""The calibration report: the methods tried, the one chosen and why, as JSON and as a page."""
 
 import msgspec
 
 from lrdan_edge.bundle.manifest import Decision
-from lrdan_edge.calibration.choose import Choice, Sensitivity, Trial
 from lrdan_edge.calibration.fidelity import LARGEST_AUROC_DIFFERENCE, LEAST_RANK_CORRELATION
-from lrdan_edge.calibration.images import Material
+from lrdan_edge.calibration.images import CalibrationSplit
 from lrdan_edge.calibration.ranges import ActivationRange, Method
+from lrdan_edge.calibration.search import SearchResult, Sensitivity, Trial
 
 
 class Range(msgspec.Struct, frozen=True, kw_only=True):
@@ -21,23 +21,23 @@ class CalibrationReport(msgspec.Struct, frozen=True, kw_only=True):
     """``reports/calibration.json``.
 
     Attributes:
-        command: What repeats it.
+        command: The command that repeats it.
         images: Number of images by purpose.
-        auroc_on: What AUROC was compared on, in words.
-        labels: What labelled images had a part in, in words.
+        auroc_on: The images that AUROC was compared on, in words.
+        labels: What labelled images were used for, in words.
         method: The method chosen.
         kept_in_float: Layers that stayed in float.
         chosen: The chosen graph's trial.
         trials: All trials, in order.
-        sensitivities: Per layer, what it does to the score when it alone is int8.
+        sensitivities: Per layer, how much it changes the score when only it is int8.
         ranges: Per activation.
         scores: Good images' scores that the graphs were compared on, by precision (``fp32``, ``int8``), in the same order.
         held_out_scores: Held-out good images' scores by precision, in the same order.
         thresholds: By precision.
-        false_reject_rate: What was asked for.
-        instruction_set: What the machine that calibrated computes int8 with. It had no part in the choice.
-        kernels_add: What that machine's integer kernels add to the int8 scores: the largest difference on the good images that
-            graphs were compared on, in deviations of their scores, by backend.
+        false_reject_rate: The rate that was asked for.
+        instruction_set: What the machine that calibrated computes int8 with. It does not affect the choice.
+        kernels_add: The largest difference that the integer kernels of that machine make to the int8 scores, on the good images
+            that graphs were compared on, in standard deviations of their scores, by backend.
         seconds: How long each step took, by name.
     """
 
@@ -60,24 +60,24 @@ class CalibrationReport(msgspec.Struct, frozen=True, kw_only=True):
     seconds: dict[str, float]
 
 
-def ranges_of(titles: dict[str, str], histograms: dict[str, ActivationRange], choice: Choice) -> list[Range]:
+def ranges_of(titles: dict[str, str], histograms: dict[str, ActivationRange], found: SearchResult) -> list[Range]:
     """Every activation's range, by every method that was tried."""
-    methods = list(dict.fromkeys(trial.method for trial in choice.trials))
+    methods = list(dict.fromkeys(trial.method for trial in found.trials))
     return [
         Range(tensor=titles[name], largest=found.largest, amplitudes={method: found.amplitude(method) for method in methods})
         for name, found in histograms.items()
     ]
 
 
-def describe_labels(material: Material, decision: Decision) -> str:
-    """What labelled images had a part in: they are not unseen any more, and the report says so."""
-    if not material.defects:
+def describe_labels(split: CalibrationSplit, decision: Decision) -> str:
+    """What labelled images were used for, so that nobody takes them for unseen test images."""
+    if not split.defects:
         return "No labelled image had a part in this."
     parts = ["the choice of the int8 graph"]
     if any(graph.rule != "conformal" for graph in decision.graphs.values()):
         parts.append("the threshold")
     return (
-        f"{len(material.defects)} labelled defects had a part in {' and '.join(parts)}: "
+        f"{len(split.defects)} labelled defects had a part in {' and '.join(parts)}: "
         "figures measured on these same images are better than on new ones."
     )
 

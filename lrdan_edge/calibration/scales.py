@@ -1,13 +1,13 @@
-"""Scales of an int8 graph that every integer kernel computes alike, to the last bit.
+"""Scales of an int8 graph for which all integer kernels give the same result, to the last bit.
 
-Int8 kernels are not alike. These choices leave them nothing to differ in:
+Int8 kernels differ between processors. These rules exclude every case in which their results differ:
 
 - x86 without VNNI adds two products of unsigned and signed 8-bit numbers in 16 bits, which saturate (``vpmaddubsw``; Intel's
-  oneDNN and ONNX Runtime's MLAS both use it). Activations that may be negative take all 8 bits there, so their weights get 7;
-  activations after a ReLU take 7, so their weights keep 8: in both cases no sum of two products exceeds 16 bits.
-- Integer kernels add the bias as a whole number of product steps; a float bias is rounded to one here, beforehand.
-- A result halfway between two steps is rounded up by one kernel and down by another, and float sums decide it by their last
-  bit. So one output step is an odd multiple of the product step (or of 1/n of it), and then no integer lies
+  oneDNN and ONNX Runtime's MLAS both use it). Activations that may be negative need all 8 bits, so their weights get 7 bits;
+  activations after a ReLU need 7 bits, so their weights keep 8. In both cases no sum of two products exceeds 16 bits.
+- Integer kernels add the bias as a whole number of product steps; a float bias is rounded to such a number here.
+- A result halfway between two steps is rounded up by one kernel and down by another, and in float sums the last
+  bit decides. So one output step is an odd multiple of the product step (or of 1/n of it), and then no integer lies
   halfway; and where a leaky ReLU follows, its input's scale is moved until none of its 256 values does.
 """
 
@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 MOST_WEIGHT_STEPS = 127
-"""Largest magnitude of an 8-bit weight, whose activations are never negative and so at most 127."""
+"""Largest magnitude of an 8-bit weight, for activations that are never negative and so at most 127."""
 
 MOST_WEIGHT_STEPS_SIGNED = 64
-"""The same where activations may be negative, so that kernels shift them to 0 to 255: 2 × 255 × 64 < 2¹⁵."""
+"""The same where activations may be negative, so that kernels shift them to the range 0 to 255: 2 × 255 × 64 < 2¹⁵."""
 
 _LEAST_PARTS = 200  # in one output step; rounding down to an odd number moves a scale by at most 2 in so many
 _MOST_PARTS = 2.0**22  # beyond, float32 does not tell odd from even
@@ -31,7 +31,7 @@ Floats = npt.NDArray[np.float32]
 
 
 def activation_scale(amplitude: float) -> float:
-    """One int8 step of an activation whose largest magnitude is to be `amplitude`; one that is always zero may have any."""
+    """One int8 step of an activation whose largest magnitude is `amplitude`; 1 for one that is always zero."""
     return float(np.float32(amplitude / 127)) if amplitude > 0 else 1.0
 
 
@@ -58,7 +58,7 @@ def weight_scales(weight: Floats, most_steps: int, input_scale: float, output_sc
     return np.where(amplitude > 0, scale, 1.0).astype(np.float32)
 
 
-def whole_steps(bias: Floats, step: Floats) -> Floats:
+def round_to_steps(bias: Floats, step: Floats) -> Floats:
     """A bias, float32 [channels], rounded to whole product steps, float32 [channels]."""
     return np.asarray(np.rint(bias.astype(np.float64) / step) * step, np.float32)
 
@@ -68,10 +68,10 @@ def without_ties(input_scale: float, slopes: Iterable[tuple[float, float]]) -> f
 
     Args:
         input_scale: One step of its input.
-        slopes: Slope below zero and output scale of each leaky ReLU that reads the input.
+        slopes: The slope below zero and the output scale of each leaky ReLU that reads the input.
 
     Returns:
-        The same or up to 2 % more: the first that keeps `_TIE_MARGIN`, else the one that keeps most.
+        `input_scale`, or up to 2 % more: the first scale with a distance of `_TIE_MARGIN`, else the one with the largest distance.
     """
     readers = [(np.float64(np.float32(slope)), output_scale) for slope, output_scale in slopes]
     steps = np.arange(1, 129, dtype=np.float64)

@@ -1,4 +1,4 @@
-"""The int8 graph for processors: the same numbers with unsigned activations, which their integer kernels multiply."""
+"""The int8 graph for processors: the same numbers with unsigned activations, as their integer kernels need them."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -12,19 +12,19 @@ if TYPE_CHECKING:
     import onnx
 
 ACTIVATION_ZERO = "activation_zero_point"
-"""Name of the one zero point that all quantised activations of an int8 deploy graph share but those after a ReLU."""
+"""Name of the zero point of all quantised activations of an int8 deploy graph, except those after a ReLU."""
 
 RELU_ZERO = "relu_zero_point"
-"""Name of the one zero point that the activations after a ReLU share."""
+"""Name of the zero point of the activations after a ReLU."""
 
 
 def with_unsigned_activations(model: "onnx.ModelProto") -> "onnx.ModelProto":
-    """The graph with uint8 activations in place of int8 ones, computing the same numbers to the last bit.
+    """Replace int8 activations by uint8 ones that give the same numbers, to the last bit.
 
     TensorRT takes signed activations and float biases only. Processors multiply unsigned activations by signed weights, and ONNX
     Runtime has integer kernels for those. Int8 with zero point 0 and uint8 with zero point 128 are the same steps of the same
-    real numbers. What a ReLU gives is never negative: it keeps zero point 0, so that the ReLU is part of the rounding, and is
-    held to 127, the largest that int8 has. Biases, whole numbers of product steps already, become int32.
+    real numbers. The output of a ReLU is never negative: it keeps zero point 0, so that rounding includes the ReLU, and is
+    limited to 127, the largest int8 value. Biases are whole numbers of product steps and become int32.
 
     Args:
         model: An int8 deploy graph as `lrdan_edge.calibration.quantise` makes it.
@@ -90,7 +90,7 @@ def _made_by_relu(tensor: str, made_by: Mapping[str, "onnx.NodeProto"]) -> bool:
 def _with_whole_bias(
     convolution: "onnx.NodeProto", made_by: Mapping[str, "onnx.NodeProto"], constants: _Constants
 ) -> list["onnx.NodeProto"]:
-    """An integer convolution with its bias in int32, as its kernels add it; one in floats as it is."""
+    """An integer convolution with its bias in int32, as its kernels add it; a float convolution is not changed."""
     from onnx import helper
 
     activation, weight = (made_by.get(name) for name in convolution.input[:2])
@@ -107,7 +107,7 @@ def _with_whole_bias(
 
 
 def _bounded(quantiser: "onnx.NodeProto", constants: _Constants) -> list["onnx.NodeProto"]:
-    """A quantiser after a ReLU that gives 127 at most."""
+    """A quantiser after a ReLU, limited to 127."""
     from onnx import helper
 
     result, largest = quantiser.output[0], constants.put(f"{quantiser.output[0]}_largest", np.array(127, np.uint8))

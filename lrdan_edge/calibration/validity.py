@@ -1,4 +1,4 @@
-"""Whether a graph that calibration made is valid ONNX."""
+"""Check that a quantised graph is valid ONNX."""
 
 from typing import TYPE_CHECKING
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def checked(model: "onnx.ModelProto") -> "onnx.ModelProto":
-    """The graph, held to the ONNX specification.
+    """The graph, checked against the ONNX specification.
 
     Raises:
         CalibrationError: It is not valid.

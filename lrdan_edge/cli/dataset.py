@@ -1,4 +1,4 @@
-"""Commands about images: what a data folder holds, and why an image was judged as it was."""
+"""`lrdan-edge dataset`: what a folder of images holds, before anything is trained on it."""
 
 import sys
 from pathlib import Path
@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lrdan_edge.cli.options import bundle_option, precision_options
+from lrdan_edge.cli.console import show, table, write_json
 
 if TYPE_CHECKING:
-    from lrdan_edge.bundle.manifest import Precision
+    from lrdan_edge.data.check import Survey
 
 
 @click.group()
@@ -17,42 +17,43 @@ def dataset() -> None:
     """Check a folder of images before training on it."""
 
 
-@dataset.command("check")
+@dataset.command()
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def check_dataset(data: Path, as_json: bool) -> None:
-    """Look at every image in DATA: sizes, bit depths, near-copies, and what to do about them.
+def check(data: Path, as_json: bool) -> None:
+    """Check every image in DATA: sizes, bit depths, near-copies, and what to do about them.
 
     Exits 1 if an image cannot be decoded.
     """
-    from lrdan_edge.cli.show_dataset import print_check
-    from lrdan_edge.data.check import check
+    from lrdan_edge.data.check import check as run_check
 
-    if not print_check(check(data), as_json=as_json):
+    report = run_check(data)
+    broken = [line for folder in report.folders for line in folder.broken]
+    if as_json:
+        write_json(report)
+    else:
+        _print_report(report)
+        for line in broken:
+            show(line, style="red")
+    if broken:
         sys.exit(1)
 
 
-@click.command()
-@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
-@bundle_option
-@precision_options
-@click.option(
-    "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=Path("explanation.html"),
-    show_default=True,
-    help="The page to write.",
-)
-@click.option("--threshold", type=float, help="Judge by this threshold instead of the calibrated one.")
-def explain(
-    images: tuple[Path, ...], bundle_path: Path, precision: "Precision | None", output: Path, threshold: float | None
-) -> None:
-    """Write a page that shows why each of IMAGES (files or folders) was judged as it was.
-
-    One file without anything from elsewhere: image, reconstruction, error, heatmap, score, and where it lies among the good ones.
-    """
-    from lrdan_edge.bundle.bundle import Bundle
-    from lrdan_edge.runtime.explain import explain as run_explain
-
-    page = run_explain(Bundle.open(bundle_path), list(images), output, precision=precision, threshold=threshold)
-    click.echo(f"{page.path}: {page.images} image{'s' if page.images != 1 else ''}, {page.rejected} rejected, by {page.graph}")
+def _print_report(report: "Survey") -> None:
+    copies = report.copies
+    shown = table("folder", "images", "sizes", "form", "files", "groups", "with near-copies", title=report.data)
+    for folder in report.folders:
+        sizes = next(iter(folder.sizes), "none") if len(folder.sizes) <= 1 else f"{len(folder.sizes)} sizes"
+        groups, paired = (str(counts.get(folder.name, "")) for counts in (copies.groups, copies.images))
+        shown.add_row(
+            folder.name, str(folder.images), sizes, ", ".join(folder.forms), ", ".join(folder.suffixes), groups, paired
+        )
+    show(shown)
+    if copies.threshold is None:
+        show("no near-copies among the good images")
+    else:
+        show(f"{copies.pairs} pairs of near-copies among the good images (similarity {copies.threshold:g} or more), such as")
+        for first, second, similarity in copies.examples:
+            show(f"  {similarity:.2f}  {first}  {second}")
+    for line in report.warnings:
+        show(f"Note: {line}", style="yellow")

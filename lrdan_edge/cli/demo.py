@@ -1,4 +1,4 @@
-"""The demo: the whole line on a conveyor made from a real photograph, from training to benchmark."""
+"""`lrdan-edge demo`: all stages, from training to benchmark, on a conveyor made from a photograph."""
 
 import json
 import shutil
@@ -7,26 +7,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import click
 import msgspec
-from rich.table import Table
 
-from lrdan_edge.bench.latency import bench
-from lrdan_edge.bundle.bundle import REPORTS, Bundle
-from lrdan_edge.bundle.manifest import to_json
-from lrdan_edge.calibration.calibrate import calibrate
-from lrdan_edge.cli.show import bench_progress, console
-from lrdan_edge.cli.show_run import inspect_sources
-from lrdan_edge.demo.conveyor import BeltFrame, make_conveyor
-from lrdan_edge.engines.build import BuildRequest, build_engine
+from lrdan_edge.cli.console import show, status_line, table
+from lrdan_edge.cli.options import require
+from lrdan_edge.cli.run import inspect_sources
 from lrdan_edge.errors import DataError, LrdanError
-from lrdan_edge.evaluation.evaluate import evaluate
-from lrdan_edge.export.graph import export
-from lrdan_edge.metrics import binomial_bound
-from lrdan_edge.runtime.inspector import Inspector
-from lrdan_edge.runtime.sinks.files import VERDICTS
-from lrdan_edge.runtime.sources import open_source
-from lrdan_edge.train.trainer import TrainOptions, train
+
+if TYPE_CHECKING:
+    from lrdan_edge.bundle.bundle import Bundle
+    from lrdan_edge.bundle.manifest import BenchmarkReport
+    from lrdan_edge.demo.conveyor import BeltFrame, Conveyor
+    from lrdan_edge.evaluation.result import Evaluation
 
 _EPOCHS = 10  # under a minute on two cores, without bfloat16 too
 _IMAGE_SIZE = (64, 64)  # a tile's 96 pixels are scaled to this
@@ -41,7 +36,7 @@ class DemoResult(msgspec.Struct, frozen=True, kw_only=True):
         image_auroc: Of the video's frames, by the fp32 graph.
         int8_image_auroc: The same by the int8 graph.
         pixel_auroc: Of the heatmaps against the painted masks, by the fp32 graph.
-        false_reject_rate: Share of the video's good frames that the inspection loop rejected.
+        false_reject_rate: Fraction of the video's good frames that the inspection loop rejected.
         promised_false_reject_rate: What calibration promised.
         false_rejects_explained: Most false rejects that the promise explains (one-sided 99 % binomial bound).
         good_frames: Good frames in the video.
@@ -80,46 +75,105 @@ class DemoResult(msgspec.Struct, frozen=True, kw_only=True):
         return f"{rejected} of {self.good_frames} ({rates})"
 
 
+@click.command()
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("demo"),
+    show_default=True,
+    help="Folder for all files of the demo.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Random seed of the conveyor and the training.")
+def demo(output: Path, seed: int) -> None:
+    """Show all stages, from training to benchmark, on a conveyor made from a photograph. Takes a few minutes."""
+    require("demo", "the demo", "torch", "safetensors", "onnx", "onnxscript", "matplotlib", "skimage")
+    run_demo(output, seed)
+
+
 def run_demo(output: Path, seed: int = 0) -> DemoResult:
     """Make a conveyor, train, export, calibrate, build, inspect its video, evaluate and benchmark.
 
     Args:
-        output: Folder for everything; an earlier demo there is replaced, anything else is left alone.
+        output: Folder for all files; an earlier demo there is replaced, a folder with other files is refused.
         seed: Seed of conveyor and training.
 
     Returns:
-        What came out; also written to ``output/demo.json``.
+        The figures; also written to ``output/demo.json``.
 
     Raises:
         DataError: `output` holds something else than an earlier demo.
     """
+    from lrdan_edge.bundle.bundle import REPORTS
+    from lrdan_edge.bundle.manifest import to_json
+    from lrdan_edge.demo.conveyor import make_conveyor
+    from lrdan_edge.evaluation.evaluate import evaluate
+    from lrdan_edge.runtime.sinks.files import VERDICTS
+
     started = time.monotonic()
     _clear(output)
     with _step("conveyor: a brick wall becomes training tiles and a video with defects painted on the belt"):
         conveyor = make_conveyor(output, seed)
+    bundle = _make_bundle(conveyor, output / "bundle", seed)
+    promised = _inspect(bundle, conveyor.video, output / "run")
+    with _step("evaluate: compare every frame with what was painted"):
+        fp32, pictures = evaluate(bundle, conveyor.data, precision="fp32")
+        int8, _ = evaluate(bundle, conveyor.data, precision="int8", write=False)
+    benchmark = _benchmark(bundle)
+    lines = (output / "run" / VERDICTS).read_text().splitlines()
+    tally = count(conveyor.frames, len(conveyor.defects), [json.loads(line)["outcome"] for line in lines])
+    result = _result(fp32, int8, tally, len(conveyor.defects), promised, benchmark, time.monotonic() - started)
+    (output / "demo.json").write_bytes(to_json(result))
+    _print(result, [*pictures, bundle.path / REPORTS / "benchmark.png", bundle.path / REPORTS / "training.png"], output)
+    return result
+
+
+def _make_bundle(conveyor: "Conveyor", path: Path, seed: int) -> "Bundle":
+    """Train, export, calibrate and build engines."""
+    from lrdan_edge.calibration.calibrate import calibrate
+    from lrdan_edge.export.graph import export
+    from lrdan_edge.train.trainer import TrainOptions, train
+
     with _step("train: two autoencoders and a discriminator, on good tiles only"):
-        bundle = train(
-            conveyor.data, output / "bundle", TrainOptions(recipe="lrdan", seed=seed, epochs=_EPOCHS, image_size=_IMAGE_SIZE)
-        )
+        bundle = train(conveyor.data, path, TrainOptions(recipe="lrdan", seed=seed, epochs=_EPOCHS, image_size=_IMAGE_SIZE))
     with _step("export: the fp32 and fp16 deploy graphs"):
         export(bundle)
     with _step("calibrate: the int8 graph, and a threshold per graph from held-out good tiles"):
-        decision = calibrate(bundle)
+        calibrate(bundle)
     with _step("build-engine: for this machine"):
         _build_engines(bundle)
+    return bundle
+
+
+def _inspect(bundle: "Bundle", video: Path, output: Path) -> float:
+    """Inspect the video; returns the false-reject rate that calibration promised for the graph used."""
+    from lrdan_edge.runtime.inspector import Inspector
+    from lrdan_edge.runtime.sources import open_source
+
     with _step("run: the inspection loop over the video"), Inspector.open(bundle) as inspector:
-        source = open_source(str(conveyor.video))
-        inspect_sources(inspector, [source], output / "run", "rejects", batch=1)
-        promised = decision.graphs[inspector.choice.precision].false_reject_rate
-    with _step("evaluate: every frame against what was painted"):
-        fp32, pictures = evaluate(bundle, conveyor.data, precision="fp32")
-        int8, _ = evaluate(bundle, conveyor.data, precision="int8", write=False)
-    with _step("bench: PyTorch eager against every engine, interleaved"), bench_progress() as report:
-        benchmark = bench(bundle, seconds=_BENCH_SECONDS, report=report)
+        inspect_sources(inspector, [open_source(str(video))], output, "rejects", batch=1)
+        return bundle.decision().graphs[inspector.choice.precision].false_reject_rate
+
+
+def _benchmark(bundle: "Bundle") -> "BenchmarkReport":
+    from lrdan_edge.bench.latency import bench
+
+    with _step("bench: every engine and PyTorch eager mode, taking turns"), status_line("loading") as report:
+        return bench(bundle, seconds=_BENCH_SECONDS, report=report)
+
+
+def _result(
+    fp32: "Evaluation",
+    int8: "Evaluation",
+    tally: "Tally",
+    defects: int,
+    promised: float,
+    benchmark: "BenchmarkReport",
+    seconds: float,
+) -> DemoResult:
+    from lrdan_edge.metrics import binomial_bound
+
     fastest = max((entry for entry in benchmark.entries if entry.batch == 1), key=lambda entry: entry.speedup or 0)
-    lines = (output / "run" / VERDICTS).read_text().splitlines()
-    tally = count(conveyor.frames, len(conveyor.defects), [json.loads(line)["outcome"] for line in lines])
-    result = DemoResult(
+    return DemoResult(
         image_auroc=fp32.image_auroc,
         int8_image_auroc=int8.image_auroc,
         pixel_auroc=fp32.pixel_auroc,
@@ -129,45 +183,44 @@ def run_demo(output: Path, seed: int = 0) -> DemoResult:
         good_frames=tally.good_frames,
         defective_frames=tally.defective_frames,
         missed_frames=tally.missed_frames,
-        defects=len(conveyor.defects),
+        defects=defects,
         missed_defects=tally.missed_defects,
-        seconds=round(time.monotonic() - started, 1),
+        seconds=round(seconds, 1),
         speedup_over_eager=fastest.speedup or float("nan"),
         fastest=fastest.title,
     )
-    (output / "demo.json").write_bytes(to_json(result))
-    _print(result, [*pictures, bundle.path / REPORTS / "benchmark.png", bundle.path / REPORTS / "training.png"], output)
-    return result
 
 
 def _clear(output: Path) -> None:
     """Remove an earlier demo, and nothing else."""
     if output.exists() and any(output.iterdir()):
         if not (output / _MARK).is_file():
-            raise DataError(f"{output} is not empty and no earlier demo: choose another --output")
+            raise DataError(f"{output} is not empty and not an earlier demo", "choose another {output}")
         shutil.rmtree(output)
     try:
         output.mkdir(parents=True, exist_ok=True)
         (output / _MARK).touch()
     except OSError as error:
-        raise DataError(f"{output} cannot be written ({error.strerror}): choose another --output") from error
+        raise DataError(f"{output} cannot be written ({error.strerror})", "choose another {output}") from error
 
 
 @contextmanager
 def _step(title: str) -> Iterator[None]:
-    console.print(title, style="bold")
+    show(title, style="bold")
     begun = time.monotonic()
     yield
-    console.print(f"  {time.monotonic() - begun:.1f} s")
+    show(f"  {time.monotonic() - begun:.1f} s")
 
 
-def _build_engines(bundle: Bundle) -> None:
+def _build_engines(bundle: "Bundle") -> None:
+    from lrdan_edge.engines.build import BuildRequest, build_engine
+
     for precision in ("fp32", "int8"):
-        console.print(f"  {build_engine(bundle, BuildRequest(precision, 'onnxruntime'))}")
+        show(f"  {build_engine(bundle, BuildRequest(precision, 'onnxruntime'))}")
     try:
-        console.print(f"  {build_engine(bundle, BuildRequest('fp16', 'tensorrt'))}")
+        show(f"  {build_engine(bundle, BuildRequest('fp16', 'tensorrt'))}")
     except LrdanError as error:
-        console.print(f"  no TensorRT engine: {error}")
+        show(f"  no TensorRT engine: {error}")
 
 
 @dataclass(frozen=True)
@@ -189,7 +242,7 @@ class Tally:
     missed_defects: int
 
 
-def count(frames: list[BeltFrame], defects: int, outcomes: list[str]) -> Tally:
+def count(frames: "list[BeltFrame]", defects: int, outcomes: list[str]) -> Tally:
     """Count verdicts.
 
     Args:
@@ -205,14 +258,14 @@ def count(frames: list[BeltFrame], defects: int, outcomes: list[str]) -> Tally:
 
 
 def _print(result: DemoResult, pictures: list[Path], output: Path) -> None:
-    table = Table("figure", "value", title="lrdan-edge demo")
-    table.add_row("image AUROC, fp32 / int8", f"{result.image_auroc:.4f} / {result.int8_image_auroc:.4f}")
-    table.add_row("pixel AUROC, fp32", "no masks" if result.pixel_auroc is None else f"{result.pixel_auroc:.4f}")
-    table.add_row("defects found", f"{result.defects - result.missed_defects} of {result.defects}")
-    table.add_row("defective frames missed", result.missed_in_words())
-    table.add_row("good frames rejected", result.false_rejects_in_words())
-    table.add_row("fastest engine", f"{result.fastest}, {result.speedup_over_eager:.1f}x PyTorch eager")
-    table.add_row("seconds", f"{result.seconds:.0f}")
-    console.print(table)
+    figures = table("figure", "value", title="lrdan-edge demo")
+    figures.add_row("image AUROC, fp32 / int8", f"{result.image_auroc:.4f} / {result.int8_image_auroc:.4f}")
+    figures.add_row("pixel AUROC, fp32", "no masks" if result.pixel_auroc is None else f"{result.pixel_auroc:.4f}")
+    figures.add_row("defects found", f"{result.defects - result.missed_defects} of {result.defects}")
+    figures.add_row("defective frames missed", result.missed_in_words())
+    figures.add_row("good frames rejected", result.false_rejects_in_words())
+    figures.add_row("fastest engine", f"{result.fastest}, {result.speedup_over_eager:.1f}x PyTorch eager")
+    figures.add_row("seconds", f"{result.seconds:.0f}")
+    show(figures)
     for path in (*(picture for picture in pictures if picture.is_file()), output / "run" / "frames", output / "demo.json"):
-        console.print(str(path))
+        show(str(path))

@@ -1,4 +1,4 @@
-"""The commands that build engines and look after them."""
+"""`lrdan-edge build-engine` and `lrdan-edge engine`."""
 
 import re
 import sys
@@ -7,10 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lrdan_edge.cli.options import bundle_option, next_step, precision_options
+from lrdan_edge.cli.console import progress_bar, show, table, write_json
+from lrdan_edge.cli.options import bundle_option, next_step, option_group, precision_options
+from lrdan_edge.errors import LrdanError
 
 if TYPE_CHECKING:
-    from lrdan_edge.bundle.manifest import Precision
+    from lrdan_edge.bundle.bundle import Bundle
+    from lrdan_edge.bundle.manifest import EngineSidecar, Precision
+
+_MARKS = {True: "ok", False: "FAILED", None: "-"}
 
 
 class _Batch(click.ParamType):  # type: ignore[type-arg]  # generic in click's stubs alone
@@ -24,8 +29,56 @@ class _Batch(click.ParamType):  # type: ignore[type-arg]  # generic in click's s
         match = re.fullmatch(r"(\d+)(?::(\d+):(\d+))?", str(value))
         low, best, high = (int(match[1]), int(match[2] or match[1]), int(match[3] or match[1])) if match else (0, 0, 0)
         if not 1 <= low <= best <= high:
-            self.fail(f"{value!r} is not a batch range: write 8, or 1:4:16 for smallest, best, largest", param, ctx)
+            self.fail(
+                f"{value!r} is not a batch range: write 8, or 1:4:16 for the smallest, best and largest batch size", param, ctx
+            )
         return low, best, high
+
+
+_tensorrt_options = option_group(
+    "build",
+    click.option(
+        "--batch",
+        "batches",
+        type=_Batch(),
+        multiple=True,
+        default=("1:1:8",),
+        show_default=True,
+        help="TensorRT: smallest, best and largest batch size. Repeat it for more profiles.",
+    ),
+    click.option(
+        "--workspace",
+        "workspace_mib",
+        type=click.IntRange(min=1),
+        metavar="MIB",
+        help="TensorRT: memory limit of the build. [default: half of the free memory]",
+    ),
+    click.option(
+        "--optimization-level",
+        type=click.IntRange(0, 5),
+        help="TensorRT: 0 builds fastest, 5 runs fastest. [default: TensorRT's own]",
+    ),
+    click.option("--version-compatible", is_flag=True, help="TensorRT: later TensorRT versions can run the engine too."),
+    click.option(
+        "--hardware-compatible",
+        type=click.Choice(["ampere-plus", "same-compute-capability"]),
+        help="TensorRT: other GPUs can run the engine too.",
+    ),
+    click.option("--refit", is_flag=True, help="TensorRT: the weights can be replaced later with 'engine refit'."),
+    click.option(
+        "--strip-weights", is_flag=True, help="TensorRT: leave the weights out; they are read from the graph when it is loaded."
+    ),
+    click.option(
+        "--dla", "dla_core", type=click.IntRange(min=0), metavar="CORE", help="TensorRT: use this DLA core where possible."
+    ),
+    click.option(
+        "--verbose-log",
+        "log_path",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="TensorRT: write all log messages to this file.",
+    ),
+)
+"""Options of `lrdan_edge.engines.tensorrt.options.BuildOptions`."""
 
 
 @click.command("build-engine")
@@ -36,76 +89,25 @@ class _Batch(click.ParamType):  # type: ignore[type-arg]  # generic in click's s
     type=click.Choice(["tensorrt", "openvino", "onnxruntime"]),
     default="tensorrt",
     show_default=True,
-    help="What the engine is for; openvino and onnxruntime run on the processor.",
+    help="Runtime of the engine. openvino and onnxruntime run on the CPU.",
 )
-@click.option(
-    "--batch",
-    "batches",
-    type=_Batch(),
-    multiple=True,
-    default=("1:1:8",),
-    show_default=True,
-    help="TensorRT: smallest, best, largest batch; repeat it for more profiles.",
-)
-@click.option(
-    "--workspace", type=click.IntRange(min=1), metavar="MIB", help="TensorRT: memory limit. [default: half of what is free]"
-)
-@click.option(
-    "--optimization-level",
-    type=click.IntRange(0, 5),
-    help="TensorRT: 0 builds fastest, 5 runs fastest. [default: TensorRT's own]",
-)
-@click.option("--version-compatible", is_flag=True, help="TensorRT: later versions may run the engine too.")
-@click.option(
-    "--hardware-compatible",
-    type=click.Choice(["ampere-plus", "same-compute-capability"]),
-    help="TensorRT: other GPUs may run the engine too.",
-)
-@click.option("--refit", is_flag=True, help="TensorRT: the weights can be replaced later, by 'engine refit'.")
-@click.option("--strip-weights", is_flag=True, help="TensorRT: leave the weights out; they come from the graph at load.")
-@click.option("--dla", type=click.IntRange(min=0), metavar="CORE", help="TensorRT: this DLA core runs what it can.")
-@click.option("--verbose-log", type=click.Path(path_type=Path, dir_okay=False), help="TensorRT: write its every message here.")
-def build_engine(
-    bundle_path: Path,
-    precision: "Precision | None",
-    target: Any,
-    batches: tuple[tuple[int, int, int], ...],
-    workspace: int | None,
-    optimization_level: int | None,
-    version_compatible: bool,
-    hardware_compatible: Any,
-    refit: bool,
-    strip_weights: bool,
-    dla: int | None,
-    verbose_log: Path | None,
-) -> None:
+@_tensorrt_options
+def build_engine(bundle_path: Path, precision: "Precision | None", target: Any, build: dict[str, Any]) -> None:
     """Build an engine for this machine from a graph, and check it on the golden images."""
     from lrdan_edge.bundle.bundle import Bundle, engine_stage
-    from lrdan_edge.cli.show import build_progress
     from lrdan_edge.engines.build import BuildRequest
     from lrdan_edge.engines.build import build_engine as run_build
     from lrdan_edge.engines.tensorrt.options import BuildOptions
 
     if precision is None:
         raise click.UsageError("choose a precision: --fp16, --int8 or --fp32")
-    options = BuildOptions(
-        batches=batches,
-        workspace_mib=workspace,
-        optimization_level=optimization_level,
-        version_compatible=version_compatible,
-        hardware_compatible=hardware_compatible,
-        refit=refit,
-        strip_weights=strip_weights,
-        dla_core=dla,
-        verbose=verbose_log is not None,
-        log_path=verbose_log,
-    )
+    options = BuildOptions(verbose=build["log_path"] is not None, **build)
     bundle = Bundle.open(bundle_path)
-    with build_progress() as progress:
+    with progress_bar("building") as progress:
         name = run_build(bundle, BuildRequest(precision, target, options), progress)
     record = bundle.manifest.stages[engine_stage(name)]
     check = record.results["golden_check"]
-    worst = check if isinstance(check, str) else f"scores within {check:.1e} of the graph's on the golden frames, relative"
+    worst = check if isinstance(check, str) else f"scores within {check:.1e} of the graph's on the golden images, relative"
     click.echo(f"{bundle_path}/engines/{name}: {record.results['bytes'] / 2**20:.1f} MiB in {record.seconds:.1f} s; {worst}")
     if on_dla := record.results.get("dla"):
         click.echo(f"DLA core {on_dla['core']} runs {on_dla['layers_on_dla']} layers; the GPU runs:")
@@ -115,18 +117,41 @@ def build_engine(
 
 @click.group()
 def engine() -> None:
-    """List, inspect, verify, trust and refit the bundle's engines."""
+    """List, inspect, verify, trust and refit the engines of the bundle."""
 
 
 @engine.command("list")
 @bundle_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_engines(bundle_path: Path, as_json: bool) -> None:
-    """List the engines: size, when built, and what runs here."""
-    from lrdan_edge.bundle.bundle import Bundle
-    from lrdan_edge.cli.show_engines import print_engines
+    """List the engines: size, build date, and whether each runs here."""
+    from rich.table import Column
 
-    if not print_engines(Bundle.open(bundle_path), as_json=as_json):
+    from lrdan_edge.bundle.bundle import ENGINES, Bundle
+    from lrdan_edge.engines.open import engine as engine_of
+    from lrdan_edge.engines.open import engine_names
+
+    bundle = Bundle.open(bundle_path)
+    shown = table(Column("engine", no_wrap=True), "MiB", "built", "here")
+    records: list[dict[str, object]] = []
+    for name in engine_names(bundle):
+        file = bundle.manifest.files.get(f"{ENGINES}/{name}")
+        size = file.bytes if file else 0
+        try:
+            found = engine_of(bundle, name)
+        except LrdanError as error:
+            records.append({"name": name, "bytes": size, "damaged": str(error)})
+            shown.add_row(name, f"{size / 2**20:.1f}", "", str(error), style="red")
+            continue
+        records.append({"name": name, "bytes": size, "obstacle": found.unusable_reason, "sidecar": found.sidecar})
+        shown.add_row(name, f"{size / 2**20:.1f}", found.sidecar.built, found.unusable_reason or "runs")
+    if as_json:
+        write_json(records)
+    elif records:
+        show(shown)
+    else:
+        _print_none(bundle)
+    if any("damaged" in record for record in records):
         sys.exit(1)
 
 
@@ -135,37 +160,66 @@ def list_engines(bundle_path: Path, as_json: bool) -> None:
 @bundle_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def inspect_engine(name: str, bundle_path: Path, as_json: bool) -> None:
-    """Show engine NAME: what it was built from and for, and each layer's precision and size."""
+    """Show how engine NAME was built, where it runs, and the precision and size of each layer."""
     from lrdan_edge.bundle.bundle import Bundle
-    from lrdan_edge.cli.show_engines import print_engine
+    from lrdan_edge.engines.open import engine as engine_of
+    from lrdan_edge.engines.open import engine_bytes
 
-    print_engine(Bundle.open(bundle_path), name, as_json=as_json)
+    bundle = Bundle.open(bundle_path)
+    found = engine_of(bundle, name)
+    size, sidecar = len(engine_bytes(bundle, found)), found.sidecar
+    if as_json:
+        write_json({"name": name, "bytes": size, "obstacle": found.unusable_reason, "sidecar": sidecar})
+        return
+    for title, value in {**_properties(bundle, name, size, sidecar), "here": found.unusable_reason or "runs"}.items():
+        show(f"{title:<16}{value}")
+    if not sidecar.layers:
+        show(f"{'layers':<16}unknown: the engine was built where it could not be loaded")
+        return
+    shown = table("layer", "operator", "precision", "output", "weights KiB")
+    for layer in sidecar.layers:
+        weights = "" if layer.weights is None else f"{layer.weights / 1024:.1f}"
+        shown.add_row(layer.name, layer.operator, layer.precision, "x".join(map(str, layer.shape)), weights)
+    show(shown)
 
 
 @engine.command("verify")
 @click.argument("name", required=False)
 @bundle_option
 def verify_engine(name: str | None, bundle_path: Path) -> None:
-    """Verify engine NAME, or all: files, signature, compatibility, and the golden images' scores.
+    """Verify engine NAME, or all: files, signature, compatibility, and the scores of the golden images.
 
-    Exits 1 unless every engine may decide about parts here.
+    Exits 1 unless every engine may judge parts here.
     """
     from lrdan_edge.bundle.bundle import Bundle
-    from lrdan_edge.cli.show_engines import print_verification
+    from lrdan_edge.engines.open import engine_names
+    from lrdan_edge.engines.verify import verify_engine as run_verify
 
-    if not print_verification(Bundle.open(bundle_path), name):
+    bundle = Bundle.open(bundle_path)
+    names = [name] if name else engine_names(bundle)
+    passed = []
+    for each in names:
+        show(each)
+        for check in run_verify(bundle, each):
+            passed.append(bool(check.passed))
+            show(f"  {check.name:<14} {_MARKS[check.passed]:<7} {check.said}", style=None if check.passed else "red")
+    if not names:
+        _print_none(bundle)
+    if not names or not all(passed):
         sys.exit(1)
 
 
 @engine.command("trust")
 @click.argument("name", required=False)
 @bundle_option
-@click.option("--sha256", metavar="HEX", help="The engine's sha256, as 'engine verify' shows it on the machine that built it.")
-@click.option("--public-key", metavar="HEX", help="Instead: the key of a build machine, as 'engine verify' shows it there.")
+@click.option(
+    "--sha256", metavar="HEX", help="SHA-256 of the engine, as 'engine verify' shows it on the machine that built it."
+)
+@click.option("--public-key", metavar="HEX", help="Instead: public key of a build machine, as 'engine verify' shows it there.")
 def trust_engine(name: str | None, bundle_path: Path, sha256: str | None, public_key: str | None) -> None:
-    """Trust engine NAME, built elsewhere, or every engine that a build machine signs.
+    """Trust engine NAME, which was built on another machine, or every engine that a build machine signs.
 
-    A trusted engine runs code on this machine. Take the sha256 or the key from whom you trust, not from the bundle itself.
+    An engine can run any code on this machine. Take the SHA-256 or the key from someone you trust, not from the bundle itself.
     """
     from lrdan_edge.bundle.bundle import Bundle
     from lrdan_edge.engines.keys import trust_key
@@ -185,9 +239,35 @@ def trust_engine(name: str | None, bundle_path: Path, sha256: str | None, public
 @click.argument("name")
 @bundle_option
 def refit_engine(name: str, bundle_path: Path) -> None:
-    """Put the new graph's weights into engine NAME, which was built with --refit."""
+    """Put the weights of the current graph into engine NAME, which was built with --refit."""
     from lrdan_edge.bundle.bundle import Bundle
     from lrdan_edge.engines.build import refit_engine as run_refit
 
     run_refit(Bundle.open(bundle_path), name)
     click.echo(f"{name} has the graph's weights.")
+
+
+def _print_none(bundle: "Bundle") -> None:
+    show(f"{bundle.path} has no engines: 'lrdan-edge build-engine --int8 --bundle {bundle.path}' makes one")
+
+
+def _properties(bundle: "Bundle", name: str, size: int, sidecar: "EngineSidecar") -> dict[str, str]:
+    from lrdan_edge.backends.layers import count_precisions
+    from lrdan_edge.bundle.bundle import ENGINES, engine_stage
+
+    check = sidecar.golden_check
+    batch = "any" if sidecar.batch is None else ":".join(map(str, sidecar.batch))
+    details = sidecar.details
+    runtime = f"{details.get('module', sidecar.target)} {sidecar.target_version}"
+    asked = [f"{key} {value}" for key, value in sidecar.options.items() if value is not None and value is not False]
+    layers = ", ".join(f"{count} layers {precision}" for precision, count in count_precisions(sidecar.layers).items())
+    return {
+        "engine": f"{bundle.path / ENGINES / name}, {size / 2**20:.2f} MiB, sha256 {sidecar.engine_sha256}",
+        "built": f"{sidecar.built} in {bundle.manifest.stages[engine_stage(name)].seconds:.1f} s",
+        "graph": f"{sidecar.precision}, sha256 {sidecar.graph_sha256}",
+        "by": runtime + (f", CUDA {details['cuda_driver']}" if "cuda_driver" in details else ""),
+        "for": f"{sidecar.device} ({' '.join(sidecar.device_features) or 'any'}), {sidecar.platform}, batch {batch}",
+        "options": ", ".join(asked),
+        "golden images": check if isinstance(check, str) else f"scores within {check:.1e} of the graph's, relative",
+        "precision got": layers or str(details.get("precision", "unknown")),
+    }

@@ -2,13 +2,15 @@
 
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import wraps
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import click
 
-from lrdan_edge.errors import SWITCHES, Parameter
+from lrdan_edge.errors import SWITCHES, MissingExtraError, Parameter
 
 BACKENDS = ["auto", "tensorrt", "onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "openvino", "torch", "null"]
 """Those of `lrdan_edge.engines.select`, written out so that ``--help`` imports nothing heavy; a test holds them equal."""
@@ -29,19 +31,53 @@ class Option(Parameter):
     """A parameter in an error's fix, worded as an option: ``--image-size``, ``--image-size 64x64`` or ``--no-int8``."""
 
     __slots__ = ()
+    names: ClassVar[Mapping[str, str]] = {}
+    """Options and arguments that are not named like their parameter."""
 
     def __format__(self, value: str) -> str:
         """Write the option alone, or with the value that the fix asks for."""
-        name = self.replace("_", "-")
+        if self == "precision":
+            return f"--{value}" if value else "--fp32, --fp16 or --int8"
+        name = self.names.get(self, f"--{self.replace('_', '-')}")
         if value in SWITCHES:
-            return f"--{name}" if SWITCHES[value] else f"--no-{name}"
-        return f"--{name} {value}" if value else f"--{name}"
+            return name if SWITCHES[value] else name.replace("--", "--no-", 1)
+        return f"{name} {value}" if value else name
 
 
-Command = TypeVar("Command", bound=Callable[..., Any])
+def options_of(command: click.Command) -> type[Option]:
+    """How the errors of a command, or of a group's commands, name parameters."""
+    commands = command.commands.values() if isinstance(command, click.Group) else [command]
+    names = {
+        str(parameter.name): parameter.opts[-1] if isinstance(parameter, click.Option) else str(parameter.name).upper()
+        for each in commands
+        for parameter in each.params
+    }
+    return type("CommandOption", (Option,), {"__slots__": (), "names": names})
 
 
-def bundle_option(command: Command) -> Command:
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def option_group(name: str, *options: Callable[[Any], Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add options to a command, which gets their values as one dictionary, `name`."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(function)
+        def collect(*arguments: Any, **given: Any) -> Any:
+            group = {key: given.pop(key) for key in keys}
+            return function(*arguments, **given, **{name: group})
+
+        before = len(getattr(function, "__click_params__", []))
+        decorated: Any = collect
+        for option in reversed(options):
+            decorated = option(decorated)
+        keys = [parameter.name for parameter in decorated.__click_params__[before:]]
+        return collect
+
+    return decorate
+
+
+def bundle_option(function: Function) -> Function:
     """``-b/--bundle``, as ``bundle_path``."""
     return click.option(
         "-b",
@@ -53,26 +89,45 @@ def bundle_option(command: Command) -> Command:
         show_default=True,
         show_envvar=True,
         help="The bundle's folder.",
-    )(command)
+    )(function)
 
 
-def precision_options(command: Command) -> Command:
+def precision_options(function: Function) -> Function:
     """``--fp32``, ``--fp16`` and ``--int8``, as ``precision``."""
     for precision in ("int8", "fp16", "fp32"):
-        command = click.option(f"--{precision}", "precision", flag_value=precision, help=f"Use the {precision} graph.")(command)
-    return command
+        function = click.option(f"--{precision}", "precision", flag_value=precision, help=f"Use the {precision} graph.")(
+            function
+        )
+    return function
 
 
-def backend_options(command: Command) -> Command:
+def backend_options(function: Function) -> Function:
     """``--backend``, and the precisions."""
-    command = click.option(
+    function = click.option(
         "--backend",
         type=click.Choice(BACKENDS),
         default="auto",
         show_default=True,
-        help="What runs the graph; auto takes the fastest that fits, any other never falls back.",
-    )(command)
-    return precision_options(command)
+        help="Runtime of the graph. auto takes the fastest that works on this machine; any other is used or fails.",
+    )(function)
+    return precision_options(function)
+
+
+def device_option(function: Function) -> Function:
+    """``--device``: where PyTorch trains."""
+    choice = click.Choice(["auto", "cpu", "cuda"])
+    return click.option("--device", type=choice, default="auto", show_default=True, help="Where to train.")(function)
+
+
+def require(extra: str, purpose: str, *modules: str) -> None:
+    """Name the extra to install before a module that needs it is imported.
+
+    Raises:
+        MissingExtraError: A module is not installed.
+    """
+    for module in modules:
+        if find_spec(module) is None:
+            raise MissingExtraError(module, extra, purpose)
 
 
 def next_step(done: str, command: str, bundle_path: Path) -> None:

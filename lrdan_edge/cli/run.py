@@ -1,185 +1,160 @@
-"""`lrdan-edge run`: inspect what sources deliver."""
+"""`lrdan-edge run`: inspect the frames of sources."""
 
+import os
+import signal
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from lrdan_edge.cli.options import Command, backend_options, bundle_option
+from lrdan_edge.cli.console import show, table, terminal
+from lrdan_edge.cli.options import backend_options, bundle_option, option_group
 from lrdan_edge.errors import LrdanError
 
 if TYPE_CHECKING:
-    from lrdan_edge.bundle.manifest import Precision
-    from lrdan_edge.runtime.sinks.files import Earlier
+    from rich.text import Text
+
+    from lrdan_edge.runtime.inspector import Inspector
+    from lrdan_edge.runtime.loop import Progress
+    from lrdan_edge.runtime.sinks.files import Save
+    from lrdan_edge.runtime.sources.base import Source
+
+_COLOURS = {"good": "green", "reject": "bold red", "fault": "yellow"}
+_PLAIN_EVERY_S = 5.0
+_REDRAW_EVERY_S = 0.125
 
 
-class _Written(click.ParamType):  # type: ignore[type-arg]  # generic in click's stubs alone
-    """A value that a function of `lrdan_edge.runtime.rule` reads."""
+class _Parsed(click.ParamType):  # type: ignore[type-arg]  # generic in click's stubs alone
+    """A value that a function of `lrdan_edge.runtime.rule` parses."""
 
-    def __init__(self, name: str, reader: str) -> None:
-        self.name, self._reader = name, reader
+    def __init__(self, name: str, parser: str) -> None:
+        self.name, self._parser = name, parser
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """What the text stands for."""
+        """The value that the text stands for."""
         from lrdan_edge.runtime import rule
 
-        read: Callable[[str], Any] = getattr(rule, self._reader)
+        parse: Callable[[str], Any] = getattr(rule, self._parser)
         try:
-            return read(value) if isinstance(value, str) else value
+            return parse(value) if isinstance(value, str) else value
         except LrdanError as error:
             self.fail(str(error), param, ctx)
 
 
-def rule_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options of `lrdan_edge.runtime.rule.Rule`."""
-    options = [
-        click.option(
-            "--reject-after",
-            type=_Written("N/M", "parse_reject_after"),
-            help="Reject when N of a source's last M frames say so. [default: every frame for itself]",
-        ),
-        click.option(
-            "--min-area",
-            type=_Written("PIXELS|SHARE%", "parse_min_area"),
-            help="Reject only where so much of the heatmap is above the pixel threshold.",
-        ),
-        click.option(
-            "--region",
-            "regions",
-            type=_Written("NAME=x,y,w,h:LIMIT", "parse_region"),
-            multiple=True,
-            help="A limit of its own for a part of the frame (in shares of it): a value, threshold+1.5, or inf; repeatable.",
-        ),
-        click.option(
-            "--pixel-threshold", type=float, help="Limit of a pixel, with --min-area and --region. [default: bundle's]"
-        ),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+_rule_options = option_group(
+    "rule",
+    click.option(
+        "--reject-after",
+        type=_Parsed("N/M", "parse_reject_after"),
+        help="Reject a part when N of a source's last M frames are rejected. [default: judge each frame by itself]",
+    ),
+    click.option(
+        "--min-area",
+        type=_Parsed("PIXELS|PERCENT%", "parse_min_area"),
+        help="Reject only if this much of the heatmap is above the pixel threshold.",
+    ),
+    click.option(
+        "--region",
+        "regions",
+        type=_Parsed("NAME=x,y,w,h:LIMIT", "parse_region"),
+        multiple=True,
+        help="Another limit for a region, given in fractions of the frame. LIMIT: a value, threshold+1.5, or inf. Repeatable.",
+    ),
+    click.option(
+        "--pixel-threshold",
+        type=float,
+        help="Limit for a pixel of the heatmap, with --min-area and --region. [default: the bundle's]",
+    ),
+)
 
 
-def signal_options(command: Command) -> Command:
-    """When a camera's or stream's signal counts as lost."""
-    options = [
-        click.option(
-            "--no-frame-after",
-            type=click.FloatRange(min=0.5),
-            default=10.0,
-            show_default=True,
-            metavar="SECONDS",
-            help="A camera is lost, and connected anew, after so long without a frame.",
-        ),
-        click.option(
-            "--frozen-after",
-            type=click.FloatRange(min=0),
-            default=10.0,
-            show_default=True,
-            metavar="SECONDS",
-            help="So long of the very same picture is a fault; 0: never.",
-        ),
-        click.option(
-            "--black-after",
-            type=click.FloatRange(min=0),
-            default=2.0,
-            show_default=True,
-            metavar="SECONDS",
-            help="So long of a black picture is a fault; 0: never.",
-        ),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+def _seconds(name: str, parameter: str, default: float, least: float, text: str) -> Callable[[Any], Any]:
+    kind = click.FloatRange(min=least)
+    return click.option(name, parameter, type=kind, default=default, show_default=True, metavar="SECONDS", help=text)
+
+
+_source_options = option_group(
+    "reading",
+    click.option("--realtime", is_flag=True, help="Play videos at their own frame rate."),
+    click.option(
+        "--rate", type=click.FloatRange(min=0, min_open=True), metavar="FPS", help="Play videos and images at this frame rate."
+    ),
+    click.option("--loop", is_flag=True, help="Play files again and again."),
+    click.option("--wait", is_flag=True, help="Wait for cameras that cannot be reached at the start, as a service should."),
+    _seconds("--no-frame-after", "read_timeout_s", 10.0, 0.5, "Reconnect a camera after this time without a frame."),
+    _seconds("--frozen-after", "frozen_s", 10.0, 0.0, "A frozen image for this long is a fault. 0 turns this check off."),
+    _seconds("--black-after", "black_s", 2.0, 0.0, "A black image for this long is a fault. 0 turns this check off."),
+)
 
 
 @click.command()
 @click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
 @bundle_option
 @backend_options
-@click.option("--threads", type=click.IntRange(min=1), help="Processor threads of the backend. [default: every core]")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of the backend. [default: all cores]")
 @click.option(
     "--spin/--no-spin",
     default=None,
-    help="Wait in a loop, or asleep: sooner answers, or cooler cores.  [default: ONNX Runtime spins, TensorRT sleeps]",
+    help="Busy-wait for results (lower latency), or sleep (cooler cores). [default: ONNX Runtime spins, TensorRT sleeps]",
 )
-@click.option("--require-gpu", is_flag=True, help="Fail where the processor would do the work.")
+@click.option("--require-gpu", is_flag=True, help="Fail if the CPU would do the work.")
 @click.option(
-    "--output", type=click.Path(path_type=Path, file_okay=False), help="Write verdicts.jsonl and annotated frames here."
+    "--output", type=click.Path(path_type=Path, file_okay=False), help="Folder for verdicts.jsonl and annotated frames."
 )
 @click.option(
-    "--save", type=click.Choice(["all", "rejects", "none"]), help="Which frames to draw. [default: all; rejects if live]"
+    "--save", type=click.Choice(["all", "rejects", "none"]), help="Which frames to write. [default: all; rejects if live]"
 )
-@click.option("--append", is_flag=True, help="Add to an earlier run's verdicts in --output: for a service that is restarted.")
-@click.option("--overwrite", is_flag=True, help="Replace an earlier run's verdicts in --output.")
+@click.option(
+    "--append", is_flag=True, help="Add to the verdicts of an earlier run in --output, as a restarted service should."
+)
+@click.option("--overwrite", is_flag=True, help="Replace the verdicts of an earlier run in --output.")
 @click.option("--threshold", type=float, help="Reject above this score instead of the calibrated threshold.")
-@rule_options
+@_rule_options
 @click.option(
-    "--policy", type=click.Choice(["latest", "every"]), help="Newest frame wins, or none is dropped. [default: by source]"
+    "--policy",
+    type=click.Choice(["latest", "every"]),
+    help="latest: drop old frames when inspection is slower than the camera; every: drop none. [default: by source]",
 )
-@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Most frames judged at once.")
-@click.option("--realtime", is_flag=True, help="Play videos at their own rate.")
-@click.option("--rate", type=click.FloatRange(min=0, min_open=True), metavar="FPS", help="Play videos and images at this rate.")
-@click.option("--loop", "repeat", is_flag=True, help="Play files again and again.")
-@click.option("--wait", is_flag=True, help="Wait for cameras that cannot be reached at the start: for a service.")
-@signal_options
+@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Frames per inference call, at most.")
+@_source_options
 def run(
     sources: tuple[str, ...],
     bundle_path: Path,
-    backend: str,
-    precision: "Precision | None",
-    threads: int | None,
-    spin: bool | None,
     require_gpu: bool,
     output: Path | None,
     save: Any,
     append: bool,
     overwrite: bool,
-    threshold: float | None,
     policy: Any,
     batch: int,
-    realtime: bool,
-    rate: float | None,
-    repeat: bool,
-    wait: bool,
-    no_frame_after: float,
-    frozen_after: float,
-    black_after: float,
-    **rule_given: Any,
+    rule: dict[str, Any],
+    reading: dict[str, Any],
+    **given: Any,
 ) -> None:
     """Inspect each SOURCE: a video file, a folder, a camera index, an RTSP or HTTP address.
 
     Ctrl-C (or SIGTERM) finishes the frames already captured and exits 0; a second one ends at once. A source that fails does not
     stop the others; the exit code is then 1.
     """
-    from lrdan_edge.cli.show_run import inspect_sources
-    from lrdan_edge.runtime.gpu import require_gpu as demand_gpu
     from lrdan_edge.runtime.inspector import Inspector
     from lrdan_edge.runtime.loop.opening import open_sources
     from lrdan_edge.runtime.sources.signal_monitor import Limits
 
     if append and overwrite:
         raise click.UsageError("choose one of --append and --overwrite")
-    earlier: Earlier = "append" if append else "overwrite" if overwrite else "refuse"
-    rule = _rule(**rule_given)
-    with Inspector.open(
-        bundle_path, backend=backend, precision=precision, threshold=threshold, threads=threads, spin=spin
-    ) as inspector:
+    asked = _rule(**rule)
+    limits = Limits(reading.pop("frozen_s"), reading.pop("black_s"))
+    with Inspector.open(bundle_path, **given) as inspector:
         if require_gpu:
-            demand_gpu(inspector)
-        opened = open_sources(
-            sources,
-            realtime=realtime,
-            rate=rate,
-            loop=repeat,
-            wait=wait,
-            read_timeout_s=no_frame_after,
-            limits=Limits(frozen_after, black_after),
-            bit_depth=inspector.bit_depth,
-        )
+            inspector.require_gpu()
+        opened = open_sources(sources, limits=limits, bit_depth=inspector.bit_depth, **reading)
         try:
-            whole = inspect_sources(inspector, opened, output, save, earlier=earlier, policy=policy, batch=batch, rule=rule)
+            files = {"append": append, "overwrite": overwrite}
+            whole = inspect_sources(inspector, opened, output, save, **files, policy=policy, batch=batch, rule=asked)
         finally:
             for source in opened:
                 source.close()
@@ -193,5 +168,154 @@ def _rule(reject_after: Any, min_area: Any, regions: Any, pixel_threshold: float
 
     if not (reject_after or min_area or regions or pixel_threshold is not None):
         return None
-    pixels, share = min_area or (0, 0.0)
-    return Rule(reject_after or (1, 1), pixels, share, tuple(regions), pixel_threshold)
+    pixels, fraction = min_area or (0, 0.0)
+    return Rule(reject_after or (1, 1), pixels, fraction, tuple(regions), pixel_threshold)
+
+
+def inspect_sources(
+    inspector: "Inspector", sources: "Sequence[Source]", output: Path | None, save: "Save | None", **options: Any
+) -> bool:
+    """Inspect with a live line, and print a summary.
+
+    Args:
+        inspector: Inspects the frames.
+        sources: Deliver the frames.
+        output: Where the run is recorded, or None.
+        save: Which frames to draw.
+        **options: Further arguments of `lrdan_edge.runtime.recorded_run.RecordedRun`.
+
+    Returns:
+        False when something was lost: faults of a recorded source, or a sink that failed.
+
+    Raises:
+        SourceError: Sources failed; all other frames were inspected and delivered.
+    """
+    from lrdan_edge.runtime.recorded_run import RecordedRun
+
+    run = RecordedRun(inspector, sources, output, save, **options)
+    show(f"Inspecting {', '.join(source.uri for source in sources)} with {inspector.choice.describe()}")
+    shown = _Problems()
+    try:
+        with _ends_on_signal(run.stop), _live_line(shown) as report:
+            run.run(report)
+    finally:
+        if run.progress.seconds:
+            print_summary(run.progress, output)
+        shown.print_new(run.progress)
+    return run.progress.complete
+
+
+class _Problems:
+    """Prints each problem once, when it appears."""
+
+    def __init__(self) -> None:
+        self._printed = 0
+
+    def print_new(self, progress: "Progress") -> None:
+        while self._printed < len(progress.problems):
+            with suppress(OSError):  # a full disk behind the log must not end the inspection
+                print(f"Problem: {progress.problems[self._printed]}", file=sys.stderr)
+            self._printed += 1
+
+
+@contextmanager
+def _ends_on_signal(stop: Callable[[], None]) -> Iterator[None]:
+    """SIGINT and SIGTERM call `stop`; a second one ends the process at once."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    stopping = False
+
+    def handle(number: int, _: object) -> None:
+        nonlocal stopping
+        if stopping:
+            terminal().show_cursor(True)
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        stopping = True
+        stop()
+
+    try:
+        for number in before:
+            signal.signal(number, handle)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _live_line(problems: _Problems) -> Iterator[Callable[["Progress"], None]]:
+    """Lines that follow the loop: redrawn on a terminal, printed now and then elsewhere; problems when they appear."""
+    from rich.console import Group
+    from rich.live import Live
+    from rich.text import Text
+
+    shown = time.monotonic()
+
+    def due(progress: "Progress", every_s: float) -> bool:
+        nonlocal shown
+        problems.print_new(progress)
+        if time.monotonic() - shown < every_s:
+            return False
+        shown = time.monotonic()
+        return True
+
+    if not terminal().is_terminal:
+
+        def plain(progress: "Progress") -> None:
+            if due(progress, _PLAIN_EVERY_S):
+                with suppress(OSError):
+                    for line in _lines(progress):
+                        show(line)
+
+        yield plain
+        return
+    with Live(Text("waiting for the first frame"), console=terminal(), refresh_per_second=8, transient=True) as view:
+
+        def redraw(progress: "Progress") -> None:
+            if due(progress, _REDRAW_EVERY_S):
+                view.update(Group(*_lines(progress)))
+
+        yield redraw
+
+
+def _lines(progress: "Progress") -> "list[Text]":
+    """The whole loop in one line, then one line a source where there are several."""
+    from rich.text import Text
+
+    latency = progress.latency_percentiles()
+    line = Text(
+        f"{progress.frames} frames  {progress.frames_per_s:.1f}/s  latency {latency['p50']:.1f} ms (p99 {latency['p99']:.1f})"
+    )
+    if progress.dropped:
+        line.append(f"  {progress.dropped} dropped")
+    for _, verdict in progress.last:
+        score = "" if verdict.score is None else f" {verdict.score:.3g}"
+        line.append(f"  {verdict.outcome}{score}", style=_COLOURS[verdict.outcome])
+    lines = [line]
+    if len(progress.sources) > 1:
+        for source in progress.sources:
+            counts = ", ".join(f"{source.outcomes[outcome]} {outcome}" for outcome in _COLOURS)
+            state = "failed" if source.error else "ended" if source.ended else "no signal" if source.in_gap else "running"
+            style = "yellow" if state in ("failed", "no signal") else ""
+            lines.append(Text(f"  {source.uri}: {counts}, {source.dropped} dropped, {state}", style=style))
+    return lines
+
+
+def print_summary(progress: "Progress", output: Path | None) -> None:
+    """Print counts and latencies of a run, and where it is recorded."""
+    counted = ", ".join(f"{progress.outcomes[outcome]} {outcome}" for outcome in _COLOURS)
+    rate = progress.frames / progress.seconds if progress.seconds else 0.0
+    lost = ", ".join(f"{count} {cause}" for cause, count in progress.drops.items() if count) or "none"
+    show(f"{progress.frames} frames in {progress.seconds:.1f} s ({rate:.1f}/s): {counted}; lost: {lost}")
+    if len(progress.sources) > 1:
+        for line in _lines(progress)[1:]:
+            show(line)
+    rows = table("milliseconds", "p50", "p95", "p99", "max")
+    for stage, latency in progress.latency.items():
+        if latency.count:
+            rows.add_row(stage, *(f"{value:.2f}" for value in latency.percentiles_ms().values()))
+    if rows.row_count:
+        show(rows)
+    if output is not None:
+        show(f"Written to {output}")

@@ -1,11 +1,11 @@
 """The command line's options for what the networks see of a camera's frame."""
 
 import re
-from collections.abc import Callable
-from functools import wraps
 from typing import Any
 
 import click
+
+from lrdan_edge.cli.options import option_group
 
 
 class Size(click.ParamType):  # type: ignore[type-arg]  # generic in click's stubs alone
@@ -49,22 +49,25 @@ class Tiles(click.ParamType):  # type: ignore[type-arg]  # generic in click's st
             return value  # type: ignore[no-any-return]
         match = re.fullmatch(r"(\d{1,2})x(\d{1,2})", str(value))
         if not match or not all(1 <= int(count) <= 64 for count in match.groups()):
-            self.fail(f"{value!r} is no grid of tiles: write 2x3 for rows x columns (up to 64x64), or native", param, ctx)
+            self.fail(f"{value!r} is not a grid of tiles: write 2x3 for rows x columns (up to 64x64), or native", param, ctx)
         return int(match[1]), int(match[2])
 
 
-def view_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of `lrdan_edge.train.view.View`; the command gets them as one dictionary, ``view``."""
-
-    @click.option(
-        "--frame-size", type=Size(), help="Size of the camera's frames; the graph scales them. [default: the images']"
-    )
-    @click.option("--roi", type=Roi(), help="Part of the frame to inspect, in its pixels. [default: all of it]")
-    @click.option("--tiles", type=Tiles(), help="Cut the region into overlapping tiles; native: at its own resolution.")
-    @click.option("--tile-overlap", type=click.IntRange(min=0), metavar="PX", help="What tiles share. [default: an eighth]")
-    @wraps(command)
-    def collect(*args: Any, frame_size: Any, roi: Any, tiles: Any, tile_overlap: Any, **others: Any) -> Any:
-        view = {"frame_size": frame_size, "region": roi, "tiles": tiles, "overlap": tile_overlap}
-        return command(*args, view=view, **others)
-
-    return collect
+view_options = option_group(
+    "view",
+    click.option(
+        "--frame-size", type=Size(), help="Size of the camera's frames; the graph resizes them. [default: the images' size]"
+    ),
+    click.option("--roi", "region", type=Roi(), help="Region of the frame to inspect, in its pixels. [default: all of it]"),
+    click.option(
+        "--tiles", type=Tiles(), help="Cut the region into overlapping tiles; native: tiles at the frame's own resolution."
+    ),
+    click.option(
+        "--tile-overlap",
+        "overlap",
+        type=click.IntRange(min=0),
+        metavar="PX",
+        help="Pixels that neighbouring tiles share. [default: an eighth of a tile]",
+    ),
+)
+"""The options of `lrdan_edge.train.view.View`; the command gets them as one dictionary, ``view``."""

@@ -1,6 +1,5 @@
-"""The evaluate stage: how well a bundle tells good parts from defective ones, by the very graph that runs."""
+"""The evaluate stage: how well the graph or engine that runs tells good parts from defective ones."""
 
-import shlex
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lrdan_edge.bundle.bundle import DECISION, ENGINES, REPORTS, Bundle, Stage, engine_decision_name, graph_name
+from lrdan_edge.bundle.command import Command
 from lrdan_edge.bundle.manifest import GraphDecision, Precision, to_json
 from lrdan_edge.bundle.view import Share
 from lrdan_edge.data.check import evaluation_notes
@@ -39,7 +39,7 @@ def evaluate(
         data: A folder with ``test/good``, ``test/<defect>`` and optionally ``ground_truth/<defect>``.
         backend: As `Inspector.open`.
         precision: As `Inspector.open`.
-        write: Whether to keep the figures and pictures in the bundle; where it cannot be written, a note says so instead.
+        write: Whether to keep the figures and pictures in the bundle. If it cannot be written, a note says so.
 
     Returns:
         The evaluation, and the pictures written.
@@ -53,24 +53,23 @@ def evaluate(
     )
     if write and not bundle.writable:
         write, notes = False, [*notes, f"{bundle.path} cannot be written, so the figures are not kept in it"]
-    words = ["lrdan-edge", "evaluate", str(data)]
-    words += ["--backend", backend] if backend != "auto" else []
-    words += [f"--{precision}"] if precision else []
+    switch: dict[str, bool] = {precision: True} if precision else {}
+    command = str(Command("evaluate", data, backend=None if backend == "auto" else backend, **switch))
     options = {"data": str(data), "backend": backend, "precision": precision}
     with Inspector.open(bundle, backend=backend, precision=precision) as inspector:
         if not write:
             return _judge(inspector, images, notes)[0], []
         inputs = _measured(bundle, inspector.choice)
-        with bundle.stage("evaluate", command=shlex.join(words), inputs=inputs, options=options) as stage:
+        with bundle.stage("evaluate", command=command, inputs=inputs, options=options) as stage:
             result, judged = _judge(inspector, images, notes)
             drawn = [judged[place].image for place in plots.shown_on_sheet(judged)]
             shown = [Judged(image, verdict) for image, verdict in _inspected(inspector, drawn)]
-            pictures = _write(stage, result, judged, shown, shlex.join(words), inspector.bit_depth)
+            pictures = _write(stage, result, judged, shown, command, inspector.bit_depth)
     return result, [bundle.path / picture for picture in pictures]
 
 
 def _measured(bundle: Bundle, choice: Choice) -> dict[str, Path]:
-    """What the figures rest on, by name: the graph or engine that runs, and its decision."""
+    """The inputs of the figures, by name: the graph or engine that runs, and its decision."""
     names = [DECISION, f"{ENGINES}/{choice.engine}" if choice.engine else graph_name(choice.precision)]
     if choice.engine and bundle.engine_decision(choice.engine):
         names.append(engine_decision_name(choice.engine))
@@ -86,7 +85,7 @@ def _inspected(inspector: Inspector, images: list[LabelledImage]) -> Iterator[tu
 
 
 def _judge(inspector: Inspector, images: list[LabelledImage], notes: list[str]) -> tuple[Evaluation, list[Judged]]:
-    """The figures, and every image with its verdict, without heatmaps: there may be thousands."""
+    """The figures, and every image with its verdict but without its heatmap, to save memory."""
     pixels = PixelAuroc()
     judged: list[Judged] = []
     for image, verdict in _inspected(inspector, images):
@@ -94,19 +93,19 @@ def _judge(inspector: Inspector, images: list[LabelledImage], notes: list[str]) 
             pixels.add(verdict.heatmap, mask_of(image, verdict.heatmap, verdict.region))
         judged.append(Judged(image, replace(verdict, heatmap=None)))
     masks = any(image.mask for image in images)
-    result = _summarise(judged, inspector.choice.title, inspector.judge.decision, pixels.value() if masks else None)
+    result = _summarise(judged, inspector.choice.title, inspector.thresholder.decision, pixels.value() if masks else None)
     return msgspec.structs.replace(result, notes=notes), judged
 
 
 def mask_of(image: LabelledImage, heatmap: npt.NDArray[np.float32], region: Share | None) -> npt.NDArray[np.bool_]:
-    """The defect's mask in the region, at the heatmap's resolution: a pixel is defective when any of it is."""
+    """The mask of the defect in the region, bool, at the heatmap's resolution; a pixel is defective if any part of it is."""
     if image.mask is None:
         return np.zeros(heatmap.shape, np.bool_)
     height, width = heatmap.shape
-    share = cv2.resize(
+    fraction = cv2.resize(
         crop_share(read_mask(image.mask), region).astype(np.float32), (width, height), interpolation=cv2.INTER_AREA
     )
-    return np.asarray(share > 0, np.bool_)
+    return np.asarray(fraction > 0, np.bool_)
 
 
 def _summarise(judged: list[Judged], title: str, decision: GraphDecision, pixel_auroc: float | None) -> Evaluation:
@@ -114,13 +113,16 @@ def _summarise(judged: list[Judged], title: str, decision: GraphDecision, pixel_
     good = [one for one in scored if not one.image.defective]
     bad = [one for one in scored if one.image.defective]
     if not good or not bad:
-        raise DataError(f"{len(judged) - len(scored)} of {len(judged)} test images are faults: nothing is left to compare")
+        raise DataError(
+            f"{len(judged) - len(scored)} of {len(judged)} test images are faults: nothing is left to compare",
+            "check the images",
+        )
     kinds = {}
     for kind in sorted({one.image.kind for one in bad}):
         part = [one for one in bad if one.image.kind == kind]
         missed, total = sum(one.verdict.outcome == "good" for one in part), len(part)
-        area = auroc([one.score for one in good], [one.score for one in part])
-        kinds[kind] = {"images": total, "image_auroc": area, "miss_rate": missed / total}
+        kind_auroc = auroc([one.score for one in good], [one.score for one in part])
+        kinds[kind] = {"images": total, "image_auroc": kind_auroc, "miss_rate": missed / total}
     rejected = sum(one.verdict.outcome == "reject" for one in good)
     missed = sum(one.verdict.outcome == "good" for one in bad)
     return Evaluation(
@@ -142,7 +144,7 @@ def _summarise(judged: list[Judged], title: str, decision: GraphDecision, pixel_
 def _write(
     stage: Stage, result: Evaluation, judged: list[Judged], shown: list[Judged], command: str, bit_depth: int
 ) -> list[str]:
-    """Figures and pictures into the stage, those of `shown` on the contact sheet; the pictures' names in the bundle."""
+    """Write figures and pictures, `shown` on the contact sheet; returns the names of the pictures in the bundle."""
     pictures = [f"{REPORTS}/evaluation-sheet.png"]
     stage.path(f"{REPORTS}/evaluation.json").write_bytes(to_json(result))
     stage.path(f"{REPORTS}/evaluation.md").write_text(as_markdown(result, command), encoding="utf-8")

@@ -10,7 +10,7 @@ from lrdan_edge.data.images import Frame, read_image, read_mask
 from lrdan_edge.errors import DataError
 from lrdan_edge.evaluation.figure import new_figure
 from lrdan_edge.evaluation.result import Evaluation, Judged
-from lrdan_edge.runtime.annotate import COLOURS, as_bgr, glow_level, overlay
+from lrdan_edge.runtime.annotate import COLOURS, as_bgr, overlay, overlay_maximum
 
 _CELL = 144
 _CAPTION = 22
@@ -23,9 +23,9 @@ def kinds_in_order(judged: list[Judged]) -> list[str]:
 
 
 def shown_on_sheet(judged: list[Judged]) -> list[int]:
-    """Places of the images that a contact sheet shows, at most `_COLUMNS` of a kind, from the hardest to the easiest.
+    """Indices of the images on the contact sheet, at most `_COLUMNS` of a kind, from the hardest to the easiest.
 
-    Hardest first: good ones by falling, defective ones by rising score. Faults are left out.
+    Good images are in descending, defective ones in ascending order of their score. Faults are left out.
     """
     shown: list[int] = []
     for kind in kinds_in_order(judged):
@@ -40,7 +40,7 @@ def contact_sheet(path: Path, shown: list[Judged], counts: dict[str, int], bit_d
     """Write a PNG: per kind one row of images over one row of heatmap overlays, framed by verdict.
 
     Args:
-        path: Where it goes.
+        path: The file to write.
         shown: The images that `shown_on_sheet` chose, in its order, with verdicts and heatmaps.
         counts: How many images of each kind have a score, in the order of the rows.
         bit_depth: How many bits of 16-bit images are used.
@@ -61,7 +61,7 @@ def _cell(one: Judged, bit_depth: int, *, with_heatmap: bool) -> Frame:
     """One framed picture with a caption, uint8 [_CELL + _CAPTION, _CELL, 3]."""
     image = as_bgr(read_image(one.image.path, bit_depth))
     if with_heatmap and one.verdict.heatmap is not None:
-        image = overlay(image, one.verdict.heatmap, glow_level(one.verdict), one.verdict.region)
+        image = overlay(image, one.verdict.heatmap, overlay_maximum(one.verdict), one.verdict.region)
         if one.image.mask is not None:
             image = _outline(image, one.image.mask)
     scale = (_CELL - 8) / max(image.shape[:2])
@@ -72,7 +72,7 @@ def _cell(one: Judged, bit_depth: int, *, with_heatmap: bool) -> Frame:
     top, left = (_CELL - image.shape[0]) // 2, (_CELL - image.shape[1]) // 2
     cell[top : top + image.shape[0], left : left + image.shape[1]] = image
     words = f"{one.verdict.outcome} {one.score:.3g}" if not with_heatmap else one.image.path.stem[-18:]
-    return _write_words(cell, words, (4, _CELL + 15), 0.4)
+    return _write_text(cell, words, (4, _CELL + 15), 0.4)
 
 
 def _outline(image: Frame, mask: Path) -> Frame:
@@ -90,15 +90,15 @@ def _row(cells: list[Frame]) -> Frame:
 
 
 def _banner(words: str) -> Frame:
-    return _write_words(np.full((26, _CELL * _COLUMNS, 3), 235, np.uint8), words, (6, 18), 0.5)
+    return _write_text(np.full((26, _CELL * _COLUMNS, 3), 235, np.uint8), words, (6, 18), 0.5)
 
 
-def _write_words(image: Frame, words: str, place: tuple[int, int], size: float) -> Frame:
-    return np.asarray(cv2.putText(image, words, place, cv2.FONT_HERSHEY_SIMPLEX, size, (40, 40, 40), 1, cv2.LINE_AA), np.uint8)
+def _write_text(image: Frame, text: str, place: tuple[int, int], size: float) -> Frame:
+    return np.asarray(cv2.putText(image, text, place, cv2.FONT_HERSHEY_SIMPLEX, size, (40, 40, 40), 1, cv2.LINE_AA), np.uint8)
 
 
 def roc(path: Path, curve: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]], result: Evaluation) -> None:
-    """Write the ROC curve as PNG, the operating point marked."""
+    """Write the ROC curve as PNG, with the operating point."""
     figure = new_figure(5, 5)
     axes = figure.subplots()
     axes.step(*curve, where="post", color="#1f77b4", label=f"AUROC {result.image_auroc:.4f}")

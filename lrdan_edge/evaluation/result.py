@@ -1,4 +1,4 @@
-"""What an evaluation finds."""
+"""The result of an evaluation."""
 
 from dataclasses import dataclass
 
@@ -22,21 +22,21 @@ class Judged:
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
-    """What an evaluation found; rates in [0, 1].
+    """The result of an evaluation; rates in [0, 1].
 
     Attributes:
-        backend: What ran.
+        backend: The graph or engine, and the backend that ran it.
         threshold: The score above which a part was rejected.
-        promised_false_reject_rate: What calibration promised, or None where the threshold's rule promises none.
+        promised_false_reject_rate: What calibration promised, or None if the rule of the threshold promises none.
         good: Number of good images.
         defective: Number of defective images.
         image_auroc: AUROC of the image scores.
         pixel_auroc: AUROC of the heatmaps against the masks, at the heatmap's resolution; None without masks.
-        false_reject_rate: Share of good images rejected.
-        miss_rate: Share of defective images not rejected.
+        false_reject_rate: Fraction of good images rejected.
+        miss_rate: Fraction of defective images not rejected.
         faults: Images without a score; they count in no rate.
-        promised_miss_rate: What calibration promised, likewise (the rule ``recall`` does).
-        notes: What to know before believing these figures, one sentence each.
+        promised_miss_rate: The same for the miss rate, which only the rule ``recall`` promises.
+        notes: What to know before relying on these figures, one sentence each.
         kinds: Per defect kind: count, AUROC against all good images, and miss rate.
     """
 
@@ -55,7 +55,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     notes: list[str] = []
 
     def in_words(self) -> dict[str, str]:
-        """Both rates, each with what was promised of it."""
+        """Both rates, each with the promised rate."""
         rates = {
             "false-reject rate": (self.false_reject_rate, self.promised_false_reject_rate),
             "miss rate": (self.miss_rate, self.promised_miss_rate),

@@ -1,1 +1,1 @@
-"""From weights to the deploy graph, and from the graph to engines."""
+"""From weights to deploy graphs (needs torch and onnx)."""

@@ -1,7 +1,7 @@
 """Weights to deploy graph: ONNX with preprocessing, AE2 and scoring inside.
 
 Opset 18 is the newest the PyTorch exporter writes without conversion, and TensorRT 10.3's parser (JetPack 6) takes 9 to 20; see
-docs/graph.md.
+docs/reference/graph.md.
 """
 
 import logging
@@ -15,6 +15,7 @@ import numpy as np
 
 from lrdan_edge.backends.base import largest_batch
 from lrdan_edge.bundle.bundle import RECONSTRUCTION, WEIGHTS, Bundle, graph_name
+from lrdan_edge.bundle.command import Command
 from lrdan_edge.bundle.manifest import ModelSpec, Precision
 from lrdan_edge.bundle.view import Geometry
 from lrdan_edge.data.images import Frame
@@ -37,18 +38,18 @@ def export(bundle: Bundle, *, frame_size: tuple[int, int] | None = None) -> None
     """Write the fp32 and the fp16 deploy graph into the bundle, each measured against PyTorch on real images.
 
     The input is ``frames`` uint8 [N, H, W, C]; the outputs are ``score`` float32 [N] and ``heatmap`` float32 [N, h, w]; N is
-    the only dynamic axis. The fp16 graph is the half-precision module exported as it is; sums and score are in float32, and as
-    many of the convolutions as its bound needs (`FLOAT32_FIRST`, and the last). What was measured is written to
+    the only dynamic axis. The fp16 graph is the exported half-precision module. Its sums and scores are in float32, and so are the
+    last convolution and as many of the first ones as its bound needs (`FLOAT32_FIRST`). The measured differences are written to
     ``reports/parity.json`` and ``.md``. A third graph gives AE2's reconstruction, for `lrdan_edge.runtime.explain`.
 
     Args:
         bundle: A trained bundle.
-        frame_size: (rows, columns) of the camera's frames, which the graph then scales itself; None: frames enter as training
-            had them, and other sizes are fitted before they enter.
+        frame_size: (rows, columns) of the camera's frames, which the graph then resizes; None: the graph takes frames of the
+            size used in training, and others are resized before they enter.
 
     Raises:
         MissingStageError: The bundle has no weights.
-        ExportError: A graph is invalid, the frame size cannot be, or a bound of `lrdan_edge.export.parity` breaks.
+        ExportError: A graph or the frame size is not valid, or a bound of `lrdan_edge.export.parity` is broken.
         MissingExtraError: torch or onnx is not installed.
     """
     try:
@@ -61,7 +62,8 @@ def export(bundle: Bundle, *, frame_size: tuple[int, int] | None = None) -> None
 
     weights = bundle.file(WEIGHTS, "lrdan-edge train")
     model = _with_frame_size(bundle, frame_size)
-    command = "lrdan-edge export" + (f" --frame-size {frame_size[0]}x{frame_size[1]}" if frame_size else "")
+    size = f"{frame_size[0]}x{frame_size[1]}" if frame_size else None
+    command = str(Command("export", frame_size=size))
     options = {"opset": OPSET, "frame_size": frame_size}
     with bundle.stage("export", command=command, inputs={WEIGHTS: weights}, options=options) as stage:
         stage.model = model
@@ -79,7 +81,7 @@ def export(bundle: Bundle, *, frame_size: tuple[int, int] | None = None) -> None
                 data = graph.SerializeToString()
                 found = measure(precision, data, reference, expected, bundle.manifest.scoring.unit)
                 if not any(row.broken() for row in found[0]) or first + 1 >= _convolutions(module) / 2:
-                    break  # more in float32 than half of them would be fp16 in name only
+                    break  # with more than half of them in float32 it is hardly fp16
             stage.path(graph_name(precision)).write_bytes(data)
             rows, missing = rows + found[0], missing + found[1]
             stage.results[precision] = _require_bounds(precision, found[0])
@@ -95,7 +97,7 @@ GRAPHS: tuple[Precision, ...] = ("fp32", "fp16")
 
 
 def _with_frame_size(bundle: Bundle, frame_size: tuple[int, int] | None) -> ModelSpec:
-    """The model as it was trained, for frames of `frame_size` if one is given."""
+    """The trained model, for frames of `frame_size` if one is given."""
     trained = bundle.manifest.stages["train"].results.get("geometry")
     geometry = None if trained is None else msgspec.convert(trained, Geometry)
     model = bundle.manifest.model
@@ -105,7 +107,9 @@ def _with_frame_size(bundle: Bundle, frame_size: tuple[int, int] | None) -> Mode
             plain = Geometry(frame=frame_size, region=(0, 0, columns, rows), canvas=canvas)
             geometry = geometry.of_frame(rows, columns) if geometry else plain
         except ValueError as error:
-            raise ExportError(f"--frame-size {rows}x{columns} cannot be: {error}") from error
+            raise ExportError(
+                f"frames of {rows}x{columns} do not go with this bundle: {error}", "give another {frame_size}"
+            ) from error
     return msgspec.structs.replace(model, geometry=geometry)
 
 
@@ -113,22 +117,23 @@ def _require_bounds(precision: Precision, rows: list[Parity]) -> dict[str, float
     """The worst of a graph's rows, for the manifest.
 
     Raises:
-        ExportError: A bound breaks.
+        ExportError: A bound is broken.
     """
     for row in rows:
         if broken := row.broken():
             raise ExportError(
-                f"the {precision} graph run by {row.runner} is not what PyTorch computes: {', '.join(broken)} on {row.images} "
-                "images; the weights may overflow this precision: train again, or report this"
+                f"the {precision} graph run by {row.runner} differs from PyTorch: {', '.join(broken)} on {row.images} "
+                "images; the weights may overflow this precision",
+                "train again, or report this",
             )
     return {"largest_relative_score_difference": max(row.score_max for row in rows), "images": float(rows[0].images)}
 
 
 def prepare(module: "DeployModule", precision: Precision, first: int = FLOAT32_FIRST[0]) -> None:
-    """Turn a deploy module into what its graph computes, in place: what the score needs and no more, in this precision.
+    """Prepare a deploy module for export in one precision, in place; only what the score needs is kept.
 
     Args:
-        module: As it was trained.
+        module: The trained module.
         precision: fp32 or fp16.
         first: How many convolutions at the start of an fp16 graph stay in float32.
     """
@@ -149,7 +154,7 @@ def _convolutions(module: "DeployModule") -> int:
 
 
 def fold_batch_norm(network: "torch.nn.Module") -> None:
-    """Fold every batch normalisation into the convolution before it, in place and in float32.
+    """Fold every batch normalisation into the convolution before it, in place.
 
     Args:
         network: AE2 in evaluation mode; it computes the same afterwards.
@@ -172,13 +177,13 @@ def to_onnx(module: "torch.nn.Module", frames: Frame, outputs: tuple[str, ...] =
     Args:
         module: `lrdan_edge.model.deployed.DeployModule`, halved for fp16.
         frames: At least one frame, uint8 [N, H, W, C], for its shape.
-        outputs: The outputs' names.
+        outputs: Names of the outputs.
 
     Returns:
         The graph as `export` describes it, checked.
 
     Raises:
-        ExportError: The exporter gives none, or one that is not valid.
+        ExportError: The exporter gives no graph, or one that is not valid.
     """
     import onnx
     import torch
@@ -198,7 +203,7 @@ def to_onnx(module: "torch.nn.Module", frames: Frame, outputs: tuple[str, ...] =
             verbose=False,
         )
     if program is None:
-        raise ExportError("the PyTorch exporter returned no graph: report this with your torch version")
+        raise ExportError("the PyTorch exporter returned no graph", "report this with your torch version")
     model: onnx.ModelProto = program.model_proto
     try:
         onnx.checker.check_model(model, full_check=True)
@@ -209,7 +214,7 @@ def to_onnx(module: "torch.nn.Module", frames: Frame, outputs: tuple[str, ...] =
 
 @contextmanager
 def _quiet_exporter() -> Iterator[None]:
-    """Keep the exporter's notes about packages we do not use off the user's screen; errors still raise."""
+    """Hide the exporter's warnings about packages that are not used; errors are still raised."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""How far two runners of one deploy graph are apart: in scores, heatmaps, and in what counts, AUROC. Arrays in, numbers out."""
+"""Differences between two runners of one deploy graph, in scores, heatmaps and AUROC."""
 
 from collections.abc import Sequence
 
@@ -16,17 +16,17 @@ AUROC_BOUND = 0.005
 """Largest AUROC difference from PyTorch in float32, or for int8 from the fp32 graph."""
 
 HEATMAP_BOUND: dict[Precision, float] = {"fp32": 1e-3, "fp16": 2e-2}
-"""Largest mean difference of a heatmap's values, in the score's own unit: areas and regions are judged by them."""
+"""Largest mean difference of heatmap values, in the unit of the score."""
 
 Floats = npt.NDArray[np.float32]
 
 
 class Parity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One runner of one graph held against the reference, on the same images.
+    """One runner of one graph compared with the reference, on the same images.
 
     Attributes:
         precision: The graph's.
-        runner: What ran it, with its version.
+        runner: The backend that ran it, with its version.
         images: How many images.
         score_max: Largest score difference, as `relative_differences`.
         score_mean: Mean score difference, likewise.
@@ -47,14 +47,14 @@ class Parity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     auroc_difference: float | None
 
     def broken(self) -> list[str]:
-        """Each bound that does not hold, in words; a NaN breaks every bound."""
+        """The bounds that are broken, in words; a NaN breaks every bound."""
         bound = SCORE_BOUND.get(self.precision)
         words = []
         if bound is not None and not self.score_max <= bound:
             words.append(f"scores differ by {self.score_max:.2e} (bound {bound:.0e})")
-        loose = HEATMAP_BOUND.get(self.precision)
-        if loose is not None and self.heatmap_mean is not None and not self.heatmap_mean <= loose:
-            words.append(f"heatmaps differ by {self.heatmap_mean:.2e} on average (bound {loose:.0e})")
+        heatmap_bound = HEATMAP_BOUND.get(self.precision)
+        if heatmap_bound is not None and self.heatmap_mean is not None and not self.heatmap_mean <= heatmap_bound:
+            words.append(f"heatmaps differ by {self.heatmap_mean:.2e} on average (bound {heatmap_bound:.0e})")
         if self.auroc_difference is not None and not self.auroc_difference <= AUROC_BOUND:
             words.append(f"AUROC differs by {self.auroc_difference:.4f} (bound {AUROC_BOUND:g})")
         return words
@@ -65,10 +65,10 @@ class ParityReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
     Attributes:
         schema_version: The manifest's.
-        command: What measured it.
-        reference: What the rows are held against.
-        images: Which images, in words.
-        score_quantiles: Five quantiles of the reference's scores: what the differences are differences of.
+        command: The command that measured it.
+        reference: What the rows are compared with.
+        images: The images, in words.
+        score_quantiles: Five quantiles of the reference's scores, to compare differences with.
         rows: One per graph and runner.
         not_measured: What could not be measured, and why.
         versions: Of the packages involved.
@@ -93,22 +93,22 @@ def compare(
     unit: float,
     defective: Sequence[bool] | npt.NDArray[np.bool_] | None = None,
 ) -> Parity:
-    """Hold one runner's scores and heatmaps against the reference's.
+    """Compare the scores and heatmaps of one runner with the reference.
 
     Args:
         precision: The graph's.
-        runner: What ran it.
+        runner: The backend that ran it.
         actual: Its scores, float32 [n], and heatmaps, float32 [n, h, w], or None.
         expected: The reference's, on the same images.
-        unit: What scores are counted in; see `Scoring.unit`.
+        unit: The unit of scores; see `Scoring.unit`.
         defective: Which images are defective, or None where that is not known.
     """
     scores = relative_differences(actual[0], expected[0], unit)
     heats = None if actual[1] is None or expected[1] is None else np.abs(actual[1] - expected[1])
-    areas: tuple[float, float] | None = None
+    aurocs: tuple[float, float] | None = None
     if defective is not None and np.any(defective) and not np.all(defective):
         mask = np.asarray(defective, np.bool_)
-        areas = auroc(actual[0][~mask], actual[0][mask]), auroc(expected[0][~mask], expected[0][mask])
+        aurocs = auroc(actual[0][~mask], actual[0][mask]), auroc(expected[0][~mask], expected[0][mask])
     return Parity(
         precision=precision,
         runner=runner,
@@ -117,8 +117,8 @@ def compare(
         score_mean=float(scores.mean()),
         heatmap_max=None if heats is None else float(heats.max()),
         heatmap_mean=None if heats is None else float(heats.mean(dtype=np.float64)),
-        auroc=areas and areas[0],
-        auroc_difference=areas and abs(areas[0] - areas[1]),
+        auroc=aurocs and aurocs[0],
+        auroc_difference=aurocs and abs(aurocs[0] - aurocs[1]),
     )
 
 

@@ -1,4 +1,4 @@
-"""AE2's reconstruction as a graph of its own: not needed to decide about a part, but to see why (``lrdan-edge explain``)."""
+"""AE2's reconstruction as a separate graph, which explains verdicts; see `lrdan_edge.runtime.explain`."""
 
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class ReconstructionModule(nn.Module):
-    """Frames in, what AE2 makes of them out, in grey levels as the frames are."""
+    """Computes AE2's reconstructions of frames, in grey levels."""
 
     def __init__(self, module: DeployModule) -> None:
         """Take AE2 and its preprocessing from the deploy module."""
@@ -42,9 +42,9 @@ def to_grey_levels(image: Tensor, raw: Tensor, preprocessing: "Preprocessing") -
     """Undo `preprocess`.
 
     Args:
-        image: What the networks see or give, float32 [N, C, H, W].
+        image: Input or output of the networks, float32 [N, C, H, W].
         raw: The frames it was made from, float32 [N, C, H, W] in [0, 255].
-        preprocessing: What was done to them.
+        preprocessing: The preprocessing that was applied.
     """
     if preprocessing.standardise:
         mean, deviation = standardisation(raw * preprocessing.scale + preprocessing.offset)

@@ -1,4 +1,4 @@
-"""The images that every export is measured on, and the measuring: each graph by each backend, against PyTorch in float32."""
+"""The parity check of an export: every graph and backend against PyTorch in float32, on reference images."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from lrdan_edge.export.parity import Floats, Parity, ParityReport, as_markdown, 
 if TYPE_CHECKING:
     import torch
 
-_PIXELS = 1 << 23  # that the networks see, in all: some seconds on one core
+_PIXELS = 1 << 23  # network input in all: some seconds on one core
 _FEWEST, _MOST = 8, 96
 
 
@@ -28,17 +28,17 @@ class Reference:
 
     Attributes:
         frames: uint8 [N, H, W, C], as the graph takes them.
-        defective: Which show a defect, bool [N], or None without labelled images.
-        words: What they are.
+        defective: Whether each shows a defect, bool [N], or None without labelled images.
+        description: Which images they are.
     """
 
     frames: Frame
     defective: npt.NDArray[np.bool_] | None
-    words: str
+    description: str
 
 
 def reference_images(bundle: Bundle) -> Reference:
-    """Held-out good images and, where the data has them, labelled test images; seeded noise where all of them are gone."""
+    """Held-out good images and, where the data has them, labelled test images; seeded noise if all of them are missing."""
     model = bundle.manifest.model
     pixels = model.height * model.width * len(model.tile_rows) * len(model.tile_columns)
     count = min(max(_PIXELS // pixels, _FEWEST), _MOST)
@@ -54,16 +54,16 @@ def reference_images(bundle: Bundle) -> Reference:
     if not good and not labelled:
         noise = np.random.default_rng(0).integers(0, 256, (_FEWEST, *model.frame_shape)).astype(np.uint8)
         return Reference(noise, None, f"{_FEWEST} frames of noise, since the images that training used are gone")
-    marks = [False] * len(good) + [defective for _, defective in labelled]
-    words = f"{len(good)} held-out good images"
+    labels = [False] * len(good) + [defective for _, defective in labelled]
+    description = f"{len(good)} held-out good images"
     if labelled:
-        words += f", {len(labelled) - sum(marks)} good and {sum(marks)} defective test images"
+        description += f", {len(labelled) - sum(labels)} good and {sum(labels)} defective test images"
     frames = load_frames([*good, *(path for path, _ in labelled)], model.frame_shape, bundle.manifest.preprocessing.bit_depth)
-    return Reference(frames, np.array(marks) if labelled else None, words)
+    return Reference(frames, np.array(labels) if labelled else None, description)
 
 
 def _spread(paths: list[Path], count: int) -> list[Path]:
-    """At most `count` of them, evenly over the list, so that every kind of defect is there."""
+    """At most `count` of them, evenly spread over the list, so that every kind of defect is there."""
     places = np.linspace(0, len(paths) - 1, min(count, len(paths))).round().astype(int)
     return [paths[place] for place in places]
 
@@ -81,17 +81,17 @@ def torch_outputs(module: "torch.nn.Module", frames: Frame, batch: int = 8) -> t
 def measure(
     precision: Precision, graph: bytes, reference: Reference, expected: tuple[Floats, Floats], unit: float
 ) -> tuple[list[Parity], list[str]]:
-    """Run a graph by every backend of this machine's processor, and compare.
+    """Run a graph with every CPU backend of this machine, and compare it with PyTorch.
 
     Args:
         precision: The graph's.
         graph: Its bytes.
         reference: The images.
         expected: PyTorch's scores and heatmaps of them, in float32.
-        unit: What scores are counted in.
+        unit: The unit of scores; see `Scoring.unit`.
 
     Returns:
-        One row per backend, and why others were not measured.
+        One row per backend, and the reasons why others were not measured.
 
     Raises:
         BackendError: A backend refuses the graph.
@@ -116,7 +116,7 @@ def measure(
 def _outputs(backend: Backend, frames: Frame) -> tuple[Floats, Floats]:
     score, heatmap, _ = backend.infer(frames)
     if heatmap is None:
-        raise BackendError(f"the {backend.name} backend gave no heatmap though one was asked for: report this")
+        raise BackendError(f"the {backend.name} backend gave no heatmap though one was asked for", "report this")
     return score, heatmap
 
 
@@ -128,7 +128,7 @@ def write_report(
         schema_version=SCHEMA_VERSION,
         command=command,
         reference="PyTorch in float32",
-        images=reference.words,
+        images=reference.description,
         score_quantiles=[float(value) for value in np.quantile(expected, (0, 0.25, 0.5, 0.75, 1))],
         rows=rows,
         not_measured=missing,

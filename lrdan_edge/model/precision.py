@@ -39,7 +39,7 @@ def halve(module: nn.Module, network: nn.Module, first: int, *, last: bool = Tru
     """Turn a network to half precision, in place, but for its first convolutions, two or more, and its last.
 
     The first ones see grey levels: what their weights, biases and input lose moves every activation after them alike, and was
-    four fifths of the fp16 graph's distance from fp32 (docs/graph.md). The last one's output is what the score is made of.
+    four fifths of the fp16 graph's distance from fp32 (docs/reference/graph.md). The last one's output is what the score is made of.
     They have few channels.
 
     Args:

@@ -1,7 +1,7 @@
 """CIFAR-10's binary version (https://www.cs.toronto.edu/~kriz/cifar.html).
 
 A record is its label (uint8), then 1024 red, 1024 green and 1024 blue pixels, each plane row by row. The python version of the
-same data is a pickle, which can run code when it is read: it is named here, never opened.
+same data is a pickle, which can run code when it is read: it is recognised here, but never opened.
 """
 
 from pathlib import Path
@@ -18,7 +18,7 @@ CLASSES = 10
 SIDE, CHANNELS = 32, 3
 RECORD = 1 + CHANNELS * SIDE * SIDE
 _PICKLED = ("data_batch_1", "cifar-10-batches-py", "cifar-10-python.tar.gz")
-_MEND = "download 'CIFAR-10 binary version' (cifar-10-binary.tar.gz) and unpack it there"
+_FIX = "download 'CIFAR-10 binary version' (cifar-10-binary.tar.gz) and unpack it there"
 
 
 def find(root: Path) -> Path | None:
@@ -30,16 +30,17 @@ def find(root: Path) -> Path | None:
 
 
 def refuse_pickles(root: Path) -> None:
-    """Say so where only the pickled version lies at `root`.
+    """Refuse a folder that holds only the pickled version.
 
     Raises:
-        DataError: It does.
+        DataError: `root` holds it.
     """
     for folder in (root, root / "cifar-10-batches-py"):
         for name in _PICKLED:
             if (folder / name).exists():
                 raise DataError(
-                    f"{folder / name} is the pickled python version, which is never read (a pickle can run code): {_MEND}"
+                    f"{folder / name} is the pickled python version, which is never read (a pickle can run code)",
+                    _FIX,
                 )
 
 
@@ -61,7 +62,8 @@ def read(folder: Path) -> dict[str, tuple[Array, npt.NDArray[np.int64]]]:
         if len(found) != len(records[longest]):
             raise DataError(
                 f"{folder / name} holds {len(found)} images, {longest} holds {len(records[longest])}; all files hold the same "
-                f"number: {_MEND}"
+                "number",
+                _FIX,
             )
     parts = {}
     for part, names in FILES.items():
@@ -76,11 +78,11 @@ def _records(path: Path) -> Array:
     try:
         data = np.fromfile(path, np.uint8)
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}): {_MEND}") from error
+        raise DataError(f"{path} cannot be read ({error.strerror})", _FIX) from error
     if not data.size or data.size % RECORD:
-        raise DataError(f"{path} has {data.size} bytes, not a multiple of {RECORD}, so it is not whole: {_MEND}")
+        raise DataError(f"{path} has {data.size} bytes, not a multiple of {RECORD}, so it is not whole", _FIX)
     records = data.reshape(-1, RECORD)
     if (worst := int(records[:, 0].max())) >= CLASSES:
         place = int(records[:, 0].argmax())
-        raise DataError(f"{path} has label {worst} at image {place}; labels are 0 to {CLASSES - 1}: {_MEND}")
+        raise DataError(f"{path} has label {worst} at image {place}; labels are 0 to {CLASSES - 1}", _FIX)
     return records

@@ -1,4 +1,4 @@
-"""What is compared: detectors side by side, LRDAN's losses added one by one, or the two readings of its dual term."""
+"""Studies: detectors side by side, LRDAN's losses added one by one, or the two readings of its dual term."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -30,17 +30,17 @@ class Study:
 
     Attributes:
         title: What is compared.
-        suffix: Of its files' names.
-        arguments: The words of the command line that choose it.
-        columns: How to make each column's detector, by the column's title.
-        remark: What a reader must know about the columns.
-        published: Whether published figures stand beside it.
+        suffix: The suffix of its file names.
+        command_options: The options of the command ``protocol`` that choose it.
+        columns: Makes the detector of each column, by the title of the column.
+        remark: A remark about the columns for the reader.
+        published: Whether published figures are shown next to it.
         histograms: Whether the scores are drawn.
     """
 
     title: str
     suffix: str
-    arguments: tuple[str, ...]
+    command_options: dict[str, object]
     columns: dict[str, Callable[[], Detector]]
     remark: str = ""
     published: bool = False
@@ -48,17 +48,17 @@ class Study:
 
 
 def of_detectors(names: tuple[str, ...], labelled_ratio: float = LABELLED_RATIO) -> Study:
-    """Detectors by their registered names.
+    """Compare detectors.
 
     Args:
-        names: Which.
-        labelled_ratio: γ_l of the semi-supervised ones: labelled anomalies among all training images, in (0, 1).
+        names: Their registered names.
+        labelled_ratio: γ_l of the semi-supervised ones: the fraction of labelled anomalies among all training images, in (0, 1).
 
     Raises:
-        DataError: There is no such detector, or the ratio is not one.
+        DataError: There is no such detector, or the ratio is out of range.
     """
     if not 0 < labelled_ratio < 1:
-        raise DataError(f"the labelled ratio is {labelled_ratio:g}; it lies between 0 and 1 (0.05, say)")
+        raise DataError(f"the labelled ratio is {labelled_ratio:g}", "give {labelled_ratio} between 0 and 1, such as 0.05")
     columns: dict[str, Callable[[], Detector]] = {}
     for name in names:
         if name in SEMI_SUPERVISED:
@@ -66,16 +66,16 @@ def of_detectors(names: tuple[str, ...], labelled_ratio: float = LABELLED_RATIO)
         elif name in DETECTORS:
             columns[name] = DETECTORS[name]
         else:
-            raise DataError(f"there is no detector {name!r}: choose from {', '.join([*DETECTORS, *SEMI_SUPERVISED])}")
-    arguments = tuple(word for name in names for word in ("--detector", name))
+            raise DataError(
+                f"there is no detector {name!r}", "choose from {known}", known=", ".join([*DETECTORS, *SEMI_SUPERVISED])
+            )
     labelled = any(name in SEMI_SUPERVISED for name in names)
-    if labelled:
-        arguments += ("--labelled-ratio", f"{labelled_ratio:g}")
-    return Study("Detectors compared", "", arguments, columns, REMARK_LABELLED if labelled else "", published=True)
+    options: dict[str, object] = {"detector": names, "labelled_ratio": labelled_ratio if labelled else None}
+    return Study("Detectors compared", "", options, columns, REMARK_LABELLED if labelled else "", published=True)
 
 
 def of_losses(weights: LossWeights | None = None) -> Study:
-    """LRDAN's ablation: each term of its loss added in turn, at its published weight."""
+    """Ablate LRDAN: add the terms of its loss one by one, each with its published weight."""
     weights = weights or LossWeights()
     columns: dict[str, Callable[[], Detector]] = {}
     for count, term in enumerate(TERMS, start=1):
@@ -89,11 +89,11 @@ def of_losses(weights: LossWeights | None = None) -> Study:
         "(L_zrec reaches its encoder alone), so the score is AE1's reconstruction error. The last column scores with AE2, as LRDAN "
         "does; the one before it has the same loss and AE1's score, so that the term and the change of network stay apart."
     )
-    return Study("LRDAN's losses, added one by one", "-ablation", ("--ablate",), columns, remark, histograms=True)
+    return Study("LRDAN's losses, added one by one", "-ablation", {"ablate": True}, columns, remark, histograms=True)
 
 
 def of_readings() -> Study:
-    """LRDAN with either reading of the dual term."""
+    """Compare LRDAN with either reading of its dual term."""
     columns: dict[str, Callable[[], Detector]] = {
         reading: partial(Lrdan, dual_reading=reading) for reading in get_args(DualReading)
     }
@@ -101,4 +101,4 @@ def of_readings() -> Study:
         "joint: AE1 and AE2 both minimise L_girec − k·L_direc. began: AE2 does, AE1 minimises L_direc, and k is held in BEGAN's "
         "balance. All else is equal."
     )
-    return Study("Who minimises LRDAN's dual term", "-dual-readings", ("--dual-readings",), columns, remark, histograms=True)
+    return Study("Who minimises LRDAN's dual term", "-dual-readings", {"dual_readings": True}, columns, remark, histograms=True)

@@ -41,12 +41,14 @@ def read_part(folder: Path, classes: tuple[str, ...], channels: int) -> tuple[Ar
 
 def _class_folders(folder: Path, classes: tuple[str, ...]) -> list[Path]:
     if not folder.is_dir():
-        raise DataError(f"{folder} does not exist: image folders come as train/<class> and test/<class>")
+        raise DataError(f"{folder} does not exist", "give image folders train/<class> and test/<class>")
     seen = {path.name for path in folder.iterdir() if path.is_dir()}
     for names in (classes, tuple(map(str, range(len(classes))))):
         if seen == set(names):
             return [folder / name for name in names]
     raise DataError(
-        f"{folder} has the folders {', '.join(sorted(seen)) or '(none)'}: name them {', '.join(classes)}, "
-        f"or 0 to {len(classes) - 1} in that order"
+        f"{folder} has the folders {', '.join(sorted(seen)) or '(none)'}",
+        "name them {names}, or 0 to {last} in that order",
+        names=", ".join(classes),
+        last=len(classes) - 1,
     )

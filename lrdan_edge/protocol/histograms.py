@@ -9,16 +9,16 @@ from lrdan_edge.protocol.results import Entry, Results, Settings, write_file
 
 
 def draw_histograms(folder: Path, stem: str, results: Results, settings: Settings) -> list[Path]:
-    """Write ``<stem>-<class>.png``: a panel per column, the run with the least seed in each.
+    """Write ``<stem>-<class>.png``: a panel per column, with the run of the lowest seed.
 
     Args:
-        folder: Where they go.
-        stem: How their names begin.
+        folder: The folder to write to.
+        stem: The start of their file names.
         results: All runs.
-        settings: Whose runs are drawn.
+        settings: The settings of the runs to draw.
 
     Returns:
-        The pictures.
+        The files written.
     """
     pictures = []
     for name in CLASSES[results.dataset]:
@@ -42,8 +42,8 @@ def _picture(title: str, runs: list[Entry]) -> bytes:
         if found is None or run.auroc is None:
             continue
         for counts, label, colour in ((found.normal, "normal", "#2ca02c"), (found.anomalous, "anomalous", "#d62728")):
-            shares = [count / sum(counts) for count in counts]
-            axes.stairs(shares, found.edges, fill=True, alpha=0.5, color=colour, label=label)
+            fractions = [count / sum(counts) for count in counts]
+            axes.stairs(fractions, found.edges, fill=True, alpha=0.5, color=colour, label=label)
         axes.set_title(f"{run.column}\nAUROC {100 * run.auroc:.1f} %, seed {run.seed}", fontsize=9)
         axes.set_xlabel("score", fontsize=8)
         axes.tick_params(labelsize=7)

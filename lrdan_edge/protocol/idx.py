@@ -20,7 +20,7 @@ Array = npt.NDArray[np.uint8]
 PARTS = {"train": "train", "test": "t10k"}  # our name of the part, and how its files begin
 _UINT8 = 8
 _MOST_INFLATION = 1032  # deflate cannot make a byte into more than this (zlib's technical notes)
-_MEND = "download the file again"
+_FIX = "download the file again"
 
 
 def find(folder: Path, part: str, kind: str, dimensions: int) -> Path | None:
@@ -50,17 +50,18 @@ def read_part(folder: Path, part: str, classes: int) -> tuple[Array, npt.NDArray
     paths = {kind: find(folder, part, kind, dimensions) for kind, dimensions in (("images", 3), ("labels", 1))}
     for (kind, path), dimensions in zip(paths.items(), (3, 1), strict=True):
         if path is None:
-            raise DataError(f"{folder} has no file {PARTS[part]}-{kind}-idx{dimensions}-ubyte[.gz]: {_MEND} into that folder")
+            raise DataError(f"{folder} has no file {PARTS[part]}-{kind}-idx{dimensions}-ubyte[.gz]", _FIX)
     images_path, labels_path = cast(Path, paths["images"]), cast(Path, paths["labels"])
     images, labels = read(images_path, 3), read(labels_path, 1)
     if len(images) != len(labels):
         raise DataError(
-            f"{labels_path} has {len(labels)} labels, {images_path.name} has {len(images)} images: "
-            "they are of different data sets; download both again"
+            f"{labels_path} has {len(labels)} labels, {images_path.name} has {len(images)} images; "
+            "they are of different data sets",
+            "download both again",
         )
     if labels.max() >= classes:
         place = int(labels.argmax())
-        raise DataError(f"{labels_path} has label {labels[place]} at {place}; labels are 0 to {classes - 1}: {_MEND}")
+        raise DataError(f"{labels_path} has label {labels[place]} at {place}; labels are 0 to {classes - 1}", _FIX)
     return images[:, None], labels.astype(np.int64)
 
 
@@ -75,7 +76,7 @@ def read(path: Path, dimensions: int) -> Array:
         Its elements, uint8, none of its sides 0.
 
     Raises:
-        DataError: The file cannot be read, is no such file, or has another length than its header says.
+        DataError: The file cannot be read, has another format, or another length than its header says.
     """
     packed = path.suffix == ".gz"
     try:
@@ -86,10 +87,10 @@ def read(path: Path, dimensions: int) -> Array:
             # A header may promise more than memory holds: nothing is allocated that the file cannot contain.
             elements = file.read(size + 1) if size <= most else b""
     except (OSError, EOFError, zlib.error) as error:  # gzip.BadGzipFile is an OSError
-        raise DataError(f"{path} cannot be read ({error}): {_MEND}") from error
+        raise DataError(f"{path} cannot be read ({error})", _FIX) from error
     if len(elements) != size:
         seen = "more" if len(elements) > size else "fewer"
-        raise DataError(f"{path} holds {seen} bytes than the {size} its header says ({_text(shape)}): {_MEND}")
+        raise DataError(f"{path} holds {seen} bytes than the {size} its header says ({_text(shape)})", _FIX)
     return np.frombuffer(elements, np.uint8).reshape(shape)
 
 
@@ -97,14 +98,15 @@ def _header(path: Path, header: bytes, dimensions: int) -> tuple[int, ...]:
     magic = bytes([0, 0, _UINT8, dimensions])
     if header[:4] != magic:
         raise DataError(
-            f"{path} begins with bytes {header[:4].hex(' ') or '(none)'}, not {magic.hex(' ')}: it is no IDX file of uint8 with "
-            f"{dimensions} dimensions; {_MEND}"
+            f"{path} begins with bytes {header[:4].hex(' ') or '(none)'}, not {magic.hex(' ')}, as an IDX file of uint8 with "
+            f"{dimensions} dimensions does",
+            _FIX,
         )
     if len(header) < 4 + 4 * dimensions:
-        raise DataError(f"{path} ends inside its header, after {len(header)} bytes: {_MEND}")
+        raise DataError(f"{path} ends inside its header, after {len(header)} bytes", _FIX)
     shape = struct.unpack(f">{dimensions}I", header[4:])
     if 0 in shape:
-        raise DataError(f"{path} is empty ({_text(shape)}): {_MEND}")
+        raise DataError(f"{path} is empty ({_text(shape)})", _FIX)
     return shape
 
 

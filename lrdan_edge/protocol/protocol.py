@@ -1,10 +1,9 @@
 """The one-class protocol of Deep SVDD (Ruff et al., ICML 2018) and LRDAN (arXiv 2002.01607).
 
-One class is normal: a detector is trained on its training images alone and scores the test images of all ten classes, those of the
-other nine being anomalous. The figure is the image AUROC. The last state counts: no epoch is picked by its result.
+One class is normal: a detector is trained on its training images only and scores the test images of all ten classes. Those of the
+other nine classes are anomalous. The figure is the image AUROC after the last step; no epoch is selected by its result.
 """
 
-import shlex
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lrdan_edge.bundle.bundle import versions
+from lrdan_edge.bundle.command import Command
 from lrdan_edge.bundle.manifest import to_json
 from lrdan_edge.errors import DataError, TrainingError
 from lrdan_edge.metrics import auroc
@@ -29,7 +29,7 @@ from lrdan_edge.protocol.table import as_markdown
 from lrdan_edge.train.options import choose_device
 
 STEPS = 1500  # of 32 images: about a minute a class for LRDAN on one core, at 28 x 28
-_LIMIT_SEED = 0  # draws the images of --train-limit and --test-limit: the same for every detector and every run's seed
+_LIMIT_SEED = 0  # draws the images of `train_limit` and `test_limit`, the same for all detectors and seeds
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,11 @@ class ProtocolOptions:
     """Options of `run_protocol`.
 
     Attributes:
-        seeds: Seeds of the detectors; every class is run with each.
+        seeds: Random seeds of the detectors; every class is run with each.
         classes: Names of the classes to take as normal, or empty for all.
         steps: Optimiser steps per run, the same for every detector.
-        train_limit: Most training images per run, or None for all of the class.
-        test_limit: Most test images per class, or None for all.
+        train_limit: Number of training images per run, at most, or None for all of the class.
+        test_limit: Number of test images per class, at most, or None for all.
         device: As in `TrainOptions`.
     """
 
@@ -56,12 +56,12 @@ class ProtocolOptions:
         for name, least in (("steps", 1), ("train_limit", 2), ("test_limit", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
-                raise DataError(f"{name} is {value}; at least {least} is needed")
+                raise DataError(f"{name} is {value}", "give at least {least}", least=least)
 
 
 @dataclass(frozen=True)
 class Written:
-    """What a run of the protocol left: the results, and the files they are in."""
+    """The results of `run_protocol`, and the files they are in."""
 
     results: Results
     json: Path
@@ -70,7 +70,7 @@ class Written:
 
 
 Report = Callable[[Entry, int, int], None]
-"""Is told each finished run, how many are finished, and how many there are."""
+"""Called with each finished run, the number of finished runs, and the number of all runs."""
 
 
 def run_protocol(
@@ -84,16 +84,16 @@ def run_protocol(
 ) -> Written:
     """Run what is not yet in `output`, and write JSON and Markdown after every finished run.
 
-    Several processes may share an output: each adds its runs, and what one has finished no other begins. They do not know what
-    another is at: give each its own classes, seeds or detectors.
+    Several processes may share an output: each adds its runs, and no process starts a run that another has finished. A process
+    does not know which runs others are working on: give each its own classes, seeds or detectors.
 
     Args:
         dataset: The data.
         study: What is compared.
-        output: Folder of ``<dataset><study's suffix>.json``, ``.md`` and pictures; older results there are gone on with.
-        options: What was asked for.
-        processor: The CPU's name; a GPU names itself.
-        report: Is told.
+        output: Folder of ``<dataset><study's suffix>.json``, ``.md`` and pictures; earlier results there are continued.
+        options: The options.
+        processor: Name of the CPU, for the results; a GPU reports its own name.
+        report: Called after each run.
 
     Raises:
         DataError: A class is unknown, or `output` cannot be written or holds results of other data or recipes.
@@ -106,7 +106,7 @@ def run_protocol(
     wanted = [(column, label, seed) for seed in dict.fromkeys(options.seeds) for label in labels for column in study.columns]
     test, test_labels = draw(dataset.test, range(len(dataset.classes)), options.test_limit)
     path = output / f"{dataset.name}{study.suffix}.json"
-    fresh = _fresh(dataset, study, command_line(dataset, study, output, options))
+    fresh = _fresh(dataset, study, command_of(dataset, study, output, options))
     results = _add(path, fresh)
     for done, (column, label, seed) in enumerate(wanted, start=1):
         name = dataset.classes[label]
@@ -134,9 +134,9 @@ def run_protocol(
 
 
 def _add(path: Path, fresh: Results, entry: Entry | None = None) -> Results:
-    """Add a run to the results at `path`, which other processes may add to as well; all that is there then.
+    """Add a run to the results at `path`, to which other processes may add too; returns all results.
 
-    The JSON is written first, then the page made from it.
+    The JSON file is written first, then the page made from it.
     """
     with writing(path.parent):
         results = open_results(path, fresh)
@@ -147,22 +147,25 @@ def _add(path: Path, fresh: Results, entry: Entry | None = None) -> Results:
     return results
 
 
-def command_line(dataset: Dataset, study: Study, output: Path, options: ProtocolOptions) -> str:
-    """The command line that repeats a run of the protocol."""
-    words = ["lrdan-edge", "protocol", dataset.name, "--root", str(dataset.root), *study.arguments]
-    words += [word for seed in options.seeds for word in ("--seed", str(seed))]
-    if options.classes:
-        words += ["--classes", ",".join(options.classes)]
-    for name in ("steps", "train_limit", "test_limit"):
-        if (value := getattr(options, name)) is not None:
-            words += [f"--{name.replace('_', '-')}", str(value)]
-    if options.device != "auto":
-        words += ["--device", options.device]
-    return shlex.join([*words, "--output", str(output)])
+def command_of(dataset: Dataset, study: Study, output: Path, options: ProtocolOptions) -> Command:
+    """The command that repeats a run of the protocol."""
+    return Command(
+        "protocol",
+        dataset.name,
+        root=dataset.root,
+        **study.command_options,
+        seed=options.seeds,
+        classes=",".join(options.classes) or None,
+        steps=options.steps,
+        train_limit=options.train_limit,
+        test_limit=options.test_limit,
+        device=None if options.device == "auto" else options.device,
+        output=output,
+    )
 
 
-def _fresh(dataset: Dataset, study: Study, command: str) -> Results:
-    """Results without a run."""
+def _fresh(dataset: Dataset, study: Study, command: Command) -> Results:
+    """Results without runs."""
     return Results(
         schema_version=SCHEMA_VERSION,
         title=study.title,
@@ -171,7 +174,7 @@ def _fresh(dataset: Dataset, study: Study, command: str) -> Results:
         fingerprint=dataset.fingerprint(),
         published=study.published,
         recipes={name: str(getattr(make(), "recipe", "")) for name, make in study.columns.items()},
-        commands=[command],
+        commands=[str(command)],
         entries=[],
     )
 
@@ -186,16 +189,16 @@ def measure(
     device: torch.device,
     defects: Tensor | None = None,
 ) -> dict[str, Any]:
-    """Train on `good`, score `test`: those fields of an `Entry` that come of it.
+    """Train on `good` and score `test`; returns the measured fields of an `Entry`.
 
     Args:
-        detector: A new one.
+        detector: A new, untrained detector.
         good: Training images, uint8 [N, C, H, W].
         test: Test images, uint8 [M, C, H, W].
-        is_normal: Which of them are normal, bool [M].
+        is_normal: Whether each is normal, bool [M].
         steps: Optimiser steps.
-        seed: The run's.
-        device: Where to compute.
+        seed: Random seed of the run.
+        device: The device to compute on.
         defects: Labelled anomalies for detectors that learn from some, uint8 [K, C, H, W], or None.
     """
     images = {"training": len(good), "normal": int(is_normal.sum()), "anomalous": int((~is_normal).sum())}
@@ -227,7 +230,7 @@ def draw(part: Part, labels: Iterable[int], limit: int | None) -> tuple[Tensor, 
     Args:
         part: Training or test images.
         labels: The classes.
-        limit: Most images of each class, or None for all.
+        limit: Number of images of each class, at most, or None for all.
 
     Returns:
         Images uint8 [N, C, H, W] in the data set's order, and their labels int64 [N].
@@ -248,9 +251,9 @@ def draw_labelled(train: Part, normal: int, seed: int, ratio: float, good: int) 
     Args:
         train: Training images.
         normal: The normal class.
-        seed: The run's; nine seeds in a row take each other class once.
-        ratio: γ_l, the labelled images' share of all that are trained on; 0 for none.
-        good: How many good images there are.
+        seed: Random seed of the run; nine consecutive seeds take each other class once.
+        ratio: γ_l, the fraction of labelled images among all training images; 0 for none.
+        good: Number of good images.
 
     Returns:
         uint8 [K, C, H, W], or None for a ratio of 0.
@@ -268,5 +271,5 @@ def draw_labelled(train: Part, normal: int, seed: int, ratio: float, good: int) 
 def _labels(dataset: Dataset, names: tuple[str, ...]) -> list[int]:
     for name in names:
         if name not in dataset.classes:
-            raise DataError(f"{dataset.name} has no class {name!r}: choose from {', '.join(dataset.classes)}")
+            raise DataError(f"{dataset.name} has no class {name!r}", "choose from {known}", known=", ".join(dataset.classes))
     return [label for label, name in enumerate(dataset.classes) if not names or name in names]

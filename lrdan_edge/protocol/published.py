@@ -1,6 +1,6 @@
-"""Published figures of the same protocol, to stand beside measured ones: only such as could be checked, with their source.
+"""Published figures of the same protocol, to compare with: only those that could be checked, with their source.
 
-Not here: LRDAN's own table (arXiv 2002.01607), which could not be checked; GANomaly's (arXiv 1805.06725), whose protocol is the
+Left out: LRDAN's own table (arXiv 2002.01607), which could not be checked; GANomaly's (arXiv 1805.06725), whose protocol is the
 reverse, one class anomalous and nine normal.
 """
 
@@ -15,7 +15,7 @@ class Published:
 
     Attributes:
         method: The detector.
-        source: Where the figures stand.
+        source: Where the figures were published.
         auroc: Image AUROC in percent, in the order of the data set's classes.
     """
 

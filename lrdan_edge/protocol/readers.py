@@ -1,4 +1,4 @@
-"""The data sets of the one-class protocol, read from files that the user already has."""
+"""Readers for the data sets of the one-class protocol. Nothing is downloaded."""
 
 import hashlib
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ class Part:
 
     Attributes:
         frames: uint8 [N, C, H, W], C 1 (grey) or 3 (blue, green, red).
-        labels: int64 [N], the place of the image's class among the classes.
+        labels: int64 [N], the index of the class of each image.
     """
 
     frames: npt.NDArray[np.uint8]
@@ -79,10 +79,10 @@ def read_dataset(name: DatasetName, root: Path) -> Dataset:
         root: The folder it lies in.
 
     Raises:
-        DataError: There is nothing of these, or it is damaged, incomplete or of unequal sizes.
+        DataError: There are no such files, or they are damaged, incomplete or of different sizes.
     """
     if not root.is_dir():
-        raise DataError(f"{root} is not a folder: give the folder that holds {name}'s files")
+        raise DataError(f"{root} is not a folder", "give the folder with the files of {name} as {root}", name=name)
     classes = CLASSES[name]
     parts = _published(name, root)
     if parts is None:
@@ -90,7 +90,7 @@ def read_dataset(name: DatasetName, root: Path) -> Dataset:
             if name == "cifar10":
                 cifar.refuse_pickles(root)
             wanted = "data_batch_1.bin to test_batch.bin" if name == "cifar10" else "train-images-idx3-ubyte[.gz] and so on"
-            raise DataError(f"{root} holds neither {name}'s files ({wanted}) nor image folders train/<class>: check --root")
+            raise DataError(f"{root} holds neither {name}'s files ({wanted}) nor image folders train/<class>", "check {root}")
         parts = {part: folders.read_part(root / part, classes, _CHANNELS[name]) for part in ("train", "test")}
     dataset = Dataset(name, root, classes, Part(*parts["train"]), Part(*parts["test"]))
     _require_complete(dataset)
@@ -119,7 +119,8 @@ def _require_complete(dataset: Dataset) -> None:
         if counts[rarest] < least:
             raise DataError(
                 f"{dataset.root} has {counts[rarest]} {title} images of class {dataset.classes[rarest]}; the protocol needs at least "
-                f"{least} of every class: use the whole data set"
+                f"{least} of every class",
+                "use the whole data set",
             )
 
 

@@ -14,16 +14,16 @@ from lrdan_edge.protocol.readers import DatasetName
 
 SCHEMA_VERSION = 1
 _BINS = 60
-_TAIL = 0.002  # share of the scores at either end that falls into the outermost bins
+_TAIL = 0.002  # fraction of the scores at either end that falls into the outermost bins
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What runs must share to stand in one table.
+    """The settings that all runs in one table share.
 
     Attributes:
         steps: Optimiser steps per run.
-        train_limit: Most training images per run, or None for all.
-        test_limit: Most test images per class, or None for all.
+        train_limit: Number of training images per run, at most, or None for all.
+        test_limit: Number of test images per class, at most, or None for all.
         device: ``cpu`` or ``cuda``.
     """
 
@@ -48,13 +48,13 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         column: The detector's column.
         normal_class: The class that was normal.
         seed: The run's seed.
-        settings: What it shares with others.
+        settings: The settings of the run.
         auroc: Image AUROC in [0, 1]; None when the run failed.
-        failure: Why it failed, or None.
+        failure: The reason of a failure, or None.
         training_seconds: How long `fit` took.
-        images: How many: ``training``, ``normal`` and ``anomalous`` test images.
+        images: Number of images: ``training``, ``normal`` and ``anomalous`` test images.
         histogram: The test images' scores; None when the run failed.
-        processor: What computed.
+        processor: The CPU or GPU that computed.
         versions: Versions of Python and of packages.
     """
 
@@ -72,21 +72,21 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
     @property
     def key(self) -> tuple[str, str, int, Settings]:
-        """What makes it the run it is: the same key is never run twice."""
+        """Identifies the run: no two runs have the same key."""
         return self.column, self.normal_class, self.seed, self.settings
 
 
 class Results(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """The whole file.
+    """The results file.
 
     Attributes:
         schema_version: Of this layout.
         title: What is compared.
-        remark: What a reader must know about the columns.
-        dataset: Which data.
+        remark: A remark about the columns for the reader.
+        dataset: The data set.
         fingerprint: Sha256 of its pixels and labels.
         published: Whether published figures stand beside it.
-        recipes: Each column's recipe, where the detector tells it, else empty.
+        recipes: The recipe of each column, or empty if the detector has none.
         commands: The commands that made it, oldest first.
         entries: Finished runs, oldest first.
     """
@@ -113,34 +113,34 @@ def histogram(normal: npt.NDArray[np.float32], anomalous: npt.NDArray[np.float32
 
 
 def open_results(path: Path, fresh: Results) -> Results:
-    """The results at `path`, to go on with, or `fresh` if there are none.
+    """The earlier results at `path`, with the new columns and command, or `fresh` if there are none.
 
     Raises:
         DataError: The file is damaged, or was made from other data or by other recipes.
     """
     if not path.exists():
         return fresh
-    mend = "choose another --output, or move the file away"
+    fix = "choose another {output}, or move the file away"
     try:
         found = msgspec.json.decode(path.read_bytes(), type=Results)
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}): {mend}") from error
+        raise DataError(f"{path} cannot be read ({error.strerror})", fix) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise DataError(f"{path} holds no results of this lrdan-edge ({error}): {mend}") from error
+        raise DataError(f"{path} holds no results of this lrdan-edge ({error})", fix) from error
     if found.schema_version != SCHEMA_VERSION:
-        raise DataError(f"{path} has schema version {found.schema_version}, this lrdan-edge writes {SCHEMA_VERSION}: {mend}")
+        raise DataError(f"{path} has schema version {found.schema_version}, this lrdan-edge writes {SCHEMA_VERSION}", fix)
     if (found.dataset, found.fingerprint) != (fresh.dataset, fresh.fingerprint):
-        raise DataError(f"{path} was measured on other data than {fresh.dataset} at --root: {mend}")
+        raise DataError(f"{path} was measured on other data than this {fresh.dataset}", fix)
     for column, recipe in fresh.recipes.items():
         if (before := found.recipes.get(column, recipe)) != recipe:
-            raise DataError(f"{path} has {column} by another recipe ({before}) than today's ({recipe}): {mend}")
+            raise DataError(f"{path} has {column} by another recipe ({before}) than the current one ({recipe})", fix)
     found.recipes = found.recipes | fresh.recipes
     found.commands += [command for command in fresh.commands if command not in found.commands]
     return found
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Replace a file in one step, so that whoever reads it, or an interruption, never finds half of it.
+    """Replace a file in one step, so that neither a reader nor an interruption finds half of it.
 
     Raises:
         DataError: It cannot be written.
@@ -150,12 +150,14 @@ def write_file(path: Path, content: bytes) -> None:
         part.write_bytes(content)
         os.replace(part, path)
     except OSError as error:
-        raise DataError(f"{path} cannot be written ({error.strerror}): make room, or choose another --output") from error
+        raise DataError(
+            f"{path} cannot be written ({error.strerror})", "free some space, or choose another {output}"
+        ) from error
 
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Make `folder`, wait for its lock and hold it; the kernel drops it with the process, however that ends.
+    """Make `folder`, and hold its lock, which the kernel releases when the process ends.
 
     Raises:
         DataError: The folder cannot be written.
@@ -166,10 +168,10 @@ def writing(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / ".lock").open("w")
     except OSError as error:
-        raise DataError(f"{folder} cannot be written ({error.strerror}): choose another --output") from error
+        raise DataError(f"{folder} cannot be written ({error.strerror})", "choose another {output}") from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError as error:  # some network file systems have no locks
-            raise DataError(f"{folder} cannot be locked ({error.strerror}): choose another --output") from error
+            raise DataError(f"{folder} cannot be locked ({error.strerror})", "choose another {output}") from error
         yield

@@ -1,4 +1,4 @@
-"""The protocol's results as tables: Markdown, and cells for whoever draws them elsewhere."""
+"""The results of the protocol as tables: Markdown, and cells for other output."""
 
 import statistics
 from collections.abc import Iterable
@@ -16,9 +16,9 @@ class Table:
     """A table of texts: one row per class, one column per detector, then the mean and the training time.
 
     Attributes:
-        settings: What its runs share.
+        settings: The settings of its runs.
         header: The columns' titles.
-        rows: The cells, as many as there are titles in each row.
+        rows: The cells of each row, one per title.
     """
 
     settings: Settings
@@ -37,7 +37,7 @@ def as_markdown(results: Results) -> str:
         f"# {results.title}: {results.dataset}",
         "",
         "Every class in turn is normal, the other nine are anomalous. Image AUROC in percent, mean ± standard deviation over the "
-        "seeds. The last state of training counts, no epoch is picked; batch normalisation is in evaluation mode.",
+        "seeds. The last state of training is used, no epoch is selected; batch normalisation is in evaluation mode.",
     ]
     if results.remark:
         lines += ["", results.remark]
@@ -49,8 +49,8 @@ def as_markdown(results: Results) -> str:
     lines += ["", "## How it was made", "", *(f"    {command}" for command in results.commands), ""]
     lines += [f"- {column}: {recipe}" for column, recipe in results.recipes.items() if recipe]
     lines += [f"- processor: {name}" for name in dict.fromkeys(entry.processor for entry in results.entries)]
-    said = (", ".join(f"{name} {version}" for name, version in entry.versions.items()) for entry in results.entries)
-    lines += [f"- versions: {text}" for text in dict.fromkeys(said)]
+    listed = (", ".join(f"{name} {version}" for name, version in entry.versions.items()) for entry in results.entries)
+    lines += [f"- versions: {text}" for text in dict.fromkeys(listed)]
     if results.published:
         lines += ["", "## Published figures", "", "By other implementations, with their own networks and training."]
         lines += ["", *(f"- {_title(row)}: {row.source}" for row in PUBLISHED[results.dataset]), f"- {LEFT_OUT}"]
@@ -95,7 +95,7 @@ def _cell(runs: list[Entry]) -> str:
 
 
 def _mean_cell(by_class: list[list[Entry]]) -> str:
-    """Mean over classes, its deviation over seeds; only where every class has the same seeds, all of them finished."""
+    """Mean over classes and its standard deviation over seeds; only if every class has the same finished seeds."""
     figures = [{run.seed: run.auroc for run in runs if run.auroc is not None} for runs in by_class]
     seeds = figures[0].keys()
     if not seeds or any(
@@ -126,5 +126,5 @@ def _seeds(entries: list[Entry]) -> str:
 
 def _failures(entries: list[Entry]) -> list[str]:
     failed = [entry for entry in entries if entry.failure is not None]
-    told = [f"- {entry.column}, {entry.normal_class}, seed {entry.seed} failed: {entry.failure}" for entry in failed]
-    return ["", *told] if told else []
+    lines = [f"- {entry.column}, {entry.normal_class}, seed {entry.seed} failed: {entry.failure}" for entry in failed]
+    return ["", *lines] if lines else []

@@ -1,4 +1,4 @@
-"""A frame with its verdict drawn on it, as an inspector wants to see it."""
+"""Draws heatmap and verdict on a frame."""
 
 import cv2
 import numpy as np
@@ -15,13 +15,13 @@ _SMALLEST = 320
 _REGION_LINE = (220, 220, 220)
 
 
-def overlay(frame: Frame, heatmap: npt.NDArray[np.float32], full: float, region: Share | None = None) -> Frame:
-    """A heatmap over its frame: nothing where the map is as it mostly is, glowing where it is high.
+def overlay(frame: Frame, heatmap: npt.NDArray[np.float32], maximum: float, region: Share | None = None) -> Frame:
+    """Draw a heatmap over its frame: transparent where its values are usual, opaque where they are high.
 
     Args:
         frame: uint8 [H, W], [H, W, 1] or [H, W, 3] (BGR).
-        heatmap: float32 [h, w], of any level: log-odds may well be below zero everywhere.
-        full: The heatmap's value that glows fully; halfway from its median to there the glow begins.
+        heatmap: float32 [h, w], of any range: log-odds may be below zero everywhere.
+        maximum: The heatmap value that is drawn brightest; values below the middle of it and the median are not drawn.
         region: The part of the frame that the heatmap shows (`Verdict.region`); a thin line is drawn around it.
 
     Returns:
@@ -31,31 +31,31 @@ def overlay(frame: Frame, heatmap: npt.NDArray[np.float32], full: float, region:
     if region is not None:
         whole = image.copy()
         inside = crop_share(whole, region)
-        inside[:] = overlay(inside, heatmap, full)
+        inside[:] = overlay(inside, heatmap, maximum)
         left, top, width, height = share_to_pixels(region, *whole.shape[:2])
         if (height, width) != whole.shape[:2]:
             cv2.rectangle(whole, (left, top), (left + width - 1, top + height - 1), _REGION_LINE, 1)
         return whole
     height, width = image.shape[:2]
-    level = cv2.resize(_level(heatmap, full), (width, height), interpolation=cv2.INTER_LINEAR)
-    glow = cv2.applyColorMap((255 * level).astype(np.uint8), cv2.COLORMAP_INFERNO)
-    share = (0.75 * np.clip(2 * level - 0.5, 0, 1))[..., None]
-    return np.asarray(image * (1 - share) + glow * share, dtype=np.uint8)
+    level = cv2.resize(_level(heatmap, maximum), (width, height), interpolation=cv2.INTER_LINEAR)
+    colours = cv2.applyColorMap((255 * level).astype(np.uint8), cv2.COLORMAP_INFERNO)
+    opacity = (0.75 * np.clip(2 * level - 0.5, 0, 1))[..., None]
+    return np.asarray(image * (1 - opacity) + colours * opacity, dtype=np.uint8)
 
 
-def _level(heatmap: npt.NDArray[np.float32], full: float) -> npt.NDArray[np.float32]:
-    """How much each place glows, float32 [h, w] in [0, 1]; a map that is mostly above `full` glows where it is."""
+def _level(heatmap: npt.NDArray[np.float32], maximum: float) -> npt.NDArray[np.float32]:
+    """The brightness of each pixel, float32 [h, w] in [0, 1]; where the median is above `maximum`, 1 at all values above it."""
     finite = heatmap[np.isfinite(heatmap)]
-    typical = float(np.median(finite)) if finite.size else -np.inf
-    heights = np.where(np.isnan(heatmap), -np.inf, heatmap.astype(np.float64))
-    if not -np.inf < typical < full:
-        return (heights >= full).astype(np.float32)
-    start = (typical + full) / 2
-    return np.clip((heights - start) / (full - start), 0, 1).astype(np.float32)
+    median = float(np.median(finite)) if finite.size else -np.inf
+    values = np.where(np.isnan(heatmap), -np.inf, heatmap.astype(np.float64))
+    if not -np.inf < median < maximum:
+        return (values >= maximum).astype(np.float32)
+    start = (median + maximum) / 2
+    return np.clip((values - start) / (maximum - start), 0, 1).astype(np.float32)
 
 
 def annotate(frame: Frame, verdict: Verdict) -> Frame:
-    """The frame with heatmap, outcome, score and threshold; enlarged if it is too small to write on.
+    """Draw heatmap, outcome, score and threshold on a frame; a small frame is enlarged first.
 
     Args:
         frame: uint8 [H, W], [H, W, 1] or [H, W, 3] (BGR).
@@ -67,7 +67,7 @@ def annotate(frame: Frame, verdict: Verdict) -> Frame:
     scale = max(1, -(-_SMALLEST // min(frame.shape[:2])))
     image = cv2.resize(as_bgr(frame), None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST)
     if verdict.heatmap is not None:
-        image = overlay(np.asarray(image, np.uint8), verdict.heatmap, glow_level(verdict), verdict.region)
+        image = overlay(np.asarray(image, np.uint8), verdict.heatmap, overlay_maximum(verdict), verdict.region)
     colour = COLOURS[verdict.outcome]
     words = verdict.outcome.upper()
     if verdict.own_outcome != verdict.outcome:
@@ -82,11 +82,11 @@ def annotate(frame: Frame, verdict: Verdict) -> Frame:
     return np.asarray(canvas, np.uint8)
 
 
-def glow_level(verdict: Verdict) -> float:
-    """The heatmap value at which an overlay glows fully.
+def overlay_maximum(verdict: Verdict) -> float:
+    """The heatmap value that an overlay draws brightest.
 
-    A pixel's threshold, where it has one of its own (and a frame rejected by its score glows at its top even below that); else the
-    score's, or the map's own top where scores are means of errors.
+    It is the pixel threshold, where the bundle has one; in a rejected frame at most the heatmap's largest value, so that something
+    is drawn. Else it is the score's threshold, scaled by the ratio of the heatmap's largest value to the score.
     """
     if verdict.pixel_threshold is not None:
         if verdict.heatmap is None or verdict.own_outcome != "reject":
@@ -98,6 +98,6 @@ def glow_level(verdict: Verdict) -> float:
 
 
 def as_bgr(frame: Frame) -> Frame:
-    """uint8 [H, W], [H, W, 1] or [H, W, 3] as uint8 [H, W, 3]."""
+    """Convert uint8 [H, W], [H, W, 1] or [H, W, 3] to uint8 [H, W, 3]."""
     grey = frame.ndim == 2 or frame.shape[2] == 1
     return np.asarray(cv2.cvtColor(frame, cv2.COLOR_GRAY2BGR) if grey else frame, np.uint8)

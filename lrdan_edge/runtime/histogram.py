@@ -1,14 +1,14 @@
-"""Percentiles of durations over months in 30 KB: a histogram whose buckets grow with the value."""
+"""Percentiles of durations in 30 KB, however many: a histogram whose buckets grow with the value."""
 
 from array import array
 
-_BITS = 6  # 64 buckets per doubling: a bucket's middle is within 1/128 of every value in it
+_BITS = 6  # 64 buckets per power of two: the middle of a bucket is within 1/128 of every value in it
 _BUCKETS = (64 - _BITS) << _BITS
 _LARGEST_NS = (1 << 63) - 1
 
 
 class LatencyHistogram:
-    """Counts durations by bucket (as HdrHistogram does); exact below 128 ns, within 0.8 % above. One thread records."""
+    """Counts durations by bucket, as HdrHistogram does: exact below 128 ns, within 0.8 % above. Call `record` from one thread only."""
 
     __slots__ = ("_counts", "count", "max_ns")
 
@@ -28,7 +28,7 @@ class LatencyHistogram:
             self.max_ns = value
 
     def percentile_ms(self, percent: float) -> float:
-        """The smallest duration that at least `percent` (0 to 100) of all do not exceed, in ms; 0 while empty."""
+        """The smallest duration that `percent` (0 to 100) of all durations do not exceed, in ms; 0 while empty."""
         wanted, seen = percent / 100 * self.count, 0
         for index, count in enumerate(self._counts):
             seen += count

@@ -1,4 +1,4 @@
-"""A verdict: good, reject or fault, and what it stands on."""
+"""Verdicts: good, reject or fault, and the values they come from."""
 
 import math
 from bisect import bisect_left
@@ -18,23 +18,23 @@ Outcome = Literal["good", "reject", "fault"]
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What is said of one frame.
+    """The verdict on one frame.
 
     Attributes:
-        outcome: ``good``, ``reject``, or ``fault`` when nothing trustworthy can be said; a fault is never a good part.
-        score: The raw anomaly score, or None where there is none.
+        outcome: ``good``, ``reject``, or ``fault`` where the frame could not be inspected; a fault is never a good part.
+        score: The raw anomaly score, or None for a fault.
         threshold: The score above which a part is rejected.
-        p_value: Share of good parts at least this anomalous, in (0, 1]: (1 + #{held-out good scores ≥ score}) / (n + 1)
+        p_value: Fraction of good parts at least this anomalous, in (0, 1]: (1 + #{held-out good scores ≥ score}) / (n + 1)
             (Vovk et al., conformal p-value), or None without a score.
-        heatmap: Per-pixel anomaly map, float32 [h, w], when asked for.
-        fault: Why nothing can be said, or None.
-        region: The part of the frame that the heatmap shows, as shares of its width and height; None for all of it.
-        frame_outcome: What this frame alone says, where a `lrdan_edge.runtime.rule.Rule` made `outcome` from more than that;
-            else None, and `outcome` is it.
-        area: Pixels of the heatmap above the limit of their place, where a rule looked at it.
-        exceeded: Where those were too many: names of the rule's regions, or ``elsewhere``.
-        pixel_threshold: The heatmap's value that good parts rarely exceed anywhere; None where it is the threshold itself, or
-            was not calibrated.
+        heatmap: Per-pixel anomaly map, float32 [h, w], if requested.
+        fault: Why the frame could not be inspected, or None.
+        region: The part of the frame that the heatmap shows, as fractions of its width and height; None for all of it.
+        frame_outcome: The outcome of only this frame, where a `lrdan_edge.runtime.rule.Rule` made `outcome` from several frames
+            or from the heatmap; else None.
+        area: Number of the heatmap's pixels above their limit, where a rule counts them.
+        exceeded: Regions in which the area is too large: names of the rule's regions, or ``elsewhere``.
+        pixel_threshold: The heatmap value that good parts rarely exceed anywhere; None where it is the threshold itself, or was
+            not calibrated.
     """
 
     outcome: Outcome
@@ -51,7 +51,7 @@ class Verdict:
 
     @property
     def own_outcome(self) -> Outcome:
-        """What this frame alone says, whatever the frames around it."""
+        """The outcome of only this frame, whatever the frames around it."""
         return self.frame_outcome or self.outcome
 
     def as_dict(self) -> dict[str, Any]:
@@ -68,10 +68,10 @@ class Verdict:
 
 
 class Verdicts(Sequence[Verdict]):
-    """The verdicts of a batch, in the frames' order."""
+    """The verdicts of a batch, in the order of its frames."""
 
     def __init__(self, verdicts: list[Verdict]) -> None:
-        """Hold `verdicts`."""
+        """Keep the list."""
         self._verdicts = verdicts
 
     @overload
@@ -98,21 +98,26 @@ class Verdicts(Sequence[Verdict]):
 
     @property
     def heatmaps(self) -> list[npt.NDArray[np.float32] | None]:
-        """Heatmaps, float32 [h, w] each; None where not asked for or a fault."""
+        """Heatmaps, float32 [h, w] each; None where not requested, and for faults."""
         return [verdict.heatmap for verdict in self]
 
 
-class Judge:
-    """Turns scores into verdicts by one graph's decision."""
+class Thresholder:
+    """Compares scores with a threshold, and makes verdicts."""
 
     def __init__(self, decision: GraphDecision, threshold: float | None = None, region: Share | None = None) -> None:
-        """Judge by `decision`, or by another `threshold` if one is given; `region` is what heatmaps show.
+        """Keep the threshold and the good scores.
+
+        Args:
+            decision: Calibrated threshold and held-out good scores.
+            threshold: A threshold instead of the calibrated one.
+            region: The part of the frame that heatmaps show, as fractions of its width and height; None for all of it.
 
         Raises:
-            DataError: The threshold is not finite: no score exceeds NaN, and every part would be good.
+            DataError: The threshold is not finite: no score exceeds NaN, so every part would be good.
         """
         if threshold is not None and not math.isfinite(threshold):
-            raise DataError(f"a threshold of {threshold} decides nothing: give a number")
+            raise DataError(f"the threshold must be finite, got {threshold}", "give another {threshold}")
         self.decision, self.region = decision, region
         self.threshold = decision.threshold if threshold is None else threshold
         self._good_scores = sorted(decision.good_scores)
@@ -122,7 +127,7 @@ class Judge:
         n = len(self._good_scores)
         return (1 + n - bisect_left(self._good_scores, score)) / (n + 1)
 
-    def judge(self, score: float, heatmap: npt.NDArray[np.float32] | None = None) -> Verdict:
+    def verdict(self, score: float, heatmap: npt.NDArray[np.float32] | None = None) -> Verdict:
         """The verdict on a score; NaN and infinity are faults."""
         if not math.isfinite(score):
             return self.fault(f"the score is {score}: the backend's output cannot be trusted")
@@ -131,5 +136,5 @@ class Judge:
         return Verdict(outcome, score, self.threshold, self.p_value(score), heatmap, region=self.region, pixel_threshold=pixel)
 
     def fault(self, reason: str) -> Verdict:
-        """The verdict on a frame that has no score."""
+        """The verdict on a frame without a score."""
         return Verdict("fault", None, self.threshold, None, None, reason, self.region)

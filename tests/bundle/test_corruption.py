@@ -16,8 +16,8 @@ from parts import Line
 
 from lrdan_edge.bundle.bundle import Bundle
 from lrdan_edge.bundle.manifest import Manifest, manifest_to_json
+from lrdan_edge.cli.console import terminal
 from lrdan_edge.cli.main import cli
-from lrdan_edge.cli.show import console
 from lrdan_edge.engines import open as engines_module
 from lrdan_edge.engines.build import BuildRequest, build_engine
 from lrdan_edge.engines.golden import golden_frames
@@ -125,7 +125,7 @@ def test_random_corruptions_give_one_clear_error_each(built: Bundle, monkeypatch
 def test_every_command_says_it_in_one_line(
     built: Bundle, tmp_path: Path, part: str, damage: Callable[[bytes], bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(console, "width", 500)  # so that no name is broken over lines
+    monkeypatch.setattr(terminal(), "width", 500)  # so that no name is broken over lines
     folder = shutil.copytree(built.path, tmp_path / "bundle")
     (name,) = (engine.name for engine in engines(built))
     names = {

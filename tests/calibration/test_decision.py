@@ -9,15 +9,15 @@ from sklearn.metrics import f1_score
 
 from lrdan_edge.bundle.manifest import ThresholdRule
 from lrdan_edge.calibration.decision import (
-    Wish,
+    ThresholdTarget,
     best_f1_threshold,
     conformal_rank,
     conformal_threshold,
     decide,
     images_needed,
-    likely_rates,
     parts_note,
     pixel_threshold,
+    rate_interval,
     require_enough,
 )
 from lrdan_edge.errors import CalibrationError
@@ -69,18 +69,18 @@ def test_rejections_follow_the_exact_beta_binomial_law(n: int, rate: float) -> N
 
 @pytest.mark.parametrize(("n", "rate"), [(85, 0.02), (60, 0.05), (1000, 0.01)])
 def test_the_likely_rates_are_the_beta_laws(n: int, rate: float) -> None:
-    decision = decide(np.arange(n, dtype=np.float32), Wish(false_reject_rate=rate), "0" * 64)
+    decision = decide(np.arange(n, dtype=np.float32), ThresholdTarget(false_reject_rate=rate), "0" * 64)
     rank = conformal_rank(n, rate)
-    assert likely_rates(decision) == pytest.approx(stats.beta(n + 1 - rank, rank).ppf([0.05, 0.95]), abs=1e-9)
+    assert rate_interval(decision) == pytest.approx(stats.beta(n + 1 - rank, rank).ppf([0.05, 0.95]), abs=1e-9)
 
 
 def test_recall_is_promised_by_new_defects_too() -> None:
     rng, recall, m = np.random.default_rng(2), 0.9, 39
-    wish = Wish("recall", false_reject_rate=0.99, recall=recall)
+    target = ThresholdTarget("recall", false_reject_rate=0.99, recall=recall)
     good = np.full(200, -1e3, np.float32)
     found = []
     for _ in range(2000):
-        decision = decide(good, wish, "0" * 64, defects=rng.gamma(3, size=m).astype(np.float32))
+        decision = decide(good, target, "0" * 64, defects=rng.gamma(3, size=m).astype(np.float32))
         found.append((rng.gamma(3, size=200) > decision.threshold).mean())
     error = np.std(found) / math.sqrt(len(found))
     assert np.mean(found) == pytest.approx(recall, abs=4 * error)
@@ -88,9 +88,9 @@ def test_recall_is_promised_by_new_defects_too() -> None:
 
 def test_a_recall_that_costs_too_many_good_parts_is_refused_with_what_can_be_had() -> None:
     good, bad = np.arange(100, dtype=np.float32), np.arange(50, 150, dtype=np.float32)
-    with pytest.raises(CalibrationError, match=r"rejects 0\.4\d+ .* --false-reject-rate 0\.4"):
-        decide(good, Wish("recall", 0.1, 0.9), "0" * 64, defects=bad)
-    granted = decide(good, Wish("recall", 0.5, 0.9), "0" * 64, defects=bad)
+    with pytest.raises(CalibrationError, match=r"rejects 0\.4\d+ .* false_reject_rate=0\.4"):
+        decide(good, ThresholdTarget("recall", 0.1, 0.9), "0" * 64, defects=bad)
+    granted = decide(good, ThresholdTarget("recall", 0.5, 0.9), "0" * 64, defects=bad)
     assert sum(score > granted.threshold for score in granted.good_scores) <= 0.5 * 100
 
 
@@ -113,19 +113,19 @@ def test_no_other_threshold_has_a_better_f1(good: list[float], bad: list[float])
 
 @pytest.mark.parametrize("rule", ["recall", "best-f1"])
 def test_rules_that_need_defects_say_so(rule: ThresholdRule) -> None:
-    with pytest.raises(CalibrationError, match="--defects DIR"):
-        Wish(rule).require(100, 0)
+    with pytest.raises(CalibrationError, match="give their folder with defects"):
+        ThresholdTarget(rule).require(100, 0)
 
 
 def test_too_few_defects_for_a_recall_say_how_many_are_needed() -> None:
-    with pytest.raises(CalibrationError, match=r"98 defective images .* takes 99: .* --recall 0\.989 or less"):
-        Wish("recall", recall=0.99).require(100, 98)
-    Wish("recall", recall=0.99).require(100, 99)
-    Wish("recall", recall=0.989).require(100, 98)
+    with pytest.raises(CalibrationError, match=r"98 defective images .* takes 99: .* recall=0\.989 or less"):
+        ThresholdTarget("recall", recall=0.99).require(100, 98)
+    ThresholdTarget("recall", recall=0.99).require(100, 99)
+    ThresholdTarget("recall", recall=0.989).require(100, 98)
 
 
 def test_too_few_images_say_how_many_are_needed() -> None:
-    with pytest.raises(CalibrationError, match=r"48 held-out good images .* takes 49: .* 0\.021 or more"):
+    with pytest.raises(CalibrationError, match=r"48 held-out good images .* takes 49: .* false_reject_rate=0\.021 or more"):
         require_enough(48, 0.02)
     require_enough(49, 0.02)
     require_enough(48, 0.021)
@@ -141,7 +141,7 @@ def test_scores_that_are_no_numbers_are_refused() -> None:
     scores = np.ones(100, np.float32)
     scores[3] = np.nan
     with pytest.raises(CalibrationError, match="1 of 100 good scores"):
-        decide(scores, Wish(), "0" * 64)
+        decide(scores, ThresholdTarget(), "0" * 64)
 
 
 @given(st.lists(st.floats(-100, 100, width=32), min_size=1, max_size=80), st.floats(0.01, 0.9))
@@ -164,4 +164,4 @@ def test_a_promise_that_stands_on_few_parts_says_so() -> None:
     assert parts_note(60, 49, 0.02) == []
     (said,) = parts_note(60, 10, 0.02)
     assert "60 held-out images show 10 parts" in said
-    assert "for new parts 9.1% at best (49 parts would do)" in said
+    assert "for new parts 9.1% at best (49 parts would be enough)" in said

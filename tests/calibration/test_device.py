@@ -12,8 +12,8 @@ from parts import Line
 from lrdan_edge.bundle.bundle import Bundle
 from lrdan_edge.calibration import device
 from lrdan_edge.calibration.calibrate import calibrate
-from lrdan_edge.calibration.decision import Wish
-from lrdan_edge.calibration.device import decide_here
+from lrdan_edge.calibration.decision import ThresholdTarget
+from lrdan_edge.calibration.device import fit_thresholds
 from lrdan_edge.cli.main import cli
 from lrdan_edge.data.images import list_images, load_frames
 from lrdan_edge.engines.build import BuildRequest, build_engine
@@ -29,9 +29,9 @@ def engine_name(own_bundle: Bundle) -> str:
 
 def test_an_engine_is_judged_by_its_own_scores(own_line: Line, own_bundle: Bundle, engine_name: str) -> None:
     good = own_line.data / "test" / "good"
-    decided = decide_here(own_bundle, Wish(false_reject_rate=0.1), good=good)
+    decided = fit_thresholds(own_bundle, ThresholdTarget(false_reject_rate=0.1), good=good)
     assert set(decided.engines) == {engine_name}
-    assert not decided.passed_over
+    assert not decided.skipped
     own = decided.engines[engine_name]
     assert own.engine_sha256 == own_bundle.manifest.files[f"engines/{engine_name}"].sha256
     frames = load_frames(list_images(good), own_bundle.manifest.model.frame_shape)
@@ -42,11 +42,11 @@ def test_an_engine_is_judged_by_its_own_scores(own_line: Line, own_bundle: Bundl
     reopened = Bundle.open(own_bundle.path)
     assert reopened.decision().graphs["int8"].n == 20
     with Inspector.open(reopened, backend="onnxruntime", precision="int8") as inspector:
-        assert inspector.judge.threshold == own.threshold
+        assert inspector.thresholder.threshold == own.threshold
 
 
 def test_the_decision_of_an_engine_that_was_built_anew_no_longer_counts(own_bundle: Bundle, engine_name: str) -> None:
-    decide_here(own_bundle, Wish())
+    fit_thresholds(own_bundle, ThresholdTarget())
     path = own_bundle.path / "engines" / engine_name
     other = own_bundle.manifest.files[f"engines/{engine_name}"].sha256[::-1]
     assert Bundle.open(own_bundle.path).engine_decision(engine_name) is not None
@@ -57,7 +57,7 @@ def test_the_decision_of_an_engine_that_was_built_anew_no_longer_counts(own_bund
 
 
 def test_calibrating_again_replaces_what_was_decided_for_the_graphs(own_bundle: Bundle) -> None:
-    decide_here(own_bundle, Wish(false_reject_rate=0.1))
+    fit_thresholds(own_bundle, ThresholdTarget(false_reject_rate=0.1))
     assert "decide" in own_bundle.manifest.stages
     calibrate(own_bundle, int8=False)
     assert "decide" not in own_bundle.manifest.stages
@@ -68,17 +68,17 @@ def test_calibrating_again_replaces_what_was_decided_for_the_graphs(own_bundle: 
 def test_an_engines_threshold_does_not_outlive_the_next_calibration(own_bundle: Bundle) -> None:
     """It used to: calibrated anew for 2 % false rejects, `run` went on with the engine's old 30 %."""
     name = build_engine(own_bundle, BuildRequest("fp32", "onnxruntime"))
-    decide_here(own_bundle, Wish(false_reject_rate=0.3))
+    fit_thresholds(own_bundle, ThresholdTarget(false_reject_rate=0.3))
     assert own_bundle.engine_decision(name) is not None
     calibrate(own_bundle, int8=False)
     assert own_bundle.engine_decision(name) is None
     with Inspector.open(own_bundle, backend="onnxruntime", precision="fp32") as inspector:
-        assert inspector.judge.decision.false_reject_rate == 0.02
+        assert inspector.thresholder.decision.false_reject_rate == 0.02
 
 
 @pytest.mark.usefixtures("engine_name")
 def test_a_wish_that_one_engine_cannot_grant_changes_no_threshold(own_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    decide_here(own_bundle, Wish(false_reject_rate=0.1))
+    fit_thresholds(own_bundle, ThresholdTarget(false_reject_rate=0.1))
     before = (own_bundle.path / "manifest.json").read_bytes()
 
     def refused(*_: object) -> None:
@@ -86,14 +86,14 @@ def test_a_wish_that_one_engine_cannot_grant_changes_no_threshold(own_bundle: Bu
 
     monkeypatch.setattr(device, "open_engine", refused)
     with pytest.raises(CalibrationError, match="not by this engine"):
-        decide_here(own_bundle, Wish(false_reject_rate=0.05))
+        fit_thresholds(own_bundle, ThresholdTarget(false_reject_rate=0.05))
     assert (own_bundle.path / "manifest.json").read_bytes() == before
 
 
 def test_only_good_images_that_were_not_trained_on_set_a_threshold(own_line: Line, own_bundle: Bundle) -> None:
-    with pytest.raises(DataError, match=r"--good \S+ has a folder 'train'"):
-        decide_here(own_bundle, Wish(), good=own_line.data)
-    with pytest.raises(DataError, match=r"images in --good .* were trained on"):
+    with pytest.raises(DataError, match=r"has a folder 'train'.* good"):
+        fit_thresholds(own_bundle, ThresholdTarget(), good=own_line.data)
+    with pytest.raises(DataError, match=r"images in .* were trained on"):
         calibrate(own_bundle, good=own_line.data / "train" / "good")
 
 
@@ -114,7 +114,7 @@ def test_deciding_again_keeps_what_was_asked_before(own_line: Line) -> None:
     assert decided("--decision-only", "--threshold-from", "recall", "--recall", "0.8", *defects)[::2] == ("recall", 0.8)
     result = CliRunner().invoke(cli, ["calibrate", "--decision-only", "--bundle", str(own_line.bundle)])
     assert result.exit_code == 1
-    assert "--defects DIR" in result.output
+    assert "give their folder with --defects" in result.output
     assert decided("--decision-only", *defects)[::2] == ("recall", 0.8)
 
 
@@ -137,7 +137,7 @@ def test_it_needs_neither_onnx_nor_torch(own_bundle: Bundle, engine_name: str) -
 def test_too_few_images_leave_the_bundle_alone(own_bundle: Bundle) -> None:
     before = (own_bundle.path / "manifest.json").read_bytes()
     with pytest.raises(CalibrationError, match="takes 999"):
-        decide_here(own_bundle, Wish(false_reject_rate=0.001))
+        fit_thresholds(own_bundle, ThresholdTarget(false_reject_rate=0.001))
     assert (own_bundle.path / "manifest.json").read_bytes() == before
 
 
@@ -177,4 +177,4 @@ def test_pixel_thresholds_are_fitted_where_the_score_is_not_the_heatmaps_largest
         peaks = np.sort([float(np.max(heatmap)) for heatmap in inspector.inspect(frames).heatmaps if heatmap is not None])
     calibrated = own_bundle.decision().graphs["fp32"].pixel_threshold
     assert calibrated == pytest.approx(peaks[60 - 1], rel=1e-5), "the 60th of 60: ceil(61 * 0.98)"
-    assert decide_here(own_bundle, Wish()).graphs["fp32"].pixel_threshold == pytest.approx(calibrated)
+    assert fit_thresholds(own_bundle, ThresholdTarget()).graphs["fp32"].pixel_threshold == pytest.approx(calibrated)

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import onnx
 import pytest
 from parts import Line
@@ -15,11 +16,12 @@ from lrdan_edge.bundle.bundle import Bundle
 from lrdan_edge.data.images import list_images, load_frames
 from lrdan_edge.export.parity import Parity
 from lrdan_edge.metrics import auroc
-from lrdan_edge.runtime.annotate import glow_level
-from lrdan_edge.runtime.decider import pixel_threshold
+from lrdan_edge.runtime.annotate import overlay_maximum
 from lrdan_edge.runtime.inspector import Inspector
+from lrdan_edge.runtime.rule_filter import pixel_threshold
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
+import torch
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +38,7 @@ def restorer(line: Line, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return Bundle.open(bundle.path)
 
 
-def scores(bundle: Bundle, precision: str, folder: Path) -> np.ndarray:
+def scores(bundle: Bundle, precision: str, folder: Path) -> npt.NDArray[Any]:
     frames = load_frames(list_images(folder), bundle.manifest.model.frame_shape)
     with OnnxRuntimeBackend(bundle.graph(precision).read_bytes(), precision) as backend:  # type: ignore[arg-type]
         return backend.infer(frames, heatmap=False).score
@@ -54,9 +56,11 @@ def test_every_graph_scores_as_the_network_does(restorer: Bundle, line: Line) ->
 def test_what_is_defective_is_restored_and_the_rest_is_kept(restorer: Bundle, line: Line) -> None:
     """Held against the good images themselves, which defects never seen in training were painted into."""
     from lrdan_edge.model.deployed import load_ae2, standardisation
+    from lrdan_edge.model.networks import Restorer
     from lrdan_edge.train.recipes.inspection.restoration import Restoration
 
     ae2 = load_ae2(restorer).ae2
+    assert isinstance(ae2, Restorer)
     good = load_frames(list_images(line.data / "test" / "good"), restorer.manifest.model.frame_shape)
     images = torch.from_numpy(good).permute(0, 3, 1, 2)
     x, defective, mask = Restoration(ae2, 1e-3, seed=99, half=False).prepare(images, step=0)
@@ -86,17 +90,20 @@ def test_a_pixel_has_a_threshold_of_its_own_and_pictures_glow_from_it(restorer: 
     for one in verdicts:
         assert one.heatmap is not None
         top = float(one.heatmap.max())
-        assert glow_level(one) == (min(decided.pixel_threshold, top) if one.outcome == "reject" else decided.pixel_threshold)
+        assert overlay_maximum(one) == (
+            min(decided.pixel_threshold, top) if one.outcome == "reject" else decided.pixel_threshold
+        )
 
 
 def test_fp16_keeps_more_in_float32_where_its_bound_would_break(
     restorer: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from lrdan_edge.export import graph as exporting
+    from lrdan_edge.export import reference
 
     assert restorer.manifest.stages["export"].results["fp16"]["float32_convolutions"] == 3
     shutil.copytree(restorer.path, tmp_path / "bundle")
-    measure, tried = exporting.measure, []
+    measure, tried = reference.measure, list[str]()
 
     def measured(precision: str, *rest: Any) -> tuple[list[Parity], list[str]]:
         rows, missing = measure(precision, *rest)  # type: ignore[arg-type]

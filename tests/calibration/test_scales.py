@@ -1,17 +1,20 @@
 """Scales that leave integer kernels nothing to differ in."""
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lrdan_edge.calibration.scales import weight_scales, whole_steps, without_ties
+from lrdan_edge.calibration.scales import round_to_steps, weight_scales, without_ties
 
 ONE_STEP = st.floats(1e-4, 1.0).map(lambda value: float(np.float32(value)))
 
 
-def distance_from_halves(values: np.ndarray) -> np.ndarray:
-    return np.abs(values - np.floor(values) - 0.5)
+def distance_from_halves(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return np.asarray(np.abs(values - np.floor(values) - 0.5))
 
 
 @settings(deadline=None, max_examples=60)
@@ -57,6 +60,6 @@ def test_equal_scales_are_told_apart() -> None:
 
 def test_a_bias_is_a_whole_number_of_steps() -> None:
     bias, step = np.array([0.1234, -7.7, 0.0], np.float32), np.array([1e-3, 2e-2, 1.0], np.float32)
-    rounded = whole_steps(bias, step)
+    rounded = round_to_steps(bias, step)
     assert rounded / step == pytest.approx(np.rint(bias / step))
     assert (np.abs(rounded - bias) <= step / 2 * (1 + 1e-4)).all()

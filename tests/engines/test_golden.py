@@ -15,8 +15,8 @@ from lrdan_edge import Bundle, Inspector
 from lrdan_edge.backends.onnxruntime import OnnxRuntimeBackend
 from lrdan_edge.bench.latency import bench
 from lrdan_edge.bundle.bundle import sha256_of
-from lrdan_edge.calibration.decision import Wish
-from lrdan_edge.calibration.device import decide_here
+from lrdan_edge.calibration.decision import ThresholdTarget
+from lrdan_edge.calibration.device import fit_thresholds
 from lrdan_edge.cli.main import cli
 from lrdan_edge.engines.build import BuildRequest, build_engine
 from lrdan_edge.engines.golden import LARGEST_SHIFT, check_against_threshold, golden_scores
@@ -85,7 +85,7 @@ def test_the_threshold_fitted_here_is_the_way_out(own_bundle: Bundle) -> None:
     bundle = Bundle.open(own_bundle.path)
     with pytest.raises(DriftError):
         Inspector.open(bundle, backend="onnxruntime", precision="int8")
-    decide_here(bundle, Wish(false_reject_rate=0.1))
+    fit_thresholds(bundle, ThresholdTarget(false_reject_rate=0.1))
     with Inspector.open(bundle, backend="onnxruntime", precision="int8") as inspector:
         assert inspector.choice.engine == name
     own = bundle.engine_decision(name)

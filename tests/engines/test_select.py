@@ -9,8 +9,8 @@ from lrdan_edge.backends.processor import Processor
 from lrdan_edge.bench.latency import bench
 from lrdan_edge.bundle.bundle import BENCHMARK, Bundle
 from lrdan_edge.bundle.manifest import BenchmarkReport, from_json
-from lrdan_edge.calibration.decision import Wish
-from lrdan_edge.calibration.device import decide_here
+from lrdan_edge.calibration.decision import ThresholdTarget
+from lrdan_edge.calibration.device import fit_thresholds
 from lrdan_edge.cli import options as cli_options
 from lrdan_edge.engines import select
 from lrdan_edge.engines.build import BuildRequest, build_engine
@@ -88,7 +88,7 @@ def test_an_engine_built_after_the_benchmark_is_not_forgotten(own_bundle: Bundle
     assert "onnxruntime int8: built since the last benchmark" in chosen.passed_over
     bench(own_bundle, batches=(1,), seconds=1.0, rounds=3)
     assert "fastest in the last benchmark" in choose(own_bundle, "onnxruntime").describe()
-    decide_here(own_bundle, Wish(false_reject_rate=0.1))
+    fit_thresholds(own_bundle, ThresholdTarget(false_reject_rate=0.1))
     assert "fastest in the last benchmark" in choose(own_bundle, "onnxruntime").describe(), "a threshold costs no time"
 
 

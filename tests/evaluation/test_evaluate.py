@@ -11,8 +11,8 @@ from sklearn.metrics import roc_auc_score
 from lrdan_edge import Inspector
 from lrdan_edge.bundle.bundle import Bundle
 from lrdan_edge.bundle.manifest import ThresholdRule
-from lrdan_edge.calibration.decision import Wish
-from lrdan_edge.calibration.device import decide_here
+from lrdan_edge.calibration.decision import ThresholdTarget
+from lrdan_edge.calibration.device import fit_thresholds
 from lrdan_edge.data.dataset import test_images as labelled_images
 from lrdan_edge.data.images import read_image
 from lrdan_edge.engines.build import BuildRequest, build_engine
@@ -60,7 +60,7 @@ def test_an_evaluation_rests_on_the_engine_it_measured(own_line: Line) -> None:
     assert f"engines/{name}" in stage.inputs
     assert stage.command == f"lrdan-edge evaluate {shlex.quote(str(own_line.data))} --backend onnxruntime --fp32"
     assert bundle.staleness("evaluate") is None
-    decide_here(bundle, Wish(false_reject_rate=0.1))
+    fit_thresholds(bundle, ThresholdTarget(false_reject_rate=0.1))
     assert bundle.staleness("evaluate") is not None
 
 
@@ -79,7 +79,7 @@ def test_a_folder_without_defects_is_refused(own_line: Line) -> None:
 )
 def test_only_what_a_rule_promises_is_called_a_promise(own_line: Line, rule: ThresholdRule, said: list[str]) -> None:
     bundle = Bundle.open(own_line.bundle)
-    decide_here(bundle, Wish(rule, 0.05, 0.9), defects=own_line.data)
+    fit_thresholds(bundle, ThresholdTarget(rule, 0.05, 0.9), defects=own_line.data)
     result, _ = evaluate(bundle, own_line.data, backend="onnxruntime", precision="fp32", write=False)
     for (name, words), end in zip(result.in_words().items(), said, strict=True):
         assert re.fullmatch(r"\d+\.\d\d" + re.escape(end), words)

@@ -81,7 +81,8 @@ def test_constants_are_not_rounded_on_their_way_to_fp16() -> None:
     module, whole = (deploy_module((44, 36, 1), "restorer", "tiles") for _ in range(2))
     kept = {name: value.clone() for name, value in module.named_buffers() if not name.startswith("ae2.")}
     prepare(whole, "fp32")
-    first, last = whole.ae2.stem[0].weight, whole.ae2.head.weight  # type: ignore[union-attr]
+    trained = dict(whole.ae2.named_parameters())
+    first, last = trained["stem.0.weight"], trained["head.weight"]
     prepare(module, "fp16")
     assert {"head.error_mean", "head.kernel", "cut.resize.rows", "stitch.row_weights"} <= set(kept)
     for name, value in module.named_buffers():

@@ -11,7 +11,8 @@ from lrdan_edge.backends.base import largest_batch
 from lrdan_edge.bundle.bundle import Bundle
 from lrdan_edge.bundle.manifest import from_json
 from lrdan_edge.errors import ExportError
-from lrdan_edge.export.parity import SCORE_BOUND, ParityReport, as_markdown, compare, relative_differences
+from lrdan_edge.export.parity import SCORE_BOUND, ParityReport, as_markdown, compare
+from lrdan_edge.metrics import relative_differences
 
 
 def test_differences_are_relative_to_the_score_the_median_or_the_unit() -> None:

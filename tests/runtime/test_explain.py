@@ -59,7 +59,7 @@ def test_numbers_are_the_inspectors_and_pictures_are_what_they_say(line: Line, t
     assert len(cards) == len(paths) == page.images == 23
     with Inspector.open(line.bundle, backend="onnxruntime", precision=precision) as inspector:
         verdicts = inspector.inspect([read_image(path) for path in paths])
-        good = sorted(inspector.judge._good_scores)
+        good = sorted(inspector.thresholder._good_scores)
     assert page.rejected == sum(verdict.outcome == "reject" for verdict in verdicts) >= 3
     for card, path, verdict in zip(cards, paths, verdicts, strict=True):
         assert (value(card, "score"), value(card, "threshold"), value(card, "p-value")) == (

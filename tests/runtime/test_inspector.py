@@ -73,7 +73,7 @@ class _Scripted(Backend):
 
 @pytest.mark.parametrize("answer", [float("nan"), float("inf"), BackendError("the device is gone")])
 def test_a_backend_that_fails_is_a_fault_and_never_good(inspector: Inspector, answer: float | Exception) -> None:
-    failing = Inspector(inspector.bundle, _Scripted(answer), inspector.judge, inspector.choice)
+    failing = Inspector(inspector.bundle, _Scripted(answer), inspector.thresholder, inspector.choice)
     verdicts = failing.inspect([np.zeros((32, 32), np.uint8)] * 2)
     assert [verdict.outcome for verdict in verdicts] == ["fault", "fault"]
 

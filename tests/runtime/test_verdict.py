@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lrdan_edge.bundle.manifest import GraphDecision
-from lrdan_edge.runtime.verdict import Judge, Verdict, Verdicts
+from lrdan_edge.runtime.verdict import Thresholder, Verdict, Verdicts
 
 SCORES = st.floats(-1e6, 1e6)
 
@@ -19,7 +19,7 @@ def decision(good: list[float], threshold: float = 1.0) -> GraphDecision:
 
 @given(st.lists(SCORES, min_size=1, max_size=50), SCORES, SCORES)
 def test_outcome_and_p_value_by_counting(good: list[float], score: float, threshold: float) -> None:
-    verdict = Judge(decision(good, threshold)).judge(score)
+    verdict = Thresholder(decision(good, threshold)).verdict(score)
     assert verdict.outcome == ("reject" if score > threshold else "good")
     assert verdict.p_value == (1 + sum(other >= score for other in good)) / (len(good) + 1)
     assert 0 < verdict.p_value <= 1
@@ -27,19 +27,19 @@ def test_outcome_and_p_value_by_counting(good: list[float], score: float, thresh
 
 @pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf])
 def test_what_is_no_number_is_a_fault_and_never_good(score: float) -> None:
-    verdict = Judge(decision([0.5])).judge(score)
+    verdict = Thresholder(decision([0.5])).verdict(score)
     assert verdict.outcome == "fault"
     assert verdict.score is None
     assert "cannot be trusted" in str(verdict.fault)
 
 
 def test_a_threshold_of_ones_own() -> None:
-    assert Judge(decision([0.5], threshold=1.0), threshold=3.0).judge(2.0).outcome == "good"
+    assert Thresholder(decision([0.5], threshold=1.0), threshold=3.0).verdict(2.0).outcome == "good"
 
 
 def test_verdicts_are_a_sequence() -> None:
-    judge = Judge(decision([0.5]))
-    verdicts = Verdicts([judge.judge(0.1), judge.judge(2.0), judge.fault("gone")])
+    thresholder = Thresholder(decision([0.5]))
+    verdicts = Verdicts([thresholder.verdict(0.1), thresholder.verdict(2.0), thresholder.fault("gone")])
     assert [verdict.outcome for verdict in verdicts] == ["good", "reject", "fault"]
     assert len(verdicts[1:]) == 2
     assert isinstance(verdicts[1:], Verdicts)

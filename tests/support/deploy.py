@@ -77,7 +77,7 @@ def quantised(model: "onnx.ModelProto", frame: tuple[int, int, int], folder: Pat
     """The int8 twin of an fp32 graph, its ranges those of a few frames of noise."""
     import onnx
 
-    from lrdan_edge.calibration.images import Intake
+    from lrdan_edge.calibration.images import FrameLoader
     from lrdan_edge.calibration.quantise import load_quantisable
     from lrdan_edge.calibration.ranges import collect_ranges
 
@@ -87,7 +87,7 @@ def quantised(model: "onnx.ModelProto", frame: tuple[int, int, int], folder: Pat
         assert cv2.imwrite(str(path), rng.integers(0, 256, frame, np.uint8))
     onnx.save_model(model, folder / "fp32.onnx")
     graph = load_quantisable(folder / "fp32.onnx")
-    ranges = collect_ranges(graph, images, Intake(frame))
+    ranges = collect_ranges(graph, images, FrameLoader(frame))
     amplitudes = {tensor: histogram.amplitude("min-max") for tensor, histogram in ranges.items()}
     (folder / "int8.onnx").write_bytes(graph.quantise(amplitudes).SerializeToString())
     return folder / "int8.onnx"

@@ -18,7 +18,7 @@ def _lazy(module: str, name: str) -> "Callable[[], Detector]":
 
 
 def _labelled(module: str, name: str) -> "Callable[[float], Detector]":
-    """The same for detectors that take a share of labelled anomalies."""
+    """The same for detectors that take a fraction of labelled anomalies."""
 
     def make(ratio: float) -> "Detector":
         return cast("Detector", getattr(import_module(f"{__name__}.{module}"), name)(ratio))
@@ -36,10 +36,10 @@ DETECTORS: "dict[str, Callable[[], Detector]]" = {
     "deep-svdd": _lazy("deep_svdd", "DeepSvdd"),
     "geom": _lazy("geom", "Geom"),
 }
-"""Every detector by its name on the command line; these learn from good images alone."""
+"""Detectors by name; these learn from good images only."""
 
 SEMI_SUPERVISED: "dict[str, Callable[[float], Detector]]" = {
     "deep-sad": _labelled("deep_sad", "DeepSad"),
     "inspection-known": _labelled("lrdan", "inspection_known"),
 }
-"""Detectors that also learn from a few labelled anomalies: made with γ_l, their share of the training images."""
+"""Detectors that also learn from a few labelled anomalies: made with γ_l, their fraction of the training images."""

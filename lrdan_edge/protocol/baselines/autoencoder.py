@@ -1,4 +1,4 @@
-"""LRDAN's autoencoder without LRDAN."""
+"""A plain autoencoder with the network that LRDAN deploys."""
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ _IMAGES_AT_ONCE = 256
 
 
 class PlainAutoencoder:
-    """The network that LRDAN deploys, trained by L1 alone: what the second autoencoder and the discriminator are worth.
+    """The network that LRDAN deploys, trained with L1 only; it shows what the second autoencoder and the discriminator add.
 
     Network, loss's reduction, optimiser, learning rate, and the way from error to score are those of the LRDAN recipe; only the
     training differs. Sizes are those of `networks.spec_for`.

@@ -1,4 +1,4 @@
-"""What every detector of the one-class protocol does."""
+"""The interface of all detectors of the one-class protocol."""
 
 from typing import Protocol
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class Detector(Protocol):
-    """Learns from good images, then scores any."""
+    """Learns from good images, then scores any image."""
 
     def fit(self, good: Tensor, *, steps: int, seed: int, device: torch.device, defects: Tensor | None = None) -> None:
         """Learn.

@@ -1,4 +1,4 @@
-"""What the baselines share: checks, seeding, batches."""
+"""Shared parts of the baselines: checks, seeding, batches."""
 
 import math
 from collections.abc import Callable, Iterator

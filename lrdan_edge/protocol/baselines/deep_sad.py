@@ -18,12 +18,12 @@ class DeepSad:
     """
 
     def __init__(self, labelled_ratio: float) -> None:
-        """Choose γ_l, the labelled anomalies' share of the training images, in (0, 1); the protocol draws so many."""
+        """Choose γ_l, the fraction of labelled anomalies among the training images, in (0, 1); the protocol draws so many."""
         self.labelled_ratio = labelled_ratio
 
     @property
     def recipe(self) -> str:
-        """What was chosen, in one line."""
+        """The hyperparameters in one line."""
         return (
             f"semi-supervised: {self.labelled_ratio:g} of the training images are labelled anomalies of one other class; η {ETA:g}, "
             f"code of {CODE}, no pretraining; batches of {BATCH_SIZE}, Adam {LEARNING_RATE:g}, weight decay {WEIGHT_DECAY:g}"

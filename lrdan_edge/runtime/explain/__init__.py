@@ -1,4 +1,4 @@
-"""Why an image was judged as it was: one page for inspectors, made without torch from what the bundle holds."""
+"""Explains verdicts on one HTML page, made from the bundle without torch."""
 
 from lrdan_edge.runtime.explain.explain import Page, explain
 

@@ -1,4 +1,4 @@
-"""Judge images, reconstruct them, write the page."""
+"""Inspects and reconstructs images, and writes the page."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ from lrdan_edge.bundle.bundle import RECONSTRUCTION, Bundle
 from lrdan_edge.bundle.manifest import GraphDecision, Precision
 from lrdan_edge.data.images import Frame, fit_frame, list_images, read_image, region_of
 from lrdan_edge.errors import BackendError, DataError
-from lrdan_edge.runtime.explain.page import Explained, Facts, as_html
+from lrdan_edge.runtime.explain.page import Explained, PageContext, as_html
 from lrdan_edge.runtime.inspector import Inspector
 
-MOST = 200  # images on one page: each takes up to some hundred kilobytes
+MOST = 200  # images on one page, up to some hundred kilobytes each
 _BATCH = 16
 
 
@@ -25,9 +25,9 @@ class Page:
 
     Attributes:
         path: The file.
-        images: How many images are on it.
-        rejected: How many of them were rejected.
-        graph: What judged them.
+        images: Number of images on it.
+        rejected: Number of rejected images among them.
+        graph: The backend and graph that inspected them.
     """
 
     path: Path
@@ -45,7 +45,7 @@ def explain(
     precision: Precision | None = None,
     threshold: float | None = None,
 ) -> Page:
-    """Write a page with image, reconstruction, error, heatmap, score and the good scores, for each image.
+    """Write a page that shows, for each image, its reconstruction, difference, heatmap, and its score among the good scores.
 
     Args:
         bundle: A calibrated bundle.
@@ -57,34 +57,35 @@ def explain(
 
     Raises:
         MissingStageError: A stage has not run.
-        DataError: There is no image, or there are too many for a page, or the page cannot be written.
-        BackendError: The backend asked for is not to be had, or the reconstruction fails.
+        DataError: There is no image, there are too many, or the page cannot be written.
+        BackendError: The requested backend is not available, or the reconstruction fails.
+        MissingExtraError: Jinja2 is not installed.
     """
     paths = [path for given in images for path in (list_images(given) if given.is_dir() else [given])]
     if len(paths) > MOST:
-        raise DataError(f"{len(paths)} images are too many for one page, at most {MOST} fit: name the ones you want explained")
+        raise DataError(f"{len(paths)} images are too many for one page, at most {MOST} are allowed", "give fewer {images}")
     session = _session(bundle)
     with Inspector.open(bundle, backend=backend, precision=precision, threshold=threshold) as inspector:
-        decision, scoring = inspector.judge.decision, bundle.manifest.scoring
-        facts = Facts(
+        decision, scoring = inspector.thresholder.decision, bundle.manifest.scoring
+        page = PageContext(
             bundle=str(bundle.path),
             graph=inspector.choice.title,
-            threshold=inspector.judge.threshold,
-            promise=_promise(decision) if threshold is None else "a threshold of your own",
+            threshold=inspector.thresholder.threshold,
+            promise=_promise(decision) if threshold is None else "given by the user",
             good_scores=decision.good_scores,
             pooling=scoring.pooling,
-            contour=inspector.judge.threshold if scoring.score_is_maximum else decision.pixel_threshold,
-            nearby=scoring.nearby,
+            contour=inspector.thresholder.threshold if scoring.score_is_maximum else decision.pixel_threshold,
+            context_gain=scoring.nearby,
             source=scoring.source,
         )
         explained: list[Explained] = []
         for start in range(0, len(paths), _BATCH):
-            explained += _explain_some(inspector, session, paths[start : start + _BATCH])
+            explained += _explain_batch(inspector, session, paths[start : start + _BATCH])
     try:
-        output.write_text(as_html(facts, explained), encoding="utf-8")
+        output.write_text(as_html(page, explained), encoding="utf-8")
     except OSError as error:
-        raise DataError(f"{output} cannot be written ({error.strerror}): choose another --output") from error
-    return Page(output, len(explained), sum(one.verdict.outcome == "reject" for one in explained), facts.graph)
+        raise DataError(f"{output} cannot be written ({error.strerror})", "choose another {output}") from error
+    return Page(output, len(explained), sum(one.verdict.outcome == "reject" for one in explained), page.graph)
 
 
 def _promise(decision: GraphDecision) -> str:
@@ -97,43 +98,41 @@ def _promise(decision: GraphDecision) -> str:
     return f"the best F1 on {counted} and {defects}; nothing is promised"
 
 
-def _explain_some(inspector: Inspector, session: "_Session", paths: Sequence[Path]) -> list[Explained]:
+def _explain_batch(inspector: Inspector, session: "_Session", paths: Sequence[Path]) -> list[Explained]:
     spec = inspector.bundle.manifest.model
     frames: list[Frame | None] = []
     reasons: dict[int, str] = {}
-    for place, path in enumerate(paths):
+    for index, path in enumerate(paths):
         try:
             frames.append(fit_frame(read_image(path, inspector.bit_depth), spec.frame_shape))
         except DataError as error:
             frames.append(None)
-            reasons[place] = str(error)
+            reasons[index] = str(error)
     verdicts = inspector.inspect(frames)
-    whole = [frame for frame in frames if frame is not None]
-    reconstructions = iter(session(np.stack(whole)) if whole else ())
+    readable = [frame for frame in frames if frame is not None]
+    reconstructions = iter(session(np.stack(readable)) if readable else ())
     explained = []
-    for place, (path, frame, verdict) in enumerate(zip(paths, frames, verdicts, strict=True)):
+    for index, (path, frame, verdict) in enumerate(zip(paths, frames, verdicts, strict=True)):
         if frame is None:
-            verdict = inspector.judge.fault(reasons[place])
-        if frame is None:
-            explained.append(Explained(path.name, None, None, verdict))
+            explained.append(Explained(path.name, None, None, inspector.thresholder.fault(reasons[index])))
         else:
             explained.append(Explained(path.name, region_of(frame, spec), next(reconstructions), verdict))
     return explained
 
 
 class _Session:
-    """The reconstruction graph, run by ONNX Runtime."""
+    """The reconstruction graph in ONNX Runtime."""
 
     def __init__(self, graph: bytes) -> None:
         import onnxruntime as ort
 
         try:
             self._session = ort.InferenceSession(graph, session_options(), providers=["CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
+        except Exception as error:  # ONNX Runtime's exceptions have no common base class
             raise BackendError(f"ONNX Runtime cannot load {RECONSTRUCTION}: {error}") from error
 
     def __call__(self, frames: Frame) -> npt.NDArray[np.float32]:
-        """Frames uint8 [N, H, W, C] to reconstructions float32 [N, H, W, C] in grey levels."""
+        """Reconstruct frames uint8 [N, H, W, C]; returns float32 [N, H, W, C] in grey levels."""
         try:
             return np.asarray(self._session.run(["reconstruction"], {"frames": frames})[0], np.float32)
         except Exception as error:

@@ -1,36 +1,36 @@
-"""The page itself: self-contained HTML, well-formed as XML too, for a screen, a phone and paper."""
+"""The HTML page: self-contained, and well-formed XML too."""
 
 from dataclasses import dataclass
-from html import escape
 from importlib.resources import files
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from lrdan_edge.data.images import Frame
+from lrdan_edge.errors import MissingExtraError
 from lrdan_edge.runtime.explain import pictures
 from lrdan_edge.runtime.verdict import Verdict
 
 PICTURE_WIDTH = 320
-LEAST_ERROR = 4.0  # grey levels: smaller differences are never drawn brightest
+LEAST_ERROR = 4.0  # grey levels: the least difference that is drawn brightest
 _BRIGHTEST = 0.998  # quantile of an image's differences
 _COUNTED = {"good": "good", "reject": "rejected", "fault": "without a verdict"}
-_WORDS = {"good": "Good", "reject": "Reject", "fault": "Fault"}
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What holds for the whole page.
+class PageContext:
+    """What holds for all images of the page.
 
     Attributes:
-        bundle: Which.
-        graph: What judged.
-        threshold: Above it, a part is rejected.
-        promise: What it stands for, in words.
-        good_scores: The held-out good images' scores.
-        pooling: How the score is taken of the map.
-        contour: The heatmap's value that a line surrounds, or None for no line.
-        nearby: Whether the heatmap gains, after the score is taken, by what is marked nearby.
+        bundle: The bundle's path.
+        graph: The backend and graph that inspected the images.
+        threshold: The score above which a part is rejected.
+        promise: What the threshold promises.
+        good_scores: Scores of the held-out good images.
+        pooling: How the score is pooled from the map.
+        contour: The heatmap value that a line surrounds, or None for no line.
+        context_gain: Whether the heatmap gets the context gain, after the score is taken.
         source: What the heatmap shows.
     """
 
@@ -41,19 +41,19 @@ class Facts:
     good_scores: list[float]
     pooling: str
     contour: float | None
-    nearby: bool
+    context_gain: bool
     source: str
 
 
 @dataclass(frozen=True)
 class Explained:
-    """One image.
+    """One image of the page.
 
     Attributes:
         name: Its file's name.
-        frame: The part that the networks see, as they see it, uint8 [H, W, C]; None where there is no image.
-        reconstruction: AE2's, float32 [H, W, C] in grey levels; None likewise.
-        verdict: The verdict on it.
+        frame: The part that the networks see, uint8 [H, W, C]; None where there is no image.
+        reconstruction: AE2's reconstruction, float32 [H, W, C] in grey levels; None where there is no image.
+        verdict: Its verdict.
     """
 
     name: str
@@ -62,45 +62,70 @@ class Explained:
     verdict: Verdict
 
 
-def as_html(facts: Facts, explained: list[Explained]) -> str:
-    """The page."""
-    scales = _scales(facts, explained)
-    style = files(__package__).joinpath("style.css").read_text(encoding="utf-8")
-    counts = ", ".join(
-        f"{number} {said}"
-        for outcome, said in _COUNTED.items()
-        if (number := sum(one.verdict.outcome == outcome for one in explained))
+class _Picture(NamedTuple):
+    title: str
+    caption: str
+    source: str
+
+
+@dataclass(frozen=True)
+class _Card:
+    """One image as the template shows it; a fault has no pictures."""
+
+    name: str
+    verdict: Verdict
+    width: int = 0
+    height: int = 0
+    pictures: tuple[_Picture, ...] = ()
+    strip: str = ""
+    more_anomalous: int = 0
+
+
+def as_html(page: PageContext, explained: list[Explained]) -> str:
+    """Write the page.
+
+    Raises:
+        MissingExtraError: Jinja2 is not installed.
+    """
+    try:
+        from jinja2 import Environment, StrictUndefined
+    except ImportError as error:
+        raise MissingExtraError("jinja2", "report", "explain") from error
+    scales = _scales(page, explained)
+    outcomes = [one.verdict.outcome for one in explained]
+    counts = ", ".join(f"{outcomes.count(outcome)} {word}" for outcome, word in _COUNTED.items() if outcome in outcomes)
+    folder = files(__package__)
+    template = Environment(autoescape=True, undefined=StrictUndefined).from_string(
+        folder.joinpath("page.html").read_text("utf-8")
     )
-    cards = "".join(_card(facts, one, scales) for one in explained)
-    return f"""<!DOCTYPE html>
-<html xmlns="http://www.w3.org/1999/xhtml" lang="en"><head><meta charset="utf-8"/>
-<meta name="viewport" content="width=device-width, initial-scale=1"/><title>Explanation: {escape(counts)}</title>
-<style>{style}</style></head><body>
-<header><h1>Why these verdicts</h1>
-<p class="lead">{len(explained)} image{"s" if len(explained) != 1 else ""}: {counts}</p>
-<p class="facts"><span>bundle <b>{escape(facts.bundle)}</b></span> <span>judged by <b>{escape(facts.graph)}</b></span>
-<span>threshold <b>{_number(facts.threshold)}</b> ({facts.promise})</span></p></header>
-<main>{cards}</main>
-<footer>{_legend(facts, scales)}</footer></body></html>
-"""
+    return template.render(
+        page=page,
+        cards=[_card(page, one, scales) for one in explained],
+        counts=counts,
+        style=folder.joinpath("style.css").read_text("utf-8"),
+        scale=pictures.data_uri(pictures.scale()),
+        low=scales.low,
+        high=scales.high,
+        error=scales.error,
+    )
 
 
 @dataclass(frozen=True)
 class _Scales:
-    """What colours mean, the same for every image of the page: heatmaps from `low` to `high`, differences from 0 to `error`."""
+    """The range of colours, the same for all images: heatmaps from `low` to `high`, differences from 0 to `error`."""
 
     low: float
     high: float
     error: float
 
 
-def _scales(facts: Facts, explained: list[Explained]) -> _Scales:
-    """Heatmaps are dark where good parts are no less suspicious; where scores are no maxima, half of what is seen is dark."""
+def _scales(page: PageContext, explained: list[Explained]) -> _Scales:
+    """Heatmaps are dark up to the lowest good score; where the score is not a maximum, up to the median of all values."""
     heats = [one.verdict.heatmap.ravel() for one in explained if one.verdict.heatmap is not None]
     values = np.concatenate(heats) if heats else np.zeros(1, np.float32)
     low, high = float(np.quantile(values, 0.5)), float(values.max())
-    if facts.pooling == "max":
-        low, high = min(facts.good_scores), max(high, facts.threshold if facts.contour is None else facts.contour)
+    if page.pooling == "max":
+        low, high = min(page.good_scores), max(high, page.threshold if page.contour is None else page.contour)
     errors = [
         float(np.quantile(pictures.difference(one.frame, one.reconstruction), _BRIGHTEST))
         for one in explained
@@ -109,70 +134,31 @@ def _scales(facts: Facts, explained: list[Explained]) -> _Scales:
     return _Scales(low, high if high > low else low + 1.0, max(LEAST_ERROR, *errors) if errors else LEAST_ERROR)
 
 
-def _card(facts: Facts, one: Explained, scales: _Scales) -> str:
-    verdict = one.verdict
-    head = f'<h2>{escape(one.name)}</h2><span class="badge {verdict.outcome}">{_WORDS[verdict.outcome]}</span>'
-    if verdict.score is None or verdict.p_value is None or one.frame is None or one.reconstruction is None:
-        return (
-            f'<article class="{verdict.outcome}"><div class="head">{head}</div><p>{escape(verdict.fault or "")}</p></article>'
-        )
-    alike = round(verdict.p_value * (len(facts.good_scores) + 1)) - 1
-    strip = pictures.strip(facts.good_scores, verdict.threshold, verdict.score)
-    numbers = (
-        f'<dl><div><dt>Score</dt><dd><data class="score" value="{verdict.score!r}">{_number(verdict.score)}</data></dd></div>'
-        f'<div><dt>Threshold</dt><dd><data class="threshold" value="{verdict.threshold!r}">{_number(verdict.threshold)}</data></dd></div>'
-        f'<div><dt>p-value</dt><dd><data class="p-value" value="{verdict.p_value!r}">{verdict.p_value:.3g}</data></dd></div></dl>'
-        f'<figure class="among">{strip}<figcaption>{alike} of {len(facts.good_scores)} held-out good parts look at least this '
-        "anomalous.</figcaption></figure>"
-    )
-    return (
-        f'<article class="{verdict.outcome}"><div class="head">{head}</div><div class="body"><div class="numbers">{numbers}</div>'
-        f'<div class="pictures">{_pictures(facts, one, scales)}</div></div></article>'
+def _card(page: PageContext, one: Explained, scales: _Scales) -> _Card:
+    verdict, frame, reconstruction = one.verdict, one.frame, one.reconstruction
+    if verdict.score is None or verdict.p_value is None or frame is None or reconstruction is None:
+        return _Card(one.name, verdict)
+    return _Card(
+        one.name,
+        verdict,
+        width=frame.shape[1],
+        height=frame.shape[0],
+        pictures=_pictures(page, frame, reconstruction, verdict.heatmap, scales),
+        strip=pictures.strip(page.good_scores, verdict.threshold, verdict.score),
+        more_anomalous=round(verdict.p_value * (len(page.good_scores) + 1)) - 1,
     )
 
 
-def _pictures(facts: Facts, one: Explained, scales: _Scales) -> str:
-    frame, reconstruction, heatmap = one.frame, one.reconstruction, one.verdict.heatmap
-    assert frame is not None
-    assert reconstruction is not None
+def _pictures(
+    page: PageContext, frame: Frame, reconstruction: pictures.Map, heatmap: pictures.Map | None, scales: _Scales
+) -> tuple[_Picture, ...]:
     error = pictures.difference(frame, reconstruction)
-    parts = [
-        ("Image", "as the detector sees it", pictures.data_uri(frame)),
-        ("Reconstruction", "what a good part would look like", pictures.data_uri(pictures.shown(reconstruction))),
-        ("Difference", f"up to {error.max():.2g} grey levels", pictures.data_uri(pictures.coloured(error, 0.0, scales.error))),
+    shown: list[tuple[str, str, Frame]] = [
+        ("Image", "as the detector sees it", frame),
+        ("Reconstruction", "what a good part would look like", pictures.shown(reconstruction)),
+        ("Difference", f"up to {error.max():.2g} grey levels", pictures.coloured(error, 0.0, scales.error)),
     ]
     if heatmap is not None:
-        heat = pictures.heat_picture(heatmap, scales.low, scales.high, facts.contour, PICTURE_WIDTH)
-        said = "where a defect is likely" if facts.nearby else "what the score is made of"
-        parts.append(("Heatmap", said, pictures.data_uri(heat)))
-    return "".join(
-        f'<figure><img src="{source}" alt="{title} of {escape(one.name)}" width="{frame.shape[1]}" height="{frame.shape[0]}"/>'
-        f"<figcaption><b>{title}</b> {said}</figcaption></figure>"
-        for title, said, source in parts
-    )
-
-
-def _legend(facts: Facts, scales: _Scales) -> str:
-    bar = f'<img class="scale" src="{pictures.data_uri(pictures.scale())}" alt="" width="256" height="12"/>'
-    shows = (
-        "the evidence of a defect at each place (log-odds)"
-        if facts.source == "defects"
-        else "how far the difference at each place is from that of good parts"
-    )
-    pooled = {"max": "highest value", "mean": "mean", "rms": "root mean square"}[facts.pooling]
-    how = f"The score is its {pooled}{', before what is marked nearby is added' if facts.nearby else ''}."
-    if facts.contour is not None:
-        limit = "the threshold" if facts.contour == facts.threshold else f"the pixel threshold of {_number(facts.contour)}"
-        how += f" A cyan line surrounds what exceeds {limit}."
-    return (
-        f'<div><h3>Heatmap</h3><p class="ends"><span>{_number(scales.low)}</span>{bar}<span>{_number(scales.high)}</span></p>'
-        f"<p>{shows.capitalize()}. {how}</p></div>"
-        f'<div><h3>Difference</h3><p class="ends"><span>0</span>{bar}<span>{scales.error:.3g}</span></p>'
-        "<p>In grey levels, of 255, averaged over colours.</p></div>"
-        "<div><h3>Score</h3><p>The grey bars are the scores of held-out good parts, the dashed line is the threshold, the triangle is "
-        "this image. The p-value is the share of good parts that look at least as anomalous.</p></div>"
-    )
-
-
-def _number(value: float) -> str:
-    return f"{value:.4g}"
+        caption = "where a defect is likely" if page.context_gain else "what the score is made of"
+        shown.append(("Heatmap", caption, pictures.heat_picture(heatmap, scales.low, scales.high, page.contour, PICTURE_WIDTH)))
+    return tuple(_Picture(title, caption, pictures.data_uri(image)) for title, caption, image in shown)

@@ -1,4 +1,4 @@
-"""The pictures of an explanation: PNG as data URIs, and the good scores as SVG."""
+"""The images of an explanation as PNG data URIs, and the good scores as SVG."""
 
 import base64
 
@@ -9,43 +9,43 @@ import numpy.typing as npt
 from lrdan_edge.data.images import Frame
 
 _BINS = 28
-_CONTOUR = (255, 255, 0)  # BGR: cyan is in no shade of the colour map
+_CONTOUR = (255, 255, 0)  # BGR: cyan does not occur in the colour map
 _WIDTH, _HEIGHT, _BASE = 320, 60, 46
 
 Map = npt.NDArray[np.float32]
 
 
 def data_uri(image: Frame) -> str:
-    """An image uint8 [H, W], [H, W, 1] or [H, W, 3] (BGR) as a PNG data URI."""
+    """Encode an image, uint8 [H, W], [H, W, 1] or [H, W, 3] (BGR), as a PNG data URI."""
     encoded = cv2.imencode(".png", image)[1]
     return "data:image/png;base64," + base64.b64encode(encoded.tobytes()).decode("ascii")
 
 
 def shown(reconstruction: Map) -> Frame:
-    """A reconstruction in grey levels, float32 [H, W, C], as an image."""
+    """Round a reconstruction in grey levels, float32 [H, W, C], to an image, uint8 [H, W, C]."""
     return np.clip(np.round(reconstruction), 0, 255).astype(np.uint8)
 
 
 def difference(frame: Frame, reconstruction: Map) -> Map:
-    """The absolute error in grey levels, mean over channels: float32 [H, W]."""
+    """The absolute difference in grey levels, averaged over channels: float32 [H, W]."""
     return np.asarray(np.abs(frame.astype(np.float32) - reconstruction).mean(2), np.float32)
 
 
 def coloured(values: Map, low: float, high: float) -> Frame:
-    """A map float32 [H, W] in the colours of `scale`, from `low` to `high`: uint8 [H, W, 3] (BGR)."""
+    """Colour a map, float32 [H, W], from `low` to `high` with the colours of `scale`: uint8 [H, W, 3] (BGR)."""
     level = np.clip((np.nan_to_num(values) - low) / max(high - low, 1e-12), 0, 1)
     return np.asarray(cv2.applyColorMap(np.round(255 * level).astype(np.uint8), cv2.COLORMAP_INFERNO), np.uint8)
 
 
 def heat_picture(heatmap: Map, low: float, high: float, contour: float | None, width: int) -> Frame:
-    """A heatmap, enlarged without smoothing its values away, with a line around what exceeds `contour`.
+    """Draw a heatmap, enlarged without smoothing, with a line around values above `contour`.
 
     Args:
         heatmap: float32 [h, w].
         low: The value that is drawn darkest.
         high: The value that is drawn brightest.
         contour: The level of the line, or None for no line.
-        width: Least columns of the picture: a line needs some.
+        width: Least number of columns of the image.
     """
     factor = max(1, -(-width // heatmap.shape[1]))
     size = (heatmap.shape[1] * factor, heatmap.shape[0] * factor)
@@ -63,12 +63,12 @@ def scale() -> Frame:
 
 
 def strip(good: list[float], threshold: float, score: float) -> str:
-    """Where a score lies among the good ones: a histogram with the threshold and the score marked, SVG.
+    """Draw a histogram of the good scores as SVG, with the threshold and one score marked.
 
     Args:
-        good: Held-out good images' scores.
-        threshold: Above it, a part is rejected.
-        score: The image's.
+        good: Scores of the held-out good images.
+        threshold: The score above which a part is rejected.
+        score: The score of the image.
     """
     low, high = min(*good, threshold, score), max(*good, threshold, score)
     margin = 0.04 * (high - low or 1.0)

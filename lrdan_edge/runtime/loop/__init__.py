@@ -1,4 +1,4 @@
-"""The inspection loop: many sources, one engine, verdicts into sinks; see `lrdan_edge.runtime.loop.inspection`."""
+"""The inspection loop: many sources, one engine, many sinks; see `lrdan_edge.runtime.loop.inspection`."""
 
 from lrdan_edge.runtime.loop.frame_queue import Policy
 from lrdan_edge.runtime.loop.inspection import InspectionLoop

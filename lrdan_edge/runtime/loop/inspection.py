@@ -1,14 +1,13 @@
-"""The inspection loop: capture, batch, infer, decide, deliver, each with a bounded queue between.
+"""The inspection loop: capture, resize, infer, decide and deliver, with bounded queues in between.
 
-    source ─▶ fit ─▶ lane ┐                ┌─▶ delivery queue ─▶ sink
-    source ─▶ fit ─▶ lane ┼─batch─▶ infer ─┤ decide
-    source ─▶ fit ─▶ lane ┘                └─▶ delivery queue ─▶ sink
+    source ─▶ resize ─▶ queue ┐                ┌─▶ queue ─▶ sink
+    source ─▶ resize ─▶ queue ┼─batch─▶ infer ─┤ decide
+    source ─▶ resize ─▶ queue ┘                └─▶ queue ─▶ sink
 
-Capture has a thread per source (and fitting another, see `lrdan_edge.runtime.loop.capture`), inference has one or more, every
-sink has one; deciding stays in the caller's. Decoding, fitting and inference release the GIL, so they overlap.
+Each source has one or two threads (see `lrdan_edge.runtime.loop.capture_stage`), inference has one or more, each sink has one. The
+caller's thread decides. Decoding, resizing and inference release the GIL, so they overlap.
 """
 
-import itertools
 import math
 import threading
 import time
@@ -21,25 +20,25 @@ import numpy as np
 from lrdan_edge.backends.base import Detections
 from lrdan_edge.data.images import Frame
 from lrdan_edge.errors import BackendError, DataError, LrdanError, SourceError
-from lrdan_edge.runtime.decider import Decider
 from lrdan_edge.runtime.inspector import Inspector
-from lrdan_edge.runtime.loop.capture import Capture
-from lrdan_edge.runtime.loop.frame_queue import Intake, Policy, ReadyFrame
+from lrdan_edge.runtime.loop.capture_stage import CaptureStage
+from lrdan_edge.runtime.loop.frame_queue import FrameQueue, Policy, ReadyFrame
 from lrdan_edge.runtime.loop.progress import Progress, SourceProgress
-from lrdan_edge.runtime.loop.reorder_buffer import Handoff
+from lrdan_edge.runtime.loop.reorder_buffer import ReorderBuffer
 from lrdan_edge.runtime.rule import Rule
-from lrdan_edge.runtime.sinks.base import Delivery, InspectedFrame, Sink
+from lrdan_edge.runtime.rule_filter import RuleFilter
+from lrdan_edge.runtime.sinks.base import InspectedFrame, Sink, SinkWorker
 from lrdan_edge.runtime.sources.base import Source
 from lrdan_edge.runtime.verdict import Verdict
 
 _WAITING_FRAMES = 8
 _CLOSE_S = 10.0
-BACKEND_GONE_S = 30.0  # so long of nothing but failures ends the run
+BACKEND_GONE_S = 30.0  # a backend that only fails for this long ends the run
 
 
 @dataclass(frozen=True, slots=True)
 class _Scored:
-    """A batch after inference: scores of its frames that have an image, or why there are none."""
+    """A batch after inference: the scores of its frames that have an image, or why there are no scores."""
 
     frames: list[ReadyFrame]
     detections: Detections | None
@@ -49,10 +48,10 @@ class _Scored:
 
 
 class InspectionLoop:
-    """Runs sources through one inspector into sinks.
+    """Inspects the frames of sources and delivers them with their verdicts to sinks.
 
     Attributes:
-        progress: How it is doing; the same object during and after `run`.
+        progress: Counts, latencies and problems; the same object during and after `run`.
     """
 
     def __init__(
@@ -70,43 +69,44 @@ class InspectionLoop:
         """Connect the parts.
 
         Args:
-            inspector: Judges the frames.
-            sources: Deliver them, one source or several; closed by the loop.
-            sinks: Get every judged frame, each source's in order; closed by the loop.
-            policy: None: ``latest`` for live sources, ``every`` for recorded ones.
-            batch: Most frames judged at once, over all sources; no frame waits for others.
-            heatmaps: Whether a sink wants them.
+            inspector: Inspects the frames.
+            sources: One source or several; the loop closes them.
+            sinks: Get every inspected frame, those of one source in order; the loop closes them.
+            policy: What happens when frames arrive faster than they are inspected: ``latest`` drops the oldest, ``every`` makes
+                the source wait; None: ``latest`` for live sources, ``every`` for recorded ones.
+            batch: Most frames inspected at once, over all sources; no frame waits for a full batch.
+            heatmaps: Whether a sink uses heatmaps.
             rule: When a part is rejected; None: whenever a frame's score exceeds the threshold.
-            in_flight: How many batches are given to the backend at once; None: as many as it overlaps.
+            in_flight: Number of batches given to the backend at once; None: as many as it overlaps.
 
         Raises:
-            DataError: No source, or the rule does not fit this bundle.
+            DataError: There is no source, or the rule cannot be applied to this bundle.
         """
         self._inspector = inspector
         self._sources = list(sources) if isinstance(sources, Sequence) else [sources]
         if not self._sources:
-            raise DataError("there is no source to inspect: give one")
+            raise DataError("there is no source to inspect", "give one in {sources}")
         self._policies: list[Policy] = [policy or ("latest" if source.live else "every") for source in self._sources]
         self._batch = batch
         self._heatmaps = heatmaps or (rule is not None and rule.needs_heatmap)
         self._in_flight = in_flight or inspector.backend.spec.in_flight
-        self._intake = Intake([(self._lane_size(one), one) for one in self._policies])
-        self._handoff: Handoff[_Scored] = Handoff(self._in_flight + 1, self._in_flight)
-        self._deciders = [Decider.of(inspector, rule) for _ in self._sources] if rule else None
+        self._frame_queue = FrameQueue([(self._queue_size(one), one) for one in self._policies])
+        self._scored: ReorderBuffer[_Scored] = ReorderBuffer(self._in_flight + 1, self._in_flight)
+        self._rule_filters = [RuleFilter.of(inspector, rule) for _ in self._sources] if rule else None
         self._sinks = list(sinks)
-        self._deliveries: list[Delivery] = []
+        self._sink_workers: list[SinkWorker] = []
         self._started = False
-        self._broken: Exception | None = None
+        self._bug: Exception | None = None
         self._failing_since_ns: int | None = None
-        self._stops: SimpleQueue[None] = SimpleQueue()
+        self._stop_requests: SimpleQueue[None] = SimpleQueue()
         self._stopping = threading.Event()
         self.progress = Progress([SourceProgress(source.uri, source.live) for source in self._sources])
-        self._captures = [
-            Capture(
+        self._capture_stages = [
+            CaptureStage(
                 number,
                 source,
                 inspector,
-                self._intake,
+                self._frame_queue,
                 self.progress.sources[number],
                 self._stopping,
                 policy=self._policies[number],
@@ -115,55 +115,56 @@ class InspectionLoop:
             for number, source in enumerate(self._sources)
         ]
 
-    def _lane_size(self, policy: Policy) -> int:
-        """Live lanes hold their share of a batch; recorded ones enough to fill the next while one is inferred."""
+    def _queue_size(self, policy: Policy) -> int:
+        """Frames that may wait per source: live ones for one batch, recorded ones for the next batch too."""
         least, frames = (1, self._batch) if policy == "latest" else (2, max(_WAITING_FRAMES, 2 * self._batch))
         return max(least, -(-frames // len(self._sources)))
 
     def run(self, report: Callable[[Progress], None] | None = None) -> Progress:
-        """Inspect until all sources end or `stop` is called, then drain. A loop runs once.
+        """Inspect until all sources have ended or `stop` is called. A loop runs only once.
 
         Args:
             report: Called after every batch, on this thread.
 
         Raises:
-            SourceError: Sources could not go on; what they and the others delivered has been judged and delivered.
-            BackendError: The backend has failed for `BACKEND_GONE_S` without a pause.
+            SourceError: One or more sources failed; all frames that arrived have been inspected and delivered. With one failed
+                source, its own error; its type says why.
+            BackendError: Every call of the backend has failed for `BACKEND_GONE_S` seconds.
         """
         if self._started:
-            raise RuntimeError("this loop has run: make another")
+            raise RuntimeError("this loop has already run: make a new one")
         self._started = True
-        self._deliveries = [Delivery(sink) for sink in self._sinks]
-        for delivery in self._deliveries:
-            self.progress.latency[f"deliver {delivery.name}"] = delivery.latency
-        workers = [threading.Thread(target=self._end_sources, name="stop", daemon=True)]
-        workers[0].start()
-        workers += [threading.Thread(target=self._infer, name=f"infer {n}", daemon=True) for n in range(self._in_flight)]
+        self._sink_workers = [SinkWorker(sink) for sink in self._sinks]
+        for worker in self._sink_workers:
+            self.progress.latency[f"deliver {worker.name}"] = worker.latency
+        threads = [threading.Thread(target=self._end_sources, name="stop", daemon=True)]
+        threads[0].start()
+        threads += [threading.Thread(target=self._infer, name=f"infer {n}", daemon=True) for n in range(self._in_flight)]
         started = time.monotonic()
         try:
             self._inspector.warm_up(self._batch)
             started = time.monotonic()
-            for capture in self._captures:
+            for capture in self._capture_stages:
                 capture.start()
-            for worker in workers[1:]:
-                worker.start()
-            while (scored := self._handoff.get()) is not None:
+            for thread in threads[1:]:
+                thread.start()
+            while (scored := self._scored.get()) is not None:
                 self._decide(scored)
                 self._require_working_backend(scored)
                 self.progress.seconds = time.monotonic() - started
                 if report:
                     report(self.progress)
         finally:
-            self._finish(workers)
+            self._finish(threads)
             self.progress.seconds = time.monotonic() - started
         self._raise_failures()
         return self.progress
 
     def _require_working_backend(self, scored: _Scored) -> None:
-        """Give up a backend that has failed for long: a GPU that is lost comes back to another process alone.
+        """End the run where the backend only fails: a GPU that is lost is available again only to a new process.
 
         Raises:
-            BackendError: It has.
+            BackendError: Every call has failed for `BACKEND_GONE_S` seconds.
         """
         if scored.detections is not None:
             self._failing_since_ns = None
@@ -171,52 +172,52 @@ class InspectionLoop:
             self._failing_since_ns = self._failing_since_ns or scored.taken_ns
             failing_s = (scored.scored_ns - self._failing_since_ns) / 1e9
             if failing_s >= BACKEND_GONE_S:
-                raise BackendError(
-                    f"the backend has failed for {failing_s:.0f} s without a pause ({scored.failure}): start again"
-                )
+                problem = f"the backend has failed for {failing_s:.0f} s without a pause ({scored.failure})"
+                raise BackendError(problem, "start again")
 
     def stop(self) -> None:
-        """End soon, from any thread or signal handler: no new frames, those captured are still judged and delivered."""
-        self._stops.put(None)  # which takes no lock that a signal handler's own thread may hold; `_end_sources` does the rest
+        """End the run: take no new frames, inspect and deliver those captured. Call it from any thread or signal handler."""
+        self._stop_requests.put(None)  # takes no lock that the signal handler's thread may hold; `_end_sources` does the rest
 
     def _end_sources(self) -> None:
-        """The stop's thread."""
-        self._stops.get()
+        """Wait for `stop`, then close the sources."""
+        self._stop_requests.get()
         self._stopping.set()
-        self._intake.end()
+        self._frame_queue.end()
         for source in self._sources:
             source.close()
 
-    def _finish(self, workers: list[threading.Thread]) -> None:
-        self._handoff.abandon()
+    def _finish(self, threads: list[threading.Thread]) -> None:
+        self._scored.abandon()
         self.stop()
         deadline = time.monotonic() + _CLOSE_S
-        for capture in self._captures:
+        for capture in self._capture_stages:
             capture.join(max(0.0, deadline - time.monotonic()))
-        for worker in workers:
-            if worker.ident is not None:  # else it was never started
-                worker.join(max(0.0, deadline - time.monotonic()))
-        for delivery in self._deliveries:
-            delivery.close()
-        self._note_lost()
+        for thread in threads:
+            if thread.ident is not None:  # else it was never started
+                thread.join(max(0.0, deadline - time.monotonic()))
+        for worker in self._sink_workers:
+            worker.close()
+        self._note_failed_sinks()
         now = time.monotonic_ns()
         for source in self.progress.sources:
             source.finish(now)
 
-    def _note_lost(self) -> None:
-        """Sinks that stopped, and what each source lost by that."""
-        stopped = [delivery for delivery in self._deliveries if delivery.problems]
-        if not stopped:
-            return
-        for problem in itertools.chain.from_iterable(delivery.problems for delivery in stopped):
-            self.progress.note(problem, grave=True)
-        for number, source in enumerate(self.progress.sources):
-            source.lost_by_sink = sum(delivery.lost[number] for delivery in stopped)
+    def _note_failed_sinks(self) -> None:
+        """Record sinks that failed, and how many frames of each source they did not get."""
+        failed = [worker for worker in self._sink_workers if worker.problems]
+        for worker in failed:
+            self.progress.failed_sinks.add(worker.name)
+            for problem in worker.problems:
+                self.progress.note(problem, always=True)
+        if failed:
+            for number, source in enumerate(self.progress.sources):
+                source.lost_by_sink = sum(worker.lost[number] for worker in failed)
 
     def _raise_failures(self) -> None:
-        """The first bug; else the sources that failed, in one error."""
-        if self._broken is not None:
-            raise self._broken
+        """Raise the first bug; else the errors of sources that failed, in one error."""
+        if self._bug is not None:
+            raise self._bug
         errors = [source.error for source in self.progress.sources if source.error is not None]
         for error in errors:
             if len(errors) == 1 or not isinstance(error, LrdanError):
@@ -226,23 +227,23 @@ class InspectionLoop:
             raise SourceError(f"{len(errors)} of {len(self._sources)} sources failed: {reasons}")
 
     def _infer(self) -> None:
-        """Inference's thread: batches from the lanes, scores to the caller's thread."""
+        """The inference thread: takes batches from the frame queue, and gives scores to the caller's thread."""
         buffer = np.empty((self._batch, *self._inspector.backend.spec.frame_shape), np.uint8)
         try:
             while True:
-                number, frames = self._intake.take(self._batch)
+                number, frames = self._frame_queue.take(self._batch)
                 if not frames:
                     break
-                self._handoff.put(number, self._score(frames, buffer))
+                self._scored.put(number, self._score(frames, buffer))
         except Exception as error:  # a bug: `run` raises it
-            self._broken = error
-            self._handoff.abandon()
+            self._bug = error
+            self._scored.abandon()
         finally:
-            self._handoff.leave()
+            self._scored.leave()
 
     def _score(self, frames: list[ReadyFrame], buffer: Frame) -> _Scored:
         taken = time.monotonic_ns()
-        images = [ready.fitted for ready in frames if ready.fitted is not None]
+        images = [ready.resized for ready in frames if ready.resized is not None]
         detections, failure = None, None
         if images:
             batch = images[0][np.newaxis] if len(images) == 1 else np.stack(images, out=buffer[: len(images)])
@@ -253,7 +254,7 @@ class InspectionLoop:
         return _Scored(frames, detections, failure, taken, time.monotonic_ns())
 
     def _decide(self, scored: _Scored) -> None:
-        """Verdicts of a batch, counted and delivered."""
+        """Make the verdicts of a batch, count and deliver them."""
         progress, latency = self.progress, self.progress.latency
         verdicts = self._verdicts(scored)
         inspected: list[tuple[InspectedFrame, bool]] = []
@@ -273,32 +274,32 @@ class InspectionLoop:
             progress.last.append((frame.name, verdict))
             if verdict.own_outcome == "fault" and verdict.fault:
                 source.faults += 1
-                said = f"{frame.name}: {verdict.fault}" if frame.name not in verdict.fault else verdict.fault
-                progress.note(said, about=verdict.fault)
+                problem = f"{frame.name}: {verdict.fault}" if frame.name not in verdict.fault else verdict.fault
+                progress.note(problem, key=verdict.fault)
             one = InspectedFrame(frame, verdict, total / 1e6, ready.source, now)
             inspected.append((one, self._policies[ready.source] == "every"))
-        for delivery in self._deliveries:
-            for refused in delivery.put_all(inspected):
-                progress.sources[refused.source_number].undelivered += 1
-        self._note_lost()
+        for worker in self._sink_workers:
+            for dropped in worker.put_all(inspected):
+                progress.sources[dropped.source_number].undelivered += 1
+        self._note_failed_sinks()
         for number in {ready.source for ready in scored.frames}:
-            progress.sources[number].dropped = self._intake.dropped(number)
+            progress.sources[number].dropped = self._frame_queue.dropped(number)
         progress.count_batch(time.monotonic_ns(), len(inspected))
 
     def _verdicts(self, scored: _Scored) -> list[Verdict]:
-        """One verdict per frame, in order; a frame without an image, or a batch that failed, is a fault."""
-        judge, detections = self._inspector.judge, scored.detections
+        """One verdict per frame, in order; frames without an image, and all of a batch that failed, are faults."""
+        thresholder, detections = self._inspector.thresholder, scored.detections
         scores = iter(() if detections is None else detections.score.tolist())
         heatmaps = iter(() if detections is None or detections.heatmap is None else detections.heatmap)
         verdicts = []
         for ready in scored.frames:
-            if ready.fitted is None:
-                said = judge.fault(ready.fault or "the frame is missing")
+            if ready.resized is None:
+                verdict = thresholder.fault(ready.fault or "the frame is missing")
             elif detections is None:
-                said = judge.fault(scored.failure or "the backend gave no score")
+                verdict = thresholder.fault(scored.failure or "the backend gave no score")
             else:
-                said = judge.judge(next(scores, math.nan), next(heatmaps, None))
-            if self._deciders:
-                said = self._deciders[ready.source].decide(said, gap=ready.fitted is None)
-            verdicts.append(said)
+                verdict = thresholder.verdict(next(scores, math.nan), next(heatmaps, None))
+            if self._rule_filters:
+                verdict = self._rule_filters[ready.source].apply(verdict, gap=ready.resized is None)
+            verdicts.append(verdict)
         return verdicts

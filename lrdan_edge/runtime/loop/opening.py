@@ -1,4 +1,4 @@
-"""Several sources at once, of which some may be dead from the start."""
+"""Opens several sources at once, of which some may fail."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -6,22 +6,22 @@ from concurrent.futures import ThreadPoolExecutor
 
 from lrdan_edge.errors import SourceError
 from lrdan_edge.runtime.sources import CapturedFrame, Source, open_source
-from lrdan_edge.runtime.sources.redact import scrubbed
+from lrdan_edge.runtime.sources.redact import redact
 
 
-class DeadSource(Source):
-    """A source that could not be opened: it delivers nothing but the reason, so that the loop records it."""
+class FailedSource(Source):
+    """Stands for a source that could not be opened: iterating raises the error, so that the loop records it."""
 
     live = False
     fps: float | None = None
     frames: int | None = 0
 
     def __init__(self, uri: str, error: SourceError) -> None:
-        """Stand for `uri`, which could not be opened for `error`."""
+        """Keep the address, without credentials, and the error."""
         self.uri, self.error = uri, error
 
     def __iter__(self) -> Iterator[CapturedFrame]:
-        """Raise the reason."""
+        """Raise the error."""
         raise self.error
 
     def close(self) -> None:
@@ -33,32 +33,28 @@ def open_sources(
 ) -> list[Source]:
     """Open several sources at the same time, so that slow cameras do not wait for each other.
 
-    One that cannot be opened does not keep the others from running: a `DeadSource` stands for it, and the loop says so.
+    A source that cannot be opened is replaced by a `FailedSource`; the others run.
 
     Args:
         uris: Addresses, as `lrdan_edge.open_source` takes them.
-        opener: What opens each.
-        options: For the opener.
+        opener: Opens one source.
+        options: Further arguments of `opener`.
 
     Raises:
-        SourceError: None can be opened.
+        SourceError: No source can be opened; with one address, its own error.
     """
 
     def open_one(uri: str | os.PathLike[str]) -> Source:
         try:
             return opener(uri, **options)
         except SourceError as error:
-            return DeadSource(scrubbed(os.fspath(uri)), error)
+            return FailedSource(redact(os.fspath(uri)), error)
 
     with ThreadPoolExecutor(max_workers=max(1, len(uris))) as pool:
         sources = list(pool.map(open_one, uris))
-    dead = [source for source in sources if isinstance(source, DeadSource)]
-    if len(dead) == len(sources) and dead:
-        raise (
-            dead[0].error
-            if len(dead) == 1
-            else SourceError(
-                f"none of the {len(dead)} sources can be opened: {'; '.join(str(source.error) for source in dead)}"
-            )
-        )
+    failed = [source.error for source in sources if isinstance(source, FailedSource)]
+    if len(sources) == len(failed) == 1:
+        raise failed[0]
+    if failed and len(failed) == len(sources):
+        raise SourceError(f"none of the {len(failed)} sources can be opened: {'; '.join(map(str, failed))}")
     return sources

@@ -1,4 +1,4 @@
-"""How the loop is doing, in memory that does not grow with time."""
+"""Counts, latencies and problems of an inspection, in memory that does not grow with time."""
 
 from collections import Counter, deque
 from dataclasses import dataclass, field
@@ -11,22 +11,22 @@ _MOST_PROBLEMS = 100
 
 @dataclass
 class SourceProgress:
-    """How one source is doing.
+    """Counts of one source.
 
     Attributes:
-        uri: Its address.
-        live: Whether frames are lost when nobody takes them.
-        outcomes: Its frames by outcome.
-        faults: Its frames that are faults themselves, whatever a rule makes of them.
+        uri: Its address, without credentials.
+        live: Whether frames that are not taken in time are lost.
+        outcomes: Number of frames by outcome.
+        faults: Frames whose own outcome is a fault, before a rule is applied.
         dropped: Frames dropped because a newer one was waiting (``latest``).
         undelivered: Frames that a sink did not get because it was too slow (``latest``), counted per sink.
         lost_by_sink: Frames that a sink did not get because it had failed, counted per sink.
-        missing: Frames that the source itself could not deliver, each noted by a fault.
-        gaps: How often its signal was lost, however many frames are missing each time.
-        gap_s: Seconds without a frame in those gaps, from the last frame before to the first one after.
-        ended: Whether no frame will follow.
-        error: Why it could not go on, or None.
-        latency: From capture to verdict.
+        missing: Frames that the source could not deliver; each is a fault.
+        gaps: Number of signal losses, each with one or more missing frames.
+        gap_s: Total length of the gaps in seconds, each from the last frame before it to the first one after it.
+        ended: Whether it has ended.
+        error: The error that ended it, or None.
+        latency: Time from capture to verdict.
         in_gap: Whether its signal is lost now.
     """
 
@@ -48,11 +48,11 @@ class SourceProgress:
 
     @property
     def frames(self) -> int:
-        """Frames judged, faults among them."""
+        """Number of inspected frames, including faults."""
         return self.outcomes.total()
 
     def saw(self, capture_ns: int, *, missing: bool) -> None:
-        """Count a frame, or a missing one, towards the gaps."""
+        """Count a frame that arrived or is missing, and the length of gaps."""
         if missing:
             self.missing += 1
             self.gaps += not self.in_gap
@@ -64,7 +64,7 @@ class SourceProgress:
         self.in_gap, self._seen_ns = False, capture_ns
 
     def as_dict(self) -> dict[str, object]:
-        """All of it, ready for JSON."""
+        """The counts, ready for JSON."""
         counts = {"dropped": self.dropped, "undelivered": self.undelivered, "lost_by_sink": self.lost_by_sink}
         counts |= {"missing": self.missing, "gaps": self.gaps}
         return {
@@ -78,7 +78,7 @@ class SourceProgress:
         }
 
     def finish(self, now_ns: int) -> None:
-        """Close a gap that nothing ended."""
+        """End a gap that is open at the end of the run."""
         if self.in_gap and self._seen_ns is not None:
             self.gap_s += max(0, now_ns - self._seen_ns) / 1e9
         self.in_gap = False
@@ -86,17 +86,18 @@ class SourceProgress:
 
 @dataclass
 class Progress:
-    """How the loop is doing; read by the live line and returned at the end.
+    """Counts of an inspection; updated while it runs, and returned at its end.
 
     Attributes:
-        sources: How each source is doing, in their order.
+        sources: Counts of each source, in their order.
         latency: Durations by stage: ``wait`` (from capture until taken for a batch), ``infer`` (batching and inference),
-            ``device`` (what of it the GPU took, by its own clock), ``decide`` (from scores to verdict), ``total`` (from capture
-            to verdict), and ``deliver NAME`` per sink (from verdict until the sink has it).
-        last: The last frames' verdicts, newest last.
-        batches: Batches inferred.
-        problems: What went wrong, in the order it happened; the same once, at most 100 and the sinks' ends.
-        seconds: Since the loop started.
+            ``device`` (the GPU's part of it, by its own clock), ``decide`` (from scores to verdict), ``total`` (from capture to
+            verdict), and ``deliver NAME`` per sink (from verdict until the sink has written it).
+        last: Names and verdicts of the last frames, newest last.
+        batches: Number of batches inferred.
+        problems: What went wrong, in order of time: each problem once, at most 100, and every failed sink.
+        failed_sinks: Names of the sinks that failed.
+        seconds: Time since the start.
     """
 
     sources: list[SourceProgress] = field(default_factory=list)
@@ -106,46 +107,50 @@ class Progress:
     last: deque[tuple[str, Verdict]] = field(default_factory=lambda: deque(maxlen=5))
     batches: int = 0
     problems: list[str] = field(default_factory=list)
+    failed_sinks: set[str] = field(default_factory=set)
     seconds: float = 0.0
     _noted: set[str] = field(default_factory=set)
-    _judged: int = 0
+    _counted: int = 0
     _recent: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=64))
 
     @property
     def outcomes(self) -> Counter[str]:
-        """Frames by outcome, of all sources."""
+        """Number of frames by outcome, of all sources."""
         return sum((source.outcomes for source in self.sources), Counter[str]())
 
     @property
     def frames(self) -> int:
-        """Frames judged."""
+        """Number of inspected frames, including faults."""
         return sum(source.frames for source in self.sources)
 
     @property
+    def complete(self) -> bool:
+        """Whether nothing was lost so far: no fault of a recorded source, and no failed sink."""
+        return not self.failed_sinks and not any(source.faults for source in self.sources if not source.live)
+
+    @property
     def dropped(self) -> int:
-        """Frames dropped because a newer one was waiting (``latest``)."""
+        """Number of frames dropped because a newer one was waiting (``latest``)."""
         return sum(source.dropped for source in self.sources)
 
     @property
     def undelivered(self) -> int:
-        """Frames that a sink did not get because it was too slow."""
+        """Number of frames that a sink did not get because it was too slow."""
         return sum(source.undelivered for source in self.sources)
 
     @property
     def drops(self) -> dict[str, int]:
-        """Frames lost, by cause: ``queue full``, ``slow sink`` and ``failed sink`` (counted per sink), ``fault of source``."""
-        failed = sum(source.lost_by_sink for source in self.sources)
-        missing = sum(source.missing for source in self.sources)
+        """Number of lost frames by cause: ``queue full``, ``slow sink`` and ``failed sink`` (per sink), ``fault of source``."""
         return {
             "queue full": self.dropped,
             "slow sink": self.undelivered,
-            "failed sink": failed,
-            "fault of source": missing,
+            "failed sink": sum(source.lost_by_sink for source in self.sources),
+            "fault of source": sum(source.missing for source in self.sources),
         }
 
     @property
     def frames_per_s(self) -> float:
-        """Over the last 64 batches."""
+        """Frames per second over the last 64 batches."""
         if len(self._recent) < 2:
             return self.frames / self.seconds if self.seconds else 0.0
         (first, before), (last, after) = self._recent[0], self._recent[-1]
@@ -156,7 +161,7 @@ class Progress:
         return self.latency["total"].percentiles_ms()
 
     def as_dict(self) -> dict[str, object]:
-        """All of it but the last verdicts, ready for JSON."""
+        """The counts, without the last verdicts, ready for JSON: the content of ``run.json``."""
         return {
             "seconds": round(self.seconds, 3),
             "frames": self.frames,
@@ -167,21 +172,21 @@ class Progress:
             "sources": [source.as_dict() for source in self.sources],
         }
 
-    def note(self, problem: str, about: str | None = None, *, grave: bool = False) -> None:
-        """Remember a problem once; at most 100, so that months of trouble stay bounded.
+    def note(self, problem: str, key: str | None = None, *, always: bool = False) -> None:
+        """Add a problem that has not been added before; at most 100, so that memory stays bounded.
 
         Args:
-            problem: What is said.
-            about: What makes it the same problem as another; None: `problem` itself.
-            grave: Whether it is remembered whatever came before.
+            problem: The text.
+            key: Problems with the same key are the same; None: `problem`.
+            always: Add it also beyond 100 problems.
         """
-        about = about or problem
-        if about not in self._noted and (grave or len(self.problems) < _MOST_PROBLEMS):
-            self._noted.add(about)
+        key = key or problem
+        if key not in self._noted and (always or len(self.problems) < _MOST_PROBLEMS):
+            self._noted.add(key)
             self.problems.append(problem)
 
     def count_batch(self, done_ns: int, frames: int) -> None:
-        """Remember when a batch of so many frames was finished, for `frames_per_s`."""
+        """Record when a batch of `frames` frames was finished, for `frames_per_s`."""
         self.batches += 1
-        self._judged += frames
-        self._recent.append((done_ns / 1e9, self._judged))
+        self._counted += frames
+        self._recent.append((done_ns / 1e9, self._counted))

@@ -1,4 +1,4 @@
-"""Batches on their way from inference to decision: bounded, and in order whatever finishes first."""
+"""The queue between inference and decision: bounded, and in order whichever batch finishes first."""
 
 import threading
 from typing import Generic, TypeVar
@@ -6,18 +6,21 @@ from typing import Generic, TypeVar
 Item = TypeVar("Item")
 
 
-class Handoff(Generic[Item]):
-    """Items by number, taken in their numbers' order; who is `size` ahead of the taker waits."""
+class ReorderBuffer(Generic[Item]):
+    """Items with numbers, taken in the order of their numbers.
 
-    def __init__(self, size: int, givers: int) -> None:
-        """Start empty, for so many giving threads."""
+    A producer waits while its item is `size` or more ahead of the next one to be taken.
+    """
+
+    def __init__(self, size: int, producers: int) -> None:
+        """Start empty, for this many producing threads."""
         self._items: dict[int, Item] = {}
         self._changed = threading.Condition()
-        self._size, self._givers, self._next = size, givers, 0
+        self._size, self._producers, self._next = size, producers, 0
         self._abandoned = False
 
     def put(self, number: int, item: Item) -> None:
-        """Hand over an item; once abandoned, it is discarded."""
+        """Add an item; after `abandon`, it is discarded."""
         with self._changed:
             while number - self._next >= self._size and not self._abandoned:
                 self._changed.wait()
@@ -26,16 +29,16 @@ class Handoff(Generic[Item]):
                 self._changed.notify_all()
 
     def leave(self) -> None:
-        """A giver says that it gives no more."""
+        """End one producer: it adds no more items."""
         with self._changed:
-            self._givers -= 1
+            self._producers -= 1
             self._changed.notify_all()
 
     def get(self) -> Item | None:
-        """The next item in order, or None when there will be none: all givers have left, or it is abandoned."""
+        """The next item in order; None after the last one: all producers have left, or the buffer is abandoned."""
         with self._changed:
             while self._next not in self._items:
-                if self._givers == 0 or self._abandoned:
+                if self._producers == 0 or self._abandoned:
                     return None
                 self._changed.wait()
             item = self._items.pop(self._next)
@@ -44,7 +47,7 @@ class Handoff(Generic[Item]):
             return item
 
     def abandon(self) -> None:
-        """Nobody takes any more: givers never wait again."""
+        """Stop taking items: producers never wait again."""
         with self._changed:
             self._abandoned = True
             self._items.clear()

@@ -1,1 +1,1 @@
-"""Where verdicts go."""
+"""Sinks: receivers of frames and their verdicts."""

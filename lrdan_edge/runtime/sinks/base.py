@@ -1,4 +1,4 @@
-"""What a sink is, and the thread that keeps a slow one from holding up inspection."""
+"""The interface of a sink, and the thread that writes to it, so that a slow sink does not delay inspection."""
 
 import threading
 import time
@@ -17,11 +17,11 @@ class InspectedFrame:
     """A frame with its verdict.
 
     Attributes:
-        frame: As the source delivered it.
-        verdict: What is said of it.
-        latency_ms: From capture to verdict.
-        source_number: Which of the loop's sources it came from, from 0.
-        decided_ns: ``time.monotonic_ns`` when the verdict stood.
+        frame: The frame as captured.
+        verdict: Its verdict.
+        latency_ms: Time from capture to verdict.
+        source_number: Number of its source in the loop, from 0.
+        decided_ns: ``time.monotonic_ns`` at the verdict.
     """
 
     frame: CapturedFrame
@@ -32,42 +32,42 @@ class InspectedFrame:
 
 
 class Sink(Protocol):
-    """Where verdicts go.
+    """A receiver of frames and their verdicts.
 
     Attributes:
         name: Its name, for messages.
-        pictures: Whether it looks at the frame's image and the verdict's heatmap; where not, they do not wait in its queue.
+        pictures: Whether it uses the frame's image and the verdict's heatmap. Without, its queue does not hold them.
     """
 
     name: str
     pictures: bool
 
     def write(self, inspected: InspectedFrame) -> None:
-        """Take one frame; may raise OSError."""
+        """Write one frame; may raise OSError."""
         ...
 
     def close(self) -> None:
-        """Finish; may raise OSError."""
+        """Close the sink; may raise OSError."""
         ...
 
 
-class Delivery:
-    """Hands frames to one sink from a thread of its own.
+class SinkWorker:
+    """Writes frames to one sink from a thread of its own.
 
-    A sink that fails is not asked again; inspection goes on, and the problem is kept for the report.
+    A sink that fails gets no more frames; inspection continues.
 
     Attributes:
-        problems: Why the sink stopped, if it did.
-        lost: Frames that it did not get because it had stopped, by the number of their source.
-        latency: From verdict until the sink had it.
+        problems: Why the sink failed; empty while it works.
+        lost: Number of frames that it did not get because it had failed, by the number of their source.
+        latency: Time from verdict until the sink has written the frame.
     """
 
     def __init__(self, sink: Sink, *, size: int | None = None) -> None:
-        """Start delivering.
+        """Start the thread.
 
         Args:
-            sink: The sink; closed with the delivery.
-            size: Frames that may wait; None: 16 with their pictures, or 256 without.
+            sink: The sink; `close` closes it.
+            size: Most frames that wait; None: 16 with images, or 256 without.
         """
         self.name = sink.name
         self.problems: list[str] = []
@@ -85,12 +85,13 @@ class Delivery:
         """Queue frames for the sink.
 
         Args:
-            frames: Each with whether a full queue makes the caller wait (recorded sources) or drops it (live ones).
+            frames: Each frame, and whether the caller waits for room in a full queue (recorded sources) or the frame is dropped
+                (live sources).
 
         Returns:
-            Those that were dropped because the sink is too slow.
+            The frames that were dropped because the sink is too slow.
         """
-        refused: list[InspectedFrame] = []
+        dropped: list[InspectedFrame] = []
         with self._changed:
             for inspected, wait in frames:
                 while wait and len(self._waiting) >= self._size and not self.problems:
@@ -99,15 +100,15 @@ class Delivery:
                     self.lost[inspected.source_number] += 1
                     continue
                 if len(self._waiting) >= self._size:
-                    refused.append(inspected)
+                    dropped.append(inspected)
                     continue
                 if not self._waiting:
                     self._changed.notify_all()
                 self._waiting.append(inspected if self._sink.pictures else _without_pictures(inspected))
-        return refused
+        return dropped
 
     def close(self) -> None:
-        """Deliver what is queued, then close the sink."""
+        """Write the waiting frames, then close the sink."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -126,7 +127,7 @@ class Delivery:
         self._guard(self._sink.close)
 
     def _take(self) -> list[InspectedFrame]:
-        """Half of what may wait at most, so that there is room again before the sink has written it all; none at the end."""
+        """The next frames, at most half of the queue's size, so that room is free before all are written; none at the end."""
         with self._changed:
             while not self._waiting and not self._closed:
                 self._changed.wait()
@@ -138,21 +139,23 @@ class Delivery:
         try:
             action()
         except OSError as error:
-            self._stopped(f"{error.strerror or error} ({error.filename or 'no file'})")
-        except Exception as error:  # a broken sink must not end its thread: the loop would wait for it for ever
-            self._stopped(f"{type(error).__name__}: {error}")
+            self._fail(f"{error.strerror or error} ({error.filename or 'no file'})")
+        except Exception as error:  # a bug must not end the thread: the loop would wait for it for ever
+            self._fail(f"{type(error).__name__}: {error}")
 
-    def _stopped(self, why: str) -> None:
+    def _fail(self, why: str) -> None:
         with self._changed:
             self.problems.append(f"sink {self.name} stopped: {why}")
             self._changed.notify_all()
 
 
 def without_image(frame: CapturedFrame) -> CapturedFrame:
-    """The frame without its image; spelt out, for `dataclasses.replace` costs three times as much, on every frame."""
+    """The frame without its image. Written out, because `dataclasses.replace` takes three times as long."""
     if frame.image is None:
         return frame
-    return CapturedFrame(None, frame.index, frame.capture_ns, frame.source, frame.name, frame.wall_time, frame.fault)
+    return CapturedFrame(
+        None, frame.index, frame.capture_ns, frame.source, frame.name, frame.wall_time, frame.fault, frame.error
+    )
 
 
 def _without_pictures(inspected: InspectedFrame) -> InspectedFrame:

@@ -1,4 +1,4 @@
-"""Verdicts as JSON Lines, and annotated frames as PNG."""
+"""Sinks that write files: verdicts as JSON Lines, and annotated frames as PNG."""
 
 import errno
 import os
@@ -15,45 +15,45 @@ from lrdan_edge.runtime.sinks.base import InspectedFrame
 from lrdan_edge.runtime.verdict import Outcome
 
 Save = Literal["all", "rejects", "none"]
-Earlier = Literal["refuse", "overwrite", "append"]
-"""What becomes of an earlier run's verdicts."""
-
 VERDICTS = "verdicts.jsonl"
 _FAST = (cv2.IMWRITE_PNG_COMPRESSION, 1)
 
 
 class JsonLinesSink:
-    """One line per frame in ``verdicts.jsonl``, flushed as it is written, so that a killed run keeps what it said."""
+    """One line per frame in ``verdicts.jsonl``, unbuffered, so that a killed run loses no verdict."""
 
     name = "verdicts"
     pictures = False
 
-    def __init__(self, folder: Path, *, earlier: Earlier = "refuse") -> None:
+    def __init__(self, folder: Path, *, append: bool = False, overwrite: bool = False) -> None:
         """Open the file.
 
         Args:
-            folder: Where it goes; made if missing.
-            earlier: What becomes of an earlier run's verdicts. Where they are added to, a last line that was cut short (by a
-                power failure) goes.
+            folder: The file's folder; made if missing.
+            append: Add to an earlier run's verdicts; removes a last line that is incomplete (after a power failure).
+            overwrite: Replace an earlier run's verdicts.
 
         Raises:
-            DataError: The folder cannot be written, or holds another run's verdicts.
+            DataError: The folder cannot be written, or holds an earlier run's verdicts, to be neither appended to nor replaced.
         """
         path = folder / VERDICTS
-        if path.exists() and earlier == "refuse":
-            raise DataError(f"{path} holds an earlier run's verdicts: choose another --output, or add --append or --overwrite")
+        if append and overwrite:
+            raise DataError("verdicts cannot be both appended and overwritten", "choose one of {append} and {overwrite}")
+        if path.exists() and not (append or overwrite):
+            fix = "choose another {output}, or give {append:on} or {overwrite:on}"
+            raise DataError(f"{path} holds an earlier run's verdicts", fix)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            if path.exists() and earlier == "append":
+            if path.exists() and append:
                 _cut_unfinished_line(path)
-            self._file = path.open("ab" if earlier == "append" else "wb", buffering=0)
+            self._file = path.open("ab" if append else "wb", buffering=0)
         except OSError as error:
-            raise DataError(f"{folder} cannot be written ({error.strerror}): choose another --output") from error
+            raise DataError(f"{folder} cannot be written ({error.strerror})", "choose another {output}") from error
 
     def write(self, inspected: InspectedFrame) -> None:
-        """Append one line whole, or none of it; see `as_record`."""
+        """Append one complete line, or nothing; see `as_record`."""
         line = msgspec.json.encode(as_record(inspected)) + b"\n"
-        if (written := self._file.write(line)) != len(line):  # the disk is full: no half of a line stays
+        if (written := self._file.write(line)) != len(line):  # the disk is full: remove the incomplete line
             self._file.truncate(self._file.tell() - written)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._file.name)
 
@@ -63,7 +63,7 @@ class JsonLinesSink:
 
 
 class AnnotatedFramesSink:
-    """One PNG per frame (or per rejected frame): the frame, its heatmap and its verdict."""
+    """One PNG per frame, or per rejected frame, with heatmap and verdict drawn on it."""
 
     name = "frames"
     pictures = True
@@ -72,11 +72,11 @@ class AnnotatedFramesSink:
         """Write into ``folder/frames``; made if missing.
 
         Args:
-            folder: Where it goes.
-            save: Which frames.
-            sources: Of several, each has its own folder there, ``0`` the first.
-            run: A folder there for this run alone, where those of earlier ones are kept.
-            overwrite: Remove an earlier run's pictures there.
+            folder: The parent of ``frames``.
+            save: Which frames to write.
+            sources: Number of sources; several have a folder each, ``0`` the first.
+            run: Subfolder for this run, where the frames of earlier runs are kept; empty: none.
+            overwrite: Remove an earlier run's frames.
 
         Raises:
             DataError: The folder cannot be written.
@@ -91,10 +91,10 @@ class AnnotatedFramesSink:
                     for old in one.glob(f"{'[0-9]' * 8}-{outcome}.png"):
                         old.unlink()
         except OSError as error:
-            raise DataError(f"{frames} cannot be written ({error.strerror}): choose another --output") from error
+            raise DataError(f"{frames} cannot be written ({error.strerror})", "choose another {output}") from error
 
     def write(self, inspected: InspectedFrame) -> None:
-        """Write the annotated frame, if this verdict is to be kept."""
+        """Write the annotated frame, if frames with this verdict are kept."""
         frame, verdict = inspected.frame, inspected.verdict
         if frame.image is None or (self._save == "rejects" and verdict.outcome == "good"):
             return
@@ -105,7 +105,7 @@ class AnnotatedFramesSink:
         path.write_bytes(data.tobytes())
 
     def close(self) -> None:
-        """Nothing is open between frames."""
+        """Do nothing: no file stays open."""
 
 
 def _cut_unfinished_line(path: Path) -> None:
@@ -122,7 +122,7 @@ def _cut_unfinished_line(path: Path) -> None:
 
 
 def as_record(inspected: InspectedFrame) -> dict[str, object]:
-    """A judged frame as the JSON object of ``verdicts.jsonl``."""
+    """An inspected frame as the JSON object of ``verdicts.jsonl``."""
     frame = inspected.frame
     return {
         "index": frame.index,

@@ -1,4 +1,4 @@
-"""Where frames come from: one grammar of addresses for files, cameras and streams."""
+"""Where frames come from: files, cameras and streams, each opened by its address."""
 
 import glob
 import os
@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lrdan_edge.data.images import SUFFIXES
-from lrdan_edge.errors import SourceError
+from lrdan_edge.errors import SourceAddressError, SourceRefusedError
 from lrdan_edge.runtime.sources import addresses, connect
 from lrdan_edge.runtime.sources.base import CapturedFrame, Source
 from lrdan_edge.runtime.sources.files import ImageSource, folder_images, glob_images
 from lrdan_edge.runtime.sources.live import LiveSource
-from lrdan_edge.runtime.sources.redact import scrubbed
+from lrdan_edge.runtime.sources.redact import redact
 from lrdan_edge.runtime.sources.signal_monitor import Limits
 from lrdan_edge.runtime.sources.standard_input import StandardInput
 from lrdan_edge.runtime.sources.video import VideoSource
@@ -31,26 +31,30 @@ def open_source(
     wait: bool = False,
     bit_depth: int = 16,
 ) -> Source:
-    """Open whatever `uri` stands for.
+    """Open the source at an address.
 
     Args:
         uri: A folder of images; a glob of images (``parts/**/*.png``); an image or video file (``file://`` too); ``-`` for images
             on standard input; a camera (``0``, ``/dev/video0``, ``csi://0``, ``genicam://SERIAL``, ``gst:PIPELINE``; see
             `addresses.camera_job`); or ``rtsp://``, ``rtsps://``, ``http://``, ``https://``.
-        realtime: Deliver a video file at its own frame rate; images and live sources have none to keep.
-        rate: Deliver files, images or video, at so many frames per second; live sources come as they come.
+        realtime: Deliver a video file at its own frame rate. No effect on images and live sources.
+        rate: Deliver images or a video file at this many frames per second. No effect on live sources.
         loop: Start files again at the end, until closed.
-        open_timeout_s: How long connecting to a camera or stream may take.
-        read_timeout_s: After how long without a frame a camera's or stream's signal counts as lost.
-        limits: When a camera's or stream's pictures count as lost though they arrive: frozen, or black.
-        wait: Whether a camera or stream that cannot be reached is waited for: it is a fault until it can.
-        bit_depth: How many bits of 16-bit image files are used: the bundle's (`Inspector.bit_depth`).
+        open_timeout_s: Longest time for connecting to a camera or stream, in seconds.
+        read_timeout_s: Longest time between frames of a camera or stream, in seconds; then its signal is lost.
+        limits: When frames of a camera or stream count as lost although they arrive: frozen or black images.
+        wait: Wait for a camera or stream that cannot be reached yet; it delivers one fault, and frames once it is there.
+        bit_depth: Bits used of 16-bit image files, as `Inspector.bit_depth` says.
 
     Returns:
         The source; close it, or use it in a ``with`` statement.
 
     Raises:
-        SourceError: The address stands for nothing that exists, or it cannot be opened.
+        SourceAddressError: The address is mistyped, or nothing is there.
+        SourceRefusedError: It is there and refuses: no permission, nothing listens on its port, in use by another program.
+        SourceTimeoutError: It does not answer in time.
+        SourceFormatError: It holds nothing that can be decoded, or delivers another format than was asked for.
+        SourceError: What reads such sources is not installed.
     """
     uri = os.fspath(uri)
     if uri == "-":
@@ -76,13 +80,13 @@ class _Playing(NamedTuple):
 
 
 def _open_stream(url: str, playing: _Playing, open_s: float, read_s: float, limits: Limits | None, *, wait: bool) -> Source:
-    shown = scrubbed(url)
-    over_http = url.lower().startswith("http")
-    # For MJPEG over HTTP, which announces no rate, FFmpeg makes one up (25).
+    shown = redact(url)
+    over_http = addresses.scheme_of(url) in {"http", "https"}
+    # MJPEG over HTTP announces no rate: FFmpeg makes one up (25).
     fps = 0 if over_http else None
     job = connect.stream_job(url, open_s, read_s)
     stream = LiveSource(shown, job, open_timeout_s=open_s, fps=fps, limits=limits, wait=wait)
-    if over_http and stream.frames:  # a finished video on a web server: it has an end, and is no loss when it ends
+    if over_http and stream.frames:  # a finished video on a web server: its end is not a lost signal
         stream.close()
         return VideoSource(shown, url, **playing._asdict(), open_timeout_s=open_s, read_timeout_s=read_s)
     return stream
@@ -99,9 +103,9 @@ def _open_path(uri: str, playing: _Playing, bit_depth: int) -> Source:
                 return ImageSource(uri, [path], **images)
             return VideoSource(uri, f"file:{path.absolute()}", path=path, **playing._asdict())
         if uri and path.exists():
-            raise SourceError(f"{uri} is neither a folder, a file nor a camera: give {addresses.ACCEPTED}")
+            raise SourceAddressError(f"{uri} is neither a folder, a file nor a camera", addresses.GIVE)
     except OSError as error:
-        raise SourceError(f"{uri} cannot be read ({error.strerror}): check the path and its permissions") from error
+        raise SourceRefusedError(f"{uri} cannot be read ({error.strerror})", "check the path and its permissions") from error
     if glob.has_magic(uri):
         return ImageSource(uri, glob_images(uri), **images)
     raise addresses.unknown(uri)

@@ -1,18 +1,18 @@
-"""Addresses of sources: what kind they are, and how to show them without their secrets."""
+"""Addresses of sources: which kind of source each one names."""
 
 import difflib
 import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from lrdan_edge.errors import SourceError
+from lrdan_edge.errors import SourceAddressError, SourceError, SourceRefusedError
 from lrdan_edge.runtime.sources import cameras, genicam
-from lrdan_edge.runtime.sources.capture import Job
-from lrdan_edge.runtime.sources.redact import scrubbed
+from lrdan_edge.runtime.sources.capture_process import CaptureJob
+from lrdan_edge.runtime.sources.redact import redact
 
 STREAMS = frozenset({"rtsp", "rtsps", "http", "https"})
-ACCEPTED = (
-    "a folder of images, a glob ('parts/*.png'), an image or video file, - for images on standard input, a camera (0 or "
+GIVE = (
+    "give a folder of images, a glob ('parts/*.png'), an image or video file, - for images on standard input, a camera (0 or "
     "/dev/video0, csi://0, genicam://SERIAL, gst:PIPELINE), or rtsp://, rtsps://, http:// or https:// with an address"
 )
 
@@ -26,7 +26,7 @@ def scheme_of(uri: str) -> str | None:
 
 
 def camera_path(uri: str) -> str | None:
-    """The path of the Video4Linux camera that `uri` means, or None; a link (/dev/v4l/by-id/…) stays one, and need not be there."""
+    """The device path of a Video4Linux camera, or None for other addresses. A link (/dev/v4l/by-id/…) is kept, and need not exist."""
     path = uri.removeprefix("v4l2://")
     if match := _CAMERA.fullmatch(path):
         return f"/dev/video{match[1] or match[2]}"
@@ -34,22 +34,23 @@ def camera_path(uri: str) -> str | None:
     return path if linked or path.startswith("/dev/v4l/") else None
 
 
-def camera_job(uri: str, read_timeout_s: float) -> tuple[str, Job] | None:
-    """What the capture process does for a camera of this machine, and how the camera is called; None: `uri` is none.
+def camera_job(uri: str, read_timeout_s: float) -> tuple[str, CaptureJob] | None:
+    """The name and the capture job of a camera of this machine; None where `uri` names no such camera.
 
     Args:
-        uri: ``0``, ``/dev/video0``, ``v4l2:///dev/video0``, ``csi://0`` or ``genicam://SERIAL``, each perhaps with settings behind a
+        uri: ``0``, ``/dev/video0``, ``v4l2:///dev/video0``, ``csi://0`` or ``genicam://SERIAL``, optionally with settings after a
             ``?`` (see `lrdan_edge.runtime.sources.cameras.settings_of`), or ``gst:PIPELINE``.
-        read_timeout_s: See `Job`.
+        read_timeout_s: See `CaptureJob`.
 
     Raises:
-        SourceError: A setting is none, or what reads such cameras is not installed.
+        SourceAddressError: A setting is not valid.
+        SourceError: What reads such cameras is not installed.
     """
     plain, _, query = uri.partition("?")
     if uri.startswith("gst:"):
         text = uri.removeprefix("gst:").strip()
         cameras.pipeline(text)
-        return scrubbed(uri), _job("pipeline", read_timeout_s, text)
+        return redact(uri), _job("pipeline", read_timeout_s, text)
     if path := camera_path(plain):
         cameras.settings_of(query, plain)
         return path, _job("usb", read_timeout_s, path, query)
@@ -59,44 +60,43 @@ def camera_job(uri: str, read_timeout_s: float) -> tuple[str, Job] | None:
         return f"csi://{match[1] or 0}", _job("pipeline", read_timeout_s, text)
     if match := re.fullmatch(r"genicam://([^/]+)", plain):
         genicam.genicam(match[1], query)
-        return plain, Job(genicam.__name__, "genicam", (match[1], query, read_timeout_s), read_timeout_s)
+        return plain, CaptureJob(genicam.__name__, "genicam", (match[1], query, read_timeout_s), read_timeout_s)
     return None
 
 
-def _job(function: str, read_timeout_s: float, *arguments: str | int) -> Job:
-    return Job(cameras.__name__, function, arguments, read_timeout_s)
+def _job(function: str, read_timeout_s: float, *arguments: str | int) -> CaptureJob:
+    return CaptureJob(cameras.__name__, function, arguments, read_timeout_s)
 
 
 def path_of_file_uri(uri: str) -> str:
     """The path in ``file:///path`` or ``file://localhost/path``.
 
     Raises:
-        SourceError: It names another machine, or no path.
+        SourceAddressError: It names another machine, or no path.
     """
     parts = urlsplit(uri)
     if parts.netloc not in ("", "localhost") or not parts.path:
-        raise SourceError(f"{uri} names no file on this machine: write file:///path, or the path alone")
+        raise SourceAddressError(f"{uri} names no file on this machine", "write file:///path, or only the path")
     return unquote(parts.path)
 
 
 def unknown(uri: str) -> SourceError:
-    """The error for an address that stands for nothing, with the nearest name that does."""
+    """The error for an address with nothing there; it suggests the most similar name that exists."""
     scheme = scheme_of(uri)
     if scheme is not None:
-        return SourceError(
-            f"{scrubbed(uri)} is no known source{_suggest(scheme, [*STREAMS, 'file', 'v4l2', 'csi', 'genicam'])}: give {ACCEPTED}"
-        )
+        near = _suggest(scheme, [*STREAMS, "file", "v4l2", "csi", "genicam"])
+        return SourceAddressError(f"{redact(uri)} is not a known source{near}", GIVE)
     path = Path(uri)
     folder = path.parent
     try:
         names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else None
     except OSError as error:
-        return SourceError(f"the folder {folder} cannot be read ({error.strerror}): check its permissions")
+        return SourceRefusedError(f"the folder {folder} cannot be read ({error.strerror})", "check its permissions")
     if names is None:
-        return SourceError(f"{uri} does not exist, nor does the folder {folder}: give {ACCEPTED}")
+        return SourceAddressError(f"{uri} does not exist, nor does the folder {folder}", GIVE)
     if not uri:
-        return SourceError(f"the source's address is empty: give {ACCEPTED}")
-    return SourceError(f"{uri} does not exist{_suggest(path.name, names)}: give {ACCEPTED}")
+        return SourceAddressError("the source's address is empty", GIVE)
+    return SourceAddressError(f"{uri} does not exist{_suggest(path.name, names)}", GIVE)
 
 
 def _suggest(word: str, words: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""What every source delivers, and how it is closed."""
+"""The interface of every source, and the frames it delivers."""
 
 import time
 from collections.abc import Iterator
@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
 from lrdan_edge.data.images import Frame
+from lrdan_edge.errors import LrdanError
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11
@@ -14,16 +15,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CapturedFrame:
-    """One frame, or the note that one is missing.
+    """One frame, or a record that one is missing.
 
     Attributes:
-        image: uint8, [H, W] (grey) or [H, W, 3] (BGR); None when there is none, and then `fault` says why.
-        index: Its number in this source, from 0, rising by 1 with every frame and fault, across reconnects too.
+        image: uint8, [H, W] (grey) or [H, W, 3] (BGR); None where it is missing, and then `fault` says why.
+        index: Its number in this source, from 0. It rises by 1 with every frame and fault, also across reconnects.
         capture_ns: ``time.monotonic_ns`` when it arrived; latency is measured from here.
         source: The source's address, without credentials.
         name: The file's name (below its folder), or ``frame 17`` for video and cameras.
         wall_time: When it arrived, in Unix seconds.
         fault: Why there is no image; such a frame must never count as a good part.
+        error: The error behind `fault`, where there was one: its type tells the cases apart (a live source: `SourceTimeoutError`,
+            `SourceEndedError`, `SourceSignalError`, …).
     """
 
     image: Frame | None
@@ -33,6 +36,7 @@ class CapturedFrame:
     name: str
     wall_time: float
     fault: str | None = None
+    error: LrdanError | None = None
 
     @classmethod
     def of(cls, image: Frame, index: int, source: str, name: str, capture_ns: int | None = None) -> "CapturedFrame":
@@ -41,10 +45,10 @@ class CapturedFrame:
         return cls(image, index, arrived, source, name, wall_time)
 
     @classmethod
-    def missing(cls, fault: str, index: int, source: str, name: str) -> "CapturedFrame":
-        """The note, made now, that a frame is missing."""
+    def missing(cls, fault: str, index: int, source: str, name: str, error: LrdanError | None = None) -> "CapturedFrame":
+        """The record, made now, that a frame is missing."""
         arrived, wall_time = _clocks(None)
-        return cls(None, index, arrived, source, name, wall_time, fault)
+        return cls(None, index, arrived, source, name, wall_time, fault, error)
 
 
 def _clocks(capture_ns: int | None) -> tuple[int, float]:
@@ -54,13 +58,13 @@ def _clocks(capture_ns: int | None) -> tuple[int, float]:
 
 
 class Source(Protocol):
-    """Anything that frames come from; iterate over it, and close it (or use it in a ``with`` statement).
+    """An iterable of frames; close it after use, or use it in a ``with`` statement.
 
-    Iterating again starts files from the beginning, with index 0; cameras and streams go on.
+    Iterating again starts files from the beginning, with index 0. Cameras and streams continue.
 
     Attributes:
         uri: Its address, without credentials.
-        live: Whether frames are lost when nobody takes them (cameras, streams).
+        live: Whether frames that are not taken in time are lost (cameras, streams).
         fps: The nominal frame rate, or None when the source announces none.
         frames: How many frames it announces, or None.
     """
@@ -71,11 +75,11 @@ class Source(Protocol):
     frames: int | None
 
     def __iter__(self) -> Iterator[CapturedFrame]:
-        """Frames in the order they arrive, until the end or `close`."""
+        """Yield frames in the order in which they arrive, until the end or `close`."""
         ...
 
     def close(self) -> None:
-        """Release the camera, stream or file and end the iteration; from any thread, as often as wanted."""
+        """Release the camera, stream or file and end the iteration; callable from any thread, and more than once."""
         ...
 
     def __enter__(self) -> "Self":

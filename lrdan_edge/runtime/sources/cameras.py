@@ -1,4 +1,4 @@
-"""Cameras on this machine: USB (Video4Linux), CSI (Jetson) and GStreamer pipelines; each an opener for the capture process."""
+"""Cameras of this machine: openers for USB (Video4Linux), CSI (Jetson) and GStreamer pipelines, called in the capture process."""
 
 import os
 import re
@@ -12,21 +12,19 @@ from urllib.parse import parse_qsl
 
 import cv2
 
-from lrdan_edge.errors import SourceError
-from lrdan_edge.runtime.sources.native import Capture
-from lrdan_edge.runtime.sources.redact import scrubbed
+from lrdan_edge.errors import SourceAddressError, SourceError, SourceFormatError, SourceRefusedError
+from lrdan_edge.runtime.sources.native import VideoCapture
+from lrdan_edge.runtime.sources.redact import redact
 
 _APPSINK = "appsink drop=true max-buffers=2 sync=false"
 _MANUAL, _AUTOMATIC = 1, 3  # V4L2_EXPOSURE_MANUAL, V4L2_EXPOSURE_APERTURE_PRIORITY
-_NO_GSTREAMER = (
-    "this OpenCV has no GStreamer. On a Jetson take the system's: 'sudo apt-get install python3-opencv', make the environment with "
-    "'python3 -m venv --system-site-packages', and remove opencv-python-headless from it; elsewhere build OpenCV with GStreamer"
-)
+SYSTEM_VENV = "python3 -m venv --system-site-packages"
+"""The command for a virtual environment that sees the packages of the system's Python."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What is asked of a camera, behind the ``?`` of its address; None is the camera's own choice.
+    """Requested camera settings, written after the ``?`` of its address; None leaves the camera's own value.
 
     Attributes:
         size: (columns, rows).
@@ -45,19 +43,19 @@ def settings_of(query: str, address: str) -> Settings:
     """Read ``size=1280x720&rate=30&format=MJPG&exposure=200``.
 
     Args:
-        query: What stands behind the ``?``.
+        query: The text after the ``?``.
         address: The whole address, for messages.
 
     Raises:
-        SourceError: A setting is unknown, or its value is none.
+        SourceAddressError: A setting is unknown, or its value is not valid.
     """
     found: dict[str, Any] = {}
     for name, value in parse_qsl(query, keep_blank_values=True):
         pattern, read, example = _SETTINGS.get(name, (None, None, None))
         if pattern is None or read is None:
-            raise SourceError(f"{address}: there is no setting {name!r}: use {', '.join(_SETTINGS)}")
+            raise SourceAddressError(f"{address}: there is no setting {name!r}", "use {known}", known=", ".join(_SETTINGS))
         if not re.fullmatch(pattern, value):
-            raise SourceError(f"{address}: {name} is {value!r}: write {name}={example}")
+            raise SourceAddressError(f"{address}: {name} is {value!r}", "write {example}", example=f"{name}={example}")
         found[name] = read(value)
     return Settings(**found)
 
@@ -75,34 +73,37 @@ _SETTINGS: dict[str, tuple[str, Callable[[str], Any], str]] = {
 }
 
 
-def usb(path: str, query: str = "") -> Callable[[], Capture]:
+def usb(path: str, query: str = "") -> Callable[[], VideoCapture]:
     """The opener for a Video4Linux camera; see `settings_of`.
 
     Args:
-        path: ``/dev/video0``, or a link to it such as ``/dev/v4l/by-id/…``, followed anew whenever the camera is opened.
+        path: ``/dev/video0``, or a link to it such as ``/dev/v4l/by-id/…``, resolved each time the camera is opened.
         query: Its settings.
 
     Raises:
-        SourceError: A setting is none.
+        SourceAddressError: A setting is not valid.
     """
     device = Path(path)
     settings = settings_of(query, str(device))
 
-    def opener() -> Capture:
+    def opener() -> VideoCapture:
         if not device.exists():
             found = ", ".join(sorted(str(path) for path in Path("/dev").glob("video[0-9]*"))) or "none"
-            raise SourceError(f"there is no camera {device} (found: {found}): check its cable, or give another")
+            raise SourceAddressError(f"there is no camera {device} (found: {found})", "check its cable, or give another")
         if not os.access(device, os.R_OK | os.W_OK):
-            raise SourceError(f"{device} may not be opened: add your user to its group ('sudo usermod -aG video $USER')")
+            group = "add your user to its group ('sudo usermod -aG video $USER')"
+            raise SourceRefusedError(f"{device} cannot be opened without permission", group)
         if (number := re.fullmatch(r"/dev/video(\d+)", str(device.resolve()))) is None:
-            raise SourceError(f"{device} is no Video4Linux camera: give /dev/video0, or a link in /dev/v4l")
+            raise SourceAddressError(f"{device} is not a Video4Linux camera", "give /dev/video0, or a link in /dev/v4l")
         try:
             capture = cv2.VideoCapture(int(number[1]), cv2.CAP_V4L2)
         except cv2.error as error:
-            raise SourceError(f"{device} cannot be opened ({error.err})") from error
+            raise SourceRefusedError(f"{device} cannot be opened ({error.err})") from error
         if not capture.isOpened():
             capture.release()
-            raise SourceError(f"{device} cannot be opened: it is in use by another program, or is no capture device")
+            raise SourceRefusedError(
+                f"{device} cannot be opened", "close other programs that use it, and check that it is a capture device"
+            )
         try:
             apply(capture, settings, str(device))
         except SourceError:
@@ -114,15 +115,15 @@ def usb(path: str, query: str = "") -> Callable[[], Capture]:
 
 
 def apply(capture: Any, settings: Settings, name: str) -> None:
-    """Set a Video4Linux capture up, and read back what it made of it.
+    """Apply settings to a Video4Linux capture, and check what it really delivers.
 
     Args:
         capture: A ``cv2.VideoCapture``.
-        settings: What is asked.
-        name: The camera's, for messages.
+        settings: The requested settings.
+        name: The camera's name, for messages.
 
     Raises:
-        SourceError: It delivers another size or format.
+        SourceFormatError: It delivers another size or format, or does not take the exposure.
     """
     if settings.format is not None:  # first: sizes and rates depend on it
         capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*settings.format))
@@ -134,18 +135,20 @@ def apply(capture: Any, settings: Settings, name: str) -> None:
     if settings.exposure is not None:
         capture.set(cv2.CAP_PROP_AUTO_EXPOSURE, _AUTOMATIC if settings.exposure == "auto" else _MANUAL)
         if settings.exposure != "auto" and not capture.set(cv2.CAP_PROP_EXPOSURE, float(settings.exposure)):
-            raise SourceError(f"{name} does not take exposure={settings.exposure}: leave it out, or see 'v4l2-ctl -l'")
+            raise SourceFormatError(
+                f"{name} does not take exposure={settings.exposure}", "leave it out, or run 'v4l2-ctl -l' to see its range"
+            )
     capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
     got = (int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)))
     if settings.size not in (None, got):
-        raise SourceError(
-            f"{name} gives {got[0]}x{got[1]}, not size={settings.size[0]}x{settings.size[1]}: 'v4l2-ctl --list-formats-ext' "
-            "lists what it can; some sizes need format=MJPG"
+        raise SourceFormatError(
+            f"{name} gives {got[0]}x{got[1]}, not size={settings.size[0]}x{settings.size[1]}",
+            "run 'v4l2-ctl --list-formats-ext' to see its sizes; some need format=MJPG",
         )
     letters = int(capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little", signed=False).decode("ascii", "replace")
     if settings.format not in (None, letters):
-        raise SourceError(
-            f"{name} gives format {letters!r}, not {settings.format!r}: 'v4l2-ctl --list-formats' lists what it can"
+        raise SourceFormatError(
+            f"{name} gives format {letters!r}, not {settings.format!r}", "run 'v4l2-ctl --list-formats' to see its formats"
         )
 
 
@@ -153,15 +156,15 @@ def csi_pipeline(sensor: int, query: str = "") -> str:
     """The GStreamer pipeline for a Jetson's CSI camera.
 
     Raises:
-        SourceError: A setting is none, or CSI cameras have no such setting.
+        SourceAddressError: A setting is not valid, or CSI cameras do not have it.
     """
     address = f"csi://{sensor}"
     settings = settings_of(query, address)
     if settings.format is not None:
-        raise SourceError(f"{address}: CSI cameras have no format: leave it out")
+        raise SourceAddressError(f"{address}: CSI cameras have no format", "leave it out")
     source = f"nvarguscamerasrc sensor-id={sensor}"
     if settings.exposure not in (None, "auto"):
-        nanoseconds = int(settings.exposure) * 100_000  # as of USB cameras, in 100 µs
+        nanoseconds = int(settings.exposure) * 100_000  # the setting is in 100 µs, as for USB cameras
         source += f' exposuretimerange="{nanoseconds} {nanoseconds}"'
     caps = "video/x-raw(memory:NVMM)"
     if settings.size is not None:
@@ -172,26 +175,32 @@ def csi_pipeline(sensor: int, query: str = "") -> str:
     return f"{source} ! {caps} ! nvvidconv ! video/x-raw,format=BGRx ! videoconvert ! video/x-raw,format=BGR ! {_APPSINK}"
 
 
-def pipeline(text: str) -> Callable[[], Capture]:
-    """The opener for a GStreamer pipeline; where it names no ``appsink``, pictures are converted to BGR and handed to one.
+def pipeline(text: str) -> Callable[[], VideoCapture]:
+    """The opener for a GStreamer pipeline. A pipeline without an ``appsink`` gets one, with conversion to BGR.
 
     Raises:
         SourceError: This OpenCV has no GStreamer.
     """
     if not has_gstreamer():
-        raise SourceError(f"{shlex.quote(scrubbed(text)[:60])} needs GStreamer, and {_NO_GSTREAMER}")
+        raise SourceError(
+            f"{shlex.quote(redact(text)[:60])} needs GStreamer, and this OpenCV has no GStreamer",
+            "on a Jetson, use the system's OpenCV ('sudo apt-get install python3-opencv' and '{venv}', without "
+            "opencv-python-headless); elsewhere, build OpenCV with GStreamer",
+            venv=SYSTEM_VENV,
+        )
     whole = text if re.search(r"\bappsink\b", text) else f"{text} ! videoconvert ! video/x-raw,format=BGR ! {_APPSINK}"
 
-    def opener() -> Capture:
+    def opener() -> VideoCapture:
         capture = cv2.VideoCapture(whole, cv2.CAP_GSTREAMER)
         if capture.isOpened():
             return capture
         capture.release()
-        raise SourceError(f"GStreamer cannot start this pipeline: try it with gst-launch-1.0 {shlex.quote(scrubbed(text))}")
+        command = f"gst-launch-1.0 {shlex.quote(redact(text))}"
+        raise SourceRefusedError("GStreamer cannot start this pipeline", "try it with {command}", command=command)
 
     return opener
 
 
 def has_gstreamer() -> bool:
-    """Whether OpenCV was built with it."""
+    """Whether OpenCV was built with GStreamer."""
     return re.search(r"GStreamer:\s+YES", cv2.getBuildInformation()) is not None

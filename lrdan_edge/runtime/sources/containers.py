@@ -1,4 +1,4 @@
-"""What a video file's own structure says about its being whole, without decoding anything."""
+"""Checks from a video file's structure whether it is complete, without decoding."""
 
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -9,7 +9,7 @@ _SEGMENT = bytes.fromhex("18538067")  # Matroska element that holds everything (
 
 
 def kind_of(path: Path) -> Kind:
-    """The container by its first bytes; ``other`` for what is not told apart here."""
+    """The container format by the first bytes; ``other`` for formats that are not checked here."""
     with path.open("rb") as file:
         head = file.read(12)
     if head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"wide"):
@@ -20,7 +20,7 @@ def kind_of(path: Path) -> Kind:
 
 
 def mp4_has_index(path: Path) -> bool:
-    """Whether an MP4 has its ``moov`` box whole; a recording that was cut off has none (ISO/IEC 14496-12, section 8.2)."""
+    """Whether an MP4 has a complete ``moov`` box; a truncated recording has none (ISO/IEC 14496-12, section 8.2)."""
     end = path.stat().st_size
     with path.open("rb") as file:
         start = 0
@@ -37,8 +37,8 @@ def mp4_has_index(path: Path) -> bool:
     return False
 
 
-def matroska_is_cut(path: Path) -> bool:
-    """Whether a Matroska or WebM file is shorter than it says; False where it does not say (unfinished recordings)."""
+def matroska_is_truncated(path: Path) -> bool:
+    """Whether a Matroska or WebM file is shorter than its header says; False without a size there (unfinished recordings)."""
     with path.open("rb") as file:
         file.seek(4)
         header = _length(file)
@@ -52,7 +52,7 @@ def matroska_is_cut(path: Path) -> bool:
 
 
 def _length(file: BinaryIO) -> int | None:
-    """An EBML length: the first byte's leading zeros count the bytes that follow; all ones mean unknown (RFC 8794)."""
+    """Read an EBML length: leading zeros of the first byte count the bytes that follow; all ones mean unknown (RFC 8794)."""
     first = file.read(1)
     if not first or not first[0]:
         return None

@@ -1,4 +1,4 @@
-"""Images on disk: a folder, a glob, one file."""
+"""Image files as a source: a folder, a glob or one file."""
 
 import glob
 import itertools
@@ -8,51 +8,52 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lrdan_edge.data.images import SUFFIXES, list_images, natural_key, read_image
-from lrdan_edge.errors import DataError, SourceError
+from lrdan_edge.errors import DataError, SourceAddressError, SourceRefusedError
 from lrdan_edge.runtime.sources.base import CapturedFrame, Source
 from lrdan_edge.runtime.sources.native import quiet
-from lrdan_edge.runtime.sources.rate_limiter import Pace
+from lrdan_edge.runtime.sources.rate_limiter import RateLimiter
 
 
 def folder_images(folder: Path) -> list[Path]:
     """Images below `folder`, in natural order.
 
     Raises:
-        SourceError: It holds none, or cannot be read.
+        SourceAddressError: It holds none.
+        SourceRefusedError: It cannot be read.
     """
     try:
         return list_images(folder)
     except DataError as error:
-        raise SourceError(str(error)) from error
+        raise SourceAddressError(error.problem, error.fix, **error.values) from error
     except OSError as error:
-        raise SourceError(f"{error.filename} cannot be read ({error.strerror}): check its permissions") from error
+        raise SourceRefusedError(f"{error.filename} cannot be read ({error.strerror})", "check its permissions") from error
 
 
 def glob_images(pattern: str) -> list[Path]:
     """Images that match `pattern`, in natural order.
 
     Raises:
-        SourceError: Nothing matches, or something that is no image.
+        SourceAddressError: Nothing matches, or a file that is not an image does.
     """
     paths = sorted((Path(name) for name in glob.glob(pattern, recursive=True)), key=natural_key)  # noqa: PTH207 - also absolute
     paths = [path for path in paths if path.is_file()]
     if not paths:
-        raise SourceError(f"no file matches {pattern!r}: check the pattern, and quote it so that the shell leaves it alone")
+        fix = "check the pattern, and quote it so that the shell does not expand it"
+        raise SourceAddressError(f"no file matches {pattern!r}", fix)
     for path in paths:
         if path.suffix.lower() not in SUFFIXES:
-            raise SourceError(
-                f"{pattern!r} matches {path}, which is no image ({', '.join(sorted(SUFFIXES))}): narrow the pattern"
-            )
+            kinds = ", ".join(sorted(SUFFIXES))
+            raise SourceAddressError(f"{pattern!r} matches {path}, which is not an image ({kinds})", "narrow the pattern")
     return paths
 
 
 def _printable(name: str) -> str:
-    """The name with � for bytes that are not UTF-8: no log and no verdict could be written with them."""
+    """The name with � for bytes that are not UTF-8, which no log or verdict file can hold."""
     return os.fsencode(name).decode("utf-8", "replace")
 
 
 class ImageSource(Source):
-    """Image files in a fixed order; one that cannot be decoded is delivered as a fault, and the next follows."""
+    """Image files in a fixed order. A file that cannot be decoded is delivered as a fault."""
 
     live = False
 
@@ -71,10 +72,10 @@ class ImageSource(Source):
         Args:
             uri: The address, for display.
             paths: The files, at least one.
-            folder: Names are relative to it; the bare file names when None.
+            folder: Frame names are relative to it; None: only the file's name.
             loop: Start again after the last one, until closed.
-            rate: So many images per second; None: as fast as they are taken.
-            bit_depth: How many bits of 16-bit files are used.
+            rate: Images per second; None: as fast as they are taken.
+            bit_depth: Bits used of 16-bit files.
         """
         self.uri = _printable(uri)
         self.frames: int | None = None if loop else len(paths)
@@ -85,14 +86,12 @@ class ImageSource(Source):
         self._closed = threading.Event()
 
     def __iter__(self) -> Iterator[CapturedFrame]:
-        """The images; see `Source`."""
+        """Yield the images; see `Source`."""
         rounds = itertools.repeat(self._named) if self._loop else [self._named]
-        pace = Pace(self.fps, self._closed)
+        limiter = RateLimiter(self.fps, self._closed)
         with quiet:
             for index, (name, path) in enumerate(itertools.chain.from_iterable(rounds)):
-                if self._closed.is_set():
-                    return
-                if not pace.wait():
+                if self._closed.is_set() or not limiter.wait():
                     return
                 yield self._capture(path, name, index)
 
@@ -100,7 +99,7 @@ class ImageSource(Source):
         try:
             image = read_image(path, self._bit_depth)
         except DataError as error:
-            return CapturedFrame.missing(_printable(str(error)), index, self.uri, name)
+            return CapturedFrame.missing(_printable(str(error)), index, self.uri, name, error)
         return CapturedFrame.of(image, index, self.uri, name)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""GenICam cameras (GigE Vision, USB3 Vision): through Harvesters and the vendor's producer, or through Aravis, which needs none."""
+"""GenICam cameras (GigE Vision, USB3 Vision) through Aravis, or (experimental) through Harvesters and the vendor's producer."""
 
 import contextlib
 import importlib
@@ -12,47 +12,45 @@ from urllib.parse import parse_qsl
 import cv2
 import numpy as np
 
-from lrdan_edge.errors import SourceError
-from lrdan_edge.runtime.sources.cameras import Settings, settings_of
-from lrdan_edge.runtime.sources.native import Capture
+from lrdan_edge.errors import SourceAddressError, SourceError, SourceFormatError, SourceRefusedError
+from lrdan_edge.runtime.sources.cameras import SYSTEM_VENV, Settings, settings_of
+from lrdan_edge.runtime.sources.native import VideoCapture
 
 _BUFFERS = 8
-_ARAVIS = "'sudo apt-get install gir1.2-aravis-0.8 python3-gi', and make the environment with 'python3 -m venv --system-site-packages'"
+_ARAVIS = f"'sudo apt-get install gir1.2-aravis-0.8 python3-gi', and make the environment with '{SYSTEM_VENV}'"
 
 
-def genicam(name: str, query: str = "", wait_s: float = 10) -> Callable[[], Capture]:
+def genicam(name: str, query: str = "", wait_s: float = 10) -> Callable[[], VideoCapture]:
     """The opener for a GenICam camera: through Harvesters where a producer is named or found, else through Aravis.
 
     Args:
-        name: The camera's serial number or user-defined name (with Aravis: its whole identifier too), or a number from 0 in the
-            order they are found.
-        query: ``cti=/path/of/the/producer.cti``, else ``GENICAM_GENTL64_PATH`` is searched; and `Settings`' ``exposure`` and
-            ``rate``.
-        wait_s: How long a read waits for a picture: a triggered camera gives one per part.
+        name: The camera's serial number or user-defined name (with Aravis also its identifier), or a number from 0 in the order
+            in which cameras are found.
+        query: ``exposure`` and ``rate`` of `Settings`, and ``cti=/path/of/the/producer.cti``; without it, producers are searched
+            in ``GENICAM_GENTL64_PATH``.
+        wait_s: Longest time that a read waits for an image: a triggered camera gives one per part.
 
     Raises:
-        SourceError: Neither Harvesters with a producer nor Aravis is installed, or a setting is none.
+        SourceAddressError: A setting is not valid.
+        SourceError: Neither Harvesters with a producer nor Aravis is installed.
     """
     address = f"genicam://{name}"
     words = dict(parse_qsl(query))
     producers = [words.pop("cti")] if "cti" in words else _producers()
     settings = settings_of("&".join(f"{key}={value}" for key, value in words.items()), address)
     if settings.size is not None or settings.format is not None:
-        raise SourceError(
-            f"{address}: set size and format in the camera itself, with the vendor's program; leave them out here"
-        )
+        fix = "set them in the camera itself with the vendor's program, and leave them out here"
+        raise SourceAddressError(f"{address}: size and format cannot be set here", fix)
     if producers:
         try:
             core: Any = importlib.import_module("harvesters.core")
         except ImportError as error:
-            raise SourceError(f"{address} needs Harvesters for its producer: pip install harvesters") from error
-        return lambda: _Harvested(core, producers, name, settings, wait_s)
+            raise SourceError(f"{address} needs Harvesters for its producer", "pip install harvesters") from error
+        return lambda: _HarvestersCamera(core, producers, name, settings, wait_s)
     if importlib.util.find_spec("gi") is None:
-        raise SourceError(
-            f"{address} needs the vendor's GenTL producer (install it and Harvesters, and add ?cti=/path/of/it.cti) or Aravis "
-            f"({_ARAVIS})"
-        )
-    return lambda: _Aravis(_find_aravis(address), name, settings, wait_s)
+        fix = "{aravis}; or (experimental) install Harvesters and the producer, and add ?cti=/path/of/it.cti"
+        raise SourceError(f"{address} needs Aravis or the vendor's GenTL producer", fix, aravis=_ARAVIS)
+    return lambda: _AravisCamera(_find_aravis(address), name, settings, wait_s)
 
 
 def _producers() -> list[str]:
@@ -66,25 +64,30 @@ def _find_aravis(address: str) -> Any:
         gi.require_version("Aravis", "0.8")
         return importlib.import_module("gi.repository.Aravis")
     except (ImportError, ValueError) as error:
-        raise SourceError(f"{address} needs Aravis ({error}): {_ARAVIS}") from error
+        raise SourceError(f"{address} needs Aravis ({error})", "{aravis}", aravis=_ARAVIS) from error
 
 
-def _place(name: str, found: Sequence[tuple[str, ...]]) -> int:
-    """Which of the cameras that were found, each with its names, is called `name`.
+def _position(name: str, found: Sequence[tuple[str, ...]]) -> int:
+    """The position of camera `name` among those found, each with its names.
 
     Raises:
-        SourceError: None.
+        SourceAddressError: It is not among them.
     """
     for place, names in enumerate(found):
         if name in names:
             return place
     if name.isdigit() and int(name) < len(found):
         return int(name)
-    raise SourceError(f"there is no GenICam camera {name!r} (found: {', '.join(one[0] for one in found) or 'none'})")
+    raise SourceAddressError(f"there is no GenICam camera {name!r} (found: {', '.join(one[0] for one in found) or 'none'})")
 
 
-class _Harvested:
-    """A camera through Harvesters. Grey, Bayer and colour pictures of 8 bits; others are refused."""
+def _opening_error(name: str, error: Exception) -> SourceRefusedError:
+    problem = f"genicam://{name} cannot be opened ({str(error)[:200]})"
+    return SourceRefusedError(problem, "check its cable, and close other programs that use it")
+
+
+class _HarvestersCamera:
+    """A camera read by Harvesters: grey, Bayer and colour images of 8 bits."""
 
     def __init__(self, core: Any, producers: list[str], name: str, settings: Settings, wait_s: float) -> None:
         self._wait_s = wait_s
@@ -95,7 +98,7 @@ class _Harvested:
                 self._harvester.add_file(producer)
             self._harvester.update()
             found = [(one.serial_number, getattr(one, "user_defined_name", "")) for one in self._harvester.device_info_list]
-            self._camera = self._harvester.create(_place(name, found))
+            self._camera = self._harvester.create(_position(name, found))
             nodes = self._camera.remote_device.node_map
             if settings.exposure == "auto":
                 nodes.ExposureAuto.value = "Continuous"
@@ -108,36 +111,34 @@ class _Harvested:
         except SourceError:
             self.release()
             raise
-        except Exception as error:  # Harvesters hands every producer's own errors on
+        except Exception as error:  # each producer has its own error types
             self.release()
-            raise SourceError(
-                f"genicam://{name} cannot be opened ({str(error)[:200]}): is it in use, or its cable out?"
-            ) from error
+            raise _opening_error(name, error) from error
 
     def read(self) -> tuple[bool, object]:
-        """The next picture."""
+        """Whether an image came, and the image."""
         try:
             with self._camera.fetch(timeout=self._wait_s) as buffer:
                 part = buffer.payload.components[0]
-                return True, _picture(part.data, part.height, part.width, part.data_format)
+                return True, _image(part.data, part.height, part.width, part.data_format)
         except SourceError:
             raise
-        except Exception:  # a time-out, or a picture that arrived in part
+        except Exception:  # a time-out, or an incomplete image
             return False, None
 
     def get(self, propId: int, /) -> float:  # noqa: N803 - OpenCV's name
-        """The rate where it was asked for; nothing else is known."""
+        """The requested frame rate, 0 without one; no other property is known."""
         return self._rate if propId == cv2.CAP_PROP_FPS else 0.0
 
     def release(self) -> None:
-        """Close it."""
+        """Close the camera."""
         if self._camera is not None:
             self._camera.destroy()
         self._harvester.reset()
 
 
-class _Aravis:
-    """A camera through Aravis. Grey, Bayer and colour pictures of 8 bits; others are refused."""
+class _AravisCamera:
+    """A camera read by Aravis: grey, Bayer and colour images of 8 bits."""
 
     def __init__(self, aravis: Any, name: str, settings: Settings, wait_s: float) -> None:
         self._aravis, self._wait_s = aravis, wait_s
@@ -146,14 +147,12 @@ class _Aravis:
         aravis.update_device_list()
         numbers = range(aravis.get_n_devices())
         found = [(aravis.get_device_serial_nbr(number), aravis.get_device_id(number)) for number in numbers]
-        identifier = aravis.get_device_id(_place(name, found))
+        identifier = aravis.get_device_id(_position(name, found))
         try:
             self._open(identifier, settings)
-        except Exception as error:  # GLib's, of whatever the camera or the network refuses
+        except Exception as error:  # GLib's error, for all that the camera or the network refuses
             self.release()
-            raise SourceError(
-                f"genicam://{name} cannot be opened ({str(error)[:200]}): is it in use, or its cable out?"
-            ) from error
+            raise _opening_error(name, error) from error
 
     def _open(self, identifier: str, settings: Settings) -> None:
         self._camera = self._aravis.Camera.new(identifier)
@@ -166,32 +165,32 @@ class _Aravis:
         self._format = str(self._camera.get_pixel_format_as_string())
         self._stream = self._camera.create_stream(None, None)
         if self._stream is None:
-            raise SourceError("no stream")
+            raise SourceRefusedError("it gives no stream")
         for _ in range(_BUFFERS):
             self._stream.push_buffer(self._aravis.Buffer.new_allocate(self._camera.get_payload()))
         self._camera.start_acquisition()
 
     def read(self) -> tuple[bool, object]:
-        """The next picture."""
+        """Whether an image came, and the image."""
         buffer = self._stream.timeout_pop_buffer(int(1e6 * self._wait_s))
         if buffer is None:
             return False, None
         try:
-            if buffer.get_status() != self._aravis.BufferStatus.SUCCESS:  # it arrived in part
+            if buffer.get_status() != self._aravis.BufferStatus.SUCCESS:  # incomplete
                 return False, None
             size = buffer.get_image_height(), buffer.get_image_width()
-            return True, _picture(np.frombuffer(buffer.get_data(), np.uint8), *size, self._format)
+            return True, _image(np.frombuffer(buffer.get_data(), np.uint8), *size, self._format)
         finally:
             self._stream.push_buffer(buffer)
 
     def get(self, propId: int, /) -> float:  # noqa: N803 - OpenCV's name
-        """The rate; nothing else is known."""
+        """The frame rate; no other property is known."""
         return float(self._camera.get_frame_rate()) if propId == cv2.CAP_PROP_FPS else 0.0
 
     def release(self) -> None:
-        """Close it: Aravis does with the last reference."""
+        """Close the camera: Aravis does so with the last reference."""
         if self._stream is not None:
-            with contextlib.suppress(Exception):  # the camera may have gone
+            with contextlib.suppress(Exception):  # the camera may be gone
                 self._camera.stop_acquisition()
         self._stream = self._camera = None
 
@@ -204,11 +203,11 @@ _BAYER = {
 }
 
 
-def _picture(data: Any, height: int, width: int, pixel_format: str) -> object:
+def _image(data: Any, height: int, width: int, pixel_format: str) -> object:
     """A copy of a buffer as grey [H, W] or BGR [H, W, 3].
 
     Raises:
-        SourceError: It has another pixel format.
+        SourceFormatError: It has another pixel format.
     """
     if pixel_format == "Mono8":
         return np.array(data, np.uint8).reshape(height, width)
@@ -217,4 +216,4 @@ def _picture(data: Any, height: int, width: int, pixel_format: str) -> object:
     if pixel_format in ("BGR8", "RGB8"):
         image = np.array(data, np.uint8).reshape(height, width, 3)
         return image if pixel_format == "BGR8" else np.ascontiguousarray(image[..., ::-1])
-    raise SourceError(f"the camera's pixel format {pixel_format} is not supported: set it to Mono8, BayerRG8 or BGR8")
+    raise SourceFormatError(f"the camera's pixel format {pixel_format} is not supported", "set it to Mono8, BayerRG8 or BGR8")

@@ -1,29 +1,27 @@
-"""Cameras and streams: frames as they arrive; a lost signal is a fault, and the connection is made again."""
+"""Cameras and streams: frames as they arrive. A lost signal is a fault, and the source reconnects."""
 
 import random
 import threading
 import time
 from collections.abc import Iterator
 
-from lrdan_edge.errors import SourceError
+from lrdan_edge.errors import SourceError, SourceTimeoutError
 from lrdan_edge.runtime.sources.base import CapturedFrame, Source
-from lrdan_edge.runtime.sources.capture import Job
-from lrdan_edge.runtime.sources.reader import Arrived, Lost, Message, Opened, Reader
-from lrdan_edge.runtime.sources.signal_monitor import Limits, Signs
+from lrdan_edge.runtime.sources.capture_process import CaptureJob
+from lrdan_edge.runtime.sources.reader import FrameMessage, LostMessage, Message, OpenedMessage, Reader
+from lrdan_edge.runtime.sources.signal_monitor import Limits, SignalMonitor
 
-# Opening an RTSP stream takes about 1.2 s; with pauses of at most 0.6 s it is back within 2 s of its return.
+# Opening an RTSP stream takes about 1.2 s: with pauses of at most 0.6 s, frames are back within 2 s of its return.
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 0.6
-# How much later than the capture's own time-out a reader counts as hanging.
-_GRACE_S = 0.5
-# While a picture is black, frozen or of another size: how often connecting anew is tried; it is read on in between.
-_RETRY_S = 10.0
+_GRACE_S = 0.5  # a process hangs if it is silent for this much longer than the capture's own time-out
+_RETRY_S = 10.0  # time between reconnects while images are black, frozen or of another size; reading goes on in between
 
 
 class LiveSource(Source):
-    """A camera or stream. A loss is delivered once as a fault; frames go on when the connection stands again.
+    """A camera or stream. A lost signal is delivered as one fault; frames follow after the reconnect.
 
-    It is read in a process of its own, killed when it hangs. Frames are handed over one by one and none is dropped here: take
-    them as fast as they come, or they age in the camera's and the network's buffers.
+    It is read in a separate process, which is killed if it hangs. No frame is dropped here: take them as fast as they arrive, or
+    they age in the buffers of camera and network.
     """
 
     live = True
@@ -31,7 +29,7 @@ class LiveSource(Source):
     def __init__(
         self,
         uri: str,
-        job: Job,
+        job: CaptureJob,
         *,
         open_timeout_s: float = 10,
         fps: float | None = None,
@@ -43,21 +41,21 @@ class LiveSource(Source):
         Args:
             uri: The address, for display.
             job: What the process reads.
-            open_timeout_s: How long connecting may take.
-            fps: The nominal rate, where it is known better than the capture knows it; 0 for unknown.
-            limits: When pictures that arrive count as lost.
-            wait: Whether the first connection is repeated too, as later ones are, until `close`.
+            open_timeout_s: Longest time for connecting.
+            fps: The nominal frame rate instead of the announced one; 0 for unknown.
+            limits: When frames that arrive count as lost.
+            wait: Repeat the first connection too, until it succeeds or the source is closed.
 
         Raises:
-            SourceError: The first connection failed, and is not waited for.
+            SourceError: The first connection failed and `wait` is False. The type says why.
         """
         self.uri = uri
         self._open_timeout_s, self._silence_s = open_timeout_s, job.read_timeout_s + _GRACE_S
         self._closed = threading.Event()
-        self._signs = Signs(limits or Limits())
+        self._monitor = SignalMonitor(limits or Limits())
         self._index = 0
         self._pause_s = _FIRST_PAUSE_S
-        self._absent: str | None = None
+        self._not_yet: SourceError | None = None
         self._reader = Reader(job)
         try:
             opened = self._opened(self._reader.take(open_timeout_s + _GRACE_S))
@@ -65,7 +63,7 @@ class LiveSource(Source):
             if not wait:
                 self.close()
                 raise
-            self._absent, opened = str(error), Opened(fps=None, frames=None)
+            self._not_yet, opened = error, OpenedMessage(fps=None, frames=None)
         except BaseException:
             self.close()
             raise
@@ -74,77 +72,81 @@ class LiveSource(Source):
 
     @property
     def pid(self) -> int | None:
-        """The number of the process that reads, or None while there is none."""
+        """The ID of the process that reads, or None while there is no process."""
         return self._reader.pid
 
-    def _opened(self, message: Message | None) -> Opened:
-        """The first message, or the SourceError that it stands for."""
-        if isinstance(message, Opened):
+    def _opened(self, message: Message | None) -> OpenedMessage:
+        """The first message; raises the error where connecting failed."""
+        if isinstance(message, OpenedMessage):
             return message
-        if isinstance(message, Lost):
+        if isinstance(message, LostMessage):
             raise message.error
-        raise SourceError(f"{self.uri} does not answer within {self._open_timeout_s:g} s: check the address and the network")
+        problem = f"{self.uri} does not answer within {self._open_timeout_s:g} s"
+        raise SourceTimeoutError(problem, "check the address and the network")
 
     def __iter__(self) -> Iterator[CapturedFrame]:
-        """The frames; see `Source`."""
+        """Yield the frames; see `Source`."""
         delivering, retry = True, 0.0
-        if self._absent is not None:
-            fault, self._absent = f"{self.uri}: no signal yet ({self._absent}); connecting again", None
-            yield CapturedFrame.missing(fault, self._number(), self.uri, self._name())
+        if self._not_yet is not None:
+            error, self._not_yet = self._not_yet, None
+            yield self._fault("no signal yet", error)
             self._reader.kill()
             self._reconnect(fresh=True)
         while not self._closed.is_set():
             message = self._reader.take(self._silence_s)
             if self._closed.is_set():
                 return
-            if isinstance(message, Opened):
+            if isinstance(message, OpenedMessage):
                 continue
-            wrong = self._signs.look(message.image, message.capture_ns) if isinstance(message, Arrived) else None
-            if isinstance(message, Arrived) and wrong is None:
+            useless = self._monitor.check(message.image, message.capture_ns) if isinstance(message, FrameMessage) else None
+            if isinstance(message, FrameMessage) and useless is None:
                 delivering, retry, self._pause_s = True, 0.0, _FIRST_PAUSE_S
-                yield CapturedFrame.of(message.image, self._number(), self.uri, self._name(), message.capture_ns)
+                index = self._next_index()
+                yield CapturedFrame.of(message.image, index, self.uri, f"frame {index}", message.capture_ns)
                 continue
             if delivering:
                 delivering = False
-                fault = f"{self.uri}: signal lost ({wrong or self._why(message)}); connecting again"
-                yield CapturedFrame.missing(fault, self._number(), self.uri, self._name())
-            if wrong and time.monotonic() < retry:
-                continue  # until the pictures are right again, or it is time for another connection
+                yield self._fault("signal lost", useless or self._loss(message))
+            if useless and time.monotonic() < retry:
+                continue  # until the images are right again, or the next reconnect is due
             retry = time.monotonic() + _RETRY_S
-            if not isinstance(message, Lost):  # it hangs, or gives what is of no use
+            if not isinstance(message, LostMessage):  # it hangs, or delivers useless images
                 self._reader.kill()
-            self._reconnect(fresh=wrong is None)
+            self._reconnect(fresh=useless is None)
 
-    def _number(self) -> int:
+    def _next_index(self) -> int:
         self._index += 1
         return self._index - 1
 
-    def _name(self) -> str:
-        return f"frame {self._index - 1}"
+    def _fault(self, what: str, error: SourceError) -> CapturedFrame:
+        index = self._next_index()
+        fault = f"{self.uri}: {what} ({error}); connecting again"
+        return CapturedFrame.missing(fault, index, self.uri, f"frame {index}", error)
 
-    def _why(self, message: Message | None) -> str:
-        if not isinstance(message, Lost):
-            return f"no frame for {self._silence_s:g} s"
+    def _loss(self, message: Message | None) -> SourceError:
+        """The error behind a lost signal; raises an error that is a bug."""
+        if not isinstance(message, LostMessage):
+            return SourceTimeoutError(f"no frame for {self._silence_s:g} s")
         if not isinstance(message.error, SourceError):
             raise message.error
-        return str(message.error)
+        return message.error
 
     def _reconnect(self, *, fresh: bool) -> None:
-        """Connect again and again, with growing pauses, until it succeeds or the source is closed.
+        """Reconnect, with growing pauses, until it succeeds or the source is closed.
 
         Args:
-            fresh: Whether what comes then is looked at as if nothing had come before; a frozen picture must change first.
+            fresh: Whether the signal monitor starts again. After a frozen image it does not: the image must change first.
         """
         while not self._closed.wait(self._pause_s * random.uniform(0.5, 1)):
             self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
             try:
                 self._reader.open()
-            except SourceError:  # no process can be had now
+            except SourceError:  # the process cannot be started now
                 continue
             message = self._reader.take(self._open_timeout_s + _GRACE_S)
-            if isinstance(message, Opened):
+            if isinstance(message, OpenedMessage):
                 if fresh:
-                    self._signs.interrupted(time.monotonic_ns())
+                    self._monitor.interrupted(time.monotonic_ns())
                 return
             if message is None:
                 self._reader.kill()

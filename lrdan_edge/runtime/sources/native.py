@@ -1,4 +1,4 @@
-"""OpenCV's FFmpeg captures: opened with time-outs, without chatter, dropping packets that arrived in part."""
+"""OpenCV's captures: opened with time-outs, without log messages, and without incomplete packets."""
 
 import os
 import threading
@@ -11,13 +11,13 @@ import numpy as np
 from lrdan_edge.data.images import Frame
 from lrdan_edge.errors import SourceError
 
-# Read by OpenCV whenever it opens a capture. What the user has set stays.
+# OpenCV reads these whenever it opens a capture. Variables that the user has set are kept.
 _ENVIRONMENT = {
-    # FFmpeg's messages go to the terminal otherwise, with the whole address in them; -8 is AV_LOG_QUIET.
+    # -8 is AV_LOG_QUIET. Else FFmpeg's messages go to the terminal, with the whole address in them.
     "OPENCV_FFMPEG_LOGLEVEL": "-8",
-    # A packet cut short decodes to a picture that is part grey and passes for a frame: drop it.
+    # A truncated packet decodes to an image that is partly grey: drop it.
     "OPENCV_FFMPEG_CAPTURE_OPTIONS": "rtsp_flags;prefer_tcp|fflags;discardcorrupt",
-    # Else one mutex is held over every open, network included: a dead camera would stop all others from opening.
+    # Else one mutex is held during every open, network included: one dead camera would block all others.
     "OPENCV_FFMPEG_IS_THREAD_SAFE": "1",
 }
 
@@ -35,7 +35,7 @@ def log_level(new: int | None = None) -> int:
 
 
 class Quiet:
-    """While anyone is inside, OpenCV's and FFmpeg's settings are ours; they are restored when the last one leaves."""
+    """A context in which OpenCV and FFmpeg log nothing; their settings are restored when the last thread leaves it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -65,24 +65,24 @@ class Quiet:
 quiet = Quiet()
 
 
-class Capture(Protocol):
-    """What is used of ``cv2.VideoCapture``."""
+class VideoCapture(Protocol):
+    """The part of ``cv2.VideoCapture`` that is used."""
 
     def read(self) -> tuple[bool, object]:
-        """The next frame; False when there is none."""
+        """Whether a frame came, and the frame."""
         ...
 
     def get(self, propId: int, /) -> float:  # noqa: N803 - OpenCV's name
-        """A property."""
+        """The value of a property."""
         ...
 
     def release(self) -> None:
-        """Close it."""
+        """Close the capture."""
         ...
 
 
 def open_ffmpeg(target: str, open_timeout_s: float, read_timeout_s: float) -> cv2.VideoCapture | None:
-    """Open a file or stream with FFmpeg; None when it cannot be opened. Call within `quiet`."""
+    """Open a file or stream with FFmpeg; None where it cannot be opened. Call within `quiet`."""
     parameters = [
         *(cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, int(open_timeout_s * 1000)),
         *(cv2.CAP_PROP_READ_TIMEOUT_MSEC, int(read_timeout_s * 1000)),
@@ -90,31 +90,31 @@ def open_ffmpeg(target: str, open_timeout_s: float, read_timeout_s: float) -> cv
     try:
         capture = cv2.VideoCapture(target, cv2.CAP_FFMPEG, parameters)
     except cv2.error as error:
-        raise SourceError(f"OpenCV cannot open videos here ({error.err}): install opencv-python-headless") from error
+        raise SourceError(f"OpenCV cannot open videos here ({error.err})", "install opencv-python-headless") from error
     if capture.isOpened():
         return capture
     capture.release()
     return None
 
 
-def read_frame(capture: Capture) -> Frame | None:
-    """The next frame, uint8 [H, W] or [H, W, 3], or None when none came."""
+def read_frame(capture: VideoCapture) -> Frame | None:
+    """The next frame, uint8 [H, W] or [H, W, 3]; None where none came."""
     try:
         arrived, image = capture.read()
-    except cv2.error:  # a picture that cannot be converted, such as one of a new size
+    except cv2.error:  # an image that cannot be converted, such as one of a new size
         return None
     if not arrived or not isinstance(image, np.ndarray) or image.size == 0 or image.dtype != np.uint8:
         return None
     return image
 
 
-def announced_fps(capture: Capture) -> float | None:
-    """The nominal frame rate, or None when there is none worth believing."""
+def announced_fps(capture: VideoCapture) -> float | None:
+    """The nominal frame rate; None where it is not plausible."""
     fps = capture.get(cv2.CAP_PROP_FPS)
     return fps if 0 < fps <= 1000 else None
 
 
-def announced_frames(capture: Capture) -> int | None:
-    """How many frames the container announces, or None (live streams, unfinished recordings)."""
+def announced_frames(capture: VideoCapture) -> int | None:
+    """The number of frames that the container announces; None for live streams and unfinished recordings."""
     count = capture.get(cv2.CAP_PROP_FRAME_COUNT)
     return int(count) if 0 < count < 2**53 else None

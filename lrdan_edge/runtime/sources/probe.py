@@ -1,4 +1,4 @@
-"""What a source really delivers: size, rate, regularity, and a picture."""
+"""Measures what a source delivers: image size, frame rate, regularity, and an image."""
 
 import time
 from collections import Counter
@@ -7,25 +7,25 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lrdan_edge.data.images import Frame
-from lrdan_edge.errors import SourceError
+from lrdan_edge.errors import SourceEndedError
 from lrdan_edge.runtime.sources.base import Source
 from lrdan_edge.runtime.sources.signal_monitor import BLACK
 
 
 @dataclass
-class Found:
-    """What came in the time.
+class ProbeResult:
+    """What a source delivered.
 
     Attributes:
-        seconds: From the first frame to the last.
-        frames: How many came.
-        first_s: How long the first one took.
-        sizes: Frames by shape, such as ``1920x1080, 3 channels``.
-        faults: What was missing, in words.
-        interval_ms: Between frames: p50, p95 and max; empty with fewer than two.
-        same: Frames that were the one before, to the bit.
-        black: Frames without a pixel brighter than `BLACK`.
-        announced_fps: The source's own word, or None.
+        announced_fps: The frame rate that the source announces, or None.
+        seconds: Time from the first frame to the last.
+        frames: Number of frames.
+        first_s: Time until the first frame, in seconds.
+        sizes: Number of frames by size, such as ``1920x1080, colour``.
+        faults: Reasons of missing frames.
+        interval_ms: Time between frames: p50, p95 and max; empty with fewer than two frames.
+        same: Number of frames identical to the one before, bit by bit.
+        black: Number of frames without a pixel brighter than `BLACK`.
         picture: The last frame, uint8 [H, W] or [H, W, 3], or None.
     """
 
@@ -42,35 +42,35 @@ class Found:
 
     @property
     def frames_per_s(self) -> float | None:
-        """Measured between the first frame and the last; None with fewer than two."""
+        """Frame rate between the first frame and the last; None with fewer than two frames."""
         return (self.frames - 1) / self.seconds if self.frames > 1 and self.seconds > 0 else None
 
 
-def probe(source: Source, seconds: float) -> Found:
-    """Take a source's frames for a while.
+def probe(source: Source, seconds: float) -> ProbeResult:
+    """Take frames from a source for some time.
 
     Args:
         source: A source just opened.
-        seconds: How long, from the first frame.
+        seconds: How long, counted from the first frame.
 
     Raises:
-        SourceError: Nothing came.
+        SourceEndedError: The source ended without a frame.
     """
-    found, arrivals = Found(source.fps), list[int]()
+    found, arrivals = ProbeResult(source.fps), list[int]()
     begun = time.monotonic()
     for frame in source:
         now = time.monotonic()
         if frame.image is None:
             found.faults.append(frame.fault or "a frame is missing")
         else:
-            _take(found, frame.image)
+            _count(found, frame.image)
             arrivals.append(frame.capture_ns)
             if found.first_s is None:
                 found.first_s, begun = now - begun, now
         if now - begun >= seconds:
             break
     if not arrivals:
-        raise SourceError(f"{source.uri} gives no frame{': ' + found.faults[0] if found.faults else ''}")
+        raise SourceEndedError(f"{source.uri} gives no frame{': ' + found.faults[0] if found.faults else ''}")
     found.seconds = (arrivals[-1] - arrivals[0]) / 1e9
     if len(arrivals) > 1:
         gaps = np.diff(arrivals) / 1e6
@@ -79,7 +79,7 @@ def probe(source: Source, seconds: float) -> Found:
     return found
 
 
-def _take(found: Found, image: Frame) -> None:
+def _count(found: ProbeResult, image: Frame) -> None:
     channels = 1 if image.ndim == 2 else image.shape[2]
     found.frames += 1
     found.sizes[f"{image.shape[1]}x{image.shape[0]}, {'grey' if channels == 1 else 'colour'}"] += 1

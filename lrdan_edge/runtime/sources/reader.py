@@ -1,8 +1,9 @@
-"""A camera or stream read in a process of its own, which can be killed where a thread could not be stopped.
+"""Reads a camera or stream in a separate process, which can be killed where a thread could not be stopped.
 
-Frames cross in shared memory that has no name, so nothing is left behind whoever dies first. Down the process's standard input
-go the job (its credentials show in no process list), commands, and the slots that have been copied out; up its standard output
-come answers, one JSON object a line: ``ready``, ``opened``, ``frame``, ``lost``. The process ends with its input, so also with us.
+Frames cross in anonymous shared memory, which the kernel frees whichever process ends first. The child's standard input carries the
+job (so no process list shows its credentials), commands, and the numbers of slots that were copied out. Its standard output carries
+answers, one JSON object per line: ``ready``, ``opened``, ``frame``, ``lost``; a lost signal is an error's code and fields. The child
+ends when its standard input ends, and so also with its parent.
 """
 
 import contextlib
@@ -21,48 +22,50 @@ from typing import Any
 import numpy as np
 
 from lrdan_edge.data.images import Frame
-from lrdan_edge.errors import SourceError
-from lrdan_edge.runtime.sources.capture import OPEN, SLOTS, Job
+from lrdan_edge.errors import SourceEndedError, SourceError, SourceRefusedError
+from lrdan_edge.runtime.sources.capture_process import BUG, OPEN, SLOTS, CaptureJob
 
-_START_S = 30.0  # a process on a machine under load; an idle one needs a quarter of a second
+_START_S = 30.0  # longest start of a process on a machine under load; usual is a quarter of a second
 _END_S = 2.0
 _PIPE = 1 << 16
+_KINDS: list[type[SourceError]] = [SourceError, *SourceError.__subclasses__()]
+_ERRORS = {kind.code: kind for kind in _KINDS}
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
-    """The connection stands; what it announces."""
+class OpenedMessage:
+    """The connection is open; the frame rate and the number of frames that it announces."""
 
     fps: float | None
     frames: int | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Arrived:
-    """A frame and when it came (``time.monotonic_ns``, one clock for all processes)."""
+class FrameMessage:
+    """A frame and its arrival time (``time.monotonic_ns``, the same clock in all processes)."""
 
     image: Frame
     capture_ns: int
 
 
 @dataclass(frozen=True, slots=True)
-class Lost:
-    """The connection failed or ended, and why; nothing follows until `Reader.open`."""
+class LostMessage:
+    """The connection failed or ended, with the error; no message follows until `Reader.open`."""
 
     error: Exception
 
 
-Message = Opened | Arrived | Lost
+Message = OpenedMessage | FrameMessage | LostMessage
 
 
 class Reader:
-    """Reads one capture; messages come one at a time and none is dropped. `take` from one thread, `stop` from any."""
+    """Reads one capture, message by message, dropping none. Call `take` from one thread only, `stop` from any."""
 
-    def __init__(self, job: Job) -> None:
-        """Start the process.
+    def __init__(self, job: CaptureJob) -> None:
+        """Start the process and connect.
 
         Raises:
-            SourceError: It cannot be started.
+            SourceRefusedError: The process cannot be started.
         """
         self._job = job
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -73,14 +76,14 @@ class Reader:
 
     @property
     def pid(self) -> int | None:
-        """The process's number, or None while there is none."""
+        """The process ID, or None while there is no process."""
         return self._process.pid if self._process else None
 
     def open(self) -> None:
-        """Ask for a connection; what comes of it is the next message.
+        """Start connecting; the result is the next message.
 
         Raises:
-            SourceError: No process can be started.
+            SourceRefusedError: The process cannot be started.
         """
         with self._lock:
             if self._stopped:
@@ -90,7 +93,7 @@ class Reader:
             self._process.send(OPEN)
 
     def take(self, timeout_s: float) -> Message | None:
-        """The next message; None when none came in time, or the reader was stopped. Then kill the process: it hangs."""
+        """The next message; None where none came in time (kill the process then: it hangs), or the reader was stopped."""
         process = self._process
         if process is None:
             return None
@@ -111,21 +114,22 @@ class Reader:
     def _message(self, process: "_Process", answer: dict[str, Any]) -> Message | None:
         if answer["kind"] == "frame":
             image = process.frame(answer)
-            return None if image is None else Arrived(image, answer["capture_ns"])
+            return None if image is None else FrameMessage(image, answer["capture_ns"])
         if answer["kind"] == "opened":
-            return Opened(answer["fps"], answer["frames"])
-        said = answer["error"]
-        return Lost(SourceError(said) if answer["expected"] else RuntimeError(f"reading the source failed: {said}"))
+            return OpenedMessage(answer["fps"], answer["frames"])
+        if answer["code"] == BUG:
+            return LostMessage(RuntimeError(f"reading the source failed: {answer['problem']}"))
+        return LostMessage(_ERRORS[answer["code"]](answer["problem"], answer["fix"], **answer["values"]))
 
     def kill(self) -> None:
-        """Kill the process, whatever it hangs in; `open` starts another."""
+        """Kill the process; `open` starts another."""
         with self._lock:
             process, self._process = self._process, None
         if process is not None:
             process.end(kill=True)
 
     def stop(self) -> None:
-        """Wake whoever waits and end the process; never waits for it. May be called again."""
+        """End `take` and the process, without waiting for it. May be called again."""
         with self._lock:
             if self._stopped:
                 return
@@ -139,15 +143,15 @@ class Reader:
             process.end(kill=False)
 
     def __del__(self) -> None:
-        """Give the descriptor back; only when nobody can be waiting on it any more."""
+        """Close the descriptor: no thread can be waiting on it any more."""
         with contextlib.suppress(AttributeError, OSError):
             os.close(self._wake)
 
 
 class _Process:
-    """One process with its pipes and its shared memory."""
+    """One capture process with its pipes and its shared memory."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: CaptureJob) -> None:
         self._memory = os.memfd_create("lrdan-frames")
         self._map: mmap.mmap | None = None
         self._capacity = 0
@@ -157,7 +161,7 @@ class _Process:
         self.ready = False
         try:
             self._child = subprocess.Popen(
-                [sys.executable, "-m", "lrdan_edge.runtime.sources.capture", str(self._memory)],
+                [sys.executable, "-m", "lrdan_edge.runtime.sources.capture_process", str(self._memory)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -166,11 +170,12 @@ class _Process:
                 | os.environ
                 | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
                 bufsize=0,
-                start_new_session=True,  # Ctrl-C is for us alone
+                start_new_session=True,  # Ctrl-C reaches only the parent
             )
         except OSError as error:
             os.close(self._memory)
-            raise SourceError(f"the capture process cannot be started ({error.strerror}): free memory or processes") from error
+            problem = f"the capture process cannot be started ({error.strerror})"
+            raise SourceRefusedError(problem, "free memory, or end other processes") from error
         assert self._child.stdout is not None
         self._answers = self._child.stdout.fileno()
         os.set_blocking(self._answers, False)
@@ -178,13 +183,13 @@ class _Process:
         self.send(json.dumps(asdict(job)).encode() + b"\n")
 
     def send(self, command: bytes) -> None:
-        """Write a command; a process that has gone is noticed when it is read from."""
+        """Write a command; `answer` notices a process that has ended."""
         assert self._child.stdin is not None
         with contextlib.suppress(OSError, ValueError):
             self._child.stdin.write(command)
 
     def answer(self, wake: int, timeout_s: float) -> dict[str, Any] | None:
-        """The next answer; None when none came in time, or `wake` was written to; ``died`` when the process has gone."""
+        """The next answer; None where none came in time or `wake` was written to; ``died`` where the process has ended."""
         end = time.monotonic() + timeout_s
         poll = select.poll()
         poll.register(self._answers, select.POLLIN)
@@ -198,7 +203,8 @@ class _Process:
                     return None
                 part = os.read(self._answers, _PIPE)
             if not part:
-                return {"kind": "died", "error": f"the capture process died ({self._obituary()})", "expected": True}
+                problem = f"the capture process died ({self._exit_reason()})"
+                return {"kind": "died", "code": SourceEndedError.code, "problem": problem, "fix": "", "values": {}}
             self._waiting += part
         line, _, rest = bytes(self._waiting).partition(b"\n")
         self._waiting = bytearray(rest)
@@ -206,7 +212,7 @@ class _Process:
         return answer
 
     def frame(self, answer: dict[str, Any]) -> Frame | None:
-        """Copy a frame out, and give its slot back; None when it has ended meanwhile."""
+        """Copy a frame out and return its slot; None where the process has been ended."""
         shape, slot = tuple(answer["shape"]), answer["slot"]
         with self._using:
             if self._ended:
@@ -219,7 +225,7 @@ class _Process:
         self.send(b"%d" % slot)
         return image
 
-    def _obituary(self) -> str:
+    def _exit_reason(self) -> str:
         try:
             code = self._child.wait(_END_S)
         except subprocess.TimeoutExpired:
@@ -227,7 +233,7 @@ class _Process:
         return f"signal {-code}" if code < 0 else f"exit code {code}"
 
     def end(self, *, kill: bool) -> None:
-        """End the process, at once or when it has released its capture; waits for it. May be called again."""
+        """End the process and wait for it; with `kill` at once, else after it has released its capture. May be called again."""
         with self._ending:
             if self._ended:
                 return
@@ -241,7 +247,7 @@ class _Process:
             except subprocess.TimeoutExpired:
                 self._child.kill()
                 self._child.wait()
-            with self._using:  # nobody reads what is closed here
+            with self._using:  # no thread may be reading while this closes
                 self._ended = True
                 self._child.stdout.close()
                 os.close(self._memory)

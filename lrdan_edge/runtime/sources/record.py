@@ -1,4 +1,4 @@
-"""Frames of a source as image files: what a detector of this line is trained on and its threshold fitted on."""
+"""Records frames of a source as image files, for training or for fitting a threshold."""
 
 from collections.abc import Callable
 from datetime import datetime, timezone
@@ -6,47 +6,48 @@ from pathlib import Path
 
 import cv2
 
-from lrdan_edge.errors import DataError, SourceError
+from lrdan_edge.errors import DataError, SourceEndedError
 from lrdan_edge.runtime.sources.base import CapturedFrame, Source
 
 
 def record(
     source: Source, folder: Path, count: int, every_s: float = 0.0, report: Callable[[int, str | None], None] | None = None
 ) -> int:
-    """Write frames as PNG, unchanged, named by the time they arrived: more can be added later.
+    """Write frames as PNG, unchanged, named by their time of arrival, so that more can be added later.
 
     Args:
         source: A source just opened.
         folder: Where they go; made if missing.
-        count: How many at most.
+        count: Most frames to write.
         every_s: Least time between two of them, in seconds; 0: every frame.
-        report: Called with the number written so far after each, and with what was missing.
+        report: Called after each frame with the number written so far, and the reason where the frame is missing.
 
     Returns:
-        How many were written: fewer where the source ends before.
+        How many were written: fewer than `count` where the source ends earlier.
 
     Raises:
         DataError: The folder cannot be written.
-        SourceError: The source failed, or gave no frame.
+        SourceEndedError: The source ended without a frame.
+        SourceError: The source failed.
     """
-    said = report or (lambda *_: None)
+    tell = report or (lambda *_: None)
     written, due, fault = 0, 0, None
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for frame in source:
             if frame.image is None:
                 fault = frame.fault
-                said(written, fault)
+                tell(written, fault)
             elif frame.capture_ns >= due:
                 _write(folder / _name(frame), frame)
                 written, due = written + 1, frame.capture_ns + round(1e9 * every_s)
-                said(written, None)
+                tell(written, None)
                 if written == count:
                     break
     except OSError as error:
-        raise DataError(f"{folder} cannot be written ({error.strerror}): give another folder") from error
+        raise DataError(f"{folder} cannot be written ({error.strerror})", "give another {folder}") from error
     if not written:
-        raise SourceError(f"{source.uri} gives no frame{f': {fault}' if fault else ''}")
+        raise SourceEndedError(f"{source.uri} gives no frame{f': {fault}' if fault else ''}")
     return written
 
 

@@ -1,4 +1,4 @@
-"""Addresses and pipelines without the secrets in them, fit for messages and records."""
+"""Removes secrets from addresses and pipelines before they are shown or recorded."""
 
 import re
 
@@ -13,8 +13,8 @@ _USER = re.compile(r"[^/?#]*@|[^/?#@:]*:(?!\d+(?:[/?#]|$)).*@", re.DOTALL)
 _INSIDE = re.compile(r"(?<=://)[^\s/@!\"']+@")
 
 
-def scrubbed(text: str) -> str:
-    """An address, or a pipeline with addresses in it, without user names, passwords and secrets."""
+def redact(text: str) -> str:
+    """An address or pipeline with ``***`` in place of user names, passwords and other secrets."""
     head, separator, rest = text.partition("://")
     if separator and re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", head) and _USER.match(rest):
         text = f"{head}://***@{rest.rpartition('@')[2]}"

@@ -1,41 +1,42 @@
-"""Pictures that look like frames and are none: black, frozen, or of another size than before."""
+"""Detects frames that show nothing: black, frozen, or of another size than before."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
 from lrdan_edge.data.images import Frame
+from lrdan_edge.errors import SourceSignalError
 
-BLACK = 8  # grey levels: a picture without a brighter pixel shows nothing
-_STEP = 4  # every fourth row and column is looked at first: 0.1 ms at 1080p, where all of it takes 2 ms
+BLACK = 8  # grey levels: an image without a brighter pixel is black
+_STEP = 4  # every fourth row and column is compared first: 0.1 ms at 1080p; the whole image takes 2 ms
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What counts as lost though pictures arrive; 0 turns a sign off.
+    """When a signal counts as lost although frames arrive; 0 turns a check off.
 
     Attributes:
-        frozen_s: After how many seconds of the very same picture, to the bit; a sensor's noise makes no two alike.
-        black_s: After how many seconds of pictures without a pixel brighter than `BLACK`, two at least.
+        frozen_s: Seconds of identical images, bit by bit (the noise of a working sensor makes no two images identical).
+        black_s: Seconds of black images, at least two: no pixel is brighter than `BLACK`.
     """
 
     frozen_s: float = 10.0
     black_s: float = 2.0
 
 
-class Signs:
-    """Looks at one source's frames, in order."""
+class SignalMonitor:
+    """Checks one source's frames, in their order."""
 
     def __init__(self, limits: Limits) -> None:
-        """Begin."""
+        """Start before the first frame."""
         self._limits = limits
         self._shape: tuple[int, ...] | None = None
         self._last: Frame | None = None
         self._changed_ns = 0
         self._dark_ns: int | None = None
 
-    def look(self, image: Frame, capture_ns: int) -> str | None:
-        """What is wrong with a frame, in words; None if it shows something.
+    def check(self, image: Frame, capture_ns: int) -> SourceSignalError | None:
+        """What is wrong with the signal as of this frame; None where nothing is.
 
         Args:
             image: uint8 [H, W] or [H, W, 3].
@@ -46,22 +47,23 @@ class Signs:
         if image.shape != self._shape:
             was, now = ("x".join(map(str, shape[:2])) for shape in (self._shape, image.shape))
             colours = "" if image.shape[:2] != self._shape[:2] else " and its colours"
-            return f"the picture's size{colours} changed from {was} to {now}: set the camera back, or start again"
-        some = image[::_STEP, ::_STEP]
-        if self._last is None or not (np.array_equal(some, self._last[::_STEP, ::_STEP]) and np.array_equal(image, self._last)):
+            problem = f"the image size{colours} changed from {was} to {now}"
+            return SourceSignalError(problem, "restore the camera's setting, or start again")
+        part = image[::_STEP, ::_STEP]
+        if self._last is None or not (np.array_equal(part, self._last[::_STEP, ::_STEP]) and np.array_equal(image, self._last)):
             self._last, self._changed_ns = image, capture_ns
-        if some.max() > BLACK or image.max() > BLACK:
+        if part.max() > BLACK or image.max() > BLACK:
             self._dark_ns = None
         elif self._dark_ns is None:
             self._dark_ns = capture_ns  # a triggered camera may have been bright half a minute ago
-        for limit, since, said in (
-            (self._limits.frozen_s, self._changed_ns, "the same picture"),
-            (self._limits.black_s, self._dark_ns, "a black picture"),
+        for limit, since, problem in (
+            (self._limits.frozen_s, self._changed_ns, "frozen image"),
+            (self._limits.black_s, self._dark_ns, "black image"),
         ):
             if limit and since is not None and capture_ns - since >= limit * 1e9:
-                return f"{said} for {(capture_ns - since) / 1e9:.1f} s"
+                return SourceSignalError(f"{problem} for {(capture_ns - since) / 1e9:.1f} s")
         return None
 
     def interrupted(self, now_ns: int) -> None:
-        """Frames were missing until now: what came before says nothing of how long a picture stands."""
+        """Start the times again at `now_ns`, after a gap in the frames."""
         self._last, self._changed_ns, self._dark_ns = None, now_ns, None

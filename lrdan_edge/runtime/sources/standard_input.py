@@ -1,4 +1,4 @@
-"""Images on standard input, one after the other, as ``cat *.png`` or ``ffmpeg -f image2pipe`` send them: JPEG and PNG."""
+"""JPEG and PNG images on standard input, one after the other, as ``cat *.png`` or ``ffmpeg -f image2pipe`` write them."""
 
 import os
 import select
@@ -8,7 +8,7 @@ from io import BufferedReader, RawIOBase
 from typing import TYPE_CHECKING, Any
 
 from lrdan_edge.data.images import decode_image
-from lrdan_edge.errors import DataError, SourceError
+from lrdan_edge.errors import DataError, SourceFormatError
 from lrdan_edge.runtime.sources.base import CapturedFrame, Source
 
 if TYPE_CHECKING:
@@ -16,23 +16,23 @@ if TYPE_CHECKING:
 
 _JPEG, _PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
 _SCAN, _END = 0xDA, 0xD9  # JPEG markers: entropy-coded data follows; the image ends
-_ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a length: TEM, RSTn, SOI
-_LARGEST = 1 << 28  # bytes of one segment or chunk
+_NO_LENGTH = {0x01, *range(0xD0, 0xD9)}  # markers without a length: TEM, RSTn, SOI
+_LARGEST = 1 << 28  # most bytes of one segment or chunk
 
 
 class StandardInput(Source):
-    """Images that a stream of bytes holds; one that cannot be decoded is a fault, one that is cut short ends the stream with one."""
+    """Images in a stream of bytes. An image that cannot be decoded is a fault; a truncated one is a fault and the end."""
 
     live = False
     fps: float | None = None
     frames: int | None = None
 
     def __init__(self, descriptor: int = 0, *, bit_depth: int = 16) -> None:
-        """Read from where it is.
+        """Read from a file descriptor, from its current position.
 
         Args:
-            descriptor: File descriptor of a pipe or file; it stays open.
-            bit_depth: How many bits of 16-bit images are used.
+            descriptor: A pipe or file; it stays open.
+            bit_depth: Bits used of 16-bit images.
         """
         self.uri = "-"
         self._pipe = _Pipe(descriptor)
@@ -40,10 +40,10 @@ class StandardInput(Source):
         self._closed = threading.Event()
 
     def __iter__(self) -> Iterator[CapturedFrame]:
-        """The images; see `Source`. Reading waits for whoever writes.
+        """Yield the images; see `Source`. Reading waits for the writer.
 
         Raises:
-            SourceError: What comes is no image: where the next one begins is not known.
+            SourceFormatError: The stream holds something else than images: where the next image begins is not known.
         """
         index = 0
         while not self._closed.is_set():
@@ -60,17 +60,17 @@ class StandardInput(Source):
             try:
                 yield CapturedFrame.of(decode_image(data, name, self._bit_depth), index, self.uri, name)
             except DataError as error:
-                yield CapturedFrame.missing(str(error), index, self.uri, name)
+                yield CapturedFrame.missing(str(error), index, self.uri, name, error)
             index += 1
 
     def close(self) -> None:
-        """See `Source.close`; a read that waits for the writer ends at once."""
+        """See `Source.close`; ends a read that waits for the writer."""
         self._closed.set()
         self._pipe.interrupt()
 
 
 class _Pipe(RawIOBase):
-    """A file descriptor whose reading ends when it is told to, though nobody writes."""
+    """A file descriptor; `interrupt` ends a read that waits for data."""
 
     def __init__(self, descriptor: int) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class _Pipe(RawIOBase):
         return os.readv(self._descriptor, [buffer])
 
     def interrupt(self) -> None:
-        """End reading, now and from now on; from any thread."""
+        """End reading for good; callable from any thread."""
         os.eventfd_write(self._wake, 1)
 
     def __del__(self) -> None:
@@ -103,8 +103,8 @@ def next_image(stream: "BufferedReader[Any]") -> bytes | None:
         stream: At the first byte of an image.
 
     Raises:
-        EOFError: It ends within an image.
-        SourceError: It holds something else.
+        EOFError: The stream ends within an image.
+        SourceFormatError: It holds something else.
     """
     start = stream.read(2)
     if not start:
@@ -115,14 +115,15 @@ def next_image(stream: "BufferedReader[Any]") -> bytes | None:
         return _PNG + _rest_of_png(stream)
     if len(start) < 2:
         raise EOFError
-    raise SourceError(
-        f"standard input holds neither JPEG nor PNG (it goes on with {start.hex(' ')}): send whole images of these"
+    raise SourceFormatError(
+        f"standard input holds neither JPEG nor PNG (the next bytes are {start.hex(' ')})",
+        "send complete images of these formats",
     )
 
 
 def _exactly(stream: BufferedReader, count: int) -> bytes:
     if count > _LARGEST:
-        raise SourceError(f"standard input announces a piece of {count} bytes: that is no image")
+        raise SourceFormatError(f"standard input announces a segment of {count} bytes, at most {_LARGEST} are valid")
     data = stream.read(count)
     if len(data) < count:
         raise EOFError
@@ -130,7 +131,7 @@ def _exactly(stream: BufferedReader, count: int) -> bytes:
 
 
 def _rest_of_png(stream: "BufferedReader[Any]") -> bytes:
-    """Chunks (ISO/IEC 15948, 5.3): length, type, data, checksum; the last one is IEND."""
+    """Read chunks up to IEND (ISO/IEC 15948, 5.3): length, type, data, checksum."""
     parts = []
     while True:
         head = _exactly(stream, 8)
@@ -140,7 +141,7 @@ def _rest_of_png(stream: "BufferedReader[Any]") -> bytes:
 
 
 def _rest_of_jpeg(stream: "BufferedReader[Any]") -> bytes:
-    """Segments (ISO/IEC 10918-1, annex B): marker and length, and after a scan's header data in which FF is followed by 00 or RSTn."""
+    """Read segments up to EOI (ISO/IEC 10918-1, annex B): marker, length, data. In a scan's data, 00 or RSTn follows each FF."""
     found = bytearray()
     while True:
         found += _up_to_marker(stream)
@@ -150,14 +151,14 @@ def _rest_of_jpeg(stream: "BufferedReader[Any]") -> bytes:
         code = mark[0]
         if code == _END:
             return bytes(found)
-        if code == 0 or code in _ALONE:
+        if code == 0 or code in _NO_LENGTH:
             continue
         length = _exactly(stream, 2)
         found += length + _exactly(stream, max(0, int.from_bytes(length, "big") - 2))
 
 
 def _up_to_marker(stream: "BufferedReader[Any]") -> bytes:
-    """Entropy-coded data, up to and without the next FF."""
+    """Read entropy-coded data up to the next FF, without it."""
     parts = []
     while waiting := stream.peek():
         place = waiting.find(b"\xff")

@@ -1,4 +1,4 @@
-"""Video files (and finished videos over HTTP): every frame in order, and a note when some are missing."""
+"""Video files, and finished videos over HTTP: every frame in order, and a fault for each that is missing."""
 
 import threading
 import time
@@ -7,18 +7,18 @@ from pathlib import Path
 
 import cv2
 
-from lrdan_edge.errors import SourceError
+from lrdan_edge.errors import SourceAddressError, SourceFormatError, SourceRefusedError
 from lrdan_edge.runtime.sources.base import CapturedFrame, Source
-from lrdan_edge.runtime.sources.containers import Kind, kind_of, matroska_is_cut, mp4_has_index
+from lrdan_edge.runtime.sources.containers import Kind, kind_of, matroska_is_truncated, mp4_has_index
 from lrdan_edge.runtime.sources.native import announced_fps, announced_frames, open_ffmpeg, quiet, read_frame
-from lrdan_edge.runtime.sources.rate_limiter import Pace
+from lrdan_edge.runtime.sources.rate_limiter import RateLimiter
 
-# A packet that cannot be decoded ends one read; the next one goes on behind it. So many in a row are the end.
+# A packet that cannot be decoded fails one read; the next read continues after it. This many failures in a row are the end.
 _FAILED_READS = 8
 
 
 class VideoSource(Source):
-    """A video of known content; frames that cannot be decoded, and an early end, are delivered as faults."""
+    """A recorded video. Frames that cannot be decoded, and an early end, are delivered as faults."""
 
     live = False
 
@@ -38,16 +38,17 @@ class VideoSource(Source):
 
         Args:
             uri: The address, for display.
-            target: What FFmpeg is to open.
-            path: The file, where it is one.
+            target: The address for FFmpeg.
+            path: The file; None for a video on a web server.
             realtime: Deliver frames at the video's own rate instead of as fast as they are taken.
-            rate: At so many frames per second instead.
+            rate: Deliver this many frames per second instead.
             loop: Start again at the end, until closed.
-            open_timeout_s: How long opening may take, where `target` is on a network.
-            read_timeout_s: How long one frame may take, where `target` is on a network.
+            open_timeout_s: Longest time for opening a video on a network.
+            read_timeout_s: Longest time for one frame of a video on a network.
 
         Raises:
-            SourceError: It is no video that can be decoded.
+            SourceFormatError: It is not a video that can be decoded.
+            SourceRefusedError: The file cannot be read.
         """
         self.uri = uri
         self._target, self._path = target, path
@@ -66,13 +67,15 @@ class VideoSource(Source):
             with quiet:
                 capture = open_ffmpeg(self._target, *self._timeouts)
         except UnicodeError as error:
-            raise SourceError(f"{self.uri!r} is not valid text: rename the file") from error
+            raise SourceAddressError(f"{self.uri!r} is not valid text", "rename the file") from error
         if capture is None:
-            raise SourceError(_why_not(self._path) if self._path else f"{self.uri} is no video that can be decoded")
+            raise (
+                _format_error(self._path) if self._path else SourceFormatError(f"{self.uri} is not a video that can be decoded")
+            )
         return capture
 
     def __iter__(self) -> Iterator[CapturedFrame]:
-        """The frames; see `Source`."""
+        """Yield the frames; see `Source`."""
         index = 0
         while not self._closed.is_set():
             decoded = 0
@@ -85,11 +88,11 @@ class VideoSource(Source):
                 return
 
     def _once(self, start: int) -> Iterator[CapturedFrame]:
-        """The frames from the first to the last, numbered from `start`."""
+        """Yield the frames once, numbered from `start`."""
         with self._using:
             capture, self._capture = self._capture, None
         capture = capture or self._open()
-        pace = Pace(self._rate or (self.fps if self._realtime else None), self._closed)
+        limiter = RateLimiter(self._rate or (self.fps if self._realtime else None), self._closed)
         index, failed, decoded = start, 0, 0
         try:
             while failed < _FAILED_READS and not self._closed.is_set():
@@ -105,7 +108,7 @@ class VideoSource(Source):
                     index += 1
                 failed = 0
                 decoded += 1
-                if not pace.wait():
+                if not limiter.wait():
                     return
                 yield CapturedFrame.of(image, index, self.uri, f"frame {index - start}")
                 index += 1
@@ -115,19 +118,19 @@ class VideoSource(Source):
             yield CapturedFrame.missing(fault, index, self.uri, f"frame {index - start}")
 
     def _shortfall(self, decoded: int, delivered: int) -> str | None:
-        """What is missing at the end, or None; frames already delivered as faults are not missing again."""
+        """The fault for frames missing at the end, or None; frames already delivered as faults do not count again."""
         announced = self._announced or 0
         if decoded == 0:
             of = f" of {announced}" if announced else ""
             return f"{self.uri}: video ends early: 0{of} frames decoded: record or copy it again"
-        # MP4 and AVI count their frames. Others announce a duration, which may be that of a longer sound track.
-        exact = self._kind in ("mp4", "avi") or (self._kind == "matroska" and self._path and matroska_is_cut(self._path))
+        # MP4 and AVI count their frames. Others announce a duration, which may be that of a longer audio track.
+        exact = self._kind in ("mp4", "avi") or (self._kind == "matroska" and self._path and matroska_is_truncated(self._path))
         if announced - delivered <= (0 if exact else max(2, announced // 50)):
             return None
         return f"{self.uri}: video ends early: {decoded} of {announced} frames decoded: record or copy it again"
 
     def close(self) -> None:
-        """See `Source.close`; the iterator releases the file, after a read under way."""
+        """See `Source.close`; the iterator releases the file after its current read."""
         self._closed.set()
         with self._using:
             capture, self._capture = self._capture, None
@@ -139,14 +142,15 @@ def _kind(path: Path) -> Kind:
     try:
         return kind_of(path)
     except OSError as error:
-        raise SourceError(f"{path} cannot be read ({error.strerror}): check its permissions") from error
+        raise SourceRefusedError(f"{path} cannot be read ({error.strerror})", "check its permissions") from error
 
 
-def _why_not(path: Path) -> str:
+def _format_error(path: Path) -> SourceFormatError:
     """Why FFmpeg cannot open a file that exists."""
     size = path.stat().st_size
     if size == 0:
-        return f"{path} is empty (0 bytes): record or copy it again"
+        return SourceFormatError(f"{path} is empty (0 bytes)", "record or copy it again")
     if kind_of(path) == "mp4" and not mp4_has_index(path):
-        return f"{path} has no index (moov), as when a recording or copy is cut off ({size} bytes): record or copy it again"
-    return f"{path} is no video that can be decoded ({size} bytes): check that it plays elsewhere, or convert it to MP4 or AVI"
+        return SourceFormatError(f"{path} has no index (moov): it is truncated ({size} bytes)", "record or copy it again")
+    fix = "check that it plays elsewhere, or convert it to MP4 or AVI"
+    return SourceFormatError(f"{path} is not a video that can be decoded ({size} bytes)", fix)

@@ -40,11 +40,11 @@ def alone() -> torch.Tensor:
 
 @pytest.mark.parametrize("recipe", ["lrdan", "inspection"])
 def test_it_scores_as_the_deploy_graph_of_the_same_training_does(
-    stripes: Path, tmp_path: Path, recipe: Literal["lrdan", "inspection"]
+    good_images: Path, tmp_path: Path, recipe: Literal["lrdan", "inspection"]
 ) -> None:
     options = TrainOptions(recipe=recipe, epochs=3, batch_size=8, device="cpu", seed=4)
-    bundle = train(stripes, tmp_path / "bundle", options, Progress())
-    frames = prepare(stripes, options).frames[:]
+    bundle = train(good_images, tmp_path / "bundle", options, Progress())
+    frames = prepare(good_images, options).frames[:]
     detector = Lrdan(options=options)
     detector.fit(frames, steps=3 * (len(frames) // 8), seed=4, device=CPU)
     with torch.inference_mode():

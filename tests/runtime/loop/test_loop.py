@@ -15,7 +15,7 @@ from parts import Line, good_image, write
 from lrdan_edge import Inspector
 from lrdan_edge.errors import BackendError, DataError, SourceError
 from lrdan_edge.runtime.loop import InspectionLoop, inspection
-from lrdan_edge.runtime.loop.frame_queue import Intake, ReadyFrame
+from lrdan_edge.runtime.loop.frame_queue import FrameQueue, ReadyFrame
 from lrdan_edge.runtime.sinks.base import InspectedFrame
 from lrdan_edge.runtime.sinks.files import AnnotatedFramesSink, JsonLinesSink
 from lrdan_edge.runtime.sources import open_source
@@ -193,16 +193,16 @@ def test_stop_drains_and_ends(null: Inspector) -> None:
 
 
 def test_the_queue_ends_for_a_waiting_source() -> None:
-    intake = Intake([(1, "every")])
+    frame_queue = FrameQueue([(1, "every")])
     frame = ReadyFrame(0, CapturedFrame.of(BLACK, 0, "test://", "a"), BLACK, None)
-    intake.put(frame)
-    waiting = threading.Thread(target=intake.put, args=(frame,))
+    frame_queue.put(frame)
+    waiting = threading.Thread(target=frame_queue.put, args=(frame,))
     waiting.start()
-    intake.end()
+    frame_queue.end()
     waiting.join(timeout=2)
     assert not waiting.is_alive()
-    assert intake.take(5) == (0, [frame])
-    assert intake.take(5) == (1, [])
+    assert frame_queue.take(5) == (0, [frame])
+    assert frame_queue.take(5) == (1, [])
 
 
 def test_verdicts_and_pictures_of_a_folder(line: Line, tmp_path: Path) -> None:
@@ -227,17 +227,17 @@ def test_verdicts_and_pictures_of_a_folder(line: Line, tmp_path: Path) -> None:
     assert min(picture.shape[:2]) >= 320
     with pytest.raises(DataError, match="earlier run's verdicts"):
         JsonLinesSink(tmp_path / "out")
-    JsonLinesSink(tmp_path / "out", earlier="append").close()
+    JsonLinesSink(tmp_path / "out", append=True).close()
     path = tmp_path / "out" / "verdicts.jsonl"
     assert len(path.read_text().splitlines()) == 12
     with path.open("ab") as file:
         file.write(b'{"index":12,' + 70_000 * b" ")  # as a power failure leaves it
-    JsonLinesSink(tmp_path / "out", earlier="append").close()
+    JsonLinesSink(tmp_path / "out", append=True).close()
     assert [json.loads(text) for text in path.read_text().splitlines()] == records
     path.write_bytes(b'{"index"')
-    JsonLinesSink(tmp_path / "out", earlier="append").close()
+    JsonLinesSink(tmp_path / "out", append=True).close()
     assert path.read_bytes() == b""
-    JsonLinesSink(tmp_path / "out", earlier="overwrite").close()
+    JsonLinesSink(tmp_path / "out", overwrite=True).close()
     (tmp_path / "out" / "frames" / "mine.png").write_bytes(b"")
     AnnotatedFramesSink(tmp_path / "out", "all", overwrite=True).close()
     assert [path.name for path in (tmp_path / "out" / "frames").iterdir()] == ["mine.png"]

@@ -12,7 +12,7 @@ from parts import Line, good_image, write
 from lrdan_edge import Inspector
 from lrdan_edge.errors import DataError, SourceError
 from lrdan_edge.runtime.loop import InspectionLoop
-from lrdan_edge.runtime.loop.opening import DeadSource, open_sources
+from lrdan_edge.runtime.loop.opening import FailedSource, open_sources
 from lrdan_edge.runtime.loop.progress import SourceProgress
 from lrdan_edge.runtime.sinks.base import Sink
 from lrdan_edge.runtime.sinks.files import AnnotatedFramesSink, JsonLinesSink
@@ -81,7 +81,7 @@ def test_one_source_that_dies_does_not_stop_the_others_and_is_told_at_the_end(nu
 
 
 def test_all_sources_that_die_are_named(null: Inspector) -> None:
-    dead = [DeadSource(name, SourceError(f"{name} is gone")) for name in ("left", "right")]
+    dead = [FailedSource(name, SourceError(f"{name} is gone")) for name in ("left", "right")]
     with pytest.raises(SourceError, match="2 of 3 sources failed: left is gone; right is gone"):
         InspectionLoop(null, [*dead, Frames(numbered(5))]).run()
 
@@ -104,7 +104,7 @@ def test_sources_that_cannot_be_opened_stand_for_themselves(tmp_path: Path) -> N
     write(tmp_path / "a.png", BLACK)
     good, dead = open_sources([str(tmp_path / "a.png"), str(tmp_path / "none.mp4")])
     assert good.frames == 1
-    assert isinstance(dead, DeadSource)
+    assert isinstance(dead, FailedSource)
     assert "none.mp4" in str(dead.error)
     with pytest.raises(SourceError, match=r"none\.mp4"):
         open_sources([str(tmp_path / "none.mp4")])

@@ -202,7 +202,9 @@ def test_a_bug_in_fitting_is_raised_and_hangs_nothing(null: Inspector, monkeypat
             yield CapturedFrame.of(np.zeros((side, side), np.uint8), index, source.uri, str(index))
 
     fits = iter(range(1000))
-    monkeypatch.setattr("lrdan_edge.runtime.loop.capture.fit_frame", lambda *_: BLACK[..., None] if next(fits) < 5 else 1 // 0)
+    monkeypatch.setattr(
+        "lrdan_edge.runtime.loop.capture_stage.fit_frame", lambda *_: BLACK[..., None] if next(fits) < 5 else 1 // 0
+    )
     loop = InspectionLoop(null, Frames(frames), [sink := Collect()])
     with pytest.raises(ZeroDivisionError):
         loop.run()

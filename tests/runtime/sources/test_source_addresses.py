@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from lrdan_edge.errors import SourceError
 from lrdan_edge.runtime.sources import open_source
 from lrdan_edge.runtime.sources.addresses import camera_path
-from lrdan_edge.runtime.sources.redact import scrubbed
+from lrdan_edge.runtime.sources.redact import redact
 
 
 @pytest.mark.parametrize(
@@ -34,14 +34,14 @@ from lrdan_edge.runtime.sources.redact import scrubbed
     ],
 )
 def test_credentials_are_never_shown(uri: str, shown: str) -> None:
-    assert scrubbed(uri) == shown
+    assert redact(uri) == shown
 
 
 @given(
     st.text(alphabet=st.characters(codec="ascii", categories=("L", "N", "P")), min_size=4).filter(lambda s: s[0] not in "/?#")
 )
 def test_no_password_survives(password: str) -> None:
-    assert scrubbed(f"rtsp://operator:x{password}@camera.example/main").endswith("***@camera.example/main")
+    assert redact(f"rtsp://operator:x{password}@camera.example/main").endswith("***@camera.example/main")
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from scripted_captures import count
 
 from lrdan_edge.errors import SourceError
 from lrdan_edge.runtime.sources import CapturedFrame, Limits, open_source
-from lrdan_edge.runtime.sources.capture import Job
+from lrdan_edge.runtime.sources.capture_process import CaptureJob
 from lrdan_edge.runtime.sources.live import LiveSource
 
 Camera = Any  # conftest's HttpCamera
@@ -182,7 +182,7 @@ def test_a_mute_server_does_not_hang_and_stops_nobody_else(scheme: str, http_cam
 
 def scripted(log: Path, *scripts: str, read_timeout_s: float = 10, limits: Limits | None = None) -> LiveSource:
     """A source whose n-th connection does what the n-th script says; see `scripted_captures`."""
-    return LiveSource("camera", Job("scripted_captures", "opener", (str(log), *scripts), read_timeout_s), limits=limits)
+    return LiveSource("camera", CaptureJob("scripted_captures", "opener", (str(log), *scripts), read_timeout_s), limits=limits)
 
 
 def alive(pid: int) -> bool:
@@ -218,7 +218,7 @@ def test_a_capture_that_dies_is_one_fault_and_started_again(tmp_path: Path, cons
 
 def test_an_opener_that_cannot_be_made_says_why() -> None:
     with pytest.raises(SourceError, match="no driver for it here"):
-        LiveSource("camera", Job("scripted_captures", "no_opener", ("no driver for it here",), 10))
+        LiveSource("camera", CaptureJob("scripted_captures", "no_opener", ("no driver for it here",), 10))
 
 
 def test_frames_cross_whole_whatever_their_size(tmp_path: Path) -> None:
@@ -254,9 +254,9 @@ def test_a_capture_process_ends_with_the_process_it_serves(tmp_path: Path) -> No
     program = (
         "import sys, signal, os\n"
         f"sys.path.insert(0, {str(Path(scripted_captures.__file__).parent)!r})\n"
-        "from lrdan_edge.runtime.sources.capture import Job\n"
+        "from lrdan_edge.runtime.sources.capture_process import CaptureJob\n"
         "from lrdan_edge.runtime.sources.live import LiveSource\n"
-        f"source = LiveSource('camera', Job('scripted_captures', 'opener', ({str(tmp_path)!r}, 'image, hang'), 60))\n"
+        f"source = LiveSource('camera', CaptureJob('scripted_captures', 'opener', ({str(tmp_path)!r}, 'image, hang'), 60))\n"
         "next(iter(source)); print(source.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
@@ -300,7 +300,7 @@ def test_another_picture_size_is_one_fault_until_the_old_one_is_back(
     consumer = consume(scripted(tmp_path, "image*2, large*2, pause 20", "large*3, image*2, pause 20"))
     consumer.wait(lambda: len(consumer.frames) == 5, 10)
     assert [frame.image is None for frame in consumer.frames] == [False, False, True, False, False]
-    assert "the picture's size changed from 2x2 to 30x40" in (consumer.faults[0].fault or "")
+    assert "the image size changed from 2x2 to 30x40" in (consumer.faults[0].fault or "")
 
 
 def test_a_frozen_picture_is_one_fault_until_it_moves(tmp_path: Path, consume: Callable[[Any], Consumer]) -> None:
@@ -308,7 +308,7 @@ def test_a_frozen_picture_is_one_fault_until_it_moves(tmp_path: Path, consume: C
     source = scripted(tmp_path, f"image, {still}", f"{still}, image*2, pause 20", limits=Limits(frozen_s=0.3))
     consumer = consume(source)
     consumer.wait(lambda: len(consumer.faults) == 1 and consumer.frames[-1].image is not None, 10)
-    assert "the same picture for 0." in (consumer.faults[0].fault or "")
+    assert "frozen image for 0." in (consumer.faults[0].fault or "")
     later = consumer.frames[consumer.frames.index(consumer.faults[0]) + 1 :]
     assert all(frame.image is not None and frame.image.max() != 90 for frame in later)
 
@@ -318,7 +318,7 @@ def test_a_black_picture_is_one_fault_until_there_is_light(tmp_path: Path, consu
     source = scripted(tmp_path, f"image, {dark}", f"{dark}, image*2, pause 20", limits=Limits(black_s=0.3))
     consumer = consume(source)
     consumer.wait(lambda: len(consumer.faults) == 1 and consumer.frames[-1].image is not None, 10)
-    assert "a black picture for 0." in (consumer.faults[0].fault or "")
+    assert "black image for 0." in (consumer.faults[0].fault or "")
     later = consumer.frames[consumer.frames.index(consumer.faults[0]) + 1 :]
     assert all(frame.image is not None and frame.image.max() > 8 for frame in later)
 

@@ -1,0 +1,51 @@
+"""`lrdan-edge bench`: latency and throughput."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from lrdan_edge.cli.console import show, status_line, table
+from lrdan_edge.cli.options import bundle_option
+
+if TYPE_CHECKING:
+    from lrdan_edge.bundle.manifest import BenchmarkReport
+
+
+@click.command()
+@bundle_option
+@click.option(
+    "--batch",
+    "batches",
+    type=click.IntRange(1, 1024),
+    multiple=True,
+    default=(1, 8),
+    show_default=True,
+    help="Batch size to measure. Repeatable.",
+)
+@click.option("--seconds", type=click.FloatRange(1, 3600), default=20.0, show_default=True, help="Measuring time in all.")
+@click.option(
+    "--rounds", type=click.IntRange(3, 1000), default=10, show_default=True, help="Rounds; each measures every backend once."
+)
+def bench(bundle_path: Path, batches: tuple[int, ...], seconds: float, rounds: int) -> None:
+    """Measure latency and throughput of every engine and of PyTorch eager mode, taking turns in one run."""
+    from lrdan_edge.bench.latency import bench as run_bench
+    from lrdan_edge.bundle.bundle import BENCHMARK, Bundle
+
+    bundle = Bundle.open(bundle_path)
+    with status_line("loading") as report:
+        result = run_bench(bundle, batches=tuple(dict.fromkeys(batches)), seconds=seconds, rounds=rounds, report=report)
+    _print_benchmark(result)
+    show(str(bundle.path / BENCHMARK))
+
+
+def _print_benchmark(report: "BenchmarkReport") -> None:
+    title = f"{report.machine} ({report.instruction_set}), {report.cores} cores"
+    shown = table("backend", "batch", "p50 ms", "p99 ms", "frames/s", "against eager", title=title)
+    for entry in report.entries:
+        speedup = "n/a" if entry.speedup is None else f"{entry.speedup:.2f}x"
+        latency = (f"{entry.latency_ms[key]:.3f}" for key in ("p50", "p99"))
+        shown.add_row(entry.title, str(entry.batch), *latency, f"{entry.frames_per_s:.0f}", speedup)
+    show(shown)
+    for reason in report.not_measured:
+        show(f"not measured: {reason}")

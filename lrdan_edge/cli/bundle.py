@@ -1,0 +1,88 @@
+"""`lrdan-edge info`: what a bundle holds, and whether it is whole."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from lrdan_edge.cli.console import show, table, write_json
+from lrdan_edge.cli.options import bundle_option
+from lrdan_edge.errors import LrdanError
+
+if TYPE_CHECKING:
+    from lrdan_edge.bundle.bundle import Bundle
+    from lrdan_edge.bundle.verify import BundleCheck
+
+
+@click.command()
+@bundle_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def info(bundle_path: Path, as_json: bool) -> None:
+    """Show the contents of the bundle, what is stale or damaged, and which engines run here.
+
+    Exits 1 if something is stale or damaged.
+    """
+    from lrdan_edge.backends.processor import processor
+    from lrdan_edge.bundle.bundle import Bundle
+    from lrdan_edge.bundle.verify import verify_bundle
+
+    bundle = Bundle.open(bundle_path)
+    check = verify_bundle(bundle)
+    if as_json:
+        here = processor()
+        machine = {"name": here.name, "instruction_set": here.instruction_set, "int8_is_faster": here.int8_is_faster}
+        found = {"damaged": check.damaged, "stale": check.stale}
+        write_json({"path": str(bundle.path), **found, "processor": machine, "manifest": bundle.manifest})
+    else:
+        _print_model(bundle)
+        _print_stages(bundle, check)
+        show(f"processor: {processor().name}, {processor().describe_int8()}")
+        _print_engines(bundle)
+        for line in check.damaged.values():
+            show(line, style="red")
+    if not check.passed:
+        sys.exit(1)
+
+
+def _print_model(bundle: "Bundle") -> None:
+    model, scoring = bundle.manifest.model, bundle.manifest.scoring
+    smoothed = f", smoothed over {scoring.smoothing_sigma:g} pixels" if scoring.smoothing_sigma else ""
+    show(
+        f"{bundle.path}: {model.recipe}, {model.height}x{model.width} pixels, {bundle.manifest.preprocessing.colour}; "
+        f"score: {scoring.pooling} of the {'normalised ' if scoring.normalise else ''}"
+        f"{'error map' if scoring.source == 'error' else 'map of marked defects'}"
+        f"{smoothed}{', with an area term' if scoring.extent else ''}"
+        f"{'; the heatmap has a context gain' if scoring.nearby else ''}"
+    )
+    if model.geometry:
+        show(f"takes {model.geometry.describe(model.height, model.width)}")
+
+
+def _print_stages(bundle: "Bundle", check: "BundleCheck") -> None:
+    shown = table("stage", "finished", "seconds", "state", "files")
+    for name, record in bundle.manifest.stages.items():
+        state = f"stale: {check.stale[name]}" if name in check.stale else "fresh"
+        shown.add_row(name, record.finished, f"{record.seconds:.1f}", state, str(len(record.outputs)))
+    show(shown)
+    if bundle.pending:
+        show("a commit was interrupted: nothing is lost, and the next command that writes to the bundle completes it")
+    if "calibrate" in bundle.manifest.stages and "calibrate" not in check.stale and not check.damaged:
+        for precision, graph in bundle.decision().graphs.items():
+            show(f"{precision}: threshold {graph.threshold:.6g}, false-reject rate {graph.false_reject_rate:g}")
+
+
+def _print_engines(bundle: "Bundle") -> None:
+    from lrdan_edge.bundle.bundle import graph_name, processor_graph_name
+    from lrdan_edge.engines.open import engines
+
+    if graph_name("int8") in bundle.manifest.files and processor_graph_name("int8") not in bundle.manifest.files:
+        show(
+            "int8: this graph was made by an older lrdan-edge and may score differently on other processors; run 'lrdan-edge "
+            f"calibrate --bundle {bundle.path}' to replace it"
+        )
+    try:
+        for engine in engines(bundle):
+            show(f"engine {engine.name}: {engine.unusable_reason or 'runs here'}")
+    except LrdanError as error:
+        show(str(error), style="red")

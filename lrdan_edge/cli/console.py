@@ -1,0 +1,56 @@
+"""What commands print on a terminal: lines, tables, progress. Rich is imported when a command first prints."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.table import Column, Table
+
+
+@cache
+def terminal() -> "Console":
+    """The terminal that all commands print on: names and numbers stay as they are, long lines are not broken."""
+    from rich.console import Console
+
+    return Console(soft_wrap=True, highlight=False, markup=False)
+
+
+def show(what: "RenderableType" = "", style: str | None = None) -> None:
+    """Print a line or a table."""
+    terminal().print(what, style=style)
+
+
+def table(*columns: "str | Column", title: str | None = None, header: bool = True) -> "Table":
+    """An empty table."""
+    from rich.table import Table
+
+    return Table(*columns, title=title, show_header=header)
+
+
+def write_json(value: object) -> None:
+    """Print a value as indented JSON."""
+    import msgspec
+
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
+
+
+@contextmanager
+def progress_bar(title: str) -> Iterator[Callable[[str, float], None]]:
+    """A bar that is told the current phase and the fraction done; nothing where there is no terminal."""
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=terminal(), transient=True, disable=not terminal().is_terminal) as bar:
+        task = bar.add_task(title, total=1.0)
+        yield lambda phase, fraction: bar.update(task, description=phase, completed=fraction)
+
+
+@contextmanager
+def status_line(first: str) -> Iterator[Callable[[str], None]]:
+    """A spinner with a line that can be replaced."""
+    with terminal().status(first) as status:
+        yield lambda line: status.update(line)

@@ -1,0 +1,76 @@
+"""`lrdan-edge evaluate` and `lrdan-edge explain`: how well parts are told apart, and why an image was judged as it was."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from lrdan_edge.cli.console import show, table
+from lrdan_edge.cli.options import backend_options, bundle_option, precision_options
+
+if TYPE_CHECKING:
+    from lrdan_edge.bundle.manifest import Precision
+    from lrdan_edge.evaluation.result import Evaluation
+
+
+@click.command()
+@click.argument("data", type=click.Path(path_type=Path))
+@bundle_option
+@backend_options
+def evaluate(data: Path, bundle_path: Path, backend: str, precision: "Precision | None") -> None:
+    """Measure how well the bundle tells good parts from defective ones, on the test images in DATA.
+
+    DATA has folders test/good and test/<defect>, and optionally masks in ground_truth/<defect>.
+    """
+    from lrdan_edge.bundle.bundle import Bundle
+    from lrdan_edge.evaluation.evaluate import evaluate as run_evaluation
+
+    result, pictures = run_evaluation(Bundle.open(bundle_path), data, backend=backend, precision=precision)
+    _print_evaluation(result)
+    for picture in pictures:
+        show(str(picture))
+    for note in result.notes:
+        show(f"Note: {note}", style="yellow")
+
+
+def _print_evaluation(result: "Evaluation") -> None:
+    figures = table("figure", "value", title=f"{result.good} good, {result.defective} defective, {result.backend}")
+    figures.add_row("image AUROC", f"{result.image_auroc:.4f}")
+    figures.add_row("pixel AUROC", "no masks" if result.pixel_auroc is None else f"{result.pixel_auroc:.4f}")
+    for name, value in result.in_words().items():
+        figures.add_row(name, value)
+    figures.add_row("threshold", f"{result.threshold:.6g}")
+    if result.faults:
+        figures.add_row("faults", str(result.faults), style="yellow")
+    show(figures)
+    kinds = table("defect", "images", "image AUROC", "miss rate")
+    for kind, found in result.kinds.items():
+        kinds.add_row(kind, f"{found['images']:.0f}", f"{found['image_auroc']:.4f}", f"{found['miss_rate']:.2%}")
+    show(kinds)
+
+
+@click.command()
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@bundle_option
+@precision_options
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("explanation.html"),
+    show_default=True,
+    help="The page to write.",
+)
+@click.option("--threshold", type=float, help="Judge by this threshold instead of the calibrated one.")
+def explain(
+    images: tuple[Path, ...], bundle_path: Path, precision: "Precision | None", output: Path, threshold: float | None
+) -> None:
+    """Write a page that shows why each of IMAGES (files or folders) was judged as it was.
+
+    The page is one self-contained HTML file. For each image it shows the reconstruction, the error, the heatmap, and the score
+    among the scores of good images.
+    """
+    from lrdan_edge.bundle.bundle import Bundle
+    from lrdan_edge.runtime.explain import explain as run_explain
+
+    page = run_explain(Bundle.open(bundle_path), list(images), output, precision=precision, threshold=threshold)
+    click.echo(f"{page.path}: {page.images} image{'s' if page.images != 1 else ''}, {page.rejected} rejected, by {page.graph}")

@@ -1,0 +1,189 @@
+"""The process that reads a camera or stream: killing it ends a native read that hangs, and a crash stays inside it.
+
+`lrdan_edge.runtime.sources.reader.Reader` starts it, and describes the protocol. It imports OpenCV and NumPy, nothing heavier.
+"""
+
+import importlib
+import json
+import mmap
+import os
+import queue
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from io import RawIOBase
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from lrdan_edge.data.images import Frame
+from lrdan_edge.errors import SourceEndedError, SourceError, SourceTimeoutError
+from lrdan_edge.runtime.sources.native import VideoCapture, announced_fps, announced_frames, quiet, read_frame
+
+SLOTS = 3  # frames that shared memory holds: one being written, one on its way, one being copied out
+OPEN = b"o"  # the command to connect; a digit returns the slot of that number
+BUG = "bug"  # the code of an error that is not a SourceError
+_FAILED_READS = 3  # an image that cannot be decoded fails one read of a live stream; a lost stream fails all of them
+_WAITED_S = 0.5  # a failed read that took longer has waited for a frame: V4L2 waits 10 s, GStreamer 30 s
+_RELEASE_S = 0.5  # longest time for releasing a capture at the end
+
+
+@dataclass(frozen=True)
+class CaptureJob:
+    """What the capture process reads, given by a function that returns an opener.
+
+    Attributes:
+        module: The function's module, imported in the process.
+        function: The function's name.
+        arguments: Its arguments, strings and numbers.
+        read_timeout_s: Longest time that the capture waits for one frame.
+    """
+
+    module: str
+    function: str
+    arguments: tuple[str | int | float | None, ...]
+    read_timeout_s: float
+
+    def opener(self) -> Callable[[], VideoCapture]:
+        """The opener. Where the function fails, an opener that calls it again: errors are reported when it opens."""
+        try:
+            return self._make()
+        except Exception:
+            return lambda: self._make()()
+
+    def _make(self) -> Callable[[], VideoCapture]:
+        made: Callable[[], VideoCapture] = getattr(importlib.import_module(self.module), self.function)(*self.arguments)
+        return made
+
+
+class FrameRing:
+    """Slots for frames in shared memory: this process writes them, the parent copies them out."""
+
+    def __init__(self, memory: int) -> None:
+        """Use the shared memory with file descriptor `memory`; it grows with the frames' size."""
+        self._memory, self.capacity = memory, 0
+        self._map: mmap.mmap | None = None
+        self.free: queue.SimpleQueue[int] = queue.SimpleQueue()
+        for slot in range(SLOTS):
+            self.free.put(slot)
+
+    def write(self, image: Frame) -> int:
+        """Write a frame into a free slot, waiting for one; returns the slot's number."""
+        if image.nbytes > self.capacity:
+            for _ in range(SLOTS):  # the parent must not be copying while slots move
+                self.free.get()
+            self.capacity = image.nbytes
+            os.ftruncate(self._memory, SLOTS * self.capacity)
+            self._map = mmap.mmap(self._memory, SLOTS * self.capacity)
+            for slot in range(SLOTS):
+                self.free.put(slot)
+        slot = self.free.get()
+        assert self._map is not None
+        np.frombuffer(self._map, np.uint8, image.nbytes, slot * self.capacity)[:] = image.reshape(-1)
+        return slot
+
+
+class CaptureWorker:
+    """Connects on command, reads until the signal is lost, and waits for the next command."""
+
+    def __init__(self, job: CaptureJob, memory: int, commands: RawIOBase, answers: BinaryIO) -> None:
+        """Take the pipes; `run` does the work.
+
+        Args:
+            job: What to read.
+            memory: File descriptor of the shared memory.
+            commands: `OPEN`, and the numbers of returned slots. The process ends with this pipe.
+            answers: One JSON object per line.
+        """
+        self._opener, self._timeout_s = job.opener(), job.read_timeout_s
+        self._ring, self._commands, self._answers = FrameRing(memory), commands, answers
+        self._connect: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._over = threading.Event()
+
+    def run(self) -> None:
+        """Work until the pipe of commands ends."""
+        threading.Thread(target=self._listen, daemon=True).start()
+        self._say(kind="ready")
+        while self._connect.get():
+            self._read()
+
+    def _listen(self) -> None:
+        while command := self._commands.read(1):
+            if command == OPEN:
+                self._connect.put(True)
+            else:
+                self._ring.free.put(int(command))
+        self._over.set()
+        self._connect.put(False)
+        for slot in range(SLOTS):
+            self._ring.free.put(slot)
+        time.sleep(_RELEASE_S)
+        os._exit(0)  # the read hangs
+
+    def _read(self) -> None:
+        """Read one connection, from opening it to its loss."""
+        capture = None
+        try:
+            capture = self._opener()
+            self._say(kind="opened", fps=announced_fps(capture), frames=announced_frames(capture))
+            while (image := self._next(capture)) is not None:
+                arrived = time.monotonic_ns()
+                slot = self._ring.write(np.ascontiguousarray(image))
+                if self._over.is_set():
+                    return
+                self._say(kind="frame", slot=slot, capacity=self._ring.capacity, shape=image.shape, capture_ns=arrived)
+        except SourceError as error:
+            values = {name: str(value) for name, value in error.values.items()}
+            self._say(kind="lost", code=error.code, problem=error.problem, fix=error.fix, values=values)
+        except Exception as error:  # a bug must be reported as one, not as a camera that failed
+            self._say(kind="lost", code=BUG, problem=f"{type(error).__name__}: {error}", fix="", values={})
+        finally:
+            if capture is not None:
+                capture.release()
+
+    def _next(self, capture: VideoCapture) -> Frame | None:
+        """The next frame; None where the process is to end.
+
+        Raises:
+            SourceTimeoutError: No frame came in time.
+            SourceEndedError: The connection ended.
+        """
+        failed, began = 0, time.monotonic()
+        while failed < _FAILED_READS:
+            asked = time.monotonic()
+            image = read_frame(capture)
+            if self._over.is_set():
+                return None
+            if image is not None:
+                return image
+            now = time.monotonic()
+            if now - began > 0.9 * self._timeout_s:
+                raise SourceTimeoutError(f"no frame for {now - began:.1f} s")
+            failed += now - asked < _WAITED_S
+        raise SourceEndedError("the connection ended")
+
+    def _say(self, **answer: Any) -> None:
+        try:
+            self._answers.write(json.dumps(answer).encode() + b"\n")
+            self._answers.flush()
+        except OSError:
+            self._over.set()  # the parent has ended
+
+
+def main() -> None:
+    """Read the job from standard input and run it."""
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a library prints must not mix with the answers
+    commands = os.fdopen(0, "rb", buffering=0)  # unbuffered: another thread continues reading
+    line = commands.readline()
+    if not line:
+        return  # the parent has ended
+    job = json.loads(line)
+    with quiet:
+        CaptureWorker(CaptureJob(**job | {"arguments": tuple(job["arguments"])}), int(sys.argv[1]), commands, answers).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+from typing import Any
+
+import pytest
+
+from lrdan_edge.calibration.fidelity import Fidelity
+from lrdan_edge.calibration.search import search_int8
+from lrdan_edge.errors import CalibrationError
+
+
+class Amplitude:
+    def amplitude(self, method: str) -> float:
+        of_good = {"min-max": 3.0, "percentile-99.999": 2.0, "percentile-99.997": 1.5, "percentile-99.99": 1.0, "entropy": 4.0}
+        return 5.0 if method.startswith("painted-") else of_good[method]
+
+
+class Graph:
+    """A network whose layers hurt the score by known amounts: an int8 graph of it is its amplitude and what is in float."""
+
+    def __init__(self, hurts: dict[str, float]) -> None:
+        self.layers = hurts
+
+    def quantise(self, amplitudes: dict[str, float], keep_float: Any = ()) -> Any:
+        return amplitudes["x"], frozenset(keep_float)
+
+
+class Evaluator:
+    def __init__(self, graph: Graph, cut_off: float = 0) -> None:
+        self._graph, self._cut_off = graph, cut_off
+
+    def _spread(self, model: Any) -> float:
+        amplitude, kept = model
+        return float(amplitude) * sum(hurt for layer, hurt in self._graph.layers.items() if layer not in kept)
+
+    def added_spread(self, model: Any, _most: int, _among: str = "both") -> float:
+        return self._spread(model)
+
+    def measure(self, model: Any) -> Fidelity:
+        spread = self._spread(model)
+        return Fidelity(
+            images=100,
+            rank_correlation=1 - spread,
+            painted_rank_correlation=1 - self._cut_off / model[0],
+            added_spread=spread,
+            verdicts_changed=0,
+            auroc=0.9,
+            auroc_fp32=0.9,
+        )
+
+
+def chosen(hurts: dict[str, float], cut_off: float = 0) -> Any:
+    graph = Graph(hurts)
+    return search_int8(graph, {"x": Amplitude()}, Evaluator(graph, cut_off), 0.02)  # type: ignore[arg-type, dict-item]
+
+
+def test_a_method_within_the_bounds_leaves_no_layer_in_float() -> None:
+    result = chosen({"a": 0.01, "b": 0.005})
+    assert result.trial.method == "percentile-99.99"
+    assert result.trial.kept_in_float == []
+    assert [one.layer for one in result.sensitivities] == ["a", "b"]
+
+
+def test_a_range_that_cuts_defects_off_is_not_the_best_one() -> None:
+    assert chosen({"a": 0.005}, cut_off=0.01).trial.method == "percentile-99.997"
+
+
+def test_the_fewest_layers_stay_in_float_and_in_the_networks_order() -> None:
+    result = chosen({"a": 0.001, "b": 0.05, "c": 0.002, "d": 0.09, "e": 0.003})
+    assert result.trial.kept_in_float == ["b", "d"]
+    assert not result.trial.broken
+    assert result.model == (1.0, frozenset({"b", "d"}))
+
+
+def test_a_network_that_no_layer_of_can_be_int8_is_an_error_that_says_what_to_do() -> None:
+    with pytest.raises(CalibrationError, match=r"rank correlation .* int8=False"):
+        chosen({"a": 0.5, "b": 0.6, "c": 0.7})
