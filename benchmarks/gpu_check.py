@@ -37,7 +37,7 @@ from surfaces import surfaces
 
 from lrdan_edge import Bundle, Inspector
 from lrdan_edge.backends.base import ANY_CORES, Backend, Cores
-from lrdan_edge.backends.nvidia import find_gpu, find_tensorrt, title
+from lrdan_edge.backends.nvidia import describe_tensorrt, find_gpu, find_tensorrt
 from lrdan_edge.backends.tensorrt import TensorRTBackend
 from lrdan_edge.backends.tensorrt_engine import GpuContext
 from lrdan_edge.bundle.bundle import versions
@@ -170,7 +170,7 @@ def environment() -> Iterator[Row]:
     said = f"{gpu.name}, compute capability {gpu.compute_capability}, CUDA up to {gpu.cuda}" if gpu else "none"
     yield Row("machine", "GPU", said, took=gpu is not None)
     yield Row("machine", "PyTorch", f"{torch.__version__}, CUDA {'usable' if torch.cuda.is_available() else 'not usable'}")
-    yield Row("machine", "TensorRT", title(find_tensorrt()))
+    yield Row("machine", "TensorRT", describe_tensorrt(find_tensorrt()))
 
 
 def build(check: Check, precision: Precision) -> Iterator[Row]:

@@ -11,7 +11,7 @@ from made_once import made_once
 from parts import Line, defective_image, good_image, write
 
 from lrdan_edge.bundle.bundle import Bundle
-from lrdan_edge.engines.trust import KEY_VARIABLE
+from lrdan_edge.engines.keys import KEY_VARIABLE
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -80,11 +80,13 @@ def fit_thresholds(
     fit = _Fit(bundle, target, held_out, bad, str(command), progress or (lambda *_: None), time.monotonic())
     found = engines(bundle)
     graphs = {key: fit.graph(key) for key in PRECISIONS if key in before.graphs}
-    own = {engine.name: fit.engine(engine) for engine in found if not engine.obstacle}
+    own = {engine.name: fit.engine(engine) for engine in found if not engine.unusable_reason}
     fit.write_graphs(graphs)  # all or nothing: a target that one engine cannot reach changes no threshold
     for name, decided in own.items():
         fit.write_engine(name, decided)
-    return FittedThresholds(graphs, own, [f"{engine.name}: {engine.obstacle}" for engine in found if engine.obstacle])
+    return FittedThresholds(
+        graphs, own, [f"{engine.name}: {engine.unusable_reason}" for engine in found if engine.unusable_reason]
+    )
 
 
 @dataclass(frozen=True)

@@ -83,6 +83,6 @@ def _print_engines(bundle: "Bundle") -> None:
         )
     try:
         for engine in engines(bundle):
-            show(f"engine {engine.name}: {engine.obstacle or 'runs here'}")
+            show(f"engine {engine.name}: {engine.unusable_reason or 'runs here'}")
     except LrdanError as error:
         show(str(error), style="red")

@@ -143,8 +143,8 @@ def list_engines(bundle_path: Path, as_json: bool) -> None:
             records.append({"name": name, "bytes": size, "damaged": str(error)})
             shown.add_row(name, f"{size / 2**20:.1f}", "", str(error), style="red")
             continue
-        records.append({"name": name, "bytes": size, "obstacle": found.obstacle, "sidecar": found.sidecar})
-        shown.add_row(name, f"{size / 2**20:.1f}", found.sidecar.built, found.obstacle or "runs")
+        records.append({"name": name, "bytes": size, "obstacle": found.unusable_reason, "sidecar": found.sidecar})
+        shown.add_row(name, f"{size / 2**20:.1f}", found.sidecar.built, found.unusable_reason or "runs")
     if as_json:
         write_json(records)
     elif records:
@@ -169,9 +169,9 @@ def inspect_engine(name: str, bundle_path: Path, as_json: bool) -> None:
     found = engine_of(bundle, name)
     size, sidecar = len(engine_bytes(bundle, found)), found.sidecar
     if as_json:
-        write_json({"name": name, "bytes": size, "obstacle": found.obstacle, "sidecar": sidecar})
+        write_json({"name": name, "bytes": size, "obstacle": found.unusable_reason, "sidecar": sidecar})
         return
-    for title, value in {**_properties(bundle, name, size, sidecar), "here": found.obstacle or "runs"}.items():
+    for title, value in {**_properties(bundle, name, size, sidecar), "here": found.unusable_reason or "runs"}.items():
         show(f"{title:<16}{value}")
     if not sidecar.layers:
         show(f"{'layers':<16}unknown: the engine was built where it could not be loaded")
@@ -202,7 +202,7 @@ def verify_engine(name: str | None, bundle_path: Path) -> None:
         show(each)
         for check in run_verify(bundle, each):
             passed.append(bool(check.passed))
-            show(f"  {check.name:<10} {_MARKS[check.passed]:<7} {check.said}", style=None if check.passed else "red")
+            show(f"  {check.name:<14} {_MARKS[check.passed]:<7} {check.said}", style=None if check.passed else "red")
     if not names:
         _print_none(bundle)
     if not names or not all(passed):
@@ -210,21 +210,29 @@ def verify_engine(name: str | None, bundle_path: Path) -> None:
 
 
 @engine.command("trust")
-@click.argument("name")
+@click.argument("name", required=False)
 @bundle_option
 @click.option(
-    "--sha256", required=True, help="SHA-256 of the engine, as 'engine verify' shows it on the machine that built it."
+    "--sha256", metavar="HEX", help="SHA-256 of the engine, as 'engine verify' shows it on the machine that built it."
 )
-def trust_engine(name: str, bundle_path: Path, sha256: str) -> None:
-    """Trust engine NAME, which was built on another machine: an engine can run any code on this one.
+@click.option("--public-key", metavar="HEX", help="Instead: public key of a build machine, as 'engine verify' shows it there.")
+def trust_engine(name: str | None, bundle_path: Path, sha256: str | None, public_key: str | None) -> None:
+    """Trust engine NAME, which was built on another machine, or every engine that a build machine signs.
 
-    Take the SHA-256 from someone you trust, not from the bundle itself.
+    An engine can run any code on this machine. Take the SHA-256 or the key from someone you trust, not from the bundle itself.
     """
     from lrdan_edge.bundle.bundle import Bundle
+    from lrdan_edge.engines.keys import trust_key
     from lrdan_edge.engines.open import trust_engine as run_trust
 
-    run_trust(Bundle.open(bundle_path), name, sha256)
-    click.echo(f"{name} is trusted on this machine.")
+    if name and sha256 and not public_key:
+        run_trust(Bundle.open(bundle_path), name, sha256)
+        click.echo(f"{name} is trusted on this machine.")
+    elif public_key and not (name or sha256):
+        trust_key(public_key)
+        click.echo("Engines signed with this key are trusted on this machine.")
+    else:
+        raise click.UsageError("give NAME and --sha256, or only --public-key")
 
 
 @engine.command("refit")

@@ -32,8 +32,8 @@ from lrdan_edge.bundle.manifest import (
     to_json,
 )
 from lrdan_edge.cli.main import cli
-from lrdan_edge.engines.open import distrust, write_signature
 from lrdan_edge.engines.tensorrt.timing_cache import load_timing_cache, save_timing_cache
+from lrdan_edge.engines.trust import accept, trust_in
 from lrdan_edge.errors import BundleError, ChangedFileError, LrdanError
 
 pytestmark = pytest.mark.timeout(60)  # a FIFO that somebody waits for hangs
@@ -180,7 +180,7 @@ def test_reading_writes_nothing_and_takes_no_odd_file(tmp_path: Path, outside: P
 
     def read() -> None:
         bundle = Bundle.open(tmp_path / "b")
-        distrust(bundle, "e.onnx", b"{}")
+        trust_in(bundle, "e.onnx", b"{}")
         for each in bundle.manifest.files:
             bundle.file(each, "x")
             bundle.read(each, "x")
@@ -267,7 +267,7 @@ def test_what_is_kept_beside_the_manifest_is_written_likewise(tmp_path: Path, ou
     if tried(lambda: save_timing_cache(cache, SimpleNamespace(serialize=lambda: b"timings"))) is None:
         load_timing_cache(trt, config, cache)
         assert b"timings" in seen
-    tried(lambda: write_signature(bundle, "e.onnx", "0" * 64))
+    tried(lambda: accept(bundle, "e.onnx", b"{}"))
     assert snapshot(outside) == before
 
 

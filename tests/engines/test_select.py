@@ -99,7 +99,7 @@ def test_threads_reach_the_backend(own_bundle: Bundle) -> None:
         assert inspector.backend._session.get_session_options().intra_op_num_threads == 1  # type: ignore[attr-defined]
     if find_spec("openvino"):
         with Inspector.open(own_bundle, backend="openvino", threads=1) as inspector:
-            assert inspector.backend._whole.get_property("INFERENCE_NUM_THREADS") == 1  # type: ignore[attr-defined]
+            assert inspector.backend._model.get_property("INFERENCE_NUM_THREADS") == 1  # type: ignore[attr-defined]
     build_engine(own_bundle, BuildRequest("fp32", "onnxruntime"))
     with Inspector.open(own_bundle.path, backend="onnxruntime", precision="fp32", threads=1) as inspector:
         assert inspector.choice.engine is not None

@@ -7,7 +7,7 @@ from scipy.stats import betabinom
 
 from lrdan_edge import Bundle, Inspector
 from lrdan_edge.backends.base import Backend, BackendSpec, Detections
-from lrdan_edge.data.images import Frame, fit_frame, list_images, load_frames
+from lrdan_edge.data.images import fit_frame, list_images, load_frames
 from lrdan_edge.errors import BackendError, DataError, MissingStageError, StaleStageError
 
 
@@ -57,17 +57,17 @@ def test_what_is_no_image_is_refused(inspector: Inspector) -> None:
 
 class _Scripted(Backend):
     name = "scripted"
-    spec = BackendSpec((32, 32, 1), (32, 32), 8, "test", "fp32")
 
     def __init__(self, answer: float | Exception) -> None:
+        super().__init__(BackendSpec((32, 32, 1), (32, 32), 8, "test", "fp32"))
         self.answer = answer
 
-    def infer(self, frames: Frame, *, heatmap: bool = True) -> Detections:  # noqa: ARG002
+    def _infer(self, frames: np.ndarray, heatmap: bool) -> Detections:  # noqa: ARG002
         if isinstance(self.answer, Exception):
             raise self.answer
         return Detections(np.full(len(frames), self.answer, np.float32), None)
 
-    def close(self) -> None:
+    def _close(self) -> None:
         pass
 
 
