@@ -122,16 +122,18 @@ def similarities(found: Features) -> Iterator[tuple[int, Features]]:
 
 
 def whiten(found: Features) -> Features:
-    """What each image has for itself, of unit length (zero where it has nothing): float32 [N, D].
+    """What each image has for itself, of unit length (zero where it has nothing): float32 [N, min(N, D)].
 
     Args:
         found: float32 [N, D].
     """
     centred = found.astype(np.float32) - found.mean(0)
-    variance, axes = np.linalg.eigh(centred.T @ centred / max(1, len(found)))
+    few = len(found) < found.shape[1]  # their products among themselves are then the smaller matrix, of the same variances
+    variance, axes = np.linalg.eigh((centred @ centred.T if few else centred.T @ centred) / max(1, len(found)))
     variance = np.maximum(variance, 0)
     typical = float(np.square(variance).sum() / max(float(variance.sum()), 1e-12))
-    own = centred @ (axes / np.sqrt(variance + SHRINKAGE * typical + 1e-9))
+    along = axes * np.sqrt(variance * len(found)) if few else centred @ axes
+    own = along / np.sqrt(variance + SHRINKAGE * typical + 1e-9)
     length = np.linalg.norm(own, axis=1, keepdims=True)
     return np.asarray(own / np.maximum(length, 1e-6), np.float32)
 

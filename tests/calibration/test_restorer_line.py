@@ -34,7 +34,7 @@ def restorer(line: Line, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     options = TrainOptions(recipe="inspection", image_size=(64, 64), epochs=12)
     bundle = train(line.data, tmp_path_factory.mktemp("restorer") / "bundle", options, Progress())
     export(bundle)
-    calibrate(bundle)
+    calibrate(bundle, methods=("min-max", "painted-min-max"))
     return Bundle.open(bundle.path)
 
 
@@ -98,12 +98,21 @@ def test_a_pixel_has_a_threshold_of_its_own_and_pictures_glow_from_it(restorer: 
 def test_fp16_keeps_more_in_float32_where_its_bound_would_break(
     restorer: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from fewer_exports import SCORING, export_as_before
+
     from lrdan_edge.export import graph as exporting
     from lrdan_edge.export import reference
 
     assert restorer.manifest.stages["export"].results["fp16"]["float32_convolutions"] == 3
     shutil.copytree(restorer.path, tmp_path / "bundle")
     measure, tried = reference.measure, list[str]()
+    export_anew = exporting.to_onnx
+    export_as_before(restorer, monkeypatch)
+    export_stored = exporting.to_onnx
+
+    def to_onnx(module: Any, frames: Any, outputs: tuple[str, ...] = SCORING) -> onnx.ModelProto:
+        again = tried.count("fp16") == 1 and outputs == SCORING
+        return (export_anew if again else export_stored)(module, frames, outputs)
 
     def measured(precision: str, *rest: Any) -> tuple[list[Parity], list[str]]:
         rows, missing = measure(precision, *rest)  # type: ignore[arg-type]
@@ -112,6 +121,7 @@ def test_fp16_keeps_more_in_float32_where_its_bound_would_break(
         return [msgspec.structs.replace(row, score_max=1.0) if too_far else row for row in rows], missing
 
     monkeypatch.setattr(exporting, "measure", measured)
+    monkeypatch.setattr(exporting, "to_onnx", to_onnx)
     bundle = Bundle.open(tmp_path / "bundle")
     exporting.export(bundle)
     assert tried == ["fp32", "fp16", "fp16"]

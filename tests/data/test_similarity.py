@@ -99,10 +99,11 @@ def test_joining_is_scipys_connected_components(count: int, data: st.DataObject)
     assert len(set(zip(labels.tolist(), expected.tolist(), strict=True))) == len(set(labels.tolist())) == expected.max() + 1
 
 
-def test_whitening_is_a_float64_version_of_its_formula() -> None:
-    found = np.random.default_rng(4).standard_normal((50, 12)) @ np.diag(np.arange(1.0, 13))
+@pytest.mark.parametrize("count", [50, 8])  # more images than numbers each, and fewer
+def test_whitening_is_a_float64_version_of_its_formula(count: int) -> None:
+    found = np.random.default_rng(4).standard_normal((count, 12)) @ np.diag(np.arange(1.0, 13))
     centred = found - found.mean(0)
-    covariance = centred.T @ centred / 50
+    covariance = centred.T @ centred / count
     typical = np.trace(covariance @ covariance) / np.trace(covariance)
     values, vectors = np.linalg.eigh(covariance + 0.1 * typical * np.eye(12))
     inverse_root = vectors @ np.diag(values**-0.5) @ vectors.T

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from fewer_exports import export_one_graph
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -100,11 +101,12 @@ def test_the_depth_comes_from_all_images_and_can_be_given(tmp_path: Path) -> Non
         TrainOptions(bit_depth=11)  # type: ignore[arg-type]
 
 
-def test_inspection_reads_sixteen_bits_as_training_did(tmp_path: Path) -> None:
+def test_inspection_reads_sixteen_bits_as_training_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_images(tmp_path / "data" / "train" / "good", 12, (30, 33), 12)
     write_images(tmp_path / "data" / "calibration" / "good", 8, (30, 33), 12, seed=1)
     options = TrainOptions(recipe="lrdan", epochs=2, batch_size=6, device="cpu")
     bundle = train(tmp_path / "data", tmp_path / "bundle", options, Progress())
+    export_one_graph(monkeypatch)
     export(bundle)
     calibrate(bundle, false_reject_rate=0.3, int8=False)
     folder = tmp_path / "data" / "calibration" / "good"
