@@ -27,8 +27,8 @@ import torch
 from surfaces import surfaces
 
 from lrdan_edge.backends.processor import processor
-from lrdan_edge.bundle.bundle import versions
-from lrdan_edge.bundle.manifest import to_json
+from lrdan_edge.bundle.encoding import to_json
+from lrdan_edge.bundle.stage import versions
 from lrdan_edge.train.distributed import Team
 from lrdan_edge.train.learner import EVERYTHING, Batch
 from lrdan_edge.train.loop import schedule_for

@@ -14,7 +14,7 @@ from parts import write
 
 from lrdan_edge import Inspector
 from lrdan_edge.bundle.bundle import Bundle
-from lrdan_edge.bundle.manifest import from_json
+from lrdan_edge.bundle.encoding import from_json
 from lrdan_edge.bundle.view import Geometry
 from lrdan_edge.cli.main import cli
 from lrdan_edge.data.images import read_image

@@ -12,128 +12,38 @@ be a link.
 
 import hashlib
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import datetime, timezone
-from importlib import metadata
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-import msgspec
-
 from lrdan_edge import __version__
-from lrdan_edge.bundle.files import Folder, UnexpectedKindError
-from lrdan_edge.bundle.journal import (
-    JOURNAL,
-    LOCK,
-    MANIFEST,
-    STAGING,
-    cannot_write,
-    commit,
-    digest_of,
-    is_bundle_file,
-    locked,
-    read_state,
-    recover,
-    staged,
+from lrdan_edge.bundle.decision import Decision, GraphDecision
+from lrdan_edge.bundle.encoding import SCHEMA_VERSION, from_json
+from lrdan_edge.bundle.files import Folder, digest_of
+from lrdan_edge.bundle.journal import JOURNAL, LOCK, MANIFEST, STAGING, read_state, staged
+from lrdan_edge.bundle.manifest import Manifest, StageRecord
+from lrdan_edge.bundle.names import (
+    CHECKPOINT,
+    DECISION,
+    TIMING_CACHE,
+    decide_stage,
+    engine_decision_name,
+    graph_name,
+    processor_graph_name,
 )
-from lrdan_edge.bundle.manifest import (
-    SCHEMA_VERSION,
-    Decision,
-    FileRecord,
-    GraphDecision,
-    Manifest,
-    ModelSpec,
-    Precision,
-    Preprocessing,
-    Scoring,
-    StageRecord,
-    from_json,
-)
+from lrdan_edge.bundle.spec import ModelSpec, Precision, Preprocessing, Scoring
+from lrdan_edge.bundle.stage import Stage, commit_stage, staging, versions
 from lrdan_edge.errors import BundleError, ChangedFileError, MissingStageError, StaleStageError
 
-WEIGHTS = "weights.safetensors"
-RECONSTRUCTION = "reconstruction.onnx"
-DECISION = "decision.json"
-GOLDEN = "golden"
-ENGINES = "engines"
-REPORTS = "reports"
-BENCHMARK = "reports/benchmark.json"
-TIMING_CACHE = ".timing.cache"
-CHECKPOINT = ".checkpoint.safetensors"
-
 T = TypeVar("T")
-
-_VERSIONED = ("numpy", "torch", "onnx", "onnxruntime", "opencv-python-headless", "openvino", "tensorrt")
-
-
-def graph_name(precision: Precision) -> str:
-    """File name of the deploy graph at `precision`."""
-    return f"model.{precision}.onnx"
-
-
-def processor_graph_name(precision: Precision) -> str:
-    """File name of the graph that processors run at `precision`: int8 has unsigned activations there."""
-    return "model.int8.cpu.onnx" if precision == "int8" else graph_name(precision)
-
-
-def engine_stage(name: str) -> str:
-    """Name of the manifest's stage for the engine file ``engines/<name>``."""
-    return f"build-engine {name}"
-
-
-def decide_stage(name: str) -> str:
-    """Name of the manifest's stage that fitted the threshold of the engine file ``engines/<name>``."""
-    return f"decide {name}"
-
-
-def engine_decision_name(name: str) -> str:
-    """File name of the decision fitted on the scores of the engine file ``engines/<name>``."""
-    return f"{ENGINES}/{name}.decision.json"
-
-
-def sha256_of(path: Path) -> str:
-    """Sha256 of a file's bytes, in hex."""
-    with path.open("rb") as file:
-        return digest_of(file)
 
 
 def _read_and_digest(file: BinaryIO) -> tuple[str, bytes]:
     data = file.read()
     return hashlib.sha256(data).hexdigest(), data
-
-
-class Stage:
-    """One stage at work: where its files go until they are committed, and what it reports."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self.outputs: dict[str, Path] = {}
-        self.unlisted: set[str] = set()
-        self.results: dict[str, Any] = {}
-        self.model: ModelSpec | None = None
-        """The manifest's model from this stage on, where the stage changes it."""
-
-    def path(self, name: str) -> Path:
-        """Where to write the bundle's file `name` (a relative POSIX path) for now."""
-        path = self._place(name)
-        self.outputs[name] = path
-        return path
-
-    def unlisted_path(self, name: str) -> Path:
-        """The same for a file that is committed with the others but is not in the manifest: it answers for itself."""
-        path = self._place(name)
-        self.unlisted.add(name)
-        return path
-
-    def _place(self, name: str) -> Path:
-        if not is_bundle_file(name):
-            raise ValueError(f"{name!r} is not a name of a bundle's file: see lrdan_edge.bundle.journal")
-        path = self._folder / name
-        path.parent.mkdir(exist_ok=True)
-        return path
 
 
 class Bundle:
@@ -363,97 +273,16 @@ class Bundle:
             BundleError: The folder cannot be written, or another command is writing to it.
         """
         started = time.monotonic() if started is None else started
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise BundleError(f"{self.path} cannot be made ({error.strerror}): choose another --bundle") from error
-        try:
-            with Folder(self.path) as folder, locked(folder):
-                _clear(folder, name)
-                try:
-                    folder.make_folder(STAGING)
-                    stage = Stage(self.path / STAGING)
-                    yield stage
-                    record = StageRecord(
-                        finished=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-                        seconds=round(time.monotonic() - started, 3),
-                        command=command,
-                        versions=versions(),
-                        inputs={key: self.manifest.files[key].sha256 for key in inputs or {}},
-                        outputs=sorted(stage.outputs),
-                        options=dict(options or {}),
-                        results=stage.results,
-                    )
-                    self._commit(folder, name, stage, record)
-                finally:
-                    with suppress(OSError):
-                        if not folder.has(JOURNAL):  # else the commit has taken place, and the staged files are part of it
-                            folder.remove_tree(STAGING)
-        except OSError as error:
-            raise cannot_write(self.path, error) from error
-
-    def _commit(self, folder: Folder, name: str, stage: Stage, record: StageRecord) -> None:
-        if name != "train":
-            # Another command may have committed while this one waited for the lock: add to what is there now.
-            self.manifest = read_state(folder)[0] or self.manifest
-        files, stages = dict(self.manifest.files), dict(self.manifest.stages)
-        for key in stages.pop(name).outputs if name in stages else ():
-            files.pop(key, None)
-        for other in [key for key, made in stages.items() if made.outputs and stage.outputs.keys() >= set(made.outputs)]:
-            stages.pop(other)  # nothing of what it made is left
-        made = {key: _flushed(folder, staged(key)) for key in (*stage.outputs, *stage.unlisted)}
-        for place in sorted({str(Path(staged(key)).parent) for key in made} | {STAGING}):
-            folder.flush(place)
-        files |= {key: made[key] for key in stage.outputs}
-        model = stage.model or self.manifest.model
-        manifest = msgspec.structs.replace(self.manifest, model=model, files=files, stages=stages | {name: record})
-        commit(folder, {key: found.sha256 for key, found in made.items()}, manifest)
-        self.manifest, self.pending = manifest, frozenset()
-
-
-def _clear(folder: Folder, stage: str) -> None:
-    """Finish what a killed stage committed, remove what it only began, and refuse a folder that could not be written at the end.
-
-    Raises:
-        BundleError: There is a journal that is not this bundle's.
-        OSError: The folder cannot be written, or something is in the way of the bundle's files.
-    """
-    try:
-        recover(folder)
-    except (BundleError, UnexpectedKindError):
-        if stage != "train" or _is_own(folder):
-            raise
-        folder.remove(JOURNAL)  # not this bundle's, and a new model needs nothing of it
-    folder.remove_tree(STAGING)  # the lock says that nobody is using it
-    checkpoint = (CHECKPOINT, f"{CHECKPOINT}.tmp") if stage == "train" else ()
-    temporary = (f"{MANIFEST}.tmp", f"{JOURNAL}.tmp")
-    parts = (f"{part}/x" for part in (GOLDEN, ENGINES, REPORTS))
-    for name in (MANIFEST, JOURNAL, *temporary, WEIGHTS, DECISION, *checkpoint, *parts):
-        folder.require_replaceable(name)
-
-
-def _is_own(folder: Folder) -> bool:
-    """Whether the journal is this bundle's, so that the model that counts may be among the staged files."""
-    try:
-        read_state(folder)
-    except (BundleError, OSError):
-        return False
-    return True
-
-
-def _flushed(folder: Folder, name: str) -> FileRecord:
-    """A staged file's record, the file on the disk."""
-    with folder.open(name) as file:
-        os.fsync(file.fileno())
-        return FileRecord(digest_of(file), os.fstat(file.fileno()).st_size)
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python, of lrdan-edge and of the packages that make or run its files, where installed."""
-    found = {"python": ".".join(map(str, sys.version_info[:3])), "lrdan-edge": __version__}
-    for package in _VERSIONED:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+        with staging(self.path, name) as (folder, stage):
+            yield stage
+            record = StageRecord(
+                finished=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+                seconds=round(time.monotonic() - started, 3),
+                command=command,
+                versions=versions(),
+                inputs={key: self.manifest.files[key].sha256 for key in inputs or {}},
+                outputs=sorted(stage.outputs),
+                options=dict(options or {}),
+                results=stage.results,
+            )
+            self.manifest, self.pending = commit_stage(folder, name, stage, record, self.manifest), frozenset()

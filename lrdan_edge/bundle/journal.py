@@ -14,12 +14,12 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
 
 import msgspec
 
-from lrdan_edge.bundle.files import Folder, UnexpectedKindError
-from lrdan_edge.bundle.manifest import SCHEMA_VERSION, Manifest, manifest_from_json, manifest_to_json, to_json
+from lrdan_edge.bundle.encoding import SCHEMA_VERSION, to_json
+from lrdan_edge.bundle.files import Folder, UnexpectedKindError, digest_of
+from lrdan_edge.bundle.manifest import Manifest, manifest_from_json, manifest_to_json
 from lrdan_edge.errors import BundleError
 
 MANIFEST = "manifest.json"
@@ -58,14 +58,6 @@ def is_bundle_file(name: str) -> bool:
 def staged(name: str) -> str:
     """Where a file of the bundle is until it is committed."""
     return f"{STAGING}/{name}"
-
-
-def digest_of(file: BinaryIO) -> str:
-    """Sha256 of what is left to read, in hex."""
-    digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
 
 
 def cannot_write(path: Path, error: OSError) -> BundleError:

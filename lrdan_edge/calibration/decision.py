@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from lrdan_edge.bundle.manifest import GraphDecision, ThresholdRule
+from lrdan_edge.bundle.decision import GraphDecision, ThresholdRule
 from lrdan_edge.errors import CalibrationError
 
 DEFAULT_FALSE_REJECT_RATE = 0.02

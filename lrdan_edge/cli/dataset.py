@@ -9,7 +9,7 @@ import click
 from lrdan_edge.cli.options import bundle_option, precision_options
 
 if TYPE_CHECKING:
-    from lrdan_edge.bundle.manifest import Precision
+    from lrdan_edge.bundle.spec import Precision
 
 
 @click.group()

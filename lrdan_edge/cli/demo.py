@@ -12,8 +12,9 @@ import msgspec
 from rich.table import Table
 
 from lrdan_edge.bench.latency import bench
-from lrdan_edge.bundle.bundle import REPORTS, Bundle
-from lrdan_edge.bundle.manifest import to_json
+from lrdan_edge.bundle.bundle import Bundle
+from lrdan_edge.bundle.encoding import to_json
+from lrdan_edge.bundle.names import REPORTS
 from lrdan_edge.calibration.calibrate import calibrate
 from lrdan_edge.cli.show import bench_progress, console
 from lrdan_edge.cli.show_run import inspect_sources

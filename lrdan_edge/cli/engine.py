@@ -10,7 +10,7 @@ import click
 from lrdan_edge.cli.options import bundle_option, next_step, precision_options
 
 if TYPE_CHECKING:
-    from lrdan_edge.bundle.manifest import Precision
+    from lrdan_edge.bundle.spec import Precision
 
 
 class _Batch(click.ParamType):  # type: ignore[type-arg]  # generic in click's stubs alone
@@ -80,7 +80,8 @@ def build_engine(
     verbose_log: Path | None,
 ) -> None:
     """Build an engine for this machine from a graph, and check it on the golden images."""
-    from lrdan_edge.bundle.bundle import Bundle, engine_stage
+    from lrdan_edge.bundle.bundle import Bundle
+    from lrdan_edge.bundle.names import engine_stage
     from lrdan_edge.cli.show import build_progress
     from lrdan_edge.engines.build import BuildRequest
     from lrdan_edge.engines.build import build_engine as run_build

@@ -20,7 +20,7 @@ from lrdan_edge.cli.view_options import Size, view_options
 from lrdan_edge.errors import InterruptedTrainingError, LrdanError, MissingExtraError
 
 if TYPE_CHECKING:
-    from lrdan_edge.bundle.manifest import Precision
+    from lrdan_edge.bundle.spec import Precision
 
 INTERRUPTED = 130
 

@@ -11,7 +11,7 @@ from lrdan_edge.cli.options import Command, backend_options, bundle_option
 from lrdan_edge.errors import LrdanError
 
 if TYPE_CHECKING:
-    from lrdan_edge.bundle.manifest import Precision
+    from lrdan_edge.bundle.spec import Precision
     from lrdan_edge.runtime.sinks.files import Earlier
 
 

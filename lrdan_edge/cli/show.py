@@ -11,11 +11,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from lrdan_edge.bundle.bundle import BENCHMARK, Bundle, graph_name, processor_graph_name
+from lrdan_edge.bundle.bundle import Bundle
+from lrdan_edge.bundle.names import BENCHMARK, graph_name, processor_graph_name
 from lrdan_edge.errors import BundleError, LrdanError
 
 if TYPE_CHECKING:
-    from lrdan_edge.bundle.manifest import BenchmarkReport
+    from lrdan_edge.bundle.benchmark_report import BenchmarkReport
     from lrdan_edge.evaluation.result import Evaluation
     from lrdan_edge.protocol.protocol import Written
     from lrdan_edge.protocol.results import Entry

@@ -10,7 +10,7 @@ from lrdan_edge.bundle.bundle import Bundle
 from lrdan_edge.cli.show import console
 
 if TYPE_CHECKING:
-    from lrdan_edge.bundle.manifest import Decision, GraphDecision
+    from lrdan_edge.bundle.decision import Decision, GraphDecision
     from lrdan_edge.calibration.device import DecidedHere
 
 _BARS, _WIDTH = 16, 40

@@ -6,8 +6,9 @@ import msgspec
 from rich.table import Column, Table
 
 from lrdan_edge.backends.layers import count_precisions
-from lrdan_edge.bundle.bundle import ENGINES, Bundle, engine_stage
-from lrdan_edge.bundle.manifest import EngineLayer, EngineSidecar
+from lrdan_edge.bundle.bundle import Bundle
+from lrdan_edge.bundle.engine_sidecar import EngineLayer, EngineSidecar
+from lrdan_edge.bundle.names import ENGINES, engine_stage
 from lrdan_edge.cli.show import console
 from lrdan_edge.engines.open import engine, engine_bytes, engine_names
 from lrdan_edge.engines.verify import verify_engine

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 
-from lrdan_edge.bundle.bundle import sha256_of
+from lrdan_edge.bundle.files import sha256_of
 from lrdan_edge.data.dataset import HELD_OUT_SHARE, GoodImages, LabelledImage, good_folders
 from lrdan_edge.data.images import list_images
 from lrdan_edge.data.report import Copies, Folder, compare, look

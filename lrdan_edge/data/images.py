@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from lrdan_edge.bundle.manifest import BIT_DEPTHS, BitDepth, ModelSpec
+from lrdan_edge.bundle.spec import BIT_DEPTHS, BitDepth, ModelSpec
 from lrdan_edge.bundle.view import Share, share_to_pixels
 from lrdan_edge.errors import DataError
 

@@ -11,8 +11,12 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from lrdan_edge.bundle.bundle import DECISION, ENGINES, REPORTS, Bundle, Stage, engine_decision_name, graph_name
-from lrdan_edge.bundle.manifest import GraphDecision, Precision, to_json
+from lrdan_edge.bundle.bundle import Bundle
+from lrdan_edge.bundle.decision import GraphDecision
+from lrdan_edge.bundle.encoding import to_json
+from lrdan_edge.bundle.names import DECISION, ENGINES, REPORTS, engine_decision_name, graph_name
+from lrdan_edge.bundle.spec import Precision
+from lrdan_edge.bundle.stage import Stage
 from lrdan_edge.bundle.view import Share
 from lrdan_edge.data.check import evaluation_notes
 from lrdan_edge.data.dataset import LabelledImage, recorded_images, test_images

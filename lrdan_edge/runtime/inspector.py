@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from lrdan_edge.backends.base import ANY_CORES, Backend, Cores
 from lrdan_edge.bundle.bundle import Bundle
-from lrdan_edge.bundle.manifest import BitDepth, GraphDecision, Precision
+from lrdan_edge.bundle.decision import GraphDecision
+from lrdan_edge.bundle.spec import BitDepth, Precision
 from lrdan_edge.data.images import Frame, fit_frame, to_eight_bits
 from lrdan_edge.engines.golden import prove
 from lrdan_edge.engines.select import Choice, choose

@@ -9,7 +9,7 @@ from typing import Any, Literal, overload
 import numpy as np
 import numpy.typing as npt
 
-from lrdan_edge.bundle.manifest import GraphDecision
+from lrdan_edge.bundle.decision import GraphDecision
 from lrdan_edge.bundle.view import Share
 from lrdan_edge.errors import DataError
 

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from lrdan_edge.bundle.files import flush
-from lrdan_edge.bundle.manifest import ModelSpec
+from lrdan_edge.bundle.spec import ModelSpec
 from lrdan_edge.data.images import Pixels, cut_frame, fit_frame, read_pixels, to_eight_bits
 
 CACHE_VARIABLE = "LRDAN_CACHE"

@@ -17,8 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from lrdan_edge import __version__
-from lrdan_edge.bundle.bundle import CHECKPOINT, REPORTS, WEIGHTS, Bundle, Stage
-from lrdan_edge.bundle.manifest import BitDepth, ModelSpec, Preprocessing, Scoring
+from lrdan_edge.bundle.bundle import Bundle
+from lrdan_edge.bundle.names import CHECKPOINT, REPORTS, WEIGHTS
+from lrdan_edge.bundle.spec import BitDepth, ModelSpec, Preprocessing, Scoring
+from lrdan_edge.bundle.stage import Stage
 from lrdan_edge.errors import CollapseError, InterruptedTrainingError, TrainingError
 from lrdan_edge.model.deployed import anomaly_map, preprocess
 from lrdan_edge.model.networks import Autoencoder, Restorer, ae2_for

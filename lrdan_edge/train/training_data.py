@@ -10,8 +10,8 @@ import msgspec
 import numpy as np
 import torch
 
-from lrdan_edge.bundle.bundle import sha256_of
-from lrdan_edge.bundle.manifest import BIT_DEPTHS, BitDepth, ModelSpec
+from lrdan_edge.bundle.files import sha256_of
+from lrdan_edge.bundle.spec import BIT_DEPTHS, BitDepth, ModelSpec
 from lrdan_edge.data.check import training_notes
 from lrdan_edge.data.dataset import good_images
 from lrdan_edge.data.images import natural_key, read_pixels

@@ -19,18 +19,11 @@ from parts import snapshot
 from read_only import read_only
 
 from lrdan_edge.bundle.bundle import Bundle
+from lrdan_edge.bundle.encoding import to_json
 from lrdan_edge.bundle.files import Folder
 from lrdan_edge.bundle.journal import JOURNAL, Journal, is_bundle_file
-from lrdan_edge.bundle.manifest import (
-    FileRecord,
-    ModelSpec,
-    Preprocessing,
-    Scoring,
-    StageRecord,
-    manifest_from_json,
-    manifest_to_json,
-    to_json,
-)
+from lrdan_edge.bundle.manifest import FileRecord, StageRecord, manifest_from_json, manifest_to_json
+from lrdan_edge.bundle.spec import ModelSpec, Preprocessing, Scoring
 from lrdan_edge.cli.main import cli
 from lrdan_edge.engines.open import distrust, write_signature
 from lrdan_edge.engines.tensorrt.timing_cache import load_timing_cache, save_timing_cache

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from lrdan_edge.bundle.manifest import ModelSpec, from_json, to_json
+from lrdan_edge.bundle.encoding import from_json, to_json
+from lrdan_edge.bundle.spec import ModelSpec
 from lrdan_edge.bundle.view import Geometry, fading_zones, share_to_pixels, tile_starts, tiles_needed
 from lrdan_edge.errors import BundleError
 

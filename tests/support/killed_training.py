@@ -14,7 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lrdan_edge.bundle.bundle import CHECKPOINT, Bundle
+from lrdan_edge.bundle.bundle import Bundle
+from lrdan_edge.bundle.names import CHECKPOINT
 from lrdan_edge.errors import MissingStageError
 from lrdan_edge.train.options import TrainOptions
 from lrdan_edge.train.progress import Progress

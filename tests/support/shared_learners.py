@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from lrdan_edge.bundle.manifest import ModelSpec
+from lrdan_edge.bundle.spec import ModelSpec
 from lrdan_edge.model.networks import spec_for
 from lrdan_edge.train.distributed import Team, synchronise, team
 from lrdan_edge.train.known_defects import KnownDefects

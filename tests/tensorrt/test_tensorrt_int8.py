@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lrdan_edge.bundle.manifest import Preprocessing
+from lrdan_edge.bundle.spec import Preprocessing
 from lrdan_edge.calibration.quantise import QuantisableGraph
 from lrdan_edge.export.graph import to_onnx
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from lrdan_edge.bundle.bundle import sha256_of
+from lrdan_edge.bundle.files import sha256_of
 from lrdan_edge.data.images import cut_frame, load_frames
 from lrdan_edge.errors import DataError
 from lrdan_edge.model.networks import spec_for

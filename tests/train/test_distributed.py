@@ -13,7 +13,8 @@ import shared_learners
 import torch
 from safetensors.torch import load_file
 
-from lrdan_edge.bundle.bundle import CHECKPOINT, Bundle
+from lrdan_edge.bundle.bundle import Bundle
+from lrdan_edge.bundle.names import CHECKPOINT
 from lrdan_edge.errors import TrainingError
 from lrdan_edge.model.deployed import load_ae2
 from lrdan_edge.model.networks import spec_for

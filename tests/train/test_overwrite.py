@@ -12,7 +12,8 @@ import pytest
 from click.testing import CliRunner, Result
 from parts import snapshot
 
-from lrdan_edge.bundle.bundle import CHECKPOINT, WEIGHTS, Bundle
+from lrdan_edge.bundle.bundle import Bundle
+from lrdan_edge.bundle.names import CHECKPOINT, WEIGHTS
 from lrdan_edge.cli.main import cli
 from lrdan_edge.errors import BundleError, InterruptedTrainingError
 from lrdan_edge.train import trainer

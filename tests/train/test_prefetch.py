@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from parts import defective_image, write
 
-from lrdan_edge.bundle.bundle import WEIGHTS
+from lrdan_edge.bundle.names import WEIGHTS
 from lrdan_edge.errors import TrainingError
 from lrdan_edge.model.networks import Restorer, spec_for
 from lrdan_edge.train import loop, prefetch

@@ -18,7 +18,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lrdan_edge.bundle.bundle import WEIGHTS, Bundle
+from lrdan_edge.bundle.bundle import Bundle
+from lrdan_edge.bundle.names import WEIGHTS
 from lrdan_edge.data.dataset import recorded_images
 from lrdan_edge.data.images import load_frames
 from lrdan_edge.errors import BundleError, DataError, TrainingError
