@@ -35,7 +35,7 @@ from lrdan_edge.train.loop import schedule_for
 from lrdan_edge.train.options import TrainOptions, choose_device, computes_bfloat16
 from lrdan_edge.train.prefetch import AHEAD, MOST_PAINTERS, batch_of, batches_for, painters_for
 from lrdan_edge.train.trainer import compile_networks, learner_for, networks_for
-from lrdan_edge.train.training_data import prepare
+from lrdan_edge.train.training_data import load_training_data
 
 RESULTS = Path(__file__).parent / "results"
 SETUPS = (("inspection", 256, 8), ("inspection", 256, 64), ("inspection", 64, 64), ("lrdan", 64, 16), ("lrdan", 64, 64))
@@ -76,7 +76,7 @@ def measure(
 ) -> Row:
     """One setup: its networks compiled, as training does it."""
     options = TrainOptions(recipe=recipe, image_size=(size, size), batch_size=batch, compile=compiled)  # type: ignore[arg-type]
-    material = prepare(data, options, check=False)
+    material = load_training_data(data, options, check=False)
     frames = material.frames
     networks = networks_for(material.spec).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     learner = learner_for(networks, frames, options)

@@ -209,14 +209,14 @@ def test_the_camera_may_have_another_resolution(trained: Bundle, tmp_path: Path)
 
 def test_images_of_several_sizes_need_a_frame_size(tmp_path: Path) -> None:
     from lrdan_edge.train.options import TrainOptions
-    from lrdan_edge.train.training_data import prepare
+    from lrdan_edge.train.training_data import load_training_data
     from lrdan_edge.train.view import View
 
     rng = np.random.default_rng(0)
     for index, size in enumerate([(60, 80), (60, 80), (62, 80), (60, 84), (60, 80)]):
         write(tmp_path / f"{index}.png", rng.integers(0, 256, size, np.uint8))
     with pytest.raises(DataError, match="give --frame-size to resize them all"):
-        prepare(tmp_path, TrainOptions(view=View(tiles=(1, 2))))
-    material = prepare(tmp_path, TrainOptions(view=View(frame_size=(60, 80), tiles=(1, 2))))
+        load_training_data(tmp_path, TrainOptions(view=View(tiles=(1, 2))))
+    material = load_training_data(tmp_path, TrainOptions(view=View(frame_size=(60, 80), tiles=(1, 2))))
     assert material.spec.frame_shape == (60, 80, 1)
     assert material.frames.shape == (8, 1, 60, 40)

@@ -9,22 +9,22 @@ from rich.table import Table
 from lrdan_edge.cli.show import console
 
 if TYPE_CHECKING:
-    from lrdan_edge.data.check import Survey
+    from lrdan_edge.data.check import DatasetReport
 
 
-def print_check(survey: "Survey", *, as_json: bool) -> bool:
+def print_check(report: "DatasetReport", *, as_json: bool) -> bool:
     """Print what was found.
 
     Returns:
         Whether every image could be decoded.
     """
-    broken = [line for folder in survey.folders for line in folder.broken]
+    broken = [line for folder in report.folders for line in folder.broken]
     if as_json:
-        sys.stdout.write(msgspec.json.format(msgspec.json.encode(survey), indent=2).decode() + "\n")
+        sys.stdout.write(msgspec.json.format(msgspec.json.encode(report), indent=2).decode() + "\n")
         return not broken
-    copies = survey.copies
-    table = Table("folder", "images", "sizes", "form", "files", "groups", "with near-copies", title=survey.data)
-    for folder in survey.folders:
+    copies = report.copies
+    table = Table("folder", "images", "sizes", "form", "files", "groups", "with near-copies", title=report.data)
+    for folder in report.folders:
         sizes = next(iter(folder.sizes), "none") if len(folder.sizes) <= 1 else f"{len(folder.sizes)} sizes"
         groups, paired = (str(counts.get(folder.name, "")) for counts in (copies.groups, copies.images))
         table.add_row(
@@ -39,7 +39,7 @@ def print_check(survey: "Survey", *, as_json: bool) -> bool:
         )
         for first, second, similarity in copies.examples:
             console.print(f"  {similarity:.2f}  {first}  {second}")
-    for line in survey.warnings:
+    for line in report.warnings:
         console.print(f"Note: {line}", style="yellow")
     for line in broken:
         console.print(line, style="red")

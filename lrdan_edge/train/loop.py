@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lrdan_edge.train.cache import Frames
 from lrdan_edge.train.checkpoint import Checkpoint, State
 from lrdan_edge.train.collapse import Watch
 from lrdan_edge.train.distributed import Team
@@ -62,7 +61,7 @@ class Loop:
     Attributes:
         networks: What is trained; holds `ae2`.
         learner: The networks with their optimisers.
-        frames: The good images.
+        frames: The good images, uint8 [N, C, H, W].
         schedule: How long.
         seed: Decides the order of the images.
         team: The processes that train.
@@ -74,7 +73,7 @@ class Loop:
 
     networks: nn.Module
     learner: Learner
-    frames: Frames
+    frames: Tensor
     schedule: Schedule
     seed: int
     team: Team

@@ -599,7 +599,7 @@ def test_a_first_training_killed_while_it_commits_is_there_and_can_be_trained_ov
 def test_a_stage_writes_only_files_of_a_bundle(tmp_path: Path, name: str) -> None:
     assert not is_bundle_file(name)
     with (
-        pytest.raises(ValueError, match="not a name of a bundle's file"),
+        pytest.raises(ValueError, match="not the name of a bundle's file"),
         new_bundle(tmp_path / "b").stage("x", command="x") as stage,
     ):
         stage.path(name)
