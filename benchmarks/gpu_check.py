@@ -146,7 +146,7 @@ class Check:
         return engine_bytes(self.bundle, engine(self.bundle, self.engine_of(precision)))
 
     def inspector(self, precision: Precision) -> Inspector:
-        judge = Judge(self.bundle.decision().graphs[precision], None, self.bundle.manifest.model.region_share)
+        judge = Judge(self.bundle.decision().graphs[precision], None, self.bundle.manifest.model.region_fractions)
 
         def opener(cores: Cores = ANY_CORES) -> Backend:
             return self.open(precision, cores)

@@ -4,7 +4,7 @@
 
 DIR is laid out as for ``lrdan-edge train``; without it surfaces are painted. Each row is one recipe at one size and batch. *Steps
 alone* repeats one batch that lies on the device already, so it is the most that the device gives for these networks; *batches alone*
-makes batches ready on the host and trains nothing. Where threads or processes make them ready ahead, training cannot be faster than the
+makes batches ready on the host and trains nothing. Where worker processes make them ready ahead, training cannot be faster than the
 slower of the two; where none do, it does both one after the other. Its share of that limit is the last column. The three take turns;
 medians over the rounds. Writes ``benchmarks/results/training-<device>.json`` and
 ``.md``.
@@ -33,7 +33,7 @@ from lrdan_edge.train.distributed import Team
 from lrdan_edge.train.learner import EVERYTHING, Batch
 from lrdan_edge.train.loop import schedule_for
 from lrdan_edge.train.options import TrainOptions, choose_device, computes_bfloat16
-from lrdan_edge.train.prefetch import AHEAD, MOST_PAINTERS, batch_of, batches_for, painters_for
+from lrdan_edge.train.prefetch import AHEAD, MOST_WORKERS, batch_of, batches, workers_for
 from lrdan_edge.train.trainer import compile_networks, learner_for, networks_for
 from lrdan_edge.train.training_data import load_training_data
 
@@ -88,8 +88,10 @@ def measure(
     def make(step: int) -> Batch:
         return learner.prepare(frames[batch_of(step, 0, len(frames), taken)], step, EVERYTHING)
 
-    def batches() -> Generator[Batch, None, None]:
-        yield from batches_for(learner, make, range(1 << 30), device, print)
+    workers = workers_for(learner, device)
+
+    def ready_batches() -> Generator[Batch, None, None]:
+        yield from batches(make, range(1 << 30), workers, print)
 
     def step(some: Batch) -> list[float]:
         return torch.stack(list(learner.step(*some).values())).tolist()  # as the loop reads them, which waits for the device
@@ -100,8 +102,8 @@ def measure(
     ready = on_device(make(0))
     ways: dict[str, Callable[[], Generator[object, None, None]]] = {
         "steps": lambda: (step(some) for some in repeat(ready)),
-        "batches": batches,
-        "training": lambda: (step(on_device(some)) for some in batches()),
+        "batches": ready_batches,
+        "training": lambda: (step(on_device(some)) for some in ready_batches()),
     }
     rates: dict[str, list[float]] = {name: [] for name in ways}
     begun = time.perf_counter()
@@ -111,13 +113,13 @@ def measure(
         for name, way in ways.items():
             rates[name].append(taken * _per_second(way(), seconds))
     figures = {name: median(values) for name, values in rates.items()}
-    return Row(recipe, size, taken, first, **figures, ahead=painters_for(device) > 0)
+    return Row(recipe, size, taken, first, **figures, ahead=workers > 0)
 
 
 def _per_second(turns: Generator[object, None, None], seconds: float) -> float:
     """Turns per second once they flow: what was made ready before is not counted."""
     with closing(turns):
-        for _ in range((AHEAD + 1) * MOST_PAINTERS):
+        for _ in range((AHEAD + 1) * MOST_WORKERS):
             next(turns)
         count, begun = 0, time.perf_counter()
         while time.perf_counter() - begun < seconds:
@@ -129,9 +131,8 @@ def _per_second(turns: Generator[object, None, None], seconds: float) -> float:
 def as_markdown(rows: list[Row], command: str, machine: str, device: torch.device) -> str:
     said = ", ".join(f"{name} {version}" for name, version in versions().items())
     half = "bfloat16" if computes_bfloat16(device) else "float32"
-    painters = painters_for(device)
-    ready = f"{painters} threads, or a process less, make" if painters else "no thread makes"
-    threads = f"{ready} batches ready ahead, {torch.get_num_threads()} compute"
+    ahead = "worker processes make batches ready ahead" if any(row.ahead for row in rows) else "no batches are made ready ahead"
+    threads = f"{ahead}, {torch.get_num_threads()} threads compute"
     lines = [
         "# Training throughput",
         "",

@@ -131,7 +131,7 @@ def test_a_defect_shows_where_it_is(trained: Bundle, place: tuple[int, int]) -> 
 
 
 def test_the_heatmap_is_drawn_over_its_region(trained: Bundle) -> None:
-    region = trained.manifest.model.region_share
+    region = trained.manifest.model.region_fractions
     frame = np.zeros((180, 280), np.uint8)
     drawn = overlay(frame, np.full((80, 104), 5, np.float32), 5, region)
     glowing = drawn.max(2) > 0

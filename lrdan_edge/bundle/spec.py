@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from lrdan_edge.bundle.view import Geometry, Share, Size, tile_starts
+from lrdan_edge.bundle.view import Geometry, RegionFractions, Size, tile_starts
 
 Precision = Literal["fp32", "fp16", "int8"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
@@ -70,9 +70,9 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         return tile_starts(self.heatmap_shape[1], self.width, self.geometry.tiles[1] if self.geometry else 1)
 
     @property
-    def region_share(self) -> Share | None:
+    def region_fractions(self) -> RegionFractions | None:
         """The part of a frame that the heatmap shows, or None for all of it."""
-        return self.geometry.region_share if self.geometry else None
+        return self.geometry.region_fractions if self.geometry else None
 
 
 class Preprocessing(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

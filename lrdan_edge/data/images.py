@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lrdan_edge.bundle.spec import BIT_DEPTHS, BitDepth, ModelSpec
-from lrdan_edge.bundle.view import Share, share_to_pixels
+from lrdan_edge.bundle.view import RegionFractions, fractions_to_pixels
 from lrdan_edge.errors import DataError
 
 Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
@@ -222,11 +222,11 @@ def tiles_of(canvas: npt.NDArray[Pixel], spec: ModelSpec) -> npt.NDArray[Pixel]:
     return np.stack([canvas[row : row + spec.height, column : column + spec.width] for row, column in corners])
 
 
-def crop_share(image: npt.NDArray[Pixel], share: Share | None) -> npt.NDArray[Pixel]:
+def crop_region(image: npt.NDArray[Pixel], fractions: RegionFractions | None) -> npt.NDArray[Pixel]:
     """The part of a picture of the frame (any size, [H, W] or [H, W, C]) that the heatmap shows; a view."""
-    if share is None:
+    if fractions is None:
         return image
-    left, top, width, height = share_to_pixels(share, *image.shape[:2])
+    left, top, width, height = fractions_to_pixels(fractions, *image.shape[:2])
     return image[top : top + height, left : left + width]
 
 

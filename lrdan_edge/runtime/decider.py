@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from lrdan_edge.bundle.view import Share
+from lrdan_edge.bundle.view import RegionFractions
 from lrdan_edge.errors import DataError
 from lrdan_edge.runtime.inspector import Inspector
 from lrdan_edge.runtime.rule import ELSEWHERE, Region, Rule
@@ -48,7 +48,9 @@ class Window:
 class Surface:
     """Counts the heatmap's pixels above their limits, per region."""
 
-    def __init__(self, rule: Rule, pixel_threshold: float, shape: tuple[int, int], shown: Share | None = None) -> None:
+    def __init__(
+        self, rule: Rule, pixel_threshold: float, shape: tuple[int, int], shown: RegionFractions | None = None
+    ) -> None:
         """Lay the regions over a heatmap.
 
         Args:
@@ -160,7 +162,7 @@ def _as_float32(limit: float) -> np.float32:
     return np.nextafter(nearest, np.float32(-np.inf)) if float(nearest) > limit else nearest
 
 
-def _pixels(region: Region, shape: tuple[int, int], shown: Share | None) -> tuple[slice, slice]:
+def _pixels(region: Region, shape: tuple[int, int], shown: RegionFractions | None) -> tuple[slice, slice]:
     """A region's rows and columns of the heatmap; a pixel belongs to it when its middle does, and it has one at least."""
     slices = []
     for side, axis in ((1, 0), (0, 1)):

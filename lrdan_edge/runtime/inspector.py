@@ -124,7 +124,7 @@ class Inspector:
         opened.decision()  # first of all: whether there is one
         choice = choose(opened, backend, precision)
         decision = decision_for(opened, choice)
-        judge = Judge(decision, threshold, opened.manifest.model.region_share)
+        judge = Judge(decision, threshold, opened.manifest.model.region_fractions)
         return cls(opened, open_proven(opened, choice, decision, Cores(threads, spin)), judge, choice)
 
     def inspect(self, frames: Frame | Sequence[Frame | None], *, heatmaps: bool = True) -> Verdicts:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lrdan_edge.bundle.decision import GraphDecision
-from lrdan_edge.bundle.view import Share
+from lrdan_edge.bundle.view import RegionFractions
 from lrdan_edge.errors import DataError
 
 Outcome = Literal["good", "reject", "fault"]
@@ -24,7 +24,7 @@ class Verdict:
         outcome: ``good``, ``reject``, or ``fault`` when nothing trustworthy can be said; a fault is never a good part.
         score: The raw anomaly score, or None where there is none.
         threshold: The score above which a part is rejected.
-        p_value: Share of good parts at least this anomalous, in (0, 1]: (1 + #{held-out good scores ≥ score}) / (n + 1)
+        p_value: Fraction of good parts at least this anomalous, in (0, 1]: (1 + #{held-out good scores ≥ score}) / (n + 1)
             (Vovk et al., conformal p-value), or None without a score.
         heatmap: Per-pixel anomaly map, float32 [h, w], when asked for.
         fault: Why nothing can be said, or None.
@@ -43,7 +43,7 @@ class Verdict:
     p_value: float | None
     heatmap: npt.NDArray[np.float32] | None = None
     fault: str | None = None
-    region: Share | None = None
+    region: RegionFractions | None = None
     frame_outcome: Outcome | None = None
     area: int | None = None
     exceeded: tuple[str, ...] = ()
@@ -105,7 +105,7 @@ class Verdicts(Sequence[Verdict]):
 class Judge:
     """Turns scores into verdicts by one graph's decision."""
 
-    def __init__(self, decision: GraphDecision, threshold: float | None = None, region: Share | None = None) -> None:
+    def __init__(self, decision: GraphDecision, threshold: float | None = None, region: RegionFractions | None = None) -> None:
         """Judge by `decision`, or by another `threshold` if one is given; `region` is what heatmaps show.
 
         Raises:
