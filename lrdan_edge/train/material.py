@@ -51,13 +51,12 @@ class Material:
     known: KnownDefects | None = None
 
 
-def prepare(data: Path, options: TrainOptions, *, check: bool = True) -> Material:
+def prepare(data: Path, options: TrainOptions) -> Material:
     """Read, check and fit all good images of `data`; what is in the cache is not decoded again.
 
     Args:
         data: The data folder.
         options: What was asked for.
-        check: Whether to look for near-copies and the like, which reads all files once more; see `lrdan_edge.datacheck`.
 
     Raises:
         DataError: No images, too few, a broken one, or sizes that differ or are not supported.
@@ -97,7 +96,7 @@ def prepare(data: Path, options: TrainOptions, *, check: bool = True) -> Materia
         held_out_groups=images.held_out_groups,
         fingerprint=digest.hexdigest(),
         notes=[
-            *(training_notes(data, images) if check else []),
+            *training_notes(data, images),
             *_notes(facts, spec, bit_depth, options),
             *_memory_note(obstacle),
         ],

@@ -158,21 +158,16 @@ def _one_opencv_thread() -> Iterator[None]:
 
 
 def _shared_memory() -> int:
-    """This process's part of the free bytes of it."""
+    """The free bytes of it."""
     try:
-        return shutil.disk_usage(SHARED_MEMORY).free // _processes_here()
+        return shutil.disk_usage(SHARED_MEMORY).free
     except OSError:
         return 0
 
 
-def _processes_here() -> int:
-    """How many processes train on this machine: torchrun says so."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-
-
 def painters_for(device: torch.device) -> int:
-    """How many threads make batches ready: this process's part of all where a GPU trains, or one where a processor is left."""
+    """How many threads make batches ready: all processors where a GPU trains, or one where a processor is left."""
     processors = len(os.sched_getaffinity(0))
     if device.type == "cuda":
-        return max(1, min(MOST_PAINTERS, processors // _processes_here()))
+        return min(MOST_PAINTERS, processors)
     return int(processors > torch.get_num_threads())
