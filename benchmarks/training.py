@@ -29,8 +29,7 @@ from surfaces import surfaces
 from lrdan_edge.backends.processor import processor
 from lrdan_edge.bundle.encoding import to_json
 from lrdan_edge.bundle.stage import versions
-from lrdan_edge.train.distributed import Team
-from lrdan_edge.train.learner import EVERYTHING, Batch
+from lrdan_edge.train.learner import Batch
 from lrdan_edge.train.loop import schedule_for
 from lrdan_edge.train.options import TrainOptions, choose_device, computes_bfloat16
 from lrdan_edge.train.prefetch import AHEAD, MOST_WORKERS, batch_of, batches, workers_for
@@ -76,17 +75,17 @@ def measure(
 ) -> Row:
     """One setup: its networks compiled, as training does it."""
     options = TrainOptions(recipe=recipe, image_size=(size, size), batch_size=batch, compile=compiled)  # type: ignore[arg-type]
-    material = load_training_data(data, options, check=False)
+    material = load_training_data(data, options)
     frames = material.frames
     networks = networks_for(material.spec).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     learner = learner_for(networks, frames, options)
-    for note in compile_networks(networks, options, device, Team()):
+    for note in compile_networks(networks, options, device):
         print(note)
     networks.train()
     taken = schedule_for(options, len(frames)).batch_size
 
     def make(step: int) -> Batch:
-        return learner.prepare(frames[batch_of(step, 0, len(frames), taken)], step, EVERYTHING)
+        return learner.prepare(frames[batch_of(step, 0, len(frames), taken)], step)
 
     workers = workers_for(learner, device)
 

@@ -1,6 +1,5 @@
 """The command line: each command parses, calls one function, prints. Nothing heavy is imported before a command runs."""
 
-import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -113,8 +112,7 @@ def train(
     DATA is a folder of good images, or one with train/good as MVTec AD and anomalib have it. A share of the good images is held
     out for the threshold (or all of calibration/good, if there is such a folder). Ctrl-C ends training early and keeps what was
     learnt; the same command again goes on from there, as it does after a crash. A trained bundle that is there is replaced with
-    --overwrite only, and only by a training that is complete. 'torchrun --nproc-per-node N -m lrdan_edge train DATA' trains with
-    N processes.
+    --overwrite only, and only by a training that is complete.
     """
     _require("train", "training", "torch", "safetensors", "matplotlib")
     from lrdan_edge.train.trainer import TrainOptions
@@ -124,14 +122,11 @@ def train(
     depth: Any = bit_depth and int(bit_depth)
     planes: Any = channels and int(channels)
     options = TrainOptions(channels=planes, bit_depth=depth, view=View(**view), **given)
-    speaks = "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["RANK"] == "0"  # under torchrun one process does
     try:
         bundle = run_training(data, bundle_path, options)
     except InterruptedTrainingError as error:
-        click.echo(f"{str(error)[:1].upper()}{str(error)[1:]}." if speaks else "", nl=speaks)
+        click.echo(f"{str(error)[:1].upper()}{str(error)[1:]}.")
         sys.exit(INTERRUPTED)
-    if not speaks:
-        return
     results = bundle.manifest.stages["train"].results
     if results.get("interrupted"):
         click.echo(

@@ -53,7 +53,7 @@ class Checkpoint:
     Attributes:
         path: The file.
         identity: What makes this run this run: the data's fingerprint, the model, the options, the versions.
-        conditions: What may differ, at the price of the last bits: device, threads, processes, versions.
+        conditions: What may differ, at the price of the last bits: device, threads, versions.
         seconds: How often it is to be written.
     """
 

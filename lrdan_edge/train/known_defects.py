@@ -25,7 +25,7 @@ from lrdan_edge.bundle.files import sha256_of
 from lrdan_edge.bundle.spec import ModelSpec
 from lrdan_edge.data.dataset import LabelledImage, mask_of
 from lrdan_edge.data.images import cut_frame, fit_frame, list_images, read_image, read_mask, tiles_of
-from lrdan_edge.errors import DataError, TrainingError
+from lrdan_edge.errors import DataError
 
 SHARE = 0.12  # of a batch that shows known defects
 VARIED_MASK = 0.4  # exposure scales a mask too, but never below this where it is 1
@@ -55,42 +55,22 @@ class KnownDefects:
         """Sha256 over images and masks as they are fitted."""
         return hashlib.sha256(self.frames.numpy().tobytes() + self.masks.numpy().tobytes()).hexdigest()
 
-    def draw(self, batch_size: int, share: slice, seed: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    def draw(self, batch_size: int, seed: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         """Some of them at random, `SHARE` of a batch but at least one, to go beside it.
 
         Args:
-            batch_size: Good images of the whole batch.
-            share: The places in it that are this process's.
+            batch_size: Good images of the batch.
             seed: Decides the draw.
 
         Returns:
-            This process's share of them, float32 [m, C, H, W] in [-1, 1]; and where to look, float32 [m, 1, H, W], which is
-            everywhere if there is no mask.
-
-        Raises:
-            TrainingError: They cannot be shared equally.
+            The defects, float32 [M, C, H, W] in [-1, 1]; and where to look, float32 [M, 1, H, W], which is everywhere if there
+            is no mask.
         """
-        count = _beside(batch_size)
-        mine = range(batch_size)[share]
-        processes = batch_size // len(mine)
-        if count % processes:
-            fit = batch_size
-            while fit % processes or _beside(fit) % processes:
-                fit += 1
-            raise TrainingError(
-                f"the {count} known defects beside a batch of {batch_size} cannot be shared by {processes} processes: "
-                f"give --batch-size {fit}"
-            )
-        each = count // processes
-        first = mine.start // len(mine) * each
-        places = torch.from_numpy(np.random.default_rng(seed).integers(0, len(self.frames), count)[first : first + each])
+        count = round(SHARE * batch_size) or 1
+        places = torch.from_numpy(np.random.default_rng(seed).integers(0, len(self.frames), count))
         masks = self.masks[places][:, None]
         everywhere = masks.amax((1, 2, 3), keepdim=True) == 0
         return self.frames[places].float() * (2 / 255) - 1, torch.where(everywhere, torch.ones_like(masks), masks)
-
-
-def _beside(batch_size: int) -> int:
-    return round(SHARE * batch_size) or 1
 
 
 def read_known(folder: Path, spec: ModelSpec, bit_depth: int = 16) -> KnownDefects:
@@ -197,7 +177,6 @@ def mix(
     good: Tensor,
     defective: Tensor,
     mask: Tensor,
-    places: range,
     chance: Callable[[int], np.random.Generator],
     vary: Callable[[Image, np.random.Generator], Image],
 ) -> Mixed:
@@ -208,20 +187,19 @@ def mix(
         good: Good images, float32 [N, C, H, W] in [-1, 1]; written over.
         defective: The same with synthetic defects; likewise.
         mask: Float32 [N, 1, H, W]; likewise.
-        places: Their places in the whole batch, of which this may be a share.
-        chance: Draws, for each place of the whole batch.
+        chance: Draws, for each place of the batch.
         vary: The line's natural variation, of images float32 [H, W, C] in [0, 1].
     """
     count = len(good)
     whole, marked = torch.zeros(count, dtype=torch.bool), torch.ones(count, dtype=torch.bool)
-    for row, place in enumerate(places):
+    for place in range(count):
         rng = chance(place)
         if place == 0 or rng.random() >= SHARE:
             continue
         chosen = int(rng.integers(len(known.frames)))
-        marked[row] = bool(known.masks[chosen].any())
+        marked[place] = bool(known.masks[chosen].any())
         image, where = _varied(known.frames[chosen], known.masks[chosen], rng, vary)
-        good[row], defective[row], mask[row], whole[row] = image, image, where, True
+        good[place], defective[place], mask[place], whole[place] = image, image, where, True
     return Mixed(good, defective, mask, whole, marked)
 
 

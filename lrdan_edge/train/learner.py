@@ -11,9 +11,6 @@ SCALE, OFFSET = 2 / 255, -1.0  # uint8 to [-1, 1], what tanh gives
 Batch = tuple[Tensor, ...]
 """What one step needs, on the host."""
 
-EVERYTHING = slice(None)
-"""The share of a process that trains alone."""
-
 
 class Learner(Protocol):
     """Networks with their optimisers."""
@@ -33,23 +30,22 @@ class Learner(Protocol):
     def set_rate(self, share: float) -> None:
         """Use `share` (0 to 1) of the learning rates from now on."""
 
-    def prepare(self, frames: Tensor, step: int, share: slice) -> Batch:
+    def prepare(self, frames: Tensor, step: int) -> Batch:
         """Make a batch ready on the host, in whichever thread and order: chance depends on seed, step and place alone.
 
         Args:
             frames: The good images of the whole batch, uint8 [N, C, H, W].
             step: Which step it is for, from 0.
-            share: The places in the batch that are this process's.
 
         Returns:
-            What `step` takes, for the images of the share.
+            What `step` takes.
         """
 
     @property
     def step(self) -> Callable[..., dict[str, Tensor]]:
         """One step on one batch: takes what `prepare` gives, on the networks' device.
 
-        Returns every term over the batches of all processes, a detached scalar each; ``total``; ``spread_ae2`` and perhaps
+        Returns every term over the batch, a detached scalar each; ``total``; ``spread_ae2`` and perhaps
         ``spread_g``, which a collapse brings to zero; and ``spread_x``, the images' own in the same units.
         """
 

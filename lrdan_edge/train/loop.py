@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from lrdan_edge.train.checkpoint import Checkpoint, State
 from lrdan_edge.train.collapse import Watch
-from lrdan_edge.train.distributed import Team
 from lrdan_edge.train.interrupt import Interrupt
 from lrdan_edge.train.learner import Batch, Learner
 from lrdan_edge.train.options import RECIPES, TrainOptions
@@ -31,7 +30,7 @@ class Schedule:
     """How long a run is.
 
     Attributes:
-        batch_size: Images per step, over all processes.
+        batch_size: Images per step.
         steps_per_epoch: Steps that an epoch takes.
         epochs: Passes over the images.
     """
@@ -64,7 +63,6 @@ class Loop:
         frames: The good images, uint8 [N, C, H, W].
         schedule: How long.
         seed: Decides the order of the images.
-        team: The processes that train.
         progress: Who is told.
         board: Likewise.
         interrupt: Whether the user asked to stop.
@@ -76,7 +74,6 @@ class Loop:
     frames: Tensor
     schedule: Schedule
     seed: int
-    team: Team
     progress: Progress
     board: Board
     interrupt: Interrupt
@@ -110,11 +107,11 @@ class Loop:
                 self.board.step(state.step, values, rate)
                 left = (time.monotonic() - started) / (state.step - first) * (schedule.steps - state.step)
                 self.progress.step(epoch, schedule.epochs, state.step, schedule.steps, values, left)
-                stop = self.team.anyone(self.interrupt.asked)
+                stop = self.interrupt.asked
                 if state.step % schedule.steps_per_epoch == 0:
                     self._end_epoch(state, schedule.steps_per_epoch)
                     self.board.epoch(state.step, self.networks.ae2, on_device[self.learner.shown])  # type: ignore[arg-type]
-                if self.team.leads and state.step < schedule.steps and (stop or self.checkpoint.due):
+                if state.step < schedule.steps and (stop or self.checkpoint.due):
                     self.checkpoint.write(self.networks, self.learner.optimisers, state)
                 if stop:
                     break
@@ -123,9 +120,9 @@ class Loop:
         return (state.step - first) * schedule.batch_size / max(time.monotonic() - started, 1e-9)
 
     def _prepare(self, step: int) -> Batch:
-        """This process's share of the batch of a step."""
+        """The batch of a step."""
         frames = self.frames[batch_of(step, self.seed, len(self.frames), self.schedule.batch_size)]
-        return self.learner.prepare(frames, step, self.team.share(len(frames)))
+        return self.learner.prepare(frames, step)
 
     def _end_epoch(self, state: State, steps: int) -> None:
         state.history.append({name: value / steps for name, value in state.sums.items()})

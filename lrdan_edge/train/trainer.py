@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,7 +26,6 @@ from lrdan_edge.model.deployed import anomaly_map, preprocess
 from lrdan_edge.model.networks import Autoencoder, Restorer, ae2_for
 from lrdan_edge.model.tiling import Stitch
 from lrdan_edge.train.checkpoint import Checkpoint, State
-from lrdan_edge.train.distributed import Team, synchronise, team
 from lrdan_edge.train.interrupt import first_interrupt_is_polite
 from lrdan_edge.train.known_defects import KnownDefects
 from lrdan_edge.train.learner import OFFSET, SCALE, Learner, to_input
@@ -67,7 +66,7 @@ def train(data: Path, bundle_path: Path, options: TrainOptions | None = None, pr
     killed or interrupted goes on from its checkpoint when it is asked for again, and ends with the weights that it would have
     had without the break.
 
-    Started by ``torchrun``, its processes train together; the first one writes.
+    Training runs in one process; the processes of ``torchrun`` are refused, since each would train the same bundle.
 
     Args:
         data: Folder of good images, or one with ``train/good``; see `lrdan_edge.data.dataset`.
@@ -78,37 +77,27 @@ def train(data: Path, bundle_path: Path, options: TrainOptions | None = None, pr
     Raises:
         DataError: The images cannot be used.
         TrainingError: A loss is no longer finite, or a network has collapsed; nothing is saved. Or the options ask to resume,
-            and there is nothing to resume.
+            and there is nothing to resume. Or the environment asks for several processes.
         InterruptedTrainingError: Training was interrupted, and the bundle that it was to replace is as it was.
         BundleError: The bundle cannot be written, or there is a trained one that may not be replaced.
         MissingExtraError: TensorBoard was asked for and is not installed.
     """
+    _require_one_process()
     options = options or TrainOptions()
     device = choose_device(options.device)
-    with team(device) as processes:
-        progress = (progress or TerminalProgress()) if processes.leads else Progress()
-        return _train(data, bundle_path, options, progress, device, processes)
+    require_room(bundle_path, overwrite=options.overwrite)  # before the images are decoded, which may take minutes
+    return _train(data, bundle_path, options, progress or TerminalProgress(), device)
 
 
-def _train(
-    data: Path, bundle_path: Path, options: TrainOptions, progress: Progress, device: torch.device, processes: Team
-) -> Bundle:
-    if processes.leads:
-        require_room(bundle_path, overwrite=options.overwrite)  # before the images are decoded, which may take minutes
-    else:
-        processes.wait()  # until the first one has decoded the images
-    material = load_training_data(data, options, check=processes.leads)
-    if processes.leads:
-        processes.wait()
+def _train(data: Path, bundle_path: Path, options: TrainOptions, progress: Progress, device: torch.device) -> Bundle:
+    material = load_training_data(data, options)
     schedule = schedule_for(options, len(material.frames))
-    processes.share(schedule.batch_size)
     preprocessing = preprocessing_for(material.spec, material.bit_depth)
     scoring = options.scoring or scoring_for(material.spec)
     bundle = Bundle.create(bundle_path, material.spec, preprocessing, scoring)
-    checkpoint = _checkpoint(bundle_path / CHECKPOINT, material, options, schedule, device, processes)
-    work = bundle.stage("train", command=command_for(data, options), options=_recorded(options))
+    checkpoint = _checkpoint(bundle_path / CHECKPOINT, material, options, schedule, device)
     with (
-        work if processes.leads else nullcontext() as stage,
+        bundle.stage("train", command=command_for(data, options), options=_recorded(options)) as stage,
         first_interrupt_is_polite() as interrupt,
         torch.random.fork_rng(),
         progress,
@@ -118,19 +107,16 @@ def _train(
         networks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         learner = learner_for(networks, material.frames, options, material.known)
         # Again, under the bundle's lock: another training may have ended meanwhile.
-        earlier = require_room(bundle_path, overwrite=options.overwrite) if processes.leads else None
-        state, resumed = _resume(checkpoint, networks, learner, options, processes, earlier)
+        earlier = require_room(bundle_path, overwrite=options.overwrite)
+        state, resumed = _resume(checkpoint, networks, learner, options, earlier)
         goes_on = earlier is not None and earlier.run == checkpoint.run and state.step > 0
-        kept = processes.agree(int(earlier is not None and not goes_on))
-        synchronise(networks)
-        notes = [*material.notes, *resumed, *compile_networks(networks, options, device, processes)]
+        kept = earlier is not None and not goes_on
+        notes = [*material.notes, *resumed, *compile_networks(networks, options, device)]
         for note in notes:
             progress.note(note)
         first_step = state.step
-        with _board(options, preprocessing, state, processes) as board, _removed_on_failure(checkpoint, processes):
-            loop = Loop(
-                networks, learner, material.frames, schedule, options.seed, processes, progress, board, interrupt, checkpoint
-            )
+        with _board(options, preprocessing, state) as board, _removed_on_failure(checkpoint):
+            loop = Loop(networks, learner, material.frames, schedule, options.seed, progress, board, interrupt, checkpoint)
             networks.train()
             speed = loop.run(state)
             if kept and state.step < schedule.steps:
@@ -138,22 +124,29 @@ def _train(
                     f"training was interrupted after step {state.step} of {schedule.steps}; the bundle at {bundle_path} is "
                     "unchanged: run the same command again to resume"
                 )
-            if stage is not None:
-                mean, deviation = map_statistics(networks.ae2, material.frames, preprocessing, scoring, material.spec)
-                _require_finite(mean, deviation)
-        if stage is not None:
-            _save(stage, networks, mean, deviation, state.history)
-            stage.results |= _results(data, material, state, device, processes) | {
-                "run": checkpoint.run,
-                "images_per_s": round(speed, 2),
-                "resumed_from_step": first_step,
-                "interrupted": state.step < schedule.steps,
-                "notes": notes,
-            }
-    if processes.leads and state.step == schedule.steps:
+            mean, deviation = map_statistics(networks.ae2, material.frames, preprocessing, scoring, material.spec)
+            _require_finite(mean, deviation)
+        _save(stage, networks, mean, deviation, state.history)
+        stage.results |= _results(data, material, state, device) | {
+            "run": checkpoint.run,
+            "images_per_s": round(speed, 2),
+            "resumed_from_step": first_step,
+            "interrupted": state.step < schedule.steps,
+            "notes": notes,
+        }
+    if state.step == schedule.steps:
         checkpoint.remove()
-    processes.wait()
-    return bundle if processes.leads else Bundle.open(bundle_path)
+    return bundle
+
+
+def _require_one_process() -> None:
+    """Refuse to be one of several processes that ``torchrun`` or a cluster started."""
+    size = os.environ.get("WORLD_SIZE", "")
+    if size.isdecimal() and int(size) > 1:
+        raise TrainingError(
+            f"train runs in one process, but WORLD_SIZE is {size}: start it without torchrun (or unset WORLD_SIZE), and for "
+            "several GPUs train one model per GPU"
+        )
 
 
 class Alone(nn.Module):
@@ -251,18 +244,17 @@ def map_statistics(
 
 
 @contextmanager
-def _removed_on_failure(checkpoint: Checkpoint, processes: Team) -> Iterator[None]:
+def _removed_on_failure(checkpoint: Checkpoint) -> Iterator[None]:
     """A run that failed by itself would fail again from its checkpoint."""
     try:
         yield
     except CollapseError:
-        if processes.leads:
-            checkpoint.remove()
+        checkpoint.remove()
         raise
 
 
 def _checkpoint(
-    path: Path, material: TrainingData, options: TrainOptions, schedule: Schedule, device: torch.device, processes: Team
+    path: Path, material: TrainingData, options: TrainOptions, schedule: Schedule, device: torch.device
 ) -> Checkpoint:
     asked = _recorded(options)
     elsewhere = ("device", "compile", "resume", "overwrite", "checkpoint_seconds", "tensorboard", "known_defects")
@@ -278,7 +270,7 @@ def _checkpoint(
     conditions = {
         "device": device.type,
         "threads": torch.get_num_threads(),
-        "processes": processes.size,
+        "processes": 1,  # a checkpoint may be of a version that trained in several
         "compile": options.compile,
         "bfloat16": computes_bfloat16(device),
         "torch": str(torch.__version__),
@@ -293,7 +285,6 @@ def _resume(
     networks: nn.Module,
     learner: Learner,
     options: TrainOptions,
-    processes: Team,
     earlier: Earlier | None = None,
 ) -> tuple[State, list[str]]:
     """Put an earlier run's state back, if there is one of this run; the state, and what is to be said.
@@ -306,18 +297,15 @@ def _resume(
     if earlier and not options.overwrite and not (saved and earlier.run == checkpoint.run):
         missing = "--no-resume was given" if options.resume is False else f"there is no {checkpoint.path}"
         raise earlier.refused("it belongs to a different run" if saved else f"this run cannot go on ({said or missing})")
-    step = processes.agree(saved.state.step if saved else 0)
-    if saved and saved.state.step == step:
-        notes = [f"resuming after step {step}, where an earlier run stopped (--no-resume starts from scratch)"]
+    if saved:
+        notes = [f"resuming after step {saved.state.step}, where an earlier run stopped (--no-resume starts from scratch)"]
         return saved.restore(networks, learner.optimisers), notes + ([said] if said else [])
-    if step:
-        raise TrainingError(f"{checkpoint.path} cannot be seen by every process: put the bundle where all of them see it")
     if options.resume:
         raise TrainingError(f"nothing to resume: {said or f'there is no {checkpoint.path}'}; train without --resume")
     return State(), [f"{said}; training starts anew"] if said else []
 
 
-def compile_networks(networks: nn.Module, options: TrainOptions, device: torch.device, processes: Team) -> list[str]:
+def compile_networks(networks: nn.Module, options: TrainOptions, device: torch.device) -> list[str]:
     """Compile the networks (torch.compile) where that was asked for or pays; what is to be said about it.
 
     Raises:
@@ -326,7 +314,6 @@ def compile_networks(networks: nn.Module, options: TrainOptions, device: torch.d
     if options.compile is False or (options.compile is None and device.type != "cuda"):
         return []
     obstacles = {
-        "several processes train": processes.size > 1,
         "no C compiler is found": not any(map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))),
         "Triton is not installed": device.type == "cuda" and find_spec("triton") is None,
     }
@@ -339,8 +326,8 @@ def compile_networks(networks: nn.Module, options: TrainOptions, device: torch.d
     return []
 
 
-def _board(options: TrainOptions, preprocessing: Preprocessing, state: State, processes: Team) -> Board:
-    if options.tensorboard is None or not processes.leads:
+def _board(options: TrainOptions, preprocessing: Preprocessing, state: State) -> Board:
+    if options.tensorboard is None:
         return Board()
     rate = options.learning_rate or RECIPES[options.recipe].learning_rate
     return TensorBoard(options.tensorboard, rate, preprocessing, state.step)
@@ -355,7 +342,7 @@ def _require_finite(mean: Tensor, deviation: Tensor) -> None:
         )
 
 
-def _results(data: Path, material: TrainingData, state: State, device: torch.device, processes: Team) -> dict[str, Any]:
+def _results(data: Path, material: TrainingData, state: State, device: torch.device) -> dict[str, Any]:
     return {
         "data": str(data.absolute()),
         "images": len(material.training),
@@ -368,7 +355,6 @@ def _results(data: Path, material: TrainingData, state: State, device: torch.dev
         "steps_seconds": round(state.seconds, 2),
         "losses": state.history[-1],
         "device": device.type,
-        "processes": processes.size,
         "threads": torch.get_num_threads(),
         "geometry": msgspec.to_builtins(material.spec.geometry),
         "training": material.training,

@@ -44,13 +44,12 @@ class TrainingData:
     known: KnownDefects | None = None
 
 
-def load_training_data(data: Path, options: TrainOptions, *, check: bool = True) -> TrainingData:
+def load_training_data(data: Path, options: TrainOptions) -> TrainingData:
     """Read, check and resize all good images of `data`; each file is read and decoded once.
 
     Args:
         data: The data folder.
         options: What was asked for.
-        check: Whether to look for near-copies and the like, also among the images of ``test/good``; see `lrdan_edge.data.check`.
 
     Raises:
         DataError: No images, too few, a broken one, or sizes that differ or are not supported.
@@ -77,7 +76,7 @@ def load_training_data(data: Path, options: TrainOptions, *, check: bool = True)
         held_out=[path.relative_to(data).as_posix() for path in images.held_out],
         held_out_groups=images.held_out_groups,
         fingerprint=digest.hexdigest(),
-        notes=[*(training_notes(data, images, scan) if check else []), *_notes(scanned, spec, bit_depth, options)],
+        notes=[*training_notes(data, images, scan), *_notes(scanned, spec, bit_depth, options)],
         known=read_known(options.known_defects, spec, bit_depth) if options.known_defects else None,
     )
 

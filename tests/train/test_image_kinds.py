@@ -69,7 +69,7 @@ def test_every_kind_of_image_trains(
 @pytest.mark.parametrize("shape", [(24, 40), (40, 600)])
 def test_sizes_beyond_the_networks_are_refused(tmp_path: Path, shape: tuple[int, int]) -> None:
     write_images(tmp_path / "data", 5, shape)
-    with pytest.raises(DataError, match="give .*image.size with"):
+    with pytest.raises(DataError, match=r"give .*image.size with"):
         load_training_data(tmp_path / "data", TrainOptions(image_size=shape))
 
 

@@ -21,6 +21,8 @@ from lrdan_edge.bundle.bundle import Bundle
 from lrdan_edge.bundle.names import CHECKPOINT, WEIGHTS
 from lrdan_edge.cli.main import cli
 from lrdan_edge.errors import TrainingError
+from lrdan_edge.train import trainer
+from lrdan_edge.train.checkpoint import Checkpoint
 from lrdan_edge.train.options import TrainOptions
 from lrdan_edge.train.progress import Progress
 from lrdan_edge.train.recipes.reconstruction.reconstruction import Reconstruction
@@ -196,6 +198,25 @@ def test_other_conditions_are_told(data: Path, tmp_path: Path, monkeypatch: pyte
     train(data, tmp_path / "b", TINY, progress)
     assert progress.first == 3
     assert f"(threads {threads}, here {threads + 1})" in progress.notes[1]
+
+
+def test_a_checkpoint_of_several_processes_is_resumed_by_one(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Earlier versions trained under torchrun, and wrote down how many processes took part."""
+
+    def of_two(path: Path, identity: dict[str, Any], conditions: dict[str, Any], seconds: float) -> Checkpoint:
+        return Checkpoint(path, identity, conditions | {"processes": 2}, seconds)
+
+    with monkeypatch.context() as earlier:
+        earlier.setattr(trainer, "Checkpoint", of_two)
+        stopped(data, tmp_path / "b", TINY, 3)
+    progress = StopAfter()
+    bundle = train(data, tmp_path / "b", TINY, progress)
+    assert progress.first == 3
+    assert progress.notes[1].endswith("other conditions (processes 2, here 1)")
+    assert bundle.manifest.stages["train"].results["steps"] == 9  # three epochs of 29 images
+    assert not (bundle.path / CHECKPOINT).exists()
 
 
 def test_a_kill_while_a_checkpoint_is_written_leaves_the_older_one(

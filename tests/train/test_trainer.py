@@ -15,11 +15,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lrdan_edge.bundle.bundle import Bundle
 from lrdan_edge.bundle.names import WEIGHTS
+from lrdan_edge.cli.main import cli
 from lrdan_edge.data.dataset import recorded_images
 from lrdan_edge.data.images import load_frames
 from lrdan_edge.errors import BundleError, DataError, TrainingError
@@ -51,6 +53,25 @@ class Recorder(Progress):
 
     def note(self, text: str) -> None:
         self.notes.append(text)
+
+
+@pytest.mark.parametrize("size", ["2", "16"])
+def test_one_of_several_processes_is_refused_in_one_line(
+    stripes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: str
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", size)  # what torchrun sets
+    result = CliRunner().invoke(cli, ["train", str(stripes), "--bundle", str(tmp_path / "bundle")])
+    assert result.exit_code == 1
+    assert len(result.output.splitlines()) == 1
+    assert f"Error: train runs in one process, but WORLD_SIZE is {size}: start it without torchrun" in result.output
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_torchrun_with_one_process_trains(stripes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"TORCHELASTIC_RUN_ID": "1", "WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    train(stripes, tmp_path / "bundle", replace(TINY, epochs=1), Progress())
+    assert (tmp_path / "bundle" / WEIGHTS).exists()
 
 
 def test_a_run_writes_everything_a_later_stage_needs(stripes: Path, tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ from lrdan_edge.errors import TrainingError
 from lrdan_edge.model.deployed import DeployModule, ScoringHead
 from lrdan_edge.model.networks import spec_for
 from lrdan_edge.train.known_defects import KnownDefects
-from lrdan_edge.train.learner import EVERYTHING
 from lrdan_edge.train.options import RECIPES, TrainOptions, scoring_for
 from lrdan_edge.train.prefetch import batch_of
 from lrdan_edge.train.recipes.lrdan.adversaries import Adversaries, DualReading
@@ -92,7 +91,7 @@ class Lrdan:
         learner = learner_for(networks, good, options, known)
         for step in range(steps):
             learner.set_rate(rate_at(step, steps))
-            batch = learner.prepare(good[batch_of(step, seed, len(good), batch_size)], step, EVERYTHING)
+            batch = learner.prepare(good[batch_of(step, seed, len(good), batch_size)], step)
             learner.step(*(part.to(device) for part in batch))
         network = networks.ae1 if self.scorer == "ae1" and isinstance(networks, Adversaries) else networks.ae2
         preprocessing, scoring = preprocessing_for(spec), options.scoring or scoring_for(spec)

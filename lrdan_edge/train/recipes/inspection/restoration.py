@@ -15,9 +15,8 @@ from torch.nn import functional as F
 
 from lrdan_edge.model.deployed import standardisation
 from lrdan_edge.model.networks import Restorer
-from lrdan_edge.train.distributed import gathered, sum_gradients
 from lrdan_edge.train.known_defects import WEIGHT, KnownDefects, bag, mix, target
-from lrdan_edge.train.learner import EVERYTHING, Batch
+from lrdan_edge.train.learner import Batch
 from lrdan_edge.train.recipes.inspection.synthetic import CLEAN_SHARE, Image, paint
 
 AREA = 400.0  # pixels: a defect of this size weighs as a fortieth of its image does, by the root of its area
@@ -112,15 +111,15 @@ class Restoration:
         for group in self._optimiser.param_groups:
             group["lr"] = self._rate * share
 
-    def prepare(self, frames: Tensor, step: int, share: slice = EVERYTHING) -> Batch:
+    def prepare(self, frames: Tensor, step: int) -> Batch:
         """Vary the good images and paint defects into them; see `Learner.prepare`.
 
         Returns:
-            Good images varied, the same with defects (both float32 [n, C, H, W] in [-1, 1]), and masks [n, 1, H, W]; with known
+            Good images varied, the same with defects (both float32 [N, C, H, W] in [-1, 1]), and masks [N, 1, H, W]; with known
             defects, all that `Mixed` has.
         """
         images = np.ascontiguousarray(frames.permute(0, 2, 3, 1).numpy(), np.float32) / np.float32(255)
-        drawn = [self._draw(images, index, step) for index in range(len(images))[share]]
+        drawn = [self._draw(images, index, step) for index in range(len(images))]
         good, defective, masks = (_tensor(list(part)) for part in zip(*drawn, strict=True))
         good, defective = good * 2 - 1, defective * 2 - 1
         if self._known is None:
@@ -130,7 +129,7 @@ class Restoration:
         def chance(place: int) -> np.random.Generator:
             return np.random.default_rng((self._seed, step, count + place))  # `_draw` uses those up to `count`
 
-        return mix(self._known, good, defective, masks, range(count)[share], chance, self._vary)
+        return mix(self._known, good, defective, masks, chance, self._vary)
 
     def step(self, good: Tensor, defective: Tensor, mask: Tensor, *known: Tensor) -> dict[str, Tensor]:
         """One step on one batch: ask the good images and the masks back from the defective ones.
@@ -149,11 +148,11 @@ class Restoration:
         good, defective = (good - mean) / deviation, (defective - mean) / deviation
         with torch.autocast(good.device.type, torch.bfloat16, enabled=self.half):
             restored, logits = self.ae2(defective.contiguous(memory_format=torch.channels_last))
-        restored, logits, good, mask, *labels = gathered(restored.float(), logits.float(), good, mask, *known)
+        restored, logits = restored.float(), logits.float()
         spread_x = _spread(good)
-        marked: slice | Tensor = EVERYTHING
-        if labels:
-            whole, marked = labels
+        marked: slice | Tensor = slice(None)
+        if known:
+            whole, marked = known
             good = target(restored, good, mask, whole)
         terms = {
             "restoration": restoration(restored[marked], good[marked], mask[marked]),
@@ -161,12 +160,11 @@ class Restoration:
             "overlap": overlap(logits[marked], mask[marked]),
         }
         terms["total"] = terms["restoration"] + MARKING * terms["marking"] + OVERLAP * terms["overlap"]
-        if labels:
-            terms["known"] = bag(logits[~labels[1]])
+        if known:
+            terms["known"] = bag(logits[~known[1]])
             terms["total"] = terms["total"] + WEIGHT * terms["known"]
         self._optimiser.zero_grad()
         terms["total"].backward()  # type: ignore[no-untyped-call]
-        sum_gradients(self.ae2.parameters())
         nn.utils.clip_grad_norm_(self.ae2.parameters(), LARGEST_GRADIENT)
         self._optimiser.step()
         spreads = {"spread_ae2": _spread(restored.detach()), "spread_x": spread_x}
@@ -175,7 +173,7 @@ class Restoration:
     def _draw(self, images: Image, index: int, step: int) -> tuple[Image, Image, Image]:
         """Image `index` of the batch [N, H, W, C] in [0, 1] varied, the same with defects, and the mask [H, W, 1].
 
-        Chance depends on seed, step and place, so that neither sharing a batch nor resuming changes what is drawn.
+        Chance depends on seed, step and place, so that neither painting ahead nor resuming changes what is drawn.
         """
         rng = np.random.default_rng((self._seed, step, index))
         varied = self._vary(images[index], rng)

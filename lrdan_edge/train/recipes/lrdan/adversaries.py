@@ -9,9 +9,8 @@ from torch import Tensor, nn
 
 from lrdan_edge.bundle.spec import ModelSpec
 from lrdan_edge.model.networks import Autoencoder, Discriminator, code_grid
-from lrdan_edge.train.distributed import gathered, sum_gradients
 from lrdan_edge.train.known_defects import KnownDefects, inverse_error
-from lrdan_edge.train.learner import EVERYTHING, Batch, to_input
+from lrdan_edge.train.learner import Batch, to_input
 from lrdan_edge.train.recipes.lrdan import losses
 from lrdan_edge.train.recipes.lrdan.losses import LossWeights
 
@@ -116,10 +115,10 @@ class Optimisation:
             for group in optimiser.param_groups:
                 group["lr"] = rate * share
 
-    def prepare(self, frames: Tensor, step: int, share: slice = EVERYTHING) -> Batch:
+    def prepare(self, frames: Tensor, step: int) -> Batch:
         """See `Learner.prepare`: the images, float32 in [-1, 1]; and with known defects, some of them and where to look."""
-        known = self._known.draw(len(frames), share, (self._seed, step, len(frames))) if self._known else ()
-        return (to_input(frames[share]), *known)
+        known = self._known.draw(len(frames), (self._seed, step, len(frames))) if self._known else ()
+        return (to_input(frames), *known)
 
     def step(self, x: Tensor, *known: Tensor) -> dict[str, Tensor]:
         """One step on one batch.
@@ -142,11 +141,9 @@ class Optimisation:
             ae2_shown, _ = net.ae2(shown)
             with without_statistics(net.ae2):
                 ae2_gx, z2 = net.ae2(gx)
-        outputs = (gx, ae2_shown[: len(x)], ae2_gx, z, z2, features_x, features_gx, logits_x, logits_gx)
-        beside = (*known, ae2_shown[len(x) :].float()) if known else ()
-        x, gx, ae2_x, ae2_gx, z, z2, features_x, features_gx, logits_x, logits_gx, *of_known = gathered(
-            x, *(value.float() for value in outputs), *beside
-        )
+        outputs = (gx, ae2_shown, ae2_gx, z, z2, features_x, features_gx, logits_x, logits_gx)
+        gx, ae2_shown, ae2_gx, z, z2, features_x, features_gx, logits_x, logits_gx = (value.float() for value in outputs)
+        ae2_x, ae2_defects = ae2_shown[: len(x)], ae2_shown[len(x) :]
         terms = {
             "irec": losses.irec(x, gx),
             "adv": losses.adv(features_x, features_gx),
@@ -160,10 +157,10 @@ class Optimisation:
         dual = losses.dual(terms["girec"], terms["direc"], k)
         generation = w.irec * terms["irec"] + w.adv * terms["adv"] + w.zrec * terms["zrec"] + w.c * terms["c"]
         total = generation + w.dual * dual
-        if of_known:
-            defects, where, drawn = of_known
+        if known:
+            defects, where = known
             squares = (x - ae2_x).square().flatten(1).sum(1).mean()
-            terms["known"] = inverse_error(squares, defects, drawn, where)
+            terms["known"] = inverse_error(squares, defects, ae2_defects, where)
             total = total + terms["known"]
 
         self._autoencoders.zero_grad()
@@ -174,7 +171,6 @@ class Optimisation:
         else:
             total.backward(inputs=self._ae2, retain_graph=True)  # type: ignore[no-untyped-call]
             (generation + w.dual * terms["direc"]).backward(inputs=self._ae1)  # type: ignore[no-untyped-call]
-        sum_gradients(self.networks.parameters())
         self._autoencoders.step()
         self._discriminator.step()
         images = {"spread_x": x, "spread_g": gx.detach(), "spread_ae2": ae2_x.detach()}

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 from lrdan_edge.model.networks import Autoencoder
-from lrdan_edge.train.distributed import gathered, sum_gradients
 from lrdan_edge.train.known_defects import KnownDefects, inverse_error
-from lrdan_edge.train.learner import EVERYTHING, Batch, to_input
+from lrdan_edge.train.learner import Batch, to_input
 
 WEIGHT_DECAY = 1e-4
 KNOWN = 0.05  # weight of known defects beside the reconstruction's 1
@@ -50,10 +49,10 @@ class Reconstruction:
         for group in self._optimiser.param_groups:
             group["lr"] = self._rate * share
 
-    def prepare(self, frames: Tensor, step: int, share: slice = EVERYTHING) -> Batch:
+    def prepare(self, frames: Tensor, step: int) -> Batch:
         """See `Learner.prepare`: the images, float32 in [-1, 1]; and with known defects, some of them and where to look."""
-        known = self._known.draw(len(frames), share, (self._seed, step, len(frames))) if self._known else ()
-        return (to_input(frames[share]), *known)
+        known = self._known.draw(len(frames), (self._seed, step, len(frames))) if self._known else ()
+        return (to_input(frames), *known)
 
     def step(self, x: Tensor, *known: Tensor) -> dict[str, Tensor]:
         """One step on one batch.
@@ -69,17 +68,15 @@ class Reconstruction:
         shown = torch.cat([x, known[0]]) if known else x  # one batch: batch normalisation must not give the defects away
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.half):
             everything, _ = self.ae2(shown)
-        beside = (*known, everything[len(x) :].float()) if known else ()
-        x, drawn, *of_known = gathered(x, everything[: len(x)].float(), *beside)
+        drawn, drawn_defects = everything[: len(x)].float(), everything[len(x) :].float()
         loss = reconstruction(x, drawn)
         terms = {"reconstruction": loss}
-        if of_known:
-            defects, where, defective = of_known
-            terms["known"] = inverse_error(loss, defects, defective, where)
+        if known:
+            defects, where = known
+            terms["known"] = inverse_error(loss, defects, drawn_defects, where)
             loss = loss + KNOWN * terms["known"]
         self._optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        sum_gradients(self.ae2.parameters())
         self._optimiser.step()
         spread = {"spread_x": x.std(0).mean(), "spread_ae2": drawn.detach().std(0).mean()}
         return {name: value.detach() for name, value in terms.items()} | {"total": loss.detach()} | spread
