@@ -215,7 +215,7 @@ def test_images_of_several_sizes_need_a_frame_size(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for index, size in enumerate([(60, 80), (60, 80), (62, 80), (60, 84), (60, 80)]):
         write(tmp_path / f"{index}.png", rng.integers(0, 256, size, np.uint8))
-    with pytest.raises(DataError, match="give --frame-size to resize them all"):
+    with pytest.raises(DataError, match="give frame_size to resize them all"):
         load_training_data(tmp_path, TrainOptions(view=View(tiles=(1, 2))))
     material = load_training_data(tmp_path, TrainOptions(view=View(frame_size=(60, 80), tiles=(1, 2))))
     assert material.spec.frame_shape == (60, 80, 1)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from lrdan_edge import __version__
+from lrdan_edge.bundle.command import Command
 from lrdan_edge.bundle.decision import Decision, GraphDecision
 from lrdan_edge.bundle.encoding import SCHEMA_VERSION, from_json
 from lrdan_edge.bundle.files import Folder, digest_of
@@ -79,10 +80,12 @@ class Bundle:
                     manifest, pending = read_state(files)
         except OSError as error:
             raise BundleError(
-                f"{error.filename or folder} cannot be read ({error.strerror}): restore the bundle from a copy"
+                f"{error.filename or folder} cannot be read ({error.strerror})", "restore the bundle from a copy"
             ) from error
         if manifest is None:
-            raise MissingStageError(f"no bundle at {folder}: make one with 'lrdan-edge train DATA --bundle {folder}'")
+            raise MissingStageError(
+                f"no bundle at {folder}", "make one with '{train}'", train=Command("train", "DATA", bundle=folder)
+            )
         return cls(folder, manifest, pending)
 
     @property
@@ -101,13 +104,14 @@ class Bundle:
         """
         folder = Path(path)
         if folder.exists() and not folder.is_dir():
-            raise BundleError(f"{folder} is a file; a bundle is a folder: choose another --bundle")
+            raise BundleError(f"{folder} is a file; a bundle is a folder", "choose another {bundle}")
         entries = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
         if not entries & {MANIFEST, JOURNAL}:  # a journal: the first training was killed while it committed
             replaced = {f"{name}.tmp" for name in (MANIFEST, JOURNAL, CHECKPOINT)}
             if foreign := sorted(entries - replaced - {LOCK, STAGING, TIMING_CACHE, CHECKPOINT}):
                 raise BundleError(
-                    f"{folder} holds other files ({foreign[0]}) and is not a bundle: choose another --bundle or an empty folder"
+                    f"{folder} holds other files ({foreign[0]}) and is not a bundle",
+                    "choose another {bundle} or an empty folder",
                 )
         manifest = Manifest(
             schema_version=SCHEMA_VERSION,
@@ -125,12 +129,12 @@ class Bundle:
         manifest.files, manifest.stages = older.files, older.stages
         return cls(folder, manifest)
 
-    def file(self, name: str, made_by: str) -> Path:
+    def file(self, name: str, made_by: str | Command) -> Path:
         """Path of the bundle's file `name`, its sha256 checked.
 
         Args:
             name: Relative POSIX path in the bundle.
-            made_by: The command that makes it, without ``--bundle``, for the message.
+            made_by: The command that makes it, without the bundle's path, for the message.
 
         Raises:
             MissingStageError: The file's stage has not run.
@@ -138,12 +142,12 @@ class Bundle:
         """
         return self._checked(name, made_by, lambda file: (digest_of(file), None))[0]
 
-    def read(self, name: str, made_by: str) -> bytes:
+    def read(self, name: str, made_by: str | Command) -> bytes:
         """Bytes of the bundle's file `name`, read once: those whose sha256 was checked, whatever happens to the file.
 
         Args:
             name: Relative POSIX path in the bundle.
-            made_by: The command that makes it, without ``--bundle``, for the message.
+            made_by: The command that makes it, without the bundle's path, for the message.
 
         Raises:
             MissingStageError: The file's stage has not run.
@@ -151,11 +155,12 @@ class Bundle:
         """
         return self._checked(name, made_by, _read_and_digest)[1]
 
-    def _checked(self, name: str, made_by: str, load: Callable[[BinaryIO], tuple[str, T]]) -> tuple[Path, T]:
+    def _checked(self, name: str, made_by: str | Command, load: Callable[[BinaryIO], tuple[str, T]]) -> tuple[Path, T]:
         """Where the file is, and what `load` gives beside its sha256, if that is the manifest's."""
         record = self.manifest.files.get(name)
         if record is None:
-            raise MissingStageError(f"{self.path} has no {name}: run '{made_by} --bundle {self.path}' first")
+            command = Command.recorded(made_by).with_options(bundle=self.path)
+            raise MissingStageError(f"{self.path} has no {name}", "run '{command}' first", command=command)
         wrong: ChangedFileError | None = None
         for place in (name, staged(name)) if name in self.pending else (name,):
             path = self.path / place
@@ -178,19 +183,21 @@ class Bundle:
         assert wrong
         raise wrong
 
-    def _changed(self, name: str, made_by: str, what: str) -> ChangedFileError:
+    def _changed(self, name: str, made_by: str | Command, what: str) -> ChangedFileError:
         maker = next((record.command for record in self.manifest.stages.values() if name in record.outputs), made_by)
-        return ChangedFileError(f"{self.path / name} {what}: restore it, or run '{self._again(maker)}' again")
+        return ChangedFileError(
+            f"{self.path / name} {what}", "restore it, or run '{command}' again", command=self._again(maker)
+        )
 
-    def _again(self, command: str) -> str:
-        """The command that repeats a stage in this very bundle."""
-        overwrite = " --overwrite" if command.startswith("lrdan-edge train") else ""
-        return f"{command}{overwrite} --bundle {self.path}"
+    def _again(self, recorded: str | Command) -> Command:
+        """The command that repeats a stage in this bundle."""
+        command = Command.recorded(recorded)
+        return command.with_options(overwrite=command.name == "train", bundle=self.path)
 
     def graph(self, precision: Precision) -> Path:
         """Path of the deploy graph at `precision`, checked and not stale."""
         stage = "calibrate" if precision == "int8" else "export"
-        path = self.file(graph_name(precision), f"lrdan-edge {stage}")
+        path = self.file(graph_name(precision), Command(stage))
         self.require_fresh(stage)
         return path
 
@@ -198,11 +205,11 @@ class Bundle:
         """Path of the graph that processors run at `precision`, checked and not stale; `graph` in bundles older than that file."""
         graph, name = self.graph(precision), processor_graph_name(precision)
         twin = precision == "int8" and name in self.manifest.files
-        return self.file(name, "lrdan-edge calibrate") if twin else graph
+        return self.file(name, Command("calibrate")) if twin else graph
 
     def decision(self) -> Decision:
         """The decision, checked and not stale."""
-        data = self.read(DECISION, "lrdan-edge calibrate")
+        data = self.read(DECISION, Command("calibrate"))
         self.require_fresh("calibrate")
         return from_json(data, Decision, str(self.path / DECISION))
 
@@ -215,7 +222,8 @@ class Bundle:
         name = engine_decision_name(engine)
         if name not in self.manifest.files or self.staleness(decide_stage(engine)):
             return None
-        return from_json(self.read(name, "lrdan-edge calibrate --decision-only"), GraphDecision, str(self.path / name))
+        command = Command("calibrate", decision_only=True)
+        return from_json(self.read(name, command), GraphDecision, str(self.path / name))
 
     def staleness(self, stage: str) -> str | None:
         """Why `stage` is older than its inputs, in a few words, or None when it is fresh (or has not run)."""
@@ -248,14 +256,19 @@ class Bundle:
             earliest, why = first
             command = self.manifest.stages[earliest].command
             then = "" if earliest == stage else f", then {stage}"
-            raise StaleStageError(f"{stage} in {self.path} is stale ({why}): run '{self._again(command)}' again{then}")
+            raise StaleStageError(
+                f"{stage} in {self.path} is stale ({why})",
+                "run '{command}' again{then}",
+                command=self._again(command),
+                then=then,
+            )
 
     @contextmanager
     def stage(
         self,
         name: str,
         *,
-        command: str,
+        command: str | Command,
         inputs: Mapping[str, Path] | None = None,
         options: Mapping[str, Any] | None = None,
         started: float | None = None,
@@ -264,7 +277,7 @@ class Bundle:
 
         Args:
             name: The stage's name in the manifest.
-            command: The command that repeats it, without ``--bundle``: bundles are copied to other places.
+            command: The command that repeats it, without the bundle's path: bundles are copied to other places.
             inputs: Bundle files it reads, by name, as returned by `file`.
             options: What the user asked for.
             started: When the work began, by `time.monotonic`, if before this call; the recorded seconds count from there.
@@ -278,7 +291,7 @@ class Bundle:
             record = StageRecord(
                 finished=datetime.now(timezone.utc).isoformat(timespec="seconds"),
                 seconds=round(time.monotonic() - started, 3),
-                command=command,
+                command=str(command),
                 versions=versions(),
                 inputs={key: self.manifest.files[key].sha256 for key in inputs or {}},
                 outputs=sorted(stage.outputs),

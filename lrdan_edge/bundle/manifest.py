@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from lrdan_edge.bundle.encoding import from_json, to_json
+from lrdan_edge.bundle.encoding import TRAIN_AGAIN, from_json, to_json
 from lrdan_edge.bundle.spec import ModelSpec, Preprocessing, Scoring
 from lrdan_edge.errors import BundleError
 
@@ -23,7 +23,7 @@ class StageRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     Attributes:
         finished: When, in UTC (ISO 8601).
         seconds: How long it took.
-        command: The command that repeats it, without ``--bundle`` (bundles are copied).
+        command: The command that repeats it, without the bundle's path (bundles are copied).
         versions: Versions of Python and of the packages that made the files.
         inputs: Files of the bundle it read, with their sha256 then.
         outputs: Files of the bundle it wrote.
@@ -73,8 +73,9 @@ def manifest_from_json(data: bytes, name: str) -> Manifest:
     bare = _with_checksum(data, manifest.checksum, "")
     if hashlib.sha256(bare).hexdigest() != manifest.checksum:
         raise BundleError(
-            f"{name} was changed after it was written: restore it from a copy, or make the bundle again with "
-            "'lrdan-edge train --overwrite'"
+            f"{name} was changed after it was written",
+            "restore it from a copy, or make the bundle again with '{train}'",
+            train=TRAIN_AGAIN,
         )
     return manifest
 

@@ -51,7 +51,7 @@ class Geometry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     @property
     def size_text(self) -> str:
-        """The frame's size as ``--frame-size`` takes it: rows x columns."""
+        """The frame's size in text: rows x columns."""
         return f"{self.frame[0]}x{self.frame[1]}"
 
     @property
