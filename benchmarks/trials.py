@@ -21,8 +21,8 @@ from typing import Any
 import msgspec
 from detection import RESULTS, Run, measure
 
-from lrdan_edge.bundle.bundle import versions
-from lrdan_edge.bundle.manifest import to_json
+from lrdan_edge.bundle.encoding import to_json
+from lrdan_edge.bundle.stage import versions
 from lrdan_edge.train.options import TrainOptions
 
 

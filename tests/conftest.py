@@ -34,14 +34,6 @@ def engine_key(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="session", autouse=True)
-def image_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where decoded images are kept: never in the user's own cache."""
-    path = tmp_path_factory.mktemp("cache")
-    os.environ["LRDAN_CACHE"] = str(path)
-    return path
-
-
 @pytest.fixture(scope="session")
 def line(tmp_path_factory: pytest.TempPathFactory) -> Line:
     """A bundle through train, export and calibrate. Tests that write use `own_line`."""

@@ -25,7 +25,7 @@ from lrdan_edge.backends.base import (
 )
 from lrdan_edge.backends.layers import onnxruntime_layers
 from lrdan_edge.backends.nvidia import find_gpu
-from lrdan_edge.bundle.manifest import EngineLayer
+from lrdan_edge.bundle.engine_sidecar import EngineLayer
 from lrdan_edge.data.images import Frame
 from lrdan_edge.errors import BackendError
 

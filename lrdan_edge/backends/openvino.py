@@ -18,7 +18,7 @@ from lrdan_edge.backends.base import (
     largest_batch,
 )
 from lrdan_edge.backends.layers import openvino_layers
-from lrdan_edge.bundle.manifest import EngineLayer
+from lrdan_edge.bundle.engine_sidecar import EngineLayer
 from lrdan_edge.data.images import Frame
 from lrdan_edge.errors import BackendError, MissingExtraError
 

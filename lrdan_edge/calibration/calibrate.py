@@ -14,9 +14,14 @@ import numpy.typing as npt
 from lrdan_edge.backends.base import Backend
 from lrdan_edge.backends.onnxruntime import OnnxRuntimeBackend
 from lrdan_edge.backends.processor import processor
-from lrdan_edge.bundle.bundle import DECISION, GOLDEN, REPORTS, Bundle, Stage, graph_name, processor_graph_name, sha256_of
+from lrdan_edge.bundle.bundle import Bundle
 from lrdan_edge.bundle.command import Command
-from lrdan_edge.bundle.manifest import SCHEMA_VERSION, Decision, Golden, Precision, ThresholdRule, to_json
+from lrdan_edge.bundle.decision import Decision, Golden, ThresholdRule
+from lrdan_edge.bundle.encoding import SCHEMA_VERSION, to_json
+from lrdan_edge.bundle.files import sha256_of
+from lrdan_edge.bundle.names import DECISION, GOLDEN, REPORTS, graph_name, processor_graph_name
+from lrdan_edge.bundle.spec import Precision
+from lrdan_edge.bundle.stage import Stage
 from lrdan_edge.calibration import plots
 from lrdan_edge.calibration.decision import DEFAULT_FALSE_REJECT_RATE, DEFAULT_RECALL, ThresholdTarget, decide, parts_note
 from lrdan_edge.calibration.fidelity import QuantizationEvaluator

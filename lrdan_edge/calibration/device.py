@@ -7,9 +7,13 @@ from pathlib import Path
 
 from lrdan_edge.backends.base import Backend
 from lrdan_edge.backends.onnxruntime import OnnxRuntimeBackend
-from lrdan_edge.bundle.bundle import DECISION, ENGINES, Bundle, Stage, decide_stage, engine_decision_name, graph_name
+from lrdan_edge.bundle.bundle import Bundle
 from lrdan_edge.bundle.command import Command
-from lrdan_edge.bundle.manifest import PRECISIONS, SCHEMA_VERSION, Decision, GraphDecision, Precision, to_json
+from lrdan_edge.bundle.decision import Decision, GraphDecision
+from lrdan_edge.bundle.encoding import SCHEMA_VERSION, to_json
+from lrdan_edge.bundle.names import DECISION, ENGINES, decide_stage, engine_decision_name, graph_name
+from lrdan_edge.bundle.spec import PRECISIONS, Precision
+from lrdan_edge.bundle.stage import Stage
 from lrdan_edge.calibration.calibrate import Progress
 from lrdan_edge.calibration.decision import Scores, ThresholdTarget, decide
 from lrdan_edge.calibration.images import FrameLoader, labelled_images, recorded, threshold_images

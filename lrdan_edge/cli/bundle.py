@@ -73,7 +73,7 @@ def _print_stages(bundle: "Bundle", check: "BundleCheck") -> None:
 
 
 def _print_engines(bundle: "Bundle") -> None:
-    from lrdan_edge.bundle.bundle import graph_name, processor_graph_name
+    from lrdan_edge.bundle.names import graph_name, processor_graph_name
     from lrdan_edge.engines.open import engines
 
     if graph_name("int8") in bundle.manifest.files and processor_graph_name("int8") not in bundle.manifest.files:

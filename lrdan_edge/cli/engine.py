@@ -13,7 +13,8 @@ from lrdan_edge.errors import LrdanError
 
 if TYPE_CHECKING:
     from lrdan_edge.bundle.bundle import Bundle
-    from lrdan_edge.bundle.manifest import EngineSidecar, Precision
+    from lrdan_edge.bundle.engine_sidecar import EngineSidecar
+    from lrdan_edge.bundle.spec import Precision
 
 _MARKS = {True: "ok", False: "FAILED", None: "-"}
 
@@ -94,7 +95,8 @@ _tensorrt_options = option_group(
 @_tensorrt_options
 def build_engine(bundle_path: Path, precision: "Precision | None", target: Any, build: dict[str, Any]) -> None:
     """Build an engine for this machine from a graph, and check it on the golden images."""
-    from lrdan_edge.bundle.bundle import Bundle, engine_stage
+    from lrdan_edge.bundle.bundle import Bundle
+    from lrdan_edge.bundle.names import engine_stage
     from lrdan_edge.engines.build import BuildRequest
     from lrdan_edge.engines.build import build_engine as run_build
     from lrdan_edge.engines.tensorrt.options import BuildOptions
@@ -127,7 +129,8 @@ def list_engines(bundle_path: Path, as_json: bool) -> None:
     """List the engines: size, build date, and whether each runs here."""
     from rich.table import Column
 
-    from lrdan_edge.bundle.bundle import ENGINES, Bundle
+    from lrdan_edge.bundle.bundle import Bundle
+    from lrdan_edge.bundle.names import ENGINES
     from lrdan_edge.engines.open import engine as engine_of
     from lrdan_edge.engines.open import engine_names
 
@@ -253,7 +256,7 @@ def _print_none(bundle: "Bundle") -> None:
 
 def _properties(bundle: "Bundle", name: str, size: int, sidecar: "EngineSidecar") -> dict[str, str]:
     from lrdan_edge.backends.layers import count_precisions
-    from lrdan_edge.bundle.bundle import ENGINES, engine_stage
+    from lrdan_edge.bundle.names import ENGINES, engine_stage
 
     check = sidecar.golden_check
     batch = "any" if sidecar.batch is None else ":".join(map(str, sidecar.batch))

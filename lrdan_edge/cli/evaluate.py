@@ -9,7 +9,7 @@ from lrdan_edge.cli.console import show, table
 from lrdan_edge.cli.options import backend_options, bundle_option, precision_options
 
 if TYPE_CHECKING:
-    from lrdan_edge.bundle.manifest import Precision
+    from lrdan_edge.bundle.spec import Precision
     from lrdan_edge.evaluation.result import Evaluation
 
 

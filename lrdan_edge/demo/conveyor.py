@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from lrdan_edge.bundle.manifest import to_json
+from lrdan_edge.bundle.encoding import to_json
 from lrdan_edge.data.images import Frame
 from lrdan_edge.demo.defects import KINDS, paint
 from lrdan_edge.errors import DataError, MissingExtraError

@@ -14,9 +14,13 @@ import msgspec
 from lrdan_edge.backends.layers import count_precisions
 from lrdan_edge.backends.nvidia import gpu_feature
 from lrdan_edge.backends.processor import processor
-from lrdan_edge.bundle.bundle import ENGINES, TIMING_CACHE, Bundle, engine_stage, graph_name, sha256_of
+from lrdan_edge.bundle.bundle import Bundle
 from lrdan_edge.bundle.command import Command
-from lrdan_edge.bundle.manifest import SCHEMA_VERSION, EngineLayer, EngineSidecar, EngineTarget, Precision, to_json
+from lrdan_edge.bundle.encoding import SCHEMA_VERSION, to_json
+from lrdan_edge.bundle.engine_sidecar import EngineLayer, EngineSidecar, EngineTarget
+from lrdan_edge.bundle.files import sha256_of
+from lrdan_edge.bundle.names import ENGINES, TIMING_CACHE, engine_stage, graph_name
+from lrdan_edge.bundle.spec import Precision
 from lrdan_edge.engines.compatibility import incompatibility_of, runtime_version
 from lrdan_edge.engines.golden import check_against_graph, no_golden_frames
 from lrdan_edge.engines.keys import ensure_keys

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 
 from lrdan_edge.backends.nvidia import Gpu, describe_tensorrt, find_gpu, find_tensorrt, gpu_feature, product_name
 from lrdan_edge.backends.processor import processor
-from lrdan_edge.bundle.manifest import EngineSidecar
+from lrdan_edge.bundle.engine_sidecar import EngineSidecar
 from lrdan_edge.errors import LrdanError
 
 _CPU_RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}

@@ -4,9 +4,12 @@ import numpy as np
 import numpy.typing as npt
 
 from lrdan_edge.backends.base import Backend
-from lrdan_edge.bundle.bundle import GOLDEN, Bundle
+from lrdan_edge.bundle.bundle import Bundle
 from lrdan_edge.bundle.command import Command
-from lrdan_edge.bundle.manifest import Golden, GraphDecision, Precision, from_json
+from lrdan_edge.bundle.decision import Golden, GraphDecision
+from lrdan_edge.bundle.encoding import from_json
+from lrdan_edge.bundle.names import GOLDEN
+from lrdan_edge.bundle.spec import Precision
 from lrdan_edge.data.images import Frame, load_frames
 from lrdan_edge.errors import BundleError, DriftError, EngineError
 from lrdan_edge.metrics import relative_differences

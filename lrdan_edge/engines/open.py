@@ -4,9 +4,11 @@ import hashlib
 from dataclasses import dataclass
 
 from lrdan_edge.backends.base import ANY_CORES, Backend, Cores
-from lrdan_edge.bundle.bundle import ENGINES, Bundle, engine_stage, graph_name
+from lrdan_edge.bundle.bundle import Bundle
 from lrdan_edge.bundle.command import Command, in_bundle
-from lrdan_edge.bundle.manifest import EngineSidecar, from_json
+from lrdan_edge.bundle.encoding import from_json
+from lrdan_edge.bundle.engine_sidecar import EngineSidecar
+from lrdan_edge.bundle.names import ENGINES, engine_stage, graph_name
 from lrdan_edge.engines.compatibility import incompatibility_of
 from lrdan_edge.engines.tensorrt.refit import tensorrt_settings, with_weights
 from lrdan_edge.engines.trust import Trust, accept, trust_in

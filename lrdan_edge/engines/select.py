@@ -8,9 +8,12 @@ from typing import Protocol
 from lrdan_edge.backends.base import ANY_CORES, Backend, Cores
 from lrdan_edge.backends.nvidia import find_gpu
 from lrdan_edge.backends.processor import processor
-from lrdan_edge.bundle.bundle import BENCHMARK, Bundle, graph_name
+from lrdan_edge.bundle.benchmark_report import BenchmarkReport
+from lrdan_edge.bundle.bundle import Bundle
 from lrdan_edge.bundle.command import Command
-from lrdan_edge.bundle.manifest import PRECISIONS, BenchmarkReport, Precision, from_json
+from lrdan_edge.bundle.encoding import from_json
+from lrdan_edge.bundle.names import BENCHMARK, graph_name
+from lrdan_edge.bundle.spec import PRECISIONS, Precision
 from lrdan_edge.engines.open import engines, open_engine
 from lrdan_edge.errors import BackendError
 

@@ -10,9 +10,10 @@ ed25519 PUBLIC SIGNATURE  Ed25519 by a build machine; holds on the machines that
 import re
 from typing import NamedTuple
 
-from lrdan_edge.bundle.bundle import ENGINES, Bundle
+from lrdan_edge.bundle.bundle import Bundle
 from lrdan_edge.bundle.command import Command
 from lrdan_edge.bundle.files import Folder
+from lrdan_edge.bundle.names import ENGINES
 from lrdan_edge.engines.keys import is_signed_by, is_signed_here, sign, sign_for_others, trusted_keys
 from lrdan_edge.errors import BundleError, LrdanError
 

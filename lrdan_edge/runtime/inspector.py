@@ -12,7 +12,8 @@ import numpy.typing as npt
 from lrdan_edge.backends.base import ANY_CORES, Backend, Cores
 from lrdan_edge.bundle.bundle import Bundle
 from lrdan_edge.bundle.command import Command
-from lrdan_edge.bundle.manifest import BitDepth, GraphDecision, Precision
+from lrdan_edge.bundle.decision import GraphDecision
+from lrdan_edge.bundle.spec import BitDepth, Precision
 from lrdan_edge.data.images import Frame, fit_frame, to_eight_bits
 from lrdan_edge.engines.golden import check_against_threshold
 from lrdan_edge.engines.select import Choice, choose
@@ -131,7 +132,7 @@ class Inspector:
         opened.decision()  # check first that there is one
         choice = choose(opened, backend, precision)
         decision = decision_for(opened, choice)
-        thresholder = Thresholder(decision, threshold, opened.manifest.model.region_share)
+        thresholder = Thresholder(decision, threshold, opened.manifest.model.region_fractions)
         return cls(opened, open_verified(opened, choice, decision, Cores(threads, spin)), thresholder, choice)
 
     def require_gpu(self) -> None:

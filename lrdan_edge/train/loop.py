@@ -8,13 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lrdan_edge.train.cache import Frames
 from lrdan_edge.train.checkpoint import Checkpoint, State
 from lrdan_edge.train.collapse import Watch
 from lrdan_edge.train.interrupt import Interrupt
 from lrdan_edge.train.learner import Batch, Learner
 from lrdan_edge.train.options import RECIPES, TrainOptions
-from lrdan_edge.train.prefetch import batch_of, batches_for
+from lrdan_edge.train.prefetch import batch_of, batches, workers_for
 from lrdan_edge.train.progress import Progress
 from lrdan_edge.train.tensorboard_log import Board
 
@@ -22,7 +21,7 @@ WARM_UP = 30  # steps over which the learning rate rises
 
 
 def rate_at(step: int, steps: int) -> float:
-    """Share of the learning rate at `step` of `steps`: a short rise, then half a cosine down to zero."""
+    """Fraction of the learning rate at `step` of `steps`: a short rise, then half a cosine down to zero."""
     return min(1.0, (step + 1) / WARM_UP) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
 
 
@@ -61,7 +60,7 @@ class Loop:
     Attributes:
         networks: What is trained; holds `ae2`.
         learner: The networks with their optimisers.
-        frames: The good images.
+        frames: The good images, uint8 [N, C, H, W].
         schedule: How long.
         seed: Decides the order of the images.
         progress: Who is told.
@@ -72,7 +71,7 @@ class Loop:
 
     networks: nn.Module
     learner: Learner
-    frames: Frames
+    frames: Tensor
     schedule: Schedule
     seed: int
     progress: Progress
@@ -93,8 +92,9 @@ class Loop:
         schedule, first, before, started = self.schedule, state.step, state.seconds, time.monotonic()
         watch = Watch(schedule.steps_per_epoch, state.counts)
         steps = range(first, schedule.steps)
-        with closing(batches_for(self.learner, self._prepare, steps, device, self.progress.note)) as batches:
-            for batch in batches:
+        workers = workers_for(self.learner, device)
+        with closing(batches(self._prepare, steps, workers, self.progress.note)) as prepared:
+            for batch in prepared:
                 rate = rate_at(state.step, schedule.steps)
                 self.learner.set_rate(rate)
                 on_device = tuple(part.to(device, non_blocking=True) for part in batch)

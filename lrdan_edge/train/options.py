@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-from lrdan_edge.bundle.manifest import BIT_DEPTHS, BitDepth, ModelSpec, Scoring
+from lrdan_edge.bundle.spec import BIT_DEPTHS, BitDepth, ModelSpec, Scoring
 from lrdan_edge.errors import TrainingError
 from lrdan_edge.train.recipes.lrdan.adversaries import DualReading
 from lrdan_edge.train.recipes.lrdan.losses import LossWeights

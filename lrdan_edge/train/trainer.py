@@ -1,7 +1,6 @@
 """Training: good images in, a bundle with weights and scoring constants out."""
 
 import os
-import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,13 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from lrdan_edge import __version__
-from lrdan_edge.bundle.bundle import CHECKPOINT, REPORTS, WEIGHTS, Bundle, Stage
-from lrdan_edge.bundle.manifest import BitDepth, ModelSpec, Preprocessing, Scoring
+from lrdan_edge.bundle.bundle import Bundle
+from lrdan_edge.bundle.command import Command
+from lrdan_edge.bundle.names import CHECKPOINT, REPORTS, WEIGHTS
+from lrdan_edge.bundle.spec import BitDepth, ModelSpec, Preprocessing, Scoring
+from lrdan_edge.bundle.stage import Stage
 from lrdan_edge.errors import CollapseError, InterruptedTrainingError, TrainingError
 from lrdan_edge.model.deployed import anomaly_map, preprocess
 from lrdan_edge.model.networks import Autoencoder, Restorer, ae2_for
 from lrdan_edge.model.tiling import Stitch
-from lrdan_edge.train.cache import Frames
 from lrdan_edge.train.checkpoint import Checkpoint, State
 from lrdan_edge.train.interrupt import first_interrupt_is_polite
 from lrdan_edge.train.known_defects import KnownDefects
@@ -37,7 +38,7 @@ from lrdan_edge.train.recipes.lrdan.adversaries import Adversaries, Optimisation
 from lrdan_edge.train.recipes.reconstruction.reconstruction import Reconstruction
 from lrdan_edge.train.report import Epoch, draw_losses, write_losses
 from lrdan_edge.train.tensorboard_log import Board, TensorBoard
-from lrdan_edge.train.training_data import Material, prepare
+from lrdan_edge.train.training_data import TrainingData, load_training_data
 
 __all__ = [
     "TrainOptions",
@@ -89,7 +90,7 @@ def train(data: Path, bundle_path: Path, options: TrainOptions | None = None, pr
 
 
 def _train(data: Path, bundle_path: Path, options: TrainOptions, progress: Progress, device: torch.device) -> Bundle:
-    material = prepare(data, options)
+    material = load_training_data(data, options)
     schedule = schedule_for(options, len(material.frames))
     preprocessing = preprocessing_for(material.spec, material.bit_depth)
     scoring = options.scoring or scoring_for(material.spec)
@@ -170,7 +171,7 @@ def preprocessing_for(spec: ModelSpec, bit_depth: BitDepth = 16) -> Preprocessin
 
 def learner_for(
     networks: Adversaries | Alone,
-    frames: Tensor | Frames,
+    frames: Tensor,
     options: TrainOptions,
     known: KnownDefects | None = None,
 ) -> Learner:
@@ -200,7 +201,7 @@ def learner_for(
 @torch.inference_mode()
 def map_statistics(
     ae2: Autoencoder | Restorer,
-    frames: Tensor | Frames,
+    frames: Tensor,
     preprocessing: Preprocessing,
     scoring: Scoring,
     spec: ModelSpec | None = None,
@@ -252,7 +253,9 @@ def _removed_on_failure(checkpoint: Checkpoint) -> Iterator[None]:
         raise
 
 
-def _checkpoint(path: Path, material: Material, options: TrainOptions, schedule: Schedule, device: torch.device) -> Checkpoint:
+def _checkpoint(
+    path: Path, material: TrainingData, options: TrainOptions, schedule: Schedule, device: torch.device
+) -> Checkpoint:
     asked = _recorded(options)
     elsewhere = ("device", "compile", "resume", "overwrite", "checkpoint_seconds", "tensorboard", "known_defects")
     identity = {name: value for name, value in asked.items() if name not in elsewhere} | {
@@ -339,7 +342,7 @@ def _require_finite(mean: Tensor, deviation: Tensor) -> None:
         )
 
 
-def _results(data: Path, material: Material, state: State, device: torch.device) -> dict[str, Any]:
+def _results(data: Path, material: TrainingData, state: State, device: torch.device) -> dict[str, Any]:
     return {
         "data": str(data.absolute()),
         "images": len(material.training),
@@ -379,13 +382,9 @@ def _recorded(options: TrainOptions) -> dict[str, object]:
 
 def command_for(data: Path, options: TrainOptions) -> str:
     """The command line that repeats the run."""
-    words = ["lrdan-edge", "train", str(data), "--recipe", options.recipe, "--seed", str(options.seed)]
-    if options.image_size is not None:
-        words += ["--image-size", f"{options.image_size[0]}x{options.image_size[1]}"]
-    words += [part for word in options.view.words() for part in word.split(" ", 1)]
-    for name in ("batch_size", "channels", "epochs", "learning_rate", "bit_depth", "group_by", "known_defects"):
-        if (value := getattr(options, name)) is not None:
-            words += [f"--{name.replace('_', '-')}", str(value)]
-    if options.device != "auto":
-        words += ["--device", options.device]
-    return shlex.join(words)
+    names = ("batch_size", "channels", "epochs", "learning_rate", "bit_depth", "group_by", "known_defects")
+    given = {name: None if (value := getattr(options, name)) is None else str(value) for name in names}
+    size = options.image_size and "{}x{}".format(*options.image_size)
+    device = None if options.device == "auto" else options.device
+    command = Command("train", data, recipe=options.recipe, seed=options.seed, image_size=size)
+    return str(command.with_options(**options.view.options(), **given, device=device))

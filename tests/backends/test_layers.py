@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from lrdan_edge.backends.layers import count_precisions, onnxruntime_layers, precision_of, tensorrt_layer
-from lrdan_edge.bundle.manifest import EngineLayer
+from lrdan_edge.bundle.engine_sidecar import EngineLayer
 
 CONVOLUTION = {
     "Name": "node_conv_4 + node_relu_5",

@@ -19,18 +19,11 @@ from parts import snapshot
 from read_only import read_only
 
 from lrdan_edge.bundle.bundle import Bundle
+from lrdan_edge.bundle.encoding import to_json
 from lrdan_edge.bundle.files import Folder
 from lrdan_edge.bundle.journal import JOURNAL, Journal, is_bundle_file
-from lrdan_edge.bundle.manifest import (
-    FileRecord,
-    ModelSpec,
-    Preprocessing,
-    Scoring,
-    StageRecord,
-    manifest_from_json,
-    manifest_to_json,
-    to_json,
-)
+from lrdan_edge.bundle.manifest import FileRecord, StageRecord, manifest_from_json, manifest_to_json
+from lrdan_edge.bundle.spec import ModelSpec, Preprocessing, Scoring
 from lrdan_edge.cli.main import cli
 from lrdan_edge.engines.tensorrt.timing_cache import load_timing_cache, save_timing_cache
 from lrdan_edge.engines.trust import accept, trust_in
@@ -606,7 +599,7 @@ def test_a_first_training_killed_while_it_commits_is_there_and_can_be_trained_ov
 def test_a_stage_writes_only_files_of_a_bundle(tmp_path: Path, name: str) -> None:
     assert not is_bundle_file(name)
     with (
-        pytest.raises(ValueError, match="not a name of a bundle's file"),
+        pytest.raises(ValueError, match="not the name of a bundle's file"),
         new_bundle(tmp_path / "b").stage("x", command="x") as stage,
     ):
         stage.path(name)

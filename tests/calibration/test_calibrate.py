@@ -11,7 +11,7 @@ from scipy.stats import spearmanr
 
 from lrdan_edge.backends.onnxruntime import OnnxRuntimeBackend
 from lrdan_edge.bundle.bundle import Bundle
-from lrdan_edge.bundle.manifest import PRECISIONS
+from lrdan_edge.bundle.spec import PRECISIONS
 from lrdan_edge.calibration.calibrate import calibrate
 from lrdan_edge.calibration.fidelity import LEAST_RANK_CORRELATION
 from lrdan_edge.calibration.images import calibration_split, labelled_images

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import f1_score
 
-from lrdan_edge.bundle.manifest import ThresholdRule
+from lrdan_edge.bundle.decision import ThresholdRule
 from lrdan_edge.calibration.decision import (
     ThresholdTarget,
     best_f1_threshold,

@@ -11,8 +11,11 @@ from onnx import TensorProto, helper
 
 from lrdan_edge.backends import openvino as openvino_backend
 from lrdan_edge.backends.layers import count_precisions
-from lrdan_edge.bundle.bundle import Bundle, engine_stage
-from lrdan_edge.bundle.manifest import PRECISIONS, EngineSidecar, Precision, to_json
+from lrdan_edge.bundle.bundle import Bundle
+from lrdan_edge.bundle.encoding import to_json
+from lrdan_edge.bundle.engine_sidecar import EngineSidecar
+from lrdan_edge.bundle.names import engine_stage
+from lrdan_edge.bundle.spec import PRECISIONS, Precision
 from lrdan_edge.engines.build import BuildRequest, build_engine
 from lrdan_edge.engines.golden import GOLDEN_TOLERANCE, golden_frames, golden_scores, relative_difference
 from lrdan_edge.engines.open import engines, open_engine

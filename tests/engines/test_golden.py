@@ -14,7 +14,7 @@ from parts import Line, rewrite_manifest
 from lrdan_edge import Bundle, Inspector
 from lrdan_edge.backends.onnxruntime import OnnxRuntimeBackend
 from lrdan_edge.bench.latency import bench
-from lrdan_edge.bundle.bundle import sha256_of
+from lrdan_edge.bundle.files import sha256_of
 from lrdan_edge.calibration.decision import ThresholdTarget
 from lrdan_edge.calibration.device import fit_thresholds
 from lrdan_edge.cli.main import cli

@@ -7,8 +7,10 @@ from lrdan_edge.backends.nvidia import Gpu
 from lrdan_edge.backends.onnxruntime import OnnxRuntimeBackend
 from lrdan_edge.backends.processor import Processor
 from lrdan_edge.bench.latency import bench
-from lrdan_edge.bundle.bundle import BENCHMARK, Bundle
-from lrdan_edge.bundle.manifest import BenchmarkReport, from_json
+from lrdan_edge.bundle.benchmark_report import BenchmarkReport
+from lrdan_edge.bundle.bundle import Bundle
+from lrdan_edge.bundle.encoding import from_json
+from lrdan_edge.bundle.names import BENCHMARK
 from lrdan_edge.calibration.decision import ThresholdTarget
 from lrdan_edge.calibration.device import fit_thresholds
 from lrdan_edge.cli import options as cli_options

@@ -11,7 +11,8 @@ import pytest
 from click.testing import CliRunner
 from parts import rewrite_manifest
 
-from lrdan_edge.bundle.bundle import Bundle, sha256_of
+from lrdan_edge.bundle.bundle import Bundle
+from lrdan_edge.bundle.files import sha256_of
 from lrdan_edge.cli.main import cli
 from lrdan_edge.engines import open as engines_module
 from lrdan_edge.engines.build import BuildRequest, build_engine

@@ -10,7 +10,7 @@ from parts import Line
 
 from lrdan_edge.backends.onnxruntime import OnnxRuntimeBackend
 from lrdan_edge.bundle.bundle import Bundle
-from lrdan_edge.bundle.manifest import PRECISIONS, Precision
+from lrdan_edge.bundle.spec import PRECISIONS, Precision
 from lrdan_edge.data.images import list_images, load_frames
 from lrdan_edge.engines.golden import relative_difference
 from lrdan_edge.export.graph import OPSET, fold_batch_norm, prepare

@@ -9,7 +9,7 @@ from sklearn.metrics import roc_auc_score
 
 from lrdan_edge.backends.base import largest_batch
 from lrdan_edge.bundle.bundle import Bundle
-from lrdan_edge.bundle.manifest import from_json
+from lrdan_edge.bundle.encoding import from_json
 from lrdan_edge.errors import ExportError
 from lrdan_edge.export.parity import SCORE_BOUND, ParityReport, as_markdown, compare
 from lrdan_edge.metrics import relative_differences

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.interpolate import interp1d
 from torch import Tensor
 
-from lrdan_edge.bundle.manifest import ModelSpec, Preprocessing, Scoring
+from lrdan_edge.bundle.spec import ModelSpec, Preprocessing, Scoring
 from lrdan_edge.errors import BundleError
 from lrdan_edge.model.deployed import DeployModule, ScoringHead, anomaly_map, gaussian_kernel, smooth
 from lrdan_edge.model.networks import Autoencoder, spec_for

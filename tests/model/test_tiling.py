@@ -13,7 +13,7 @@ from deploy import GEOMETRIES, geometry_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lrdan_edge.bundle.manifest import ModelSpec
+from lrdan_edge.bundle.spec import ModelSpec
 from lrdan_edge.bundle.view import Geometry
 from lrdan_edge.data.images import cut_frame, fit_frame
 from lrdan_edge.model.networks import spec_for

@@ -18,7 +18,7 @@ from parts import Line, rewrite_manifest, write
 
 from lrdan_edge import Inspector
 from lrdan_edge.bundle.bundle import Bundle
-from lrdan_edge.bundle.manifest import Precision
+from lrdan_edge.bundle.spec import Precision
 from lrdan_edge.cli.main import cli
 from lrdan_edge.data.images import Frame, read_image
 from lrdan_edge.errors import DataError, MissingExtraError

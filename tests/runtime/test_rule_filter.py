@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from lrdan_edge.bundle.manifest import GraphDecision, Scoring
+from lrdan_edge.bundle.decision import GraphDecision
+from lrdan_edge.bundle.spec import Scoring
 from lrdan_edge.errors import DataError
 from lrdan_edge.runtime.rule import Region, Rule, parse_min_area, parse_region, parse_reject_after
 from lrdan_edge.runtime.rule_filter import RegionThresholds, RuleFilter, TemporalFilter, pixel_threshold

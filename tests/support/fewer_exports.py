@@ -4,7 +4,8 @@ import onnx
 import pytest
 import torch
 
-from lrdan_edge.bundle.bundle import RECONSTRUCTION, Bundle
+from lrdan_edge.bundle.bundle import Bundle
+from lrdan_edge.bundle.names import RECONSTRUCTION
 from lrdan_edge.data.images import Frame
 from lrdan_edge.export import graph as exporting
 

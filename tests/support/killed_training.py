@@ -16,9 +16,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch._dynamo  # noqa: F401  # which every optimiser would import in each process anew
+import torch._dynamo  # noqa: F401  # which every optimiser would import again in each process
 
-from lrdan_edge.bundle.bundle import CHECKPOINT, Bundle
+from lrdan_edge.bundle.bundle import Bundle
+from lrdan_edge.bundle.names import CHECKPOINT
 from lrdan_edge.errors import MissingStageError
 from lrdan_edge.train import trainer
 from lrdan_edge.train.options import TrainOptions

@@ -13,8 +13,10 @@ from tensorrt_double import VERSION, tensorrt_module
 from lrdan_edge.backends import nvidia
 from lrdan_edge.backends.nvidia import Gpu
 from lrdan_edge.backends.processor import processor
-from lrdan_edge.bundle.bundle import Bundle, engine_stage, graph_name
-from lrdan_edge.bundle.manifest import SCHEMA_VERSION, EngineSidecar, to_json
+from lrdan_edge.bundle.bundle import Bundle
+from lrdan_edge.bundle.encoding import SCHEMA_VERSION, to_json
+from lrdan_edge.bundle.engine_sidecar import EngineSidecar
+from lrdan_edge.bundle.names import engine_stage, graph_name
 from lrdan_edge.engines import compatibility
 from lrdan_edge.engines.open import engines
 from lrdan_edge.engines.trust import accept

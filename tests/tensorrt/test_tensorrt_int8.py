@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from deploy import exported
 
-from lrdan_edge.bundle.manifest import Preprocessing
+from lrdan_edge.bundle.spec import Preprocessing
 from lrdan_edge.calibration.quantise import QuantisableGraph, load_quantisable
 from lrdan_edge.export.graph import to_onnx
 

@@ -17,8 +17,10 @@ from lrdan_edge.backends import tensorrt_engine as engine_module
 from lrdan_edge.backends.layers import tensorrt_layer
 from lrdan_edge.backends.nvidia import Gpu, runtime_for
 from lrdan_edge.backends.processor import processor
-from lrdan_edge.bundle.bundle import Bundle, engine_stage, graph_name
-from lrdan_edge.bundle.manifest import SCHEMA_VERSION, EngineSidecar, to_json
+from lrdan_edge.bundle.bundle import Bundle
+from lrdan_edge.bundle.encoding import SCHEMA_VERSION, to_json
+from lrdan_edge.bundle.engine_sidecar import EngineSidecar
+from lrdan_edge.bundle.names import engine_stage, graph_name
 from lrdan_edge.engines import build as build_module
 from lrdan_edge.engines import compatibility
 from lrdan_edge.engines import open as engines_module

@@ -17,7 +17,7 @@ from typing import Any
 from lrdan_edge.backends.layers import count_precisions, tensorrt_layer
 from lrdan_edge.backends.nvidia import Gpu, describe_tensorrt, find_gpu, find_tensorrt, logger_for, runtime_for
 from lrdan_edge.bundle.command import Command
-from lrdan_edge.bundle.manifest import EngineLayer
+from lrdan_edge.bundle.engine_sidecar import EngineLayer
 from lrdan_edge.engines.tensorrt.build_log import BuildLog
 from lrdan_edge.engines.tensorrt.configure import adjust_parser_for_dla, configure
 from lrdan_edge.engines.tensorrt.monitor import Monitor, monitor_for

@@ -4,7 +4,7 @@ from collections import deque
 from typing import TypedDict
 
 from lrdan_edge.backends.nvidia import describe_tensorrt, find_tensorrt, logger_for, runtime_for
-from lrdan_edge.bundle.manifest import EngineSidecar
+from lrdan_edge.bundle.engine_sidecar import EngineSidecar
 from lrdan_edge.errors import EngineError
 
 

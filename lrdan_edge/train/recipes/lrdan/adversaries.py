@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lrdan_edge.bundle.manifest import ModelSpec
+from lrdan_edge.bundle.spec import ModelSpec
 from lrdan_edge.model.networks import Autoencoder, Discriminator, code_grid
 from lrdan_edge.train.known_defects import KnownDefects, inverse_error
 from lrdan_edge.train.learner import Batch, to_input
