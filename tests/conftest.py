@@ -38,6 +38,8 @@ def engine_key(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def line(tmp_path_factory: pytest.TempPathFactory) -> Line:
     """A bundle through train, export and calibrate. Tests that write use `own_line`."""
     pytest.importorskip("torch")
+    from fewer_exports import keep_registry
+
     from lrdan_edge.calibration.calibrate import calibrate
     from lrdan_edge.export.graph import export
     from lrdan_edge.train.progress import Progress
@@ -56,6 +58,7 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> Line:
             write(data / "test" / "blob" / f"{index}.png", image)
             write(data / "ground_truth" / "blob" / f"{index}_mask.png", mask)
         bundle = train(data, folder / "bundle", TrainOptions(recipe="lrdan", epochs=16), Progress())
+        keep_registry()
         export(bundle)
         calibrate(bundle)
 

@@ -84,8 +84,11 @@ def frame_shape(shape: tuple[int, int, int], geometry: str) -> tuple[int, int, i
 
 def graph_of(module: "DeployModule", frame: tuple[int, int, int], precision: Any) -> "onnx.ModelProto":
     """The graph as `lrdan_edge.export.graph.export` makes it, fp32 or fp16."""
+    from fewer_exports import keep_registry
+
     from lrdan_edge.export.graph import prepare, to_onnx
 
+    keep_registry()
     prepare(module, precision)
     return to_onnx(module, np.zeros((1, *frame), np.uint8))
 

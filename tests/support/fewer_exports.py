@@ -1,5 +1,7 @@
 """An export takes seconds: where a test is not about the exporter, it need not write every graph anew."""
 
+from functools import cache
+
 import onnx
 import pytest
 import torch
@@ -12,8 +14,19 @@ from lrdan_edge.export import graph as exporting
 SCORING = ("score", "heatmap")
 
 
+def keep_registry() -> None:
+    """Have PyTorch's exporter read its list of operators once a process: it takes a second, and nothing here changes it."""
+    try:
+        from torch.onnx._internal.exporter._registration import ONNXRegistry
+    except ImportError:
+        return  # this PyTorch keeps it elsewhere
+    if not hasattr(ONNXRegistry.from_torchlib, "cache_info"):
+        ONNXRegistry.from_torchlib = staticmethod(cache(ONNXRegistry.from_torchlib))  # type: ignore[method-assign, assignment]
+
+
 def export_one_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     """The exporter writes fp32 alone; that graph stands for fp16 and for the reconstruction too."""
+    keep_registry()
     written = list[bytes]()
     real = exporting.to_onnx
 
