@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lrdan_edge.cli.main import cli
-from lrdan_edge.cli.view_options import Roi, Size, Tiles
+from lrdan_edge.cli.view_options import ROI, SIZE, TILES
 from lrdan_edge.errors import DataError
 from lrdan_edge.train.view import View
 
@@ -76,9 +76,9 @@ def test_the_recorded_command_line_asks_for_the_same(
     view = View(frame_size, region, tiles, overlap)
     pairs = dict(word.split(" ", 1) for word in view.words())
     parsed = View(
-        Size().convert(pairs["--frame-size"], None, None) if frame_size else None,
-        Roi().convert(pairs["--roi"], None, None) if region else None,
-        Tiles().convert(pairs["--tiles"], None, None),
+        SIZE.convert(pairs["--frame-size"], None, None) if frame_size else None,
+        ROI.convert(pairs["--roi"], None, None) if region else None,
+        TILES.convert(pairs["--tiles"], None, None),
         int(pairs["--tile-overlap"]) if overlap is not None else None,
     )
     assert parsed == view
