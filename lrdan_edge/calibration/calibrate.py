@@ -87,7 +87,7 @@ def calibrate(
     Raises:
         MissingStageError: The bundle has no graphs yet.
         CalibrationError: Too few images for what is asked, scores that are not finite, or no int8 graph within the bounds.
-        DataError: Images are gone or cannot be read.
+        DataError: Images are missing or cannot be read.
         MissingExtraError: onnx is not installed.
     """
     target = ThresholdTarget(rule, false_reject_rate, recall)

@@ -73,7 +73,7 @@ def fit_thresholds(
     Raises:
         MissingStageError: The bundle is not calibrated.
         CalibrationError: The target cannot be reached.
-        DataError: Images are gone or cannot be read.
+        DataError: Images are missing or cannot be read.
         EngineError: An engine that should run here does not load.
     """
     before = bundle.decision()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lrdan_edge.cli.console import progress_bar, show, table, write_json
-from lrdan_edge.cli.options import bundle_option, next_step, option_group, precision_options
+from lrdan_edge.cli.options import Parsed, bundle_option, next_step, option_group, precision_options
 from lrdan_edge.errors import LrdanError
 
 if TYPE_CHECKING:
@@ -19,21 +19,13 @@ if TYPE_CHECKING:
 _MARKS = {True: "ok", False: "FAILED", None: "-"}
 
 
-class _Batch(click.ParamType):  # type: ignore[type-arg]  # generic in click's stubs alone
-    """``8``, or ``1:4:16`` for the smallest, the best and the largest batch."""
-
-    name = "MIN:OPT:MAX"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int, int]:
-        if isinstance(value, tuple):
-            return value
-        match = re.fullmatch(r"(\d+)(?::(\d+):(\d+))?", str(value))
-        low, best, high = (int(match[1]), int(match[2] or match[1]), int(match[3] or match[1])) if match else (0, 0, 0)
-        if not 1 <= low <= best <= high:
-            self.fail(
-                f"{value!r} is not a batch range: write 8, or 1:4:16 for the smallest, best and largest batch size", param, ctx
-            )
-        return low, best, high
+def _batch(text: str) -> tuple[int, int, int]:
+    """``8``, or ``1:4:16`` for the smallest, the best and the largest batch size."""
+    match = re.fullmatch(r"(\d+)(?::(\d+):(\d+))?", text)
+    low, best, high = (int(match[1]), int(match[2] or match[1]), int(match[3] or match[1])) if match else (0, 0, 0)
+    if not 1 <= low <= best <= high:
+        raise ValueError(f"{text!r} is not a batch range: write 8, or 1:4:16 for the smallest, best and largest batch size")
+    return low, best, high
 
 
 _tensorrt_options = option_group(
@@ -41,7 +33,7 @@ _tensorrt_options = option_group(
     click.option(
         "--batch",
         "batches",
-        type=_Batch(),
+        type=Parsed("MIN:OPT:MAX", _batch),
         multiple=True,
         default=("1:1:8",),
         show_default=True,

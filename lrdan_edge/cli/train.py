@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from lrdan_edge.cli.options import bundle_option, device_option, next_step, require
-from lrdan_edge.cli.view_options import Size, view_options
+from lrdan_edge.cli.view_options import SIZE, view_options
 from lrdan_edge.errors import InterruptedTrainingError
 
 INTERRUPTED = 130
@@ -18,7 +18,7 @@ INTERRUPTED = 130
 @bundle_option
 @click.option(
     "--image-size",
-    type=Size(),
+    type=SIZE,
     help="Input size of the networks; all images are resized to it. [default: the images' size, at most 256]",
 )
 @click.option("--channels", type=click.Choice(["1", "3"]), help="1: grey, 3: colour. [default: as the images]")
@@ -28,7 +28,7 @@ INTERRUPTED = 130
     type=click.Choice(["inspection", "lrdan"]),
     default="inspection",
     show_default=True,
-    help="inspection: AE2 restores and marks synthetic defects; lrdan: two autoencoders and a discriminator, as in the paper.",
+    help="inspection: a network that restores and marks synthetic defects; lrdan: the networks of the LRDAN paper.",
 )
 @click.option("--batch-size", type=click.IntRange(min=2), help="Images per step. [default: the recipe's]")
 @click.option(

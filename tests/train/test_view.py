@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from lrdan_edge.bundle.command import Command
 from lrdan_edge.cli.main import cli
-from lrdan_edge.cli.view_options import Roi, Size, Tiles
+from lrdan_edge.cli.view_options import ROI, SIZE, TILES
 from lrdan_edge.errors import DataError
 from lrdan_edge.train.view import View
 
@@ -80,9 +80,9 @@ def test_the_recorded_command_line_asks_for_the_same(
     words = shlex.split(str(Command("train", **view.options())))[2:]
     pairs = dict(zip(words[::2], words[1::2], strict=True))
     parsed = View(
-        Size().convert(pairs["--frame-size"], None, None) if frame_size else None,
-        Roi().convert(pairs["--roi"], None, None) if region else None,
-        Tiles().convert(pairs["--tiles"], None, None),
+        SIZE.convert(pairs["--frame-size"], None, None) if frame_size else None,
+        ROI.convert(pairs["--roi"], None, None) if region else None,
+        TILES.convert(pairs["--tiles"], None, None),
         int(pairs["--tile-overlap"]) if overlap is not None else None,
     )
     assert parsed == view
