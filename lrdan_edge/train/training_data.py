@@ -16,7 +16,7 @@ from lrdan_edge.data.check import training_notes
 from lrdan_edge.data.dataset import good_images
 from lrdan_edge.data.images import natural_key, read_pixels
 from lrdan_edge.errors import DataError
-from lrdan_edge.model.networks import LARGEST, MULTIPLE, SMALLEST, spec_for
+from lrdan_edge.model.networks import LARGEST, MULTIPLE, SMALLEST
 from lrdan_edge.train.cache import CACHE_VARIABLE, Facts, Frames, ImageCache, Layout, is_grey
 from lrdan_edge.train.known_defects import KnownDefects, read_known
 from lrdan_edge.train.options import TrainOptions
@@ -140,7 +140,7 @@ def _settle(facts: Facts, paths: list[Path], options: TrainOptions) -> tuple[Mod
     size = view.frame_size or facts.sizes[0][:2]
     wanted = options.image_size or view.image_size(size) or automatic_size(*view.region_size(size))
     channels: Literal[1, 3] = options.channels or (1 if facts.grey else 3)
-    spec = spec_for(*wanted, channels, decoder=options.decoder, recipe=options.recipe)
+    spec = options.spec_for(*wanted, channels)
     spec = msgspec.structs.replace(spec, geometry=view.geometry(size, wanted))
     needed = next(depth for depth in BIT_DEPTHS if facts.peak < 1 << depth) if facts.deep else 16
     return spec, options.bit_depth or needed

@@ -11,11 +11,11 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from specs import spec_for
 
 from lrdan_edge.bundle.bundle import sha256_of
 from lrdan_edge.data.images import cut_frame, load_frames
 from lrdan_edge.errors import DataError
-from lrdan_edge.model.networks import spec_for
 from lrdan_edge.train import cache as caching
 from lrdan_edge.train.cache import Frames, ImageCache, Layout
 from lrdan_edge.train.options import TrainOptions
