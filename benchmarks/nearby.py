@@ -68,7 +68,7 @@ def ways() -> Iterator[tuple[float, float]]:
 
 def measure(bundle: Bundle, images: list[LabelledImage], logits: Tensor, window: float, share: float) -> tuple[float, float]:
     """Image and pixel AUROC of one way."""
-    scoring.NEARBY_WINDOW, scoring.NEARBY_SHARE = window, share
+    scoring.CONTEXT_WINDOW, scoring.CONTEXT_FRACTION = window, share
     spec = bundle.manifest.model
     asked = msgspec.structs.replace(bundle.manifest.scoring, nearby=window > 0)
     head = ScoringHead(spec, asked, torch.zeros(spec.heatmap_shape), torch.ones(spec.heatmap_shape))

@@ -29,11 +29,11 @@ from surfaces import surfaces
 from lrdan_edge.backends.processor import processor
 from lrdan_edge.bundle.encoding import to_json
 from lrdan_edge.bundle.stage import versions
-from lrdan_edge.train.learner import Batch
-from lrdan_edge.train.loop import schedule_for
+from lrdan_edge.train.compilation import compile_networks
+from lrdan_edge.train.learner import Batch, Learner
 from lrdan_edge.train.options import TrainOptions, choose_device, computes_bfloat16
 from lrdan_edge.train.prefetch import AHEAD, MOST_WORKERS, batch_of, batches, workers_for
-from lrdan_edge.train.trainer import compile_networks, learner_for, networks_for
+from lrdan_edge.train.recipes import recipe_named
 from lrdan_edge.train.training_data import load_training_data
 
 RESULTS = Path(__file__).parent / "results"
@@ -74,15 +74,17 @@ def measure(
     data: Path, recipe: str, size: int, batch: int, device: torch.device, seconds: float, rounds: int, compiled: bool | None
 ) -> Row:
     """One setup: its networks compiled, as training does it."""
-    options = TrainOptions(recipe=recipe, image_size=(size, size), batch_size=batch, compile=compiled)  # type: ignore[arg-type]
+    options = TrainOptions(recipe=recipe, image_size=(size, size), batch_size=batch, compile=compiled)
     material = load_training_data(data, options)
     frames = material.frames
-    networks = networks_for(material.spec).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    learner = learner_for(networks, frames, options)
+    chosen, hyperparameters = recipe_named(recipe), options.resolved_hyperparameters()
+    networks = chosen.networks_for(material.spec).to(device, memory_format=torch.channels_last)
+    half = computes_bfloat16(device)
+    learner: Learner = chosen.learner_for(networks, material.spec, frames, hyperparameters, seed=0, half=half)
     for note in compile_networks(networks, options, device):
         print(note)
     networks.train()
-    taken = schedule_for(options, len(frames)).batch_size
+    taken = chosen.schedule_for(hyperparameters, len(frames)).batch_size
 
     def make(step: int) -> Batch:
         return learner.prepare(frames[batch_of(step, 0, len(frames), taken)], step)

@@ -1,22 +1,21 @@
-"""What a change to the recipe is worth: train with some of its constants changed, score the test images, add a row to a table.
+"""The effect of a change to a recipe: train with some of its hyperparameters changed, score the test images, add a row to a table.
 
-    python benchmarks/trials.py ../shared/data/magnetic-tile --image-size 256x256 --set restoration.MOST_ZOOM=1.3 --seeds 0 1
+    python benchmarks/trials.py ../shared/data/magnetic-tile --image-size 256x256 --set most_zoom=1.3 --seeds 0 1
 
-DATA is as for ``benchmarks/detection.py``, and what is measured is measured as there. A constant is named as its module in
-``lrdan_edge.train`` names it; without ``--set`` the row is the recipe itself, to compare with. Seeds differ: a change that seeds
-do not agree on means little. Writes ``benchmarks/results/trials-<name of DATA>.json`` and ``.md``, each row with its command and
-the revision it ran on.
+DATA and the measured values are those of ``benchmarks/detection.py``. Without ``--set`` the row is the recipe itself, to compare with.
+Results differ between seeds: a change whose sign depends on the seed means little. Writes
+``benchmarks/results/trials-<name of DATA>.json`` and ``.md``, each row with its command and the revision it ran on.
 """
 
 import argparse
 import ast
-import importlib
 import json
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from detection import RESULTS, Run, measure
@@ -24,6 +23,8 @@ from detection import RESULTS, Run, measure
 from lrdan_edge.bundle.encoding import to_json
 from lrdan_edge.bundle.stage import versions
 from lrdan_edge.train.options import TrainOptions
+from lrdan_edge.train.recipes import DEFAULT_RECIPE, RECIPES, recipe_named
+from lrdan_edge.train.recipes.base import Hyperparameters
 
 
 class Trial(msgspec.Struct):
@@ -36,25 +37,27 @@ class Trial(msgspec.Struct):
     runs: list[Run]
 
 
-def apply(change: str) -> None:
-    """Set one constant, ``module.NAME=value``, wherever `lrdan_edge.train` has it.
+def changed(hyperparameters: Hyperparameters, change: str) -> Hyperparameters:
+    """Replace one hyperparameter by ``name=value``; ``weights.k=0.5`` replaces a field of a field.
 
     Raises:
-        SystemExit: There is no such constant, or the value is of another kind.
+        SystemExit: There is no such hyperparameter, or the value is of another type.
     """
     name, _, text = change.partition("=")
-    module_name, _, constant = name.rpartition(".")
+    *outer, last = name.split(".")
     try:
-        module: Any = importlib.import_module(f"lrdan_edge.train.{module_name}")
-        before, value = getattr(module, constant), ast.literal_eval(text)
-    except (ImportError, AttributeError, ValueError, SyntaxError) as error:
-        sys.exit(f"{change!r} changes nothing ({error}): write --set restoration.MOST_ZOOM=1.3")
+        holders: list[Any] = [hyperparameters]
+        for part in outer:
+            holders.append(getattr(holders[-1], part))
+        before, value = getattr(holders[-1], last), ast.literal_eval(text)
+    except (AttributeError, ValueError, SyntaxError) as error:
+        sys.exit(f"{change!r} cannot be applied ({error}): write --set most_zoom=1.3")
     number = isinstance(before, int | float) and isinstance(value, int | float)
     if not number and type(value) is not type(before):
-        sys.exit(f"{name} is {before!r}, which {value!r} cannot stand for")
-    for loaded, other in list(sys.modules.items()):  # those that took it by `from … import` have their own
-        if loaded.startswith("lrdan_edge.train") and getattr(other, constant, None) is before:
-            setattr(other, constant, value)
+        sys.exit(f"{name} is {before!r}, which {value!r} cannot replace")
+    for holder, field in zip(reversed(holders), reversed([*outer, last]), strict=True):
+        value = replace(holder, **{field: value})
+    return cast(Hyperparameters, value)
 
 
 def revision() -> str:
@@ -96,14 +99,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--image-size", type=lambda text: tuple(map(int, text.split("x"))), help="Rows x columns.")
-    parser.add_argument("--set", dest="changes", action="append", default=[], metavar="MODULE.NAME=VALUE")
+    parser.add_argument("--set", dest="changes", action="append", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--recipe", choices=RECIPES, default=DEFAULT_RECIPE)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument(
         "--keep", type=Path, metavar="DIR", help="Keep bundles in a folder of DIR, and take those already there."
     )
     arguments = parser.parse_args()
+    hyperparameters: Hyperparameters = recipe_named(arguments.recipe).defaults
     for change in arguments.changes:
-        apply(change)
+        hyperparameters = changed(hyperparameters, change)
     keep = arguments.keep and arguments.keep / "+".join([revision(), *arguments.changes])  # older code made other bundles
     target = RESULTS / f"trials-{arguments.data.name}"
     RESULTS.mkdir(exist_ok=True)
@@ -114,9 +119,10 @@ def main() -> None:
         arguments.image_size and list(arguments.image_size),
         [],
     )
+    options = TrainOptions(image_size=arguments.image_size, recipe=arguments.recipe, hyperparameters=hyperparameters)
     for seed in arguments.seeds:
-        trial.runs.append(measure(arguments.data, TrainOptions(image_size=arguments.image_size, seed=seed), keep))
-        # Read anew: two trials may run at a time.
+        trial.runs.append(measure(arguments.data, replace(options, seed=seed), keep))
+        # Read again: two trials may run at a time.
         rows = json.loads(target.with_suffix(".json").read_bytes()) if target.with_suffix(".json").exists() else []
         trials = [row for row in msgspec.convert(rows, list[Trial]) if row.command != trial.command] + [trial]
         target.with_suffix(".json").write_bytes(to_json(trials))

@@ -102,10 +102,10 @@ def tile_starts(canvas: int, tile: int, count: int) -> list[int]:
     return starts
 
 
-def fading_zones(starts: list[int], tile: int) -> list[tuple[int, int]]:
-    """Where neighbouring tiles fade into each other: from, to (exclusive), in pixels of the canvas, one zone a joint.
+def blend_zones(starts: list[int], tile: int) -> list[tuple[int, int]]:
+    """Where neighbouring tiles are blended: from, to (exclusive), in pixels of the canvas, one zone for each pair.
 
-    It is the middle half of what they share: at its very edge a tile lacks its surroundings. Zones never overlap.
+    A zone is the middle half of the overlap: at its edges a tile lacks context. Zones never overlap.
     """
     zones = []
     least = min((after - before for before, after in pairwise(starts)), default=tile)

@@ -9,6 +9,7 @@ import click
 from lrdan_edge.cli.options import bundle_option, device_option, next_step, require
 from lrdan_edge.cli.view_options import SIZE, view_options
 from lrdan_edge.errors import InterruptedTrainingError
+from lrdan_edge.train.recipes import DEFAULT_RECIPE, RECIPES
 
 INTERRUPTED = 130
 
@@ -25,10 +26,10 @@ INTERRUPTED = 130
 @click.option("--epochs", type=click.IntRange(min=1), help="Passes over the images. [default: depends on their number]")
 @click.option(
     "--recipe",
-    type=click.Choice(["inspection", "lrdan"]),
-    default="inspection",
+    type=click.Choice(list(RECIPES)),
+    default=DEFAULT_RECIPE,
     show_default=True,
-    help="inspection: a network that restores and marks synthetic defects; lrdan: the networks of the LRDAN paper.",
+    help=f"{'; '.join(f'{name}: {summary}' for name, summary in RECIPES.items())}.",
 )
 @click.option("--batch-size", type=click.IntRange(min=2), help="Images per step. [default: the recipe's]")
 @click.option(

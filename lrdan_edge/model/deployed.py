@@ -8,28 +8,30 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lrdan_edge.bundle.bundle import Bundle
+from lrdan_edge.bundle.command import Command
 from lrdan_edge.bundle.names import WEIGHTS
 from lrdan_edge.bundle.spec import ModelSpec, Preprocessing, Scoring
 from lrdan_edge.errors import BundleError
 from lrdan_edge.model.networks import Autoencoder, Marker, Restorer, ae2_for
 from lrdan_edge.model.precision import Float32Module
-from lrdan_edge.model.tiling import Cut, Stitch
+from lrdan_edge.model.tiling import Tile, Untile
 
 MapSource = Literal["error", "defects"]
 
 LEAST_CONTRAST = 0.06  # of a range of 2; added to an image's deviation before dividing by it
-EXTENT_STEP = 4  # pixels
-NEARBY_WINDOW, NEARBY_SHARE = 0.5, 0.01  # of each side; of what is nearby: so much of it marked doubles a pixel's odds
-NEARBY_CELLS = 16  # along a side: a window this wide changes slowly from pixel to pixel
+SAMPLING_STEP = 4  # pixels
+CONTEXT_WINDOW = 0.5  # of each side
+CONTEXT_FRACTION = 0.01  # this fraction of defective pixels in the window doubles the odds of a pixel
+CONTEXT_CELLS = 16  # along a side: the average over so wide a window changes slowly
 LEAST_SIGMA = 0.1  # pixels; below it the Gaussian's neighbours weigh nothing
 
 
 class ScoringHead(Float32Module):
     """From an anomaly map (AE2's error, or the defects it marks) to score and heatmap; in float32.
 
-    map' = smooth((map − mean) / deviation), score = its maximum, mean or root mean square, and it is the heatmap. Log-odds may gain
-    the log of the share of the image that they mark, see `extent`; and the heatmap alone may gain by what is marked around, see
-    `nearby`.
+    map' = smooth((map − mean) / deviation). The score is the maximum, mean or root mean square of map', and map' is the heatmap.
+    To log-odds the head can add the area term (`area_term`), and then to the heatmap only, after the score is taken, the context gain
+    (`ContextGain`).
     """
 
     error_mean: Tensor
@@ -52,14 +54,15 @@ class ScoringHead(Float32Module):
         for name, constant in (("error_mean", error_mean), ("error_std", error_std)):
             if tuple(constant.shape) != spec.heatmap_shape:
                 raise BundleError(
-                    f"scoring.{name} is {list(constant.shape)}, the model's maps are {list(spec.heatmap_shape)}: "
-                    "run 'lrdan-edge train --overwrite' again"
+                    f"scoring.{name} is {list(constant.shape)}, the model's maps are {list(spec.heatmap_shape)}",
+                    "run '{command}' again",
+                    command=Command("train", overwrite=True),
                 )
-        self.normalise, self.pooling, self.extent = scoring.normalise, scoring.pooling, scoring.extent
+        self.normalise, self.pooling, self.adds_area_term = scoring.normalise, scoring.pooling, scoring.extent
         self.register_buffer("error_mean", error_mean.float().clone()[None, None])
         self.register_buffer("error_deviation", error_std.float().clamp_min(scoring.deviation_floor)[None, None])
         self.register_buffer("kernel", gaussian_kernel(scoring.smoothing_sigma, min(spec.heatmap_shape)))
-        self.nearby = Nearby(spec.heatmap_shape) if scoring.nearby else None
+        self.nearby = ContextGain(spec.heatmap_shape) if scoring.nearby else None
 
     def forward(self, heat: Tensor) -> tuple[Tensor, Tensor]:
         """Score.
@@ -74,8 +77,8 @@ class ScoringHead(Float32Module):
             heat = (heat - self.error_mean) / self.error_deviation
         heat = smooth(heat, self.kernel).squeeze(1)  # OpenVINO adds over the last axis: the channels, where there are any
         gain = self.nearby(heat) if self.nearby else None
-        if self.extent:
-            heat = heat + extent(heat)
+        if self.adds_area_term:
+            heat = heat + area_term(heat)
         if self.pooling == "rms":
             score = heat.square().mean((1, 2)).sqrt()
         else:
@@ -106,8 +109,9 @@ class DeployModule(nn.Module):
         super().__init__()
         self.ae2, self.head, self.source, self.preprocessing = ae2, head, source, preprocessing
         geometry = spec.geometry if spec else None
-        self.cut = Cut(spec, geometry) if spec and geometry else None
-        self.stitch = Stitch(spec) if spec and geometry else None
+        # The attributes' names are those of the graph's initialisers: calibration looks for them, also in graphs of earlier versions.
+        self.cut = Tile(spec, geometry) if spec and geometry else None
+        self.stitch = Untile(spec) if spec and geometry else None
         self.eval()
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
@@ -130,24 +134,24 @@ class DeployModule(nn.Module):
 
 def preprocess(frames: Tensor, preprocessing: Preprocessing) -> Tensor:
     """Frames as the networks see them: float32 [N, C, H, W] in [0, 255] to float32 [N, C, H, W]."""
-    if preprocessing.standardise:  # scale and offset drop out, but for the least contrast's unit: two passes less at run time
+    if preprocessing.standardise:  # scale and offset cancel, except in the unit of the least contrast: two operations less
         mean, deviation = standardisation(frames, LEAST_CONTRAST / preprocessing.scale)
         return (frames - mean) / deviation
     return frames * preprocessing.scale + preprocessing.offset
 
 
 def standardisation(x: Tensor, least: float = LEAST_CONTRAST) -> tuple[Tensor, Tensor]:
-    """Each image's mean and deviation plus `least` (a blank image stays blank), both float32 [N, 1, 1, 1]."""
+    """Each image's mean, and its deviation plus `least` (so that a blank image stays blank), both float32 [N, 1, 1, 1]."""
     mean = image_mean(x)
-    centred = x - mean  # a product and no square: ONNX has only a general, slow power
+    centred = x - mean  # a product: ONNX has no square, only a general, slow power
     return mean, image_mean(centred * centred).sqrt() + least
 
 
 def image_mean(x: Tensor) -> Tensor:
     """Each image's mean, [N, 1, 1, 1] of [N, C, H, W], as the mean of its rows' means.
 
-    Inference engines add up one by one: over a whole image they lost three digits, and the score with them. The flattening
-    between keeps them from making one sum of the two.
+    Inference engines add values one after another; over a whole image they lost three digits. The flattening between the two means
+    keeps engines from fusing them into one sum.
     """
     return x.mean(3).flatten(1).mean(1).reshape(-1, 1, 1, 1)
 
@@ -170,7 +174,11 @@ def anomaly_map(x: Tensor, ae2: Autoencoder | Restorer | Marker, source: MapSour
     if isinstance(ae2, Marker) or (isinstance(ae2, Restorer) and source == "defects"):
         return ae2.marks(seen)
     if source == "defects":
-        raise BundleError("scoring.source is defects, and an autoencoder marks none: run 'lrdan-edge train --overwrite' again")
+        raise BundleError(
+            "scoring.source is defects, but an autoencoder marks none",
+            "run '{command}' again",
+            command=Command("train", overwrite=True),
+        )
     reconstruction: Tensor = ae2(seen)[0]
     return (x - reconstruction.float()).abs().mean(1, keepdim=True)
 
@@ -178,28 +186,27 @@ def anomaly_map(x: Tensor, ae2: Autoencoder | Restorer | Marker, source: MapSour
 def sampled_probabilities(heat: Tensor) -> Tensor:
     """The probabilities of log-odds float32 [N, H, W] at every fourth row and column: float32 [N, h, w].
 
-    As good as all of them for a share, since what is marked is many pixels wide, and next to no work.
+    For a mean they are as good as all of them, since defects are many pixels wide, and they cost almost nothing.
     """
-    first, step = EXTENT_STEP // 2, EXTENT_STEP
+    first, step = SAMPLING_STEP // 2, SAMPLING_STEP
     return torch.sigmoid(heat[:, first::step, first::step])
 
 
-def extent(heat: Tensor) -> Tensor:
-    """The log of the share of each image that is defective, by its log-odds float32 [N, H, W]: float32 [N, 1, 1].
+def area_term(heat: Tensor) -> Tensor:
+    """The log of the defective fraction of each image, from log-odds float32 [N, H, W]: float32 [N, 1, 1].
 
-    It tells a large, faint defect from a small mark as faint. One pixel of the map is added, so that no share at all has a
-    logarithm too.
+    It tells a large, faint defect from a small, faint mark. One pixel is added, so that the logarithm of 0 is never taken.
     """
-    share = image_mean(sampled_probabilities(heat)[:, None]).squeeze(1)
-    return torch.log(share + 1 / (heat.shape[-2] * heat.shape[-1]))
+    fraction = image_mean(sampled_probabilities(heat)[:, None]).squeeze(1)
+    return torch.log(fraction + 1 / (heat.shape[-2] * heat.shape[-1]))
 
 
-class Nearby(Float32Module):
-    """What the log-odds of a defect gain by the share s that is defective of what lies around a pixel: log(1 + s / 0.01).
+class ContextGain(Float32Module):
+    """What the log-odds of a pixel gain from the defective fraction f of its context: log(1 + f / 0.01).
 
-    Of a large defect a network often marks a part, and what lies between is defective too. Around lies what is within a window of
-    half of each side, as far as it is in the image. A window so wide changes slowly, so it is averaged in 16 by 16 places, and
-    what is gained there is interpolated: products with small constant matrices, as `lrdan_edge.model.tiling.AreaResize` has them.
+    A network often marks only a part of a large defect, and the pixels between the parts are defective too. The context is a window of
+    half of each side, as far as it lies in the image. The average over such a wide window changes slowly, so it is computed at 16 by 16
+    places and the gain is interpolated, by products with small constant matrices, as in `lrdan_edge.model.tiling.AreaResize`.
     """
 
     rows: Tensor
@@ -208,28 +215,28 @@ class Nearby(Float32Module):
     to_columns: Tensor
 
     def __init__(self, shape: tuple[int, int]) -> None:
-        """Make the matrices for maps of `shape`, rows and columns, each 28 or more."""
+        """Make the matrices for maps of `shape` (rows, columns), each 28 or more."""
         super().__init__()
         for name, side in zip(("rows", "columns"), shape, strict=True):
-            averages, interpolation = _nearby_weights(side)
+            averages, interpolation = _context_weights(side)
             transposed = name == "columns"
             self.register_buffer(name, (averages.T if transposed else averages)[None].contiguous())
             self.register_buffer(f"to_{name}", (interpolation.T if transposed else interpolation)[None].contiguous())
 
     def forward(self, heat: Tensor) -> Tensor:
         """Gains, float32 [N, H, W] from 0 to log(101), by log-odds float32 [N, H, W]."""
-        share = self.rows @ sampled_probabilities(heat) @ self.columns
-        gain: Tensor = self.to_rows @ torch.log(1 + share / NEARBY_SHARE) @ self.to_columns
+        fraction = self.rows @ sampled_probabilities(heat) @ self.columns
+        gain: Tensor = self.to_rows @ torch.log(1 + fraction / CONTEXT_FRACTION) @ self.to_columns
         return gain
 
 
-def _nearby_weights(side: int) -> tuple[Tensor, Tensor]:
+def _context_weights(side: int) -> tuple[Tensor, Tensor]:
     """Along one axis: averages of sampled places around each cell, [cells, places], and pixels between cells, [side, cells]."""
-    places = torch.arange(EXTENT_STEP // 2, side, EXTENT_STEP)
-    centres = (torch.arange(NEARBY_CELLS) + 0.5) * side / NEARBY_CELLS - 0.5
-    near = ((centres[:, None] - places).abs() <= NEARBY_WINDOW / 2 * side).float()
-    steps = (torch.arange(side)[:, None] - centres) * NEARBY_CELLS / side
-    tents = (1 - steps.abs()).clamp_min(0)  # beyond the first and the last centre one is left: it counts whole
+    places = torch.arange(SAMPLING_STEP // 2, side, SAMPLING_STEP)
+    centres = (torch.arange(CONTEXT_CELLS) + 0.5) * side / CONTEXT_CELLS - 0.5
+    near = ((centres[:, None] - places).abs() <= CONTEXT_WINDOW / 2 * side).float()
+    steps = (torch.arange(side)[:, None] - centres) * CONTEXT_CELLS / side
+    tents = (1 - steps.abs()).clamp_min(0)  # beyond the first and the last centre only one is left, with weight 1
     return near / near.sum(1, keepdim=True), tents / tents.sum(1, keepdim=True)
 
 
@@ -262,7 +269,7 @@ def load_ae2(bundle: Bundle, device: str = "cpu") -> DeployModule:
     Raises:
         MissingStageError: The bundle is not trained.
         ChangedFileError: The weights are not the manifest's.
-        BundleError: The weights do not fit the manifest's model.
+        BundleError: The weights do not match the manifest's model.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -277,7 +284,9 @@ def load_ae2(bundle: Bundle, device: str = "cpu") -> DeployModule:
     except (SafetensorError, RuntimeError, LookupError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise BundleError(
-            f"{path} does not fit the model in the manifest ({reason}): run 'lrdan-edge train --overwrite' again"
+            f"{path} does not match the model in the manifest ({reason})",
+            "run '{command}' again",
+            command=Command("train", overwrite=True),
         ) from error
     head = ScoringHead(spec, bundle.manifest.scoring, mean, deviation)
     return DeployModule(ae2, head, bundle.manifest.preprocessing, bundle.manifest.scoring.source, spec).to(device)

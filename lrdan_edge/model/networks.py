@@ -1,4 +1,4 @@
-"""The networks: LRDAN's two autoencoders (AE1 = G, AE2 = D') and discriminator D, and the U-Net that restores as AE2."""
+"""The networks that are deployed as AE2: the paper's autoencoder (AE1 is one too), and a U-Net that restores images."""
 
 import math
 from itertools import pairwise
@@ -12,72 +12,78 @@ from lrdan_edge.bundle.spec import ModelSpec
 from lrdan_edge.errors import DataError
 
 SMALLEST, LARGEST, MULTIPLE = 28, 512, 4
-GRID = 8  # the encoder halves the image until its shorter side is near this
 MOST_CHANNELS = 128
-BASE_CHANNELS = 16
-RESTORER_DOWNSAMPLINGS = 5
-LATENT_CHANNELS = 8
-LARGEST_VECTOR, VECTOR_CHANNELS = 32, 10  # images no larger than this are coded as a whole, by so many numbers
 
 
-def spec_for(
-    height: int,
-    width: int,
-    channels: Literal[1, 3],
-    *,
-    decoder: Literal["resize", "transposed"] = "resize",
-    recipe: str = "lrdan",
-) -> ModelSpec:
-    """The networks' shape for images of this size.
-
-    An autoencoder halves the image until its shorter side is about `GRID`, and at least twice. The code is spatial: each of
-    its cells describes a patch, which is all that a small network can learn from a few hundred images. Images of 32 pixels or
-    less hold one object (a digit, say), and seven by seven cells could draw any other as well: their code is a short vector.
-    A restorer (recipe ``inspection``, larger images) halves five times, to see far.
+def require_supported_size(height: int, width: int) -> None:
+    """Check a size of the networks' images.
 
     Args:
-        height: Rows, 28 to 512, a multiple of 4.
+        height: Rows: 28 to 512, a multiple of 4.
         width: Columns, likewise.
-        channels: 1 (grey) or 3 (blue, green, red).
-        decoder: How the decoder enlarges.
-        recipe: The training recipe.
 
     Raises:
         DataError: The size is not supported.
     """
     for name, size in (("height", height), ("width", width)):
         if not SMALLEST <= size <= LARGEST or size % MULTIPLE:
-            fit = min(max(round(size / MULTIPLE) * MULTIPLE, SMALLEST), LARGEST)
             raise DataError(
-                f"{name} {size} is not supported (multiples of {MULTIPLE} from {SMALLEST} to {LARGEST} are): "
-                f"give --image-size with a {name} of {fit}"
+                f"{name} {size} is not supported (multiples of {MULTIPLE} from {SMALLEST} to {LARGEST} are)",
+                "give {image_size} with a {name} of {nearest}",
+                name=name,
+                nearest=min(max(round(size / MULTIPLE) * MULTIPLE, SMALLEST), LARGEST),
             )
-    vector = max(height, width) <= LARGEST_VECTOR
-    restorer = recipe == "inspection" and not vector
-    latent = VECTOR_CHANNELS if vector else LATENT_CHANNELS
+
+
+def autoencoder_spec(
+    recipe: str,
+    shape: tuple[int, int, Literal[1, 3]],
+    *,
+    base_channels: int,
+    latent_channels: int,
+    smallest_grid: int,
+    code: Literal["spatial", "vector"],
+    decoder: Literal["resize", "transposed"] = "resize",
+) -> ModelSpec:
+    """The specification of an autoencoder.
+
+    Args:
+        recipe: The recipe that trains it.
+        shape: (H, W, C) of its images.
+        base_channels: Feature maps after the first convolution.
+        latent_channels: Feature maps of a spatial code, or the length of a vector.
+        smallest_grid: The image is halved until its shorter side is about this, and at least twice.
+        code: See `ModelSpec.code`.
+        decoder: How the decoder upsamples.
+
+    Raises:
+        DataError: The size is not supported.
+    """
+    height, width, channels = shape
+    require_supported_size(height, width)
     return ModelSpec(
         recipe=recipe,
         height=height,
         width=width,
         channels=channels,
-        base_channels=BASE_CHANNELS,
-        latent_channels=restorer_widths(BASE_CHANNELS, RESTORER_DOWNSAMPLINGS)[-1] if restorer else latent,
-        downsamplings=RESTORER_DOWNSAMPLINGS if restorer else max(2, round(math.log2(min(height, width) / GRID))),
+        base_channels=base_channels,
+        latent_channels=latent_channels,
+        downsamplings=max(2, round(math.log2(min(height, width) / smallest_grid))),
         decoder=decoder,
-        architecture="restorer" if restorer else "autoencoder",
-        code="vector" if vector else "spatial",
+        code=code,
     )
 
 
-def _widths(spec: ModelSpec) -> list[int]:
-    """Feature maps after each downsampling."""
+def feature_maps(spec: ModelSpec) -> list[int]:
+    """The number of feature maps after each downsampling of an autoencoder."""
     return [min(spec.base_channels << level, max(MOST_CHANNELS, spec.base_channels)) for level in range(spec.downsamplings)]
 
 
-def _encoder_layers(spec: ModelSpec) -> list[nn.Module]:
+def encoder_layers(spec: ModelSpec) -> list[nn.Module]:
+    """The convolutions of an autoencoder that halve the image, with batch normalisation and activation."""
     layers: list[nn.Module] = []
     before = int(spec.channels)
-    for width in _widths(spec):
+    for width in feature_maps(spec):
         layers += [nn.Conv2d(before, width, 4, 2, 1, bias=False), nn.BatchNorm2d(width), nn.LeakyReLU(0.2)]
         before = width
     return layers
@@ -94,14 +100,14 @@ class Encoder(nn.Sequential):
 
     def __init__(self, spec: ModelSpec) -> None:
         kernel = code_grid(spec) if spec.code == "vector" else (1, 1)
-        super().__init__(*_encoder_layers(spec), nn.Conv2d(_widths(spec)[-1], spec.latent_channels, kernel))
+        super().__init__(*encoder_layers(spec), nn.Conv2d(feature_maps(spec)[-1], spec.latent_channels, kernel))
 
 
 class Decoder(nn.Sequential):
     """Code to image in [-1, 1]; ``resize`` enlarges by nearest neighbour then convolves, ``transposed`` deconvolves."""
 
     def __init__(self, spec: ModelSpec) -> None:
-        widths = _widths(spec)[::-1]
+        widths = feature_maps(spec)[::-1]
         grid = code_grid(spec) if spec.code == "vector" else (1, 1)
         first = widths[0] * math.prod(grid)
         layers: list[nn.Module] = [nn.Conv2d(spec.latent_channels, first, 1, bias=False), nn.BatchNorm2d(first), nn.ReLU()]
@@ -265,28 +271,6 @@ def padding(spec: ModelSpec) -> tuple[int, int, int, int]:
     """What `torch.nn.functional.pad` adds so that every halving is exact: (left, right, top, bottom)."""
     rows, columns = code_grid(spec)
     return (0, (columns << spec.downsamplings) - spec.width, 0, (rows << spec.downsamplings) - spec.height)
-
-
-class Discriminator(nn.Module):
-    """Tells images from AE1's reconstructions; its features are what the adversarial loss compares."""
-
-    def __init__(self, spec: ModelSpec) -> None:
-        super().__init__()
-        self.features = nn.Sequential(*_encoder_layers(spec))
-        self.logit = nn.Conv2d(_widths(spec)[-1], 1, 1)
-        initialise(self)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Judge patches.
-
-        Args:
-            x: float [N, C, H, W] in [-1, 1].
-
-        Returns:
-            Logits per patch, float [N, 1, h, w], high for real ones, and the features f(x) below them, float [N, K, h, w].
-        """
-        features: Tensor = self.features(x)
-        return self.logit(features), features
 
 
 @torch.no_grad()

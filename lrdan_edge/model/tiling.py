@@ -1,7 +1,7 @@
-"""The deploy graph's two ends: frames to the networks' images (region, scale, tiles), and the tiles' maps to one heatmap.
+"""Both ends of the deploy graph: from frames to the networks' images (region, scale, tiles), and from the tiles' maps to one heatmap.
 
-Only slices, matrix products and sums: every backend has them, and TensorRT runs the products on its tensor cores. ONNX's own
-Resize with antialiasing is no choice: TensorRT's parser refuses the attribute, and its filter is not the one of training.
+They consist of slices, matrix products and sums: every backend has them, and TensorRT runs the products on its tensor cores. ONNX's
+Resize with antialiasing cannot be used: TensorRT's parser refuses the attribute, and its filter differs from that of training.
 """
 
 from math import gcd
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lrdan_edge.bundle.spec import ModelSpec
-from lrdan_edge.bundle.view import Geometry, fading_zones
+from lrdan_edge.bundle.view import Geometry, blend_zones
 from lrdan_edge.model.precision import Float32Module
 
 Matrix = npt.NDArray[np.float32]
@@ -22,8 +22,8 @@ Matrix = npt.NDArray[np.float32]
 class AreaResize(Float32Module):
     """Scales images as `lrdan_edge.data.images.fit_frame` does (OpenCV's area average, rounded to grey levels).
 
-    Averaging areas is linear in rows and in columns: two products with constant matrices. When a side shrinks by p/q, every p
-    pixels become q whatever the rest is, so the matrix is q by p, repeated, and not the full one.
+    Averaging areas is linear in rows and in columns: two products with constant matrices. When a side shrinks by p/q, each p pixels
+    become q independently of the others, so a matrix of q by p is applied repeatedly instead of a full one.
     """
 
     columns: Tensor
@@ -53,7 +53,7 @@ class AreaResize(Float32Module):
             x = (x.reshape(-1, self.columns.shape[0]) @ self.columns).reshape(-1, channels, height, self.target[1])
         if self.rows.numel() > 1:
             x = (self.rows @ x.reshape(-1, self.rows.shape[1], self.target[1])).reshape(-1, channels, *self.target)
-        # OpenCV rounds a half to the even grey level, but up where it halves an image (in integers).
+        # OpenCV rounds halves to the even grey level, but up when it halves an image, which it does in integers.
         return (x + 0.5).floor() if self.halves else x.round()
 
 
@@ -85,8 +85,8 @@ def _first_block(matrix: Matrix) -> Matrix:
     return np.ascontiguousarray(matrix[: after // blocks, : before // blocks])
 
 
-class Cut(nn.Module):
-    """Frames to the networks' images: the region, scaled to the canvas, cut into tiles."""
+class Tile(nn.Module):
+    """Makes the networks' images from frames: crops the region, resizes it to the canvas, and cuts the canvas into tiles."""
 
     def __init__(self, spec: ModelSpec, geometry: Geometry) -> None:
         """Prepare.
@@ -104,7 +104,7 @@ class Cut(nn.Module):
         self.height, self.width = spec.height, spec.width
 
     def forward(self, frames: Tensor) -> Tensor:
-        """Cut.
+        """Make the tiles.
 
         Args:
             frames: float32 [N, C, H, W] in [0, 255].
@@ -125,8 +125,8 @@ class Cut(nn.Module):
         return x.permute(0, 2, 4, 1, 3, 5).reshape(-1, int(frames.shape[1]), self.height, self.width)
 
 
-class Stitch(Float32Module):
-    """The tiles' maps to the canvas's: where tiles overlap, one fades into the other, so that no seam shows."""
+class Untile(Float32Module):
+    """Blends the maps of the tiles into the map of the canvas: where tiles overlap, one fades into the other, so there is no seam."""
 
     row_weights: Tensor
     column_weights: Tensor
@@ -139,23 +139,23 @@ class Stitch(Float32Module):
         """
         super().__init__()
         self.starts, self.tile = (spec.tile_rows, spec.tile_columns), (spec.height, spec.width)
-        rows, columns = (fading(starts, tile) for starts, tile in zip(self.starts, self.tile, strict=True))
+        rows, columns = (blend_weights(starts, tile) for starts, tile in zip(self.starts, self.tile, strict=True))
         self.register_buffer("row_weights", torch.from_numpy(rows)[None, :, :, None, None])
         self.register_buffer("column_weights", torch.from_numpy(columns)[None, None, None])
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Stitch float32 [N·T, 1, h, w], in `Cut`'s order, to float32 [N, 1, H, W]."""
+        """Blend float32 [N·T, 1, h, w], in the order of `Tile`, to float32 [N, 1, H, W]."""
         (rows, columns), (height, width) = (len(starts) for starts in self.starts), self.tile
         if rows * columns == 1:
             return maps
         x = maps.reshape(-1, rows, columns, height, width).transpose(2, 3)
         x = (x * self.row_weights * self.column_weights).reshape(-1, rows * height, columns * width)
-        x = _join(_join(x, self.starts[0], height, 1), self.starts[1], width, 2)
+        x = _overlap_add(_overlap_add(x, self.starts[0], height, 1), self.starts[1], width, 2)
         return x.unsqueeze(1)
 
 
-def fading(starts: list[int], tile: int) -> Matrix:
-    """Each tile's weights along one side: they rise and fall linearly over `fading_zones`, and sum to 1 everywhere.
+def blend_weights(starts: list[int], tile: int) -> Matrix:
+    """Each tile's weights along one side: they rise and fall linearly over `blend_zones`, and sum to 1 everywhere.
 
     Args:
         starts: Where each tile begins on the canvas.
@@ -165,7 +165,7 @@ def fading(starts: list[int], tile: int) -> Matrix:
         float32 [len(starts), tile].
     """
     weights = np.ones((len(starts), tile), np.float64)
-    for index, (begin, end) in enumerate(fading_zones(starts, tile)):
+    for index, (begin, end) in enumerate(blend_zones(starts, tile)):
         places = np.arange(starts[index], starts[index + 1] + tile) + 0.5
         rise = np.clip((places - begin) / (end - begin), 0, 1) if end > begin else places > begin
         weights[index] *= 1 - rise[:tile]
@@ -173,10 +173,10 @@ def fading(starts: list[int], tile: int) -> Matrix:
     return weights.astype(np.float32)
 
 
-def _join(x: Tensor, starts: list[int], tile: int, axis: int) -> Tensor:
-    """Weighted tiles that lie side by side along `axis` moved to where they belong, what fades added up."""
+def _overlap_add(x: Tensor, starts: list[int], tile: int, axis: int) -> Tensor:
+    """Move weighted tiles, which lie side by side along `axis`, to their places, and add them where they overlap."""
     parts, place = [], 0
-    ends = [*fading_zones(starts, tile), (starts[-1] + tile, starts[-1] + tile)]
+    ends = [*blend_zones(starts, tile), (starts[-1] + tile, starts[-1] + tile)]
     for index, (begin, end) in enumerate(ends):
         here = index * tile - starts[index]
         if begin > place:

@@ -9,8 +9,7 @@ from lrdan_edge.errors import DataError
 from lrdan_edge.protocol.baselines import DETECTORS, SEMI_SUPERVISED
 from lrdan_edge.protocol.baselines.base import Detector
 from lrdan_edge.protocol.baselines.lrdan import Lrdan
-from lrdan_edge.train.recipes.lrdan.adversaries import DualReading
-from lrdan_edge.train.recipes.lrdan.losses import LossWeights
+from lrdan_edge.train.recipes.lrdan.hyperparameters import DualReading, LossWeights
 
 LABELLED_RATIO = 0.05
 

@@ -1,7 +1,7 @@
-"""Checkpoints: all that training needs to go on after it was killed, in one safetensors file with JSON in its header.
+"""Checkpoints: all that training needs to continue after it was killed, in one safetensors file with JSON in its header.
 
-What an uninterrupted run would have given comes out bit for bit: the order of the images and everything drawn depend on seed
-and step alone (`prefetch`, `Learner.prepare`), and networks, optimisers, PyTorch's generators and the epoch's sums are saved.
+A resumed run gives the same bits as an uninterrupted one: the order of the images and all random draws depend only on seed and step
+(`prefetch`, `Learner.prepare`), and networks, optimisers, PyTorch's random generators and the epoch's sums are saved.
 """
 
 import hashlib
@@ -29,8 +29,8 @@ class State(msgspec.Struct, forbid_unknown_fields=True):
         step: Steps made.
         history: The finished epochs' mean losses.
         sums: The unfinished epoch's sums of losses.
-        counts: For how many steps in a row each sign of a collapse has been seen; see `collapse.Watch`.
-        seconds: What the steps took, over all breaks.
+        counts: For how many steps in a row each sign of a collapse has been seen; see `collapse.CollapseDetector`.
+        seconds: Time that the steps took, over all starts.
     """
 
     step: int = 0
@@ -52,9 +52,9 @@ class Checkpoint:
 
     Attributes:
         path: The file.
-        identity: What makes this run this run: the data's fingerprint, the model, the options, the versions.
-        conditions: What may differ, at the price of the last bits: device, threads, versions.
-        seconds: How often it is to be written.
+        identity: All that the result depends on: the data's fingerprint, the model, the options, the hyperparameters, the version.
+        conditions: What may differ, but then the last bits differ: device, threads, versions of libraries.
+        seconds: Seconds between two writes.
     """
 
     path: Path
@@ -78,7 +78,7 @@ class Checkpoint:
         return time.monotonic() - self._written >= self.seconds
 
     def write(self, networks: nn.Module, optimisers: Sequence[torch.optim.Optimizer], state: State) -> None:
-        """Replace the checkpoint, durably and at once: a kill leaves the older one or this one."""
+        """Replace the checkpoint atomically and durably: a kill leaves the older one or this one."""
         from safetensors.torch import save
 
         tensors = {f"{_NETWORK}{name}": tensor for name, tensor in networks.state_dict().items()}
@@ -101,7 +101,7 @@ class Checkpoint:
         """The checkpoint that an earlier, killed run left.
 
         Returns:
-            It, or None where there is none of this run; and what is to be said about it, or None.
+            It, or None if there is none of this run; and a warning for the user, or None.
         """
         try:
             header, tensors = _parse(self.path)
@@ -111,10 +111,12 @@ class Checkpoint:
             return None, f"the checkpoint {self.path} is damaged ({_line(error)})"
         if differing := _differences(header.identity, self.identity):
             return None, f"the checkpoint {self.path} is of another run ({'; '.join(differing[:3])})"
-        said = None
+        warning = None
         if differing := _differences(header.conditions, self.conditions):
-            said = f"not bit for bit as without the break, since the checkpoint has other conditions ({'; '.join(differing)})"
-        return Saved(tensors, header.state), said
+            warning = (
+                f"the last bits of the result may differ, since the checkpoint has other conditions ({'; '.join(differing)})"
+            )
+        return Saved(tensors, header.state), warning
 
 
 @dataclass
@@ -184,7 +186,7 @@ def _parse(path: Path) -> tuple[_Header, dict[str, Tensor]]:
         raise ValueError(str(error)) from error
     raw = metadata["run"].encode()
     if metadata["sha256"] != _digest(raw, tensors):
-        raise ValueError("its sha256 is another")
+        raise ValueError("its sha256 does not match")
     return msgspec.json.decode(raw, type=_Header), tensors
 
 

@@ -1,7 +1,7 @@
-"""Signs that training fails, looked for at every step, so that no epoch (of ten steps or more) passes before it ends with what to change.
+"""Detects collapsed trainings at every step, so that they end within an epoch (of ten steps or more) and say what to change.
 
-An AE2 that runs away (it seeks only to spoil fakes, with a large k) is no sign of its own: it ends in constant images, of G's or
-its own, while a high L_direc alone is what the dual term asks for.
+An AE2 that diverges (with a large k, it only learns to reconstruct fakes badly) is not a sign of its own: it ends in constant images, G's
+or its own, while a high L_direc is what the dual term asks for.
 """
 
 import math
@@ -10,27 +10,27 @@ from collections.abc import Iterator
 from lrdan_edge.errors import CollapseError
 
 AFTER = 100  # steps; before that the networks may be constant
-SHORTEST_WATCH, LONGEST_WATCH = 10, 50  # steps in a row that prove a collapse: an epoch's, if it has so many
-COLLAPSED = 0.01  # share of the images' own spread below which the reconstructions are all one
+LEAST_PATIENCE, MOST_PATIENCE = 10, 50  # steps in a row that prove a collapse: an epoch's, if it has so many
+COLLAPSED = 0.01  # fraction of the images' spread below which all reconstructions count as the same
 LEAST_SPREAD = 0.05  # images more alike than this (of a range of 2) say nothing about a collapse
 CERTAIN = 0.05  # a discriminator's loss: it gives about 95 % to what is right; healthy runs stay far above
 
 
-class Watch:
-    """Watches one run's losses."""
+class CollapseDetector:
+    """Detects the collapse of one run from its losses."""
 
     def __init__(self, steps_per_epoch: int, counts: dict[str, int]) -> None:
-        """Begin, or go on.
+        """Start, or continue.
 
         Args:
-            steps_per_epoch: Nothing is watched for longer than an epoch, if that has `SHORTEST_WATCH` steps.
+            steps_per_epoch: A sign must last for at most an epoch, if that has `LEAST_PATIENCE` steps.
             counts: For how many steps in a row each sign has been seen; kept up to date.
         """
-        self.patience = min(LONGEST_WATCH, max(SHORTEST_WATCH, steps_per_epoch))
+        self.patience = min(MOST_PATIENCE, max(LEAST_PATIENCE, steps_per_epoch))
         self.counts = counts
 
-    def see(self, losses: dict[str, float], epoch: int, step: int) -> None:
-        """Look at one step's losses.
+    def check(self, losses: dict[str, float], epoch: int, step: int) -> None:
+        """Check the losses of one step.
 
         Args:
             losses: As `Learner.step` gives them, with ``spread_x``, the images' own spread in the same units as ``spread_ae2``.
@@ -38,14 +38,14 @@ class Watch:
             step: The step, from 1.
 
         Raises:
-            CollapseError: A loss is not finite; or, for so many steps in a row, a network has answered every image with the same
-                one, or a discriminator has run away.
+            CollapseError: A loss is not finite; or, for `patience` steps in a row, a network has given the same output for every image,
+                or the discriminator has been nearly certain.
         """
         for name, value in losses.items():
             if not math.isfinite(value):
                 raise CollapseError(
-                    f"loss {name} became {value} in epoch {epoch}, step {step}; nothing was saved: "
-                    "train again with another --seed or a lower --learning-rate"
+                    f"loss {name} became {value} in epoch {epoch}, step {step}; nothing was saved",
+                    "train again with another {seed} or a lower {learning_rate}",
                 )
         if step < AFTER:
             return
@@ -55,13 +55,13 @@ class Watch:
         for name, said in signs.items():
             self.counts[name] = self.counts.get(name, 0) + 1
             if self.counts[name] >= self.patience:
-                raise CollapseError(f"{said} in epoch {epoch}, for {self.patience} steps; nothing was saved: {_MENDS[name]}")
+                raise CollapseError(f"{said} in epoch {epoch}, for {self.patience} steps; nothing was saved", _FIXES[name])
 
 
-_MENDS = {
-    "spread_g": "train again with another --seed, a lower --learning-rate or more images",
-    "spread_ae2": "train again with another --seed, a lower --learning-rate or more images",
-    "discriminator": "train again with a lower --learning-rate, another --seed or more images",
+_FIXES = {
+    "spread_g": "train again with another {seed}, a lower {learning_rate} or more images",
+    "spread_ae2": "train again with another {seed}, a lower {learning_rate} or more images",
+    "discriminator": "train again with a lower {learning_rate}, another {seed} or more images",
 }
 
 

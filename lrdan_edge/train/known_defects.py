@@ -9,17 +9,14 @@ A folder ``good`` elsewhere is refused: its images would be learnt as defects.
 """
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from lrdan_edge.bundle.files import sha256_of
 from lrdan_edge.bundle.spec import ModelSpec
@@ -27,10 +24,6 @@ from lrdan_edge.data.dataset import LabelledImage, mask_of
 from lrdan_edge.data.images import cut_frame, fit_frame, list_images, read_image, read_mask, tiles_of
 from lrdan_edge.errors import DataError
 
-SHARE = 0.12  # of a batch that shows known defects
-VARIED_MASK = 0.4  # exposure scales a mask too, but never below this where it is 1
-BAG = 30  # pixels of an unmarked defect that must look defective
-WEIGHT = 0.1  # of `bag` beside a restoration's 1: heavier, it marks whatever is there
 LEAST_ERROR = 1e-6
 
 Image = npt.NDArray[np.float32]
@@ -55,22 +48,25 @@ class KnownDefects:
         """Sha256 over images and masks as they are fitted."""
         return hashlib.sha256(self.frames.numpy().tobytes() + self.masks.numpy().tobytes()).hexdigest()
 
-    def draw(self, batch_size: int, seed: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        """Some of them at random, `SHARE` of a batch but at least one, to go beside it.
+    def draw(self, count: int, seed: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """Draw some at random.
 
         Args:
-            batch_size: Good images of the batch.
-            seed: Decides the draw.
+            count: How many.
+            seed: Random seed.
 
         Returns:
-            The defects, float32 [M, C, H, W] in [-1, 1]; and where to look, float32 [M, 1, H, W], which is everywhere if there
-            is no mask.
+            The defects, float32 [M, C, H, W] in [-1, 1], and where to look, float32 [M, 1, H, W]: everywhere if there is no mask.
         """
-        count = round(SHARE * batch_size) or 1
         places = torch.from_numpy(np.random.default_rng(seed).integers(0, len(self.frames), count))
         masks = self.masks[places][:, None]
         everywhere = masks.amax((1, 2, 3), keepdim=True) == 0
         return self.frames[places].float() * (2 / 255) - 1, torch.where(everywhere, torch.ones_like(masks), masks)
+
+
+def draw_known(known: KnownDefects | None, batch_size: int, fraction: float, seed: tuple[int, ...]) -> tuple[Tensor, ...]:
+    """Draw known defects for a batch of good images, at least one; `KnownDefects.draw`, or nothing if there are none."""
+    return known.draw(round(fraction * batch_size) or 1, (*seed, batch_size)) if known else ()
 
 
 def read_known(folder: Path, spec: ModelSpec, bit_depth: int = 16) -> KnownDefects:
@@ -140,96 +136,6 @@ def _listed(folder: Path) -> list[LabelledImage]:
     if not found:
         raise DataError(f"--known-defects {folder} holds no image of a defect: put some there, or leave the option out")
     return found
-
-
-class Mixed(NamedTuple):
-    """A batch of a restorer with known defects in it.
-
-    Attributes:
-        good: What is asked back, float32 [N, C, H, W].
-        defective: What is shown, the same shape.
-        mask: Float32 [N, 1, H, W], 1 where defective.
-        whole: Bool [N]: a known defect as it is; nobody knows what is under it.
-        marked: Bool [N]: where the defect is, is known.
-    """
-
-    good: Tensor
-    defective: Tensor
-    mask: Tensor
-    whole: Tensor
-    marked: Tensor
-
-
-def target(restored: Tensor, good: Tensor, mask: Tensor, whole: Tensor) -> Tensor:
-    """`good`, but what was restored where nobody knows what is right: no loss arises there.
-
-    Args:
-        restored: What a restorer made of a batch, float [N, C, H, W].
-        good: `Mixed.good` as it was standardised, the same shape.
-        mask: `Mixed.mask`.
-        whole: `Mixed.whole`.
-    """
-    return torch.where(whole[:, None, None, None] & (mask > 0), restored.detach(), good)
-
-
-def mix(
-    known: KnownDefects,
-    good: Tensor,
-    defective: Tensor,
-    mask: Tensor,
-    chance: Callable[[int], np.random.Generator],
-    vary: Callable[[Image, np.random.Generator], Image],
-) -> Mixed:
-    """Put known defects into some places of a batch, never the first.
-
-    Args:
-        known: The defects.
-        good: Good images, float32 [N, C, H, W] in [-1, 1]; written over.
-        defective: The same with synthetic defects; likewise.
-        mask: Float32 [N, 1, H, W]; likewise.
-        chance: Draws, for each place of the batch.
-        vary: The line's natural variation, of images float32 [H, W, C] in [0, 1].
-    """
-    count = len(good)
-    whole, marked = torch.zeros(count, dtype=torch.bool), torch.ones(count, dtype=torch.bool)
-    for place in range(count):
-        rng = chance(place)
-        if place == 0 or rng.random() >= SHARE:
-            continue
-        chosen = int(rng.integers(len(known.frames)))
-        marked[place] = bool(known.masks[chosen].any())
-        image, where = _varied(known.frames[chosen], known.masks[chosen], rng, vary)
-        good[place], defective[place], mask[place], whole[place] = image, image, where, True
-    return Mixed(good, defective, mask, whole, marked)
-
-
-def _varied(
-    frame: Tensor, mask: Tensor, rng: np.random.Generator, vary: Callable[[Image, np.random.Generator], Image]
-) -> tuple[Tensor, Tensor]:
-    """A frame uint8 [C, H, W] and its mask [H, W], both varied alike: [C, H, W] in [-1, 1] and [1, H, W]."""
-    state = rng.bit_generator.state
-    image = vary(np.ascontiguousarray(frame.permute(1, 2, 0).numpy() / np.float32(255)), rng)
-    rng.bit_generator.state = state  # the same draws again
-    moved = vary(mask.numpy()[..., None].astype(np.float32), rng) > VARIED_MASK
-    return torch.from_numpy(image.transpose(2, 0, 1).copy()) * 2 - 1, torch.from_numpy(
-        moved.transpose(2, 0, 1).astype(np.float32)
-    )
-
-
-def bag(logits: Tensor) -> Tensor:
-    """Multiple-instance loss of unmarked defects: −log σ of the mean log-odds of an image's `BAG` most suspicious pixels.
-
-    Args:
-        logits: Log-odds of a defect, float [N, 1, H, W].
-
-    Returns:
-        The mean over the images, a scalar; 0 if there are none.
-    """
-    if len(logits) == 0:
-        return logits.sum()
-    pixels = logits.flatten(1)
-    highest = pixels.topk(min(BAG, pixels.shape[1])).values.mean(1)
-    return F.softplus(-highest).mean()
 
 
 def inverse_error(good: Tensor, x: Tensor, drawn: Tensor, where: Tensor) -> Tensor:

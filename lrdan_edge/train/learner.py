@@ -1,52 +1,65 @@
 """What the training loop drives, whatever the recipe."""
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-SCALE, OFFSET = 2 / 255, -1.0  # uint8 to [-1, 1], what tanh gives
+SCALE, OFFSET = 2 / 255, -1.0  # uint8 to [-1, 1], the range of tanh
 
 Batch = tuple[Tensor, ...]
-"""What one step needs, on the host."""
+"""The tensors of one step, on the host."""
 
 
-class Learner(Protocol):
-    """Networks with their optimisers."""
+class Learner(ABC):
+    """Networks with their losses and optimisers.
+
+    Attributes:
+        optimisers: All optimisers, always in the same order. With the networks, they are a learner's whole state.
+        paints: Whether `prepare` takes so long that worker processes are worth it when a GPU trains.
+        shown: Which part of a batch is the input of AE2.
+    """
+
+    paints = False
+    shown = 0
+
+    def __init__(self, optimisers: Sequence[torch.optim.Optimizer] = ()) -> None:
+        """Keep the optimisers; their learning rates now are the peak learning rates."""
+        self.optimisers = tuple(optimisers)
+        self._peak_rates: list[float] = [optimiser.param_groups[0]["lr"] for optimiser in self.optimisers]
+
+    def set_rate(self, fraction: float) -> None:
+        """Use `fraction` (0 to 1) of the peak learning rates from now on."""
+        for optimiser, rate in zip(self.optimisers, self._peak_rates, strict=True):
+            for group in optimiser.param_groups:
+                group["lr"] = rate * fraction
 
     @property
-    def optimisers(self) -> Sequence[torch.optim.Optimizer]:
-        """All optimisers, always in the same order; with the networks, they are all of a learner's state."""
+    def learning_rate(self) -> float | None:
+        """The learning rate of the first optimiser, if there is one."""
+        return self.optimisers[0].param_groups[0]["lr"] if self.optimisers else None
 
-    @property
-    def paints(self) -> bool:
-        """Whether `prepare` is long enough a work to be worth processes of its own, where a GPU trains."""
-
-    @property
-    def shown(self) -> int:
-        """Which part of a batch is what AE2 sees."""
-
-    def set_rate(self, share: float) -> None:
-        """Use `share` (0 to 1) of the learning rates from now on."""
-
+    @abstractmethod
     def prepare(self, frames: Tensor, step: int) -> Batch:
-        """Make a batch ready on the host, in whichever thread and order: chance depends on seed, step and place alone.
+        """Prepare a batch on the host, in any process and order: random draws depend only on seed, step and place in the batch.
 
         Args:
             frames: The good images of the whole batch, uint8 [N, C, H, W].
             step: Which step it is for, from 0.
 
         Returns:
-            What `step` takes.
+            The arguments of `step`.
         """
 
-    @property
-    def step(self) -> Callable[..., dict[str, Tensor]]:
-        """One step on one batch: takes what `prepare` gives, on the networks' device.
+    @abstractmethod
+    def step(self, *batch: Any, **named: Any) -> dict[str, Tensor]:
+        """Make one step on one batch: takes what `prepare` returns, on the networks' device.
 
-        Returns every term over the batch, a detached scalar each; ``total``; ``spread_ae2`` and perhaps
-        ``spread_g``, which a collapse brings to zero; and ``spread_x``, the images' own in the same units.
+        Returns:
+            Each loss term over the batch, a detached scalar each; ``total``; ``spread_ae2`` and perhaps ``spread_g``, which a
+            collapse brings to zero; and ``spread_x``, the spread of the images in the same units.
         """
 
 

@@ -1,56 +1,21 @@
 """The training loop: steps, epochs, checkpoints."""
 
-import math
 import time
 from contextlib import closing
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lrdan_edge.train.checkpoint import Checkpoint, State
-from lrdan_edge.train.collapse import Watch
+from lrdan_edge.train.collapse import CollapseDetector
 from lrdan_edge.train.interrupt import Interrupt
 from lrdan_edge.train.learner import Batch, Learner
-from lrdan_edge.train.options import RECIPES, TrainOptions
 from lrdan_edge.train.prefetch import batch_of, batches, workers_for
 from lrdan_edge.train.progress import Progress
-from lrdan_edge.train.tensorboard_log import Board
-
-WARM_UP = 30  # steps over which the learning rate rises
-
-
-def rate_at(step: int, steps: int) -> float:
-    """Fraction of the learning rate at `step` of `steps`: a short rise, then half a cosine down to zero."""
-    return min(1.0, (step + 1) / WARM_UP) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How long a run is.
-
-    Attributes:
-        batch_size: Images per step.
-        steps_per_epoch: Steps that an epoch takes.
-        epochs: Passes over the images.
-    """
-
-    batch_size: int
-    steps_per_epoch: int
-    epochs: int
-
-    @property
-    def steps(self) -> int:
-        """Steps in all."""
-        return self.steps_per_epoch * self.epochs
-
-
-def schedule_for(options: TrainOptions, images: int) -> Schedule:
-    """The schedule that the options, or their recipe, ask for with so many images."""
-    recipe = RECIPES[options.recipe]
-    batch_size = min(options.batch_size or recipe.batch_size, images)
-    steps_per_epoch = images // batch_size
-    return Schedule(batch_size, steps_per_epoch, options.epochs or recipe.epochs(steps_per_epoch))
+from lrdan_edge.train.recipes.base import Networks
+from lrdan_edge.train.schedule import Schedule
+from lrdan_edge.train.tensorboard_log import TrainingLog
 
 
 @dataclass
@@ -63,19 +28,19 @@ class Loop:
         frames: The good images, uint8 [N, C, H, W].
         schedule: How long.
         seed: Decides the order of the images.
-        progress: Who is told.
-        board: Likewise.
+        progress: Gets progress and notes.
+        log: Gets losses and images.
         interrupt: Whether the user asked to stop.
         checkpoint: Where the state is kept.
     """
 
-    networks: nn.Module
+    networks: Networks
     learner: Learner
     frames: Tensor
     schedule: Schedule
     seed: int
     progress: Progress
-    board: Board
+    log: TrainingLog
     interrupt: Interrupt
     checkpoint: Checkpoint
 
@@ -90,27 +55,26 @@ class Loop:
         """
         device = next(self.networks.parameters()).device
         schedule, first, before, started = self.schedule, state.step, state.seconds, time.monotonic()
-        watch = Watch(schedule.steps_per_epoch, state.counts)
+        detector = CollapseDetector(schedule.steps_per_epoch, state.counts)
         steps = range(first, schedule.steps)
         workers = workers_for(self.learner, device)
         with closing(batches(self._prepare, steps, workers, self.progress.note)) as prepared:
             for batch in prepared:
-                rate = rate_at(state.step, schedule.steps)
-                self.learner.set_rate(rate)
+                self.learner.set_rate(schedule.rate_at(state.step))
                 on_device = tuple(part.to(device, non_blocking=True) for part in batch)
                 values = _values(self.learner.step(*on_device))
                 state.step += 1
                 state.seconds = before + time.monotonic() - started
                 epoch = (state.step - 1) // schedule.steps_per_epoch + 1
-                watch.see(values, epoch, state.step)
+                detector.check(values, epoch, state.step)
                 state.sums = {name: state.sums.get(name, 0.0) + value for name, value in values.items()}
-                self.board.step(state.step, values, rate)
+                self.log.step(state.step, values, self.learner.learning_rate)
                 left = (time.monotonic() - started) / (state.step - first) * (schedule.steps - state.step)
                 self.progress.step(epoch, schedule.epochs, state.step, schedule.steps, values, left)
                 stop = self.interrupt.asked
                 if state.step % schedule.steps_per_epoch == 0:
                     self._end_epoch(state, schedule.steps_per_epoch)
-                    self.board.epoch(state.step, self.networks.ae2, on_device[self.learner.shown])  # type: ignore[arg-type]
+                    self.log.epoch(state.step, self.networks.ae2, on_device[self.learner.shown])
                 if state.step < schedule.steps and (stop or self.checkpoint.due):
                     self.checkpoint.write(self.networks, self.learner.optimisers, state)
                 if stop:

@@ -17,7 +17,7 @@ from lrdan_edge.bundle.spec import BIT_DEPTHS, BitDepth, ModelSpec
 from lrdan_edge.data.images import Frame, Pixels, bits_used, cut_frame, fit_frame, to_eight_bits
 from lrdan_edge.data.scan import is_grey
 from lrdan_edge.errors import DataError
-from lrdan_edge.model.networks import LARGEST, MULTIPLE, SMALLEST, spec_for
+from lrdan_edge.model.networks import LARGEST, MULTIPLE, SMALLEST
 from lrdan_edge.train.options import TrainOptions
 
 LARGEST_AUTOMATIC, COARSE_MULTIPLE = 256, 16
@@ -86,7 +86,7 @@ def spec_of(size: tuple[int, int], channels: Literal[1, 3], options: TrainOption
     view = options.view
     size = view.frame_size or size
     wanted = options.image_size or view.image_size(size) or automatic_size(*view.region_size(size))
-    spec = spec_for(*wanted, channels, decoder=options.decoder, recipe=options.recipe)
+    spec = options.spec_for(*wanted, channels)
     return msgspec.structs.replace(spec, geometry=view.geometry(size, wanted))
 
 

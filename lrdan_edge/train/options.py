@@ -1,44 +1,42 @@
-"""What a training run can be asked for."""
+"""The options of a training run."""
 
-import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import msgspec
 import torch
 
 from lrdan_edge.bundle.spec import BIT_DEPTHS, BitDepth, ModelSpec, Scoring
 from lrdan_edge.errors import TrainingError
-from lrdan_edge.train.recipes.lrdan.adversaries import DualReading
-from lrdan_edge.train.recipes.lrdan.losses import LossWeights
+from lrdan_edge.train.recipes import DEFAULT_RECIPE, recipe_named
+from lrdan_edge.train.recipes.base import Hyperparameters
 from lrdan_edge.train.view import View
 
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """Options of `train`; the defaults are the recipe.
+    """Options of `train`.
 
     Attributes:
         image_size: (height, width) in pixels that the networks see, or None to take it from the images.
         channels: 1 (grey) or 3 (blue, green, red), or None for 1 if all images are grey, else 3.
-        epochs: Passes over the training images, or None for the recipe's own, see `Recipe.epochs`.
-        seed: Seed of the weights, the order of the images and the images held out.
-        device: ``cpu``, ``cuda``, or ``auto``: CUDA where PyTorch finds a GPU.
-        batch_size: Images per step, or None for the recipe's own.
-        learning_rate: Adam's at its highest (a quarter of it for a discriminator), or None for the recipe's own.
-        recipe: ``inspection``, AE2 as a restorer that also marks defects, taught by synthetic ones; or ``lrdan``, the paper's.
-        decoder: ``resize`` (quantises everywhere) or ``transposed`` (the paper's).
-        dual_reading: Who minimises the dual term.
-        weights: The losses' weights.
+        epochs: Passes over the training images, or None for the recipe's own number.
+        seed: Random seed of the weights, the order of the images and the images held out.
+        device: ``cpu``, ``cuda``, or ``auto``: CUDA if PyTorch finds a GPU.
+        batch_size: Images per step; replaces the hyperparameter.
+        learning_rate: Peak learning rate; replaces the hyperparameter.
+        recipe: The name of a recipe; see `lrdan_edge.train.recipes`.
+        hyperparameters: Hyperparameters of that recipe, or None for its defaults.
         group_by: ``auto`` or a regular expression: images of one group are held out together; see `lrdan_edge.data.grouping`.
         known_defects: Folder of a few labelled defects to learn from too, or None; see `lrdan_edge.train.known_defects`.
         scoring: How AE2's output becomes a score, or None for what the recipe and the image size ask for.
         bit_depth: How many bits of 16-bit images are used, or None for as many as the largest value of all good images needs.
-        resume: Go on from the checkpoint of a killed or interrupted run: None does if there is one of the very same run, True
-            insists, False starts anew.
-        overwrite: Whether a trained bundle that is there may be replaced, once the new training is complete.
-        checkpoint_seconds: Time between two checkpoints; a killed run loses no more.
-        compile: Whether torch.compile makes the networks faster, after a minute or so; None for on a GPU.
+        resume: Whether to continue from the checkpoint of a killed or interrupted run: None does if it is of the same run, True
+            requires it, False starts from scratch.
+        overwrite: Whether an existing trained bundle may be replaced, once the new training is complete.
+        checkpoint_seconds: Seconds between two checkpoints; a killed run loses no more.
+        compile: Whether to compile the networks with torch.compile, which takes about a minute; None does on a GPU.
         tensorboard: Folder for TensorBoard's event files, or None for none.
         view: What of a camera's frame the networks see, and in which tiles.
     """
@@ -50,10 +48,8 @@ class TrainOptions:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     batch_size: int | None = None
     learning_rate: float | None = None
-    recipe: Literal["inspection", "lrdan"] = "inspection"
-    decoder: Literal["resize", "transposed"] = "resize"
-    dual_reading: DualReading = "began"
-    weights: LossWeights = field(default_factory=LossWeights)
+    recipe: str = DEFAULT_RECIPE
+    hyperparameters: Hyperparameters | None = None
     group_by: str | None = None
     known_defects: Path | None = None
     scoring: Scoring | None = None
@@ -67,77 +63,72 @@ class TrainOptions:
 
     def __post_init__(self) -> None:
         if self.epochs is not None and self.epochs < 1:
-            raise TrainingError(f"epochs is {self.epochs}; at least 1 is needed")
+            raise TrainingError(f"epochs is {self.epochs}", "give {epochs} of at least 1")
         if self.batch_size is not None and self.batch_size < 2:
-            raise TrainingError(f"batch size is {self.batch_size}; at least 2 are needed, since images are compared in a batch")
+            raise TrainingError(
+                f"batch size is {self.batch_size}",
+                "give {batch_size} of at least 2, since images of a batch are compared with each other",
+            )
         if self.learning_rate is not None and not self.learning_rate > 0:
-            raise TrainingError(f"learning rate is {self.learning_rate}; it must be above 0 (0.001, say)")
+            raise TrainingError(f"learning rate is {self.learning_rate}", "give {learning_rate} above 0, such as 0.001")
         if self.seed < 0:
-            raise TrainingError(f"seed is {self.seed}; it must be 0 or more")
+            raise TrainingError(f"seed is {self.seed}", "give {seed} of 0 or more")
         if self.bit_depth is not None and self.bit_depth not in BIT_DEPTHS:
-            raise TrainingError(f"bit depth is {self.bit_depth}; {', '.join(map(str, BIT_DEPTHS))} are supported")
+            raise TrainingError(
+                f"bit depth is {self.bit_depth}", "give {bit_depth} of {known}", known=", ".join(map(str, BIT_DEPTHS))
+            )
         if not self.checkpoint_seconds >= 0:
-            raise TrainingError(f"checkpoint seconds are {self.checkpoint_seconds}; they must be 0 or more (30, say)")
-        if self.recipe == "inspection" and self.decoder != "resize":
-            raise TrainingError(f"the recipe inspection has no {self.decoder} decoder: use resize, or the recipe lrdan")
+            raise TrainingError(
+                f"checkpoint seconds are {self.checkpoint_seconds}", "give {checkpoint_seconds} of 0 or more, such as 30"
+            )
+        self.resolved_hyperparameters()
 
+    def resolved_hyperparameters(self) -> Hyperparameters:
+        """The hyperparameters of the run: those given, or the recipe's, with `batch_size` and `learning_rate` if these are given.
 
-PASSES = 225  # over the training images
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What a recipe trains with if the user names nothing else.
-
-    Attributes:
-        least_steps: How long at least, in steps.
-        most_steps: How long at most.
-        batch_size: Images per step.
-        learning_rate: Adam's, at its highest.
-    """
-
-    least_steps: int
-    most_steps: int
-    batch_size: int
-    learning_rate: float
-
-    def epochs(self, steps_per_epoch: int) -> int:
-        """Passes over the training images: `PASSES`, or as many as the least or the most steps take.
-
-        More images are worth more steps; few images, seen too often, are learnt by heart.
+        Raises:
+            TrainingError: There is no such recipe, the hyperparameters are of another recipe, or it has no batch size or learning rate.
         """
-        steps = min(max(self.least_steps, PASSES * steps_per_epoch), self.most_steps)
-        return math.ceil(steps / steps_per_epoch)
+        defaults: Hyperparameters = recipe_named(self.recipe).defaults
+        chosen = self.hyperparameters or defaults
+        if type(chosen) is not type(defaults):
+            raise TrainingError(
+                f"the hyperparameters are {type(chosen).__name__}, and the recipe is {self.recipe}",
+                "give {kind} as {hyperparameters}",
+                kind=type(defaults).__name__,
+            )
+        changes: dict[str, Any] = {
+            name: value for name in ("batch_size", "learning_rate") if (value := getattr(self, name)) is not None
+        }
+        for name in changes.keys() - {one.name for one in fields(chosen)}:
+            raise TrainingError(f"the recipe {self.recipe} has no {name}", "leave {parameter} out", parameter=name)
+        return replace(chosen, **changes)
 
+    def spec_for(self, height: int, width: int, channels: Literal[1, 3]) -> ModelSpec:
+        """The recipe's networks for images of this size; see `Recipe.spec_for`."""
+        return recipe_named(self.recipe).spec_for(height, width, channels, self.resolved_hyperparameters())
 
-RECIPES = {
-    "inspection": Recipe(least_steps=3000, most_steps=9000, batch_size=8, learning_rate=3e-3),
-    "lrdan": Recipe(least_steps=500, most_steps=500, batch_size=16, learning_rate=1e-3),
-}
-
-
-def scoring_for(spec: ModelSpec) -> Scoring:
-    """How a model of this shape is scored unless the user says otherwise.
-
-    A restorer by the defects it marks; an autoencoder by its error against the good images' at the same pixel: its largest
-    where defects are small in a large image, all of it where the image is one object.
-    """
-    if spec.architecture == "restorer":
-        return Scoring(normalise=False, smoothing_sigma=0.0, pooling="max", source="defects", extent=True, nearby=True)
-    if spec.code == "vector":
-        return Scoring(normalise=True, smoothing_sigma=1.0, pooling="rms", deviation_floor=0.2)
-    return Scoring(normalise=True, smoothing_sigma=2.0, pooling="max")
+    def as_dict(self) -> dict[str, Any]:
+        """For the manifest, with the hyperparameters of the run."""
+        plain = {one.name: getattr(self, one.name) for one in fields(self)}
+        return plain | {
+            "hyperparameters": self.resolved_hyperparameters().as_dict(),
+            "scoring": self.scoring and msgspec.structs.asdict(self.scoring),
+            "tensorboard": self.tensorboard and str(self.tensorboard),
+            "known_defects": self.known_defects and str(self.known_defects),
+            "view": asdict(self.view),
+        }
 
 
 def choose_device(device: Literal["auto", "cpu", "cuda"]) -> torch.device:
     """The device asked for.
 
     Raises:
-        TrainingError: CUDA was asked for and PyTorch finds none.
+        TrainingError: CUDA was asked for and PyTorch finds no GPU.
     """
     cuda = torch.cuda.is_available()
     if device == "cuda" and not cuda:
-        raise TrainingError("device cuda was asked for and PyTorch finds no GPU: use --device cpu, or install a CUDA build")
+        raise TrainingError("device is cuda, but PyTorch finds no GPU", "give {device:cpu}, or install PyTorch with CUDA")
     return torch.device("cuda" if cuda and device != "cpu" else "cpu")
 
 

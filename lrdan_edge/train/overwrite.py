@@ -8,17 +8,17 @@ from lrdan_edge.bundle.bundle import Bundle
 from lrdan_edge.bundle.names import WEIGHTS
 from lrdan_edge.errors import BundleError, MissingStageError
 
-_FIX = "add --overwrite to replace it once the new training is complete, or choose another --bundle"
+_FIX = "give {overwrite} to replace it when the new training is complete, or choose another {bundle}"
 
 
 @dataclass(frozen=True)
-class Earlier:
+class ExistingBundle:
     """A bundle that an earlier command left.
 
     Attributes:
         path: Its folder.
         what: What it is, in a few words.
-        interrupted: Whether its training was stopped early, so that the same run may go on and replace it.
+        interrupted: Whether its training was stopped early, so that the same run may be resumed and replace it.
         run: The run that trained it (`Checkpoint.run`), or None where that is not known.
     """
 
@@ -29,36 +29,36 @@ class Earlier:
 
     def refused(self, why: str = "") -> BundleError:
         """The error for a training that may not replace it."""
-        return BundleError(f"{self.path} already holds {self.what}{f', and {why}' if why else ''}: {_FIX}")
+        return BundleError(f"{self.path} already holds {self.what}{f', and {why}' if why else ''}", _FIX)
 
 
-def require_room(path: Path, *, overwrite: bool) -> Earlier | None:
+def require_room(path: Path, *, overwrite: bool) -> ExistingBundle | None:
     """The bundle that a training at `path` would replace, or None; without `overwrite`, only an interrupted training's is allowed.
 
     Raises:
         BundleError: It may not be replaced.
     """
-    earlier = _find(path)
-    if earlier and not overwrite and not earlier.interrupted:
-        raise earlier.refused()
-    return earlier
+    existing = _find(path)
+    if existing and not overwrite and not existing.interrupted:
+        raise existing.refused()
+    return existing
 
 
-def _find(path: Path) -> Earlier | None:
-    """The bundle at `path`, if it has trained weights; one that cannot be read counts as such."""
+def _find(path: Path) -> ExistingBundle | None:
+    """The bundle at `path`, if it has trained weights; a bundle that cannot be read counts as trained."""
     try:
         manifest = Bundle.open(path).manifest
     except MissingStageError:
         return None
     except BundleError:
-        return Earlier(path, "a bundle that cannot be read ('lrdan-edge info' says why)")
+        return ExistingBundle(path, "a bundle that cannot be read ('lrdan-edge info' says why)")
     stage = manifest.stages.get("train")
     if stage is None:
         there = WEIGHTS in manifest.files or os.path.lexists(path / WEIGHTS)
-        return Earlier(path, "trained weights") if there else None
+        return ExistingBundle(path, "trained weights") if there else None
     later = ", ".join(name for name in manifest.stages if name != "train")
     then = f"; then {later}" if later else ""
     if stage.results.get("interrupted") is True:
         what = f"the bundle of an interrupted training ({stage.finished}{then})"
-        return Earlier(path, what, True, stage.results.get("run"))
-    return Earlier(path, f"a trained bundle ({stage.finished}{then})")
+        return ExistingBundle(path, what, True, stage.results.get("run"))
+    return ExistingBundle(path, f"a trained bundle ({stage.finished}{then})")

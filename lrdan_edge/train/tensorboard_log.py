@@ -13,11 +13,11 @@ from lrdan_edge.model.deployed import preprocess
 SHOWN_IMAGES = 4
 
 
-class Board:
-    """Writes nothing; what training tells where no TensorBoard was asked for."""
+class TrainingLog:
+    """Receives losses and images while training runs; this one writes nothing."""
 
-    def step(self, step: int, losses: dict[str, float], rate: float) -> None:
-        """A step was made; `rate` is the share of the learning rate."""
+    def step(self, step: int, losses: dict[str, float], rate: float | None) -> None:
+        """A step was made; `rate` is the learning rate of the first optimiser, if there is one."""
 
     def epoch(self, step: int, ae2: nn.Module, x: Tensor) -> None:
         """An epoch has ended.
@@ -28,24 +28,23 @@ class Board:
             x: What AE2 is trained on, float32 [n, C, H, W] in [-1, 1].
         """
 
-    def __enter__(self) -> "Board":
+    def __enter__(self) -> "TrainingLog":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         """End writing."""
 
 
-class TensorBoard(Board):
+class TensorBoardLog(TrainingLog):
     """Writes event files that ``tensorboard --logdir`` shows."""
 
-    def __init__(self, folder: Path, learning_rate: float, preprocessing: Preprocessing, first_step: int) -> None:
+    def __init__(self, folder: Path, preprocessing: Preprocessing, first_step: int) -> None:
         """Begin.
 
         Args:
             folder: Where the event files go.
-            learning_rate: The learning rate at its highest.
             preprocessing: What happens to frames before AE2.
-            first_step: Steps made before; what was written for later ones, by a run that was killed, is taken back.
+            first_step: Steps made before; what a killed run wrote for later steps is removed.
 
         Raises:
             MissingExtraError: TensorBoard is not installed.
@@ -53,19 +52,20 @@ class TensorBoard(Board):
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
-            raise MissingExtraError("tensorboard", "tensorboard", "--tensorboard") from error
-        self._rate, self._preprocessing = learning_rate, preprocessing
+            raise MissingExtraError("tensorboard", "tensorboard", "the TensorBoard log") from error
+        self._preprocessing = preprocessing
         self._writer = SummaryWriter(str(folder), purge_step=first_step + 1)
 
-    def step(self, step: int, losses: dict[str, float], rate: float) -> None:
-        """See `Board.step`."""
+    def step(self, step: int, losses: dict[str, float], rate: float | None) -> None:
+        """See `TrainingLog.step`."""
         for name, value in losses.items():
             self._writer.add_scalar(f"loss/{name}" if not name.startswith("spread") else name, value, step)
-        self._writer.add_scalar("learning rate", self._rate * rate, step)
+        if rate is not None:
+            self._writer.add_scalar("learning rate", rate, step)
 
     @torch.no_grad()
     def epoch(self, step: int, ae2: nn.Module, x: Tensor) -> None:
-        """See `Board.epoch`: each image beside what AE2 makes of it."""
+        """See `TrainingLog.epoch`: each image beside what AE2 makes of it."""
         training = ae2.training
         ae2.eval()
         shown = preprocess((x[:SHOWN_IMAGES] + 1) * 127.5, self._preprocessing)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from lrdan_edge.bundle.encoding import from_json, to_json
 from lrdan_edge.bundle.spec import ModelSpec
-from lrdan_edge.bundle.view import Geometry, fading_zones, fractions_to_pixels, tile_starts, tiles_needed
+from lrdan_edge.bundle.view import Geometry, blend_zones, fractions_to_pixels, tile_starts, tiles_needed
 from lrdan_edge.errors import BundleError
 
 SPEC = ModelSpec(
@@ -41,10 +41,10 @@ def test_the_fewest_tiles_cover_the_canvas_and_overlap_enough(tile: int, canvas:
 
 
 @given(sides, st.integers(2, 20), st.data())
-def test_fading_zones_lie_in_what_two_tiles_share_and_apart(tile: int, count: int, data: st.DataObject) -> None:
+def test_blend_zones_lie_in_what_two_tiles_share_and_apart(tile: int, count: int, data: st.DataObject) -> None:
     canvas = data.draw(st.integers(tile + count - 1, tile * count))
     starts = tile_starts(canvas, tile, count)
-    zones = fading_zones(starts, tile)
+    zones = blend_zones(starts, tile)
     assert len(zones) == count - 1
     for index, (begin, end) in enumerate(zones):
         assert starts[index + 1] <= begin <= end <= starts[index] + tile

@@ -57,13 +57,14 @@ def test_what_is_defective_is_restored_and_the_rest_is_kept(restorer: Bundle, li
     """Held against the good images themselves, which defects never seen in training were painted into."""
     from lrdan_edge.model.deployed import load_ae2, standardisation
     from lrdan_edge.model.networks import Restorer
-    from lrdan_edge.train.recipes.inspection.restoration import Restoration
+    from lrdan_edge.train.recipes.inspection.hyperparameters import InspectionHyperparameters
+    from lrdan_edge.train.recipes.inspection.restoration import RestorationLearner
 
     ae2 = load_ae2(restorer).ae2
     assert isinstance(ae2, Restorer)
     good = load_frames(list_images(line.data / "test" / "good"), restorer.manifest.model.frame_shape)
     images = torch.from_numpy(good).permute(0, 3, 1, 2)
-    x, defective, mask = Restoration(ae2, 1e-3, seed=99, half=False).prepare(images, step=0)
+    x, defective, mask = RestorationLearner(ae2, InspectionHyperparameters(), seed=99, half=False).prepare(images, step=0)
     mean, deviation = standardisation(defective)
     with torch.inference_mode():
         restored = ae2((defective - mean) / deviation)[0] * deviation + mean
@@ -136,7 +137,9 @@ def test_fp16_keeps_more_in_float32_where_its_bound_would_break(
 def test_the_graph_holds_no_batch_norm_and_its_convolutions_are_quantised(restorer: Bundle) -> None:
     operators = [node.op_type for node in onnx.load(restorer.graph("int8")).graph.node]
     assert "BatchNormalization" not in operators
-    from lrdan_edge.model.networks import Restorer, spec_for
+    from specs import spec_for
+
+    from lrdan_edge.model.networks import Restorer
 
     layers = Restorer(spec_for(64, 64, 1, recipe="inspection")).modules()
     convolutions = sum(isinstance(layer, torch.nn.Conv2d) for layer in layers)

@@ -104,9 +104,10 @@ def test_the_graph_scores_as_pytorch_does(line: Line, precision: Precision, tole
 @pytest.mark.parametrize("decoder", ["resize", "transposed"])
 def test_folding_batch_norm_changes_nothing_but_the_layers(decoder: Literal["resize", "transposed"]) -> None:
     import torch
+    from specs import spec_for
     from torch import nn
 
-    from lrdan_edge.model.networks import Autoencoder, spec_for
+    from lrdan_edge.model.networks import Autoencoder
 
     torch.manual_seed(0)
     autoencoder = Autoencoder(spec_for(32, 48, 3, decoder=decoder))

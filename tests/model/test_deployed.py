@@ -9,12 +9,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.interpolate import interp1d
+from specs import spec_for
 from torch import Tensor
 
 from lrdan_edge.bundle.spec import ModelSpec, Preprocessing, Scoring
 from lrdan_edge.errors import BundleError
 from lrdan_edge.model.deployed import DeployModule, ScoringHead, anomaly_map, gaussian_kernel, smooth
-from lrdan_edge.model.networks import Autoencoder, spec_for
+from lrdan_edge.model.networks import Autoencoder
 
 GREY = Preprocessing(colour="grey", resize="area", scale=2 / 255, offset=-1.0)
 
@@ -66,7 +67,7 @@ def test_head_is_what_it_says(pooling: Literal["max", "mean"], sigma: float, nor
 
 
 @pytest.mark.parametrize("level", [-200.0, -8.0, 0.0, 30.0])
-def test_extent_adds_the_log_of_the_marked_share(level: float) -> None:
+def test_the_area_term_is_the_log_of_the_marked_fraction(level: float) -> None:
     """In float64: heatmap = l + log(mean(1 / (1 + exp(−l))) + 1 / pixels), the mean over every fourth row and column."""
     spec = spec_for(32, 40, 1)
     scoring = Scoring(normalise=False, smoothing_sigma=0, pooling="max", source="defects", extent=True)
@@ -81,7 +82,7 @@ def test_extent_adds_the_log_of_the_marked_share(level: float) -> None:
 
 
 @pytest.mark.parametrize("level", [-200.0, -8.0, 0.0, 30.0])
-def test_the_heatmap_alone_gains_by_what_is_marked_nearby(level: float) -> None:
+def test_only_the_heatmap_has_the_context_gain(level: float) -> None:
     """In float64: log(1 + 100 · mean of 1 / (1 + exp(−l))) of every fourth pixel in half the sides around 16 by 16 places, interpolated."""
     height, width = 36, 52
     spec = spec_for(height, width, 1)

@@ -5,10 +5,11 @@ from typing import Literal
 import numpy as np
 import pytest
 import torch
+from specs import spec_for
 from torch import nn
 
 from lrdan_edge.errors import DataError
-from lrdan_edge.model.networks import Autoencoder, Discriminator, Marker, Restorer, spec_for
+from lrdan_edge.model.networks import Autoencoder, Marker, Restorer
 
 SIZES = [(28, 28), (32, 32), (36, 100), (64, 64), (96, 96), (100, 28), (128, 192), (512, 28)]
 
@@ -69,17 +70,9 @@ def test_largest_image() -> None:
     assert reconstruction.shape == (1, 3, 512, 512)
 
 
-def test_discriminator_judges_patches() -> None:
-    spec = spec_for(64, 96, 3)
-    logits, features = Discriminator(spec)(torch.zeros(2, 3, 64, 96))
-    assert logits.shape == (2, 1, 8, 12)
-    assert features.shape[0] == 2
-    assert features.shape[2:] == logits.shape[2:]
-
-
-@pytest.mark.parametrize(("size", "mend"), [((24, 64), "28"), ((64, 516), "512"), ((30, 64), "32"), ((64, 65), "64")])
-def test_unsupported_size_names_the_mend(size: tuple[int, int], mend: str) -> None:
-    with pytest.raises(DataError, match=rf"--image-size .* of {mend}"):
+@pytest.mark.parametrize(("size", "nearest"), [((24, 64), "28"), ((64, 516), "512"), ((30, 64), "32"), ((64, 65), "64")])
+def test_unsupported_size_names_the_nearest_one(size: tuple[int, int], nearest: str) -> None:
+    with pytest.raises(DataError, match=rf"image_size with a .* of {nearest}$"):
         spec_for(*size, 1)
 
 

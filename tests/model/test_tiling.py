@@ -1,4 +1,4 @@
-"""The graph's two ends against OpenCV and float64 NumPy, and what no stitching may do."""
+"""The graph's two ends against OpenCV and float64 NumPy, and what blending must not do."""
 
 from math import floor
 from typing import Any
@@ -12,12 +12,12 @@ import torch
 from deploy import GEOMETRIES, geometry_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from specs import spec_for
 
 from lrdan_edge.bundle.spec import ModelSpec
 from lrdan_edge.bundle.view import Geometry
 from lrdan_edge.data.images import cut_frame, fit_frame
-from lrdan_edge.model.networks import spec_for
-from lrdan_edge.model.tiling import AreaResize, Cut, Stitch, area_matrix, fading
+from lrdan_edge.model.tiling import AreaResize, Tile, Untile, area_matrix, blend_weights
 
 
 def smooth_image(rows: int, columns: int, channels: int = 1) -> npt.NDArray[np.uint8]:
@@ -81,7 +81,7 @@ def test_the_graph_cuts_as_training_does(geometry: str, channels: int) -> None:
     assert spec.geometry is not None
     frames = np.stack([smooth_image(*spec.frame_shape), 255 - smooth_image(*spec.frame_shape)])
     expected = np.concatenate([cut_frame(frame, spec) for frame in frames])
-    actual = Cut(spec, spec.geometry)(torch.from_numpy(frames).float().permute(0, 3, 1, 2)).permute(0, 2, 3, 1).numpy()
+    actual = Tile(spec, spec.geometry)(torch.from_numpy(frames).float().permute(0, 3, 1, 2)).permute(0, 2, 3, 1).numpy()
     assert actual.shape == expected.shape == (2 * len(spec.tile_rows) * len(spec.tile_columns), 44, 36, channels)
     assert np.abs(actual - expected).max() <= 1
     assert (actual != expected).mean() < 0.02
@@ -98,7 +98,7 @@ def tiled(rows: int, columns: int, overlap: int, other: int) -> ModelSpec:
 
 @settings(max_examples=40, deadline=None)
 @given(grids)
-def test_tiles_of_one_map_are_stitched_to_that_map(grid: tuple[int, int, int, int]) -> None:
+def test_tiles_of_one_map_are_blended_to_that_map(grid: tuple[int, int, int, int]) -> None:
     spec = tiled(*grid)
     rows, columns = spec.heatmap_shape
     canvas = torch.rand(2, 1, rows, columns)
@@ -108,7 +108,7 @@ def test_tiles_of_one_map_are_stitched_to_that_map(grid: tuple[int, int, int, in
         for top in spec.tile_rows
         for left in spec.tile_columns
     ]
-    torch.testing.assert_close(Stitch(spec)(torch.cat(tiles)), canvas, atol=1e-6, rtol=0)
+    torch.testing.assert_close(Untile(spec)(torch.cat(tiles)), canvas, atol=1e-6, rtol=0)
 
 
 @settings(max_examples=40, deadline=None)
@@ -117,17 +117,17 @@ def test_weights_sum_to_one_everywhere(grid: tuple[int, int, int, int]) -> None:
     spec = tiled(*grid)
     for starts, tile in ((spec.tile_rows, 44), (spec.tile_columns, 36)):
         total = np.zeros(starts[-1] + tile)
-        for start, weights in zip(starts, fading(starts, tile), strict=True):
+        for start, weights in zip(starts, blend_weights(starts, tile), strict=True):
             total[start : start + tile] += weights
         np.testing.assert_allclose(total, 1, atol=1e-6)
 
 
 def test_tiles_that_disagree_leave_no_seam() -> None:
     spec = tiled(1, 2, 0, 16)
-    stitched = Stitch(spec)(torch.stack([torch.zeros(1, 44, 36), torch.ones(1, 44, 36)]))[0, 0]
+    stitched = Untile(spec)(torch.stack([torch.zeros(1, 44, 36), torch.ones(1, 44, 36)]))[0, 0]
     steps = stitched.diff(dim=1)
     assert (steps >= 0).all()
-    assert steps.max() <= 1 / 8 + 1e-6, "eight pixels of fading"
+    assert steps.max() <= 1 / 8 + 1e-6, "eight pixels of blending"
     assert stitched[0, :24].max() == 0, "the outer quarter of what they share belongs to the other tile"
     assert stitched[0, -24:].min() == 1
 
@@ -136,4 +136,4 @@ def test_a_tile_that_gives_nan_shows_in_the_score() -> None:
     spec = tiled(2, 2, 8, 8)
     maps = torch.zeros(4, 1, 44, 36)
     maps[3] = float("nan")
-    assert Stitch(spec)(maps).amax().isnan()
+    assert Untile(spec)(maps).amax().isnan()

@@ -57,23 +57,24 @@ def geometry_for(name: str, height: int, width: int) -> Geometry | None:
 def deploy_module(shape: tuple[int, int, int], decoder: Any = "resize", geometry: str = "none") -> "DeployModule":
     """An untrained deploy module: ``decoder`` is ``resize``, ``transposed`` or ``restorer``."""
     import torch
+    from specs import spec_for
 
     from lrdan_edge.model.deployed import DeployModule, ScoringHead
-    from lrdan_edge.model.networks import ae2_for, spec_for
-    from lrdan_edge.train.options import scoring_for
-    from lrdan_edge.train.trainer import preprocessing_for
+    from lrdan_edge.model.networks import ae2_for
+    from lrdan_edge.train.recipes import recipe_named
 
     torch.manual_seed(0)
     height, width, channels = shape
     variant: Any = {"recipe": "inspection"} if decoder == "restorer" else {"decoder": decoder}
     spec = spec_for(height, width, channels, **variant)  # type: ignore[arg-type]
     spec = msgspec.structs.replace(spec, geometry=geometry_for(geometry, height, width))
-    scoring = scoring_for(spec)
+    recipe = recipe_named(spec.recipe)
+    scoring = recipe.scoring_for(spec)
     head = ScoringHead(spec, scoring, torch.rand(*spec.heatmap_shape), torch.rand(*spec.heatmap_shape))
     ae2 = ae2_for(spec).eval()
     if decoder == "restorer":  # which starts from marking nothing
         torch.nn.init.normal_(ae2.head.weight, std=0.1)  # type: ignore[union-attr, arg-type]
-    return DeployModule(ae2, head, preprocessing_for(spec), scoring.source, spec)
+    return DeployModule(ae2, head, recipe.preprocessing_for(spec), scoring.source, spec)
 
 
 def frame_shape(shape: tuple[int, int, int], geometry: str) -> tuple[int, int, int]:

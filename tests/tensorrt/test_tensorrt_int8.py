@@ -34,15 +34,17 @@ CASES = [
 def test_it_builds(
     rtx_build: Callable[..., dict[str, Any]], tmp_path: Path, shape: tuple[int, int, int], decoder: Any, in_float: list[str]
 ) -> None:
+    from specs import spec_for
+
     from lrdan_edge.model.deployed import DeployModule, ScoringHead
-    from lrdan_edge.model.networks import ae2_for, spec_for
-    from lrdan_edge.train.options import scoring_for
+    from lrdan_edge.model.networks import ae2_for
+    from lrdan_edge.train.recipes import recipe_named
 
     torch.manual_seed(0)
     height, width, channels = shape
     variant: Any = {"recipe": "inspection"} if decoder == "restorer" else {"decoder": decoder}
     spec = spec_for(height, width, channels, **variant)  # type: ignore[arg-type]
-    scoring = scoring_for(spec)
+    scoring = recipe_named(spec.recipe).scoring_for(spec)
     head = ScoringHead(spec, scoring, torch.rand(height, width), torch.rand(height, width))
     colour: Any = "grey" if channels == 1 else "bgr"
     preprocessing = Preprocessing(

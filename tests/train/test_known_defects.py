@@ -1,5 +1,6 @@
 """A few known defects: read as documented, mixed in as documented, each loss against float64, and of use."""
 
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -9,19 +10,25 @@ import pytest
 import torch
 from click.testing import CliRunner
 from parts import defective_image, exposed, good_image, surface, write
+from specs import spec_for
 
 from lrdan_edge.bundle.bundle import Bundle
 from lrdan_edge.cli.main import cli
 from lrdan_edge.errors import DataError
 from lrdan_edge.metrics import auroc
 from lrdan_edge.model.deployed import load_ae2
-from lrdan_edge.model.networks import Restorer, spec_for
-from lrdan_edge.train.known_defects import KnownDefects, bag, inverse_error, mix, read_known, target
+from lrdan_edge.model.networks import Restorer
+from lrdan_edge.train.known_defects import KnownDefects, inverse_error, read_known
 from lrdan_edge.train.options import TrainOptions
 from lrdan_edge.train.progress import Progress
-from lrdan_edge.train.recipes.inspection.restoration import Restoration, vary
+from lrdan_edge.train.recipes.inspection.hyperparameters import InspectionHyperparameters
+from lrdan_edge.train.recipes.inspection.known import mix_known_defects, most_suspicious_loss, restoration_target
+from lrdan_edge.train.recipes.inspection.restoration import RestorationLearner
+from lrdan_edge.train.recipes.inspection.variation import vary
 from lrdan_edge.train.trainer import train
 from lrdan_edge.train.view import View
+
+DEFAULTS = InspectionHyperparameters()
 
 
 @pytest.fixture
@@ -97,39 +104,42 @@ def test_known_defects_change_no_other_draw() -> None:
     restorer = Restorer(spec_for(36, 36, 1, recipe="inspection"))
     frames = torch.randint(0, 256, (4, 1, 36, 36), dtype=torch.uint8)
     nothing = KnownDefects(torch.zeros(1, 1, 36, 36, dtype=torch.uint8), torch.zeros(1, 36, 36), [])
-    without = Restoration(restorer, 1e-3, 0, half=False).prepare(frames, 0)
-    with_some = Restoration(restorer, 1e-3, 0, half=False, known=nothing).prepare(frames, 0)
+    without = RestorationLearner(restorer, DEFAULTS, half=False).prepare(frames, 0)
+    with_some = RestorationLearner(restorer, DEFAULTS, half=False, known=nothing).prepare(frames, 0)
     assert (len(without), len(with_some)) == (3, 5)
     assert all(torch.equal(part[0], same[0]) for part, same in zip(without, with_some, strict=False))
 
 
 def test_a_mixed_batch_is_what_it_says(known: Path) -> None:
     found = read_known(known, spec_for(32, 32, 1))
-    seen = {"whole": 0, "unmarked": 0}
+    seen = {"known": 0, "unmarked": 0}
     for step in range(60):
 
         def chance(place: int, step: int = step) -> np.random.Generator:
             return np.random.default_rng((step, place))
 
         good = torch.rand(8, 1, 32, 32) * 0.1
-        mixed = mix(found, good.clone(), good.clone(), torch.zeros(8, 1, 32, 32), chance, vary)
+        masks = torch.zeros(8, 1, 32, 32)
+        mixed = mix_known_defects(
+            found, good.clone(), good.clone(), masks, chance, partial(vary, hyperparameters=DEFAULTS), DEFAULTS
+        )
         assert torch.equal(mixed.defective[0], good[0])
         assert mixed.defective.abs().max() <= 1
         for place in range(8):
             where = mixed.mask[place] > 0
-            if not mixed.marked[place]:
+            if not mixed.has_mask[place]:
                 seen["unmarked"] += 1
-                assert mixed.whole[place]
+                assert mixed.known[place]
                 assert not where.any()
-            elif mixed.whole[place]:
-                seen["whole"] += 1
+            elif mixed.known[place]:
+                seen["known"] += 1
                 inside = mixed.defective[place][where]  # the blob is the brightest there is, whatever the exposure
                 assert inside.median() > mixed.defective[place][~where].median() + 0.3
-    assert seen["whole"] > 5
+    assert seen["known"] > 5
     assert seen["unmarked"] > 5
     restored = torch.rand(8, 1, 32, 32, requires_grad=True)
-    (restored - target(restored, mixed.good, mixed.mask, mixed.whole)).abs().sum().backward()
-    unknown = mixed.whole[:, None, None, None] & (mixed.mask > 0)
+    (restored - restoration_target(restored, mixed.good, mixed.mask, mixed.known)).abs().sum().backward()
+    unknown = mixed.known[:, None, None, None] & (mixed.mask > 0)
     assert (restored.grad[unknown] == 0).all()
     assert (restored.grad[~unknown] != 0).all()
 
@@ -138,8 +148,8 @@ def test_losses_are_a_float64_version_of_their_equations() -> None:
     rng = np.random.default_rng(1)
     logits = rng.normal(size=(3, 1, 20, 20))
     top = np.sort(logits.reshape(3, -1), 1)[:, -30:].mean(1)
-    assert float(bag(torch.from_numpy(logits))) == pytest.approx(np.log1p(np.exp(-top)).mean())
-    assert float(bag(torch.zeros(0, 1, 20, 20))) == 0
+    assert float(most_suspicious_loss(torch.from_numpy(logits), 30)) == pytest.approx(np.log1p(np.exp(-top)).mean())
+    assert float(most_suspicious_loss(torch.zeros(0, 1, 20, 20), 30)) == 0
     x, drawn = rng.normal(size=(2, 4, 3, 8, 8))
     where = (rng.random((4, 1, 8, 8)) < 0.3).astype(float)
     error = np.array([64 * (((x - drawn) ** 2).sum(1)[i] * where[i, 0]).sum() / where[i].sum() for i in range(4)])

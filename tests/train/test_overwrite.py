@@ -92,9 +92,7 @@ def test_a_finished_bundle_is_refused_and_stays_as_it_is(finished: Path, data: P
     """Typed again by mistake and stopped after some seconds, `train` used to leave one epoch's weights."""
     before = snapshot(finished)
     for folder in (data, data / "nowhere"):  # before a look at the images, which may take minutes
-        with pytest.raises(
-            BundleError, match=r"already holds a trained bundle \(.*; then export\): add --overwrite .* --bundle$"
-        ):
+        with pytest.raises(BundleError, match=r"already holds a trained bundle \(.*; then export\): give overwrite .* bundle$"):
             train(folder, finished, options, Progress())
     assert snapshot(finished) == before
 
@@ -104,7 +102,7 @@ def test_a_bundle_that_cannot_be_read_counts_as_finished(finished: Path, data: P
     manifest = finished / "manifest.json"
     manifest.write_text(damage(manifest.read_text()))
     before = snapshot(finished)
-    with pytest.raises(BundleError, match=r"already holds a bundle that cannot be read .*: add --overwrite"):
+    with pytest.raises(BundleError, match=r"already holds a bundle that cannot be read .*: give overwrite"):
         train(data, finished, TINY, Progress())
     assert snapshot(finished) == before
     with pytest.raises(InterruptedTrainingError):
@@ -131,7 +129,7 @@ def test_an_interrupted_one_leaves_the_bundle_and_goes_on(finished: Path, data: 
         bundle = Bundle.open(finished)
         assert bundle.staleness("export") is None
         assert bundle.read("model.fp32.onnx", "x") == b"graph"
-    with pytest.raises(BundleError, match="add --overwrite"):
+    with pytest.raises(BundleError, match="give overwrite"):
         train(data, finished, OTHER, Progress())
     assert train(data, finished, again, Progress()).read(WEIGHTS, "x") == others_weights
     assert Bundle.open(finished).manifest.stages["train"].results["resumed_from_step"] == 3
@@ -151,9 +149,9 @@ def test_a_first_training_that_was_interrupted_goes_on_with_the_same_command(
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        (OTHER, r"this run cannot go on \(the checkpoint .* is of another run \(.*seed 0, here 5"),
-        (replace(TINY, resume=False), r"this run cannot go on \(--no-resume was given\)"),
-        (TINY, r"this run cannot go on \(there is no .*checkpoint"),
+        (OTHER, r"this run cannot be resumed \(the checkpoint .* is of another run \(.*seed 0, here 5"),
+        (replace(TINY, resume=False), r"this run cannot be resumed \(resuming is switched off\)"),
+        (TINY, r"this run cannot be resumed \(there is no .*checkpoint"),
     ],
 )
 def test_an_interrupted_bundle_is_replaced_by_going_on_only(
@@ -162,7 +160,7 @@ def test_an_interrupted_bundle_is_replaced_by_going_on_only(
     if options is TINY:
         (interrupted / CHECKPOINT).unlink()
     before = kept(interrupted)
-    with pytest.raises(BundleError, match=rf"already holds the bundle of an interrupted training .*{why}.*--overwrite"):
+    with pytest.raises(BundleError, match=rf"already holds the bundle of an interrupted training .*{why}.*overwrite"):
         train(data, interrupted, options, Progress())
     assert kept(interrupted) == before
     with pytest.raises(InterruptedTrainingError):

@@ -18,17 +18,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from parts import defective_image, write
+from specs import spec_for
 
 from lrdan_edge.bundle.names import WEIGHTS
 from lrdan_edge.errors import TrainingError
-from lrdan_edge.model.networks import Restorer, spec_for
+from lrdan_edge.model.networks import Restorer
 from lrdan_edge.train import loop, prefetch
 from lrdan_edge.train.learner import Batch, Learner
 from lrdan_edge.train.options import TrainOptions
 from lrdan_edge.train.prefetch import batch_of, batches, workers_for
 from lrdan_edge.train.progress import Progress
-from lrdan_edge.train.recipes.inspection.restoration import Restoration
-from lrdan_edge.train.trainer import learner_for, networks_for, train
+from lrdan_edge.train.recipes import recipe_named
+from lrdan_edge.train.recipes.inspection.hyperparameters import InspectionHyperparameters
+from lrdan_edge.train.recipes.inspection.restoration import RestorationLearner
+from lrdan_edge.train.trainer import train
 
 FORKING = pytest.mark.filterwarnings(
     "ignore:.*multi-threaded, use of fork:DeprecationWarning",  # from Python 3.12 on
@@ -196,7 +199,8 @@ FRAMES = torch.randint(0, 256, (6, 1, 36, 40), dtype=torch.uint8, generator=torc
 @settings(deadline=None, max_examples=25)
 @given(st.integers(0, 5000), st.integers(0, 3))
 def test_a_batch_is_drawn_by_seed_and_step(step: int, seed: int) -> None:
-    learner = Restoration(Restorer(spec_for(36, 40, 1, recipe="inspection")), 1e-3, seed, half=False)
+    restorer = Restorer(spec_for(36, 40, 1, recipe="inspection"))
+    learner = RestorationLearner(restorer, InspectionHyperparameters(), seed, half=False)
     whole = learner.prepare(FRAMES, step)
     again = learner.prepare(FRAMES, step)
     assert all(torch.equal(one, other) for one, other in zip(whole, again, strict=True))
@@ -223,12 +227,12 @@ def test_the_number_of_workers_changes_no_bit(stripes: Path, tmp_path: Path, mon
 @pytest.mark.parametrize("recipe", ["lrdan", "inspection"])
 def test_compiled_networks_keep_their_names_and_losses(recipe: str) -> None:
     """`Module.compile`, as training does it on a GPU; here with the backend that needs no C compiler."""
-    options = TrainOptions(recipe=recipe)  # type: ignore[arg-type]
+    chosen, spec = recipe_named(recipe), spec_for(36, 40, 1, recipe=recipe)
     losses, names = [], []
     for compiled in (False, True):
         torch.manual_seed(0)
-        networks = networks_for(spec_for(36, 40, 1, recipe=recipe))
-        learner = learner_for(networks, FRAMES, options)
+        networks = chosen.networks_for(spec)
+        learner = chosen.learner_for(networks, spec, FRAMES, chosen.defaults, seed=0, half=False)
         if compiled:
             for network in networks.children():
                 network.compile(backend="eager")

@@ -21,11 +21,13 @@ from lrdan_edge.bundle.bundle import Bundle
 from lrdan_edge.bundle.names import CHECKPOINT, WEIGHTS
 from lrdan_edge.cli.main import cli
 from lrdan_edge.errors import TrainingError
-from lrdan_edge.train import trainer
+from lrdan_edge.train import resume
 from lrdan_edge.train.checkpoint import Checkpoint
 from lrdan_edge.train.options import TrainOptions
 from lrdan_edge.train.progress import Progress
-from lrdan_edge.train.recipes.reconstruction.reconstruction import Reconstruction
+from lrdan_edge.train.recipes import recipe_named
+from lrdan_edge.train.recipes.inspection.reconstruction import ReconstructionLearner
+from lrdan_edge.train.recipes.lrdan.hyperparameters import LossWeights
 from lrdan_edge.train.trainer import train
 
 TINY = TrainOptions(recipe="inspection", epochs=3, batch_size=8, device="cpu", checkpoint_seconds=0)
@@ -85,7 +87,7 @@ def test_what_happens_to_a_checkpoint(data: Path, tmp_path: Path) -> None:
     progress = StopAfter()
     bundle = train(data, tmp_path / "b", TINY, progress)
     assert progress.first == 5
-    assert progress.notes == ["resuming after step 4, where an earlier run stopped (--no-resume starts from scratch)"]
+    assert progress.notes == ["resuming after step 4, where an earlier run stopped"]
     assert (bundle.path / WEIGHTS).read_bytes() == (whole.path / WEIGHTS).read_bytes()
     assert not (bundle.path / CHECKPOINT).exists()
     assert bundle.manifest.stages["train"].results["resumed_from_step"] == 4
@@ -97,7 +99,7 @@ def test_what_happens_to_a_checkpoint(data: Path, tmp_path: Path) -> None:
     assert progress.first == 1
     assert "is of another run (" in progress.notes[0]
     assert "seed 5, here 0" in progress.notes[0]
-    assert progress.notes[0].endswith("training starts anew")
+    assert progress.notes[0].endswith("training starts from scratch")
 
     stopped(data, tmp_path / "b", again, 3)
     progress = StopAfter()
@@ -127,6 +129,31 @@ def test_with_known_defects_too(tmp_path: Path, write_stripes: WriteStripes, rec
     assert any("is of another run (known defects" in note for note in progress.notes)
 
 
+@pytest.mark.parametrize(
+    ("recipe", "changes", "difference"),
+    [
+        ("inspection", {"known_weight": 0.2}, "hyperparameter known_weight 0.1, here 0.2"),
+        ("inspection", {"batch_size": 4}, "hyperparameter batch_size 8, here 4"),
+        ("lrdan", {"dual_reading": "joint"}, "hyperparameter dual_reading began, here joint"),
+        ("lrdan", {"weights": LossWeights(k=0.3)}, "hyperparameter weights {"),
+    ],
+)
+def test_a_checkpoint_of_other_hyperparameters_is_refused(
+    data: Path, tmp_path: Path, recipe: str, changes: dict[str, Any], difference: str
+) -> None:
+    hyperparameters = replace(recipe_named(recipe).defaults, batch_size=8)
+    options = replace(TINY, recipe=recipe, batch_size=None, hyperparameters=hyperparameters)
+    stopped(data, tmp_path / "b", options, 3)
+    other = replace(options, hyperparameters=replace(hyperparameters, **changes), resume=True)
+    with pytest.raises(TrainingError, match=r"nothing to resume: .* is of another run") as caught:
+        train(data, tmp_path / "b", other, Progress())
+    assert difference in str(caught.value)
+    progress = StopAfter(4)
+    with pytest.raises(Stopped):
+        train(data, tmp_path / "b", replace(options, resume=True), progress)
+    assert progress.first == 3
+
+
 def test_an_interrupted_run_goes_on(data: Path, tmp_path: Path) -> None:
     whole = train(data, tmp_path / "whole", TINY, Progress())
 
@@ -146,7 +173,7 @@ def test_an_interrupted_run_goes_on(data: Path, tmp_path: Path) -> None:
 
 def test_resuming_can_be_demanded(data: Path, tmp_path: Path) -> None:
     demanding = replace(TINY, resume=True)
-    with pytest.raises(TrainingError, match=r"nothing to resume: there is no .*checkpoint.safetensors; train without --resume"):
+    with pytest.raises(TrainingError, match=r"nothing to resume: there is no .*checkpoint.safetensors; train without resume"):
         train(data, tmp_path / "b", demanding, Progress())
     stopped(data, tmp_path / "b", TINY, 3)
     cv2.imwrite(str(data / "000.png"), np.zeros((28, 28), np.uint8))
@@ -188,7 +215,7 @@ def test_a_damaged_checkpoint_is_told_and_left_aside(data: Path, tmp_path: Path,
     with pytest.raises(Stopped):
         train(data, tmp_path / "b", TINY, progress)
     assert "is damaged (" in progress.notes[0]
-    assert progress.notes[0].endswith("; training starts anew")
+    assert progress.notes[0].endswith("; training starts from scratch")
 
 
 def test_other_conditions_are_told(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,7 +236,7 @@ def test_a_checkpoint_of_several_processes_is_resumed_by_one(
         return Checkpoint(path, identity, conditions | {"processes": 2}, seconds)
 
     with monkeypatch.context() as earlier:
-        earlier.setattr(trainer, "Checkpoint", of_two)
+        earlier.setattr(resume, "Checkpoint", of_two)
         stopped(data, tmp_path / "b", TINY, 3)
     progress = StopAfter()
     bundle = train(data, tmp_path / "b", TINY, progress)
@@ -245,7 +272,7 @@ def test_a_kill_while_a_checkpoint_is_written_leaves_the_older_one(
 
 def test_a_run_that_failed_by_itself_leaves_no_checkpoint(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stopped(data, tmp_path / "b", TINY, 3)
-    monkeypatch.setattr(Reconstruction, "step", lambda _self, x: {"total": x.mean() * math.nan, "spread_ae2": x.std()})
+    monkeypatch.setattr(ReconstructionLearner, "step", lambda _self, x: {"total": x.mean() * math.nan, "spread_ae2": x.std()})
     with pytest.raises(TrainingError, match="became nan in epoch 1, step 3"):
         train(data, tmp_path / "b", TINY, Progress())
     assert not (tmp_path / "b" / CHECKPOINT).exists()

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -18,6 +19,7 @@ import torch
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
+from specs import spec_for
 
 from lrdan_edge.bundle.bundle import Bundle
 from lrdan_edge.bundle.names import WEIGHTS
@@ -26,12 +28,15 @@ from lrdan_edge.data.dataset import recorded_images
 from lrdan_edge.data.images import load_frames
 from lrdan_edge.errors import BundleError, DataError, TrainingError
 from lrdan_edge.model.deployed import load_ae2
-from lrdan_edge.model.networks import Autoencoder, spec_for
+from lrdan_edge.model.networks import Autoencoder
 from lrdan_edge.train import collapse
-from lrdan_edge.train.options import PASSES, RECIPES, TrainOptions
+from lrdan_edge.train.map_statistics import map_statistics
+from lrdan_edge.train.options import TrainOptions
 from lrdan_edge.train.progress import Progress
-from lrdan_edge.train.recipes.lrdan.losses import LossWeights
-from lrdan_edge.train.trainer import map_statistics, rate_at, train
+from lrdan_edge.train.recipes.inspection.hyperparameters import InspectionHyperparameters
+from lrdan_edge.train.recipes.lrdan.hyperparameters import DualReading, LossWeights, LrdanHyperparameters
+from lrdan_edge.train.schedule import rate_at
+from lrdan_edge.train.trainer import train
 
 TINY = TrainOptions(recipe="lrdan", epochs=2, batch_size=8, device="cpu")
 WriteStripes = Callable[..., None]
@@ -82,7 +87,9 @@ def test_a_run_writes_everything_a_later_stage_needs(stripes: Path, tmp_path: Pa
     assert bundle.manifest.model.frame_shape == (32, 32, 1)
     stage = bundle.manifest.stages["train"]
     assert stage.options["seed"] == 0
-    assert stage.options["weights"] == {"irec": 1.0, "adv": 5.0, "zrec": 1.0, "c": 0.05, "dual": 1.0, "k": 0.4}
+    hyperparameters = stage.options["hyperparameters"]
+    assert hyperparameters["weights"] == {"irec": 1.0, "adv": 5.0, "zrec": 1.0, "c": 0.05, "dual": 1.0, "k": 0.4}
+    assert (hyperparameters["batch_size"], hyperparameters["learning_rate"]) == (8, 0.001)
     assert (stage.results["images"], stage.results["held_out_images"], stage.results["epochs"]) == (30, 6, 2)
     assert stage.results["interrupted"] is False
     assert stage.results["images_per_s"] > 0
@@ -120,8 +127,11 @@ def test_same_seed_same_weights(stripes: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("reading", ["began", "joint"])
 @pytest.mark.parametrize("decoder", ["resize", "transposed"])
-def test_every_choice_trains(stripes: Path, tmp_path: Path, reading: str, decoder: str) -> None:
-    options = replace(TINY, epochs=1, dual_reading=reading, decoder=decoder)  # type: ignore[arg-type]
+def test_every_choice_trains(
+    stripes: Path, tmp_path: Path, reading: DualReading, decoder: Literal["resize", "transposed"]
+) -> None:
+    hyperparameters = LrdanHyperparameters(dual_reading=reading, decoder=decoder)
+    options = replace(TINY, epochs=1, hyperparameters=hyperparameters)
     bundle = train(stripes, tmp_path / "bundle", options, Progress())
     assert bundle.manifest.model.decoder == decoder
 
@@ -168,13 +178,18 @@ def test_killed_run_leaves_the_old_bundle(stripes: Path, tmp_path: Path) -> None
 
 def test_nan_ends_training_and_saves_nothing(stripes: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"loss total became nan in epoch 1, step 1; nothing was saved"):
-        train(stripes, tmp_path / "bundle", replace(TINY, weights=LossWeights(irec=math.nan)), Progress())
+        train(
+            stripes,
+            tmp_path / "bundle",
+            replace(TINY, hyperparameters=LrdanHyperparameters(weights=LossWeights(irec=math.nan))),
+            Progress(),
+        )
     assert not (tmp_path / "bundle" / "manifest.json").exists()
 
 
 def test_collapse_ends_training(stripes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(collapse, "AFTER", 1)
-    monkeypatch.setattr(collapse, "SHORTEST_WATCH", 3)
+    monkeypatch.setattr(collapse, "LEAST_PATIENCE", 3)
     forward = Autoencoder.forward
 
     def constant(self: Autoencoder, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -237,14 +252,23 @@ def test_automatic_size_is_said(tmp_path: Path, write_stripes: WriteStripes) -> 
 def test_weights_of_another_model_are_refused(stripes: Path, tmp_path: Path) -> None:
     bundle = train(stripes, tmp_path / "bundle", replace(TINY, epochs=1), Progress())
     bundle.manifest.model = spec_for(64, 64, 3)
-    with pytest.raises(BundleError, match="does not fit the model in the manifest"):
+    with pytest.raises(BundleError, match="does not match the model in the manifest"):
         load_ae2(bundle)
 
 
-@pytest.mark.parametrize("wrong", [{"epochs": 0}, {"batch_size": 1}, {"learning_rate": 0.0}])
-def test_options_that_cannot_work_are_refused(wrong: dict[str, int]) -> None:
-    with pytest.raises(TrainingError, match=r"at least|above 0"):
-        TrainOptions(**wrong)  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("wrong", "fix"),
+    [
+        ({"epochs": 0}, "at least 1"),
+        ({"batch_size": 1}, "at least 2"),
+        ({"learning_rate": 0.0}, "above 0"),
+        ({"recipe": "nonsense"}, "there is no recipe 'nonsense': give one of inspection, lrdan as recipe"),
+        ({"hyperparameters": LrdanHyperparameters()}, "give InspectionHyperparameters as hyperparameters"),
+    ],
+)
+def test_options_that_cannot_work_are_refused(wrong: dict[str, Any], fix: str) -> None:
+    with pytest.raises(TrainingError, match=fix):
+        TrainOptions(**wrong)
 
 
 def test_learning_rate_rises_then_falls_to_zero() -> None:
@@ -257,10 +281,10 @@ def test_learning_rate_rises_then_falls_to_zero() -> None:
 
 @given(st.integers(1, 20_000))
 def test_a_recipe_is_as_long_as_the_images_are_many(steps_per_epoch: int) -> None:
-    recipe = RECIPES["inspection"]
-    epochs = recipe.epochs(steps_per_epoch)
+    hyperparameters = InspectionHyperparameters()
+    epochs = hyperparameters.epochs(steps_per_epoch)
     steps = epochs * steps_per_epoch
-    assert recipe.least_steps <= steps
-    assert steps - steps_per_epoch < recipe.most_steps
-    if recipe.least_steps < steps - steps_per_epoch and steps < recipe.most_steps:
-        assert epochs == PASSES
+    assert hyperparameters.least_steps <= steps
+    assert steps - steps_per_epoch < hyperparameters.most_steps
+    if hyperparameters.least_steps < steps - steps_per_epoch and steps < hyperparameters.most_steps:
+        assert epochs == hyperparameters.passes

@@ -3,9 +3,9 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from specs import spec_for
 
 from lrdan_edge.errors import DataError
-from lrdan_edge.model.networks import spec_for
 from lrdan_edge.train.network_images import automatic_size
 
 

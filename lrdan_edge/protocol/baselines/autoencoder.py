@@ -4,12 +4,14 @@ import torch
 from torch import Tensor
 
 from lrdan_edge.model.deployed import DeployModule, ScoringHead
-from lrdan_edge.model.networks import Autoencoder, spec_for
+from lrdan_edge.model.networks import Autoencoder
 from lrdan_edge.protocol.baselines.common import in_chunks, index_batches, require_finite, require_frames, seeded
-from lrdan_edge.train.options import RECIPES, computes_bfloat16, scoring_for
+from lrdan_edge.train.learner import to_input
+from lrdan_edge.train.map_statistics import map_statistics
+from lrdan_edge.train.options import computes_bfloat16
 from lrdan_edge.train.recipes.lrdan import losses
-from lrdan_edge.train.recipes.lrdan.adversaries import BETAS
-from lrdan_edge.train.trainer import map_statistics, preprocessing_for, rate_at, to_input
+from lrdan_edge.train.recipes.lrdan.recipe import RECIPE
+from lrdan_edge.train.schedule import rate_at
 
 BATCH_SIZE = 32
 _IMAGES_AT_ONCE = 256
@@ -19,12 +21,10 @@ class PlainAutoencoder:
     """The network that LRDAN deploys, trained with L1 only; it shows what the second autoencoder and the discriminator add.
 
     Network, loss's reduction, optimiser, learning rate, and the way from error to score are those of the LRDAN recipe; only the
-    training differs. Sizes are those of `networks.spec_for`.
+    training differs.
     """
 
-    recipe = (
-        f"L1 alone; batches of {BATCH_SIZE}, learning rate {RECIPES['lrdan'].learning_rate:g}; network and scoring as lrdan"
-    )
+    recipe = f"L1 alone; batches of {BATCH_SIZE}, learning rate {RECIPE.defaults.learning_rate:g}; network and scoring as lrdan"
 
     def fit(
         self,
@@ -41,13 +41,13 @@ class PlainAutoencoder:
             DataError: The images cannot be used.
             TrainingError: The loss is no longer finite.
         """
-        rate, half = RECIPES["lrdan"].learning_rate, computes_bfloat16(device)
+        rate, half = RECIPE.defaults.learning_rate, computes_bfloat16(device)
         channels, height, width = require_frames(good, steps)
-        spec = spec_for(height, width, channels)
+        spec = RECIPE.spec_for(height, width, channels)
         with seeded(seed) as rng:
             network = Autoencoder(spec).to(device)
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            optimiser = torch.optim.Adam(network.parameters(), rate, betas=BETAS, fused=True)
+            optimiser = torch.optim.Adam(network.parameters(), rate, betas=RECIPE.defaults.betas, fused=True)
             network.train()
             for step, indices in enumerate(index_batches(rng, len(good), BATCH_SIZE, steps)):
                 for group in optimiser.param_groups:
@@ -60,7 +60,7 @@ class PlainAutoencoder:
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimiser.step()
         require_finite(loss.detach(), "the autoencoder")
-        preprocessing, scoring = preprocessing_for(spec), scoring_for(spec)
+        preprocessing, scoring = RECIPE.preprocessing_for(spec), RECIPE.scoring_for(spec)
         head = ScoringHead(spec, scoring, *map_statistics(network, good, preprocessing, scoring))
         self._module, self._device = DeployModule(network, head, preprocessing, scoring.source).to(device), device
 

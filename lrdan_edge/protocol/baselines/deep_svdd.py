@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lrdan_edge.protocol.baselines.common import in_chunks, index_batches, require_finite, require_frames, seeded, small_squares
 from lrdan_edge.train.options import computes_bfloat16
-from lrdan_edge.train.trainer import rate_at
+from lrdan_edge.train.schedule import rate_at
 
 BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY = 32, 1e-3, 1e-6
 CODE, BASE_CHANNELS = 32, 16

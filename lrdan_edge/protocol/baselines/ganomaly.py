@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lrdan_edge.protocol.baselines.common import in_chunks, index_batches, require_finite, require_frames, seeded
+from lrdan_edge.train.learner import to_input
 from lrdan_edge.train.options import computes_bfloat16
-from lrdan_edge.train.trainer import to_input
 
 BATCH_SIZE, LEARNING_RATE, BETAS = 32, 2e-4, (0.5, 0.999)
 CONTEXTUAL, ADVERSARIAL, ENCODING = 50.0, 1.0, 1.0  # the paper's weights

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from lrdan_edge.protocol.baselines.common import in_chunks, index_batches, require_finite, require_frames, seeded, small_squares
 from lrdan_edge.train.options import computes_bfloat16
-from lrdan_edge.train.trainer import rate_at
+from lrdan_edge.train.schedule import rate_at
 
 BATCH_SIZE, LEARNING_RATE = 32, 1e-3
 DRAWN = 4  # transformations of each image in a step

@@ -1,20 +1,20 @@
 """The toolkit's own recipes as detectors of the protocol: trained as `trainer.train` trains, but for so many steps, without files."""
 
-from dataclasses import asdict, replace
-from typing import Literal, cast
+from dataclasses import replace
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
 
 from lrdan_edge.errors import TrainingError
 from lrdan_edge.model.deployed import DeployModule, ScoringHead
-from lrdan_edge.model.networks import spec_for
 from lrdan_edge.train.known_defects import KnownDefects
-from lrdan_edge.train.options import RECIPES, TrainOptions, scoring_for
+from lrdan_edge.train.map_statistics import map_statistics
+from lrdan_edge.train.options import TrainOptions, computes_bfloat16
 from lrdan_edge.train.prefetch import batch_of
-from lrdan_edge.train.recipes.lrdan.adversaries import Adversaries, DualReading
-from lrdan_edge.train.recipes.lrdan.losses import LossWeights
-from lrdan_edge.train.trainer import learner_for, map_statistics, networks_for, preprocessing_for, rate_at
+from lrdan_edge.train.recipes import recipe_named
+from lrdan_edge.train.recipes.lrdan.hyperparameters import DualReading, LossWeights
+from lrdan_edge.train.schedule import rate_at
 
 Scorer = Literal["ae1", "ae2"]
 
@@ -37,30 +37,29 @@ class Lrdan:
         """Choose the recipe.
 
         Args:
-            weights: The losses' weights, instead of `options`'.
-            dual_reading: Who minimises the dual term, instead of `options`'.
-            scorer: Whose output is scored: AE2's, which is deployed, or AE1's for losses that leave AE2 untrained.
+            weights: The weights of LRDAN's losses; the options' by default.
+            dual_reading: Who minimises LRDAN's dual term; the options' by default.
+            scorer: Whose output is scored: AE2's, which is deployed, or, with LRDAN, AE1's for losses that leave AE2 untrained.
             labelled_ratio: Share of the training images that are labelled anomalies (see `lrdan_edge.train.known_defects`); 0 for none.
-            options: Recipe, batch size, learning rate, decoder and scoring (LRDAN's own by default); the rest is not used.
+            options: Recipe, hyperparameters and scoring (LRDAN's own by default); the rest is not used.
         """
         options = options or TrainOptions(recipe="lrdan", batch_size=BATCH_SIZE)
-        self.options = replace(options, weights=weights or options.weights, dual_reading=dual_reading or options.dual_reading)
+        given = {"weights": weights, "dual_reading": dual_reading}
+        changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        self.hyperparameters = replace(options.resolved_hyperparameters(), **changes)
+        self.options = replace(options, hyperparameters=self.hyperparameters)
         self.scorer, self.labelled_ratio = scorer, labelled_ratio
         self._fitted: tuple[DeployModule, torch.device] | None = None
 
     @property
     def recipe(self) -> str:
         """What was chosen, in one line; results measured with another recipe are not mixed with these."""
-        options, own = self.options, RECIPES[self.options.recipe]
-        weights = ", ".join(f"{name} {value:g}" for name, value in asdict(options.weights).items())
-        losses = f"weights {weights}; dual term read as {options.dual_reading}; " if options.recipe == "lrdan" else ""
-        scoring = "the image size's own" if options.scoring is None else str(options.scoring)
+        scoring = "the image size's own" if self.options.scoring is None else str(self.options.scoring)
         labelled = self.labelled_ratio and (
             f"semi-supervised: {self.labelled_ratio:g} of the training images are labelled anomalies of one other class; "
         )
         return (
-            f"{labelled or ''}recipe {options.recipe}; {losses}batches of {options.batch_size or own.batch_size}, learning rate "
-            f"{options.learning_rate or own.learning_rate:g}, {options.decoder} decoder; {self.scorer.upper()} is scored; "
+            f"{labelled or ''}recipe {self.options.recipe}; {self.hyperparameters.describe()}; {self.scorer.upper()} is scored; "
             f"scoring: {scoring}"
         )
 
@@ -78,23 +77,24 @@ class Lrdan:
         Raises:
             DataError: The images' size is not supported.
         """
-        options = replace(self.options, seed=seed)
+        recipe, hyperparameters = recipe_named(self.options.recipe), self.hyperparameters
         _, channels, height, width = good.shape
-        spec = spec_for(height, width, cast(Literal[1, 3], channels), decoder=options.decoder, recipe=options.recipe)
+        spec = recipe.spec_for(height, width, cast(Literal[1, 3], channels), hyperparameters)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            networks = networks_for(spec).to(device)
-        networks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        batch_size = options.batch_size or RECIPES[options.recipe].batch_size
+            networks = recipe.networks_for(spec).to(device)
+        networks.to(memory_format=torch.channels_last)
         networks.train()
         known = known_of(defects) if self.labelled_ratio and defects is not None else None
-        learner = learner_for(networks, good, options, known)
+        half = computes_bfloat16(device)
+        learner = recipe.learner_for(networks, spec, good, hyperparameters, seed=seed, half=half, known=known)
+        batch_size = recipe.schedule_for(hyperparameters, len(good)).batch_size
         for step in range(steps):
             learner.set_rate(rate_at(step, steps))
             batch = learner.prepare(good[batch_of(step, seed, len(good), batch_size)], step)
             learner.step(*(part.to(device) for part in batch))
-        network = networks.ae1 if self.scorer == "ae1" and isinstance(networks, Adversaries) else networks.ae2
-        preprocessing, scoring = preprocessing_for(spec), options.scoring or scoring_for(spec)
+        network = getattr(networks, self.scorer)
+        preprocessing, scoring = recipe.preprocessing_for(spec), self.options.scoring or recipe.scoring_for(spec)
         mean, deviation = map_statistics(network, good, preprocessing, scoring)
         head = ScoringHead(spec, scoring, mean, deviation)
         self._fitted = DeployModule(network, head, preprocessing, scoring.source).to(device), device

@@ -1,1 +1,33 @@
-"""Training recipes, one folder each."""
+"""The registry of training recipes. To add one, add its folder and one line to `RECIPES`.
+
+A recipe's folder has the recipe's name (underscores for hyphens). It has a module ``recipe`` with the recipe object `RECIPE`; see
+`lrdan_edge.train.recipes.base`. Importing this module does not import torch, so that the command line can list the names.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from lrdan_edge.errors import TrainingError
+
+if TYPE_CHECKING:
+    from lrdan_edge.train.recipes.base import Recipe
+
+RECIPES = {
+    "inspection": "a network restores images and marks synthetic defects",
+    "lrdan": "two autoencoders and a discriminator, as in the paper",
+}
+"""One sentence for each recipe, by its name."""
+
+DEFAULT_RECIPE = "inspection"
+
+
+def recipe_named(name: str) -> "Recipe[Any, Any]":
+    """Import a recipe.
+
+    Raises:
+        TrainingError: There is no such recipe.
+    """
+    if name not in RECIPES:
+        raise TrainingError(f"there is no recipe {name!r}", "give one of {known} as {recipe}", known=", ".join(RECIPES))
+    found: Recipe[Any, Any] = import_module(f"{__name__}.{name.replace('-', '_')}.recipe").RECIPE
+    return found

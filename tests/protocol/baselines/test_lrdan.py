@@ -13,7 +13,7 @@ from lrdan_edge.errors import TrainingError
 from lrdan_edge.model.deployed import load_ae2
 from lrdan_edge.protocol.baselines.lrdan import Lrdan
 from lrdan_edge.train.progress import Progress
-from lrdan_edge.train.recipes.lrdan.losses import LossWeights
+from lrdan_edge.train.recipes.lrdan.hyperparameters import LossWeights
 from lrdan_edge.train.trainer import TrainOptions, train
 from lrdan_edge.train.training_data import load_training_data
 

@@ -1,68 +1,66 @@
-"""Synthetic defects for training: shapes, fillings and gradual edges, painted into good images.
+"""Synthetic defects for training: shapes, fillings and soft edges, painted into good images.
 
-The dual term asks AE2 to tell fakes from images; these are fakes that look like what goes wrong on a line: cracks, holes and
-stains, chipped edges, scratches, foreign or lost texture. After CutPaste (arXiv 2104.04015), DRAEM (arXiv 2108.07610) and NSA
-(arXiv 2109.15222), with shapes of our own. Smooth unevenness is left out on purpose: natural shading looks the same.
+They look like the defects of a production line: cracks, holes and stains, chipped edges, scratches, foreign or missing texture. After
+CutPaste (arXiv 2104.04015), DRAEM (arXiv 2108.07610) and NSA (arXiv 2109.15222), with shapes of our own. Smooth unevenness is left
+out on purpose: natural shading looks the same.
 
-Half of the images get details, faint ones too; the other half also get whole regions that were worked differently, and there
-only what stands out from the texture around it, since nobody could learn to mark the rest of a region.
+Some images get details, faint ones too. The others also get whole regions with a different surface. There, only what stands out from
+the texture around it is kept and marked, since the rest of a region cannot be told from good texture.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-Image = npt.NDArray[np.float32]
+from lrdan_edge.train.recipes.inspection.hyperparameters import InspectionHyperparameters, ShapeProbabilities
+from lrdan_edge.train.recipes.inspection.variation import Image
+
 Shape = Callable[[np.random.Generator, int, int], Image]
 
-DETAILS_SHARE = 0.5  # of the painted images: details alone, faint ones too
-TRIES = 4  # for a defect that stands out enough
-CLEAN_SHARE = 0.25  # images that stay good, so that AE2 knows them too
-LEAST_CHANGE = 0.012  # of the full range: what changes less is not visible and is not marked
 _SUBPIXEL = 16  # OpenCV draws in fractions of a pixel: 4 bits
 
 
-@dataclass(frozen=True)
-class _Repertoire:
-    """What may be painted into one image: shapes with their shares, and how far each must stand out (see `_prominence`)."""
-
-    shapes: tuple[Shape, ...]
-    shares: tuple[float, ...]
-    least_prominence: float
-
-
-def paint(image: Image, other: Image, rng: np.random.Generator) -> tuple[Image, Image]:
+def paint(
+    image: Image, other: Image, rng: np.random.Generator, hyperparameters: InspectionHyperparameters
+) -> tuple[Image, Image]:
     """Paint one to three defects into an image.
 
     Args:
         image: A good image, float32 [H, W, C] in [0, 1].
         other: Another one, the source of foreign texture; the same shape.
         rng: Draws shapes, places and fillings.
+        hyperparameters: The hyperparameters.
 
     Returns:
         The defective image, float32 [H, W, C] in [0, 1], and its mask, float32 [H, W], 1 where it visibly changed.
     """
-    repertoire = _DETAILS if rng.random() < DETAILS_SHARE else _REGIONS
-    texture = _texture(image) if repertoire.least_prominence > 0 else None
+    details = rng.random() < hyperparameters.details_fraction
+    shapes = hyperparameters.detail_shapes if details else hyperparameters.region_shapes
+    texture = None if details else texture_of(image)
     painted, mask = image, np.zeros(image.shape[:2], np.float32)
     for _ in range(1 + int(rng.random() < 0.3) + int(rng.random() < 0.15)):
-        for _ in range(TRIES):
-            attempt = _paint_one(repertoire, painted, other, texture, rng)
+        for _ in range(hyperparameters.attempts):
+            attempt = paint_one(shapes, painted, other, texture, rng, hyperparameters)
             if attempt is not None:
                 painted, mask = attempt[0], np.maximum(mask, attempt[1])
                 break
     return painted, mask
 
 
-def _paint_one(
-    repertoire: _Repertoire, image: Image, other: Image, texture: Image | None, rng: np.random.Generator
+def paint_one(
+    shapes: ShapeProbabilities,
+    image: Image,
+    other: Image,
+    texture: Image | None,
+    rng: np.random.Generator,
+    hyperparameters: InspectionHyperparameters,
 ) -> tuple[Image, Image] | None:
-    """One defect and its mask, or None if it came out empty or does not stand out enough from `texture` (None: anything may)."""
-    shape = repertoire.shapes[rng.choice(len(repertoire.shapes), p=repertoire.shares)]
+    """One defect and its mask, or None if it is empty or stands out too little from `texture` (None: it need not stand out)."""
+    names, probabilities = zip(*shapes, strict=True)
+    shape = _SHAPES[names[rng.choice(len(names), p=probabilities)]]
     drawn = shape(rng, *image.shape[:2])
     if not drawn.any():
         return None
@@ -72,8 +70,8 @@ def _paint_one(
     painted = np.clip(blend, 0, 1).astype(np.float32)  # again: rounding takes a blend past its ends
     change, inside = np.abs(painted - image).max(2), opacity > 0.35
     if texture is None:
-        return painted, (inside & (cv2.blur(change, (5, 5)) > LEAST_CHANGE)).astype(np.float32)
-    if _prominence(change / texture, inside) < repertoire.least_prominence:
+        return painted, (inside & (cv2.blur(change, (5, 5)) > hyperparameters.least_change)).astype(np.float32)
+    if prominence(change / texture, inside) < hyperparameters.least_prominence:
         return None
     visible = True if shape in (_region, _stain) else cv2.blur(change / texture, (5, 5)) > 0.5
     return painted, (inside & visible).astype(np.float32)
@@ -86,12 +84,12 @@ def _softness(shape: Shape, rng: np.random.Generator) -> float:
     return _between(rng, 0.5, 6) if shape is _region else float(rng.uniform(0.5, 2.5))
 
 
-def _texture(image: Image) -> Image:
+def texture_of(image: Image) -> Image:
     """How strong the texture is around every pixel: the mean deviation from a smoothed image, float32 [H, W], above 0."""
     return np.asarray(cv2.blur(np.abs(image - _blur(image, 3)).mean(2), (31, 31)) + 0.004, np.float32)
 
 
-def _prominence(relative: Image, inside: npt.NDArray[np.bool_]) -> float:
+def prominence(relative: Image, inside: npt.NDArray[np.bool_]) -> float:
     """How far a defect stands out: its mean change in units of the texture, times the fourth root of its area / 100 pixels."""
     area = int(inside.sum())
     return float(relative[inside].mean()) * (area / 100) ** 0.25 if area else 0.0
@@ -241,10 +239,15 @@ def _edge(rng: np.random.Generator, height: int, width: int) -> Image:
     return np.ascontiguousarray(np.rot90(chip, turned))
 
 
-_DETAILS = _Repertoire((_blob, _crack, _scratch, _cloud, _edge), (0.30, 0.30, 0.12, 0.12, 0.16), 0)
-_REGIONS = _Repertoire(
-    (_blob, _crack, _scratch, _cloud, _edge, _region, _stain), (0.21, 0.23, 0.08, 0.08, 0.12, 0.20, 0.08), 1.8
-)
+_SHAPES: dict[str, Shape] = {
+    "blob": _blob,
+    "crack": _crack,
+    "scratch": _scratch,
+    "cloud": _cloud,
+    "edge": _edge,
+    "region": _region,
+    "stain": _stain,
+}
 
 
 def _fixed_point(points: npt.NDArray[Any]) -> npt.NDArray[np.int32]:

@@ -1,1 +1,1 @@
-"""The recipe `lrdan`: the paper's dual adversarial training."""
+"""The recipe `lrdan`: dual adversarial training, as in the paper (arXiv 2002.01607)."""

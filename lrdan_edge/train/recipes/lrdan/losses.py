@@ -1,4 +1,4 @@
-"""LRDAN's five losses (arXiv 2002.01607), each a function named by its term, and the weights they are published with.
+"""LRDAN's five losses (arXiv 2002.01607), each a function named by its term.
 
 L = w_irec·L_irec + w_adv·L_adv + w_zrec·L_zrec + w_c·L_c + w_dual·(L_girec − k·L_direc)
 
@@ -8,23 +8,9 @@ pixels and features instead, w_adv·L_adv outweighs L_irec by far, and G follows
 than its image. The price: L1 sums grow with the pixels, L2 norms with their root, so larger images weigh reconstruction more.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-
-
-@dataclass(frozen=True)
-class LossWeights:
-    """The published weights."""
-
-    irec: float = 1.0
-    adv: float = 5.0
-    zrec: float = 1.0
-    c: float = 0.05
-    dual: float = 1.0
-    k: float = 0.4
 
 
 def irec(x: Tensor, gx: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lrdan_edge.train.recipes.lrdan import losses
-from lrdan_edge.train.recipes.lrdan.losses import LossWeights
+from lrdan_edge.train.recipes.lrdan.hyperparameters import LossWeights
 
 Array = npt.NDArray[np.float64]
 SHAPE = (3, 2, 5, 4)

@@ -9,24 +9,16 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from specs import spec_for
 
-from lrdan_edge.model.networks import Restorer, spec_for
+from lrdan_edge.model.networks import Restorer
 from lrdan_edge.train.recipes.inspection import synthetic
-from lrdan_edge.train.recipes.inspection.restoration import (
-    AREA,
-    MOST_STRETCH,
-    MOST_TURN,
-    MOST_ZOOM,
-    SMALLEST_AREA,
-    Restoration,
-    marking,
-    overlap,
-    restoration,
-    stretch_for,
-    vary,
-)
-from lrdan_edge.train.recipes.inspection.synthetic import paint
+from lrdan_edge.train.recipes.inspection.hyperparameters import InspectionHyperparameters
+from lrdan_edge.train.recipes.inspection.restoration import RestorationLearner, marking, overlap, restoration
+from lrdan_edge.train.recipes.inspection.synthetic import paint, paint_one, texture_of
+from lrdan_edge.train.recipes.inspection.variation import stretch_for, vary
 
+DEFAULTS = InspectionHyperparameters()
 RNG = np.random.default_rng(0)
 MASKS = np.zeros((3, 1, 32, 40))
 MASKS[0, 0, 3:9, 4:30] = 1
@@ -52,10 +44,10 @@ def test_marking_is_focal_cross_entropy_that_weighs_a_defect_by_the_root_of_its_
     focal = -(1 - right) * np.log(right)
     expected = np.zeros(3)
     for index, (mask, pixels) in enumerate(zip(MASKS, focal, strict=True)):
-        area = max(mask.sum(), SMALLEST_AREA)
-        weights = np.where(mask == 1, 0.5 * mask.size / AREA / np.sqrt(area), 1.0)
+        area = max(mask.sum(), DEFAULTS.smallest_area)
+        weights = np.where(mask == 1, 0.5 * mask.size / DEFAULTS.reference_area / np.sqrt(area), 1.0)
         expected[index] = (weights * pixels).mean()
-    actual = marking(torch.from_numpy(LOGITS), torch.from_numpy(MASKS)).item()
+    actual = marking(torch.from_numpy(LOGITS), torch.from_numpy(MASKS), DEFAULTS).item()
     assert actual == pytest.approx(expected.mean(), rel=1e-9)
 
 
@@ -73,7 +65,7 @@ def test_overlap_is_soft_dice_over_the_defective_images() -> None:
 def test_painted_defects_are_marked_where_the_image_changed(seed: int, size: tuple[int, int], channels: int) -> None:
     rng = np.random.default_rng(seed)
     image, other = rng.random((2, *size, channels), np.float32)
-    painted, mask = paint(image, other, rng)
+    painted, mask = paint(image, other, rng, DEFAULTS)
     assert (painted.shape, painted.dtype) == (image.shape, np.float32)
     assert (mask.shape, mask.dtype) == (size, np.float32)
     assert set(np.unique(mask)) <= {0.0, 1.0}
@@ -100,8 +92,8 @@ def test_a_region_is_the_smaller_part_and_reaches_the_border(seed: int, size: tu
 def test_a_defect_that_does_not_stand_out_is_not_painted_among_regions(seed: int) -> None:
     rng = np.random.default_rng(seed)
     image, other = np.float32(0.4) + rng.random((2, 96, 96, 1), np.float32) / 10
-    texture = synthetic._texture(image)
-    made = synthetic._paint_one(synthetic._REGIONS, image, other, texture, rng)
+    texture = texture_of(image)
+    made = paint_one(DEFAULTS.region_shapes, image, other, texture, rng, DEFAULTS)
     if made is not None:
         inside = made[1] > 0
         change = np.abs(made[0].astype(np.float64) - image)[..., 0]
@@ -113,7 +105,7 @@ def test_a_defect_that_does_not_stand_out_is_not_painted_among_regions(seed: int
 def test_variation_keeps_shape_range_and_brightness_order(seed: int, channels: int) -> None:
     rng = np.random.default_rng(seed)
     image = np.full((32, 40, channels), 0.5, np.float32)
-    varied = vary(image, rng)
+    varied = vary(image, rng, DEFAULTS)
     assert (varied.shape, varied.dtype) == (image.shape, np.float32)
     assert varied.min() >= 0
     assert varied.max() <= 1
@@ -124,7 +116,9 @@ def distance(seed: int, upright: bool, stretch: float) -> float:
     """How far apart two lines come that were 20 pixels apart, upright or level."""
     image = np.zeros((101, 101), np.float32)
     image[:, [40, 60]] = 0.8
-    varied = vary(np.ascontiguousarray(image if upright else image.T)[..., None], np.random.default_rng(seed), stretch)[..., 0]
+    varied = vary(
+        np.ascontiguousarray(image if upright else image.T)[..., None], np.random.default_rng(seed), DEFAULTS, stretch
+    )[..., 0]
     profile = (varied if upright else varied.T)[50].astype(np.float64)
     places = np.arange(101)
     middle = np.average(places, weights=profile)
@@ -132,17 +126,23 @@ def distance(seed: int, upright: bool, stretch: float) -> float:
     return float(right - left)
 
 
-@given(st.integers(0, 2**32 - 1), st.booleans(), st.sampled_from([1.0, MOST_STRETCH]))
+@given(st.integers(0, 2**32 - 1), st.booleans(), st.sampled_from([1.0, DEFAULTS.most_stretch]))
 @settings(max_examples=60, deadline=None)
 def test_variation_enlarges_and_stretches_within_its_bounds(seed: int, upright: bool, stretch: float) -> None:
-    assert 19.9 <= distance(seed, upright, stretch) <= 20 * MOST_ZOOM * stretch / np.cos(np.deg2rad(MOST_TURN)) + 0.1
+    assert (
+        19.9
+        <= distance(seed, upright, stretch)
+        <= 20 * DEFAULTS.most_zoom * stretch / np.cos(np.deg2rad(DEFAULTS.most_turn)) + 0.1
+    )
 
 
 @pytest.mark.parametrize("upright", [True, False])
 def test_few_images_are_stretched_and_many_are_not(upright: bool) -> None:
-    widest = {images: max(distance(seed, upright, stretch_for(images)) for seed in range(150)) for images in (120, 340)}
-    assert widest[340] < 20 * (MOST_ZOOM + 0.01)
-    assert widest[120] > 20 * (MOST_ZOOM + 0.1)
+    widest = {
+        images: max(distance(seed, upright, stretch_for(images, DEFAULTS)) for seed in range(150)) for images in (120, 340)
+    }
+    assert widest[340] < 20 * (DEFAULTS.most_zoom + 0.01)
+    assert widest[120] > 20 * (DEFAULTS.most_zoom + 0.1)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -154,7 +154,7 @@ def test_training_lowers_every_loss_and_repeats_bit_for_bit(channels: Literal[1,
     def run(count: int) -> list[dict[str, float]]:
         torch.manual_seed(0)
         restorer = Restorer(spec_for(36, 36, channels, recipe="inspection"))
-        learner = Restoration(restorer, 3e-3, seed=0, half=False)
+        learner = RestorationLearner(restorer, DEFAULTS, half=False)
         steps = [learner.step(*learner.prepare(frames, step)) for step in range(count)]
         return [{name: value.item() for name, value in terms.items()} for terms in steps]
 

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from specs import spec_for
 
-from lrdan_edge.model.networks import Autoencoder, spec_for
-from lrdan_edge.train.recipes.reconstruction.reconstruction import Reconstruction, reconstruction
+from lrdan_edge.model.networks import Autoencoder
+from lrdan_edge.train.recipes.inspection.hyperparameters import InspectionHyperparameters
+from lrdan_edge.train.recipes.inspection.reconstruction import ReconstructionLearner, reconstruction
 
 
 def test_reconstruction_is_the_squared_error_of_an_image() -> None:
@@ -19,7 +21,8 @@ def test_it_learns_and_repeats_bit_for_bit() -> None:
 
     def run() -> list[float]:
         torch.manual_seed(0)
-        learner = Reconstruction(Autoencoder(spec_for(28, 28, 1, recipe="inspection")).train(), 2e-3, half=False)
+        autoencoder = Autoencoder(spec_for(28, 28, 1, recipe="inspection")).train()
+        learner = ReconstructionLearner(autoencoder, InspectionHyperparameters(learning_rate=2e-3), half=False)
         return [learner.step(frames)["total"].item() for _ in range(30)]
 
     first = run()

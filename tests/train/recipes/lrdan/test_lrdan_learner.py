@@ -4,12 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from specs import spec_for
 from torch import nn
 
-from lrdan_edge.model.networks import spec_for
-from lrdan_edge.train.recipes.lrdan import adversaries
-from lrdan_edge.train.recipes.lrdan.adversaries import Adversaries, DualReading, Optimisation, balanced_k, without_statistics
-from lrdan_edge.train.recipes.lrdan.losses import LossWeights
+from lrdan_edge.train.recipes.lrdan import learner
+from lrdan_edge.train.recipes.lrdan.hyperparameters import DualReading, LossWeights, LrdanHyperparameters
+from lrdan_edge.train.recipes.lrdan.learner import AdversarialLearner, balanced_k, without_statistics
+from lrdan_edge.train.recipes.lrdan.networks import AdversarialNetworks, Discriminator
 
 NOTHING = LossWeights(irec=0, adv=0, zrec=0, c=0, dual=0, k=0.4)
 ONLY_DUAL = replace(NOTHING, dual=1)
@@ -21,10 +22,10 @@ def moved(network: nn.Module, before: dict[str, torch.Tensor]) -> bool:
 
 def one_step(weights: LossWeights, reading: DualReading) -> tuple[dict[str, bool], dict[str, torch.Tensor]]:
     torch.manual_seed(0)
-    networks = Adversaries(spec_for(32, 32, 1))
+    networks = AdversarialNetworks(spec_for(32, 32, 1))
     before = {name: parameter.detach().clone() for name, parameter in networks.named_parameters()}
-    optimisation = Optimisation(networks, weights, reading, 1e-3, half=False)
-    terms = optimisation.step(torch.rand(4, 1, 32, 32) * 2 - 1)
+    hyperparameters = LrdanHyperparameters(weights=weights, dual_reading=reading)
+    terms = AdversarialLearner(networks, hyperparameters, half=False).step(torch.rand(4, 1, 32, 32) * 2 - 1)
     parts = {
         name: {key.removeprefix(f"{name}."): value for key, value in before.items()} for name, _ in networks.named_children()
     }
@@ -45,13 +46,14 @@ def test_each_term_moves_its_networks_and_the_discriminator_only_its_own(
 
 
 def test_readings_differ_in_what_g_wants(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(adversaries, "balanced_k", lambda _girec, _direc, k: torch.tensor(k))
+    monkeypatch.setattr(learner, "balanced_k", lambda _girec, _direc, k: torch.tensor(k))
     gradients = {}
     readings: tuple[DualReading, ...] = ("began", "joint")
     for reading in readings:
         torch.manual_seed(0)
-        networks = Adversaries(spec_for(32, 32, 1))
-        Optimisation(networks, ONLY_DUAL, reading, 1e-3, half=False).step(torch.rand(4, 1, 32, 32) * 2 - 1)
+        networks = AdversarialNetworks(spec_for(32, 32, 1))
+        hyperparameters = LrdanHyperparameters(weights=ONLY_DUAL, dual_reading=reading)
+        AdversarialLearner(networks, hyperparameters, half=False).step(torch.rand(4, 1, 32, 32) * 2 - 1)
         gradients[reading] = [
             torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None])
             for network in (networks.ae1, networks.ae2)
@@ -66,7 +68,7 @@ def test_fakes_stop_counting_once_they_are_worse_than_images(girec: float, direc
 
 
 def test_only_images_form_the_statistics_of_ae2() -> None:
-    networks = Adversaries(spec_for(32, 32, 1))
+    networks = AdversarialNetworks(spec_for(32, 32, 1))
     layer = next(layer for layer in networks.ae2.modules() if isinstance(layer, nn.BatchNorm2d))
     before = [buffer.clone() for buffer in (layer.running_mean, layer.running_var) if buffer is not None]
     with without_statistics(networks.ae2):
@@ -86,3 +88,11 @@ def test_total_is_the_weighted_sum() -> None:
     dual = terms["girec"] - w.k * terms["direc"]
     expected = w.irec * terms["irec"] + w.adv * terms["adv"] + w.zrec * terms["zrec"] + w.c * terms["c"] + w.dual * dual
     torch.testing.assert_close(terms["total"], expected)
+
+
+def test_discriminator_classifies_patches() -> None:
+    spec = spec_for(64, 96, 3)
+    logits, features = Discriminator(spec)(torch.zeros(2, 3, 64, 96))
+    assert logits.shape == (2, 1, 8, 12)
+    assert features.shape[0] == 2
+    assert features.shape[2:] == logits.shape[2:]

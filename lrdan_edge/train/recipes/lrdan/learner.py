@@ -1,53 +1,21 @@
-"""The three networks at work: one optimisation step of LRDAN."""
+"""One optimisation step of the recipe `lrdan`: all three networks move at once."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from lrdan_edge.bundle.spec import ModelSpec
-from lrdan_edge.model.networks import Autoencoder, Discriminator, code_grid
-from lrdan_edge.train.known_defects import KnownDefects, inverse_error
-from lrdan_edge.train.learner import Batch, to_input
+from lrdan_edge.train.known_defects import KnownDefects, draw_known, inverse_error
+from lrdan_edge.train.learner import Batch, Learner, to_input
 from lrdan_edge.train.recipes.lrdan import losses
-from lrdan_edge.train.recipes.lrdan.losses import LossWeights
-
-DualReading = Literal["began", "joint"]
-"""Who minimises the dual term L_girec − k·L_direc, which the paper's summary leaves open.
-
-``joint``: G and AE2 both do, with a fixed k, so that G seeks what AE2 cannot reconstruct. ``began``: AE2 does, and G
-minimises L_direc; k is held in BEGAN's balance (`balanced_k`), which is our addition: the published k is its upper limit.
-"""
-
-BETAS = (0.5, 0.999)
-
-
-class Adversaries(nn.Module):
-    """AE1 (G), AE2 (D'), the discriminator D, and c, the centre of AE1's codes."""
-
-    center: Tensor
-
-    def __init__(self, spec: ModelSpec) -> None:
-        super().__init__()
-        self.ae1, self.ae2, self.discriminator = Autoencoder(spec), Autoencoder(spec), Discriminator(spec)
-        grid = (1, 1) if spec.code == "vector" else code_grid(spec)
-        self.register_buffer("center", torch.zeros(spec.latent_channels, *grid))
-
-    @torch.no_grad()
-    def place_center(self, x: Tensor) -> None:
-        """Set c to the mean code of some images before training, as Deep SVDD does; it stays there.
-
-        Args:
-            x: Images, float [N, C, H, W] in [-1, 1].
-        """
-        self.center.copy_(self.ae1(x)[1].mean(0))
+from lrdan_edge.train.recipes.lrdan.hyperparameters import LrdanHyperparameters
+from lrdan_edge.train.recipes.lrdan.networks import AdversarialNetworks
 
 
 @contextmanager
 def without_statistics(network: nn.Module) -> Iterator[None]:
-    """Leave batch normalisation's running statistics alone: AE2 is deployed on images, so only images may form them."""
+    """Keep the running statistics of batch normalisation: AE2 is deployed on images, so only images may change them."""
     layers = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
     momenta = [layer.momentum for layer in layers]
     for layer in layers:
@@ -60,10 +28,10 @@ def without_statistics(network: nn.Module) -> Iterator[None]:
 
 
 def balanced_k(girec: Tensor, direc: Tensor, k: float) -> Tensor:
-    """`k` while fakes are reconstructed no worse than images (L_direc ≤ L_girec), else 0.
+    """`k` as long as AE2 reconstructs fakes no worse than images (L_direc ≤ L_girec), else 0.
 
-    Not in the paper's loss: BEGAN's control of k (arXiv 1703.10717, γ = 1) driven to its two limits. A fixed k lets AE2 run
-    away: reconstructing fakes ever worse pays without end, and its images suffer with them.
+    This is not in the paper's loss. It is BEGAN's control of k (arXiv 1703.10717, γ = 1), limited to its two extremes. With a fixed k,
+    AE2 diverges: the loss falls without limit as it reconstructs fakes worse, and its reconstructions of images suffer too.
 
     Args:
         girec: L_girec, scalar.
@@ -73,52 +41,39 @@ def balanced_k(girec: Tensor, direc: Tensor, k: float) -> Tensor:
     return k * (direc.detach() <= girec.detach()).to(direc.dtype)
 
 
-class Optimisation:
-    """Steps `Adversaries` towards less loss; all three networks move at once, each by its own term's gradient."""
+class AdversarialLearner(Learner):
+    """Trains all three networks at once, each by the gradient of its own terms."""
 
     def __init__(
         self,
-        networks: Adversaries,
-        weights: LossWeights,
-        dual_reading: DualReading,
-        learning_rate: float,
+        networks: AdversarialNetworks,
+        hyperparameters: LrdanHyperparameters,
+        seed: int = 0,
         *,
         half: bool,
         known: KnownDefects | None = None,
-        seed: int = 0,
     ) -> None:
-        """Set up.
+        """Set up the optimisers.
 
         Args:
             networks: What to train, in place.
-            weights: The losses' weights.
-            dual_reading: Who minimises the dual term.
-            learning_rate: Adam's, at its highest; see `set_rate`.
+            hyperparameters: The hyperparameters.
+            seed: Random seed of the draws of known defects.
             half: Whether convolutions run in bfloat16 (losses, sums and weights stay in float32).
             known: Labelled defects that AE2 must not reconstruct.
-            seed: Draws these.
         """
+        self.networks, self.hyperparameters, self.half = networks, hyperparameters, half
         self._known, self._seed = known, seed
-        self.networks, self.weights, self.dual_reading, self.half = networks, weights, dual_reading, half
-        self.device = networks.center.device.type
         self._ae1, self._ae2 = list(networks.ae1.parameters()), list(networks.ae2.parameters())
         self._d = list(networks.discriminator.parameters())
-        self._autoencoders = torch.optim.Adam([*self._ae1, *self._ae2], learning_rate, betas=BETAS, fused=True)
-        self._discriminator = torch.optim.Adam(self._d, learning_rate / 4, betas=BETAS, fused=True)
-        self._rates = (learning_rate, learning_rate / 4)
-        self.optimisers = (self._autoencoders, self._discriminator)
-        self.paints, self.shown = False, 0
-
-    def set_rate(self, share: float) -> None:
-        """Use `share` (0 to 1) of the learning rates from now on."""
-        for optimiser, rate in zip((self._autoencoders, self._discriminator), self._rates, strict=True):
-            for group in optimiser.param_groups:
-                group["lr"] = rate * share
+        rate, betas = hyperparameters.learning_rate, hyperparameters.betas
+        self._autoencoders = torch.optim.Adam([*self._ae1, *self._ae2], rate, betas=betas, fused=True)
+        self._discriminator = torch.optim.Adam(self._d, rate * hyperparameters.discriminator_rate, betas=betas, fused=True)
+        super().__init__((self._autoencoders, self._discriminator))
 
     def prepare(self, frames: Tensor, step: int) -> Batch:
-        """See `Learner.prepare`: the images, float32 in [-1, 1]; and with known defects, some of them and where to look."""
-        known = self._known.draw(len(frames), (self._seed, step, len(frames))) if self._known else ()
-        return (to_input(frames), *known)
+        """Convert the images to float32 in [-1, 1], and draw known defects and their masks, if any; see `Learner.prepare`."""
+        return to_input(frames), *draw_known(self._known, len(frames), self.hyperparameters.known_fraction, (self._seed, step))
 
     def step(self, x: Tensor, *known: Tensor) -> dict[str, Tensor]:
         """One step on one batch.
@@ -132,9 +87,9 @@ class Optimisation:
             ``spread_ae2``, the mean standard deviation over the batch of x, G(x) and D'(x), of which a collapse brings the last
             two to zero.
         """
-        net, w = self.networks, self.weights
+        net, w, reading = self.networks, self.hyperparameters.weights, self.hyperparameters.dual_reading
         shown = torch.cat([x, known[0]]) if known else x  # one batch: batch normalisation must not give the defects away
-        with torch.autocast(self.device, torch.bfloat16, enabled=self.half):
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.half):
             gx, z = net.ae1(x)
             logits_x, features_x = net.discriminator(x)
             logits_gx, features_gx = net.discriminator(gx)
@@ -153,7 +108,7 @@ class Optimisation:
             "direc": losses.direc(gx, ae2_gx),
             "discriminator": losses.discrimination(logits_x, logits_gx),
         }
-        k = balanced_k(terms["girec"], terms["direc"], w.k) if self.dual_reading == "began" else w.k
+        k = balanced_k(terms["girec"], terms["direc"], w.k) if reading == "began" else w.k
         dual = losses.dual(terms["girec"], terms["direc"], k)
         generation = w.irec * terms["irec"] + w.adv * terms["adv"] + w.zrec * terms["zrec"] + w.c * terms["c"]
         total = generation + w.dual * dual
@@ -161,12 +116,12 @@ class Optimisation:
             defects, where = known
             squares = (x - ae2_x).square().flatten(1).sum(1).mean()
             terms["known"] = inverse_error(squares, defects, ae2_defects, where)
-            total = total + terms["known"]
+            total = total + self.hyperparameters.known_weight * terms["known"]
 
         self._autoencoders.zero_grad()
         self._discriminator.zero_grad()
         terms["discriminator"].backward(inputs=self._d, retain_graph=True)  # type: ignore[no-untyped-call]
-        if self.dual_reading == "joint":
+        if reading == "joint":
             total.backward(inputs=[*self._ae1, *self._ae2])  # type: ignore[no-untyped-call]
         else:
             total.backward(inputs=self._ae2, retain_graph=True)  # type: ignore[no-untyped-call]

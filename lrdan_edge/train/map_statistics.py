@@ -1,0 +1,55 @@
+"""The scoring constants: what the anomaly maps of good images look like at each pixel."""
+
+import torch
+from torch import Tensor, nn
+
+from lrdan_edge.bundle.spec import ModelSpec, Preprocessing, Scoring
+from lrdan_edge.model.deployed import anomaly_map, preprocess
+from lrdan_edge.model.networks import Autoencoder, Restorer
+from lrdan_edge.model.tiling import Untile
+from lrdan_edge.train.cache import Frames
+
+
+@torch.inference_mode()
+def map_statistics(
+    ae2: Autoencoder | Restorer,
+    frames: Tensor | Frames,
+    preprocessing: Preprocessing,
+    scoring: Scoring,
+    spec: ModelSpec | None = None,
+    batch_size: int = 32,
+) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of the scored map at every pixel, in evaluation mode.
+
+    Args:
+        ae2: The network that is deployed; left in evaluation mode.
+        frames: Good images, uint8 [N, C, H, W]; with tiles, the tiles of a frame one after another, as `Tile` makes them.
+        preprocessing: How frames are preprocessed.
+        scoring: Which map is scored.
+        spec: The networks, if frames are cut into tiles. Each tile position then has its own statistics.
+        batch_size: Images per forward pass.
+
+    Returns:
+        Two tensors float32 [H, W]; with tiles, of the untiled map.
+    """
+
+    def maps_of(images: Tensor) -> Tensor:
+        x = preprocess(images.to(device).float(), preprocessing).contiguous(memory_format=torch.channels_last)
+        return anomaly_map(x, ae2, scoring.source)
+
+    ae2.eval()
+    device = next(ae2.parameters()).device
+    untile = Untile(spec).to(device) if spec else nn.Identity()
+    tiles = len(spec.tile_rows) * len(spec.tile_columns) if spec else 1
+    total: Tensor | float = 0.0
+    squares: Tensor | float = 0.0
+    at_once = max(1, batch_size // tiles) * tiles  # whole frames
+    for start in range(0, len(frames), at_once):
+        part = frames[start : start + at_once]
+        maps = untile(torch.cat([maps_of(images) for images in torch.split(part, batch_size)])).double()
+        total = total + maps.sum((0, 1))
+        squares = squares + maps.square().sum((0, 1))
+    count = len(frames) // tiles
+    mean = torch.as_tensor(total) / count
+    deviation = (torch.as_tensor(squares) / count - mean.square()).clamp_min(0).sqrt()
+    return mean.float().cpu(), deviation.float().cpu()

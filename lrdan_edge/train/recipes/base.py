@@ -1,0 +1,166 @@
+"""What a recipe is: all decisions that turn good images into a trained network and its scoring constants.
+
+Most recipes are trained by gradient steps: `GradientRecipe`. A recipe that is fitted instead derives from `Recipe`: its learner has no
+optimisers and gathers statistics in buffers of the networks, its schedule is one epoch, and `Recipe.finish` computes the rest.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
+
+from torch import Tensor, nn
+
+from lrdan_edge.bundle.spec import BitDepth, ModelSpec, Preprocessing, Scoring
+from lrdan_edge.model.networks import Autoencoder, Restorer
+from lrdan_edge.train.learner import OFFSET, SCALE, Learner
+from lrdan_edge.train.map_statistics import map_statistics
+from lrdan_edge.train.schedule import WARM_UP_STEPS, Schedule
+
+if TYPE_CHECKING:
+    from lrdan_edge.train.cache import Frames
+    from lrdan_edge.train.known_defects import KnownDefects
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hyperparameters(ABC):
+    """All hyperparameters of a recipe. They are recorded in the manifest, and belong to a checkpoint's identity."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """The main ones in one line; the one-class protocol refuses to mix results with different descriptions."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientHyperparameters(Hyperparameters):
+    """The schedule of a recipe that is trained by gradient steps.
+
+    Attributes:
+        passes: Epochs, unless they are fewer steps than `least_steps` or more than `most_steps`.
+        least_steps: Minimum number of steps. Few images are shown more often.
+        most_steps: Maximum number of steps.
+        batch_size: Images per step, 2 or more.
+        learning_rate: Peak learning rate.
+        warm_up_steps: Steps over which the learning rate rises.
+    """
+
+    passes: int
+    least_steps: int
+    most_steps: int
+    batch_size: int
+    learning_rate: float
+    warm_up_steps: int = WARM_UP_STEPS
+
+    def epochs(self, steps_per_epoch: int) -> int:
+        """How many epochs of `steps_per_epoch` steps to train for."""
+        steps = min(max(self.least_steps, self.passes * steps_per_epoch), self.most_steps)
+        return math.ceil(steps / steps_per_epoch)
+
+
+class Networks(nn.Module):
+    """The networks that a recipe trains.
+
+    Attributes:
+        ae2: The network that is deployed.
+    """
+
+    ae2: Autoencoder | Restorer
+
+
+N = TypeVar("N", bound=Networks)
+H = TypeVar("H", bound=Hyperparameters)
+
+
+class Recipe(ABC, Generic[N, H]):
+    """A way to train a detector.
+
+    Attributes:
+        name: Its name, as in `ModelSpec.recipe`.
+        defaults: Its hyperparameters.
+    """
+
+    name: ClassVar[str]
+    defaults: H
+
+    @abstractmethod
+    def spec_for(self, height: int, width: int, channels: Literal[1, 3], hyperparameters: H | None = None) -> ModelSpec:
+        """Choose the networks for images of this size.
+
+        Args:
+            height: Rows of the networks' images.
+            width: Their columns.
+            channels: 1 (grey) or 3 (blue, green, red).
+            hyperparameters: `defaults` by default.
+
+        Raises:
+            DataError: The size is not supported.
+        """
+
+    @abstractmethod
+    def networks_for(self, spec: ModelSpec) -> N:
+        """Make all networks that are trained, newly initialised from torch's random generator."""
+
+    def preprocessing_for(self, spec: ModelSpec, bit_depth: BitDepth = 16) -> Preprocessing:
+        """How frames are preprocessed in the deploy graph; `bit_depth` as in `Preprocessing`."""
+        colour: Literal["grey", "bgr"] = "grey" if spec.channels == 1 else "bgr"
+        return Preprocessing(colour=colour, resize="area", scale=SCALE, offset=OFFSET, bit_depth=bit_depth)
+
+    @abstractmethod
+    def scoring_for(self, spec: ModelSpec) -> Scoring:
+        """How the output of the deployed network becomes a score, unless the user says otherwise."""
+
+    @abstractmethod
+    def schedule_for(self, hyperparameters: H, images: int, epochs: int | None = None) -> Schedule:
+        """The length of a run over `images` images; `epochs` replaces the recipe's own number."""
+
+    @abstractmethod
+    def learner_for(
+        self,
+        networks: N,
+        spec: ModelSpec,
+        frames: "Tensor | Frames",
+        hyperparameters: H,
+        *,
+        seed: int,
+        half: bool,
+        known: "KnownDefects | None" = None,
+    ) -> Learner:
+        """Make the learner.
+
+        Args:
+            networks: What to train, in place, on their device.
+            spec: The specification they were made for.
+            frames: The good images, uint8 [N, C, H, W].
+            hyperparameters: The hyperparameters.
+            seed: Random seed of what `Learner.prepare` draws.
+            half: Whether convolutions run in bfloat16.
+            known: Labelled defects to learn from too.
+        """
+
+    def finish(
+        self, networks: N, frames: "Tensor | Frames", preprocessing: Preprocessing, scoring: Scoring, spec: ModelSpec
+    ) -> tuple[Tensor, Tensor]:
+        """Compute the scoring constants after the last step.
+
+        Returns:
+            Mean and standard deviation of the good images' anomaly maps at every pixel, float32 [H, W] each.
+        """
+        return map_statistics(networks.ae2, frames, preprocessing, scoring, spec)
+
+
+G = TypeVar("G", bound=GradientHyperparameters)
+
+
+class GradientRecipe(Recipe[N, G]):
+    """A recipe that is trained by gradient steps."""
+
+    def schedule_for(self, hyperparameters: G, images: int, epochs: int | None = None) -> Schedule:
+        """See `Recipe.schedule_for`."""
+        batch_size = min(hyperparameters.batch_size, images)
+        steps_per_epoch = images // batch_size
+        epochs = epochs or hyperparameters.epochs(steps_per_epoch)
+        return Schedule(batch_size, steps_per_epoch, epochs, hyperparameters.warm_up_steps)

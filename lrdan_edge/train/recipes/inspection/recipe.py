@@ -1,0 +1,102 @@
+"""The recipe object of `inspection`."""
+
+from typing import Literal
+
+import msgspec
+from torch import Tensor
+
+from lrdan_edge.bundle.spec import BitDepth, ModelSpec, Preprocessing, Scoring
+from lrdan_edge.model.networks import (
+    Autoencoder,
+    Restorer,
+    ae2_for,
+    autoencoder_spec,
+    require_supported_size,
+    restorer_widths,
+)
+from lrdan_edge.train.cache import Frames
+from lrdan_edge.train.known_defects import KnownDefects
+from lrdan_edge.train.learner import Learner
+from lrdan_edge.train.recipes.base import GradientRecipe, Networks
+from lrdan_edge.train.recipes.inspection.hyperparameters import InspectionHyperparameters
+from lrdan_edge.train.recipes.inspection.reconstruction import ReconstructionLearner
+from lrdan_edge.train.recipes.inspection.restoration import RestorationLearner
+from lrdan_edge.train.recipes.inspection.variation import stretch_for
+
+
+class OneNetwork(Networks):
+    """AE2 only."""
+
+    def __init__(self, ae2: Autoencoder | Restorer) -> None:
+        super().__init__()
+        self.ae2 = ae2
+
+
+class Inspection(GradientRecipe[OneNetwork, InspectionHyperparameters]):
+    """AE2 restores images with synthetic defects and marks the defects; the marks are scored."""
+
+    name = "inspection"
+    defaults = InspectionHyperparameters()
+
+    def spec_for(
+        self, height: int, width: int, channels: Literal[1, 3], hyperparameters: InspectionHyperparameters | None = None
+    ) -> ModelSpec:
+        """A restorer, or for images of one small object an autoencoder; see `Recipe.spec_for`."""
+        chosen = hyperparameters or self.defaults
+        if max(height, width) <= chosen.largest_vector_image:
+            return autoencoder_spec(
+                self.name,
+                (height, width, channels),
+                base_channels=chosen.base_channels,
+                latent_channels=chosen.vector_length,
+                smallest_grid=chosen.code_grid,
+                code="vector",
+            )
+        require_supported_size(height, width)
+        return ModelSpec(
+            recipe=self.name,
+            height=height,
+            width=width,
+            channels=channels,
+            base_channels=chosen.base_channels,
+            latent_channels=restorer_widths(chosen.base_channels, chosen.downsamplings)[-1],
+            downsamplings=chosen.downsamplings,
+            decoder="resize",
+            architecture="restorer",
+        )
+
+    def networks_for(self, spec: ModelSpec) -> OneNetwork:
+        """See `Recipe.networks_for`."""
+        return OneNetwork(ae2_for(spec))
+
+    def preprocessing_for(self, spec: ModelSpec, bit_depth: BitDepth = 16) -> Preprocessing:
+        """A restorer's images are standardised; see `Recipe.preprocessing_for`."""
+        plain = super().preprocessing_for(spec, bit_depth)
+        return msgspec.structs.replace(plain, standardise=spec.architecture == "restorer")
+
+    def scoring_for(self, spec: ModelSpec) -> Scoring:
+        """Score a restorer by the defects it marks, and an autoencoder by its error relative to the good images' error."""
+        if spec.architecture == "restorer":
+            return Scoring(normalise=False, smoothing_sigma=0.0, pooling="max", source="defects", extent=True, nearby=True)
+        return Scoring(normalise=True, smoothing_sigma=1.0, pooling="rms", deviation_floor=0.2)
+
+    def learner_for(
+        self,
+        networks: OneNetwork,
+        spec: ModelSpec,
+        frames: Tensor | Frames,
+        hyperparameters: InspectionHyperparameters,
+        *,
+        seed: int,
+        half: bool,
+        known: KnownDefects | None = None,
+    ) -> Learner:
+        """See `Recipe.learner_for`."""
+        if isinstance(networks.ae2, Autoencoder):
+            return ReconstructionLearner(networks.ae2, hyperparameters, seed, half=half, known=known)
+        images = len(frames) // (len(spec.tile_rows) * len(spec.tile_columns))
+        stretch = stretch_for(images, hyperparameters)
+        return RestorationLearner(networks.ae2, hyperparameters, seed, half=half, known=known, stretch=stretch)
+
+
+RECIPE = Inspection()

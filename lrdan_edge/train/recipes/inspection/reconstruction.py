@@ -1,0 +1,85 @@
+"""The learner for images of one small object: an autoencoder reconstructs good images from a short vector.
+
+A restorer with skip connections copies a wrong digit as well as a right one; ten numbers cannot.
+"""
+
+import torch
+from torch import Tensor
+
+from lrdan_edge.model.networks import Autoencoder
+from lrdan_edge.train.known_defects import KnownDefects, draw_known, inverse_error
+from lrdan_edge.train.learner import Batch, Learner, to_input
+from lrdan_edge.train.recipes.inspection.hyperparameters import InspectionHyperparameters
+
+
+def reconstruction(x: Tensor, reconstructed: Tensor) -> Tensor:
+    """E‖x − x''‖₂²: summed over an image's pixels, then averaged over the batch.
+
+    Args:
+        x: Good images, float [N, C, H, W].
+        reconstructed: Their reconstructions, the same shape.
+    """
+    return (x - reconstructed).square().flatten(1).sum(1).mean()
+
+
+class ReconstructionLearner(Learner):
+    """Trains an `Autoencoder` to reconstruct good images, and known defects badly."""
+
+    def __init__(
+        self,
+        ae2: Autoencoder,
+        hyperparameters: InspectionHyperparameters,
+        seed: int = 0,
+        *,
+        half: bool,
+        known: KnownDefects | None = None,
+    ) -> None:
+        """Set up the optimiser.
+
+        Args:
+            ae2: What to train, in place.
+            hyperparameters: The hyperparameters.
+            seed: Random seed of the draws of known defects.
+            half: Whether convolutions run in bfloat16 (losses and weights stay in float32).
+            known: Labelled defects to learn from too.
+        """
+        self.ae2, self.hyperparameters, self.half, self._known, self._seed = ae2, hyperparameters, half, known, seed
+        self._optimiser = torch.optim.AdamW(
+            ae2.parameters(),
+            hyperparameters.learning_rate,
+            betas=hyperparameters.reconstruction_betas,
+            weight_decay=hyperparameters.weight_decay,
+            fused=True,
+        )
+        super().__init__((self._optimiser,))
+
+    def prepare(self, frames: Tensor, step: int) -> Batch:
+        """Convert the images to float32 in [-1, 1], and draw known defects and their masks, if any; see `Learner.prepare`."""
+        return to_input(frames), *draw_known(self._known, len(frames), self.hyperparameters.known_fraction, (self._seed, step))
+
+    def step(self, x: Tensor, *known: Tensor) -> dict[str, Tensor]:
+        """One step on one batch.
+
+        Args:
+            x: Good images, float32 [N, C, H, W] in [-1, 1].
+            known: Known defects, float32 [M, C, H, W] in [-1, 1], and where they are defective, [M, 1, H, W]; or nothing.
+
+        Returns:
+            The terms (detached scalars), ``total``, and ``spread_x`` and ``spread_ae2``, the mean standard deviations over the
+            batch of the images and the reconstructions.
+        """
+        shown = torch.cat([x, known[0]]) if known else x  # one batch: batch normalisation must not reveal the defects
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.half):
+            reconstructed, _ = self.ae2(shown)
+        reconstructed_x, reconstructed_defects = reconstructed[: len(x)].float(), reconstructed[len(x) :].float()
+        loss = reconstruction(x, reconstructed_x)
+        terms = {"reconstruction": loss}
+        if known:
+            defects, where = known
+            terms["known"] = inverse_error(loss, defects, reconstructed_defects, where)
+            loss = loss + self.hyperparameters.known_error_weight * terms["known"]
+        self._optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._optimiser.step()
+        spread = {"spread_x": x.std(0).mean(), "spread_ae2": reconstructed_x.detach().std(0).mean()}
+        return {name: value.detach() for name, value in terms.items()} | {"total": loss.detach()} | spread

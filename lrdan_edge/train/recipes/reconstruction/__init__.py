@@ -1,1 +1,0 @@
-"""The recipe `reconstruction`: one autoencoder's reconstruction error."""
