@@ -84,7 +84,9 @@ def fit_thresholds(
     fit.write_graphs(graphs)  # all or nothing: a target that one engine cannot reach changes no threshold
     for name, decided in own.items():
         fit.write_engine(name, decided)
-    return FittedThresholds(graphs, own, [f"{engine.name}: {engine.unusable_reason}" for engine in found if engine.unusable_reason])
+    return FittedThresholds(
+        graphs, own, [f"{engine.name}: {engine.unusable_reason}" for engine in found if engine.unusable_reason]
+    )
 
 
 @dataclass(frozen=True)
