@@ -12,8 +12,8 @@ from pathlib import Path
 import msgspec
 
 from lrdan_edge.backends.processor import processor
-from lrdan_edge.bundle.bundle import versions
-from lrdan_edge.bundle.manifest import to_json
+from lrdan_edge.bundle.encoding import to_json
+from lrdan_edge.bundle.stage import versions
 from lrdan_edge.cli.demo import DemoResult, run_demo
 
 RESULTS = Path(__file__).parent / "results"

@@ -18,9 +18,10 @@ import msgspec
 import numpy as np
 
 from lrdan_edge.backends.processor import processor
-from lrdan_edge.bundle.bundle import Bundle, versions
+from lrdan_edge.bundle.bundle import Bundle
+from lrdan_edge.bundle.encoding import to_json
 from lrdan_edge.bundle.journal import MANIFEST
-from lrdan_edge.bundle.manifest import to_json
+from lrdan_edge.bundle.stage import versions
 from lrdan_edge.calibration.calibrate import calibrate
 from lrdan_edge.evaluation.evaluate import evaluate
 from lrdan_edge.evaluation.result import Evaluation

@@ -23,8 +23,8 @@ import torch
 from detection import RESULTS, spread
 
 from lrdan_edge.backends.processor import processor
-from lrdan_edge.bundle.bundle import versions
-from lrdan_edge.bundle.manifest import to_json
+from lrdan_edge.bundle.encoding import to_json
+from lrdan_edge.bundle.stage import versions
 from lrdan_edge.data.dataset import good_images, test_images
 from lrdan_edge.data.images import load_frames
 from lrdan_edge.metrics import auroc

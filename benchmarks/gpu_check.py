@@ -37,11 +37,12 @@ from surfaces import surfaces
 
 from lrdan_edge import Bundle, Inspector
 from lrdan_edge.backends.base import ANY_CORES, Backend, Cores
-from lrdan_edge.backends.nvidia import find_gpu, find_tensorrt, title
+from lrdan_edge.backends.nvidia import describe_tensorrt, find_gpu, find_tensorrt
 from lrdan_edge.backends.tensorrt import TensorRTBackend
 from lrdan_edge.backends.tensorrt_engine import GpuContext
-from lrdan_edge.bundle.bundle import versions
-from lrdan_edge.bundle.manifest import PRECISIONS, Precision, to_json
+from lrdan_edge.bundle.encoding import to_json
+from lrdan_edge.bundle.spec import PRECISIONS, Precision
+from lrdan_edge.bundle.stage import versions
 from lrdan_edge.calibration.calibrate import calibrate
 from lrdan_edge.data.images import Frame
 from lrdan_edge.engines.build import BuildRequest, build_engine
@@ -145,7 +146,7 @@ class Check:
         return engine_bytes(self.bundle, engine(self.bundle, self.engine_of(precision)))
 
     def inspector(self, precision: Precision) -> Inspector:
-        thresholder = Thresholder(self.bundle.decision().graphs[precision], None, self.bundle.manifest.model.region_share)
+        thresholder = Thresholder(self.bundle.decision().graphs[precision], None, self.bundle.manifest.model.region_fractions)
 
         def opener(cores: Cores = ANY_CORES) -> Backend:
             return self.open(precision, cores)
@@ -170,7 +171,7 @@ def environment() -> Iterator[Row]:
     said = f"{gpu.name}, compute capability {gpu.compute_capability}, CUDA up to {gpu.cuda}" if gpu else "none"
     yield Row("machine", "GPU", said, took=gpu is not None)
     yield Row("machine", "PyTorch", f"{torch.__version__}, CUDA {'usable' if torch.cuda.is_available() else 'not usable'}")
-    yield Row("machine", "TensorRT", title(find_tensorrt()))
+    yield Row("machine", "TensorRT", describe_tensorrt(find_tensorrt()))
 
 
 def build(check: Check, precision: Precision) -> Iterator[Row]:

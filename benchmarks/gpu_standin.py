@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from lrdan_edge.bundle.bundle import Bundle
-from lrdan_edge.bundle.manifest import Precision
+from lrdan_edge.bundle.spec import Precision
 from lrdan_edge.export.graph import prepare
 from lrdan_edge.model.deployed import load_ae2
 

@@ -23,8 +23,8 @@ import numpy as np
 
 from lrdan_edge import Bundle, Inspector
 from lrdan_edge.backends.processor import processor
-from lrdan_edge.bundle.bundle import versions
-from lrdan_edge.bundle.manifest import to_json
+from lrdan_edge.bundle.encoding import to_json
+from lrdan_edge.bundle.stage import versions
 from lrdan_edge.calibration.calibrate import calibrate
 from lrdan_edge.engines.build import BuildRequest, build_engine
 from lrdan_edge.export.graph import export

@@ -21,8 +21,9 @@ from lrdan_edge.backends.base import Backend
 from lrdan_edge.backends.onnxruntime import OnnxRuntimeBackend
 from lrdan_edge.backends.openvino import OpenVinoBackend
 from lrdan_edge.backends.processor import processor
-from lrdan_edge.bundle.bundle import Bundle, versions
-from lrdan_edge.bundle.manifest import to_json
+from lrdan_edge.bundle.bundle import Bundle
+from lrdan_edge.bundle.encoding import to_json
+from lrdan_edge.bundle.stage import versions
 from lrdan_edge.calibration.fidelity import QuantizationEvaluator
 from lrdan_edge.calibration.images import FrameLoader, calibration_split
 from lrdan_edge.calibration.quantise import load_quantisable

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 
 from lrdan_edge.backends.processor import processor
-from lrdan_edge.bundle.bundle import versions
-from lrdan_edge.bundle.manifest import to_json
+from lrdan_edge.bundle.encoding import to_json
+from lrdan_edge.bundle.stage import versions
 from lrdan_edge.data.dataset import LabelledImage, test_images
 from lrdan_edge.data.images import batches, read_mask
 from lrdan_edge.metrics import auroc

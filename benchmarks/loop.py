@@ -34,7 +34,7 @@ from lrdan_edge import Bundle, InspectionLoop, Inspector, open_source
 from lrdan_edge.backends.base import Backend, Cores
 from lrdan_edge.backends.onnxruntime import OnnxRuntimeBackend
 from lrdan_edge.backends.processor import processor
-from lrdan_edge.bundle.bundle import versions
+from lrdan_edge.bundle.stage import versions
 from lrdan_edge.data.images import Frame, fit_frame
 from lrdan_edge.engines.golden import golden_frames
 from lrdan_edge.runtime.loop import Progress

@@ -18,8 +18,9 @@ import torch
 from detection import spread
 from torch import Tensor
 
-from lrdan_edge.bundle.bundle import Bundle, versions
-from lrdan_edge.bundle.manifest import to_json
+from lrdan_edge.bundle.bundle import Bundle
+from lrdan_edge.bundle.encoding import to_json
+from lrdan_edge.bundle.stage import versions
 from lrdan_edge.data.dataset import LabelledImage, test_images
 from lrdan_edge.data.images import fit_frame, read_image
 from lrdan_edge.evaluation.evaluate import mask_of

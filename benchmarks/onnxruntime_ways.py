@@ -21,8 +21,9 @@ import onnxruntime as ort
 from lrdan_edge.backends.base import Cores
 from lrdan_edge.backends.onnxruntime import OnnxRuntimeBackend
 from lrdan_edge.backends.processor import processor
-from lrdan_edge.bundle.bundle import Bundle, versions
-from lrdan_edge.bundle.manifest import to_json
+from lrdan_edge.bundle.bundle import Bundle
+from lrdan_edge.bundle.encoding import to_json
+from lrdan_edge.bundle.stage import versions
 from lrdan_edge.data.images import Frame
 from lrdan_edge.engines.golden import golden_frames
 

@@ -18,8 +18,9 @@ import numpy as np
 from msgspec import to_builtins
 
 from lrdan_edge.backends.processor import processor
-from lrdan_edge.bundle.bundle import Bundle, versions
-from lrdan_edge.bundle.manifest import from_json, to_json
+from lrdan_edge.bundle.bundle import Bundle
+from lrdan_edge.bundle.encoding import from_json, to_json
+from lrdan_edge.bundle.stage import versions
 from lrdan_edge.calibration.calibrate import calibrate
 from lrdan_edge.calibration.fidelity import LARGEST_AUROC_DIFFERENCE, LEAST_RANK_CORRELATION
 from lrdan_edge.calibration.report import CalibrationReport

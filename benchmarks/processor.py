@@ -13,7 +13,7 @@ from pathlib import Path
 
 from lrdan_edge.bench.latency import as_markdown, bench
 from lrdan_edge.bundle.bundle import Bundle
-from lrdan_edge.bundle.manifest import to_json
+from lrdan_edge.bundle.encoding import to_json
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -4,7 +4,7 @@
 
 DIR is laid out as for ``lrdan-edge train``; without it surfaces are painted. Each row is one recipe at one size and batch. *Steps
 alone* repeats one batch that lies on the device already, so it is the most that the device gives for these networks; *batches alone*
-makes batches ready on the host and trains nothing. Where threads or processes make them ready ahead, training cannot be faster than the
+makes batches ready on the host and trains nothing. Where worker processes make them ready ahead, training cannot be faster than the
 slower of the two; where none do, it does both one after the other. Its share of that limit is the last column. The three take turns;
 medians over the rounds. Writes ``benchmarks/results/training-<device>.json`` and
 ``.md``.
@@ -27,14 +27,14 @@ import torch
 from surfaces import surfaces
 
 from lrdan_edge.backends.processor import processor
-from lrdan_edge.bundle.bundle import versions
-from lrdan_edge.bundle.manifest import to_json
+from lrdan_edge.bundle.encoding import to_json
+from lrdan_edge.bundle.stage import versions
 from lrdan_edge.train.compilation import compile_networks
 from lrdan_edge.train.learner import Batch, Learner
 from lrdan_edge.train.options import TrainOptions, choose_device, computes_bfloat16
-from lrdan_edge.train.prefetch import AHEAD, MOST_PAINTERS, batch_of, batches_for, painters_for
+from lrdan_edge.train.prefetch import AHEAD, MOST_WORKERS, batch_of, batches, workers_for
 from lrdan_edge.train.recipes import recipe_named
-from lrdan_edge.train.training_data import prepare
+from lrdan_edge.train.training_data import load_training_data
 
 RESULTS = Path(__file__).parent / "results"
 SETUPS = (("inspection", 256, 8), ("inspection", 256, 64), ("inspection", 64, 64), ("lrdan", 64, 16), ("lrdan", 64, 64))
@@ -75,7 +75,7 @@ def measure(
 ) -> Row:
     """One setup: its networks compiled, as training does it."""
     options = TrainOptions(recipe=recipe, image_size=(size, size), batch_size=batch, compile=compiled)
-    material = prepare(data, options)
+    material = load_training_data(data, options)
     frames = material.frames
     chosen, hyperparameters = recipe_named(recipe), options.resolved_hyperparameters()
     networks = chosen.networks_for(material.spec).to(device, memory_format=torch.channels_last)
@@ -89,8 +89,10 @@ def measure(
     def make(step: int) -> Batch:
         return learner.prepare(frames[batch_of(step, 0, len(frames), taken)], step)
 
-    def batches() -> Generator[Batch, None, None]:
-        yield from batches_for(learner, make, range(1 << 30), device, print)
+    workers = workers_for(learner, device)
+
+    def ready_batches() -> Generator[Batch, None, None]:
+        yield from batches(make, range(1 << 30), workers, print)
 
     def step(some: Batch) -> list[float]:
         return torch.stack(list(learner.step(*some).values())).tolist()  # as the loop reads them, which waits for the device
@@ -101,8 +103,8 @@ def measure(
     ready = on_device(make(0))
     ways: dict[str, Callable[[], Generator[object, None, None]]] = {
         "steps": lambda: (step(some) for some in repeat(ready)),
-        "batches": batches,
-        "training": lambda: (step(on_device(some)) for some in batches()),
+        "batches": ready_batches,
+        "training": lambda: (step(on_device(some)) for some in ready_batches()),
     }
     rates: dict[str, list[float]] = {name: [] for name in ways}
     begun = time.perf_counter()
@@ -112,13 +114,13 @@ def measure(
         for name, way in ways.items():
             rates[name].append(taken * _per_second(way(), seconds))
     figures = {name: median(values) for name, values in rates.items()}
-    return Row(recipe, size, taken, first, **figures, ahead=painters_for(device) > 0)
+    return Row(recipe, size, taken, first, **figures, ahead=workers > 0)
 
 
 def _per_second(turns: Generator[object, None, None], seconds: float) -> float:
     """Turns per second once they flow: what was made ready before is not counted."""
     with closing(turns):
-        for _ in range((AHEAD + 1) * MOST_PAINTERS):
+        for _ in range((AHEAD + 1) * MOST_WORKERS):
             next(turns)
         count, begun = 0, time.perf_counter()
         while time.perf_counter() - begun < seconds:
@@ -130,9 +132,8 @@ def _per_second(turns: Generator[object, None, None], seconds: float) -> float:
 def as_markdown(rows: list[Row], command: str, machine: str, device: torch.device) -> str:
     said = ", ".join(f"{name} {version}" for name, version in versions().items())
     half = "bfloat16" if computes_bfloat16(device) else "float32"
-    painters = painters_for(device)
-    ready = f"{painters} threads, or a process less, make" if painters else "no thread makes"
-    threads = f"{ready} batches ready ahead, {torch.get_num_threads()} compute"
+    ahead = "worker processes make batches ready ahead" if any(row.ahead for row in rows) else "no batches are made ready ahead"
+    threads = f"{ahead}, {torch.get_num_threads()} threads compute"
     lines = [
         "# Training throughput",
         "",

@@ -20,8 +20,8 @@ from typing import Any, cast
 import msgspec
 from detection import RESULTS, Run, measure
 
-from lrdan_edge.bundle.bundle import versions
-from lrdan_edge.bundle.manifest import to_json
+from lrdan_edge.bundle.encoding import to_json
+from lrdan_edge.bundle.stage import versions
 from lrdan_edge.train.options import TrainOptions
 from lrdan_edge.train.recipes import DEFAULT_RECIPE, RECIPES, recipe_named
 from lrdan_edge.train.recipes.base import Hyperparameters

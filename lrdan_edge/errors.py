@@ -9,7 +9,7 @@ LrdanError                 what is wrong, with which value, and what to do
 ├── TrainingError          training cannot go on (NaN, collapse), or was interrupted
 ├── ExportError            a graph cannot be written or does not match its model
 ├── CalibrationError       a threshold or a quantised graph cannot be made
-├── EngineError            an engine cannot be built or does not fit this device
+├── EngineError            an engine cannot be built or cannot be used on this device
 ├── SourceError            a camera, stream or file cannot deliver frames
 │   ├── SourceAddressError the address is mistyped, or nothing is there
 │   ├── SourceRefusedError it is there, but refuses: nothing listens, no permission, in use by another program
@@ -152,9 +152,21 @@ class CalibrationError(LrdanError):
 
 
 class EngineError(LrdanError):
-    """An engine cannot be built, or does not fit this device."""
+    """An engine cannot be built, or cannot be used on this device."""
 
     code = "engine"
+
+
+class UntrustedEngineError(EngineError):
+    """An engine is not loaded: neither this machine nor a key that it trusts signed it."""
+
+    code = "untrusted-engine"
+
+
+class IncompatibleEngineError(EngineError):
+    """An engine does not run on this machine, or is older than its graph."""
+
+    code = "incompatible-engine"
 
 
 class SourceError(LrdanError):

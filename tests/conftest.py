@@ -11,7 +11,7 @@ from made_once import made_once
 from parts import Line, defective_image, good_image, write
 
 from lrdan_edge.bundle.bundle import Bundle
-from lrdan_edge.engines.trust import KEY_VARIABLE
+from lrdan_edge.engines.keys import KEY_VARIABLE
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -34,18 +34,12 @@ def engine_key(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="session", autouse=True)
-def image_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where decoded images are kept: never in the user's own cache."""
-    path = tmp_path_factory.mktemp("cache")
-    os.environ["LRDAN_CACHE"] = str(path)
-    return path
-
-
 @pytest.fixture(scope="session")
 def line(tmp_path_factory: pytest.TempPathFactory) -> Line:
     """A bundle through train, export and calibrate. Tests that write use `own_line`."""
     pytest.importorskip("torch")
+    from fewer_exports import keep_registry
+
     from lrdan_edge.calibration.calibrate import calibrate
     from lrdan_edge.export.graph import export
     from lrdan_edge.train.progress import Progress
@@ -64,6 +58,7 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> Line:
             write(data / "test" / "blob" / f"{index}.png", image)
             write(data / "ground_truth" / "blob" / f"{index}_mask.png", mask)
         bundle = train(data, folder / "bundle", TrainOptions(recipe="lrdan", epochs=16), Progress())
+        keep_registry()
         export(bundle)
         calibrate(bundle)
 

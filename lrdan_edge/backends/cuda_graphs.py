@@ -1,4 +1,4 @@
-"""CUDA graphs: a fixed sequence of GPU work, launched in one call. NVIDIA's ``cuda-bindings`` make them, for PyCUDA cannot."""
+"""CUDA graphs: a fixed sequence of GPU work, launched in one call. They need NVIDIA's ``cuda-bindings``; PyCUDA has none."""
 
 import importlib
 from collections.abc import Callable
@@ -8,14 +8,14 @@ from lrdan_edge.errors import BackendError
 
 
 class CudaGraph:
-    """Work that was captured from a stream; made, launched and freed on the thread that owns the stream."""
+    """Work captured from a stream. The thread that owns the stream makes, launches and frees it."""
 
     def __init__(self, driver: Any, executable: Any) -> None:
-        """Own an instantiated graph of `driver`, which is ``cuda.bindings.driver``."""
+        """Keep an instantiated graph of `driver`, which is ``cuda.bindings.driver``."""
         self._driver, self._executable = driver, executable
 
     def launch(self, stream: int) -> None:
-        """Queue all of it on a stream, given by its handle.
+        """Queue the work on a stream, given by its handle.
 
         Raises:
             BackendError: CUDA refuses.
@@ -23,7 +23,7 @@ class CudaGraph:
         _require(self._driver.cuGraphLaunch(self._executable, stream), "cuGraphLaunch")
 
     def free(self) -> None:
-        """Free the graph, which no stream may still be running."""
+        """Free the graph; no stream may still run it."""
         _require(self._driver.cuGraphExecDestroy(self._executable), "cuGraphExecDestroy")
 
 
@@ -36,7 +36,7 @@ def find_cuda_bindings() -> Any:
 
 
 def capture(driver: Any, stream: int, enqueue: Callable[[], None]) -> CudaGraph:
-    """Capture what `enqueue` queues on a stream; nothing of it is run.
+    """Capture the work that `enqueue` queues on a stream, without running it.
 
     Args:
         driver: ``cuda.bindings.driver``.
@@ -44,14 +44,14 @@ def capture(driver: Any, stream: int, enqueue: Callable[[], None]) -> CudaGraph:
         enqueue: Queues asynchronous work on that stream and does nothing else with the GPU.
 
     Raises:
-        BackendError: CUDA refuses. The stream is as before.
+        BackendError: CUDA refuses. The stream can be used as before.
     """
     mode = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
     _require(driver.cuStreamBeginCapture(stream, mode), "cuStreamBeginCapture")
     try:
         enqueue()
     except BaseException:
-        driver.cuStreamEndCapture(stream)  # which fails too, and sets the stream free
+        driver.cuStreamEndCapture(stream)  # this fails too, and ends the capture
         raise
     graph = _require(driver.cuStreamEndCapture(stream), "cuStreamEndCapture")
     try:
@@ -61,7 +61,11 @@ def capture(driver: Any, stream: int, enqueue: Callable[[], None]) -> CudaGraph:
 
 
 def _require(answer: tuple[Any, ...], call: str) -> Any:
-    """What a function of cuda-bindings gives besides its error code."""
+    """The result of a cuda-bindings function, without its error code.
+
+    Raises:
+        BackendError: The code is an error.
+    """
     code, *values = answer
     if int(code):
         raise BackendError(f"{call} failed: {getattr(code, 'name', code)}")

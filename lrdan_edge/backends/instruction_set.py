@@ -1,6 +1,7 @@
-"""Which instruction sets this processor has, asked of the processor and not of the kernel's text.
+"""Which instruction sets this processor has.
 
-Under user-mode emulation ``/proc/cpuinfo`` is the host's; glibc asks the processor that the process really runs on.
+glibc is asked, not ``/proc/cpuinfo``: under user-mode emulation that file describes the host, and glibc asks the processor that the
+process runs on.
 """
 
 import ctypes
@@ -19,7 +20,7 @@ FEATURES = (
     "asimddp",
     "i8mm",
 )
-"""Instruction sets that change which kernels an optimised CPU graph may use (x86 names, then Arm's), as Linux names them."""
+"""Instruction sets on which the choice of CPU kernels depends (x86, then Arm), by their names in Linux."""
 
 # cpuid leaves as glibc numbers them (<sys/platform/x86.h>): 1 is leaf 7, 6 is leaf 7.1. Then register (eax, ebx, ecx, edx) and bit.
 _X86_BITS = {
@@ -35,13 +36,13 @@ _ARM_BITS = {"asimd": (_AT_HWCAP, 1), "asimddp": (_AT_HWCAP, 20), "i8mm": (_AT_H
 
 
 class _Leaf(ctypes.Structure):
-    """glibc's ``struct cpuid_feature``: what the processor has, and what of it may be used (the kernel saves its registers)."""
+    """glibc's ``struct cpuid_feature``: what the processor has, and what the kernel lets programs use."""
 
     _fields_ = (("cpuid", ctypes.c_uint * 4), ("active", ctypes.c_uint * 4))
 
 
 def features() -> list[str]:
-    """The `FEATURES` that this process may use, in their order; from ``/proc/cpuinfo`` where glibc does not tell."""
+    """The `FEATURES` that this process may use, in the order of `FEATURES`; from ``/proc/cpuinfo`` where glibc cannot tell."""
     ask: Callable[[], set[str]] = _arm if platform.machine() in ("aarch64", "arm64") else _x86
     try:
         found = ask()
@@ -51,10 +52,10 @@ def features() -> list[str]:
 
 
 def _x86() -> set[str]:
-    """By glibc 2.33 and later.
+    """From glibc 2.33 and later.
 
     Raises:
-        AttributeError: This C library cannot be asked so.
+        AttributeError: This C library has no such function.
     """
     ask = ctypes.CDLL(None)["__x86_get_cpuid_feature_leaf"]
     ask.restype, ask.argtypes = ctypes.POINTER(_Leaf), [ctypes.c_uint]

@@ -1,4 +1,4 @@
-"""The layers an engine really has and the precision each really got, as the runtime itself tells: not what was asked for."""
+"""An engine's layers and their actual precisions, as the runtime reports them."""
 
 import json
 import re
@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from lrdan_edge.bundle.manifest import EngineLayer
+from lrdan_edge.bundle.engine_sidecar import EngineLayer
 
-_WORDS = {
+_PRECISIONS = {
     "int8": "int8",
     "uint8": "int8",
     "i8": "int8",
@@ -27,19 +27,19 @@ _BYTES = {"int8": 1, "fp16": 2, "bf16": 2, "fp32": 4}
 
 
 def count_precisions(layers: Iterable[EngineLayer]) -> dict[str, int]:
-    """How many layers compute in each precision, the most frequent first."""
+    """The number of layers per precision, the most frequent first."""
     return dict(Counter(layer.precision for layer in layers).most_common())
 
 
 def tensorrt_layer(text: str) -> EngineLayer:
-    """One layer of TensorRT's engine inspector.
+    """Parse one layer of TensorRT's engine inspector.
 
     Args:
-        text: JSON in the words of TensorRT 10 (``Format/Datatype``) or 11 (``DataType``), or, where the engine was built
-            without details, the layer's name alone.
+        text: JSON with the keys of TensorRT 10 (``Format/Datatype``) or 11 (``DataType``), or, where the engine was built
+            without details, only the layer's name.
 
     Returns:
-        The layer; its precision is its first output's, and ``unknown`` where the inspector does not tell.
+        The layer. Its precision is that of its first output, or ``unknown`` where the inspector does not say.
     """
     try:
         fields: Any = json.loads(text)
@@ -62,7 +62,7 @@ def tensorrt_layer(text: str) -> EngineLayer:
 
 
 def openvino_layers(compiled: Any) -> list[EngineLayer]:
-    """The layers of a compiled OpenVINO model, constants and inputs left out."""
+    """The layers of a compiled OpenVINO model, without constants, inputs and outputs."""
     layers = []
     for operation in compiled.get_runtime_model().get_ordered_ops():
         facts = operation.get_rt_info()
@@ -82,10 +82,10 @@ def openvino_layers(compiled: Any) -> list[EngineLayer]:
 
 
 def onnxruntime_layers(events: list[dict[str, Any]]) -> list[EngineLayer]:
-    """The kernels that ONNX Runtime ran, from its own profile of one run.
+    """The kernels that ONNX Runtime ran, from its profile of one run.
 
     Args:
-        events: What ``end_profiling`` wrote.
+        events: The events of the file that ``end_profiling`` wrote.
     """
     layers = []
     for event in events:
@@ -106,9 +106,9 @@ def onnxruntime_layers(events: list[dict[str, Any]]) -> list[EngineLayer]:
     return layers
 
 
-def precision_of(words: str) -> str:
-    """The precision that a runtime's description of a type means; ``other`` for integers and the like."""
-    return next((_WORDS[word] for word in re.findall(r"[a-z0-9]+", words.lower()) if word in _WORDS), "other")
+def precision_of(description: str) -> str:
+    """The precision in a runtime's description of a type; ``other`` where there is none of those known."""
+    return next((_PRECISIONS[word] for word in re.findall(r"[a-z0-9]+", description.lower()) if word in _PRECISIONS), "other")
 
 
 def _weight_bytes(fields: dict[str, Any]) -> int | None:
@@ -119,7 +119,7 @@ def _weight_bytes(fields: dict[str, Any]) -> int | None:
 
 
 def _text(facts: Any, key: str) -> str:
-    """One fact of OpenVINO's run-time information, which holds strings in wrappers of its own."""
+    """One value of OpenVINO's run-time information, which wraps strings in its own type."""
     try:
         value = facts[key]
     except KeyError:

@@ -1,4 +1,4 @@
-"""What of NVIDIA this machine has: TensorRT's Python module, or the line that installs it, and the GPU."""
+"""NVIDIA's parts of this machine: TensorRT's Python module, or how to install it, and the GPU."""
 
 import ctypes
 import importlib
@@ -22,8 +22,8 @@ def find_tensorrt() -> ModuleType:
     """TensorRT's Python module, or that of TensorRT for RTX where only that is found.
 
     Raises:
-        MissingExtraError: Neither is installed; the message is the line that installs it.
-        EngineError: It is found but does not load, or this machine gets it otherwise (Jetson) or cannot use it.
+        MissingExtraError: Neither is installed; the message gives the command that installs one.
+        EngineError: It is installed but does not load, it comes another way on this machine (Jetson), or it is of no use here.
     """
     for name in MODULES:
         try:
@@ -31,49 +31,52 @@ def find_tensorrt() -> ModuleType:
         except ImportError as error:
             if isinstance(error, ModuleNotFoundError) and error.name == name:
                 continue
-            raise EngineError(f"{name} is installed but does not load ({error}): install it again") from error
-        if module.__file__ is not None:  # a mere folder of this name on the path imports too, and is not it
+            raise EngineError(f"{name} is installed but does not load ({error})", "install it again") from error
+        if module.__file__ is not None:  # any folder of this name on the path can be imported too
             return module
     raise how_to_install(Path("/"))
 
 
-def title(trt: ModuleType) -> str:
+def describe_tensorrt(trt: ModuleType) -> str:
     """Name and version of what `find_tensorrt` found, for messages."""
-    return product(trt.__name__, trt.__version__)
+    return product_name(trt.__name__, trt.__version__)
 
 
-def product(module: str, version: str) -> str:
+def product_name(module: str, version: str) -> str:
     """Name and version of one of `MODULES`, as NVIDIA writes them: ``TensorRT for RTX 1.7.1``."""
     return f"TensorRT{' for RTX' if module == 'tensorrt_rtx' else ''} {version}"
 
 
 def how_to_install(root: Path) -> LrdanError:
-    """The error that names the one line for this machine; `root` is where its file system is mounted."""
+    """The error that says how TensorRT gets onto this machine, whose file system is mounted at `root`."""
     compatible = root / "proc/device-tree/compatible"
     tegra = compatible.is_file() and b"nvidia,tegra" in compatible.read_bytes()
     if tegra or (root / "etc/nv_tegra_release").exists():
         installed = any(root.glob("usr/lib/python3*/dist-packages/tensorrt"))
-        where = "is installed for the system's Python alone" if installed else "comes with JetPack and is not installed"
+        where = "is installed only for the system's Python" if installed else "comes with JetPack and is not installed"
         first = "" if installed else "sudo apt-get install python3-libnvinfer, and "
         return EngineError(
-            f"TensorRT's Python module {where}: {first}make the environment with 'python3 -m venv --system-site-packages'"
+            f"TensorRT's Python module {where}",
+            "{first}make the environment with 'python3 -m venv --system-site-packages'",
+            first=first,
         )
     gpus = " ".join(path.read_text(errors="replace") for path in root.glob("proc/driver/nvidia/gpus/*/information"))
     if "GeForce RTX" in gpus:
         return EngineError(
-            "neither tensorrt nor tensorrt_rtx is installed: pip install 'lrdan-edge[tensorrt]', or, for the smaller TensorRT "
-            "for RTX, pip install tensorrt-rtx pycuda"
+            "neither tensorrt nor tensorrt_rtx is installed",
+            "pip install 'lrdan-edge[tensorrt]', or, for the smaller TensorRT for RTX, pip install tensorrt-rtx pycuda",
         )
     if any((root / sign).exists() for sign in ("proc/driver/nvidia/version", "dev/dxg")):
         return MissingExtraError("tensorrt", "tensorrt", "TensorRT")
     return EngineError(
-        "TensorRT is not installed, and no NVIDIA driver is found on this machine: build for its processor with '--target "
-        "onnxruntime', or on the machine with the GPU after pip install 'lrdan-edge[tensorrt]'"
+        "TensorRT is not installed, and no NVIDIA driver is found on this machine",
+        "build for its processor with '{target:onnxruntime}', or on the machine with the GPU after pip install "
+        "'lrdan-edge[tensorrt]'",
     )
 
 
 def logger_for(trt: ModuleType, sink: Callable[[int, str], None]) -> Any:
-    """A logger for TensorRT that hands every message, with its severity (0 worst, 4 verbose), to `sink`; it must not raise."""
+    """A TensorRT logger that passes every message and its severity (0 worst, 4 verbose) to `sink`, which must not raise."""
 
     class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
@@ -86,22 +89,23 @@ def logger_for(trt: ModuleType, sink: Callable[[int, str], None]) -> Any:
 
 
 def runtime_for(trt: ModuleType, logger: Any, *, dla_core: int | None = None, host_code: bool = False) -> Any:
-    """TensorRT's runtime, made ready for one engine.
+    """TensorRT's runtime, configured for one engine.
 
     Args:
         trt: TensorRT's module.
         logger: As `logger_for` makes it.
         dla_core: The DLA core that the engine uses; None: none.
-        host_code: Whether the engine may bring code for the processor, as version-compatible ones do.
+        host_code: Whether the engine may contain code that the processor runs, as version-compatible ones do.
 
     Raises:
         EngineError: TensorRT finds no GPU it can use.
     """
     try:
         runtime = trt.Runtime(logger)
-    except TypeError as error:  # pybind11's word for a null pointer
+    except TypeError as error:  # how pybind11 reports a null pointer
         raise EngineError(
-            f"{title(trt)} cannot start its runtime: it needs an NVIDIA GPU with a driver new enough for it; update the driver"
+            f"{describe_tensorrt(trt)} cannot start its runtime: it needs an NVIDIA GPU and a driver new enough for it",
+            "update the driver",
         ) from error
     if dla_core is not None:
         runtime.DLA_core = dla_core
@@ -127,17 +131,17 @@ class Gpu:
     integrated: bool
 
     def free_bytes(self) -> int:
-        """Memory that is free now, in bytes; 0 where that cannot be learnt. Makes a CUDA context for it, which takes a while."""
+        """Memory that is free now, in bytes; 0 where it is unknown. Slow: except on Jetsons this makes a CUDA context."""
         return _free_shared_memory() if self.integrated else _free_device_memory()
 
 
-def feature(compute_capability: str) -> str:
-    """How an engine's sidecar names the GPU generation that the engine needs: ``sm8.7``."""
+def gpu_feature(compute_capability: str) -> str:
+    """The compute capability as an engine's sidecar lists it among device features: ``sm8.7``."""
     return f"sm{compute_capability}"
 
 
 def find_gpu() -> Gpu | None:
-    """The first visible GPU, asked of the driver itself: building needs no PyCUDA. None without a driver or a GPU."""
+    """The first visible GPU, or None without a driver or a GPU. Asks the driver directly, so that building needs no PyCUDA."""
     try:
         driver: Any = ctypes.CDLL(_DRIVER)
     except OSError:
@@ -174,6 +178,6 @@ def _free_device_memory() -> int:
 
 
 def _free_shared_memory() -> int:
-    """What the kernel calls available: there GPU and CPU share the memory."""
+    """The memory that the kernel calls available; GPU and CPU share it here."""
     match = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
     return int(match[1]) * 1024 if match else 0

@@ -1,7 +1,7 @@
 """ONNX Runtime: runs the deploy graph on any CPU, or on a GPU where a build of it for GPUs is installed.
 
-Its plain call is used, not its I/O binding: on a processor it takes the caller's frames as they lie, and binding outputs costs
-more in Python than the copy it saves (docs/reference/backends.md).
+It is called without I/O binding: on a processor it reads the caller's frames in place, and binding outputs costs more time in
+Python than the copy that it saves (docs/reference/backends.md).
 """
 
 import json
@@ -20,13 +20,12 @@ from lrdan_edge.backends.base import (
     Cores,
     Detections,
     Port,
-    check_frames,
     deploy_shapes,
     largest_batch,
 )
 from lrdan_edge.backends.layers import onnxruntime_layers
 from lrdan_edge.backends.nvidia import find_gpu
-from lrdan_edge.bundle.manifest import EngineLayer
+from lrdan_edge.bundle.engine_sidecar import EngineLayer
 from lrdan_edge.data.images import Frame
 from lrdan_edge.errors import BackendError
 
@@ -54,14 +53,14 @@ class OnnxRuntimeBackend(Backend):
         Args:
             graph: The ONNX file's bytes.
             precision: The graph's precision, for the spec.
-            optimised: Whether ONNX Runtime wrote it after optimising; it is then taken as it is.
+            optimised: Whether ONNX Runtime wrote the graph after optimising it; it is then not optimised again.
             cores: How it may use the processor.
-            in_floats: Whether an int8 graph's whole numbers are computed in float32, as the graph is written, and by no integer
-                kernel: the same numbers on every processor, and what integer kernels are held against.
+            in_floats: Whether an int8 graph is computed in float32 between its Q/DQ nodes, without integer kernels: the numbers
+                are then the same on every processor, and serve as the reference for the integer kernels.
             name: ``onnxruntime`` for the processor, ``onnxruntime-cuda`` or ``onnxruntime-tensorrt`` for a GPU.
 
         Raises:
-            BackendError: ONNX Runtime refuses the graph, it is no deploy graph, or the GPU provider asked for does not work here.
+            BackendError: ONNX Runtime refuses the graph, it is not a deploy graph, or the GPU provider does not work here.
         """
         self.name, provider = name, _GPU_PROVIDERS.get(name, _CPU)
         options = session_options(cores)
@@ -75,7 +74,7 @@ class OnnxRuntimeBackend(Backend):
                 graph,
                 options,
                 providers=wanted,
-                disabled_optimizers=None if in_floats else _unwanted(precision),
+                disabled_optimizers=None if in_floats else _disabled_optimizers(precision),
                 enable_fallback=0,
             )
         # ONNX Runtime's exceptions share no base class of their own.
@@ -85,20 +84,16 @@ class OnnxRuntimeBackend(Backend):
             ) from error
         if provider not in self._session.get_providers():  # it would run on the processor and not say so
             raise BackendError(
-                f"ONNX Runtime {ort.__version__} has no working {provider} here: install onnxruntime-gpu with the CUDA libraries "
-                "it needs, or choose another --backend"
+                f"ONNX Runtime {ort.__version__} has no working {provider} here",
+                "install onnxruntime-gpu with the CUDA libraries it needs, or choose another {backend}",
             )
         frame, heatmap = deploy_shapes(
             *(_ports(values) for values in (self._session.get_inputs(), self._session.get_outputs()))
         )
         gpu = find_gpu() if provider != _CPU else None
-        self.spec = BackendSpec(frame, heatmap, largest_batch(heatmap), gpu.name if gpu else "CPU", precision)
+        super().__init__(BackendSpec(frame, heatmap, largest_batch(heatmap), gpu.name if gpu else "CPU", precision))
 
-    def infer(self, frames: Frame, *, heatmap: bool = True) -> Detections:
-        """Score a batch; see `Backend.infer`."""
-        if self._session is None:
-            raise BackendError(f"this {self.name} backend is closed: open the inspector again")
-        check_frames(frames, self.spec)
+    def _infer(self, frames: Frame, heatmap: bool) -> Detections:
         wanted = ["score", "heatmap"] if heatmap else ["score"]
         try:
             parts = [self._session.run(wanted, {"frames": part}) for part in _split(frames, self.spec.max_batch)]
@@ -107,18 +102,17 @@ class OnnxRuntimeBackend(Backend):
         columns = parts[0] if len(parts) == 1 else [np.concatenate(column) for column in zip(*parts, strict=True)]
         return Detections(columns[0], columns[1] if heatmap else None)
 
-    def close(self) -> None:
-        """Free the session; may be called again."""
+    def _close(self) -> None:
         self._session = None
 
 
 def gpu_backends() -> list[str]:
-    """Names of the backends by GPU providers that this ONNX Runtime was built with, whether they work here or not."""
+    """Backends for the GPU providers that this ONNX Runtime was built with; they may not work on this machine."""
     return [name for name, provider in _GPU_PROVIDERS.items() if provider in ort.get_available_providers()]
 
 
 def session_options(cores: Cores = ANY_CORES) -> "ort.SessionOptions":
-    """Options of every session: threads bounded by the cores this process may use, errors only on stderr."""
+    """Session options: at most one thread per core that this process may use, and only errors on stderr."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = cores.threads or len(os.sched_getaffinity(0))
     options.inter_op_num_threads = 1
@@ -127,17 +121,17 @@ def session_options(cores: Cores = ANY_CORES) -> "ort.SessionOptions":
     return options
 
 
-def _unwanted(precision: str) -> list[str] | None:
-    """Optimisers that harm int8 graphs.
+def _disabled_optimizers(precision: str) -> list[str] | None:
+    """Optimisers to switch off: those that harm int8 graphs.
 
-    One arranges the few float layers of an int8 graph, which have 1 to 4 channels, in blocks of 16: slower. The other quantises
-    what the graph keeps in float: the weights of layers that calibration found to need it.
+    One lays out the few float layers of an int8 graph, which have 1 to 4 channels, in blocks of 16, which is slower. The other
+    quantises the weights that calibration decided to keep in float.
     """
     return ["NchwcTransformer", "WeightBiasQuantization"] if precision == "int8" else None
 
 
 def _providers(provider: str, precision: str) -> list[Any]:
-    """What ONNX Runtime asks for each node in turn; it must be given the processor last, for what a GPU provider lacks."""
+    """Execution providers, the preferred first; the processor comes last, for nodes that a GPU provider lacks."""
     cuda = ("CUDAExecutionProvider", {"use_tf32": "0"})  # TF32 computes float32 with ten bits
     if provider == _CPU:
         return [_CPU]
@@ -148,7 +142,12 @@ def _providers(provider: str, precision: str) -> list[Any]:
 
 
 def optimise(graph: Path, precision: str, target: Path) -> None:
-    """Save `graph`, of that precision, as ONNX Runtime optimises it for this machine's processor.
+    """Optimise a graph for this machine's processor and save it.
+
+    Args:
+        graph: The ONNX file.
+        precision: Its precision.
+        target: The file to write.
 
     Raises:
         BackendError: ONNX Runtime refuses the graph.
@@ -156,10 +155,10 @@ def optimise(graph: Path, precision: str, target: Path) -> None:
     options = session_options()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.optimized_model_filepath = str(target)
-    # ONNX Runtime warns that such a file fits this kind of processor only; the engine's sidecar holds users to that.
+    # ONNX Runtime warns that such a file runs only on this kind of processor; the engine's sidecar records that.
     options.log_severity_level = 4
     try:
-        ort.InferenceSession(graph.read_bytes(), options, providers=[_CPU], disabled_optimizers=_unwanted(precision))
+        ort.InferenceSession(graph.read_bytes(), options, providers=[_CPU], disabled_optimizers=_disabled_optimizers(precision))
     except Exception as error:
         raise BackendError(f"ONNX Runtime {ort.__version__} cannot optimise {graph}: {_first_line(error)}") from error
 
@@ -168,7 +167,7 @@ def run_layers(graph: bytes) -> list[EngineLayer]:
     """The kernels that ONNX Runtime runs for an optimised graph, from its own profile of one black frame.
 
     Raises:
-        BackendError: ONNX Runtime refuses the graph, or it is no deploy graph.
+        BackendError: ONNX Runtime refuses the graph, or it is not a deploy graph.
     """
     with OnnxRuntimeBackend(graph, "optimised", optimised=True) as backend:
         shape = backend.spec.frame_shape
@@ -178,7 +177,7 @@ def run_layers(graph: bytes) -> list[EngineLayer]:
     with TemporaryDirectory() as folder:
         options.profile_file_prefix = str(Path(folder) / "profile")
         try:
-            session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+            session = ort.InferenceSession(graph, options, providers=[_CPU])
             session.run(None, {"frames": np.zeros((1, *shape), np.uint8)})
             events = json.loads(Path(session.end_profiling()).read_bytes())
         except Exception as error:
@@ -187,7 +186,7 @@ def run_layers(graph: bytes) -> list[EngineLayer]:
 
 
 def _ports(values: list[Any]) -> dict[str, Port]:
-    """Names, types and shapes as `deploy_shapes` takes them."""
+    """Types and shapes by name, for `deploy_shapes`."""
     names = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
     return {
         value.name: (names.get(value.type, value.type), [size if isinstance(size, int) else None for size in value.shape])

@@ -14,12 +14,11 @@ from lrdan_edge.backends.base import (
     Cores,
     Detections,
     Port,
-    check_frames,
     deploy_shapes,
     largest_batch,
 )
 from lrdan_edge.backends.layers import openvino_layers
-from lrdan_edge.bundle.manifest import EngineLayer
+from lrdan_edge.bundle.engine_sidecar import EngineLayer
 from lrdan_edge.data.images import Frame
 from lrdan_edge.errors import BackendError, MissingExtraError
 
@@ -35,8 +34,8 @@ class OpenVinoBackend(Backend):
         Args:
             graph: The ONNX file's bytes.
             precision: The graph's precision. fp32 and int8 keep float32 where they are not quantised.
-            compiled: Whether `graph` is what `compile_graph` made of one instead.
-            cores: Threads, where not OpenVINO's choice.
+            compiled: Whether `graph` is a model that `compile_graph` compiled, instead of an ONNX file.
+            cores: How it may use the processor.
 
         Raises:
             BackendError: OpenVINO refuses the graph.
@@ -48,25 +47,23 @@ class OpenVinoBackend(Backend):
             config["INFERENCE_NUM_THREADS"] = cores.threads
         try:
             compile_ = partial(_compile, graph, compiled=compiled)
-            self._whole: Any = compile_(config)
-            inputs, outputs = (_ports(ports) for ports in (self._whole.inputs, self._whole.outputs))
+            self._model: Any = compile_(config)
+            inputs, outputs = (_ports(ports) for ports in (self._model.inputs, self._model.outputs))
         except RuntimeError as error:
             raise BackendError(f"OpenVINO {version} cannot load the {precision} graph: {_last_line(error)}") from error
-        self._streams = int(self._whole.get_property("INFERENCE_NUM_THREADS"))
+        self._streams = int(self._model.get_property("INFERENCE_NUM_THREADS"))
         many = {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": self._streams, "INFERENCE_NUM_THREADS": self._streams}
         self._compile_many: Any = partial(compile_, config | many)
-        self._requests: dict[int, list[Any]] = {1: [self._whole.create_infer_request()]}
-        self._lock = threading.Lock()  # these requests, one caller at a time
+        self._requests: dict[int, list[Any]] = {1: [self._model.create_infer_request()]}
+        self._lock = threading.Lock()  # one caller at a time uses the requests
         frame, heatmap = deploy_shapes(inputs, outputs)
-        self.spec = BackendSpec(frame, heatmap, largest_batch(heatmap), "CPU", precision)
+        super().__init__(BackendSpec(frame, heatmap, largest_batch(heatmap), "CPU", precision))
 
-    def infer(self, frames: Frame, *, heatmap: bool = True) -> Detections:
-        """Score a batch; see `Backend.infer`.
+    def _infer(self, frames: Frame, heatmap: bool) -> Detections:
+        """Run small batches on all cores together; split batches of at least one frame per core between the cores.
 
-        All cores work on one frame; but a batch of as many frames as there are cores, or more, is shared out among them, and
-        no core waits for another after every layer.
+        A core with frames of its own does not wait for the others after every layer.
         """
-        check_frames(frames, self.spec)
         count = len(frames)
         score = np.empty(count, np.float32)
         heat = np.empty((count, *self.spec.heatmap_shape), np.float32) if heatmap else None
@@ -80,8 +77,6 @@ class OpenVinoBackend(Backend):
         return Detections(score, heat)
 
     def _run(self, frames: Frame, score: npt.NDArray[np.float32], heatmap: npt.NDArray[np.float32] | None) -> None:
-        if not self._requests:
-            raise BackendError("this openvino backend is closed: open the inspector again")
         streams = self._streams if len(frames) >= self._streams else 1
         if streams not in self._requests:
             many = self._compile_many()
@@ -98,22 +93,20 @@ class OpenVinoBackend(Backend):
             if heatmap is not None:
                 np.copyto(heatmap[cut], request.get_tensor("heatmap").data)
 
-    def close(self) -> None:
-        """Free the model; may be called again."""
-        with self._lock:
-            self._requests = {}
-            self._whole = self._compile_many = None
+    def _close(self) -> None:
+        self._requests = {}
+        self._model = self._compile_many = None
 
 
 def compile_graph(graph: bytes, precision: str) -> tuple[bytes, list[EngineLayer]]:
-    """Compile a graph for this processor into bytes that load without the graph, and faster.
+    """Compile a graph for this processor. The compiled model loads faster, and without the graph.
 
     Args:
         graph: The ONNX file's bytes.
         precision: The graph's precision.
 
     Returns:
-        The compiled model, and the layers it has.
+        The compiled model's bytes, and its layers.
 
     Raises:
         BackendError: OpenVINO refuses the graph.
@@ -130,7 +123,7 @@ def compile_graph(graph: bytes, precision: str) -> tuple[bytes, list[EngineLayer
 
 
 def _wait(request: Any) -> RuntimeError | None:
-    """Wait until a request is done; its error, so that the others are waited for too."""
+    """Wait until a request is done. An error is returned, not raised, so that the caller waits for the other requests too."""
     try:
         request.wait()
     except RuntimeError as error:
@@ -159,21 +152,21 @@ def openvino_version() -> str:
 
 
 def _ports(ports: Any) -> dict[str, Port]:
-    """Names, types and shapes as `deploy_shapes` takes them."""
-    names = {"u8": "uint8", "f32": "float32"}
+    """Types and shapes by name, for `deploy_shapes`."""
+    numpy_names = {"u8": "uint8", "f32": "float32"}
     found = {}
     for port in ports:
         kind = port.element_type.get_type_name()
         sizes = [None if size.is_dynamic else int(size.get_length()) for size in port.partial_shape]
         name = next((ours for ours in ("frames", "score", "heatmap") if ours in port.names), port.any_name)
-        found[name] = (names.get(kind, kind), sizes)
+        found[name] = (numpy_names.get(kind, kind), sizes)
     return found
 
 
 def _config(precision: str) -> dict[str, Any]:
-    """Compute in float32, or for an fp16 graph in float16 where the processor can.
+    """OpenVINO's settings: compute in float32, or for an fp16 graph in float16 where the processor can.
 
-    Unasked, OpenVINO takes bfloat16 on many a processor, whose 8 bits move scores of the fp16 graph by a tenth.
+    By default OpenVINO takes bfloat16 on many processors, whose 8 bits change scores of the fp16 graph by a tenth.
     """
     half = precision == "fp16" and "FP16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f16" if half else "f32"}
@@ -181,10 +174,10 @@ def _config(precision: str) -> dict[str, Any]:
 
 @cache
 def _core() -> Any:
-    """The process's one OpenVINO core, never freed.
+    """The process's only OpenVINO core, never freed.
 
-    Each core's CPU plugin gives its thread another stack for signal handlers and puts the former one back when it goes.
-    With several cores that ends on a freed stack, and the next Ctrl-C is a segmentation fault.
+    Each core's CPU plugin gives its thread another stack for signal handlers and restores the previous one when it is freed.
+    With several cores the thread ends up on a freed stack, and the next Ctrl-C is a segmentation fault.
     """
     import openvino
 

@@ -1,4 +1,4 @@
-"""What machine this is, as far as an engine and int8 care."""
+"""This machine's CPU: what engines depend on, and whether int8 is faster on it."""
 
 import platform
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ _INT8 = {
     "i8mm": "Arm I8MM",
     "asimddp": "Arm dot product",
 }
-"""Instructions that multiply 8-bit integers faster than floats, the fastest first."""
+"""Instruction sets that multiply 8-bit integers faster than floats, the fastest first."""
 
 
 @dataclass(frozen=True)
@@ -33,16 +33,16 @@ class Processor:
 
     @property
     def int8_is_faster(self) -> bool:
-        """Whether int8 may be expected to run faster than fp32; `lrdan_edge.bench` measures it.
+        """Whether int8 is expected to run faster than fp32; `lrdan_edge.bench` measures it.
 
-        Without VNNI, x86 takes three instructions for what VNNI does in one, and floats are as fast; so it is on Arm without
+        Without VNNI, x86 needs three instructions where VNNI needs one, and floats are as fast. The same holds on Arm without
         the dot product.
         """
         return any(feature in self.features for feature in _INT8)
 
     @property
     def instruction_set(self) -> str:
-        """What int8 is computed with, in words: ``AVX-512 VNNI``, ``AVX2 without VNNI``, ``NEON without dot product``."""
+        """The instruction set that computes int8, in words: ``AVX-512 VNNI``, ``AVX2 without VNNI``, ``NEON without dot product``."""
         best = next((name for feature, name in _INT8.items() if feature in self.features), None)
         if best:
             return best
@@ -52,7 +52,7 @@ class Processor:
         return f"{wide or 'SSE'} without VNNI" if self.platform.endswith(("x86_64", "AMD64")) else "unknown"
 
     def describe_int8(self) -> str:
-        """The instruction set and what follows from it for int8, in a sentence."""
+        """The instruction set, and whether int8 is expected to be faster, in a sentence."""
         if self.int8_is_faster:
             return f"{self.instruction_set}: int8 is expected to be faster than fp32"
         return f"{self.instruction_set}: int8 is not expected to be faster than fp32, so 'auto' prefers fp32"

@@ -1,8 +1,8 @@
 """TensorRT through PyCUDA: runs an engine on an NVIDIA GPU.
 
-CUDA keeps the current context per thread, so whatever is made on the GPU is made, used and freed by one thread of its own;
-callers on any thread hand their frames over and wait. One thread owns the engine, and one per stream runs calls of it: while
-the GPU computes one, the other copies its frames in, or its results out.
+CUDA keeps the current context per thread. So the backend has threads of its own: one loads and frees the engine, and one per
+stream makes, uses and frees what runs calls. Callers on any thread queue their frames and wait. While the GPU computes for one
+stream, the other copies its frames in or its results out.
 """
 
 import importlib
@@ -10,7 +10,6 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lrdan_edge.backends.base import Backend, BackendSpec, Detections, check_frames
+from lrdan_edge.backends.base import Backend, BackendSpec, Detections
 from lrdan_edge.backends.cuda_graphs import find_cuda_bindings
 from lrdan_edge.backends.nvidia import find_tensorrt
 from lrdan_edge.backends.tensorrt_engine import EngineRequest, GpuContext, LoadedEngine
@@ -51,83 +50,68 @@ class TensorRTBackend(Backend):
             plan: The engine file's bytes.
             precision: The graph's precision, for the spec and for messages.
             dla_core: The DLA core that the engine was built for; None: none.
-            version_compatible: Whether the engine was built so; it then brings code for the processor, which runs.
-            streams: How many calls overlap; each takes buffers and scratch memory of its own.
-            spin: Whether waiting for the GPU keeps a core busy, which notices its end sooner.
+            version_compatible: Whether the engine was built to be version-compatible; it then contains code that the processor
+                runs.
+            streams: How many calls overlap; each has buffers and scratch memory of its own.
+            spin: Whether threads busy-wait for the GPU, which answers sooner and keeps a core busy.
 
         Raises:
-            EngineError: The engine was built by another TensorRT version or for another GPU, or is no deploy graph's.
+            EngineError: The engine was built by another TensorRT version or for another GPU, or not from a deploy graph.
             BackendError: There is no usable GPU, or not enough of its memory is free.
             MissingExtraError: TensorRT or PyCUDA is not installed.
         """
         trt, cuda = find_tensorrt(), _find_pycuda()
         request = EngineRequest(plan, precision, dla_core, version_compatible, streams, spin)
-        requests: _Queue = SimpleQueue()
+        self._requests: _Queue = SimpleQueue()
         opened: Future[BackendSpec] = Future()
-        owner = threading.Thread(target=_own, args=(trt, cuda, request, requests, opened), name="tensorrt", daemon=True)
-        self._pid, self._requests, self._lock, self._streams = os.getpid(), requests, threading.Lock(), streams
+        owner = threading.Thread(target=_own, args=(trt, cuda, request, self._requests, opened), name="tensorrt", daemon=True)
         owner.start()
-        # Runs once: at close, when nobody holds the backend any more, or at exit, whichever comes first.
-        self._release = weakref.finalize(self, _stop, requests, streams, owner, self._lock, self._pid)
-        self.spec = opened.result()
+        # Runs once: at close, when nothing refers to the backend any more, or at exit, whichever comes first.
+        self._release = weakref.finalize(self, _stop, self._requests, streams, owner, os.getpid())
+        super().__init__(opened.result())
 
-    def infer(self, frames: Frame, *, heatmap: bool = True) -> Detections:
-        """Score a batch; see `Backend.infer`."""
-        check_frames(frames, self.spec)
+    def _infer(self, frames: Frame, heatmap: bool) -> Detections:
         count, most = len(frames), self.spec.max_batch
         found = Detections(
             np.empty(count, np.float32), np.empty((count, *self.spec.heatmap_shape), np.float32) if heatmap else None
         )
         answers: _Answers = SimpleQueue()
-        cuts = [slice(start, min(start + most, count)) for start in range(0, count, most)]
-        self._ask(
-            [
-                _Part(frames[cut], found.score[cut], None if found.heatmap is None else found.heatmap[cut], answers)
-                for cut in cuts
-            ]
-        )
-        return found._replace(device_ms=_milliseconds(answers, len(cuts)))
+        slices = [slice(start, min(start + most, count)) for start in range(0, count, most)]
+        for part in slices:
+            heat = None if found.heatmap is None else found.heatmap[part]
+            self._requests.put(_Part(frames[part], found.score[part], heat, answers))
+        return found._replace(device_ms=_milliseconds(answers, len(slices)))
 
-    def warm_up(self, batch: int = 1) -> None:
-        """Run black frames on every stream; see `Backend.warm_up`."""
+    def _warm_up(self, frames: Frame) -> None:
+        """Run the frames on every stream at once."""
         answers: _Answers = SimpleQueue()
-        together = threading.Barrier(self._streams)
-        size = min(batch, self.spec.max_batch)
-        frames = np.zeros((size, *self.spec.frame_shape), np.uint8)
-        self._ask([_Part(frames, np.empty(size, np.float32), None, answers, together) for _ in range(self._streams)])
-        _milliseconds(answers, self._streams)
+        barrier = threading.Barrier(self.spec.in_flight)
+        frames = frames[: self.spec.max_batch]
+        for _ in range(self.spec.in_flight):
+            self._requests.put(_Part(frames, np.empty(len(frames), np.float32), None, answers, barrier))
+        _milliseconds(answers, self.spec.in_flight)
 
-    def close(self) -> None:
-        """Answer what was asked before, then free everything; may be called again, from any thread."""
+    def _close(self) -> None:
         self._release()
-
-    def _ask(self, parts: Sequence["_Part"]) -> None:
-        if os.getpid() != self._pid:
-            raise BackendError(
-                f"this TensorRT backend belongs to process {self._pid}, and CUDA does not survive a fork: open the bundle in "
-                f"process {os.getpid()} itself, or start processes with multiprocessing's 'spawn'"
-            )
-        with self._lock:
-            if not self._release.alive:
-                raise BackendError("this tensorrt backend is closed: open the inspector again")
-            for part in parts:
-                self._requests.put(part)
 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """Frames that one call of the engine takes, and where its results go.
+    """The frames of one call of the engine, and where its results go.
 
     Attributes:
-        answers: Told the milliseconds it took, or the error to raise.
-        together: Where set, parts that are run at once, one per stream.
+        frames: uint8 [n, H, W, C], n at most the engine's largest batch.
+        score: float32 [n], to be filled.
+        heatmap: float32 [n, h, w], to be filled, or None when not wanted.
+        answers: Gets the milliseconds that the call took, or the error to raise.
+        barrier: Where set, the streams wait at it before they run, so that each runs one part.
     """
 
     frames: Frame
     score: npt.NDArray[np.float32]
     heatmap: npt.NDArray[np.float32] | None
     answers: "_Answers"
-    together: threading.Barrier | None = None
+    barrier: threading.Barrier | None = None
 
 
 _Answers = SimpleQueue[float | LrdanError]
@@ -135,16 +119,16 @@ _Queue = SimpleQueue[_Part | None]
 
 
 def _milliseconds(answers: "_Answers", parts: int) -> float:
-    """Wait for all parts' answers; the GPU's time of them all."""
-    said = [answers.get() for _ in range(parts)]
-    for answer in said:
+    """Wait for the answers to all parts. Returns the GPU's milliseconds for all of them."""
+    received = [answers.get() for _ in range(parts)]
+    for answer in received:
         if isinstance(answer, LrdanError):
             raise answer
-    return sum(answer for answer in said if not isinstance(answer, LrdanError))
+    return sum(answer for answer in received if not isinstance(answer, LrdanError))
 
 
 def _own(trt: Any, cuda: Any, request: EngineRequest, requests: _Queue, opened: "Future[BackendSpec]") -> None:
-    """The engine's thread: load, let the streams' threads run it, free it after they ended."""
+    """The engine's thread: load the engine, start the streams' threads, free the engine when they have ended."""
     gpu, loaded, runners, failure = None, None, [], None
     try:
         gpu = GpuContext(cuda)
@@ -166,7 +150,7 @@ def _own(trt: Any, cuda: Any, request: EngineRequest, requests: _Queue, opened: 
         runner.join()
     if gpu is not None:
         _close(gpu)
-    if failure is not None:  # here, for inside the handler the error's own frames still hold what is to be freed
+    if failure is not None:  # not in the handler above: there the error still refers to objects that must be freed first
         opened.set_exception(failure)
 
 
@@ -182,12 +166,12 @@ def _run(cuda: Any, loaded: LoadedEngine, bindings: Any, requests: _Queue, ready
         ready.set_result(None)
         while (part := requests.get()) is not None:
             try:
-                if part.together is not None:
-                    part.together.wait()
+                if part.barrier is not None:
+                    part.barrier.wait()
                 part.answers.put(slot.run(part.frames, part.score, part.heatmap))
             except Exception as error:
                 part.answers.put(_for_caller(error, f"failed on {list(part.frames.shape)}"))
-            del part  # so that waiting for the next one keeps no caller's array alive
+            del part  # do not keep the caller's arrays alive while waiting for the next part
     if gpu is not None:
         _close(gpu)
     if failure is not None:
@@ -195,19 +179,18 @@ def _run(cuda: Any, loaded: LoadedEngine, bindings: Any, requests: _Queue, ready
 
 
 def _close(gpu: GpuContext) -> None:
-    """Free all of a thread's own; a step that fails is logged and does not keep the others from running."""
+    """Free everything that the thread made; a step that fails is logged, and the others still run."""
     try:
         gpu.close()
     except Exception as error:  # PyCUDA's, the bindings' or TensorRT's
         logging.getLogger(__name__).warning("the GPU could not be released cleanly: %s", _first_line(error))
 
 
-def _stop(requests: _Queue, streams: int, owner: threading.Thread, lock: threading.Lock, pid: int) -> None:
-    if os.getpid() != pid:
+def _stop(requests: _Queue, streams: int, owner: threading.Thread, process: int) -> None:
+    if os.getpid() != process:
         return  # a fork has neither the threads nor the context: both stay with the parent
-    with lock:
-        for _ in range(streams):
-            requests.put(None)
+    for _ in range(streams):
+        requests.put(None)
     if owner is not threading.current_thread():
         owner.join()
 
@@ -219,18 +202,18 @@ def _find_pycuda() -> Any:
         if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] == "pycuda":
             raise MissingExtraError("pycuda", "tensorrt", "the tensorrt backend") from error
         raise BackendError(
-            f"PyCUDA does not load ({_first_line(error)}): install the NVIDIA driver, or PyCUDA again"
+            f"PyCUDA does not load ({_first_line(error)})", "install the NVIDIA driver, or PyCUDA again"
         ) from error
 
 
 def _for_caller(error: Exception, what: str) -> LrdanError:
-    """The error to raise on the caller's thread; without tracebacks, for those would keep the threads' own objects alive there."""
+    """The error to raise on the caller's thread, without tracebacks: they would keep the GPU threads' objects alive there."""
     bare = error.with_traceback(None)
     bare.__context__ = None
     if isinstance(bare, LrdanError):
         return bare
     translated = BackendError(
-        f"CUDA {what} ({_first_line(bare)}): check the driver and free GPU memory, or choose another --backend"
+        f"CUDA {what} ({_first_line(bare)})", "check the driver and free GPU memory, or choose another {backend}"
     )
     translated.__cause__ = bare
     return translated

@@ -1,4 +1,4 @@
-"""A TensorRT engine in the memory of a GPU: what it takes, and the contexts that run it."""
+"""A TensorRT engine in GPU memory: its shapes and profiles, and the execution contexts that run it."""
 
 import threading
 from collections import deque
@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from lrdan_edge.backends.base import BackendSpec
-from lrdan_edge.backends.nvidia import logger_for, runtime_for, title
+from lrdan_edge.backends.nvidia import describe_tensorrt, logger_for, runtime_for
 from lrdan_edge.backends.tensorrt_rtx import captures_by_itself, capturing_context
+from lrdan_edge.bundle.command import Command
 from lrdan_edge.errors import BackendError, EngineError
 
 INPUT, SCORE, HEATMAP = "frames", "score", "heatmap"
@@ -17,12 +18,12 @@ INPUT, SCORE, HEATMAP = "frames", "score", "heatmap"
 
 @dataclass(frozen=True)
 class Profile:
-    """An optimisation profile: the batch sizes that one choice of kernels runs.
+    """An optimisation profile: a range of batch sizes, for which TensorRT chose kernels.
 
     Attributes:
         index: Its number in the engine.
         smallest: Fewest frames in a call.
-        best: How many its kernels were chosen for.
+        best: The batch size that its kernels were chosen for.
         largest: Most frames in a call.
     """
 
@@ -33,33 +34,33 @@ class Profile:
 
 
 def profile_for(profiles: Sequence[Profile], frames: int) -> Profile:
-    """The profile that runs so many frames best: filled up least, then chosen for the nearest size.
+    """The best profile for a number of frames: least padding first, then the nearest best batch size.
 
     Args:
-        profiles: An engine's, of which one at least holds `frames`.
+        profiles: An engine's profiles; at least one takes `frames`.
         frames: How many, at least 1.
     """
-    fitting = [profile for profile in profiles if frames <= profile.largest]
-    return min(fitting, key=lambda profile: (max(0, profile.smallest - frames), abs(profile.best - frames)))
+    large_enough = [profile for profile in profiles if frames <= profile.largest]
+    return min(large_enough, key=lambda profile: (max(0, profile.smallest - frames), abs(profile.best - frames)))
 
 
 def read_profiles(engine: Any) -> list[Profile]:
-    """The optimisation profiles of TensorRT's `engine`, a deploy graph's."""
-    every = range(engine.num_optimization_profiles)
-    return [Profile(index, *(tuple(shape)[0] for shape in engine.get_tensor_profile_shape(INPUT, index))) for index in every]  # noqa: RUF015
+    """The optimisation profiles of TensorRT's `engine`, which was built from a deploy graph."""
+    indices = range(engine.num_optimization_profiles)
+    return [Profile(index, *(tuple(shape)[0] for shape in engine.get_tensor_profile_shape(INPUT, index))) for index in indices]  # noqa: RUF015
 
 
 @dataclass(frozen=True)
 class EngineRequest:
-    """Which engine, and how it is to be loaded.
+    """An engine, and how to load it.
 
     Attributes:
         plan: The engine file's bytes.
         precision: The graph's precision, for the spec and for messages.
         dla_core: The DLA core that the engine was built for; None: none.
-        host_code: Whether it brings code for the processor, as version-compatible engines do.
+        host_code: Whether it contains code that the processor runs, as version-compatible engines do.
         streams: How many calls are to overlap.
-        spin: Whether waiting for the GPU keeps a core busy.
+        spin: Whether threads busy-wait for the GPU.
     """
 
     plan: bytes
@@ -71,10 +72,10 @@ class EngineRequest:
 
 
 class GpuContext(ExitStack):
-    """The first visible GPU's primary context, current on this thread until it is closed, on this thread.
+    """The first visible GPU's primary context, current on this thread until this thread closes it.
 
-    Every thread that uses CUDA holds one of its own: PyCUDA keeps a stack of contexts per thread. What is made in it registers
-    its own freeing here, and goes before the context does, last made first.
+    Every thread that uses CUDA has one: PyCUDA keeps a stack of contexts per thread. Objects made in the context register here
+    how they are freed; closing frees them before the context, the last one first.
     """
 
     def __init__(self, cuda: Any) -> None:
@@ -93,15 +94,15 @@ class GpuContext(ExitStack):
 
 
 class LoadedEngine:
-    """An engine, loaded by the thread that also frees it; other threads run it, each by contexts of its own, and end before.
+    """A loaded engine. One thread loads and frees it; other threads run it, each by contexts of its own, and end before that.
 
     Attributes:
-        spec: What it takes and gives.
+        spec: What it takes and where it runs.
         profiles: Its optimisation profiles.
         integrated: Whether this GPU shares its memory with the processor, as on a Jetson.
-        own_graphs: Whether its contexts capture CUDA graphs by themselves, as those of TensorRT for RTX do.
+        own_graphs: Whether its contexts capture CUDA graphs by themselves, as with TensorRT for RTX.
         scratch_bytes: Memory that a context needs while it runs.
-        spin: As `EngineRequest`.
+        spin: As in `EngineRequest`.
     """
 
     spec: BackendSpec
@@ -118,13 +119,13 @@ class LoadedEngine:
             request: What to load.
 
         Raises:
-            EngineError: The engine was built by another TensorRT version or for another GPU, or is no deploy graph's.
+            EngineError: The engine was built by another TensorRT version or for another GPU, or not from a deploy graph.
         """
         self.trt = trt
         self._making = threading.Lock()
         self._messages = messages = deque[str](maxlen=3)
         gpu.callback(self._forget)
-        # The sink must not hold this object: a cycle would leave freeing it to the garbage collector, on any thread.
+        # The sink must not refer to this object: in a cycle the garbage collector would free it, on any thread.
         self._logger = logger_for(trt, lambda severity, text: messages.append(text) if severity <= 1 else None)
         self._runtime: Any = runtime_for(trt, self._logger, dla_core=request.dla_core, host_code=request.host_code)
         self._engine: Any = self._runtime.deserialize_cuda_engine(request.plan)
@@ -142,7 +143,7 @@ class LoadedEngine:
         types = {INPUT: trt.DataType.UINT8, SCORE: trt.DataType.FLOAT, HEATMAP: trt.DataType.FLOAT}
         if names != set(types) or any(engine.get_tensor_dtype(name) != kind for name, kind in types.items()):
             raise EngineError(
-                f"this engine is not a deploy graph's (its tensors are {', '.join(sorted(names))}): build it anew"
+                f"this engine was not built from a deploy graph (its tensors are {', '.join(sorted(names))})", "build it again"
             )
         self.profiles = read_profiles(engine)
         frame = tuple(engine.get_tensor_shape(INPUT))[1:]
@@ -158,13 +159,13 @@ class LoadedEngine:
         )
 
     def execution(self, scratch: int) -> Any:
-        """A context that runs this engine, to be used and dropped by the calling thread alone.
+        """A context that runs this engine; only the calling thread may use and free it.
 
         Args:
             scratch: Address of `scratch_bytes` of GPU memory, which nothing else uses while the context runs.
 
         Raises:
-            EngineError: TensorRT makes none.
+            EngineError: TensorRT cannot make one.
         """
         with self._making:
             if self.own_graphs:
@@ -177,25 +178,27 @@ class LoadedEngine:
         return execution
 
     def require(self, succeeded: bool, call: str) -> None:
-        """Raise what TensorRT said where a call of its failed.
+        """Raise an error with TensorRT's messages where a call of it failed.
 
         Raises:
-            BackendError: It failed.
+            BackendError: The call failed.
         """
         if not succeeded:
             raise BackendError(
-                f"TensorRT's {call} failed on {self.spec.device} ({self._said()}): build the engine anew on this GPU"
+                f"TensorRT's {call} failed on {self.spec.device} ({self._reason()})", "build the engine again on this GPU"
             )
 
     def _refused(self, precision: str) -> EngineError:
         return EngineError(
-            f"{title(self.trt)} cannot load this engine ({self._said()}): it was built by another version, for another GPU, or "
-            f"memory ran out; build it anew with 'lrdan-edge build-engine --{precision} --target tensorrt'"
+            f"{describe_tensorrt(self.trt)} cannot load this engine ({self._reason()}): it was built by another version or for another "
+            "GPU, or memory ran out",
+            "build it again with '{command}'",
+            command=Command("build-engine", **{precision: True}, target="tensorrt"),
         )
 
-    def _said(self) -> str:
+    def _reason(self) -> str:
         return "; ".join(self._messages) or "TensorRT gave no reason"
 
     def _forget(self) -> None:
-        self._engine = None  # TensorRT frees an object with its last reference: the engine before the runtime
+        self._engine = None  # the last reference frees an object of TensorRT: the engine goes before the runtime
         self._runtime = None

@@ -1,4 +1,4 @@
-"""What only TensorRT for RTX has: contexts that capture CUDA graphs by themselves, for it also compiles kernels as it runs."""
+"""TensorRT for RTX: its contexts capture CUDA graphs by themselves, because it compiles kernels while it runs."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ def captures_by_itself(trt: Any) -> bool:
 
 
 def capturing_context(trt: Any, engine: Any) -> Any:
-    """A context of `engine` that replays CUDA graphs, with memory to be given by `set_device_memory`; None where refused.
+    """A context of `engine` that replays CUDA graphs, or None where refused. Its memory is set by `set_device_memory`.
 
     Source: NVIDIA, "Working with RTX CUDA Graphs", in TensorRT for RTX's documentation.
     """

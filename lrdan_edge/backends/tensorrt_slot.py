@@ -1,4 +1,4 @@
-"""A place where one call of a TensorRT engine runs: a stream with buffers of its own."""
+"""A slot runs one call of a TensorRT engine at a time, on a stream with buffers of its own."""
 
 import logging
 from functools import partial
@@ -16,11 +16,11 @@ _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: do not wait for the default stream,
 
 
 class Slot:
-    """Stream, events, buffers and execution contexts; made, used and freed on one thread.
+    """Stream, events, buffers and execution contexts. One thread makes, uses and frees them.
 
-    Buffers hold the engine's largest batch, are allocated once, and never leave this object. On a GPU that shares its memory
-    with the processor, the GPU works in the host's buffers themselves and nothing is copied. Where NVIDIA's bindings are
-    installed, the whole way in, through and out is a CUDA graph for each of the first few batch sizes seen.
+    Buffers hold the engine's largest batch, are allocated once, and never leave this object. A GPU that shares its memory with
+    the processor works in the host's buffers, and nothing is copied. Where NVIDIA's bindings are installed, copying in,
+    computing and copying out become one CUDA graph for each of the first few batch sizes seen.
     """
 
     def __init__(self, cuda: Any, gpu: GpuContext, loaded: LoadedEngine, bindings: Any) -> None:
@@ -30,7 +30,7 @@ class Slot:
             cuda: ``pycuda.driver``.
             gpu: This thread's context; closing it frees the slot.
             loaded: What to run.
-            bindings: ``cuda.bindings.driver``, or None to do without CUDA graphs.
+            bindings: ``cuda.bindings.driver``, or None to run without CUDA graphs.
         """
         self._cuda, self._loaded = cuda, loaded
         self._bindings = None if loaded.own_graphs else bindings
@@ -41,7 +41,9 @@ class Slot:
         self._stream: Any = cuda.Stream(_NON_BLOCKING)
         self._begun: Any = cuda.Event()
         flags = cuda.event_flags
-        self._ended: Any = cuda.Event(flags.DEFAULT if loaded.spin else flags.BLOCKING_SYNC)  # else whoever waits sleeps
+        self._ended: Any = cuda.Event(
+            flags.DEFAULT if loaded.spin else flags.BLOCKING_SYNC
+        )  # blocking: a waiting thread sleeps
         self._allocate(gpu)
         gpu.callback(self._finish)
         self._execution: Any = self._new_execution()
@@ -80,14 +82,14 @@ class Slot:
             Milliseconds from the GPU's first work to its last, copies included.
 
         Raises:
-            BackendError: TensorRT refuses. PyCUDA's own errors come as they are.
+            BackendError: TensorRT refuses. PyCUDA's own errors are not translated.
         """
         count = len(frames)
         profile = profile_for(self._loaded.profiles, count)
-        # A profile may start above one frame: what fills the batch up then is whatever the buffer holds.
+        # A profile's smallest batch may be above `count`: the buffer's old contents then pad the batch.
         batch = max(count, profile.smallest)
         np.copyto(self._host[INPUT][:count], frames)
-        self._host[SCORE][:batch] = np.nan  # a GPU that wrote nothing must not give the scores of the frames before
+        self._host[SCORE][:batch] = np.nan  # if the GPU writes nothing, the scores of earlier frames must not come back
         try:
             self._begun.record(self._stream)
             if batch in self._graphs:
@@ -101,7 +103,7 @@ class Slot:
             self._ended.synchronize()
         except BaseException:
             self._prepared = None
-            self._stream.synchronize()  # the next frames must not be written under the feet of these
+            self._stream.synchronize()  # the GPU must not still read the buffers when the next frames are written
             raise
         np.copyto(score, self._host[SCORE][:count])
         if heatmap is not None:
@@ -122,10 +124,10 @@ class Slot:
         self._prepared = wanted
 
     def _capture(self, profile: Profile, batch: int) -> None:
-        """Keep this batch's way through the GPU as a graph.
+        """Capture this batch size as a CUDA graph.
 
-        With a context of its own, for TensorRT forbids changing one that a graph was captured from. It runs once before: the
-        first run after a change of shape does work that does not repeat.
+        The graph has an execution context of its own: TensorRT forbids changing a context that a graph was captured from. The
+        context runs once before the capture: the first run after a change of shape does work that is not repeated.
         """
         try:
             execution = self._new_execution()
@@ -134,7 +136,7 @@ class Slot:
             self._enqueue(execution, batch)
             self._stream.synchronize()
             graph = capture(self._bindings, self._stream.handle, partial(self._enqueue, execution, batch))
-        except Exception as error:  # LRDAN's, PyCUDA's or the bindings': results do not depend on it
+        except Exception as error:  # LrdanError, PyCUDA's or the bindings'; results do not depend on the graph
             self._bindings = None
             self._stream.synchronize()
             logging.getLogger(__name__).warning("running without CUDA graphs: %s", next(iter(str(error).splitlines()), error))
@@ -156,7 +158,7 @@ class Slot:
         self._loaded.require(done, f"set_input_shape({batch})")
 
     def _enqueue(self, execution: Any, batch: int) -> None:
-        """Frames in, through the engine, scores out."""
+        """Queue copying the frames in, running the engine, and copying the scores out."""
         cuda, shared = self._cuda, self._loaded.integrated
         if not shared:
             cuda.memcpy_htod_async(self._device[INPUT], self._host[INPUT][:batch], self._stream)
@@ -165,7 +167,7 @@ class Slot:
             cuda.memcpy_dtoh_async(self._host[SCORE][:batch], self._device[SCORE], self._stream)
 
     def _finish(self) -> None:
-        """Before anything is freed: wait for the GPU, then drop what runs on it."""
+        """Wait for the GPU, then free contexts and graphs; runs before memory is freed."""
         self._stream.synchronize()
         self._execution = None
         while self._graphs:
@@ -174,7 +176,7 @@ class Slot:
             del execution, graph
 
     def _forget(self) -> None:
-        """After the GPU's memory is freed: the host's buffers, events and stream."""
+        """Free the host's buffers, events and the stream; runs after GPU memory is freed."""
         self._host.clear()
         self._device.clear()
         self._stream = self._begun = self._ended = None

@@ -1,10 +1,10 @@
-"""PyTorch eager: the reference the other backends are compared with. The one place of the runtime that imports torch."""
+"""PyTorch eager: the reference that the other backends are compared with. The only backend that imports torch."""
 
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lrdan_edge.backends.base import ANY_CORES, Backend, BackendSpec, Cores, Detections, check_frames, largest_batch
+from lrdan_edge.backends.base import ANY_CORES, Backend, BackendSpec, Cores, Detections, largest_batch
 from lrdan_edge.data.images import Frame
 from lrdan_edge.errors import BackendError, MissingExtraError
 
@@ -22,7 +22,7 @@ class TorchBackend(Backend):
 
         Args:
             bundle: A trained bundle.
-            cores: Its threads are those of this whole process.
+            cores: How it may use the processor; the number of threads holds for the whole process.
 
         Raises:
             MissingStageError: The bundle is not trained.
@@ -37,18 +37,15 @@ class TorchBackend(Backend):
         if cores.threads:
             torch.set_num_threads(cores.threads)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._module: torch.nn.Module | None = load_ae2(bundle).to(self._device).eval()
+        self._module = load_ae2(bundle).to(self._device).eval()
         model = bundle.manifest.model
         name = torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else "CPU"
-        self.spec = BackendSpec(model.frame_shape, model.heatmap_shape, largest_batch(model.heatmap_shape), name, "fp32")
+        shape = model.heatmap_shape
+        super().__init__(BackendSpec(model.frame_shape, shape, largest_batch(shape), name, "fp32"))
 
-    def infer(self, frames: Frame, *, heatmap: bool = True) -> Detections:
-        """Score a batch; see `Backend.infer`."""
+    def _infer(self, frames: Frame, heatmap: bool) -> Detections:
         import torch
 
-        if self._module is None:
-            raise BackendError("this torch backend is closed: open the inspector again")
-        check_frames(frames, self.spec)
         scores, heatmaps = [], []
         try:
             with torch.inference_mode():
@@ -62,6 +59,5 @@ class TorchBackend(Backend):
             raise BackendError(f"PyTorch failed on {list(frames.shape)}: {str(error).splitlines()[0]}") from error
         return Detections(np.concatenate(scores), np.concatenate(heatmaps) if heatmap else None)
 
-    def close(self) -> None:
-        """Free the module; may be called again."""
-        self._module = None
+    def _close(self) -> None:
+        del self._module

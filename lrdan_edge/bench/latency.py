@@ -15,19 +15,13 @@ import numpy as np
 from lrdan_edge.backends.base import Backend
 from lrdan_edge.backends.processor import processor
 from lrdan_edge.bench import plots
-from lrdan_edge.bundle.bundle import (
-    BENCHMARK,
-    DECISION,
-    ENGINES,
-    REPORTS,
-    WEIGHTS,
-    Bundle,
-    graph_name,
-    processor_graph_name,
-    versions,
-)
+from lrdan_edge.bundle.benchmark_report import BenchmarkEntry, BenchmarkReport
+from lrdan_edge.bundle.bundle import Bundle
 from lrdan_edge.bundle.command import Command
-from lrdan_edge.bundle.manifest import PRECISIONS, SCHEMA_VERSION, BenchmarkEntry, BenchmarkReport, to_json
+from lrdan_edge.bundle.encoding import SCHEMA_VERSION, to_json
+from lrdan_edge.bundle.names import BENCHMARK, DECISION, ENGINES, REPORTS, WEIGHTS, graph_name, processor_graph_name
+from lrdan_edge.bundle.spec import PRECISIONS
+from lrdan_edge.bundle.stage import versions
 from lrdan_edge.data.images import Frame
 from lrdan_edge.engines.golden import golden_frames
 from lrdan_edge.engines.select import candidates, choose

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from lrdan_edge.bundle.manifest import BenchmarkReport
+from lrdan_edge.bundle.benchmark_report import BenchmarkReport
 from lrdan_edge.evaluation.figure import new_figure
 
 

@@ -12,128 +12,39 @@ be a link.
 
 import hashlib
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import datetime, timezone
-from importlib import metadata
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-import msgspec
-
 from lrdan_edge import __version__
-from lrdan_edge.bundle.files import Folder, UnexpectedKindError
-from lrdan_edge.bundle.journal import (
-    JOURNAL,
-    LOCK,
-    MANIFEST,
-    STAGING,
-    cannot_write,
-    commit,
-    digest_of,
-    is_bundle_file,
-    locked,
-    read_state,
-    recover,
-    staged,
+from lrdan_edge.bundle.command import Command
+from lrdan_edge.bundle.decision import Decision, GraphDecision
+from lrdan_edge.bundle.encoding import SCHEMA_VERSION, from_json
+from lrdan_edge.bundle.files import Folder, digest_of
+from lrdan_edge.bundle.journal import JOURNAL, LOCK, MANIFEST, STAGING, read_state, staged
+from lrdan_edge.bundle.manifest import Manifest, StageRecord
+from lrdan_edge.bundle.names import (
+    CHECKPOINT,
+    DECISION,
+    TIMING_CACHE,
+    decide_stage,
+    engine_decision_name,
+    graph_name,
+    processor_graph_name,
 )
-from lrdan_edge.bundle.manifest import (
-    SCHEMA_VERSION,
-    Decision,
-    FileRecord,
-    GraphDecision,
-    Manifest,
-    ModelSpec,
-    Precision,
-    Preprocessing,
-    Scoring,
-    StageRecord,
-    from_json,
-)
+from lrdan_edge.bundle.spec import ModelSpec, Precision, Preprocessing, Scoring
+from lrdan_edge.bundle.stage import Stage, commit_stage, staging, versions
 from lrdan_edge.errors import BundleError, ChangedFileError, MissingStageError, StaleStageError
 
-WEIGHTS = "weights.safetensors"
-RECONSTRUCTION = "reconstruction.onnx"
-DECISION = "decision.json"
-GOLDEN = "golden"
-ENGINES = "engines"
-REPORTS = "reports"
-BENCHMARK = "reports/benchmark.json"
-TIMING_CACHE = ".timing.cache"
-CHECKPOINT = ".checkpoint.safetensors"
-
 T = TypeVar("T")
-
-_VERSIONED = ("numpy", "torch", "onnx", "onnxruntime", "opencv-python-headless", "openvino", "tensorrt")
-
-
-def graph_name(precision: Precision) -> str:
-    """File name of the deploy graph at `precision`."""
-    return f"model.{precision}.onnx"
-
-
-def processor_graph_name(precision: Precision) -> str:
-    """File name of the graph that processors run at `precision`: int8 has unsigned activations there."""
-    return "model.int8.cpu.onnx" if precision == "int8" else graph_name(precision)
-
-
-def engine_stage(name: str) -> str:
-    """Name of the manifest's stage for the engine file ``engines/<name>``."""
-    return f"build-engine {name}"
-
-
-def decide_stage(name: str) -> str:
-    """Name of the manifest's stage that fitted the threshold of the engine file ``engines/<name>``."""
-    return f"decide {name}"
-
-
-def engine_decision_name(name: str) -> str:
-    """File name of the decision fitted on the scores of the engine file ``engines/<name>``."""
-    return f"{ENGINES}/{name}.decision.json"
-
-
-def sha256_of(path: Path) -> str:
-    """Sha256 of a file's bytes, in hex."""
-    with path.open("rb") as file:
-        return digest_of(file)
 
 
 def _read_and_digest(file: BinaryIO) -> tuple[str, bytes]:
     data = file.read()
     return hashlib.sha256(data).hexdigest(), data
-
-
-class Stage:
-    """One stage at work: where its files go until they are committed, and what it reports."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self.outputs: dict[str, Path] = {}
-        self.unlisted: set[str] = set()
-        self.results: dict[str, Any] = {}
-        self.model: ModelSpec | None = None
-        """The manifest's model from this stage on, where the stage changes it."""
-
-    def path(self, name: str) -> Path:
-        """Where to write the bundle's file `name` (a relative POSIX path) for now."""
-        path = self._place(name)
-        self.outputs[name] = path
-        return path
-
-    def unlisted_path(self, name: str) -> Path:
-        """The same for a file that is committed with the others but is not in the manifest: it answers for itself."""
-        path = self._place(name)
-        self.unlisted.add(name)
-        return path
-
-    def _place(self, name: str) -> Path:
-        if not is_bundle_file(name):
-            raise ValueError(f"{name!r} is not a name of a bundle's file: see lrdan_edge.bundle.journal")
-        path = self._folder / name
-        path.parent.mkdir(exist_ok=True)
-        return path
 
 
 class Bundle:
@@ -169,10 +80,12 @@ class Bundle:
                     manifest, pending = read_state(files)
         except OSError as error:
             raise BundleError(
-                f"{error.filename or folder} cannot be read ({error.strerror}): restore the bundle from a copy"
+                f"{error.filename or folder} cannot be read ({error.strerror})", "restore the bundle from a copy"
             ) from error
         if manifest is None:
-            raise MissingStageError(f"no bundle at {folder}: make one with 'lrdan-edge train DATA --bundle {folder}'")
+            raise MissingStageError(
+                f"no bundle at {folder}", "make one with '{train}'", train=Command("train", "DATA", bundle=folder)
+            )
         return cls(folder, manifest, pending)
 
     @property
@@ -191,13 +104,14 @@ class Bundle:
         """
         folder = Path(path)
         if folder.exists() and not folder.is_dir():
-            raise BundleError(f"{folder} is a file; a bundle is a folder: choose another --bundle")
+            raise BundleError(f"{folder} is a file; a bundle is a folder", "choose another {bundle}")
         entries = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
         if not entries & {MANIFEST, JOURNAL}:  # a journal: the first training was killed while it committed
             replaced = {f"{name}.tmp" for name in (MANIFEST, JOURNAL, CHECKPOINT)}
             if foreign := sorted(entries - replaced - {LOCK, STAGING, TIMING_CACHE, CHECKPOINT}):
                 raise BundleError(
-                    f"{folder} holds other files ({foreign[0]}) and is not a bundle: choose another --bundle or an empty folder"
+                    f"{folder} holds other files ({foreign[0]}) and is not a bundle",
+                    "choose another {bundle} or an empty folder",
                 )
         manifest = Manifest(
             schema_version=SCHEMA_VERSION,
@@ -215,12 +129,12 @@ class Bundle:
         manifest.files, manifest.stages = older.files, older.stages
         return cls(folder, manifest)
 
-    def file(self, name: str, made_by: str) -> Path:
+    def file(self, name: str, made_by: str | Command) -> Path:
         """Path of the bundle's file `name`, its sha256 checked.
 
         Args:
             name: Relative POSIX path in the bundle.
-            made_by: The command that makes it, without ``--bundle``, for the message.
+            made_by: The command that makes it, without the bundle's path, for the message.
 
         Raises:
             MissingStageError: The file's stage has not run.
@@ -228,12 +142,12 @@ class Bundle:
         """
         return self._checked(name, made_by, lambda file: (digest_of(file), None))[0]
 
-    def read(self, name: str, made_by: str) -> bytes:
+    def read(self, name: str, made_by: str | Command) -> bytes:
         """Bytes of the bundle's file `name`, read once: those whose sha256 was checked, whatever happens to the file.
 
         Args:
             name: Relative POSIX path in the bundle.
-            made_by: The command that makes it, without ``--bundle``, for the message.
+            made_by: The command that makes it, without the bundle's path, for the message.
 
         Raises:
             MissingStageError: The file's stage has not run.
@@ -241,11 +155,12 @@ class Bundle:
         """
         return self._checked(name, made_by, _read_and_digest)[1]
 
-    def _checked(self, name: str, made_by: str, load: Callable[[BinaryIO], tuple[str, T]]) -> tuple[Path, T]:
+    def _checked(self, name: str, made_by: str | Command, load: Callable[[BinaryIO], tuple[str, T]]) -> tuple[Path, T]:
         """Where the file is, and what `load` gives beside its sha256, if that is the manifest's."""
         record = self.manifest.files.get(name)
         if record is None:
-            raise MissingStageError(f"{self.path} has no {name}: run '{made_by} --bundle {self.path}' first")
+            command = Command.recorded(made_by).with_options(bundle=self.path)
+            raise MissingStageError(f"{self.path} has no {name}", "run '{command}' first", command=command)
         wrong: ChangedFileError | None = None
         for place in (name, staged(name)) if name in self.pending else (name,):
             path = self.path / place
@@ -268,19 +183,21 @@ class Bundle:
         assert wrong
         raise wrong
 
-    def _changed(self, name: str, made_by: str, what: str) -> ChangedFileError:
+    def _changed(self, name: str, made_by: str | Command, what: str) -> ChangedFileError:
         maker = next((record.command for record in self.manifest.stages.values() if name in record.outputs), made_by)
-        return ChangedFileError(f"{self.path / name} {what}: restore it, or run '{self._again(maker)}' again")
+        return ChangedFileError(
+            f"{self.path / name} {what}", "restore it, or run '{command}' again", command=self._again(maker)
+        )
 
-    def _again(self, command: str) -> str:
-        """The command that repeats a stage in this very bundle."""
-        overwrite = " --overwrite" if command.startswith("lrdan-edge train") else ""
-        return f"{command}{overwrite} --bundle {self.path}"
+    def _again(self, recorded: str | Command) -> Command:
+        """The command that repeats a stage in this bundle."""
+        command = Command.recorded(recorded)
+        return command.with_options(overwrite=command.name == "train", bundle=self.path)
 
     def graph(self, precision: Precision) -> Path:
         """Path of the deploy graph at `precision`, checked and not stale."""
         stage = "calibrate" if precision == "int8" else "export"
-        path = self.file(graph_name(precision), f"lrdan-edge {stage}")
+        path = self.file(graph_name(precision), Command(stage))
         self.require_fresh(stage)
         return path
 
@@ -288,11 +205,11 @@ class Bundle:
         """Path of the graph that processors run at `precision`, checked and not stale; `graph` in bundles older than that file."""
         graph, name = self.graph(precision), processor_graph_name(precision)
         twin = precision == "int8" and name in self.manifest.files
-        return self.file(name, "lrdan-edge calibrate") if twin else graph
+        return self.file(name, Command("calibrate")) if twin else graph
 
     def decision(self) -> Decision:
         """The decision, checked and not stale."""
-        data = self.read(DECISION, "lrdan-edge calibrate")
+        data = self.read(DECISION, Command("calibrate"))
         self.require_fresh("calibrate")
         return from_json(data, Decision, str(self.path / DECISION))
 
@@ -305,7 +222,8 @@ class Bundle:
         name = engine_decision_name(engine)
         if name not in self.manifest.files or self.staleness(decide_stage(engine)):
             return None
-        return from_json(self.read(name, "lrdan-edge calibrate --decision-only"), GraphDecision, str(self.path / name))
+        command = Command("calibrate", decision_only=True)
+        return from_json(self.read(name, command), GraphDecision, str(self.path / name))
 
     def staleness(self, stage: str) -> str | None:
         """Why `stage` is older than its inputs, in a few words, or None when it is fresh (or has not run)."""
@@ -338,14 +256,19 @@ class Bundle:
             earliest, why = first
             command = self.manifest.stages[earliest].command
             then = "" if earliest == stage else f", then {stage}"
-            raise StaleStageError(f"{stage} in {self.path} is stale ({why}): run '{self._again(command)}' again{then}")
+            raise StaleStageError(
+                f"{stage} in {self.path} is stale ({why})",
+                "run '{command}' again{then}",
+                command=self._again(command),
+                then=then,
+            )
 
     @contextmanager
     def stage(
         self,
         name: str,
         *,
-        command: str,
+        command: str | Command,
         inputs: Mapping[str, Path] | None = None,
         options: Mapping[str, Any] | None = None,
         started: float | None = None,
@@ -354,7 +277,7 @@ class Bundle:
 
         Args:
             name: The stage's name in the manifest.
-            command: The command that repeats it, without ``--bundle``: bundles are copied to other places.
+            command: The command that repeats it, without the bundle's path: bundles are copied to other places.
             inputs: Bundle files it reads, by name, as returned by `file`.
             options: What the user asked for.
             started: When the work began, by `time.monotonic`, if before this call; the recorded seconds count from there.
@@ -363,97 +286,16 @@ class Bundle:
             BundleError: The folder cannot be written, or another command is writing to it.
         """
         started = time.monotonic() if started is None else started
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise BundleError(f"{self.path} cannot be made ({error.strerror}): choose another --bundle") from error
-        try:
-            with Folder(self.path) as folder, locked(folder):
-                _clear(folder, name)
-                try:
-                    folder.make_folder(STAGING)
-                    stage = Stage(self.path / STAGING)
-                    yield stage
-                    record = StageRecord(
-                        finished=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-                        seconds=round(time.monotonic() - started, 3),
-                        command=command,
-                        versions=versions(),
-                        inputs={key: self.manifest.files[key].sha256 for key in inputs or {}},
-                        outputs=sorted(stage.outputs),
-                        options=dict(options or {}),
-                        results=stage.results,
-                    )
-                    self._commit(folder, name, stage, record)
-                finally:
-                    with suppress(OSError):
-                        if not folder.has(JOURNAL):  # else the commit has taken place, and the staged files are part of it
-                            folder.remove_tree(STAGING)
-        except OSError as error:
-            raise cannot_write(self.path, error) from error
-
-    def _commit(self, folder: Folder, name: str, stage: Stage, record: StageRecord) -> None:
-        if name != "train":
-            # Another command may have committed while this one waited for the lock: add to what is there now.
-            self.manifest = read_state(folder)[0] or self.manifest
-        files, stages = dict(self.manifest.files), dict(self.manifest.stages)
-        for key in stages.pop(name).outputs if name in stages else ():
-            files.pop(key, None)
-        for other in [key for key, made in stages.items() if made.outputs and stage.outputs.keys() >= set(made.outputs)]:
-            stages.pop(other)  # nothing of what it made is left
-        made = {key: _flushed(folder, staged(key)) for key in (*stage.outputs, *stage.unlisted)}
-        for place in sorted({str(Path(staged(key)).parent) for key in made} | {STAGING}):
-            folder.flush(place)
-        files |= {key: made[key] for key in stage.outputs}
-        model = stage.model or self.manifest.model
-        manifest = msgspec.structs.replace(self.manifest, model=model, files=files, stages=stages | {name: record})
-        commit(folder, {key: found.sha256 for key, found in made.items()}, manifest)
-        self.manifest, self.pending = manifest, frozenset()
-
-
-def _clear(folder: Folder, stage: str) -> None:
-    """Finish what a killed stage committed, remove what it only began, and refuse a folder that could not be written at the end.
-
-    Raises:
-        BundleError: There is a journal that is not this bundle's.
-        OSError: The folder cannot be written, or something is in the way of the bundle's files.
-    """
-    try:
-        recover(folder)
-    except (BundleError, UnexpectedKindError):
-        if stage != "train" or _is_own(folder):
-            raise
-        folder.remove(JOURNAL)  # not this bundle's, and a new model needs nothing of it
-    folder.remove_tree(STAGING)  # the lock says that nobody is using it
-    checkpoint = (CHECKPOINT, f"{CHECKPOINT}.tmp") if stage == "train" else ()
-    temporary = (f"{MANIFEST}.tmp", f"{JOURNAL}.tmp")
-    parts = (f"{part}/x" for part in (GOLDEN, ENGINES, REPORTS))
-    for name in (MANIFEST, JOURNAL, *temporary, WEIGHTS, DECISION, *checkpoint, *parts):
-        folder.require_replaceable(name)
-
-
-def _is_own(folder: Folder) -> bool:
-    """Whether the journal is this bundle's, so that the model that counts may be among the staged files."""
-    try:
-        read_state(folder)
-    except (BundleError, OSError):
-        return False
-    return True
-
-
-def _flushed(folder: Folder, name: str) -> FileRecord:
-    """A staged file's record, the file on the disk."""
-    with folder.open(name) as file:
-        os.fsync(file.fileno())
-        return FileRecord(digest_of(file), os.fstat(file.fileno()).st_size)
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python, of lrdan-edge and of the packages that make or run its files, where installed."""
-    found = {"python": ".".join(map(str, sys.version_info[:3])), "lrdan-edge": __version__}
-    for package in _VERSIONED:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+        with staging(self.path, name) as (folder, stage):
+            yield stage
+            record = StageRecord(
+                finished=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+                seconds=round(time.monotonic() - started, 3),
+                command=str(command),
+                versions=versions(),
+                inputs={key: self.manifest.files[key].sha256 for key in inputs or {}},
+                outputs=sorted(stage.outputs),
+                options=dict(options or {}),
+                results=stage.results,
+            )
+            self.manifest, self.pending = commit_stage(folder, name, stage, record, self.manifest), frozenset()

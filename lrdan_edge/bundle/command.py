@@ -1,13 +1,19 @@
 """A command as data, for the record of a stage and for messages that say what to run."""
 
 import shlex
+from pathlib import Path
+
+
+def in_bundle(command: str, bundle: Path) -> str:
+    """The line to type in a shell for a command that a stage has recorded; stages record theirs without the bundle's path."""
+    return f"{command} --bundle {shlex.quote(str(bundle))}"
 
 
 class Command:
     """A call of one command: its name, its arguments and its options.
 
-    The command line's options are named by one rule: parameter ``image_size`` is option ``--image-size``. This is the only place
-    outside ``lrdan_edge.cli`` that applies it.
+    The command line's options are named by one rule: two dashes, and the parameter's name with dashes for underscores. This is the
+    only place outside ``lrdan_edge.cli`` that applies it.
     """
 
     def __init__(self, name: str, *arguments: object, **options: object) -> None:
@@ -22,6 +28,18 @@ class Command:
         self.name = name
         self.arguments = arguments
         self.options = options
+
+    @classmethod
+    def recorded(cls, line: "str | Command") -> "Command":
+        """The command of a line that a stage recorded; its options come back as arguments, in the same order."""
+        if isinstance(line, Command):
+            return line
+        try:
+            words = shlex.split(line)
+        except ValueError:  # not written by this toolkit
+            words = line.split()
+        name, *arguments = words[1:] if words[:1] == ["lrdan-edge"] else words or [""]
+        return cls(name, *arguments)
 
     def with_options(self, **options: object) -> "Command":
         """The same command with further options; those that it has are replaced."""

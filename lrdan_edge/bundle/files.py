@@ -7,6 +7,7 @@ a hard link's other name keeps its content. The folder itself may be reached thr
 """
 
 import errno
+import hashlib
 import os
 import secrets
 import stat
@@ -245,3 +246,17 @@ def flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def digest_of(file: BinaryIO) -> str:
+    """Sha256 of what is left to read, in hex."""
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def sha256_of(path: Path) -> str:
+    """Sha256 of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return digest_of(file)

@@ -14,12 +14,12 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
 
 import msgspec
 
-from lrdan_edge.bundle.files import Folder, UnexpectedKindError
-from lrdan_edge.bundle.manifest import SCHEMA_VERSION, Manifest, manifest_from_json, manifest_to_json, to_json
+from lrdan_edge.bundle.encoding import SCHEMA_VERSION, to_json
+from lrdan_edge.bundle.files import Folder, UnexpectedKindError, digest_of
+from lrdan_edge.bundle.manifest import Manifest, manifest_from_json, manifest_to_json
 from lrdan_edge.errors import BundleError
 
 MANIFEST = "manifest.json"
@@ -60,19 +60,11 @@ def staged(name: str) -> str:
     return f"{STAGING}/{name}"
 
 
-def digest_of(file: BinaryIO) -> str:
-    """Sha256 of what is left to read, in hex."""
-    digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
-
-
 def cannot_write(path: Path, error: OSError) -> BundleError:
     """The error for a bundle that cannot be written."""
     fix = "remove what is in the way" if isinstance(error, UnexpectedKindError) else "check its permissions and the disk"
     where = f": {error.filename}" if error.filename and str(error.filename) != str(path) else ""
-    return BundleError(f"{path} cannot be written ({error.strerror or error}{where}): {fix}")
+    return BundleError(f"{path} cannot be written ({error.strerror or error}{where})", fix)
 
 
 @contextmanager
@@ -92,7 +84,7 @@ def locked(folder: Folder) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise BundleError(f"another lrdan-edge command is writing to {folder.path}: wait for it to end") from None
+            raise BundleError(f"another lrdan-edge command is writing to {folder.path}", "wait for it to end") from None
         yield
 
 
@@ -168,7 +160,7 @@ def require_inside(where: Path, names: Iterable[str]) -> None:
     """Refuse a manifest that names files outside its bundle: it did not come from us."""
     for name in names:
         if name.startswith("/") or ".." in PurePosixPath(name).parts:
-            raise BundleError(f"{where} names a file outside the bundle ({name!r}): restore it from a copy")
+            raise BundleError(f"{where} names a file outside the bundle ({name!r})", "restore it from a copy")
 
 
 def _finish(folder: Folder, journal: Journal) -> None:
@@ -237,6 +229,6 @@ def _holds(folder: Folder, name: str, sha256: str) -> bool:
 
 def _foreign(folder: Folder, why: str) -> BundleError:
     return BundleError(
-        f"{folder.path / JOURNAL} is not the journal of a commit to this bundle ({why}): "
-        "delete it, or restore the bundle from a copy"
+        f"{folder.path / JOURNAL} is not the journal of a commit to this bundle ({why})",
+        "delete it, or restore the bundle from a copy",
     )

@@ -19,8 +19,8 @@ Count = Annotated[int, msgspec.Meta(ge=1, le=64)]
 Region = tuple[Place, Place, Size, Size]
 """Left, top, width, height in a frame's pixels."""
 
-Share = tuple[float, float, float, float]
-"""The same four as shares of the frame's width and height, each in [0, 1]."""
+RegionFractions = tuple[float, float, float, float]
+"""The same four as fractions of the frame's width and height, each in [0, 1]."""
 
 
 class Geometry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -51,12 +51,12 @@ class Geometry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     @property
     def size_text(self) -> str:
-        """The frame's size as ``--frame-size`` takes it: rows x columns."""
+        """The frame's size in text: rows x columns."""
         return f"{self.frame[0]}x{self.frame[1]}"
 
     @property
-    def region_share(self) -> Share:
-        """The region as shares of the frame: what a heatmap shows, whatever size a picture of the frame has."""
+    def region_fractions(self) -> RegionFractions:
+        """The region as fractions of the frame: what a heatmap shows, whatever size a picture of the frame has."""
         (left, top, width, height), (rows, columns) = self.region, self.frame
         return left / columns, top / rows, width / columns, height / rows
 
@@ -74,14 +74,14 @@ class Geometry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     def of_frame(self, rows: int, columns: int) -> "Geometry":
         """The same view by a camera of another resolution: the region moves in proportion, canvas and tiles stay."""
-        left, top, width, height = share_to_pixels(self.region_share, rows, columns)
+        left, top, width, height = fractions_to_pixels(self.region_fractions, rows, columns)
         return msgspec.structs.replace(self, frame=(rows, columns), region=(left, top, width, height))
 
 
-def share_to_pixels(share: Share, rows: int, columns: int) -> tuple[int, int, int, int]:
+def fractions_to_pixels(fractions: RegionFractions, rows: int, columns: int) -> tuple[int, int, int, int]:
     """A region as left, top, width, height in the pixels of a picture of `rows` times `columns`; never empty."""
-    left, top = min(round(share[0] * columns), columns - 1), min(round(share[1] * rows), rows - 1)
-    right, bottom = round((share[0] + share[2]) * columns), round((share[1] + share[3]) * rows)
+    left, top = min(round(fractions[0] * columns), columns - 1), min(round(fractions[1] * rows), rows - 1)
+    right, bottom = round((fractions[0] + fractions[2]) * columns), round((fractions[1] + fractions[3]) * rows)
     return left, top, max(1, min(right, columns) - left), max(1, min(bottom, rows) - top)
 
 

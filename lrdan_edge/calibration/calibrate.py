@@ -14,9 +14,14 @@ import numpy.typing as npt
 from lrdan_edge.backends.base import Backend
 from lrdan_edge.backends.onnxruntime import OnnxRuntimeBackend
 from lrdan_edge.backends.processor import processor
-from lrdan_edge.bundle.bundle import DECISION, GOLDEN, REPORTS, Bundle, Stage, graph_name, processor_graph_name, sha256_of
+from lrdan_edge.bundle.bundle import Bundle
 from lrdan_edge.bundle.command import Command
-from lrdan_edge.bundle.manifest import SCHEMA_VERSION, Decision, Golden, Precision, ThresholdRule, to_json
+from lrdan_edge.bundle.decision import Decision, Golden, ThresholdRule
+from lrdan_edge.bundle.encoding import SCHEMA_VERSION, to_json
+from lrdan_edge.bundle.files import sha256_of
+from lrdan_edge.bundle.names import DECISION, GOLDEN, REPORTS, graph_name, processor_graph_name
+from lrdan_edge.bundle.spec import Precision
+from lrdan_edge.bundle.stage import Stage
 from lrdan_edge.calibration import plots
 from lrdan_edge.calibration.decision import DEFAULT_FALSE_REJECT_RATE, DEFAULT_RECALL, ThresholdTarget, decide, parts_note
 from lrdan_edge.calibration.fidelity import QuantizationEvaluator
@@ -82,7 +87,7 @@ def calibrate(
     Raises:
         MissingStageError: The bundle has no graphs yet.
         CalibrationError: Too few images for what is asked, scores that are not finite, or no int8 graph within the bounds.
-        DataError: Images are gone or cannot be read.
+        DataError: Images are missing or cannot be read.
         MissingExtraError: onnx is not installed.
     """
     target = ThresholdTarget(rule, false_reject_rate, recall)
@@ -101,17 +106,10 @@ def calibrate(
     ) as stage:
         calibration = _Calibration(bundle, split, target, stage, progress or (lambda *_: None))
         quantised = calibration.quantise(graphs, methods) if int8 else None
-        started = time.monotonic()
-        decision, scores = calibration.decide(graphs)
         parts = None if good or rule != "conformal" else bundle.manifest.stages["train"].results.get("held_out_groups")
         stage.results["held_out_images"] = len(split.held_out)
         stage.results["notes"] = parts_note(len(split.held_out), parts, false_reject_rate)
-        stage.results["thresholds"] = {key: graph.threshold for key, graph in decision.graphs.items()}
-        if quantised:
-            quantised.seconds["thresholds"] = time.monotonic() - started
-            stage.results["int8"] = _record(quantised, labelled=bool(split.labelled))
-            _write_report(stage, _report(str(command), split, quantised, scores, decision, false_reject_rate))
-    return decision
+        return calibration.finish(graphs, quantised, command)
 
 
 class _Calibration:
@@ -156,6 +154,18 @@ class _Calibration:
         seconds = {"ranges": ranged - started, "methods and layers": time.monotonic() - ranged}
         titles = {tensor: graph.title(tensor) for tensor in histograms}
         return _Quantised(titles, histograms, found, {"fp32": compared.fp32, "int8": compared.int8}, kernels, seconds)
+
+    def finish(self, graphs: dict[Precision, Path], quantised: _Quantised | None, command: Command) -> Decision:
+        """Set the thresholds, and write the decision and the report."""
+        started = time.monotonic()
+        decision, scores = self.decide(graphs)
+        self._stage.results["thresholds"] = {key: graph.threshold for key, graph in decision.graphs.items()}
+        if quantised:
+            quantised.seconds["thresholds"] = time.monotonic() - started
+            self._stage.results["int8"] = _record(quantised, labelled=bool(self._split.labelled))
+            rate = self._target.false_reject_rate
+            _write_report(self._stage, _report(str(command), self._split, quantised, scores, decision, rate))
+        return decision
 
     def decide(self, graphs: dict[Precision, Path]) -> tuple[Decision, dict[Precision, Scores]]:
         """Score the held-out images with each graph, and write the decision and the golden images; with their scores."""

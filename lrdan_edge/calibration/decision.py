@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lrdan_edge.bundle.manifest import GraphDecision, ThresholdRule
+from lrdan_edge.bundle.decision import GraphDecision, ThresholdRule
 from lrdan_edge.errors import CalibrationError
 
 DEFAULT_FALSE_REJECT_RATE = 0.02

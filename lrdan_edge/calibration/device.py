@@ -7,9 +7,13 @@ from pathlib import Path
 
 from lrdan_edge.backends.base import Backend
 from lrdan_edge.backends.onnxruntime import OnnxRuntimeBackend
-from lrdan_edge.bundle.bundle import DECISION, ENGINES, Bundle, Stage, decide_stage, engine_decision_name, graph_name
+from lrdan_edge.bundle.bundle import Bundle
 from lrdan_edge.bundle.command import Command
-from lrdan_edge.bundle.manifest import PRECISIONS, SCHEMA_VERSION, Decision, GraphDecision, Precision, to_json
+from lrdan_edge.bundle.decision import Decision, GraphDecision
+from lrdan_edge.bundle.encoding import SCHEMA_VERSION, to_json
+from lrdan_edge.bundle.names import DECISION, ENGINES, decide_stage, engine_decision_name, graph_name
+from lrdan_edge.bundle.spec import PRECISIONS, Precision
+from lrdan_edge.bundle.stage import Stage
 from lrdan_edge.calibration.calibrate import Progress
 from lrdan_edge.calibration.decision import Scores, ThresholdTarget, decide
 from lrdan_edge.calibration.images import FrameLoader, labelled_images, recorded, threshold_images
@@ -69,7 +73,7 @@ def fit_thresholds(
     Raises:
         MissingStageError: The bundle is not calibrated.
         CalibrationError: The target cannot be reached.
-        DataError: Images are gone or cannot be read.
+        DataError: Images are missing or cannot be read.
         EngineError: An engine that should run here does not load.
     """
     before = bundle.decision()
@@ -80,11 +84,13 @@ def fit_thresholds(
     fit = _Fit(bundle, target, held_out, bad, str(command), progress or (lambda *_: None), time.monotonic())
     found = engines(bundle)
     graphs = {key: fit.graph(key) for key in PRECISIONS if key in before.graphs}
-    own = {engine.name: fit.engine(engine) for engine in found if not engine.obstacle}
+    own = {engine.name: fit.engine(engine) for engine in found if not engine.unusable_reason}
     fit.write_graphs(graphs)  # all or nothing: a target that one engine cannot reach changes no threshold
     for name, decided in own.items():
         fit.write_engine(name, decided)
-    return FittedThresholds(graphs, own, [f"{engine.name}: {engine.obstacle}" for engine in found if engine.obstacle])
+    return FittedThresholds(
+        graphs, own, [f"{engine.name}: {engine.unusable_reason}" for engine in found if engine.unusable_reason]
+    )
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from lrdan_edge.bundle.manifest import Decision
+from lrdan_edge.bundle.decision import Decision
 from lrdan_edge.calibration.fidelity import LARGEST_AUROC_DIFFERENCE, LEAST_RANK_CORRELATION
 from lrdan_edge.calibration.images import CalibrationSplit
 from lrdan_edge.calibration.ranges import ActivationRange, Method

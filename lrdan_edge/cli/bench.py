@@ -9,7 +9,7 @@ from lrdan_edge.cli.console import show, status_line, table
 from lrdan_edge.cli.options import bundle_option
 
 if TYPE_CHECKING:
-    from lrdan_edge.bundle.manifest import BenchmarkReport
+    from lrdan_edge.bundle.benchmark_report import BenchmarkReport
 
 
 @click.command()
@@ -28,9 +28,13 @@ if TYPE_CHECKING:
     "--rounds", type=click.IntRange(3, 1000), default=10, show_default=True, help="Rounds; each measures every backend once."
 )
 def bench(bundle_path: Path, batches: tuple[int, ...], seconds: float, rounds: int) -> None:
-    """Measure latency and throughput of every engine and of PyTorch eager mode, taking turns in one run."""
+    """Measure latency and throughput of every engine and of PyTorch.
+
+    The engines and PyTorch eager mode take turns in one run, so that other load on the machine affects all alike.
+    """
     from lrdan_edge.bench.latency import bench as run_bench
-    from lrdan_edge.bundle.bundle import BENCHMARK, Bundle
+    from lrdan_edge.bundle.bundle import Bundle
+    from lrdan_edge.bundle.names import BENCHMARK
 
     bundle = Bundle.open(bundle_path)
     with status_line("loading") as report:

@@ -73,7 +73,7 @@ def _print_stages(bundle: "Bundle", check: "BundleCheck") -> None:
 
 
 def _print_engines(bundle: "Bundle") -> None:
-    from lrdan_edge.bundle.bundle import graph_name, processor_graph_name
+    from lrdan_edge.bundle.names import graph_name, processor_graph_name
     from lrdan_edge.engines.open import engines
 
     if graph_name("int8") in bundle.manifest.files and processor_graph_name("int8") not in bundle.manifest.files:
@@ -83,6 +83,6 @@ def _print_engines(bundle: "Bundle") -> None:
         )
     try:
         for engine in engines(bundle):
-            show(f"engine {engine.name}: {engine.obstacle or 'runs here'}")
+            show(f"engine {engine.name}: {engine.unusable_reason or 'runs here'}")
     except LrdanError as error:
         show(str(error), style="red")

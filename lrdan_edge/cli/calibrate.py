@@ -14,7 +14,7 @@ from lrdan_edge.cli.options import METHODS, bundle_option, next_step, option_gro
 
 if TYPE_CHECKING:
     from lrdan_edge.bundle.bundle import Bundle
-    from lrdan_edge.bundle.manifest import Decision, GraphDecision
+    from lrdan_edge.bundle.decision import Decision, GraphDecision
     from lrdan_edge.calibration.device import FittedThresholds
 
 _BARS, _WIDTH = 16, 40

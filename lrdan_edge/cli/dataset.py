@@ -9,7 +9,7 @@ import click
 from lrdan_edge.cli.console import show, table, write_json
 
 if TYPE_CHECKING:
-    from lrdan_edge.data.check import Survey
+    from lrdan_edge.data.check import DatasetReport
 
 
 @click.group()
@@ -39,7 +39,7 @@ def check(data: Path, as_json: bool) -> None:
         sys.exit(1)
 
 
-def _print_report(report: "Survey") -> None:
+def _print_report(report: "DatasetReport") -> None:
     copies = report.copies
     shown = table("folder", "images", "sizes", "form", "files", "groups", "with near-copies", title=report.data)
     for folder in report.folders:

@@ -18,8 +18,8 @@ from lrdan_edge.cli.run import inspect_sources
 from lrdan_edge.errors import DataError, LrdanError
 
 if TYPE_CHECKING:
+    from lrdan_edge.bundle.benchmark_report import BenchmarkReport
     from lrdan_edge.bundle.bundle import Bundle
-    from lrdan_edge.bundle.manifest import BenchmarkReport
     from lrdan_edge.demo.conveyor import BeltFrame, Conveyor
     from lrdan_edge.evaluation.result import Evaluation
 
@@ -103,8 +103,8 @@ def run_demo(output: Path, seed: int = 0) -> DemoResult:
     Raises:
         DataError: `output` holds something else than an earlier demo.
     """
-    from lrdan_edge.bundle.bundle import REPORTS
-    from lrdan_edge.bundle.manifest import to_json
+    from lrdan_edge.bundle.encoding import to_json
+    from lrdan_edge.bundle.names import REPORTS
     from lrdan_edge.demo.conveyor import make_conveyor
     from lrdan_edge.evaluation.evaluate import evaluate
     from lrdan_edge.runtime.sinks.files import VERDICTS

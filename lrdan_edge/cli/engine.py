@@ -8,31 +8,24 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lrdan_edge.cli.console import progress_bar, show, table, write_json
-from lrdan_edge.cli.options import bundle_option, next_step, option_group, precision_options
+from lrdan_edge.cli.options import Parsed, bundle_option, next_step, option_group, precision_options
 from lrdan_edge.errors import LrdanError
 
 if TYPE_CHECKING:
     from lrdan_edge.bundle.bundle import Bundle
-    from lrdan_edge.bundle.manifest import EngineSidecar, Precision
+    from lrdan_edge.bundle.engine_sidecar import EngineSidecar
+    from lrdan_edge.bundle.spec import Precision
 
 _MARKS = {True: "ok", False: "FAILED", None: "-"}
 
 
-class _Batch(click.ParamType):  # type: ignore[type-arg]  # generic in click's stubs alone
-    """``8``, or ``1:4:16`` for the smallest, the best and the largest batch."""
-
-    name = "MIN:OPT:MAX"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int, int]:
-        if isinstance(value, tuple):
-            return value
-        match = re.fullmatch(r"(\d+)(?::(\d+):(\d+))?", str(value))
-        low, best, high = (int(match[1]), int(match[2] or match[1]), int(match[3] or match[1])) if match else (0, 0, 0)
-        if not 1 <= low <= best <= high:
-            self.fail(
-                f"{value!r} is not a batch range: write 8, or 1:4:16 for the smallest, best and largest batch size", param, ctx
-            )
-        return low, best, high
+def _batch(text: str) -> tuple[int, int, int]:
+    """``8``, or ``1:4:16`` for the smallest, the best and the largest batch size."""
+    match = re.fullmatch(r"(\d+)(?::(\d+):(\d+))?", text)
+    low, best, high = (int(match[1]), int(match[2] or match[1]), int(match[3] or match[1])) if match else (0, 0, 0)
+    if not 1 <= low <= best <= high:
+        raise ValueError(f"{text!r} is not a batch range: write 8, or 1:4:16 for the smallest, best and largest batch size")
+    return low, best, high
 
 
 _tensorrt_options = option_group(
@@ -40,7 +33,7 @@ _tensorrt_options = option_group(
     click.option(
         "--batch",
         "batches",
-        type=_Batch(),
+        type=Parsed("MIN:OPT:MAX", _batch),
         multiple=True,
         default=("1:1:8",),
         show_default=True,
@@ -94,7 +87,8 @@ _tensorrt_options = option_group(
 @_tensorrt_options
 def build_engine(bundle_path: Path, precision: "Precision | None", target: Any, build: dict[str, Any]) -> None:
     """Build an engine for this machine from a graph, and check it on the golden images."""
-    from lrdan_edge.bundle.bundle import Bundle, engine_stage
+    from lrdan_edge.bundle.bundle import Bundle
+    from lrdan_edge.bundle.names import engine_stage
     from lrdan_edge.engines.build import BuildRequest
     from lrdan_edge.engines.build import build_engine as run_build
     from lrdan_edge.engines.tensorrt.options import BuildOptions
@@ -127,7 +121,8 @@ def list_engines(bundle_path: Path, as_json: bool) -> None:
     """List the engines: size, build date, and whether each runs here."""
     from rich.table import Column
 
-    from lrdan_edge.bundle.bundle import ENGINES, Bundle
+    from lrdan_edge.bundle.bundle import Bundle
+    from lrdan_edge.bundle.names import ENGINES
     from lrdan_edge.engines.open import engine as engine_of
     from lrdan_edge.engines.open import engine_names
 
@@ -143,8 +138,8 @@ def list_engines(bundle_path: Path, as_json: bool) -> None:
             records.append({"name": name, "bytes": size, "damaged": str(error)})
             shown.add_row(name, f"{size / 2**20:.1f}", "", str(error), style="red")
             continue
-        records.append({"name": name, "bytes": size, "obstacle": found.obstacle, "sidecar": found.sidecar})
-        shown.add_row(name, f"{size / 2**20:.1f}", found.sidecar.built, found.obstacle or "runs")
+        records.append({"name": name, "bytes": size, "obstacle": found.unusable_reason, "sidecar": found.sidecar})
+        shown.add_row(name, f"{size / 2**20:.1f}", found.sidecar.built, found.unusable_reason or "runs")
     if as_json:
         write_json(records)
     elif records:
@@ -169,9 +164,9 @@ def inspect_engine(name: str, bundle_path: Path, as_json: bool) -> None:
     found = engine_of(bundle, name)
     size, sidecar = len(engine_bytes(bundle, found)), found.sidecar
     if as_json:
-        write_json({"name": name, "bytes": size, "obstacle": found.obstacle, "sidecar": sidecar})
+        write_json({"name": name, "bytes": size, "obstacle": found.unusable_reason, "sidecar": sidecar})
         return
-    for title, value in {**_properties(bundle, name, size, sidecar), "here": found.obstacle or "runs"}.items():
+    for title, value in {**_properties(bundle, name, size, sidecar), "here": found.unusable_reason or "runs"}.items():
         show(f"{title:<16}{value}")
     if not sidecar.layers:
         show(f"{'layers':<16}unknown: the engine was built where it could not be loaded")
@@ -202,7 +197,7 @@ def verify_engine(name: str | None, bundle_path: Path) -> None:
         show(each)
         for check in run_verify(bundle, each):
             passed.append(bool(check.passed))
-            show(f"  {check.name:<10} {_MARKS[check.passed]:<7} {check.said}", style=None if check.passed else "red")
+            show(f"  {check.name:<14} {_MARKS[check.passed]:<7} {check.said}", style=None if check.passed else "red")
     if not names:
         _print_none(bundle)
     if not names or not all(passed):
@@ -210,21 +205,29 @@ def verify_engine(name: str | None, bundle_path: Path) -> None:
 
 
 @engine.command("trust")
-@click.argument("name")
+@click.argument("name", required=False)
 @bundle_option
 @click.option(
-    "--sha256", required=True, help="SHA-256 of the engine, as 'engine verify' shows it on the machine that built it."
+    "--sha256", metavar="HEX", help="SHA-256 of the engine, as 'engine verify' shows it on the machine that built it."
 )
-def trust_engine(name: str, bundle_path: Path, sha256: str) -> None:
-    """Trust engine NAME, which was built on another machine: an engine can run any code on this one.
+@click.option("--public-key", metavar="HEX", help="Instead: public key of a build machine, as 'engine verify' shows it there.")
+def trust_engine(name: str | None, bundle_path: Path, sha256: str | None, public_key: str | None) -> None:
+    """Trust engine NAME, which was built on another machine, or every engine that a build machine signs.
 
-    Take the SHA-256 from someone you trust, not from the bundle itself.
+    An engine can run any code on this machine. Take the SHA-256 or the key from someone you trust, not from the bundle itself.
     """
     from lrdan_edge.bundle.bundle import Bundle
+    from lrdan_edge.engines.keys import trust_key
     from lrdan_edge.engines.open import trust_engine as run_trust
 
-    run_trust(Bundle.open(bundle_path), name, sha256)
-    click.echo(f"{name} is trusted on this machine.")
+    if name and sha256 and not public_key:
+        run_trust(Bundle.open(bundle_path), name, sha256)
+        click.echo(f"{name} is trusted on this machine.")
+    elif public_key and not (name or sha256):
+        trust_key(public_key)
+        click.echo("Engines signed with this key are trusted on this machine.")
+    else:
+        raise click.UsageError("give NAME and --sha256, or only --public-key")
 
 
 @engine.command("refit")
@@ -245,7 +248,7 @@ def _print_none(bundle: "Bundle") -> None:
 
 def _properties(bundle: "Bundle", name: str, size: int, sidecar: "EngineSidecar") -> dict[str, str]:
     from lrdan_edge.backends.layers import count_precisions
-    from lrdan_edge.bundle.bundle import ENGINES, engine_stage
+    from lrdan_edge.bundle.names import ENGINES, engine_stage
 
     check = sidecar.golden_check
     batch = "any" if sidecar.batch is None else ":".join(map(str, sidecar.batch))

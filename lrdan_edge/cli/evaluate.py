@@ -1,4 +1,4 @@
-"""`lrdan-edge evaluate` and `lrdan-edge explain`: how well parts are told apart, and why an image was judged as it was."""
+"""`lrdan-edge evaluate` and `lrdan-edge explain`: accuracy on test images, and why an image was judged as it was."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +9,7 @@ from lrdan_edge.cli.console import show, table
 from lrdan_edge.cli.options import backend_options, bundle_option, precision_options
 
 if TYPE_CHECKING:
-    from lrdan_edge.bundle.manifest import Precision
+    from lrdan_edge.bundle.spec import Precision
     from lrdan_edge.evaluation.result import Evaluation
 
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 @bundle_option
 @backend_options
 def evaluate(data: Path, bundle_path: Path, backend: str, precision: "Precision | None") -> None:
-    """Measure how well the bundle tells good parts from defective ones, on the test images in DATA.
+    """Measure on test images how well good parts are told from defective ones.
 
-    DATA has folders test/good and test/<defect>, and optionally masks in ground_truth/<defect>.
+    DATA is a folder with test/good and test/<defect>, and optionally masks in ground_truth/<defect>.
     """
     from lrdan_edge.bundle.bundle import Bundle
     from lrdan_edge.evaluation.evaluate import evaluate as run_evaluation

@@ -5,14 +5,12 @@ from pathlib import Path
 import click
 
 from lrdan_edge.cli.options import bundle_option, next_step
-from lrdan_edge.cli.view_options import Size
+from lrdan_edge.cli.view_options import SIZE
 
 
 @click.command()
 @bundle_option
-@click.option(
-    "--frame-size", type=Size(), help="Size of the camera's frames; the graph resizes them. [default: as in training]"
-)
+@click.option("--frame-size", type=SIZE, help="Size of the camera's frames; the graph resizes them. [default: as in training]")
 def export(bundle_path: Path, frame_size: tuple[int, int] | None) -> None:
     """Write the fp32 and fp16 deploy graphs (ONNX) and compare them with PyTorch on real images."""
     from lrdan_edge.bundle.bundle import Bundle

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypeVar
 
 import click
 
-from lrdan_edge.errors import SWITCHES, MissingExtraError, Parameter
+from lrdan_edge.errors import SWITCHES, LrdanError, MissingExtraError, Parameter
 
 BACKENDS = ["auto", "tensorrt", "onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "openvino", "torch", "null"]
 """Those of `lrdan_edge.engines.select`, written out so that ``--help`` imports nothing heavy; a test holds them equal."""
@@ -24,7 +24,7 @@ METHODS = [
     "painted-min-max",
     "painted-percentile-99.99",
 ]
-"""Those of `lrdan_edge.calibration.ranges`, likewise."""
+"""Those of `lrdan_edge.calibration.ranges`, written out for the same reason."""
 
 
 class Option(Parameter):
@@ -53,6 +53,24 @@ def options_of(command: click.Command) -> type[Option]:
         for parameter in each.params
     }
     return type("CommandOption", (Option,), {"__slots__": (), "names": names})
+
+
+class Parsed(click.ParamType):  # type: ignore[type-arg]  # generic only in click's stubs
+    """A value that a function parses; the function raises a ValueError or LrdanError whose text says how to write it."""
+
+    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
+        self.name, self._parse = name, parse
+
+    def get_metavar(self, *_: Any, **__: Any) -> str:
+        """The name as it is written, not in capitals."""
+        return self.name
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The value that the text stands for."""
+        try:
+            return self._parse(value) if isinstance(value, str) else value
+        except (ValueError, LrdanError) as error:
+            self.fail(str(error), param, ctx)
 
 
 Function = TypeVar("Function", bound=Callable[..., Any])

@@ -58,7 +58,9 @@ def protocol(
     limits: dict[str, Any],
     output: Path,
 ) -> None:
-    """Measure detectors on DATASET by the one-class protocol: one class is normal, the other nine are anomalous, in turn.
+    """Measure detectors on DATASET by the one-class protocol.
+
+    Each class in turn is normal, and the other nine are anomalous. A detector is trained on the normal class only.
 
     Reads IDX files (MNIST, Fashion-MNIST), the binary version of CIFAR-10, or image folders train/<class> and test/<class>.
     """

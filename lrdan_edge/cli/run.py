@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lrdan_edge.cli.console import show, table, terminal
-from lrdan_edge.cli.options import backend_options, bundle_option, option_group
-from lrdan_edge.errors import LrdanError
+from lrdan_edge.cli.options import Parsed, backend_options, bundle_option, option_group
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -28,39 +27,33 @@ _PLAIN_EVERY_S = 5.0
 _REDRAW_EVERY_S = 0.125
 
 
-class _Parsed(click.ParamType):  # type: ignore[type-arg]  # generic in click's stubs alone
+def _parsed(name: str, parser: str) -> Parsed:
     """A value that a function of `lrdan_edge.runtime.rule` parses."""
 
-    def __init__(self, name: str, parser: str) -> None:
-        self.name, self._parser = name, parser
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The value that the text stands for."""
+    def parse(text: str) -> Any:
         from lrdan_edge.runtime import rule
 
-        parse: Callable[[str], Any] = getattr(rule, self._parser)
-        try:
-            return parse(value) if isinstance(value, str) else value
-        except LrdanError as error:
-            self.fail(str(error), param, ctx)
+        return getattr(rule, parser)(text)
+
+    return Parsed(name, parse)
 
 
 _rule_options = option_group(
     "rule",
     click.option(
         "--reject-after",
-        type=_Parsed("N/M", "parse_reject_after"),
+        type=_parsed("N/M", "parse_reject_after"),
         help="Reject a part when N of a source's last M frames are rejected. [default: judge each frame by itself]",
     ),
     click.option(
         "--min-area",
-        type=_Parsed("PIXELS|PERCENT%", "parse_min_area"),
+        type=_parsed("PIXELS|PERCENT%", "parse_min_area"),
         help="Reject only if this much of the heatmap is above the pixel threshold.",
     ),
     click.option(
         "--region",
         "regions",
-        type=_Parsed("NAME=x,y,w,h:LIMIT", "parse_region"),
+        type=_parsed("NAME=x,y,w,h:LIMIT", "parse_region"),
         multiple=True,
         help="Another limit for a region, given in fractions of the frame. LIMIT: a value, threshold+1.5, or inf. Repeatable.",
     ),

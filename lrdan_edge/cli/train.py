@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from lrdan_edge.cli.options import bundle_option, device_option, next_step, require
-from lrdan_edge.cli.view_options import Size, view_options
+from lrdan_edge.cli.view_options import SIZE, view_options
 from lrdan_edge.errors import InterruptedTrainingError
 from lrdan_edge.train.recipes import DEFAULT_RECIPE, RECIPES
 
@@ -19,7 +19,7 @@ INTERRUPTED = 130
 @bundle_option
 @click.option(
     "--image-size",
-    type=Size(),
+    type=SIZE,
     help="Input size of the networks; all images are resized to it. [default: the images' size, at most 256]",
 )
 @click.option("--channels", type=click.Choice(["1", "3"]), help="1: grey, 3: colour. [default: as the images]")

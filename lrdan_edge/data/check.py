@@ -5,10 +5,11 @@ from pathlib import Path
 
 import msgspec
 
-from lrdan_edge.bundle.bundle import sha256_of
-from lrdan_edge.data.dataset import HELD_OUT_SHARE, GoodImages, LabelledImage, good_folders
+from lrdan_edge.bundle.command import Command
+from lrdan_edge.data.dataset import HELD_OUT_FRACTION, GoodImages, LabelledImage, good_folders
 from lrdan_edge.data.images import list_images
-from lrdan_edge.data.report import Copies, Folder, compare, look
+from lrdan_edge.data.report import FolderReport, NearCopyReport, describe_folder, describe_near_copies
+from lrdan_edge.data.scan import Scan
 from lrdan_edge.errors import DataError
 
 FEW = 100  # good images for training: below it, what is normal is guessed from too little
@@ -16,8 +17,8 @@ SIZES_APART = 1.25  # ratio of two folders' median sides
 PROMISE = 0.02  # the false-reject rate that calibrate promises by default
 
 
-class Survey(msgspec.Struct, frozen=True, kw_only=True):
-    """All of it.
+class DatasetReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What a data folder holds, and what to know about it.
 
     Attributes:
         data: The folder.
@@ -27,12 +28,12 @@ class Survey(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     data: str
-    folders: list[Folder]
-    copies: Copies
+    folders: list[FolderReport]
+    copies: NearCopyReport
     warnings: list[str]
 
 
-def check(data: Path) -> Survey:
+def check(data: Path) -> DatasetReport:
     """Look at every image of a data folder.
 
     Args:
@@ -42,22 +43,21 @@ def check(data: Path) -> Survey:
         DataError: There is no good image.
     """
     good, others = _folders(data)
-    seen = {name: look(name, paths) for name, paths in {**good, **others}.items()}
-    looks = {name: seen[name][1] for name in good}
-    if not any(looks.values()):
-        raise DataError(f"{data} has no good image that can be decoded: replace them")
-    folders = [folder for folder, _ in seen.values()]
-    copies = compare(looks, data)
+    scan = Scan()
+    folders = [describe_folder(name, paths, scan) for name, paths in {**good, **others}.items()]
+    if all(len(folder.broken) == folder.images for folder in folders[: len(good)]):
+        raise DataError(f"{data} has no good image that can be decoded", "replace them")
+    copies = describe_near_copies(good, scan, data)
     first = folders[0]
     held_out = len(good.get("calibration/good", []))
     warnings = [across_warning(pair, count) for pair, count in copies.across.items()]
     if copies.images[first.name] and not held_out:
-        warnings.append(inside_warning(copies.images[first.name], first.images))
+        warnings.append(inside_warning(copies.images[first.name], first.images, data))
     warnings += [*form_warnings(folders), *size_warnings(folders), *count_warnings(first.images, held_out)]
-    return Survey(data=str(data), folders=folders, copies=copies, warnings=warnings)
+    return DatasetReport(data=str(data), folders=folders, copies=copies, warnings=warnings)
 
 
-def training_notes(data: Path, images: GoodImages) -> list[str]:
+def training_notes(data: Path, images: GoodImages, scan: Scan) -> list[str]:
     """What a user should know before training on these images, one sentence each.
 
     Looks at the training and the held-out images, and at ``test/good`` where there is one.
@@ -65,31 +65,28 @@ def training_notes(data: Path, images: GoodImages) -> list[str]:
     Args:
         data: The data folder.
         images: Its good images, divided.
+        scan: Where images are scanned that were not before.
 
     Raises:
         DataError: A good image cannot be decoded.
     """
+    scan.require([*images.training, *images.held_out])
     drawn = not (data / "calibration" / "good").is_dir()
     folders = {"training": images.training, "held-out": images.held_out}
     if drawn and images.held_out_groups is None:
         folders = {"train/good": [*images.training, *images.held_out]}
-    good = len(folders)
     if (data / "test" / "good").is_dir():
         folders["test/good"] = list_images(data / "test" / "good")
-    seen = {name: look(name, paths) for name, paths in folders.items()}
-    for folder, _ in list(seen.values())[:good]:
-        if folder.broken:
-            raise DataError(folder.broken[0])
-    copies = compare({name: found for name, (_, found) in seen.items()}, data)
+    described = [describe_folder(name, paths, scan) for name, paths in folders.items()]
+    copies = describe_near_copies(folders, scan, data)
     lines = [across_warning(pair, count) for pair, count in copies.across.items()]
-    if good == 1 and copies.images["train/good"]:
-        lines.append(inside_warning(copies.images["train/good"], len(folders["train/good"])))
-    facts = [folder for folder, _ in seen.values()]
-    lines += [*form_warnings(facts), *size_warnings(facts)]
+    if "train/good" in folders and copies.images["train/good"]:
+        lines.append(inside_warning(copies.images["train/good"], len(folders["train/good"]), data))
+    lines += [*form_warnings(described), *size_warnings(described)]
     if len(images.training) < FEW:
         lines.append(few_warning(len(images.training)))
-    share = HELD_OUT_SHARE if drawn else None
-    return lines + promise_warnings(len(images.held_out), share, parts=images.held_out_groups)
+    fraction = HELD_OUT_FRACTION if drawn else None
+    return lines + promise_warnings(len(images.held_out), fraction, parts=images.held_out_groups)
 
 
 def evaluation_notes(
@@ -100,23 +97,24 @@ def evaluation_notes(
     Args:
         data: The data folder.
         images: Its test images.
-        training: The images the detector was trained on; those that are gone are passed over.
-        known: Sha256 of the defects it was trained on (``--known-defects``).
+        training: The images the detector was trained on; those that no longer exist are left out.
+        known: Sha256 of the labelled defects it was trained on.
     """
     present = [path for path in training if path.is_file()]
     folders = {"training": present} if present else {}
     for kind in ["good", *sorted({image.kind for image in images} - {"good"})]:
         folders[f"test/{kind}"] = [image.path for image in images if image.kind == kind]
-    seen = {name: look(name, paths) for name, paths in folders.items()}
-    facts = [folder for folder, _ in seen.values()]
-    lines = [*form_warnings(facts), *size_warnings(facts)]
-    if shown := sum(sha256_of(image.path) in known for image in images if image.defective) if known else 0:
+    scan = Scan()
+    described = [describe_folder(name, paths, scan) for name, paths in folders.items()]
+    lines = [*form_warnings(described), *size_warnings(described)]
+    hashes = [scan.images[image.path].sha256 for image in images if image.defective and image.path in scan.images]
+    if shown := sum(sha256 in known for sha256 in hashes):
         lines.append(
-            f"training was shown {shown} of these defects (--known-defects), so figures come out too good: take them out"
+            f"training was shown {shown} of these defects as known defects, so figures come out too good: take them out"
         )
     if not present:
         return ["the training images are gone, so near-copies of them among the test images would not be noticed", *lines]
-    copies = compare({name: seen[name][1] for name in ("training", "test/good") if seen[name][1]}, data)
+    copies = describe_near_copies({name: folders[name] for name in ("training", "test/good") if name in folders}, scan, data)
     return [across_warning(pair, count) for pair, count in copies.across.items()] + lines
 
 
@@ -143,15 +141,17 @@ def across_warning(pair: str, count: int) -> str:
     )
 
 
-def inside_warning(images: int, of: int) -> str:
-    """Copies within what a random share is held out of."""
+def inside_warning(images: int, of: int, data: Path) -> str:
+    """Near-copies among the images of which some are held out at random."""
+    command = Command("train", data, group_by="auto")
     return (
         f"{images} of {of} good images have near-copies (one part, several pictures?): held out at random, copies of training images "
-        "set the threshold, too low: train with --group-by auto, or --group-by REGEX where file names tell the part"
+        f"set the threshold, too low: hold out whole parts with '{command}', or a regular expression in place of auto where file "
+        "names tell the part"
     )
 
 
-def form_warnings(folders: Sequence[Folder]) -> list[str]:
+def form_warnings(folders: Sequence[FolderReport]) -> list[str]:
     """Bit depth, colour and file type that differ within or between classes."""
     first, lines = folders[0], []
     if len(first.forms) > 1:
@@ -166,13 +166,12 @@ def form_warnings(folders: Sequence[Folder]) -> list[str]:
     return lines
 
 
-def size_warnings(folders: Sequence[Folder]) -> list[str]:
+def size_warnings(folders: Sequence[FolderReport]) -> list[str]:
     """Sizes that differ within or between classes."""
     first, lines = folders[0], []
     if len(first.sizes) > 1:
         lines.append(
-            f"{first.name} has {len(first.sizes)} sizes: all are resized to --image-size, whatever their "
-            "proportions; crop them alike if you can"
+            f"{first.name} has {len(first.sizes)} sizes: all are resized to one, whatever their proportions; crop them alike if you can"
         )
     for folder in folders[1:]:
         if not folder.side or not first.side:
@@ -196,8 +195,8 @@ def count_warnings(training: int, held_out: int) -> list[str]:
     lines = []
     if training < FEW:
         lines.append(few_warning(training))
-    kept = held_out or round(HELD_OUT_SHARE * training)
-    return lines + promise_warnings(kept, None if held_out else HELD_OUT_SHARE)
+    kept = held_out or round(HELD_OUT_FRACTION * training)
+    return lines + promise_warnings(kept, None if held_out else HELD_OUT_FRACTION)
 
 
 def few_warning(training: int) -> str:
@@ -205,23 +204,23 @@ def few_warning(training: int) -> str:
     return f"{training} good images are few to learn from: {FEW} or more are better, some hundreds best"
 
 
-def promise_warnings(kept: int, share: float | None, *, parts: int | None = None) -> list[str]:
+def promise_warnings(kept: int, fraction: float | None, *, parts: int | None = None) -> list[str]:
     """What `kept` held-out images cannot promise.
 
     Args:
         kept: How many.
-        share: Which share of all good images they are, where they are drawn.
-        parts: Of how many parts they are, where that is known: the promise stands on these.
+        fraction: Which fraction of all good images they are, where they are drawn.
+        parts: How many parts they show, where that is known: the promise then depends on these.
     """
-    stands_on = kept if parts is None else parts
+    independent = kept if parts is None else parts
     needed = round(1 / PROMISE - 1)
-    if stands_on >= needed:
+    if independent >= needed:
         return []
     what = f"{kept} held-out good images" if parts is None else f"{kept} held-out good images of {parts} parts"
     least = "image" if parts is None else "part"
-    more = "" if share is None else f" ({round(needed / share)} good {least}s in all)"
+    more = "" if fraction is None else f" ({round(needed / fraction)} good {least}s in all)"
     return [
-        f"{what} can promise a false-reject rate of {1 / (stands_on + 1):.1%} at best: {PROMISE:.0%} takes {needed} {least}s{more}, "
+        f"{what} can promise a false-reject rate of {1 / (independent + 1):.1%} at best: {PROMISE:.0%} takes {needed} {least}s{more}, "
         f"1% takes 99"
     ]
 

@@ -1,7 +1,7 @@
 """The folders users have: a plain folder of good images, or the layout of MVTec AD and anomalib.
 
 DATA/train/good           good images for training
-DATA/calibration/good     optional: good images kept for the threshold (else a share of train/good is held out, by image
+DATA/calibration/good     optional: good images kept for the threshold (else a fraction of train/good is held out, by image
                           or, where several show one part, by part: see `lrdan_edge.data.grouping`)
 DATA/test/good            good images for evaluation
 DATA/test/<defect>        defective images, one folder per kind
@@ -17,9 +17,10 @@ import numpy as np
 from lrdan_edge.bundle.bundle import Bundle
 from lrdan_edge.data.grouping import group_names
 from lrdan_edge.data.images import list_images
+from lrdan_edge.data.scan import Scan
 from lrdan_edge.errors import DataError
 
-HELD_OUT_SHARE = 0.2
+HELD_OUT_FRACTION = 0.2
 
 
 @dataclass(frozen=True)
@@ -57,16 +58,17 @@ class LabelledImage:
         return self.kind != "good"
 
 
-def good_images(data: Path, seed: int = 0, group_by: str | None = None) -> GoodImages:
-    """The good images of `data`, a share of them held out for the threshold.
+def good_images(data: Path, seed: int = 0, group_by: str | None = None, scan: Scan | None = None) -> GoodImages:
+    """The good images of `data`, a fraction of them held out for the threshold.
 
-    With ``calibration/good`` that folder is held out. Otherwise `HELD_OUT_SHARE` of the training images is, drawn at
+    With ``calibration/good`` that folder is held out. Otherwise `HELD_OUT_FRACTION` of the training images is, drawn at
     random by `seed`; with `group_by`, whole groups are.
 
     Args:
         data: A folder in one of the layouts above.
         seed: Seed of the draw.
         group_by: ``auto`` or a regular expression, as `lrdan_edge.data.grouping.group_names` takes it.
+        scan: Where images are scanned that `group_by` needs to look at.
 
     Raises:
         DataError: No images, or too few to hold any out; or there are no groups to tell apart, or some are on both sides.
@@ -74,11 +76,11 @@ def good_images(data: Path, seed: int = 0, group_by: str | None = None) -> GoodI
     training, held_out = good_folders(data)
     if not held_out and len(training) < 5:
         raise DataError(f"{data} holds {len(training)} images; at least 5 are needed, and some hundreds are better")
-    names = group_names([*training, *held_out], data, group_by) if group_by else None
+    names = group_names([*training, *held_out], data, group_by, scan or Scan()) if group_by else None
     if held_out:
         return GoodImages(training, held_out, _require_apart(data, names, len(training)) if names else None)
     rng = np.random.default_rng(seed)
-    count = max(1, round(HELD_OUT_SHARE * len(training)))
+    count = max(1, round(HELD_OUT_FRACTION * len(training)))
     kept = _draw_groups(data, names, count, rng) if names else set(rng.permutation(len(training))[:count].tolist())
     return GoodImages(
         training=[path for index, path in enumerate(training) if index not in kept],
@@ -94,19 +96,22 @@ def good_folders(data: Path) -> tuple[list[Path], list[Path]]:
         DataError: There are no images, or a layout that is neither.
     """
     if not data.exists():
-        raise DataError(f"{data} does not exist: give a folder of good images, or one with train/good")
+        raise DataError(f"{data} does not exist", "give a folder of good images, or one with train/good")
     layout = (data / "train" / "good").is_dir()
     if (data / "train").is_dir() and not layout:
-        raise DataError(f"{data / 'train'} has no folder 'good': put the good images into {data / 'train' / 'good'}")
+        raise DataError(
+            f"{data / 'train'} has no folder 'good'", "put the good images into {place}", place=data / "train" / "good"
+        )
     if not layout and (other := foreign_folder(data)):
-        raise DataError(f"{data} has a folder '{other}' but no train/good: put the good images into {data / 'train' / 'good'}")
+        place = data / "train" / "good"
+        raise DataError(f"{data} has a folder '{other}' but no train/good", "put the good images into {place}", place=place)
     training = list_images(data / "train" / "good" if layout else data)
     kept = data / "calibration" / "good"
     return training, list_images(kept) if layout and kept.is_dir() else []
 
 
 def foreign_folder(folder: Path) -> str | None:
-    """The name of a folder in `folder` that says it is no folder of good images alone; None: there is none."""
+    """The name of a folder in `folder` that says it is not a folder of good images only, or None."""
     return next((name for name in ("train", "test", "ground_truth", "calibration") if (folder / name).is_dir()), None)
 
 
@@ -121,8 +126,9 @@ def _draw_groups(data: Path, names: list[str], count: int, rng: np.random.Genera
         members.setdefault(name, []).append(place)
     if len(members) < 2:
         raise DataError(
-            f"all {len(names)} good images of {data} are one group ({names[0]!r}): whole groups are held out, which takes at "
-            "least two; check --group-by"
+            f"all {len(names)} good images of {data} are one group ({names[0]!r}), and whole groups are held out, which takes at "
+            "least two",
+            "check {group_by}",
         )
     most = count + max(1, count // 4)
     kept: set[int] = set()
@@ -138,8 +144,8 @@ def _require_apart(data: Path, names: list[str], training: int) -> int:
     before, kept = set(names[:training]), set(names[training:])
     if both := sorted(before & kept):
         raise DataError(
-            f"{len(both)} of the {len(kept)} groups in {data / 'calibration' / 'good'} are in train/good too ({both[0]}): "
-            "move each group to one side"
+            f"{len(both)} of the {len(kept)} groups in {data / 'calibration' / 'good'} are in train/good too ({both[0]})",
+            "move each group to one side",
         )
     return len(kept)
 

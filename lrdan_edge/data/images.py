@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from lrdan_edge.bundle.manifest import BIT_DEPTHS, BitDepth, ModelSpec
-from lrdan_edge.bundle.view import Share, share_to_pixels
+from lrdan_edge.bundle.spec import BIT_DEPTHS, BitDepth, ModelSpec
+from lrdan_edge.bundle.view import RegionFractions, fractions_to_pixels
 from lrdan_edge.errors import DataError
 
 Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
@@ -53,11 +53,15 @@ def read_pixels(path: Path) -> Pixels:
     Raises:
         DataError: The file cannot be read, is no whole image, or has pixels of another type.
     """
+    return decode_pixels(read_bytes(path), str(path))
+
+
+def read_bytes(path: Path) -> npt.NDArray[np.uint8]:
+    """All bytes of a file, uint8 [N]; raises DataError where it cannot be read."""
     try:
-        data = np.fromfile(path, dtype=np.uint8)
+        return np.fromfile(path, dtype=np.uint8)
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror})") from error
-    return _decode(data, str(path))
 
 
 def decode_image(data: bytes, name: str, bit_depth: int = 16) -> Frame:
@@ -71,18 +75,19 @@ def decode_image(data: bytes, name: str, bit_depth: int = 16) -> Frame:
     Raises:
         DataError: It is no whole image, or has pixels of another type.
     """
-    return to_eight_bits(_decode(np.frombuffer(data, np.uint8), name), bit_depth)
+    return to_eight_bits(decode_pixels(np.frombuffer(data, np.uint8), name), bit_depth)
 
 
-def _decode(data: npt.NDArray[np.uint8], path: str) -> Pixels:
+def decode_pixels(data: npt.NDArray[np.uint8], name: str) -> Pixels:
+    """As `read_pixels`, from a file's bytes, uint8 [N], called `name` in messages."""
     try:
         image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION) if data.size else None
     except cv2.error as error:  # a damaged header, such as one of 65312x65312 pixels
-        raise DataError(f"{path} is not a whole image ({error.err}): replace or remove it") from error
+        raise DataError(f"{name} is not a whole image ({error.err})", "replace or remove it") from error
     if image is None or _truncated(data):
-        raise DataError(f"{path} is not a whole image ({data.size} bytes): replace or remove it")
+        raise DataError(f"{name} is not a whole image ({data.size} bytes)", "replace or remove it")
     if image.dtype not in (np.uint8, np.uint16):
-        raise DataError(f"{path} has {image.dtype} pixels; 8 or 16 bits per channel are supported: convert it")
+        raise DataError(f"{name} has {image.dtype} pixels; 8 or 16 bits per channel are supported", "convert it")
     if image.ndim == 3 and image.shape[2] == 4:
         image = cv2.cvtColor(image, cv2.COLOR_BGRA2BGR)
     return np.asarray(image, np.uint8) if image.dtype == np.uint8 else np.asarray(image, np.uint16)
@@ -217,11 +222,11 @@ def tiles_of(canvas: npt.NDArray[Pixel], spec: ModelSpec) -> npt.NDArray[Pixel]:
     return np.stack([canvas[row : row + spec.height, column : column + spec.width] for row, column in corners])
 
 
-def crop_share(image: npt.NDArray[Pixel], share: Share | None) -> npt.NDArray[Pixel]:
+def crop_region(image: npt.NDArray[Pixel], fractions: RegionFractions | None) -> npt.NDArray[Pixel]:
     """The part of a picture of the frame (any size, [H, W] or [H, W, C]) that the heatmap shows; a view."""
-    if share is None:
+    if fractions is None:
         return image
-    left, top, width, height = share_to_pixels(share, *image.shape[:2])
+    left, top, width, height = fractions_to_pixels(fractions, *image.shape[:2])
     return image[top : top + height, left : left + width]
 
 

@@ -1,22 +1,19 @@
 """What image folders hold: sizes, bit depths, file types, what is broken, and near-copies among the good images."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
-from lrdan_edge.data.images import Pixels, bits_used, read_pixels, to_eight_bits
-from lrdan_edge.data.similarity import Features, NearCopies, find_near_copies, join, thumbnail
-from lrdan_edge.errors import DataError
+from lrdan_edge.data.scan import Scan
+from lrdan_edge.data.similarity import join
 
 _EXAMPLES = 5
 
 
-class Folder(msgspec.Struct, frozen=True, kw_only=True):
+class FolderReport(msgspec.Struct, frozen=True, kw_only=True):
     """One folder of images.
 
     Attributes:
@@ -38,7 +35,7 @@ class Folder(msgspec.Struct, frozen=True, kw_only=True):
     side: float
 
 
-class Copies(msgspec.Struct, frozen=True, kw_only=True):
+class NearCopyReport(msgspec.Struct, frozen=True, kw_only=True):
     """Near-copies among the good images.
 
     Attributes:
@@ -58,86 +55,61 @@ class Copies(msgspec.Struct, frozen=True, kw_only=True):
     examples: list[tuple[str, str, float]]
 
 
-def look(name: str, paths: Sequence[Path]) -> tuple[Folder, dict[Path, Features]]:
-    """Decode a folder's images.
+def describe_folder(name: str, paths: Sequence[Path], scan: Scan) -> FolderReport:
+    """Summarise a folder's images, which are scanned unless they were before.
 
     Args:
         name: What the folder is called in messages.
         paths: Its images.
-
-    Returns:
-        Its facts, and the thumbnails of those images that could be decoded.
+        scan: Where they are scanned.
     """
-
-    def one(path: Path) -> tuple[tuple[int, int], str, Features] | str:
-        try:
-            image = read_pixels(path)
-        except DataError as error:
-            return str(error)
-        return (image.shape[0], image.shape[1]), form_of(image), thumbnail(to_eight_bits(image, bits_used(image)))
-
-    with ThreadPoolExecutor() as pool:
-        found = list(pool.map(one, paths))
-    whole = [result for result in found if not isinstance(result, str)]
-    folder = Folder(
+    scan.add(paths)
+    whole = [scan.images[path] for path in paths if path in scan.images]
+    return FolderReport(
         name=name,
         images=len(paths),
-        sizes=_counted(f"{height}x{width}" for (height, width), _, _ in whole),
-        forms=_counted(form for _, form, _ in whole),
+        sizes=_counted("{}x{}".format(*image.size) for image in whole),
+        forms=_counted(image.form for image in whole),
         suffixes=_counted(path.suffix.lower() for path in paths),
-        broken=[result for result in found if isinstance(result, str)],
-        side=float(np.median([max(size) for size, _, _ in whole])) if whole else 0.0,
+        broken=[str(scan.broken[path]) for path in paths if path in scan.broken],
+        side=float(np.median([max(image.size) for image in whole])) if whole else 0.0,
     )
-    return folder, {path: result[2] for path, result in zip(paths, found, strict=True) if not isinstance(result, str)}
 
 
-def form_of(image: Pixels) -> str:
-    """Bit depth and colour in words: ``8-bit grey``, ``16-bit colour``, ``8-bit grey stored as colour``."""
-    grey = "grey" if image.ndim == 2 else "colour"
-    if image.ndim == 3 and bool((image == image[:, :, :1]).all()):
-        grey = "grey stored as colour"
-    return f"{8 * image.dtype.itemsize}-bit {grey}"
-
-
-def compare(looks: dict[str, dict[Path, Features]], data: Path) -> Copies:
+def describe_near_copies(folders: Mapping[str, Sequence[Path]], scan: Scan, data: Path) -> NearCopyReport:
     """Near-copies within and across folders.
 
     Args:
-        looks: Each folder's thumbnails by path, as `look` gives them; at least one in all.
+        folders: Each folder's scanned images.
+        scan: Where they were scanned.
         data: Paths are shown relative to it, where they lie below it.
     """
-    names = list(looks)
-    paths = [path for look in looks.values() for path in look]
-    origin = np.repeat(np.arange(len(names)), [len(look) for look in looks.values()])
-    copies = find_near_copies(np.stack([thumb for look in looks.values() for thumb in look.values()]))
+    names = list(folders)
+    folder_of = {path: place for place, name in enumerate(names) for path in folders[name]}
+    paths, copies = scan.near_copies(folder_of)
+    origin = np.array([folder_of[path] for path in paths], np.int64)
     label = join(len(origin), copies.pairs)
-    first, second = origin[copies.pairs[:, 0]], origin[copies.pairs[:, 1]]
+    pairs = np.take_along_axis(copies.pairs, np.argsort(origin[copies.pairs], axis=1, kind="stable"), axis=1)
+    first, second = origin[pairs[:, 0]], origin[pairs[:, 1]]
     across = {}
     for left, right in sorted(set(zip(first.tolist(), second.tolist(), strict=True))):
         if left != right:
-            shared = copies.pairs[(first == left) & (second == right)]
+            shared = pairs[(first == left) & (second == right)]
             across[f"{names[left]} and {names[right]}"] = len(set(shared[:, 1].tolist()))
-    paired = np.unique(copies.pairs[first == second])
-    return Copies(
+    paired = np.unique(pairs[first == second])
+    order = np.lexsort((-copies.similarity, first == second))[:_EXAMPLES]
+    shown = [path.relative_to(data).as_posix() if path.is_relative_to(data) else str(path) for path in paths]
+    return NearCopyReport(
         threshold=copies.threshold,
-        pairs=len(copies.pairs),
+        pairs=len(pairs),
         images={name: int((origin[paired] == place).sum()) for place, name in enumerate(names)},
         groups={name: len(np.unique(label[origin == place])) for place, name in enumerate(names)},
         across=across,
-        examples=_examples(copies, first != second, [_shown(path, data) for path in paths]),
+        examples=[
+            (shown[a], shown[b], round(float(copies.similarity[place]), 3))
+            for place, (a, b) in zip(order, pairs[order].tolist(), strict=True)
+        ],
     )
-
-
-def _examples(copies: NearCopies, apart: npt.NDArray[np.bool_], names: list[str]) -> list[tuple[str, str, float]]:
-    order = np.lexsort((-copies.similarity, ~apart))[:_EXAMPLES]
-    return [
-        (names[a], names[b], round(float(similarity), 3))
-        for (a, b), similarity in zip(copies.pairs[order].tolist(), copies.similarity[order], strict=True)
-    ]
-
-
-def _shown(path: Path, data: Path) -> str:
-    return path.relative_to(data).as_posix() if path.is_relative_to(data) else str(path)
 
 
 def _counted(values: Iterable[str]) -> dict[str, int]:

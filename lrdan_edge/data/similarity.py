@@ -9,16 +9,14 @@ threshold is taken only where far more pairs lie above it than in the band just 
 Copies of one thing are also all alike, where neighbours in a gradual change (stripes of any phase) are alike pair by pair only.
 """
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from lrdan_edge.data.images import Frame, bits_used, read_pixels, to_eight_bits
+from lrdan_edge.data.images import Frame
 
 SIDE = 32  # pixels of the thumbnail
 SIGMA = 3.0  # pixels of it: what local means
@@ -36,7 +34,7 @@ Features = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class NearCopies:
-    """What was found.
+    """Pairs of near-copies.
 
     Attributes:
         threshold: Similarity above which two images count as near-copies, or None if none are.
@@ -48,20 +46,10 @@ class NearCopies:
     pairs: npt.NDArray[np.int64]
     similarity: npt.NDArray[np.float32]
 
-
-def features(paths: Sequence[Path]) -> Features:
-    """Exposure-invariant thumbnails of image files: float32 [N, SIDE * SIDE].
-
-    Raises:
-        DataError: An image cannot be read.
-    """
-
-    def one(path: Path) -> Features:
-        pixels = read_pixels(path)
-        return thumbnail(to_eight_bits(pixels, bits_used(pixels)))
-
-    with ThreadPoolExecutor() as pool:
-        return np.stack(list(pool.map(one, paths)))
+    @classmethod
+    def none(cls) -> "NearCopies":
+        """No pairs."""
+        return cls(None, np.empty((0, 2), np.int64), np.empty(0, np.float32))
 
 
 def thumbnail(frame: Frame) -> Features:
@@ -81,7 +69,7 @@ def find_near_copies(found: Features) -> NearCopies:
     """Pairs of near-copies; memory beyond the features themselves is bounded.
 
     Args:
-        found: What `features` gives, float32 [N, D].
+        found: What `thumbnail` gives, stacked, float32 [N, D].
     """
     own = whiten(found)
     for threshold, (above, below) in zip(THRESHOLDS, _tail(own), strict=True):
@@ -90,7 +78,7 @@ def find_near_copies(found: Features) -> NearCopies:
         copies = _pairs_above(own, threshold)
         if above > 0 and _completeness(copies.pairs, len(own)) >= COMPLETE:
             return copies
-    return NearCopies(None, np.empty((0, 2), np.int64), np.empty(0, np.float32))
+    return NearCopies.none()
 
 
 def _pairs_above(own: Features, threshold: float) -> NearCopies:
@@ -112,7 +100,7 @@ def similarities(found: Features) -> Iterator[tuple[int, Features]]:
     """Similarities of every pair once, block by block.
 
     Args:
-        found: What `features` gives, float32 [N, D].
+        found: What `thumbnail` gives, stacked, float32 [N, D].
 
     Yields:
         A block's first place `start`, and similarities float32 [rows, N - start] of the places from there on with each other;
@@ -122,16 +110,18 @@ def similarities(found: Features) -> Iterator[tuple[int, Features]]:
 
 
 def whiten(found: Features) -> Features:
-    """What each image has for itself, of unit length (zero where it has nothing): float32 [N, D].
+    """What each image has for itself, of unit length (zero where it has nothing): float32 [N, min(N, D)].
 
     Args:
         found: float32 [N, D].
     """
     centred = found.astype(np.float32) - found.mean(0)
-    variance, axes = np.linalg.eigh(centred.T @ centred / max(1, len(found)))
+    few = len(found) < found.shape[1]  # their products among themselves are then the smaller matrix, of the same variances
+    variance, axes = np.linalg.eigh((centred @ centred.T if few else centred.T @ centred) / max(1, len(found)))
     variance = np.maximum(variance, 0)
     typical = float(np.square(variance).sum() / max(float(variance.sum()), 1e-12))
-    own = centred @ (axes / np.sqrt(variance + SHRINKAGE * typical + 1e-9))
+    along = axes * np.sqrt(variance * len(found)) if few else centred @ axes
+    own = along / np.sqrt(variance + SHRINKAGE * typical + 1e-9)
     length = np.linalg.norm(own, axis=1, keepdims=True)
     return np.asarray(own / np.maximum(length, 1e-6), np.float32)
 

@@ -1,1 +1,1 @@
-"""The demonstration: a photograph becomes a conveyor, and the whole line runs over it."""
+"""The demonstration's data: a photograph becomes a conveyor with synthetic defects."""

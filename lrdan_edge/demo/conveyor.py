@@ -1,9 +1,9 @@
-"""A real photograph becomes a conveyor: training tiles, calibration tiles, and a video with defects painted on its belt.
+"""Makes a conveyor from a photograph: training tiles, calibration tiles, and a video of a belt with synthetic defects.
 
-The photograph (brick, 512x512 grey, shipped with scikit-image) is cut into five vertical strips. The training tiles come
-from the two outer strips and the middle one, the calibration tiles and the video from the two between, so that no pixel
-of one is seen in another. In the video the belt shuttles up and down under the camera's window; defects are painted on
-the belt and move with it. A frame that shows a defect only in part is ``boundary``: neither good nor defective.
+The photograph (brick, 512x512 grey, part of scikit-image) is cut into five vertical strips. Training tiles come from the two outer
+strips and the middle one, calibration tiles and the video from one strip each, so that none has a pixel of another. In the video
+the belt moves up and down below the camera, with the defects drawn on it. A frame that shows only a part of a defect is
+``boundary``: neither good nor defective.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from lrdan_edge.bundle.manifest import to_json
+from lrdan_edge.bundle.encoding import to_json
 from lrdan_edge.data.images import Frame
 from lrdan_edge.demo.defects import KINDS, paint
 from lrdan_edge.errors import DataError, MissingExtraError
@@ -32,22 +32,22 @@ CALIBRATION_TILES = 400
 STEP = 8  # pixels the belt moves per frame
 FPS = 30
 DEFECTS_PER_PASS = 3
-PASSES = "gdgdgddgdgddgdg"  # g: a pass over the good belt; d: over a belt with defects; always turning on good ground
+PASSES = "gdgdgddgdgddgdg"  # g: a pass over a good belt; d: over a belt with defects. The ends of the belt are good
 
-GAIN = 0.04  # the light varies by this share, per frame
-NOISE = 2.0  # standard deviation of the sensor's noise, in grey levels
-VISIBLE = 0.3  # opacity from which a defect's pixel counts as defective
+GAIN = 0.04  # largest relative change of the light from frame to frame
+NOISE = 2.0  # standard deviation of the sensor noise, in grey levels
+VISIBLE = 0.3  # opacity above which a pixel is defective
 
 
 @dataclass(frozen=True)
 class BeltFrame:
-    """What is in one frame of the video.
+    """The content of one frame of the video.
 
     Attributes:
         frame: Its index, from 0.
-        label: ``good``, ``boundary``, or the kind of the defect that is wholly in view.
+        label: ``good``, ``boundary``, or the kind of the defect that it shows completely.
         defect: The number of that defect, or None.
-        mask_pixels: How many of the frame's pixels are defective.
+        mask_pixels: Number of defective pixels in the frame.
     """
 
     frame: int
@@ -58,7 +58,7 @@ class BeltFrame:
 
 @dataclass(frozen=True)
 class Conveyor:
-    """Where everything was written, and what the video shows.
+    """The conveyor's files, and what the video shows.
 
     Attributes:
         data: Folder with ``train/good``, ``calibration/good``, ``test/<kind>`` and ``ground_truth/<kind>``.
@@ -77,7 +77,7 @@ class Conveyor:
 
 @dataclass(frozen=True)
 class _Belt:
-    """One pass's belt: its grey values, each pixel's defect opacity, and its defect's number (-1 for none)."""
+    """The belt of one pass: for each pixel its grey value, opacity of the defect, and number of the defect (-1 for none)."""
 
     grey: Photograph
     opacity: Photograph
@@ -89,7 +89,7 @@ def make_conveyor(folder: Path, seed: int) -> Conveyor:
 
     Args:
         folder: Where to write ``data/``, ``conveyor.avi`` and ``truth.json``; made if missing.
-        seed: Seed of the tiles' places, the light, the noise and the defects.
+        seed: Random seed of tile positions, light, noise and defects.
 
     Raises:
         MissingExtraError: scikit-image is not installed.
@@ -98,7 +98,7 @@ def make_conveyor(folder: Path, seed: int) -> Conveyor:
     photograph = _photograph()
     data = folder / "data"
     if data.exists():
-        raise DataError(f"{data} exists already: choose another folder, or remove it")
+        raise DataError(f"{data} exists already", "choose another folder, or remove it")
     tile_rng, belt_rng = np.random.default_rng([seed, 0]), np.random.default_rng([seed, 1])
     _write_tiles(data / "train" / "good", photograph, TRAINING_STRIPS, TRAINING_TILES, tile_rng)
     _write_tiles(data / "calibration" / "good", photograph, (CALIBRATION_STRIP,), CALIBRATION_TILES, tile_rng)
@@ -125,7 +125,7 @@ def _photograph() -> Photograph:
 
 
 def _expose(light: Photograph, rng: np.random.Generator) -> Frame:
-    """What the camera makes of the light: a little more or less exposure, and noise."""
+    """Simulate the camera: small changes of exposure, and noise."""
     grey = light * rng.uniform(1 - GAIN, 1 + GAIN) + rng.normal(0, NOISE, light.shape)
     return np.clip(np.rint(grey), 0, 255).astype(np.uint8)
 
@@ -140,7 +140,7 @@ def _write_tiles(
 
 
 def _film(photograph: Photograph, rng: np.random.Generator) -> tuple[list[Frame], list[Frame], list[BeltFrame], list[str]]:
-    """Frames, masks (0 or 255), their description, and each defect's kind."""
+    """Frames, masks (0 or 255), the content of each frame, and the kind of each defect."""
     kinds = [KINDS[index % len(KINDS)] for index in range(DEFECTS_PER_PASS * PASSES.count("d"))]
     defects: list[str] = [str(kind) for kind in rng.permutation(kinds)]
     images: list[Frame] = []
@@ -148,9 +148,9 @@ def _film(photograph: Photograph, rng: np.random.Generator) -> tuple[list[Frame]
     frames: list[BeltFrame] = []
     stops = list(range(0, len(photograph) - TILE + 1, STEP))
     painted = 0
-    for number, sort in enumerate(PASSES):
+    for number, kind in enumerate(PASSES):
         belt = _clean_belt(photograph, rng)
-        if sort == "d":
+        if kind == "d":
             _paint_pass(belt, defects, painted, rng)
             painted += DEFECTS_PER_PASS
         for y in stops if number % 2 == 0 else reversed(stops):
@@ -168,15 +168,15 @@ def _clean_belt(photograph: Photograph, rng: np.random.Generator) -> _Belt:
 
 
 def _paint_pass(belt: _Belt, defects: list[str], first: int, rng: np.random.Generator) -> None:
-    """Paint the pass's defects, each into its own share of the belt, away from the edges and from where the belt turns."""
+    """Paint the defects of a pass, each in its own part of the belt, away from the edges and the ends of the belt."""
     top, bottom = TILE + 4, len(belt.grey) - TILE - 4
-    share = (bottom - top) // DEFECTS_PER_PASS
+    length = (bottom - top) // DEFECTS_PER_PASS
     for index in range(DEFECTS_PER_PASS):
-        start = top + index * share
-        grey, opacity = paint(defects[first + index], belt.grey[start : start + share], rng)
-        belt.grey[start : start + share] = grey
-        belt.opacity[start : start + share] = opacity
-        belt.owner[start : start + share][opacity > VISIBLE] = first + index
+        start = top + index * length
+        grey, opacity = paint(defects[first + index], belt.grey[start : start + length], rng)
+        belt.grey[start : start + length] = grey
+        belt.opacity[start : start + length] = opacity
+        belt.owner[start : start + length][opacity > VISIBLE] = first + index
 
 
 def _describe(index: int, belt: _Belt, y: int, defects: list[str]) -> BeltFrame:
@@ -196,20 +196,19 @@ def _write_image(path: Path, image: Frame) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         written = cv2.imwrite(str(path), image)
     except OSError as error:
-        raise DataError(f"{path} cannot be written ({error.strerror}): choose another folder") from error
+        raise DataError(f"{path} cannot be written ({error.strerror})", "choose another folder") from error
     if not written:
-        raise DataError(f"{path} cannot be written: check the disk's free space and the folder's permissions")
+        raise DataError(f"{path} cannot be written", "check the disk's free space and the folder's permissions")
 
 
 def _write_video(path: Path, images: list[Frame]) -> None:
-    """Write grey frames without loss (PNG frames in AVI, which OpenCV reads back pixel by pixel)."""
+    """Write grey frames as a lossless video (PNG frames in AVI)."""
     height, width = images[0].shape
     with quiet:  # FFmpeg keeps the log level of its first use in a process
         writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"png "), FPS, (width, height), isColor=True)
         if not writer.isOpened():
-            raise DataError(
-                f"{path} cannot be written as video: this OpenCV has no PNG video writer (pip's opencv wheels have)"
-            )
+            problem = f"{path} cannot be written: this OpenCV has no PNG video writer"
+            raise DataError(problem, "install opencv-python-headless from PyPI, which has one")
         for image in images:
             writer.write(cv2.cvtColor(image, cv2.COLOR_GRAY2BGR))
         writer.release()

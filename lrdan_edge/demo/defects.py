@@ -1,4 +1,4 @@
-"""Defects as a person sees them at a glance: scratch, stain, hole and missing piece, painted into a stretch of belt."""
+"""Synthetic defects that a person sees at a glance: scratch, stain, hole and missing piece."""
 
 from collections.abc import Callable
 
@@ -8,22 +8,22 @@ import numpy.typing as npt
 
 Grey = npt.NDArray[np.float32]
 Painter = Callable[[Grey, np.random.Generator], float]
-"""Draws a defect's opacity (0 to 255) into an empty canvas and returns its grey value."""
+"""A function that draws the opacity of a defect (0 to 255) into an empty canvas, and returns its grey value."""
 
 OPACITY = 0.92
-EDGE = 3  # pixels that stay free of defects all around
+EDGE = 3  # width of the border without defects, in pixels
 
 
 def paint(kind: str, ground: Grey, rng: np.random.Generator) -> tuple[Grey, Grey]:
-    """Paint one defect somewhere on `ground`.
+    """Paint one defect at a random position on `ground`.
 
     Args:
         kind: One of `KINDS`.
         ground: float32 [H, W], grey levels 0 to 255; at least 80 pixels each way.
-        rng: Draws its place, shape and shade.
+        rng: Source of its position, shape and grey value.
 
     Returns:
-        The painted ground and the defect's opacity (0 to 1), both float32 [H, W].
+        The ground with the defect, and the opacity of the defect (0 to 1), both float32 [H, W].
     """
     while True:
         canvas = np.zeros_like(ground)
@@ -73,7 +73,7 @@ def _missing(canvas: Grey, rng: np.random.Generator) -> float:
     angle, radius = np.sort(rng.uniform(0, 2 * np.pi, corners)), rng.uniform(9, 17, corners)
     points = np.stack([radius * np.cos(angle), radius * np.sin(angle)], 1) + _centre(canvas, rng)
     _fill(canvas, lambda image: cv2.fillPoly(image, [points.astype(np.int32)], 255, cv2.LINE_AA))
-    if (canvas > 0).sum() < 150:  # corners that happen to lie on one side leave a splinter: draw again
+    if (canvas > 0).sum() < 150:  # corners on one side give too small a piece: draw again
         canvas[:] = 0
     return 228.0
 

@@ -1,4 +1,4 @@
-"""The build-engine stage: one graph, one target, one signed engine with a sidecar that says what it fits. No torch here."""
+"""Build engines: one graph for one target becomes a signed engine, with a sidecar that says where it runs. Needs no torch."""
 
 import re
 import time
@@ -12,26 +12,23 @@ from typing import Any
 import msgspec
 
 from lrdan_edge.backends.layers import count_precisions
-from lrdan_edge.backends.nvidia import feature
+from lrdan_edge.backends.nvidia import gpu_feature
 from lrdan_edge.backends.processor import processor
-from lrdan_edge.bundle.bundle import ENGINES, TIMING_CACHE, Bundle, engine_stage, graph_name, sha256_of
-from lrdan_edge.bundle.manifest import SCHEMA_VERSION, EngineLayer, EngineSidecar, EngineTarget, Precision, to_json
-from lrdan_edge.engines.compatibility import misfit, runtime_version
-from lrdan_edge.engines.golden import check_on_golden_frames, no_golden_frames
-from lrdan_edge.engines.open import (
-    distrust,
-    engine,
-    engine_bytes,
-    load_engine,
-    refitted,
-    sidecar_of,
-    signature_file,
-    signature_of,
-    weights_for,
-)
+from lrdan_edge.bundle.bundle import Bundle
+from lrdan_edge.bundle.command import Command
+from lrdan_edge.bundle.encoding import SCHEMA_VERSION, to_json
+from lrdan_edge.bundle.engine_sidecar import EngineLayer, EngineSidecar, EngineTarget
+from lrdan_edge.bundle.files import sha256_of
+from lrdan_edge.bundle.names import ENGINES, TIMING_CACHE, engine_stage, graph_name
+from lrdan_edge.bundle.spec import Precision
+from lrdan_edge.engines.compatibility import incompatibility_of, runtime_version
+from lrdan_edge.engines.golden import check_against_graph, no_golden_frames
+from lrdan_edge.engines.keys import ensure_keys
+from lrdan_edge.engines.open import engine, engine_bytes, load_engine, sidecar_of, weights_for
 from lrdan_edge.engines.tensorrt.options import BuildOptions
-from lrdan_edge.engines.trust import ensure_key, sign
-from lrdan_edge.errors import EngineError
+from lrdan_edge.engines.tensorrt.refit import tensorrt_settings, with_weights
+from lrdan_edge.engines.trust import signature_file, signature_of
+from lrdan_edge.errors import EngineError, IncompatibleEngineError, UntrustedEngineError
 
 Progress = Callable[[str, float], None]
 
@@ -42,8 +39,8 @@ class BuildRequest:
 
     Attributes:
         precision: Which graph.
-        target: What will run it.
-        options: How TensorRT builds it; the other targets take none.
+        target: The runtime that will run the engine.
+        options: How TensorRT builds it; the other targets have no options.
     """
 
     precision: Precision
@@ -53,7 +50,7 @@ class BuildRequest:
 
 @dataclass(frozen=True)
 class _Built:
-    """What a target's builder made of a graph."""
+    """The result of a target's builder."""
 
     data: bytes
     suffix: str
@@ -71,19 +68,19 @@ def build_engine(bundle: Bundle, request: BuildRequest, progress: Progress | Non
     Args:
         bundle: A bundle that has the graph.
         request: What to build.
-        progress: Called with the builder's phase and the share done, 0 to 1.
+        progress: Called with the builder's phase and the fraction done, 0 to 1.
 
     Returns:
         The engine's file name below ``engines/``.
 
     Raises:
         MissingStageError: The graph is missing.
-        EngineError: The builder refuses the graph, the engine's scores drift, or the key that signs cannot be used.
+        EngineError: The builder refuses the graph, the engine's scores drift, or the keys that sign cannot be used.
         BackendError: What runs the engine refuses it.
         MissingExtraError: The target is not installed here.
     """
-    started = time.monotonic()  # the file's name depends on what is built, so the stage begins after the build
-    ensure_key()
+    started = time.monotonic()  # the stage begins after the build, because the file's name depends on the result
+    ensure_keys()
     graph = bundle.graph(request.precision)
     if request.target == "tensorrt":
         built = _build_tensorrt(graph, request.options, bundle.path / TIMING_CACHE, progress)
@@ -109,38 +106,42 @@ def build_engine(bundle: Bundle, request: BuildRequest, progress: Progress | Non
         golden_check="not measured",
         details=built.details,
     )
-    _keep(bundle, name, built.data, sidecar, _command(request), started)
+    _commit(bundle, name, built.data, sidecar, _command(request), started)
     return name
 
 
 def refit_engine(bundle: Bundle, name: str) -> None:
-    """Put the present graph's weights into an engine that was built with ``--refit``, check and sign it as after a build.
+    """Put the bundle's present weights into an engine that was built with `refit`; check and sign it as after a build.
 
     Args:
-        bundle: A bundle whose graph differs from the engine's in weights alone.
+        bundle: A bundle whose graph differs from the engine's only in weights.
         name: The engine's file name below ``engines/``.
 
     Raises:
         MissingStageError: The bundle has no such engine.
-        EngineError: It was not built so, does not fit this machine, is not trusted, or its scores drift afterwards.
+        IncompatibleEngineError: The engine does not run on this machine.
+        UntrustedEngineError: It may not be loaded here.
+        EngineError: It was not built for refitting, or its scores drift afterwards.
         MissingExtraError: TensorRT is not installed.
     """
     started = time.monotonic()
     found = engine(bundle, name)
-    reason = misfit(found.sidecar) or distrust(bundle, name, bundle.read(sidecar_of(name), found.rebuild))
     if not found.sidecar.options.get("refit"):
-        reason = "it was not built with --refit"
-    if reason:
-        again = f"{found.rebuild} --bundle {bundle.path}"
-        raise EngineError(f"engine {name} takes no new weights here: {reason}; build it anew with '{again}'")
+        problem, again = f"engine {name} cannot take new weights: it was not built for it", "build it again with {refit:on}"
+        raise EngineError(problem, again)
+    reason = incompatibility_of(found.sidecar)  # being older than the graph is no reason here
+    if reason or not found.trust.trusted:
+        kind = IncompatibleEngineError if reason else UntrustedEngineError
+        problem = f"engine {name} cannot take new weights here: {reason or found.trust.reason}"
+        raise kind(problem, "build it again with '{command}'", command=found.rebuild)
     graph = bundle.graph(found.sidecar.precision)
-    data = refitted(engine_bytes(bundle, found), found.sidecar, graph.read_bytes())
-    whole = found.sidecar.options | {"strip_weights": False}
-    sidecar = msgspec.structs.replace(found.sidecar, graph_sha256=sha256_of(graph), options=whole)
-    _keep(bundle, name, data, sidecar, found.rebuild, started)
+    data = with_weights(engine_bytes(bundle, found), graph.read_bytes(), **tensorrt_settings(found.sidecar))
+    options = found.sidecar.options | {"strip_weights": False}
+    sidecar = msgspec.structs.replace(found.sidecar, graph_sha256=sha256_of(graph), options=options)
+    _commit(bundle, name, data, sidecar, found.command, started)
 
 
-def _keep(bundle: Bundle, name: str, data: bytes, sidecar: EngineSidecar, command: str, started: float) -> None:
+def _commit(bundle: Bundle, name: str, data: bytes, sidecar: EngineSidecar, command: str, started: float) -> None:
     """Check an engine on the golden frames, and commit it with its sidecar and signature."""
     inputs = {graph_name(sidecar.precision): bundle.graph(sidecar.precision)}
     with bundle.stage(engine_stage(name), command=command, inputs=inputs, options=sidecar.options, started=started) as stage:
@@ -151,7 +152,7 @@ def _keep(bundle: Bundle, name: str, data: bytes, sidecar: EngineSidecar, comman
         check = _check_golden(bundle, data, sidecar)
         written = to_json(msgspec.structs.replace(sidecar, golden_check=check))
         stage.path(sidecar_of(name)).write_bytes(written)
-        stage.unlisted_path(signature_of(name)).write_bytes(signature_file(sign(written)))
+        stage.unlisted_path(signature_of(name)).write_bytes(signature_file(written))
         stage.results = {"bytes": len(data), "golden_check": check, **sidecar.details}
 
 
@@ -184,26 +185,26 @@ def _for_processor(data: bytes, suffix: str, version: str, layers: list[EngineLa
 
 
 def _build_tensorrt(graph: Path, options: BuildOptions, timing_cache: Path, progress: Progress | None) -> _Built:
-    from lrdan_edge.engines.tensorrt.build import build_engine
+    from lrdan_edge.engines.tensorrt.build import build_plan
 
     options = replace(options, timing_cache=timing_cache)
-    built = build_engine(graph, options, progress)
+    built = build_plan(graph, options, progress)
     details = dict(built.details)
     version, device = str(details["tensorrt"]), str(details["device"])
-    whole = (options.smallest, options.batches[0][1], options.largest)
-    return _Built(built.plan, ".plan", version, device, _gpu_features(details, options), whole, built.layers, details)
+    batch = (options.smallest, options.batches[0][1], options.largest)
+    return _Built(built.plan, ".plan", version, device, _gpu_features(details, options), batch, built.layers, details)
 
 
 def _gpu_features(details: dict[str, Any], options: BuildOptions) -> list[str]:
-    """What of the GPU the engine needs; nothing when it was built ahead of time, or by TensorRT for RTX for them all."""
+    """GPU features that the engine needs; none where it was built ahead of time, or by TensorRT for RTX for every GPU."""
     capability = details.get("compute_capability")
     if not capability or (options.hardware_compatible and details["module"] == "tensorrt_rtx"):
         return []
-    return ["sm8.0+"] if options.hardware_compatible == "ampere-plus" else [feature(capability)]
+    return ["sm8.0+"] if options.hardware_compatible == "ampere-plus" else [gpu_feature(capability)]
 
 
 def _slug(built: _Built) -> str:
-    """The device in a file's name: its model and best feature, or ``any`` for an engine built ahead of time."""
+    """The device as part of a file name: its model and best feature, or ``any`` for an engine built ahead of time."""
     words = f"{built.device} {built.features[-1]}" if built.features else "any"
     if dla := built.details.get("dla"):
         words += f" dla{dla['core']}"
@@ -214,18 +215,18 @@ def _check_golden(bundle: Bundle, data: bytes, sidecar: EngineSidecar) -> float 
     """Load the new engine, and run it on the golden frames.
 
     Returns:
-        The largest relative score difference, or why it could not be measured here.
+        The largest relative difference of the scores, or why it could not be measured here.
 
     Raises:
         EngineError: A score is not finite, or drifts beyond the bound.
         BackendError: It does not load, or fails.
     """
-    if reason := misfit(sidecar):  # built ahead of time for another machine, or PyCUDA is not here
+    if reason := incompatibility_of(sidecar):  # built ahead of time for another machine, or without PyCUDA
         return f"not measured: {reason}"
     with load_engine(data, sidecar, weights_for(bundle, sidecar)) as backend:
         if reason := no_golden_frames(bundle):
             return f"not measured: {reason}"
-        return check_on_golden_frames(bundle, backend, sidecar.precision)
+        return check_against_graph(bundle, backend, sidecar.precision)
 
 
 def _options(request: BuildRequest) -> dict[str, Any]:
@@ -234,5 +235,5 @@ def _options(request: BuildRequest) -> dict[str, Any]:
 
 
 def _command(request: BuildRequest) -> str:
-    command = f"lrdan-edge build-engine --{request.precision} --target {request.target}"
-    return f"{command} {request.options.arguments()}" if request.target == "tensorrt" else command
+    command = Command("build-engine", **{request.precision: True}, target=request.target)
+    return str(command.with_options(**request.options.command_options()) if request.target == "tensorrt" else command)

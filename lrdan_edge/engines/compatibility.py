@@ -1,23 +1,23 @@
-"""Whether an engine fits this machine, told from its sidecar before a byte of the engine is looked at."""
+"""Whether an engine is compatible with this machine, by its sidecar: before any byte of the engine is read."""
 
 import re
 from importlib.util import find_spec
 
-from lrdan_edge.backends.nvidia import Gpu, feature, find_gpu, find_tensorrt, product, title
+from lrdan_edge.backends.nvidia import Gpu, describe_tensorrt, find_gpu, find_tensorrt, gpu_feature, product_name
 from lrdan_edge.backends.processor import processor
-from lrdan_edge.bundle.manifest import EngineSidecar
+from lrdan_edge.bundle.engine_sidecar import EngineSidecar
 from lrdan_edge.errors import LrdanError
 
 _CPU_RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 
 
-def misfit(sidecar: EngineSidecar) -> str | None:
-    """What about the engine does not fit this machine, in a few words, or None."""
+def incompatibility_of(sidecar: EngineSidecar) -> str | None:
+    """Why the engine does not run on this machine, in a few words, or None."""
     here = processor()
     if sidecar.platform != here.platform:
         return f"it was built on {sidecar.platform}, this is {here.platform}"
     if sidecar.target == "tensorrt":
-        return _tensorrt_misfit(sidecar)
+        return _tensorrt_incompatibility(sidecar)
     try:
         version = runtime_version(sidecar.target)
     except LrdanError as error:
@@ -31,7 +31,7 @@ def misfit(sidecar: EngineSidecar) -> str | None:
 
 
 def runtime_version(target: str) -> str:
-    """Version of ONNX Runtime or OpenVINO here.
+    """The version of ONNX Runtime or OpenVINO on this machine.
 
     Raises:
         MissingExtraError: OpenVINO is not installed.
@@ -45,13 +45,13 @@ def runtime_version(target: str) -> str:
     return str(onnxruntime.__version__)
 
 
-def _tensorrt_misfit(sidecar: EngineSidecar) -> str | None:
-    """The cheap checks first: this runs at every start, and importing TensorRT takes longest."""
+def _tensorrt_incompatibility(sidecar: EngineSidecar) -> str | None:
+    """Checks in the order of their cost: this runs at every start, and importing TensorRT takes longest."""
     gpu = find_gpu()
     if gpu is None:
         return "no NVIDIA GPU is found here"
-    if (gpu_misfit := _gpu_misfit(sidecar, gpu)) is not None:
-        return gpu_misfit
+    if (reason := _gpu_incompatibility(sidecar, gpu)) is not None:
+        return reason
     if find_spec("pycuda") is None:
         return "PyCUDA is not installed here (pip install pycuda)"
     try:
@@ -60,20 +60,20 @@ def _tensorrt_misfit(sidecar: EngineSidecar) -> str | None:
         return str(error)
     module, version = str(sidecar.details.get("module", "tensorrt")), str(trt.__version__)
     same = sidecar.target_version == version
-    if sidecar.options.get("version_compatible"):  # then any later TensorRT runs it too
+    if sidecar.options.get("version_compatible"):  # later versions of TensorRT run it too
         same = _numbers(sidecar.target_version) <= _numbers(version)
     if module != trt.__name__ or not same:
-        return f"it was built by {product(module, sidecar.target_version)}, this is {title(trt)}"
+        return f"it was built by {product_name(module, sidecar.target_version)}, this is {describe_tensorrt(trt)}"
     return None
 
 
-def _gpu_misfit(sidecar: EngineSidecar, gpu: Gpu) -> str | None:
-    """Features are the compute capability the engine needs; none: built ahead of time, for more than one GPU."""
-    here = feature(gpu.compute_capability)
+def _gpu_incompatibility(sidecar: EngineSidecar, gpu: Gpu) -> str | None:
+    """Compare the GPU. Device features list the compute capability that the engine needs; none: it runs on more than one."""
+    here = gpu_feature(gpu.compute_capability)
     for needed in sidecar.device_features:
         least = re.fullmatch(r"sm(\d+\.\d+)\+", needed)
-        fits = _numbers(least[1]) <= _numbers(gpu.compute_capability) if least else needed == here
-        if not fits:
+        compatible = _numbers(least[1]) <= _numbers(gpu.compute_capability) if least else needed == here
+        if not compatible:
             return f"it was built for {sidecar.device} ({needed}), this is {gpu.name} ({here})"
     if sidecar.device_features and not sidecar.options.get("hardware_compatible") and sidecar.device != gpu.name:
         return f"it was built for {sidecar.device}, this is {gpu.name}"  # kernels were chosen for the other model

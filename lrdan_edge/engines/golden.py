@@ -4,29 +4,34 @@ import numpy as np
 import numpy.typing as npt
 
 from lrdan_edge.backends.base import Backend
-from lrdan_edge.bundle.bundle import GOLDEN, Bundle
-from lrdan_edge.bundle.manifest import Golden, GraphDecision, Precision, from_json
+from lrdan_edge.bundle.bundle import Bundle
+from lrdan_edge.bundle.command import Command
+from lrdan_edge.bundle.decision import Golden, GraphDecision
+from lrdan_edge.bundle.encoding import from_json
+from lrdan_edge.bundle.names import GOLDEN
+from lrdan_edge.bundle.spec import Precision
 from lrdan_edge.data.images import Frame, load_frames
 from lrdan_edge.errors import BundleError, DriftError, EngineError
 from lrdan_edge.metrics import relative_differences
 
 GOLDEN_TOLERANCE: dict[Precision, float] = {"fp32": 1e-3, "fp16": 5e-3, "int8": 1e-1}
-"""Largest difference on golden frames, of scores and heatmaps' tops, between an engine and the same graph by ONNX Runtime."""
+"""Largest relative difference on golden frames between an engine and the same graph run by ONNX Runtime, for scores and for the
+heatmaps' largest values."""
 
 LARGEST_SHIFT = 0.02
-"""Largest difference on golden frames between a backend about to decide and what its threshold was fitted on, in deviations of the
-good scores: near a threshold for 2 % false rejects, fewer than 1 in 500 good parts lie so close to it."""
+"""Largest difference on golden frames between a backend's scores and those that its threshold was fitted on, in standard
+deviations of the good scores. At a threshold for 2 % false rejects, fewer than 1 in 500 good parts score this close to it."""
 
 _ROUNDING: dict[Precision, float] = {"fp32": 1e-3, "fp16": 5e-3, "int8": 1e-3}
-"""The same relative to the scores, where that is more: good images that score all alike have no deviation to speak of."""
+"""The same relative to the scores, used where it is larger: the deviation is tiny where all good images score alike."""
 
 _PIXELS_AT_OPENING = 2 << 16
-"""Golden frames that are scored at every opening: as many as have so many pixels, 2 of 256×256, and 1 at least."""
+"""How many pixels of golden frames are scored at every opening: 2 frames of 256×256; always at least 1 frame."""
 
 _QUARTILES = 1.349
-"""How many deviations of a normal distribution lie between its quartiles."""
+"""The distance between the quartiles of a normal distribution, in standard deviations."""
 
-_MAKER = "lrdan-edge calibrate"
+_MAKER = str(Command("calibrate"))
 
 
 def golden_scores(bundle: Bundle) -> Golden:
@@ -46,20 +51,27 @@ def golden_frames(bundle: Bundle, most: int | None = None) -> Frame:
 
 
 def no_golden_frames(bundle: Bundle) -> str | None:
-    """Why there are no golden frames of this model, with the command that makes them, or None."""
+    """Why there are no golden frames of this model, with the command that makes them; None where there are."""
     if f"{GOLDEN}/scores.json" not in bundle.manifest.files or bundle.staleness("calibrate"):
-        return "no golden frames of this model yet (lrdan-edge calibrate makes them)"
+        return f"no golden frames of this model yet ({_MAKER} makes them)"
     return None
 
 
-def check_on_golden_frames(bundle: Bundle, backend: Backend, precision: Precision) -> float:
-    """Run the golden frames, and hold scores, and heatmaps where they are not made of the same, to what the graph gave.
+def check_against_graph(bundle: Bundle, backend: Backend, precision: Precision) -> float:
+    """Run the golden frames, and compare scores and heatmaps with those of the graph.
+
+    Heatmaps are compared only in bundles that store their largest values: where the score is not computed from them.
+
+    Args:
+        bundle: A calibrated bundle.
+        backend: The engine, opened.
+        precision: The engine's precision.
 
     Returns:
-        The largest relative difference, as `relative_difference`; within `GOLDEN_TOLERANCE`.
+        The largest relative difference, at most `GOLDEN_TOLERANCE`.
 
     Raises:
-        EngineError: A score is not a finite number, or something drifts beyond the bound.
+        EngineError: A score is not a finite number, or a difference is beyond the bound.
         BackendError: The backend failed.
     """
     golden = golden_scores(bundle)
@@ -68,8 +80,8 @@ def check_on_golden_frames(bundle: Bundle, backend: Backend, precision: Precisio
     wrong = int(np.count_nonzero(~np.isfinite(scores)))
     if wrong:
         raise EngineError(
-            f"{wrong} of {len(scores)} scores of the {backend.name} {precision} engine on the golden frames are not finite: "
-            "it must not decide about parts; build another precision"
+            f"{wrong} of {len(scores)} scores of the {backend.name} {precision} engine on the golden frames are not finite",
+            "do not let it decide about parts; build another precision",
         )
     compared = [("scores", scores, golden.scores[precision])]
     if peaks is not None:
@@ -81,24 +93,25 @@ def check_on_golden_frames(bundle: Bundle, backend: Backend, precision: Precisio
         if not differs <= GOLDEN_TOLERANCE[precision]:
             raise EngineError(
                 f"the {backend.name} {precision} engine's {what} differ from the graph's by {differs:.1%} on the golden frames "
-                f"(bound {GOLDEN_TOLERANCE[precision]:.1%}): it must not decide about parts; build another precision"
+                f"(bound {GOLDEN_TOLERANCE[precision]:.1%})",
+                "do not let it decide about parts; build another precision",
             )
         worst = max(worst, differs)
     return worst
 
 
-def prove(bundle: Bundle, backend: Backend, decision: GraphDecision, title: str, remedy: str) -> None:
-    """Hold a backend that is about to decide against what its threshold was fitted on.
+def check_against_threshold(bundle: Bundle, backend: Backend, decision: GraphDecision, title: str, remedy: str) -> None:
+    """Compare a backend's scores of a few golden frames with those that its threshold was fitted on, at every opening.
 
-    A bundle travels: other kernels, another instruction set or another version of a runtime may score otherwise, and a threshold
-    fitted through one says nothing about another. A few golden frames show it, at every opening.
+    A bundle is copied to other machines, where other kernels, another instruction set or another version of a runtime may give
+    other scores. A threshold fitted on one machine's scores does not hold for others.
 
     Args:
         bundle: A calibrated bundle.
-        backend: What will decide.
-        decision: What it will decide by.
+        backend: The backend.
+        decision: The threshold, and the good scores that it was fitted on.
         title: The backend's name in tables, for the message.
-        remedy: What to do where it does not hold, for the message.
+        remedy: What to do where the scores differ, for the message.
 
     Raises:
         DriftError: A score is not a finite number, or differs by more than `LARGEST_SHIFT`.
@@ -118,26 +131,29 @@ def prove(bundle: Bundle, backend: Backend, decision: GraphDecision, title: str,
     if not difference.max() <= bound:
         raise DriftError(
             f"{title} does not reproduce the golden scores that its threshold was fitted with: largest difference "
-            f"{difference.max():.3g}, allowed {bound:.3g}, on {backend.spec.device}: {remedy}"
+            f"{difference.max():.3g}, allowed {bound:.3g}, on {backend.spec.device}",
+            "{remedy}",
+            remedy=remedy,
         )
 
 
 def _stored_scores(bundle: Bundle, decision: GraphDecision, precision: str) -> list[float]:
-    """One score for every golden frame, by what the threshold was fitted on.
+    """The score of every golden frame, by the backend whose scores the threshold was fitted on.
 
     Raises:
-        BundleError: They are not all there.
+        BundleError: Some are missing.
     """
     golden = golden_scores(bundle)
     stored = decision.golden_scores or golden.scores.get(precision, [])
     if not stored or len(stored) != len(golden.images) or not decision.good_scores:
         raise BundleError(
-            f"{bundle.path} has {len(stored)} {precision} scores for {len(golden.images)} golden frames: restore it from a copy, or run "
-            f"'{_MAKER} --bundle {bundle.path}' again"
+            f"{bundle.path} has {len(stored)} {precision} scores for {len(golden.images)} golden frames",
+            "restore it from a copy, or run '{command}' again",
+            command=Command("calibrate", bundle=bundle.path),
         )
     return stored
 
 
 def relative_difference(actual: npt.NDArray[np.float32], expected: npt.NDArray[np.float32], unit: float = 0.0) -> float:
-    """The largest of `lrdan_edge.metrics.relative_differences`; NaN if a score is not a number."""
+    """The largest of `lrdan_edge.metrics.relative_differences`; NaN where a score is NaN."""
     return float(relative_differences(actual, expected, unit).max())

@@ -1,4 +1,4 @@
-"""Which backend runs: the one asked for, or the fastest that fits, and one line that says which and why."""
+"""Select a backend: the one asked for, or the fastest that runs here, with one line that says which and why."""
 
 from dataclasses import dataclass, replace
 from functools import partial
@@ -8,8 +8,12 @@ from typing import Protocol
 from lrdan_edge.backends.base import ANY_CORES, Backend, Cores
 from lrdan_edge.backends.nvidia import find_gpu
 from lrdan_edge.backends.processor import processor
-from lrdan_edge.bundle.bundle import BENCHMARK, Bundle, graph_name
-from lrdan_edge.bundle.manifest import PRECISIONS, BenchmarkReport, Precision, from_json
+from lrdan_edge.bundle.benchmark_report import BenchmarkReport
+from lrdan_edge.bundle.bundle import Bundle
+from lrdan_edge.bundle.command import Command
+from lrdan_edge.bundle.encoding import from_json
+from lrdan_edge.bundle.names import BENCHMARK, graph_name
+from lrdan_edge.bundle.spec import PRECISIONS, Precision
 from lrdan_edge.engines.open import engines, open_engine
 from lrdan_edge.errors import BackendError
 
@@ -21,10 +25,10 @@ _FP32_ON_PROCESSOR = ("onnxruntime fp32", "openvino fp32", "onnxruntime fp32 (gr
 
 
 def preferred() -> tuple[str, ...]:
-    """What `auto` prefers until a benchmark has measured this machine: GPUs, then the processor; the rest comes last.
+    """What `auto` prefers until a benchmark has measured this machine, the best first. Backends not listed come last.
 
-    Int8 comes before fp32 only on a processor that multiplies 8-bit integers faster. ONNX Runtime's GPU providers are not in it:
-    whether what they need is installed shows only when they are opened.
+    On processors, int8 comes before fp32 only where 8-bit integers multiply faster. ONNX Runtime's GPU providers are not listed:
+    only opening them shows whether their libraries are installed.
     """
     if processor().int8_is_faster:
         return (*_ON_GPU, *_INT8_ON_PROCESSOR, *_FP32_ON_PROCESSOR)
@@ -32,10 +36,10 @@ def preferred() -> tuple[str, ...]:
 
 
 class Opener(Protocol):
-    """What opens a backend."""
+    """Opens a backend."""
 
     def __call__(self, cores: Cores = ANY_CORES) -> Backend:
-        """Open it."""
+        """Open the backend."""
         ...
 
 
@@ -46,10 +50,10 @@ class Choice:
     Attributes:
         title: Its name in tables: ``tensorrt int8``, or ``onnxruntime fp32 (graph)`` where no engine was built.
         backend: Which backend runs it.
-        precision: Which graph, and so which decision.
+        precision: Which graph, and so which threshold.
         open: Opens the backend.
         because: Why it was chosen, in a few words.
-        passed_over: What was not chosen, with the reason.
+        passed_over: What was not chosen, and why.
         engine: The engine's file name below ``engines/``, or None where a graph runs as it is.
     """
 
@@ -68,12 +72,12 @@ class Choice:
 
 
 def candidates(bundle: Bundle) -> tuple[list[Choice], list[str]]:
-    """Every way to run the bundle on this machine but PyTorch, and what cannot run here with the reason."""
+    """Every way to run the bundle on this machine without PyTorch, and what cannot run here, with the reason."""
     found: list[Choice] = []
-    obstacles: list[str] = []
+    unusable: list[str] = []
     for engine in engines(bundle):
-        if engine.obstacle:
-            obstacles.append(f"{engine.title}: {engine.obstacle}, rebuild with '{engine.rebuild} --bundle {bundle.path}'")
+        if engine.unusable_reason:
+            unusable.append(f"{engine.title}: {engine.unusable_reason}, rebuild with '{engine.rebuild}'")
         else:
             opener = partial(open_engine, bundle, engine)
             found.append(Choice(engine.title, engine.sidecar.target, engine.sidecar.precision, opener, engine=engine.name))
@@ -88,7 +92,7 @@ def candidates(bundle: Bundle) -> tuple[list[Choice], list[str]]:
             found.append(Choice(f"openvino {precision}", "openvino", precision, partial(_open_openvino, bundle, precision)))
         for name in _gpu_providers():
             found.append(Choice(f"{name} {precision}", name, precision, partial(_open_onnxruntime, bundle, precision, name)))
-    return found, obstacles
+    return found, unusable
 
 
 def _gpu_providers() -> list[str]:
@@ -101,7 +105,7 @@ def _gpu_providers() -> list[str]:
 
 
 def choose(bundle: Bundle, backend: str = "auto", precision: Precision | None = None) -> Choice:
-    """The backend asked for, or the fastest that fits; nothing is measured here.
+    """Choose the backend asked for, or the fastest that runs here. Measures nothing.
 
     Args:
         bundle: The bundle to run.
@@ -109,37 +113,38 @@ def choose(bundle: Bundle, backend: str = "auto", precision: Precision | None = 
         precision: Only this one; None: the fastest.
 
     Raises:
-        BackendError: Nothing fits what was asked for; the message says why.
+        BackendError: Nothing that was asked for runs here; the message says why.
     """
     if backend != "auto" and backend not in BACKENDS:
-        raise BackendError(f"there is no backend {backend!r}: choose auto, {', '.join(BACKENDS)}")
+        raise BackendError(f"there is no backend {backend!r}", "choose auto, {known}", known=", ".join(BACKENDS))
     if backend == "torch":
         return _torch(bundle, precision)
     if backend == "null":
         return Choice("null", "null", precision or "fp32", partial(_open_null, bundle), "inspects nothing, measures the loop")
-    found, obstacles = candidates(bundle)
-    fitting = [choice for choice in found if backend in ("auto", choice.backend) and precision in (None, choice.precision)]
-    if not fitting:
+    found, unusable = candidates(bundle)
+    matching = [choice for choice in found if backend in ("auto", choice.backend) and precision in (None, choice.precision)]
+    if not matching:
         asked = " ".join(filter(None, (backend if backend != "auto" else "", precision))) or "backend"
-        reasons = f" ({'; '.join(obstacles)})" if obstacles else ""
-        raise BackendError(f"no {asked} runs here{reasons}: build one with 'lrdan-edge build-engine --bundle {bundle.path}'")
+        reasons = f" ({'; '.join(unusable)})" if unusable else ""
+        build = Command("build-engine", bundle=bundle.path)
+        raise BackendError(f"no {asked} runs here{reasons}", "build one with '{command}'", command=build)
     report = fresh_benchmark(bundle)
     speeds = speeds_of(report) if report else {}
-    measured = [choice for choice in fitting if choice.title in speeds]
-    first = min(fitting, key=_rank)
+    measured = [choice for choice in matching if choice.title in speeds]
+    first = min(matching, key=_rank)
     if not measured:
         stale = BENCHMARK in bundle.manifest.files and bundle.staleness("bench")
         why = f"the last benchmark is older than the bundle ({stale})" if stale else "no benchmark of this machine yet"
-        return replace(first, because=f"{why}; 'lrdan-edge bench' finds the fastest", passed_over=tuple(obstacles))
+        return replace(first, because=f"{why}; 'lrdan-edge bench' finds the fastest", passed_over=tuple(unusable))
     best = max(measured, key=lambda choice: speeds[choice.title])
-    since = [choice for choice in fitting if choice.engine and choice.title not in speeds and not _refused(choice, report)]
+    since = [choice for choice in matching if choice.engine and choice.title not in speeds and not _refused(choice, report)]
     if first in since and _rank(first) < _rank(best):
         return replace(
-            first, because="built since the last benchmark; 'lrdan-edge bench' measures it", passed_over=tuple(obstacles)
+            first, because="built since the last benchmark; 'lrdan-edge bench' measures it", passed_over=tuple(unusable)
         )
-    obstacles += [f"{choice.title}: built since the last benchmark" for choice in since]
+    unusable += [f"{choice.title}: built since the last benchmark" for choice in since]
     because = f"fastest in the last benchmark, {speeds[best.title]:.0f} frames/s"
-    return replace(best, because=because, passed_over=tuple(obstacles))
+    return replace(best, because=because, passed_over=tuple(unusable))
 
 
 def _rank(choice: Choice) -> int:
@@ -148,12 +153,12 @@ def _rank(choice: Choice) -> int:
 
 
 def _refused(choice: Choice, report: BenchmarkReport | None) -> bool:
-    """Whether the benchmark met the engine and could not measure it."""
-    return report is not None and any(reason.startswith(f"{choice.title}: ") for reason in report.not_measured)
+    """Whether the benchmark tried the engine and could not measure it. Its entries are ``title: reason``."""
+    return report is not None and choice.title in {entry.partition(": ")[0] for entry in report.not_measured}
 
 
 def fresh_benchmark(bundle: Bundle) -> BenchmarkReport | None:
-    """The last benchmark, if it was run on this machine and what it measured has not changed."""
+    """The last benchmark, or None where it ran on another machine or the bundle has changed since."""
     if BENCHMARK not in bundle.manifest.files or bundle.staleness("bench"):
         return None
     report = from_json(bundle.read(BENCHMARK, "lrdan-edge bench"), BenchmarkReport, str(bundle.path / BENCHMARK))
@@ -169,7 +174,9 @@ def speeds_of(report: BenchmarkReport) -> dict[str, float]:
 
 def _torch(bundle: Bundle, precision: Precision | None) -> Choice:
     if precision not in (None, "fp32"):
-        raise BackendError(f"the torch backend runs fp32, not {precision}: leave the precision out, or choose another backend")
+        raise BackendError(
+            f"the torch backend runs fp32, not {precision}", "leave the precision out, or choose another {backend}"
+        )
     return Choice("torch fp32", "torch", "fp32", partial(_open_torch, bundle), "the reference")
 
 

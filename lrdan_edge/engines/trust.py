@@ -1,119 +1,112 @@
-"""Which engines may be loaded: those that this machine built, or that somebody here has vouched for.
+"""Which engines may be loaded: those that this machine built, that a trusted machine signed, or that the user accepted.
 
-Loading an engine runs code from it, and a hash in a bundle only says that the bundle is as its maker left it. So the builder
-signs each engine's sidecar, which holds the engine's own sha256, by HMAC-SHA256 with a key that never leaves the user's
-configuration folder. Machines that shall trust each other's engines share that file.
+Loading an engine runs code from it, and a hash in a bundle shows only that the bundle is as its author left it. So the builder
+signs each engine's sidecar, which holds the engine's sha256. The signature file has one signature per line:
+
+HEX                       HMAC by the key of a machine that built or accepted the engine; holds on that machine.
+ed25519 PUBLIC SIGNATURE  Ed25519 by a build machine; holds on the machines that trust its public key.
 """
 
-import hashlib
-import hmac
-import os
 import re
-import secrets
-from pathlib import Path
+from typing import NamedTuple
 
-from lrdan_edge.errors import EngineError
+from lrdan_edge.bundle.bundle import Bundle
+from lrdan_edge.bundle.command import Command
+from lrdan_edge.bundle.files import Folder
+from lrdan_edge.bundle.names import ENGINES
+from lrdan_edge.engines.keys import is_signed_by, is_signed_here, sign, sign_for_others, trusted_keys
+from lrdan_edge.errors import BundleError, LrdanError
 
-KEY_VARIABLE = "LRDAN_ENGINE_KEY"
-SIDECAR = "engine sidecar"
+_LINE = re.compile("[0-9a-f]{64}|ed25519 [0-9a-f]{64} [0-9a-f]{128}")
 
 
-def key_path() -> Path:
-    """Where the key is: ``$LRDAN_ENGINE_KEY``, else ``lrdan-edge/engine.key`` in ``$XDG_CONFIG_HOME`` or ``~/.config``.
+class Trust(NamedTuple):
+    """Whether an engine may be loaded.
+
+    Attributes:
+        trusted: Whether it may.
+        reason: Who signed it, or why it may not be loaded.
+    """
+
+    trusted: bool
+    reason: str
+
+
+def signature_of(name: str) -> str:
+    """The bundle's name of an engine's signature file. The manifest does not list it."""
+    return f"{ENGINES}/{name}.sig"
+
+
+def signature_file(sidecar: bytes) -> bytes:
+    """Sign an engine that was built here: the contents of its signature file.
+
+    Args:
+        sidecar: The bytes of the engine's sidecar.
 
     Raises:
-        EngineError: This user has no home.
+        EngineError: A key cannot be made or read, or others can read it.
     """
-    if given := os.environ.get(KEY_VARIABLE):
-        return Path(given)
+    lines = [sign(sidecar)]
+    if signed := sign_for_others(sidecar):
+        lines.append("ed25519 {} {}".format(*signed))
+    return _written(lines)
+
+
+def trust_in(bundle: Bundle, name: str, sidecar: bytes) -> Trust:
+    """Whether the engine may be loaded here. Never raises: what cannot be checked is not trusted.
+
+    Args:
+        bundle: The bundle.
+        name: The engine's file name below ``engines/``.
+        sidecar: The bytes of its sidecar.
+    """
     try:
-        folder = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-    except RuntimeError as error:
-        raise EngineError(f"this user has no home for the key that signs engines: set {KEY_VARIABLE} to a file") from error
-    return folder / "lrdan-edge" / "engine.key"
+        lines = _lines(bundle, name)
+        if any(is_signed_here(sidecar, line) for line in lines):
+            return Trust(True, "signed on this machine")
+        signed = [line.split()[1:] for line in lines if line.startswith("ed25519")]
+        trusted = trusted_keys() if signed else set()
+        for key, signature in signed:
+            if key in trusted:
+                if is_signed_by(sidecar, key, signature):
+                    return Trust(True, f"signed by trusted key {key}")
+                return Trust(False, f"its signature by trusted key {key} is not valid: the engine was changed after signing")
+    except LrdanError as error:
+        return Trust(False, str(error))
+    accept = Command("engine trust", name, sha256="HEX", bundle=bundle.path)
+    return Trust(False, f"this machine did not build it, and engines are executable code ('{accept}' accepts this one)")
 
 
-def ensure_key() -> bytes:
-    """The key; made when there is none yet. A build calls this before its minutes begin.
+def accept(bundle: Bundle, name: str, sidecar: bytes) -> None:
+    """Let this machine load an engine; other signatures stay.
+
+    Args:
+        bundle: The bundle.
+        name: The engine's file name below ``engines/``.
+        sidecar: The bytes of its sidecar.
 
     Raises:
         EngineError: The key cannot be made or read, or others can read it.
+        BundleError: The bundle cannot be written.
     """
-    key = _read_key()
-    if key is None:
-        _make_key()
-        key = _read_key()
-    if key is None:
-        raise EngineError(f"the key {key_path()} vanished while it was made: build again")
-    return key
-
-
-def sign(data: bytes, purpose: str = SIDECAR) -> str:
-    """The signature of bytes, in hex; makes the key when there is none yet.
-
-    Args:
-        data: What to vouch for.
-        purpose: What it is, so that a signature fits nothing else.
-
-    Raises:
-        EngineError: As `ensure_key`.
-    """
-    return _signature(ensure_key(), data, purpose)
-
-
-def is_trusted(data: bytes, signature: str, purpose: str = SIDECAR) -> bool:
-    """Whether the signature was made over these bytes with this machine's key; without a key, none was.
-
-    Raises:
-        EngineError: The key cannot be read, or others can read it.
-    """
-    key = _read_key()
-    return key is not None and hmac.compare_digest(_signature(key, data, purpose).encode(), signature.encode())
-
-
-def _signature(key: bytes, data: bytes, purpose: str) -> str:
-    return hmac.new(key, f"lrdan-edge {purpose}\0".encode() + data, hashlib.sha256).hexdigest()
-
-
-def _read_key() -> bytes | None:
-    path = key_path()
+    lines = [*_lines(bundle, name), sign(sidecar)]
     try:
-        status = path.stat()
-        text = path.read_text(encoding="ascii").strip()
-    except FileNotFoundError:
-        return None
-    except (OSError, UnicodeDecodeError) as error:
-        raise EngineError(
-            f"the key that signs engines, {path}, cannot be read ({error}): mend it, or set {KEY_VARIABLE} to another file"
-        ) from error
-    if status.st_mode & 0o077 or status.st_uid not in (os.getuid(), 0):
-        raise EngineError(
-            f"others may read the key that signs engines, {path} (mode {status.st_mode & 0o777:03o}), so anybody could have "
-            f"signed: delete it and build the engines anew, or, if it is only newly copied, 'chmod 600 {path}'"
-        )
-    if not re.fullmatch("[0-9a-f]{64}", text):
-        raise EngineError(f"{path} holds no key that signs engines: delete it and build the engines anew")
-    return bytes.fromhex(text)
-
-
-def _make_key() -> None:
-    """Write a new key whole, or leave the one that another build has just made."""
-    path = key_path()
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            file.write(secrets.token_hex(32) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            pass
-        finally:
-            temporary.unlink()
+        with Folder(bundle.path) as folder:
+            folder.write(signature_of(name), _written(lines), shared=True)
     except OSError as error:
-        raise EngineError(
-            f"the key that signs engines cannot be written to {path} ({error.strerror}): set {KEY_VARIABLE} to a file that can"
-        ) from error
+        path = bundle.path / signature_of(name)
+        raise BundleError(f"{path} cannot be written ({error.strerror})", "check the bundle's permissions") from error
+
+
+def _lines(bundle: Bundle, name: str) -> list[str]:
+    """The signatures beside an engine; lines that are not signatures are left out."""
+    try:
+        with Folder(bundle.path) as folder:
+            lines = folder.read(signature_of(name)).decode("ascii", "replace").splitlines(keepends=True)
+    except OSError:
+        return []
+    return [line[:-1] for line in lines if line.endswith("\n") and _LINE.fullmatch(line[:-1])]
+
+
+def _written(lines: list[str]) -> bytes:
+    return "".join(f"{line}\n" for line in dict.fromkeys(lines)).encode("ascii")

@@ -1,10 +1,11 @@
-"""Verification of an engine: its file, its signature, its fit, and on this device its scores of the golden frames."""
+"""Verify an engine: its files, its signature, its compatibility, and its scores of the golden frames on this device."""
 
 from dataclasses import dataclass
 
 from lrdan_edge.bundle.bundle import Bundle
-from lrdan_edge.engines.golden import GOLDEN_TOLERANCE, check_on_golden_frames, no_golden_frames
-from lrdan_edge.engines.open import Engine, distrust, engine, engine_bytes, engine_names, load_engine, sidecar_of, weights_for
+from lrdan_edge.engines.golden import GOLDEN_TOLERANCE, check_against_graph, no_golden_frames
+from lrdan_edge.engines.keys import own_public_key
+from lrdan_edge.engines.open import Engine, engine, engine_bytes, engine_names, load_engine, weights_for
 from lrdan_edge.errors import LrdanError
 
 
@@ -13,7 +14,7 @@ class Check:
     """One step of a verification.
 
     Attributes:
-        name: ``files``, ``signature``, ``fit`` or ``scores``.
+        name: ``files``, ``signature``, ``compatibility`` or ``scores``.
         passed: Whether it holds; None where it could not be tried.
         said: What was found.
     """
@@ -24,7 +25,7 @@ class Check:
 
 
 def verify_engine(bundle: Bundle, name: str) -> list[Check]:
-    """Verify an engine step by step. A step that rests on a failed one is not tried: untrusted bytes are never loaded.
+    """Verify an engine step by step. A step that depends on a failed one is not tried: untrusted bytes are never loaded.
 
     Args:
         bundle: The bundle.
@@ -42,18 +43,28 @@ def verify_engine(bundle: Bundle, name: str) -> list[Check]:
     except LrdanError as error:
         if name not in engine_names(bundle):
             raise
-        untried = "not tried: the files are damaged"
-        return [Check("files", False, str(error)), *(Check(step, None, untried) for step in ("signature", "fit", "scores"))]
+        skipped = "not tried: the files are damaged"
+        steps = ("signature", "compatibility", "scores")
+        return [Check("files", False, str(error)), *(Check(step, None, skipped) for step in steps)]
     checks = [Check("files", True, f"engine and sidecar are as built, sha256 {found.sidecar.engine_sha256}")]
-    doubt = distrust(bundle, name, bundle.read(sidecar_of(name), found.rebuild))
-    checks.append(Check("signature", doubt is None, doubt or "trusted here"))
-    if found.obstacle and found.obstacle != doubt:
-        checks.append(Check("fit", False, f"{found.obstacle}; rebuild with '{found.rebuild} --bundle {bundle.path}'"))
+    checks.append(Check("signature", found.trust.trusted, _signed_by(found)))
+    if found.incompatibility:
+        checks.append(Check("compatibility", False, f"{found.incompatibility}; rebuild with '{found.rebuild}'"))
     else:
-        checks.append(Check("fit", True, f"{found.sidecar.device}, {found.sidecar.target} {found.sidecar.target_version}"))
+        said = f"{found.sidecar.device}, {found.sidecar.target} {found.sidecar.target_version}"
+        checks.append(Check("compatibility", True, said))
     if not all(check.passed for check in checks):
         return [*checks, Check("scores", None, "not tried: the engine is not loaded here")]
     return [*checks, _check_scores(bundle, found, data)]
+
+
+def _signed_by(found: Engine) -> str:
+    """Who signed an engine, with this machine's public key, which others need to trust it; or why it is not trusted."""
+    try:
+        key = own_public_key() if found.trust.trusted else None
+    except LrdanError:
+        key = None
+    return f"{found.trust.reason}; public key of this machine {key}" if key else found.trust.reason
 
 
 def _check_scores(bundle: Bundle, found: Engine, data: bytes) -> Check:
@@ -61,7 +72,7 @@ def _check_scores(bundle: Bundle, found: Engine, data: bytes) -> Check:
         with load_engine(data, found.sidecar, weights_for(bundle, found.sidecar)) as backend:
             if reason := no_golden_frames(bundle):
                 return Check("scores", None, reason)
-            worst = check_on_golden_frames(bundle, backend, found.sidecar.precision)
+            worst = check_against_graph(bundle, backend, found.sidecar.precision)
     except LrdanError as error:
         return Check("scores", False, str(error))
     bound = GOLDEN_TOLERANCE[found.sidecar.precision]

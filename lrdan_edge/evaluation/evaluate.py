@@ -10,13 +10,17 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from lrdan_edge.bundle.bundle import DECISION, ENGINES, REPORTS, Bundle, Stage, engine_decision_name, graph_name
+from lrdan_edge.bundle.bundle import Bundle
 from lrdan_edge.bundle.command import Command
-from lrdan_edge.bundle.manifest import GraphDecision, Precision, to_json
-from lrdan_edge.bundle.view import Share
+from lrdan_edge.bundle.decision import GraphDecision
+from lrdan_edge.bundle.encoding import to_json
+from lrdan_edge.bundle.names import DECISION, ENGINES, REPORTS, engine_decision_name, graph_name
+from lrdan_edge.bundle.spec import Precision
+from lrdan_edge.bundle.stage import Stage
+from lrdan_edge.bundle.view import RegionFractions
 from lrdan_edge.data.check import evaluation_notes
 from lrdan_edge.data.dataset import LabelledImage, recorded_images, test_images
-from lrdan_edge.data.images import crop_share, fit_frame, read_image, read_mask
+from lrdan_edge.data.images import crop_region, fit_frame, read_image, read_mask
 from lrdan_edge.engines.select import Choice
 from lrdan_edge.errors import DataError
 from lrdan_edge.evaluation import plots
@@ -97,13 +101,13 @@ def _judge(inspector: Inspector, images: list[LabelledImage], notes: list[str]) 
     return msgspec.structs.replace(result, notes=notes), judged
 
 
-def mask_of(image: LabelledImage, heatmap: npt.NDArray[np.float32], region: Share | None) -> npt.NDArray[np.bool_]:
+def mask_of(image: LabelledImage, heatmap: npt.NDArray[np.float32], region: RegionFractions | None) -> npt.NDArray[np.bool_]:
     """The mask of the defect in the region, bool, at the heatmap's resolution; a pixel is defective if any part of it is."""
     if image.mask is None:
         return np.zeros(heatmap.shape, np.bool_)
     height, width = heatmap.shape
     fraction = cv2.resize(
-        crop_share(read_mask(image.mask), region).astype(np.float32), (width, height), interpolation=cv2.INTER_AREA
+        crop_region(read_mask(image.mask), region).astype(np.float32), (width, height), interpolation=cv2.INTER_AREA
     )
     return np.asarray(fraction > 0, np.bool_)
 

@@ -14,9 +14,10 @@ import msgspec
 import numpy as np
 
 from lrdan_edge.backends.base import largest_batch
-from lrdan_edge.bundle.bundle import RECONSTRUCTION, WEIGHTS, Bundle, graph_name
+from lrdan_edge.bundle.bundle import Bundle
 from lrdan_edge.bundle.command import Command
-from lrdan_edge.bundle.manifest import ModelSpec, Precision
+from lrdan_edge.bundle.names import RECONSTRUCTION, WEIGHTS, graph_name
+from lrdan_edge.bundle.spec import ModelSpec, Precision
 from lrdan_edge.bundle.view import Geometry
 from lrdan_edge.data.images import Frame
 from lrdan_edge.errors import ExportError, MissingExtraError

@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from lrdan_edge.bundle.manifest import Precision
+from lrdan_edge.bundle.spec import Precision
 from lrdan_edge.metrics import auroc, relative_differences
 
 SCORE_BOUND: dict[Precision, float] = {"fp32": 1e-4, "fp16": 5e-3}

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from lrdan_edge.model.deployed import DeployModule, preprocess, standardisation
 
 if TYPE_CHECKING:
-    from lrdan_edge.bundle.manifest import Preprocessing
+    from lrdan_edge.bundle.spec import Preprocessing
 
 
 class ReconstructionModule(nn.Module):

@@ -8,8 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from lrdan_edge.backends.base import Backend
-from lrdan_edge.bundle.bundle import REPORTS, Bundle, Stage, versions
-from lrdan_edge.bundle.manifest import SCHEMA_VERSION, Precision, to_json
+from lrdan_edge.bundle.bundle import Bundle
+from lrdan_edge.bundle.encoding import SCHEMA_VERSION, to_json
+from lrdan_edge.bundle.names import REPORTS
+from lrdan_edge.bundle.spec import Precision
+from lrdan_edge.bundle.stage import Stage, versions
 from lrdan_edge.data.dataset import recorded_images, test_images
 from lrdan_edge.data.images import Frame, load_frames
 from lrdan_edge.errors import BackendError, DataError, MissingExtraError

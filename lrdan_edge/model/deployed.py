@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lrdan_edge.bundle.bundle import WEIGHTS, Bundle
+from lrdan_edge.bundle.bundle import Bundle
 from lrdan_edge.bundle.command import Command
-from lrdan_edge.bundle.manifest import ModelSpec, Preprocessing, Scoring
+from lrdan_edge.bundle.names import WEIGHTS
+from lrdan_edge.bundle.spec import ModelSpec, Preprocessing, Scoring
 from lrdan_edge.errors import BundleError
 from lrdan_edge.model.networks import Autoencoder, Marker, Restorer, ae2_for
 from lrdan_edge.model.precision import Float32Module

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lrdan_edge.bundle.manifest import ModelSpec
+from lrdan_edge.bundle.spec import ModelSpec
 from lrdan_edge.errors import DataError
 
 SMALLEST, LARGEST, MULTIPLE = 28, 512, 4

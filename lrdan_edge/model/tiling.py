@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from lrdan_edge.bundle.manifest import ModelSpec
+from lrdan_edge.bundle.spec import ModelSpec
 from lrdan_edge.bundle.view import Geometry, blend_zones
 from lrdan_edge.model.precision import Float32Module
 

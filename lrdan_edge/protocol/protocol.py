@@ -15,9 +15,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lrdan_edge.bundle.bundle import versions
 from lrdan_edge.bundle.command import Command
-from lrdan_edge.bundle.manifest import to_json
+from lrdan_edge.bundle.encoding import to_json
+from lrdan_edge.bundle.stage import versions
 from lrdan_edge.errors import DataError, TrainingError
 from lrdan_edge.metrics import auroc
 from lrdan_edge.protocol.baselines.base import Detector

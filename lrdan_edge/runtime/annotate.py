@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from lrdan_edge.bundle.view import Share, share_to_pixels
-from lrdan_edge.data.images import Frame, crop_share
+from lrdan_edge.bundle.view import RegionFractions, fractions_to_pixels
+from lrdan_edge.data.images import Frame, crop_region
 from lrdan_edge.runtime.verdict import Verdict
 
 COLOURS = {"good": (80, 175, 76), "reject": (60, 60, 220), "fault": (0, 165, 255)}
@@ -15,7 +15,7 @@ _SMALLEST = 320
 _REGION_LINE = (220, 220, 220)
 
 
-def overlay(frame: Frame, heatmap: npt.NDArray[np.float32], maximum: float, region: Share | None = None) -> Frame:
+def overlay(frame: Frame, heatmap: npt.NDArray[np.float32], maximum: float, region: RegionFractions | None = None) -> Frame:
     """Draw a heatmap over its frame: transparent where its values are usual, opaque where they are high.
 
     Args:
@@ -30,9 +30,9 @@ def overlay(frame: Frame, heatmap: npt.NDArray[np.float32], maximum: float, regi
     image = as_bgr(frame)
     if region is not None:
         whole = image.copy()
-        inside = crop_share(whole, region)
+        inside = crop_region(whole, region)
         inside[:] = overlay(inside, heatmap, maximum)
-        left, top, width, height = share_to_pixels(region, *whole.shape[:2])
+        left, top, width, height = fractions_to_pixels(region, *whole.shape[:2])
         if (height, width) != whole.shape[:2]:
             cv2.rectangle(whole, (left, top), (left + width - 1, top + height - 1), _REGION_LINE, 1)
         return whole

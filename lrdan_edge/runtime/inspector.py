@@ -12,9 +12,10 @@ import numpy.typing as npt
 from lrdan_edge.backends.base import ANY_CORES, Backend, Cores
 from lrdan_edge.bundle.bundle import Bundle
 from lrdan_edge.bundle.command import Command
-from lrdan_edge.bundle.manifest import BitDepth, GraphDecision, Precision
+from lrdan_edge.bundle.decision import GraphDecision
+from lrdan_edge.bundle.spec import BitDepth, Precision
 from lrdan_edge.data.images import Frame, fit_frame, to_eight_bits
-from lrdan_edge.engines.golden import prove
+from lrdan_edge.engines.golden import check_against_threshold
 from lrdan_edge.engines.select import Choice, choose
 from lrdan_edge.errors import BackendError, DataError, LrdanError, MissingStageError
 from lrdan_edge.runtime.verdict import Thresholder, Verdict, Verdicts
@@ -38,7 +39,7 @@ def decision_for(bundle: Bundle, choice: Choice) -> GraphDecision:
 
 
 def open_verified(bundle: Bundle, choice: Choice, decision: GraphDecision, cores: Cores = ANY_CORES) -> Backend:
-    """Open the chosen backend and check its scores on golden frames; see `lrdan_edge.engines.golden.prove`.
+    """Open the chosen backend and check its scores on golden frames; see `lrdan_edge.engines.golden.check_against_threshold`.
 
     Raises:
         DriftError: Its scores differ from those that `decision` was fitted on.
@@ -47,7 +48,7 @@ def open_verified(bundle: Bundle, choice: Choice, decision: GraphDecision, cores
     backend = choice.open(cores)
     try:
         if choice.backend != "null":
-            prove(bundle, backend, decision, choice.title, _drift_fix(bundle, choice))
+            check_against_threshold(bundle, backend, decision, choice.title, _drift_fix(bundle, choice))
     except BaseException:
         backend.close()
         raise
@@ -109,7 +110,7 @@ class Inspector:
 
         The thresholds are those of the engine where it has its own, else those of its graph. The backend first scores some golden
         frames; it is refused if their scores differ from those that its threshold was fitted on (see
-        `lrdan_edge.engines.golden.prove`).
+        `lrdan_edge.engines.golden.check_against_threshold`).
 
         Args:
             bundle: The folder, or an opened bundle.
@@ -131,7 +132,7 @@ class Inspector:
         opened.decision()  # check first that there is one
         choice = choose(opened, backend, precision)
         decision = decision_for(opened, choice)
-        thresholder = Thresholder(decision, threshold, opened.manifest.model.region_share)
+        thresholder = Thresholder(decision, threshold, opened.manifest.model.region_fractions)
         return cls(opened, open_verified(opened, choice, decision, Cores(threads, spin)), thresholder, choice)
 
     def require_gpu(self) -> None:

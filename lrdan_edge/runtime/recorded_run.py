@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from lrdan_edge.bundle.manifest import to_json
+from lrdan_edge.bundle.encoding import to_json
 from lrdan_edge.runtime.inspector import Inspector
 from lrdan_edge.runtime.loop import InspectionLoop, Policy, Progress
 from lrdan_edge.runtime.rule import Rule

@@ -4,7 +4,7 @@ import math
 import re
 from dataclasses import dataclass
 
-from lrdan_edge.bundle.view import Share
+from lrdan_edge.bundle.view import RegionFractions
 from lrdan_edge.errors import DataError
 
 ELSEWHERE = "elsewhere"
@@ -25,7 +25,7 @@ class Region:
     """
 
     name: str
-    place: Share
+    place: RegionFractions
     limit: float
     relative: bool = False
 

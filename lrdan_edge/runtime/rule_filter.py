@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lrdan_edge.bundle.command import Command
-from lrdan_edge.bundle.view import Share
+from lrdan_edge.bundle.view import RegionFractions
 from lrdan_edge.errors import DataError
 from lrdan_edge.runtime.inspector import Inspector
 from lrdan_edge.runtime.rule import ELSEWHERE, Region, Rule
@@ -49,7 +49,9 @@ class TemporalFilter:
 class RegionThresholds:
     """Counts the pixels of a heatmap above their limits, per region."""
 
-    def __init__(self, rule: Rule, pixel_threshold: float, shape: tuple[int, int], shown: Share | None = None) -> None:
+    def __init__(
+        self, rule: Rule, pixel_threshold: float, shape: tuple[int, int], shown: RegionFractions | None = None
+    ) -> None:
         """Find the pixels of each region.
 
         Args:
@@ -163,7 +165,7 @@ def _as_float32(limit: float) -> np.float32:
     return np.nextafter(nearest, np.float32(-np.inf)) if float(nearest) > limit else nearest
 
 
-def _pixels(region: Region, shape: tuple[int, int], shown: Share | None) -> tuple[slice, slice]:
+def _pixels(region: Region, shape: tuple[int, int], shown: RegionFractions | None) -> tuple[slice, slice]:
     """A region's rows and columns in the heatmap: pixels whose centre lies in it, at least one."""
     slices = []
     for side, axis in ((1, 0), (0, 1)):

@@ -9,8 +9,8 @@ from typing import Any, Literal, overload
 import numpy as np
 import numpy.typing as npt
 
-from lrdan_edge.bundle.manifest import GraphDecision
-from lrdan_edge.bundle.view import Share
+from lrdan_edge.bundle.decision import GraphDecision
+from lrdan_edge.bundle.view import RegionFractions
 from lrdan_edge.errors import DataError
 
 Outcome = Literal["good", "reject", "fault"]
@@ -43,7 +43,7 @@ class Verdict:
     p_value: float | None
     heatmap: npt.NDArray[np.float32] | None = None
     fault: str | None = None
-    region: Share | None = None
+    region: RegionFractions | None = None
     frame_outcome: Outcome | None = None
     area: int | None = None
     exceeded: tuple[str, ...] = ()
@@ -105,7 +105,7 @@ class Verdicts(Sequence[Verdict]):
 class Thresholder:
     """Compares scores with a threshold, and makes verdicts."""
 
-    def __init__(self, decision: GraphDecision, threshold: float | None = None, region: Share | None = None) -> None:
+    def __init__(self, decision: GraphDecision, threshold: float | None = None, region: RegionFractions | None = None) -> None:
         """Keep the threshold and the good scores.
 
         Args:

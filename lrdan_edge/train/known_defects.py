@@ -18,8 +18,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lrdan_edge.bundle.bundle import sha256_of
-from lrdan_edge.bundle.manifest import ModelSpec
+from lrdan_edge.bundle.files import sha256_of
+from lrdan_edge.bundle.spec import ModelSpec
 from lrdan_edge.data.dataset import LabelledImage, mask_of
 from lrdan_edge.data.images import cut_frame, fit_frame, list_images, read_image, read_mask, tiles_of
 from lrdan_edge.errors import DataError

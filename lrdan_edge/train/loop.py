@@ -7,12 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lrdan_edge.train.cache import Frames
 from lrdan_edge.train.checkpoint import Checkpoint, State
 from lrdan_edge.train.collapse import CollapseDetector
 from lrdan_edge.train.interrupt import Interrupt
 from lrdan_edge.train.learner import Batch, Learner
-from lrdan_edge.train.prefetch import batch_of, batches_for
+from lrdan_edge.train.prefetch import batch_of, batches, workers_for
 from lrdan_edge.train.progress import Progress
 from lrdan_edge.train.recipes.base import Networks
 from lrdan_edge.train.schedule import Schedule
@@ -26,7 +25,7 @@ class Loop:
     Attributes:
         networks: What is trained; holds `ae2`.
         learner: The networks with their optimisers.
-        frames: The good images.
+        frames: The good images, uint8 [N, C, H, W].
         schedule: How long.
         seed: Decides the order of the images.
         progress: Gets progress and notes.
@@ -37,7 +36,7 @@ class Loop:
 
     networks: Networks
     learner: Learner
-    frames: Frames
+    frames: Tensor
     schedule: Schedule
     seed: int
     progress: Progress
@@ -58,8 +57,9 @@ class Loop:
         schedule, first, before, started = self.schedule, state.step, state.seconds, time.monotonic()
         detector = CollapseDetector(schedule.steps_per_epoch, state.counts)
         steps = range(first, schedule.steps)
-        with closing(batches_for(self.learner, self._prepare, steps, device, self.progress.note)) as batches:
-            for batch in batches:
+        workers = workers_for(self.learner, device)
+        with closing(batches(self._prepare, steps, workers, self.progress.note)) as prepared:
+            for batch in prepared:
                 self.learner.set_rate(schedule.rate_at(state.step))
                 on_device = tuple(part.to(device, non_blocking=True) for part in batch)
                 values = _values(self.learner.step(*on_device))

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import msgspec
 import torch
 
-from lrdan_edge.bundle.manifest import BIT_DEPTHS, BitDepth, ModelSpec, Scoring
+from lrdan_edge.bundle.spec import BIT_DEPTHS, BitDepth, ModelSpec, Scoring
 from lrdan_edge.errors import TrainingError
 from lrdan_edge.train.recipes import DEFAULT_RECIPE, recipe_named
 from lrdan_edge.train.recipes.base import Hyperparameters

@@ -4,7 +4,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from lrdan_edge.bundle.bundle import WEIGHTS, Bundle
+from lrdan_edge.bundle.bundle import Bundle
+from lrdan_edge.bundle.names import WEIGHTS
 from lrdan_edge.errors import BundleError, MissingStageError
 
 _FIX = "give {overwrite} to replace it when the new training is complete, or choose another {bundle}"

@@ -1,14 +1,13 @@
-"""Which images each step sees, and making them ready ahead of it; both depend on the seed and the step alone."""
+"""Which images each step sees, and making their batches ready ahead of it; both depend only on the seed and the step."""
 
+import ctypes
 import os
 import shutil
-from collections import deque
+import signal
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
 from multiprocessing import current_process
-from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -19,17 +18,16 @@ from torch.utils.data import DataLoader, Dataset
 from lrdan_edge.errors import TrainingError
 from lrdan_edge.train.learner import Batch, Learner
 
-MOST_PAINTERS = 16
-AHEAD = 2  # batches that each process makes before they are asked for
+MOST_WORKERS = 15
+AHEAD = 2  # batches that each worker process makes before they are asked for
 SHARED_MEMORY = "/dev/shm"  # where PyTorch puts what one process hands to another; containers often have 64 MiB
-
-T = TypeVar("T")
+_SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
 def batch_of(step: int, seed: int, count: int, size: int) -> Tensor:
     """The images of a step: every image once an epoch, in random order, in whole batches.
 
-    A rest that fills no batch is left out of the epoch: it would unsettle batch normalisation.
+    Images that do not fill a last batch are left out of the epoch: a smaller batch would disturb batch normalisation.
 
     Args:
         step: The step, from 0.
@@ -49,86 +47,59 @@ def _permutation(seed: int, epoch: int, count: int) -> Tensor:
     return torch.from_numpy(np.random.default_rng((seed, epoch)).permutation(count))
 
 
-def batches_for(
-    learner: Learner, make: Callable[[int], Batch], steps: range, device: torch.device, note: Callable[[str], None]
-) -> Generator[Batch, None, None]:
-    """The batch of each step, in order, made ready ahead as it suits the learner and the device; see `ahead`."""
-    painters = painters_for(device)
-    if device.type == "cuda" and learner.paints:
-        return ahead_apart(make, steps, painters - 1, note)
-    return ahead(make, steps, painters)
+def workers_for(learner: Learner, device: torch.device) -> int:
+    """How many worker processes should make batches ready: one for each processor but one, where a GPU would wait for painting.
 
-
-def ahead(make: Callable[[int], T], steps: range, painters: int) -> Generator[T, None, None]:
-    """What `make` gives for each step, in order, computed by `painters` threads some steps ahead; by this one if there are none.
-
-    OpenCV, NumPy and PyTorch let go of the interpreter while they compute, so threads help, and nothing need be copied
-    between processes.
+    On a CPU the steps take so much longer than painting that a worker gains nothing that can be measured.
     """
-    if painters == 0:
-        yield from map(make, steps)
-        return
-    pending: deque[Future[T]] = deque()
-    with ThreadPoolExecutor(painters, "paint") as pool:
-        try:
-            for step in steps:
-                pending.append(pool.submit(make, step))
-                if len(pending) > painters:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            for future in pending:
-                future.cancel()
+    return min(MOST_WORKERS, len(os.sched_getaffinity(0)) - 1) if learner.paints and device.type == "cuda" else 0
 
 
-def ahead_apart(
-    make: Callable[[int], Batch], steps: range, painters: int, note: Callable[[str], None]
+def batches(
+    make: Callable[[int], Batch], steps: range, workers: int, note: Callable[[str], None]
 ) -> Generator[Batch, None, None]:
-    """As `ahead`, by processes: painting holds the interpreter too much for threads to keep a GPU busy.
+    """The batch of each step, in order, the same with any number of workers.
 
-    They are forked, so that `make` need not be copied; none of them touches the GPU. As many work as shared memory has room for;
-    where it has for none, and where no process may be forked, threads do.
+    Workers are forked, so `make` need not be copied; none of them touches the GPU. There are fewer where shared memory has no room
+    for what they hand over. Without workers, this process makes each batch when it is asked for.
+
+    Args:
+        make: Makes the batch of a step; depends only on the step.
+        steps: The steps.
+        workers: How many worker processes, at most.
+        note: Is told where there are fewer for lack of shared memory.
 
     Raises:
-        TrainingError: A process ended, or memory did.
+        TrainingError: A worker process ended, or ran out of memory.
     """
     if not steps:
         return
-    first = make(steps[0])  # here, so that what is wrong with the data is said as ever
-    each = (AHEAD + 1) * sum(part.nbytes for part in first)
-    processes = min(painters, _shared_memory() // max(each, 1))
-    if processes < painters:
-        note(
-            f"{SHARED_MEMORY} has room for {processes} of {painters} processes that paint, which is slower: give it "
-            f"{painters * each >> 20} MiB (a container: --shm-size)"
-        )
-    processes = min(processes, len(steps) - 1)
-    if processes < 1 or current_process().daemon:
-        yield first
-        yield from ahead(make, steps[1:], max(1, painters))
-        return
+    first = make(steps[0])  # in this process, so that errors in the data keep their type
+    yield first
+    workers = 0 if current_process().daemon else min(workers, len(steps) - 1)
     loader = DataLoader(
         _Batches(make),
         batch_size=None,
         sampler=steps[1:],
-        num_workers=processes,
-        prefetch_factor=AHEAD,
-        generator=torch.Generator(),  # its own: PyTorch's is the networks'
-        multiprocessing_context="fork",
+        num_workers=(workers := _with_room(workers, first, note)),
+        prefetch_factor=AHEAD if workers else None,
+        generator=torch.Generator(),  # its own: PyTorch's global one belongs to the networks
+        multiprocessing_context="fork" if workers else None,
+        worker_init_fn=_end_with_parent if workers else None,
         pin_memory=torch.cuda.is_available(),
     )
     with _one_opencv_thread():
-        batches: Iterator[Batch] = iter(loader)
-    yield first
+        made: Iterator[Batch] = iter(loader)
     for _ in steps[1:]:
         try:
-            batch = next(batches)
+            batch = next(made)
         except RuntimeError as error:  # PyTorch's, for a process that was killed and for memory that it cannot have
+            if not workers:
+                raise
             reason = str(error).strip().splitlines()[-1]
             raise TrainingError(
-                f"a process that paints failed ({reason}): free memory (a container: raise --memory and --shm-size), or give a "
-                "smaller --batch-size"
+                f"a process that makes batches failed ({reason})",
+                "free memory (a container: raise its limits of memory and of shared memory), or give a smaller {batch_size}",
             ) from error
         yield tuple(batch)
 
@@ -141,33 +112,43 @@ class _Batches(Dataset[Batch]):
 
     def __getitem__(self, step: int) -> Batch:
         batch = self._make(step)
-        for part in batch:
-            part.share_memory_()  # type: ignore[no-untyped-call]  # here, where a failure is told; later it would not be
+        if torch.utils.data.get_worker_info() is not None:
+            for part in batch:
+                part.share_memory_()  # type: ignore[no-untyped-call]  # here, where a failure is reported; later it is lost
         return batch
 
 
-@contextmanager
-def _one_opencv_thread() -> Iterator[None]:
-    """OpenCV without threads of its own, so that a process forked here has none that it would wait for in vain."""
-    threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    try:
-        yield
-    finally:
-        cv2.setNumThreads(threads)
+def _with_room(workers: int, batch: Batch, note: Callable[[str], None]) -> int:
+    """How many of the workers shared memory has room for."""
+    each = max(1, (AHEAD + 1) * sum(part.nbytes for part in batch))
+    room = min(workers, _free_shared_memory() // each)
+    if room < workers:
+        note(
+            f"{SHARED_MEMORY} has room for {room} of {workers} processes that make batches, so training is slower: give it "
+            f"{workers * each >> 20} MiB (a container: raise its limit of shared memory)"
+        )
+    return room
 
 
-def _shared_memory() -> int:
-    """The free bytes of it."""
+def _free_shared_memory() -> int:
+    """Bytes."""
     try:
         return shutil.disk_usage(SHARED_MEMORY).free
     except OSError:
         return 0
 
 
-def painters_for(device: torch.device) -> int:
-    """How many threads make batches ready: all processors where a GPU trains, or one where a processor is left."""
-    processors = len(os.sched_getaffinity(0))
-    if device.type == "cuda":
-        return min(MOST_PAINTERS, processors)
-    return int(processors > torch.get_num_threads())
+def _end_with_parent(_worker: int) -> None:
+    """Have the kernel end this worker as soon as training is killed: it holds the bundle's lock too, as all that is inherited."""
+    ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+
+
+@contextmanager
+def _one_opencv_thread() -> Iterator[None]:
+    """Keep OpenCV from having threads while processes are forked: a fork lacks them, and would wait for them for ever."""
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(threads)

@@ -6,7 +6,7 @@ from types import TracebackType
 import torch
 from torch import Tensor, nn
 
-from lrdan_edge.bundle.manifest import Preprocessing
+from lrdan_edge.bundle.spec import Preprocessing
 from lrdan_edge.errors import MissingExtraError
 from lrdan_edge.model.deployed import preprocess
 

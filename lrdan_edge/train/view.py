@@ -7,7 +7,7 @@ from lrdan_edge.bundle.view import Geometry, Region, tile_starts, tiles_needed
 from lrdan_edge.errors import DataError
 
 NATIVE_TILE = 256  # pixels of a tile that is cut at the frame's own resolution, if the user names no other size
-OVERLAP_SHARE = 8  # neighbours share an eighth of a tile, if the user names no overlap
+OVERLAP_DIVISOR = 8  # neighbours have an eighth of a tile in common, if the user names no overlap
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class View:
         region: The part of a frame that is inspected (left, top, width, height in its pixels), or None for all of it.
         tiles: (rows, columns) of the grid of tiles that the region is scaled to and cut into; ``native`` cuts as many as cover
             it at the frame's own resolution; None: the networks see the region as one image.
-        overlap: Pixels, of the networks' images, that neighbouring tiles share at least; None for an eighth of a tile.
+        overlap: Pixels, of the networks' images, that neighbouring tiles have in common at least; None for an eighth of a tile.
     """
 
     frame_size: tuple[int, int] | None = None
@@ -29,32 +29,23 @@ class View:
 
     def __post_init__(self) -> None:
         if self.overlap is not None and self.tiles is None:
-            raise DataError(f"a tile overlap of {self.overlap} pixels needs tiles: give --tiles too, RxC or native")
+            raise DataError(f"a tile overlap of {self.overlap} pixels needs tiles", "give {tiles} too, RxC or native")
         if isinstance(self.tiles, str) and self.tiles != "native":
-            raise DataError(f"tiles are {self.tiles!r}: give rows and columns, such as 2x3, or native")
+            raise DataError(f"tiles are {self.tiles!r}", "give rows and columns, such as 2x3, or native")
 
     @property
     def is_default(self) -> bool:
         """Whether nothing was asked for."""
         return self == View()
 
-    @property
-    def mend(self) -> str:
-        """The option that makes images of different sizes one."""
-        return "--image-size" if self.is_default else "--frame-size"
-
-    def words(self) -> list[str]:
-        """The command line's options that ask for it."""
-        words = []
-        if self.frame_size:
-            words.append("--frame-size {}x{}".format(*self.frame_size))
-        if self.region:
-            words.append("--roi {},{},{},{}".format(*self.region))
-        if self.tiles:
-            words.append(f"--tiles {self.tiles if isinstance(self.tiles, str) else '{}x{}'.format(*self.tiles)}")
-        if self.overlap is not None:
-            words.append(f"--tile-overlap {self.overlap}")
-        return words
+    def options(self) -> dict[str, object]:
+        """The options of the command ``train`` that ask for it, as `Command` takes them."""
+        return {
+            "frame_size": self.frame_size and "{}x{}".format(*self.frame_size),
+            "roi": self.region and ",".join(map(str, self.region)),
+            "tiles": self.tiles if self.tiles is None or isinstance(self.tiles, str) else "{}x{}".format(*self.tiles),
+            "tile_overlap": self.overlap,
+        }
 
     def region_size(self, frame: tuple[int, int]) -> tuple[int, int]:
         """(rows, columns) of what one image of the networks shows, in pixels of a frame of (rows, columns) `frame`."""
@@ -81,17 +72,19 @@ class View:
             None by default.
 
         Raises:
-            DataError: The region leaves the frame, or tiles do not fit.
+            DataError: The region leaves the frame, or tiles do not cover it.
         """
         if self.is_default:
             return None
         region = self.region or (0, 0, frame[1], frame[0])
         size = (region[3], region[2])
-        overlaps = [side // OVERLAP_SHARE if self.overlap is None else self.overlap for side in image]
+        overlaps = [side // OVERLAP_DIVISOR if self.overlap is None else self.overlap for side in image]
         for overlap, side in zip(overlaps, image, strict=True):
             if self.tiles and not 0 <= overlap <= side // 2:
                 raise DataError(
-                    f"tiles of {side} pixels cannot overlap by {overlap}: give --tile-overlap from 0 to {side // 2}"
+                    f"tiles of {side} pixels cannot overlap by {overlap}",
+                    "give {tile_overlap} from 0 to {largest}",
+                    largest=side // 2,
                 )
         if self.tiles is None:
             canvas, tiles = image, (1, 1)
@@ -107,7 +100,7 @@ class View:
                 tile_starts(*sides)
             return Geometry(frame=frame, region=region, canvas=canvas, tiles=tiles)
         except ValueError as error:
-            raise DataError(f"{error}: give another --roi, --tiles or --image-size") from error
+            raise DataError(str(error), "give another {roi}, {tiles} or {image_size}") from error
 
 
 def _pair(values: Iterable[int]) -> tuple[int, int]:

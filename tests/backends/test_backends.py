@@ -1,5 +1,6 @@
 """Every backend keeps one contract."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from parts import Line
 from lrdan_edge.backends.base import Backend
 from lrdan_edge.backends.onnxruntime import OnnxRuntimeBackend
 from lrdan_edge.bundle.bundle import Bundle
+from lrdan_edge.data.images import Frame
 from lrdan_edge.engines.build import BuildRequest, build_engine
 from lrdan_edge.engines.golden import golden_frames, golden_scores
 from lrdan_edge.engines.open import engines, open_engine
@@ -60,19 +62,19 @@ def backend(opener: Callable[[], Backend]) -> Iterator[Backend]:
 
 
 @pytest.fixture(scope="module")
-def frames(line: Line) -> np.ndarray:
+def frames(line: Line) -> Frame:
     return golden_frames(Bundle.open(line.bundle))
 
 
-def test_spec_and_shapes(backend: Backend, frames: np.ndarray) -> None:
+def test_spec_and_shapes(backend: Backend, frames: Frame) -> None:
     assert backend.spec.frame_shape == frames.shape[1:]
     detections = backend.infer(frames)
     assert detections.heatmap is not None
-    assert (detections.score.dtype, detections.score.shape) == (np.float32, (len(frames),))
-    assert (detections.heatmap.dtype, detections.heatmap.shape) == (np.float32, (len(frames), *backend.spec.heatmap_shape))
+    assert (detections.score.dtype.name, detections.score.shape) == ("float32", (len(frames),))
+    assert (detections.heatmap.dtype.name, detections.heatmap.shape) == ("float32", (len(frames), *backend.spec.heatmap_shape))
 
 
-def test_scores_are_the_graphs(backend: Backend, frames: np.ndarray, line: Line, request: pytest.FixtureRequest) -> None:
+def test_scores_are_the_graphs(backend: Backend, frames: Frame, line: Line, request: pytest.FixtureRequest) -> None:
     name = request.node.callspec.params["opener"]
     if name == "null":
         pytest.skip("the null backend inspects nothing")
@@ -81,7 +83,7 @@ def test_scores_are_the_graphs(backend: Backend, frames: np.ndarray, line: Line,
     assert backend.infer(frames).score.tolist() == pytest.approx(expected, rel=tolerance, abs=tolerance)
 
 
-def test_the_score_is_the_heatmaps(backend: Backend, frames: np.ndarray, request: pytest.FixtureRequest) -> None:
+def test_the_score_is_the_heatmaps(backend: Backend, frames: Frame, request: pytest.FixtureRequest) -> None:
     detections = backend.infer(frames)
     assert detections.heatmap is not None
     if request.node.callspec.params["opener"] == "null":
@@ -90,7 +92,7 @@ def test_the_score_is_the_heatmaps(backend: Backend, frames: np.ndarray, request
     assert np.allclose(detections.score, expected, rtol=1e-5)
 
 
-def test_without_heatmap_the_scores_are_the_same(backend: Backend, frames: np.ndarray) -> None:
+def test_without_heatmap_the_scores_are_the_same(backend: Backend, frames: Frame) -> None:
     detections = backend.infer(frames, heatmap=False)
     assert detections.heatmap is None
     assert np.allclose(detections.score, backend.infer(frames).score, rtol=1e-5)
@@ -98,21 +100,21 @@ def test_without_heatmap_the_scores_are_the_same(backend: Backend, frames: np.nd
 
 @settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(order=st.permutations(range(8)), cut=st.integers(1, 7))
-def test_a_score_depends_on_its_own_frame_alone(backend: Backend, frames: np.ndarray, order: list[int], cut: int) -> None:
+def test_a_score_depends_on_its_own_frame_alone(backend: Backend, frames: Frame, order: list[int], cut: int) -> None:
     whole = backend.infer(frames).score
     mixed = np.ascontiguousarray(frames[order])
     parts = np.concatenate([backend.infer(mixed[:cut]).score, backend.infer(mixed[cut:]).score])
     assert np.allclose(parts, whole[order], rtol=1e-4, atol=1e-5)
 
 
-def test_results_are_the_callers_own(backend: Backend, frames: np.ndarray) -> None:
+def test_results_are_the_callers_own(backend: Backend, frames: Frame) -> None:
     first = backend.infer(frames)
     copy = first.score.copy()
     backend.infer(255 - frames)
     assert np.array_equal(first.score, copy)
 
 
-def test_batches_beyond_the_largest_are_cut(backend: Backend, frames: np.ndarray) -> None:
+def test_batches_beyond_the_largest_are_cut(backend: Backend, frames: Frame) -> None:
     many = np.ascontiguousarray(np.tile(frames, (9, 1, 1, 1))[:70])
     scores = backend.infer(many).score
     assert scores.shape == (70,)
@@ -129,12 +131,12 @@ def test_batches_beyond_the_largest_are_cut(backend: Backend, frames: np.ndarray
         np.zeros((0, 32, 32, 1), np.uint8),
     ],
 )
-def test_wrong_frames_are_refused_in_words(backend: Backend, wrong: np.ndarray) -> None:
+def test_wrong_frames_are_refused_in_words(backend: Backend, wrong: Frame) -> None:
     with pytest.raises(BackendError, match="uint8 frames"):
         backend.infer(wrong)
 
 
-def test_callers_on_many_threads_get_their_own_scores(backend: Backend, frames: np.ndarray) -> None:
+def test_callers_on_many_threads_get_their_own_scores(backend: Backend, frames: Frame) -> None:
     expected = backend.infer(frames).score
     wrong: list[int] = []
 
@@ -151,12 +153,51 @@ def test_callers_on_many_threads_get_their_own_scores(backend: Backend, frames: 
     assert not wrong
 
 
-def test_closing_twice_is_fine_and_a_closed_backend_says_so(opener: Callable[[], Backend], frames: np.ndarray) -> None:
+def test_a_closed_backend_says_so_and_can_be_closed_again(opener: Callable[[], Backend], frames: Frame) -> None:
     backend = opener()
     backend.close()
     backend.close()
-    with pytest.raises(BackendError, match="closed"):
-        backend.infer(frames)
+    for call in (lambda: backend.infer(frames), backend.warm_up):
+        with pytest.raises(BackendError, match=f"this {backend.name} backend is closed: open the bundle again"):
+            call()
+
+
+def test_closing_waits_for_the_calls_that_run(opener: Callable[[], Backend], frames: Frame) -> None:
+    backend = opener()
+    expected = backend.infer(frames).score
+    results: list[bool] = []
+    started = threading.Barrier(5)
+
+    def call() -> None:
+        started.wait()
+        try:
+            while True:
+                results.append(np.allclose(backend.infer(frames).score, expected, rtol=1e-4, atol=1e-5))
+        except BackendError as error:
+            results.append("is closed" in str(error))
+
+    threads = [threading.Thread(target=call) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    started.wait()
+    backend.close()
+    for thread in threads:
+        thread.join()
+    assert all(results)
+
+
+def test_a_forked_process_must_open_its_own(
+    opener: Callable[[], Backend], frames: Frame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parent = os.getpid()
+    with opener() as backend:
+        with monkeypatch.context() as child:
+            child.setattr(os, "getpid", lambda: parent + 1)
+            for call in (lambda: backend.infer(frames), backend.warm_up):
+                with pytest.raises(BackendError, match=f"belongs to process {parent}.*in process {parent + 1} itself"):
+                    call()
+            backend.close()
+        assert backend.infer(frames).score.shape == (len(frames),), "closing the child's copy leaves the parent's open"
 
 
 @pytest.mark.parametrize("data", [b"", b"not onnx", b"\x08\x08"])
@@ -168,6 +209,7 @@ def test_what_is_no_graph_is_refused(data: bytes) -> None:
 SIGNALLED = """
 import faulthandler, signal, sys
 from lrdan_edge.bundle.bundle import Bundle
+from lrdan_edge.data.images import Frame
 from lrdan_edge.engines.select import choose
 faulthandler.enable()
 bundle = Bundle.open(sys.argv[1])

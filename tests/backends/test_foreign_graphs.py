@@ -17,7 +17,7 @@ def near_graph(
     *,
     name: str = "frames",
     kind: int = UINT8,
-    frame: tuple[object, ...] = ("n", 8, 8, 1),
+    frame: tuple[str | int, ...] = ("n", 8, 8, 1),
     heatmap: bool = True,
     score: int = FLOAT,
     second_input: bool = False,
@@ -73,6 +73,6 @@ def test_what_is_nearly_one_is_refused(
         pytest.importorskip("openvino")
     data = near_graph(**change)  # type: ignore[arg-type]
     onnx.checker.check_model(data)
-    with pytest.raises(BackendError, match=r"is not a deploy graph, which takes frames .* make the graph anew") as refusal:
+    with pytest.raises(BackendError, match=r"is not a deploy graph, which takes frames .* make the graph again") as refusal:
         backend(data, "fp32")
     assert "\n" not in str(refusal.value)

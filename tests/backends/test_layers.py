@@ -1,11 +1,12 @@
 """Layers as the runtimes describe them."""
 
 import json
+from typing import Any
 
 import pytest
 
 from lrdan_edge.backends.layers import count_precisions, onnxruntime_layers, precision_of, tensorrt_layer
-from lrdan_edge.bundle.manifest import EngineLayer
+from lrdan_edge.bundle.engine_sidecar import EngineLayer
 
 CONVOLUTION = {
     "Name": "node_conv_4 + node_relu_5",
@@ -32,12 +33,15 @@ def test_what_the_inspector_does_not_tell_is_unknown(text: str) -> None:
 
 
 def test_kernels_of_onnx_runtimes_profile() -> None:
-    kernel = {
+    kernel: dict[str, Any] = {
         "cat": "Node",
         "name": "conv_quant_kernel_time",
         "args": {"op_name": "QLinearConv", "output_type_shape": [{"int8": [1, 8, 16, 16]}], "parameter_size": "640"},
     }
-    others = [{"cat": "Session", "name": "model_run"}, {"cat": "Node", "name": "conv_fence_before", "args": {}}]
+    others: list[dict[str, Any]] = [
+        {"cat": "Session", "name": "model_run"},
+        {"cat": "Node", "name": "conv_fence_before", "args": {}},
+    ]
     layers = onnxruntime_layers([*others, kernel])
     assert layers == [
         EngineLayer(name="conv_quant", operator="QLinearConv", precision="int8", shape=[1, 8, 16, 16], weights=640)

@@ -11,8 +11,13 @@ from hypothesis import strategies as st
 from parts import rewrite_manifest, snapshot
 from read_only import read_only
 
-from lrdan_edge.bundle.bundle import LOCK, TIMING_CACHE, Bundle, sha256_of
-from lrdan_edge.bundle.manifest import Manifest, ModelSpec, Preprocessing, Scoring, from_json, manifest_from_json
+from lrdan_edge.bundle.bundle import Bundle
+from lrdan_edge.bundle.encoding import from_json
+from lrdan_edge.bundle.files import sha256_of
+from lrdan_edge.bundle.journal import LOCK
+from lrdan_edge.bundle.manifest import Manifest, manifest_from_json
+from lrdan_edge.bundle.names import TIMING_CACHE
+from lrdan_edge.bundle.spec import ModelSpec, Preprocessing, Scoring
 from lrdan_edge.errors import BundleError, ChangedFileError, MissingStageError, StaleStageError
 
 MODEL = ModelSpec(

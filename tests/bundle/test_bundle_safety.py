@@ -19,21 +19,14 @@ from parts import snapshot
 from read_only import read_only
 
 from lrdan_edge.bundle.bundle import Bundle
+from lrdan_edge.bundle.encoding import to_json
 from lrdan_edge.bundle.files import Folder
 from lrdan_edge.bundle.journal import JOURNAL, Journal, is_bundle_file
-from lrdan_edge.bundle.manifest import (
-    FileRecord,
-    ModelSpec,
-    Preprocessing,
-    Scoring,
-    StageRecord,
-    manifest_from_json,
-    manifest_to_json,
-    to_json,
-)
+from lrdan_edge.bundle.manifest import FileRecord, StageRecord, manifest_from_json, manifest_to_json
+from lrdan_edge.bundle.spec import ModelSpec, Preprocessing, Scoring
 from lrdan_edge.cli.main import cli
-from lrdan_edge.engines.open import distrust, write_signature
 from lrdan_edge.engines.tensorrt.timing_cache import load_timing_cache, save_timing_cache
+from lrdan_edge.engines.trust import accept, trust_in
 from lrdan_edge.errors import BundleError, ChangedFileError, LrdanError
 
 pytestmark = pytest.mark.timeout(60)  # a FIFO that somebody waits for hangs
@@ -180,7 +173,7 @@ def test_reading_writes_nothing_and_takes_no_odd_file(tmp_path: Path, outside: P
 
     def read() -> None:
         bundle = Bundle.open(tmp_path / "b")
-        distrust(bundle, "e.onnx", b"{}")
+        trust_in(bundle, "e.onnx", b"{}")
         for each in bundle.manifest.files:
             bundle.file(each, "x")
             bundle.read(each, "x")
@@ -267,7 +260,7 @@ def test_what_is_kept_beside_the_manifest_is_written_likewise(tmp_path: Path, ou
     if tried(lambda: save_timing_cache(cache, SimpleNamespace(serialize=lambda: b"timings"))) is None:
         load_timing_cache(trt, config, cache)
         assert b"timings" in seen
-    tried(lambda: write_signature(bundle, "e.onnx", "0" * 64))
+    tried(lambda: accept(bundle, "e.onnx", b"{}"))
     assert snapshot(outside) == before
 
 
@@ -606,7 +599,7 @@ def test_a_first_training_killed_while_it_commits_is_there_and_can_be_trained_ov
 def test_a_stage_writes_only_files_of_a_bundle(tmp_path: Path, name: str) -> None:
     assert not is_bundle_file(name)
     with (
-        pytest.raises(ValueError, match="not a name of a bundle's file"),
+        pytest.raises(ValueError, match="not the name of a bundle's file"),
         new_bundle(tmp_path / "b").stage("x", command="x") as stage,
     ):
         stage.path(name)

@@ -117,7 +117,7 @@ def test_random_corruptions_give_one_clear_error_each(built: Bundle, monkeypatch
         said = " ".join(str(refusal.value).split())
         assert 20 < len(said) < 1000, f"corruption {number} of {name}: {said}"
         assert ":" in said, f"corruption {number} of {name} has no mend: {said}"
-    assert engines(built)[0].obstacle is None, "mended, it runs again"
+    assert engines(built)[0].unusable_reason is None, "mended, it runs again"
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: bytes([data[0] ^ 1]) + data[1:]])

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from lrdan_edge.bundle.manifest import ModelSpec, from_json, to_json
-from lrdan_edge.bundle.view import Geometry, blend_zones, share_to_pixels, tile_starts, tiles_needed
+from lrdan_edge.bundle.encoding import from_json, to_json
+from lrdan_edge.bundle.spec import ModelSpec
+from lrdan_edge.bundle.view import Geometry, blend_zones, fractions_to_pixels, tile_starts, tiles_needed
 from lrdan_edge.errors import BundleError
 
 SPEC = ModelSpec(
@@ -58,7 +59,7 @@ def test_tiles_that_do_not_cover_the_canvas_are_refused(canvas: int, tile: int, 
 
 @given(st.tuples(*[st.floats(0, 1)] * 4), st.integers(1, 2000), st.integers(1, 2000))
 def test_a_share_is_at_least_a_pixel_and_inside(share: tuple[float, float, float, float], rows: int, columns: int) -> None:
-    left, top, width, height = share_to_pixels(share, rows, columns)
+    left, top, width, height = fractions_to_pixels(share, rows, columns)
     assert 0 <= left < left + width <= columns
     assert 0 <= top < top + height <= rows
 
@@ -67,7 +68,7 @@ def test_another_camera_of_the_same_view_keeps_region_and_tiles() -> None:
     assert SPEC.geometry is not None
     twice = SPEC.geometry.of_frame(800, 1200)
     assert twice == Geometry(frame=(800, 1200), region=(40, 20, 1000, 600), canvas=(112, 260), tiles=(2, 3))
-    assert twice.region_share == SPEC.geometry.region_share
+    assert twice.region_fractions == SPEC.geometry.region_fractions
     assert twice.of_frame(400, 600) == SPEC.geometry
 
 
@@ -78,7 +79,7 @@ def test_the_model_says_what_enters_and_what_comes_out() -> None:
     assert from_json(to_json(SPEC), ModelSpec, "model") == SPEC
     plain = msgspec.structs.replace(SPEC, geometry=None)
     assert (plain.frame_shape, plain.heatmap_shape, plain.tile_rows) == ((64, 96, 3), (64, 96), [0])
-    assert plain.region_share is None
+    assert plain.region_fractions is None
 
 
 @pytest.mark.parametrize(

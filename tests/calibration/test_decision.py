@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import f1_score
 
-from lrdan_edge.bundle.manifest import ThresholdRule
+from lrdan_edge.bundle.decision import ThresholdRule
 from lrdan_edge.calibration.decision import (
     ThresholdTarget,
     best_f1_threshold,
@@ -88,7 +88,7 @@ def test_recall_is_promised_by_new_defects_too() -> None:
 
 def test_a_recall_that_costs_too_many_good_parts_is_refused_with_what_can_be_had() -> None:
     good, bad = np.arange(100, dtype=np.float32), np.arange(50, 150, dtype=np.float32)
-    with pytest.raises(CalibrationError, match=r"rejects 0\.4\d+ .* --false-reject-rate 0\.4"):
+    with pytest.raises(CalibrationError, match=r"rejects 0\.4\d+ .* false_reject_rate=0\.4"):
         decide(good, ThresholdTarget("recall", 0.1, 0.9), "0" * 64, defects=bad)
     granted = decide(good, ThresholdTarget("recall", 0.5, 0.9), "0" * 64, defects=bad)
     assert sum(score > granted.threshold for score in granted.good_scores) <= 0.5 * 100
@@ -113,19 +113,19 @@ def test_no_other_threshold_has_a_better_f1(good: list[float], bad: list[float])
 
 @pytest.mark.parametrize("rule", ["recall", "best-f1"])
 def test_rules_that_need_defects_say_so(rule: ThresholdRule) -> None:
-    with pytest.raises(CalibrationError, match="--defects DIR"):
+    with pytest.raises(CalibrationError, match="give their folder with defects"):
         ThresholdTarget(rule).require(100, 0)
 
 
 def test_too_few_defects_for_a_recall_say_how_many_are_needed() -> None:
-    with pytest.raises(CalibrationError, match=r"98 defective images .* takes 99: .* --recall 0\.989 or less"):
+    with pytest.raises(CalibrationError, match=r"98 defective images .* takes 99: .* recall=0\.989 or less"):
         ThresholdTarget("recall", recall=0.99).require(100, 98)
     ThresholdTarget("recall", recall=0.99).require(100, 99)
     ThresholdTarget("recall", recall=0.989).require(100, 98)
 
 
 def test_too_few_images_say_how_many_are_needed() -> None:
-    with pytest.raises(CalibrationError, match=r"48 held-out good images .* takes 49: .* 0\.021 or more"):
+    with pytest.raises(CalibrationError, match=r"48 held-out good images .* takes 49: .* false_reject_rate=0\.021 or more"):
         require_enough(48, 0.02)
     require_enough(49, 0.02)
     require_enough(48, 0.021)
@@ -164,4 +164,4 @@ def test_a_promise_that_stands_on_few_parts_says_so() -> None:
     assert parts_note(60, 49, 0.02) == []
     (said,) = parts_note(60, 10, 0.02)
     assert "60 held-out images show 10 parts" in said
-    assert "for new parts 9.1% at best (49 parts would do)" in said
+    assert "for new parts 9.1% at best (49 parts would be enough)" in said

@@ -1,6 +1,8 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 import pytest
@@ -25,7 +27,7 @@ def unet(side: int = 16, activation: str = "LeakyRelu") -> onnx.ModelProto:
     rng = np.random.default_rng(5)
     constants, nodes = [], []
 
-    def constant(name: str, value: np.ndarray) -> str:
+    def constant(name: str, value: npt.NDArray[Any]) -> str:
         constants.append(numpy_helper.from_array(value, name))
         return name
 
@@ -35,7 +37,7 @@ def unet(side: int = 16, activation: str = "LeakyRelu") -> onnx.ModelProto:
         nodes.append(helper.make_node("Conv", [source, weight, bias], [name], pads=[1] * 4, strides=[stride] * 2))
         return name
 
-    def add(operator: str, inputs: list[str], output: str, **attributes: object) -> str:
+    def add(operator: str, inputs: list[str], output: str, **attributes: Any) -> str:
         nodes.append(helper.make_node(operator, inputs, [output], **attributes))
         return output
 
@@ -70,7 +72,7 @@ def unet(side: int = 16, activation: str = "LeakyRelu") -> onnx.ModelProto:
 
 
 @pytest.fixture
-def frames() -> np.ndarray:
+def frames() -> npt.NDArray[Any]:
     return np.random.default_rng(1).integers(0, 256, (3, 16, 16, 1)).astype(np.uint8)
 
 
@@ -89,19 +91,20 @@ def rectified() -> QuantisableGraph:
     return QuantisableGraph(unet(activation="Relu"))
 
 
-def amplitudes(graph: QuantisableGraph, frames: np.ndarray) -> dict[str, float]:
+def amplitudes(graph: QuantisableGraph, frames: npt.NDArray[Any]) -> dict[str, float]:
     names = graph.tensors()
     session = ort.InferenceSession(graph.with_outputs(names), providers=["CPUExecutionProvider"])
     return {name: float(np.abs(value).max()) for name, value in zip(names, session.run(names, {"frames": frames}), strict=True)}
 
 
-def run(model: bytes, frames: np.ndarray, level: ort.GraphOptimizationLevel) -> list[np.ndarray]:
+def run(model: bytes, frames: npt.NDArray[Any], level: ort.GraphOptimizationLevel) -> list[npt.NDArray[Any]]:
     options = ort.SessionOptions()
     options.graph_optimization_level = level
-    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"]).run(None, {"frames": frames})
+    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return list(session.run(None, {"frames": frames}))
 
 
-def test_the_int8_graph_computes_nearly_what_fp32_does(graph: QuantisableGraph, frames: np.ndarray) -> None:
+def test_the_int8_graph_computes_nearly_what_fp32_does(graph: QuantisableGraph, frames: npt.NDArray[Any]) -> None:
     none = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     int8 = graph.quantise(amplitudes(graph, frames)).SerializeToString()
     exact, rounded = (run(model, frames, none)[1] for model in (graph.model.SerializeToString(), int8))
@@ -109,7 +112,7 @@ def test_the_int8_graph_computes_nearly_what_fp32_does(graph: QuantisableGraph, 
 
 
 @pytest.mark.parametrize("name", ["stem", "down", "up", "head"])
-def test_weights_are_within_half_a_step_of_what_they_were(graph: QuantisableGraph, frames: np.ndarray, name: str) -> None:
+def test_weights_are_within_half_a_step_of_what_they_were(graph: QuantisableGraph, frames: npt.NDArray[Any], name: str) -> None:
     before = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.model.graph.initializer}
     after = {t.name: numpy_helper.to_array(t) for t in graph.quantise(amplitudes(graph, frames)).graph.initializer}
     weight, steps = before[f"ae2.{name}.weight"].astype(np.float64), after[f"ae2.{name}.weight_quantised"]
@@ -122,7 +125,7 @@ def test_weights_are_within_half_a_step_of_what_they_were(graph: QuantisableGrap
     assert (used >= most - 1).all(), "every channel uses its whole range"
 
 
-def test_all_that_a_concatenation_joins_shares_a_scale(graph: QuantisableGraph, frames: np.ndarray) -> None:
+def test_all_that_a_concatenation_joins_shares_a_scale(graph: QuantisableGraph, frames: npt.NDArray[Any]) -> None:
     model = graph.quantise(amplitudes(graph, frames))
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     scales = {n.input[0]: float(constants[n.input[1]]) for n in model.graph.node if n.op_type == "QuantizeLinear"}
@@ -131,7 +134,7 @@ def test_all_that_a_concatenation_joins_shares_a_scale(graph: QuantisableGraph, 
     assert len({scales[name] for name in names}) == len(names)
 
 
-def test_a_relu_is_part_of_its_layer(rectified: QuantisableGraph, frames: np.ndarray) -> None:
+def test_a_relu_is_part_of_its_layer(rectified: QuantisableGraph, frames: npt.NDArray[Any]) -> None:
     model = rectified.quantise(amplitudes(rectified, frames))
     quantised = [node.input[0] for node in model.graph.node if node.op_type == "QuantizeLinear"]
     assert sorted(quantised) == ["both", "deep", "large", "last", "skip", "x"], "no rounding between a convolution and its ReLU"
@@ -141,7 +144,7 @@ def test_a_relu_is_part_of_its_layer(rectified: QuantisableGraph, frames: np.nda
 
 @pytest.mark.parametrize("layer", ["stem", "down", "up", "head"])
 def test_a_layer_kept_in_float_has_its_weights_and_float_inputs(
-    graph: QuantisableGraph, frames: np.ndarray, layer: str
+    graph: QuantisableGraph, frames: npt.NDArray[Any], layer: str
 ) -> None:
     rectified = any(node.op_type == "Relu" for node in graph.model.graph.node)
     model = graph.quantise(amplitudes(graph, frames), [layer])
@@ -154,7 +157,7 @@ def test_a_layer_kept_in_float_has_its_weights_and_float_inputs(
             assert quantised == ([rounded, False] if node.output[0] == layer else [True, True])
 
 
-def test_with_every_layer_in_float_nothing_changes(graph: QuantisableGraph, frames: np.ndarray) -> None:
+def test_with_every_layer_in_float_nothing_changes(graph: QuantisableGraph, frames: npt.NDArray[Any]) -> None:
     model = graph.quantise(amplitudes(graph, frames), list(graph.layers))
     assert not any("Linear" in node.op_type for node in model.graph.node)
     level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -162,7 +165,7 @@ def test_with_every_layer_in_float_nothing_changes(graph: QuantisableGraph, fram
         assert np.array_equal(one, other)
 
 
-def test_unsigned_activations_are_the_same_numbers_to_the_last_bit(graph: QuantisableGraph, frames: np.ndarray) -> None:
+def test_unsigned_activations_are_the_same_numbers_to_the_last_bit(graph: QuantisableGraph, frames: npt.NDArray[Any]) -> None:
     ranges = {name: 0.6 * value for name, value in amplitudes(graph, frames).items()}  # so that some values saturate
     signed = graph.quantise(ranges)
     unsigned = with_unsigned_activations(signed)
@@ -175,7 +178,7 @@ def test_unsigned_activations_are_the_same_numbers_to_the_last_bit(graph: Quanti
 @pytest.mark.parametrize("narrow", [1.0, 0.6], ids=["no value saturates", "some do"])
 @pytest.mark.parametrize("kept", [(), ("down",)], ids=["all int8", "one layer in float"])
 def test_every_kernel_computes_what_the_graph_says(
-    graph: QuantisableGraph, frames: np.ndarray, kept: tuple[str, ...], narrow: float
+    graph: QuantisableGraph, frames: npt.NDArray[Any], kept: tuple[str, ...], narrow: float
 ) -> None:
     """Without VNNI, products of 8 bits saturate; and ONNX Runtime quantised the weights of layers kept in float."""
     pytest.importorskip("openvino")
@@ -194,7 +197,7 @@ def test_every_kernel_computes_what_the_graph_says(
         assert np.abs(heatmap - expected).max() <= 1e-5 * np.std(expected), backend.name
 
 
-def test_no_sum_of_two_products_exceeds_16_bits(graph: QuantisableGraph, frames: np.ndarray) -> None:
+def test_no_sum_of_two_products_exceeds_16_bits(graph: QuantisableGraph, frames: npt.NDArray[Any]) -> None:
     model = with_unsigned_activations(graph.quantise(amplitudes(graph, frames)))
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     exposed = onnx.ModelProto()
@@ -217,7 +220,7 @@ def test_no_sum_of_two_products_exceeds_16_bits(graph: QuantisableGraph, frames:
 
 
 def test_onnxruntime_then_computes_every_layer_but_the_last_in_integers(
-    graph: QuantisableGraph, frames: np.ndarray, tmp_path: Path
+    graph: QuantisableGraph, frames: npt.NDArray[Any], tmp_path: Path
 ) -> None:
     options = ort.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")

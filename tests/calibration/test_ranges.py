@@ -1,4 +1,7 @@
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -8,14 +11,14 @@ from lrdan_edge.cli import options as cli_options
 from lrdan_edge.errors import CalibrationError
 
 
-def counted(parts: list[np.ndarray]) -> MagnitudeHistogram:
+def counted(parts: list[npt.NDArray[Any]]) -> MagnitudeHistogram:
     histogram = MagnitudeHistogram(len(parts))
     for part in parts:
         histogram.add(part)
     return histogram
 
 
-def seen(good: list[np.ndarray], painted: list[np.ndarray]) -> ActivationRange:
+def seen(good: list[npt.NDArray[Any]], painted: list[npt.NDArray[Any]]) -> ActivationRange:
     found = ActivationRange(len(good))
     for pair in zip(good, painted, strict=True):
         found.add(*pair)

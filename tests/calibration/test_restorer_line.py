@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import onnx
 import pytest
 from parts import Line
@@ -19,7 +20,8 @@ from lrdan_edge.runtime.annotate import overlay_maximum
 from lrdan_edge.runtime.inspector import Inspector
 from lrdan_edge.runtime.rule_filter import pixel_threshold
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
+import torch
 
 
 @pytest.fixture(scope="module")
@@ -32,11 +34,11 @@ def restorer(line: Line, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     options = TrainOptions(recipe="inspection", image_size=(64, 64), epochs=12)
     bundle = train(line.data, tmp_path_factory.mktemp("restorer") / "bundle", options, Progress())
     export(bundle)
-    calibrate(bundle)
+    calibrate(bundle, methods=("min-max", "painted-min-max"))
     return Bundle.open(bundle.path)
 
 
-def scores(bundle: Bundle, precision: str, folder: Path) -> np.ndarray:
+def scores(bundle: Bundle, precision: str, folder: Path) -> npt.NDArray[Any]:
     frames = load_frames(list_images(folder), bundle.manifest.model.frame_shape)
     with OnnxRuntimeBackend(bundle.graph(precision).read_bytes(), precision) as backend:  # type: ignore[arg-type]
         return backend.infer(frames, heatmap=False).score
@@ -54,10 +56,12 @@ def test_every_graph_scores_as_the_network_does(restorer: Bundle, line: Line) ->
 def test_what_is_defective_is_restored_and_the_rest_is_kept(restorer: Bundle, line: Line) -> None:
     """Held against the good images themselves, which defects never seen in training were painted into."""
     from lrdan_edge.model.deployed import load_ae2, standardisation
+    from lrdan_edge.model.networks import Restorer
     from lrdan_edge.train.recipes.inspection.hyperparameters import InspectionHyperparameters
     from lrdan_edge.train.recipes.inspection.restoration import RestorationLearner
 
     ae2 = load_ae2(restorer).ae2
+    assert isinstance(ae2, Restorer)
     good = load_frames(list_images(line.data / "test" / "good"), restorer.manifest.model.frame_shape)
     images = torch.from_numpy(good).permute(0, 3, 1, 2)
     x, defective, mask = RestorationLearner(ae2, InspectionHyperparameters(), seed=99, half=False).prepare(images, step=0)
@@ -95,11 +99,21 @@ def test_a_pixel_has_a_threshold_of_its_own_and_pictures_glow_from_it(restorer: 
 def test_fp16_keeps_more_in_float32_where_its_bound_would_break(
     restorer: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from fewer_exports import SCORING, export_as_before
+
     from lrdan_edge.export import graph as exporting
+    from lrdan_edge.export import reference
 
     assert restorer.manifest.stages["export"].results["fp16"]["float32_convolutions"] == 3
     shutil.copytree(restorer.path, tmp_path / "bundle")
-    measure, tried = exporting.measure, []
+    measure, tried = reference.measure, list[str]()
+    export_anew = exporting.to_onnx
+    export_as_before(restorer, monkeypatch)
+    export_stored = exporting.to_onnx
+
+    def to_onnx(module: Any, frames: Any, outputs: tuple[str, ...] = SCORING) -> onnx.ModelProto:
+        again = tried.count("fp16") == 1 and outputs == SCORING
+        return (export_anew if again else export_stored)(module, frames, outputs)
 
     def measured(precision: str, *rest: Any) -> tuple[list[Parity], list[str]]:
         rows, missing = measure(precision, *rest)  # type: ignore[arg-type]
@@ -108,6 +122,7 @@ def test_fp16_keeps_more_in_float32_where_its_bound_would_break(
         return [msgspec.structs.replace(row, score_max=1.0) if too_far else row for row in rows], missing
 
     monkeypatch.setattr(exporting, "measure", measured)
+    monkeypatch.setattr(exporting, "to_onnx", to_onnx)
     bundle = Bundle.open(tmp_path / "bundle")
     exporting.export(bundle)
     assert tried == ["fp32", "fp16", "fp16"]

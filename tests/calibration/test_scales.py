@@ -1,6 +1,9 @@
 """Scales that leave integer kernels nothing to differ in."""
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,8 +13,8 @@ from lrdan_edge.calibration.scales import round_to_steps, weight_scales, without
 ONE_STEP = st.floats(1e-4, 1.0).map(lambda value: float(np.float32(value)))
 
 
-def distance_from_halves(values: np.ndarray) -> np.ndarray:
-    return np.abs(values - np.floor(values) - 0.5)
+def distance_from_halves(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return np.asarray(np.abs(values - np.floor(values) - 0.5))
 
 
 @settings(deadline=None, max_examples=60)

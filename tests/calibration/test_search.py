@@ -29,7 +29,7 @@ class Evaluator:
 
     def _spread(self, model: Any) -> float:
         amplitude, kept = model
-        return amplitude * sum(hurt for layer, hurt in self._graph.layers.items() if layer not in kept)
+        return float(amplitude) * sum(hurt for layer, hurt in self._graph.layers.items() if layer not in kept)
 
     def added_spread(self, model: Any, _most: int, _among: str = "both") -> float:
         return self._spread(model)
@@ -71,5 +71,5 @@ def test_the_fewest_layers_stay_in_float_and_in_the_networks_order() -> None:
 
 
 def test_a_network_that_no_layer_of_can_be_int8_is_an_error_that_says_what_to_do() -> None:
-    with pytest.raises(CalibrationError, match=r"rank correlation .* --no-int8"):
+    with pytest.raises(CalibrationError, match=r"rank correlation .* int8=False"):
         chosen({"a": 0.5, "b": 0.6, "c": 0.7})

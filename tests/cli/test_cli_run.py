@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -135,10 +136,10 @@ def test_a_second_signal_ends_at_once(line: Line, belt: Path, number: signal.Sig
 def test_what_counts_as_lost_and_how_fast_files_are_played_reach_the_sources(
     line: Line, belt: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: dict[str, object] = {}
+    seen: dict[str, Any] = {}
     plain = opening.open_sources
 
-    def opened(uris: list[str], **options: object) -> list[Source]:
+    def opened(uris: list[str], **options: Any) -> list[Source]:
         seen.update(options)
         return plain(uris, **options)
 

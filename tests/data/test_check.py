@@ -11,9 +11,10 @@ from click.testing import CliRunner
 from parts import exposed, good_image, surface, write
 
 from lrdan_edge.cli.main import cli
-from lrdan_edge.data.check import Survey, check, evaluation_notes, training_notes
+from lrdan_edge.data.check import DatasetReport, check, evaluation_notes, training_notes
 from lrdan_edge.data.dataset import good_images
 from lrdan_edge.data.dataset import test_images as labelled_images
+from lrdan_edge.data.scan import Scan
 from lrdan_edge.errors import DataError
 
 
@@ -43,7 +44,7 @@ def test_clean_data_gives_no_warning(clean: Path) -> None:
         ("test/crack", 10),
     ]
     images = good_images(clean)
-    assert training_notes(clean, images) == []
+    assert training_notes(clean, images, Scan()) == []
     assert evaluation_notes(clean, labelled_images(clean), images.training) == []
 
 
@@ -64,9 +65,9 @@ def test_several_pictures_of_a_part_name_the_option(tmp_path: Path) -> None:
     (warning,) = check(tmp_path).warnings
     assert warning.startswith("300 of 300 good images have near-copies")
     assert "--group-by auto" in warning
-    assert any("--group-by" in note for note in training_notes(tmp_path, good_images(tmp_path)))
+    assert any("--group-by" in note for note in training_notes(tmp_path, good_images(tmp_path), Scan()))
     grouped = good_images(tmp_path, group_by="auto")
-    notes = training_notes(tmp_path, grouped)
+    notes = training_notes(tmp_path, grouped, Scan())
     assert not any("near-copies" in note for note in notes)
     assert any(f"{len(grouped.held_out)} held-out good images of 12 parts can promise" in note for note in notes)
 
@@ -89,7 +90,7 @@ def test_what_is_broken_is_listed_and_fails_the_command(clean: Path) -> None:
     assert result.exit_code == 1
     assert "0-0.png is not a whole image" in result.output
     as_json = CliRunner().invoke(cli, ["dataset", "check", str(clean), "--json"])
-    assert msgspec.json.decode(as_json.output, type=Survey) == check(clean)
+    assert msgspec.json.decode(as_json.output, type=DatasetReport) == check(clean)
 
 
 def test_too_few_images_say_for_which_promise(tmp_path: Path) -> None:
@@ -124,7 +125,7 @@ def test_whole_groups_are_held_out(tmp_path: Path, group_by: str) -> None:
 def test_groups_that_cannot_be_are_refused(tmp_path: Path) -> None:
     fill(tmp_path / "plain", 10)
     for group_by, said in (
-        ("(", "no regular expression"),
+        ("(", "not a valid regular expression"),
         (r"part(\d+)", "finds no group in '0-0.png'"),
         ("png", "are one group"),
     ):

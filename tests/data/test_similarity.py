@@ -13,7 +13,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from lrdan_edge.data.images import list_images
-from lrdan_edge.data.similarity import features, find_near_copies, join, thumbnail, whiten
+from lrdan_edge.data.scan import Scan
+from lrdan_edge.data.similarity import find_near_copies, join, thumbnail, whiten
 
 
 def thumbnails(images: list[np.ndarray]) -> np.ndarray:
@@ -79,7 +80,9 @@ def test_real_tiles_are_grouped_as_their_file_names_say() -> None:
     """The six exposures of a tile have neighbouring numbers (exp1_num_290047, exp2_num_290068, …); nothing else knows them."""
     paths = list_images(shared_data("magnetic-tile") / "train" / "good")
     key = [tuple(map(int, re.findall(r"\d+", path.stem))) for path in paths]  # exposure, number
-    labels = join(len(paths), find_near_copies(features(paths)).pairs)
+    scan = Scan()
+    scan.require(paths)
+    labels = join(len(paths), scan.near_copies(paths)[1].pairs)
     order = sorted(range(len(paths)), key=lambda place: key[place][1])
     same = [labels[a] == labels[b] for a, b in pairwise(order) if key[b][0] == key[a][0] + 1 and key[b][1] - key[a][1] < 40]
     assert len(same) > 100
@@ -99,10 +102,11 @@ def test_joining_is_scipys_connected_components(count: int, data: st.DataObject)
     assert len(set(zip(labels.tolist(), expected.tolist(), strict=True))) == len(set(labels.tolist())) == expected.max() + 1
 
 
-def test_whitening_is_a_float64_version_of_its_formula() -> None:
-    found = np.random.default_rng(4).standard_normal((50, 12)) @ np.diag(np.arange(1.0, 13))
+@pytest.mark.parametrize("count", [50, 8])  # more images than numbers each, and fewer
+def test_whitening_is_a_float64_version_of_its_formula(count: int) -> None:
+    found = np.random.default_rng(4).standard_normal((count, 12)) @ np.diag(np.arange(1.0, 13))
     centred = found - found.mean(0)
-    covariance = centred.T @ centred / 50
+    covariance = centred.T @ centred / count
     typical = np.trace(covariance @ covariance) / np.trace(covariance)
     values, vectors = np.linalg.eigh(covariance + 0.1 * typical * np.eye(12))
     inverse_root = vectors @ np.diag(values**-0.5) @ vectors.T

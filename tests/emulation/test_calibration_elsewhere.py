@@ -2,8 +2,10 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import pytest
 from machines import NEHALEM, emulated_with_everything
@@ -15,7 +17,7 @@ from lrdan_edge import Bundle
 SCALE_BOUND = 1e-4  # relative
 
 
-def constants(graph: Path) -> dict[str, np.ndarray]:
+def constants(graph: Path) -> dict[str, npt.NDArray[Any]]:
     return {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(graph).graph.initializer}
 
 

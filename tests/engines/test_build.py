@@ -11,8 +11,11 @@ from onnx import TensorProto, helper
 
 from lrdan_edge.backends import openvino as openvino_backend
 from lrdan_edge.backends.layers import count_precisions
-from lrdan_edge.bundle.bundle import Bundle, engine_stage
-from lrdan_edge.bundle.manifest import PRECISIONS, EngineSidecar, Precision, to_json
+from lrdan_edge.bundle.bundle import Bundle
+from lrdan_edge.bundle.encoding import to_json
+from lrdan_edge.bundle.engine_sidecar import EngineSidecar
+from lrdan_edge.bundle.names import engine_stage
+from lrdan_edge.bundle.spec import PRECISIONS, Precision
 from lrdan_edge.engines.build import BuildRequest, build_engine
 from lrdan_edge.engines.golden import GOLDEN_TOLERANCE, golden_frames, golden_scores, relative_difference
 from lrdan_edge.engines.open import engines, open_engine
@@ -33,7 +36,7 @@ def build(bundle: Bundle, precision: Any = "int8", target: Any = "onnxruntime") 
 def test_an_engine_scores_as_its_graph(own_bundle: Bundle, target: str, precision: Precision) -> None:
     name = build(own_bundle, precision, target)
     (engine,) = engines(own_bundle)
-    assert (engine.name, engine.obstacle, engine.sidecar.target) == (name, None, target)
+    assert (engine.name, engine.unusable_reason, engine.sidecar.target) == (name, None, target)
     bound = 1e-3 if target == "onnxruntime" else GOLDEN_TOLERANCE[precision]
     assert engine.sidecar.golden_check == pytest.approx(0, abs=bound)
     with open_engine(own_bundle, engine) as backend:
@@ -83,10 +86,10 @@ def test_a_graph_that_is_not_ours_builds_no_engine(own_bundle: Bundle, target: s
 def test_openvinos_engine_needs_its_version(own_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     build(own_bundle, "int8", "openvino")
     monkeypatch.setattr(openvino_backend, "openvino_version", lambda: "2024.0")
-    assert "this is 2024.0" in str(engines(own_bundle)[0].obstacle)
+    assert "this is 2024.0" in str(engines(own_bundle)[0].unusable_reason)
     monkeypatch.undo()
     monkeypatch.setitem(sys.modules, "openvino", None)
-    assert "pip install 'lrdan-edge[openvino]'" in str(engines(own_bundle)[0].obstacle)
+    assert "pip install 'lrdan-edge[openvino]'" in str(engines(own_bundle)[0].unusable_reason)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +101,9 @@ def test_openvinos_engine_needs_its_version(own_bundle: Bundle, monkeypatch: pyt
         ({"graph_sha256": "0" * 64}, "older than model.int8.onnx"),
     ],
 )
-def test_an_engine_that_does_not_fit_says_why_and_what_to_do(own_bundle: Bundle, change: dict[str, object], said: str) -> None:
+def test_an_engine_that_is_not_compatible_says_why_and_what_to_do(
+    own_bundle: Bundle, change: dict[str, object], said: str
+) -> None:
     name = build(own_bundle)
     sidecar = msgspec.structs.replace(engines(own_bundle)[0].sidecar, **change)
     assert isinstance(sidecar, EngineSidecar)
@@ -108,7 +113,7 @@ def test_an_engine_that_does_not_fit_says_why_and_what_to_do(own_bundle: Bundle,
         stage.path(f"engines/{name}").write_bytes(engine_bytes)
         stage.path(f"engines/{name}.json").write_bytes(to_json(sidecar))
     (engine,) = engines(own_bundle)
-    assert said in str(engine.obstacle)
+    assert said in str(engine.unusable_reason)
     with pytest.raises(EngineError, match="lrdan-edge build-engine --int8 --target onnxruntime"):
         open_engine(own_bundle, engine)
     assert said in choose(own_bundle, "auto").describe(), "auto says why it passed the engine over"
@@ -135,7 +140,7 @@ def test_an_engine_older_than_its_graph_is_passed_over(own_bundle: Bundle) -> No
         for name in own_bundle.manifest.stages["calibrate"].outputs:
             data = (own_bundle.path / name).read_bytes()
             stage.path(name).write_bytes(data + (b" " if name.endswith(".onnx") else b""))
-    assert "older than model.int8.onnx" in str(engines(own_bundle)[0].obstacle)
+    assert "older than model.int8.onnx" in str(engines(own_bundle)[0].unusable_reason)
     calibrate(own_bundle)
     build(own_bundle)
-    assert engines(own_bundle)[0].obstacle is None
+    assert engines(own_bundle)[0].unusable_reason is None

@@ -14,12 +14,12 @@ from parts import Line, rewrite_manifest
 from lrdan_edge import Bundle, Inspector
 from lrdan_edge.backends.onnxruntime import OnnxRuntimeBackend
 from lrdan_edge.bench.latency import bench
-from lrdan_edge.bundle.bundle import sha256_of
+from lrdan_edge.bundle.files import sha256_of
 from lrdan_edge.calibration.decision import ThresholdTarget
 from lrdan_edge.calibration.device import fit_thresholds
 from lrdan_edge.cli.main import cli
 from lrdan_edge.engines.build import BuildRequest, build_engine
-from lrdan_edge.engines.golden import LARGEST_SHIFT, golden_scores, prove
+from lrdan_edge.engines.golden import LARGEST_SHIFT, check_against_threshold, golden_scores
 from lrdan_edge.errors import BundleError, DriftError
 from lrdan_edge.evaluation.evaluate import evaluate
 
@@ -98,19 +98,22 @@ def test_the_threshold_fitted_here_is_the_way_out(own_bundle: Bundle) -> None:
 def test_a_score_that_is_no_number_proves_nothing(own_bundle: Bundle) -> None:
     decision = own_bundle.decision().graphs["fp32"]
     with OnnxRuntimeBackend(own_bundle.graph("fp32").read_bytes(), "fp32") as backend:
-        prove(own_bundle, backend, decision, "onnxruntime fp32", "")
+        check_against_threshold(own_bundle, backend, decision, "onnxruntime fp32", "")
         infer = backend.infer
         backend.infer = lambda frames, **given: infer(frames, **given)._replace(  # type: ignore[method-assign]
             score=np.full(len(frames), np.nan, np.float32)
         )
         with pytest.raises(DriftError, match="difference nan"):
-            prove(own_bundle, backend, decision, "onnxruntime fp32", "")
+            check_against_threshold(own_bundle, backend, decision, "onnxruntime fp32", "")
 
 
 def test_a_backend_that_must_not_decide_is_closed(own_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     closed: list[str] = []
-    close = OnnxRuntimeBackend.close
-    monkeypatch.setattr(OnnxRuntimeBackend, "close", lambda self: (closed.append(self.name), close(self)))
+
+    def close(self: OnnxRuntimeBackend) -> None:
+        closed.append(self.name)
+
+    monkeypatch.setattr(OnnxRuntimeBackend, "_close", close)
     shift_golden(own_bundle.path, 1.0)
     with pytest.raises(DriftError):
         Inspector.open(own_bundle.path, backend="onnxruntime", precision="int8")
@@ -140,7 +143,9 @@ def test_one_outlier_does_not_loosen_the_bound(own_bundle: Bundle) -> None:
     spread = float(np.std(decision.good_scores))
     outlier = msgspec.structs.replace(decision, good_scores=[*decision.good_scores, 1000 * spread])
     with OnnxRuntimeBackend(own_bundle.graph("fp32").read_bytes(), "fp32") as backend:
-        prove(own_bundle, backend, outlier, "onnxruntime fp32", "")
+        check_against_threshold(own_bundle, backend, outlier, "onnxruntime fp32", "")
         shifted = [score + spread for score in golden_scores(own_bundle).scores["fp32"]]
         with pytest.raises(DriftError):
-            prove(own_bundle, backend, msgspec.structs.replace(outlier, golden_scores=shifted), "onnxruntime fp32", "")
+            check_against_threshold(
+                own_bundle, backend, msgspec.structs.replace(outlier, golden_scores=shifted), "onnxruntime fp32", ""
+            )

@@ -7,8 +7,10 @@ from lrdan_edge.backends.nvidia import Gpu
 from lrdan_edge.backends.onnxruntime import OnnxRuntimeBackend
 from lrdan_edge.backends.processor import Processor
 from lrdan_edge.bench.latency import bench
-from lrdan_edge.bundle.bundle import BENCHMARK, Bundle
-from lrdan_edge.bundle.manifest import BenchmarkReport, from_json
+from lrdan_edge.bundle.benchmark_report import BenchmarkReport
+from lrdan_edge.bundle.bundle import Bundle
+from lrdan_edge.bundle.encoding import from_json
+from lrdan_edge.bundle.names import BENCHMARK
 from lrdan_edge.calibration.decision import ThresholdTarget
 from lrdan_edge.calibration.device import fit_thresholds
 from lrdan_edge.cli import options as cli_options
@@ -55,7 +57,7 @@ def test_openvinos_engine_takes_its_graphs_place(own_bundle: Bundle) -> None:
 
 def test_after_a_benchmark_auto_takes_the_fastest_measured(own_bundle: Bundle) -> None:
     build_engine(own_bundle, BuildRequest("fp32", "onnxruntime"))
-    bench(own_bundle, batches=(1,), seconds=1.0, rounds=3)
+    bench(own_bundle, batches=(1,), seconds=0.3, rounds=3)
     path = own_bundle.file(BENCHMARK, "lrdan-edge bench")
     report = from_json(path.read_bytes(), BenchmarkReport, "benchmark.json")
     runs_here = {choice.title for choice in candidates(own_bundle)[0]}
@@ -74,7 +76,7 @@ def test_after_a_benchmark_auto_takes_the_fastest_measured(own_bundle: Bundle) -
 def test_an_engine_built_after_the_benchmark_is_not_forgotten(own_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """It used to be: `run` chose among what had been measured, and a TensorRT engine built later never ran."""
     monkeypatch.setattr(select, "preferred", lambda: ("onnxruntime int8", "onnxruntime fp32 (graph)"))
-    bench(own_bundle, batches=(1,), seconds=1.0, rounds=3)
+    bench(own_bundle, batches=(1,), seconds=0.3, rounds=3)
     build_engine(own_bundle, BuildRequest("int8", "onnxruntime"))
     assert "fastest in the last benchmark" in choose(own_bundle, "onnxruntime", "fp32").describe()
     chosen = choose(own_bundle, "onnxruntime")
@@ -86,7 +88,7 @@ def test_an_engine_built_after_the_benchmark_is_not_forgotten(own_bundle: Bundle
     chosen = choose(own_bundle, "onnxruntime")
     assert chosen.title.endswith("(graph)")
     assert "onnxruntime int8: built since the last benchmark" in chosen.passed_over
-    bench(own_bundle, batches=(1,), seconds=1.0, rounds=3)
+    bench(own_bundle, batches=(1,), seconds=0.3, rounds=3)
     assert "fastest in the last benchmark" in choose(own_bundle, "onnxruntime").describe()
     fit_thresholds(own_bundle, ThresholdTarget(false_reject_rate=0.1))
     assert "fastest in the last benchmark" in choose(own_bundle, "onnxruntime").describe(), "a threshold costs no time"
@@ -99,7 +101,7 @@ def test_threads_reach_the_backend(own_bundle: Bundle) -> None:
         assert inspector.backend._session.get_session_options().intra_op_num_threads == 1  # type: ignore[attr-defined]
     if find_spec("openvino"):
         with Inspector.open(own_bundle, backend="openvino", threads=1) as inspector:
-            assert inspector.backend._whole.get_property("INFERENCE_NUM_THREADS") == 1  # type: ignore[attr-defined]
+            assert inspector.backend._model.get_property("INFERENCE_NUM_THREADS") == 1  # type: ignore[attr-defined]
     build_engine(own_bundle, BuildRequest("fp32", "onnxruntime"))
     with Inspector.open(own_bundle.path, backend="onnxruntime", precision="fp32", threads=1) as inspector:
         assert inspector.choice.engine is not None
@@ -133,7 +135,7 @@ def test_gpu_providers_are_to_be_had_where_there_is_a_gpu_and_taken_unasked_once
     assert {"onnxruntime-cuda fp32", "onnxruntime fp32 (graph)"} <= titles
     assert choose(own_bundle).backend != "onnxruntime-cuda"
     assert choose(own_bundle, "onnxruntime-cuda", "fp32").title == "onnxruntime-cuda fp32"
-    bench(own_bundle, batches=(1,), seconds=1.0, rounds=3)
+    bench(own_bundle, batches=(1,), seconds=0.3, rounds=3)
     monkeypatch.setattr(select, "speeds_of", lambda _: {"onnxruntime-cuda fp32": 900.0, "onnxruntime fp32 (graph)": 90.0})
     assert choose(own_bundle).title == "onnxruntime-cuda fp32"
 

@@ -1,21 +1,27 @@
-"""Only engines that this machine built, or that somebody here vouched for, are loaded."""
+"""Only engines that this machine built, that a trusted machine signed, or that the user accepted are loaded."""
 
 import hashlib
 import hmac
 import os
+import sys
 import threading
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+from parts import rewrite_manifest
 
 from lrdan_edge.bundle.bundle import Bundle
+from lrdan_edge.bundle.files import sha256_of
+from lrdan_edge.cli.main import cli
 from lrdan_edge.engines import open as engines_module
 from lrdan_edge.engines.build import BuildRequest, build_engine
+from lrdan_edge.engines.keys import KEY_VARIABLE, is_signed_here, key_path, own_public_key, sign, trust_key, trusted_keys
 from lrdan_edge.engines.open import engines, open_engine, trust_engine
 from lrdan_edge.engines.select import choose
-from lrdan_edge.engines.trust import KEY_VARIABLE, is_trusted, key_path, sign
+from lrdan_edge.engines.trust import signature_of
 from lrdan_edge.engines.verify import verify_engine
-from lrdan_edge.errors import EngineError, MissingStageError
+from lrdan_edge.errors import EngineError, MissingStageError, UntrustedEngineError
 
 
 @pytest.fixture
@@ -27,14 +33,14 @@ def key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_signature_is_the_hmac_of_the_bytes_with_the_key(key: Path) -> None:
-    assert not is_trusted(b"sidecar", "0" * 64), "without a key nothing is trusted"
+    assert not is_signed_here(b"sidecar", "0" * 64), "without a key nothing is trusted"
     signature = sign(b"sidecar")
     expected = hmac.new(bytes.fromhex(key.read_text()), b"lrdan-edge engine sidecar\0sidecar", hashlib.sha256)
     assert signature == expected.hexdigest()
-    assert is_trusted(b"sidecar", signature)
-    assert not is_trusted(b"sidecaR", signature)
-    assert not is_trusted(b"sidecar", signature[:-1])
-    assert not is_trusted(b"sidecar", "é")
+    assert is_signed_here(b"sidecar", signature)
+    assert not is_signed_here(b"sidecaR", signature)
+    assert not is_signed_here(b"sidecar", signature[:-1])
+    assert not is_signed_here(b"sidecar", "é")
     assert sign(b"sidecar") == signature, "the key is made once"
     assert key.stat().st_mode & 0o777 == 0o600
     assert [path.name for path in key.parent.iterdir()] == [key.name]
@@ -56,19 +62,19 @@ def test_builds_at_once_agree_on_one_key() -> None:
     ("text", "mode", "said"),
     [
         ("0" * 64, 0o644, "others may read the key"),
-        ("0" * 63, 0o600, "holds no key"),
+        ("0" * 63, 0o600, "is not a key"),
         ("é", 0o600, "cannot be read"),
-        ("", 0o600, "holds no key"),
+        ("", 0o600, "is not a key"),
     ],
 )
-def test_a_key_that_is_none_is_refused(key: Path, text: str, mode: int, said: str) -> None:
+def test_what_is_not_a_key_is_refused(key: Path, text: str, mode: int, said: str) -> None:
     key.parent.mkdir()
     key.write_text(text, encoding="utf-8")
     key.chmod(mode)
     with pytest.raises(EngineError, match=said):
         sign(b"")
     with pytest.raises(EngineError, match=said):
-        is_trusted(b"", "0" * 64)
+        is_signed_here(b"", "0" * 64)
 
 
 def test_another_users_key_is_refused(key: Path) -> None:
@@ -77,7 +83,7 @@ def test_another_users_key_is_refused(key: Path) -> None:
     sign(b"")
     os.chown(key, 12345, 12345)
     with pytest.raises(EngineError, match="others may read the key"):
-        is_trusted(b"", "0" * 64)
+        is_signed_here(b"", "0" * 64)
 
 
 def test_the_key_is_in_the_users_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,13 +106,13 @@ def test_another_machines_engine_is_not_loaded_until_vouched_for(
 ) -> None:
     name = build_engine(own_bundle, BuildRequest("int8", "onnxruntime"))
     (built,) = engines(own_bundle)
-    assert built.obstacle is None
+    assert built.unusable_reason is None
     key.unlink()  # the bundle comes to another machine
     with monkeypatch.context() as patched:
         patched.setattr(engines_module, "load_engine", lambda *_: pytest.fail("loaded"))
         (foreign,) = engines(own_bundle)
-        assert "did not build it" in str(foreign.obstacle)
-        with pytest.raises(EngineError, match="engine trust"):
+        assert "did not build it" in str(foreign.unusable_reason)
+        with pytest.raises(UntrustedEngineError, match=f"lrdan-edge engine trust {name} --sha256 HEX --bundle"):
             open_engine(own_bundle, foreign)
         described = choose(own_bundle, "auto").describe()
         assert "did not build it" in described
@@ -118,7 +124,7 @@ def test_another_machines_engine_is_not_loaded_until_vouched_for(
             trust_engine(own_bundle, "nothing.plan", "0" * 64)
     trust_engine(own_bundle, name, built.sidecar.engine_sha256.upper())
     (trusted,) = engines(own_bundle)
-    assert trusted.obstacle is None
+    assert trusted.unusable_reason is None
     open_engine(own_bundle, trusted).close()
     assert all(check.passed for check in verify_engine(own_bundle, name))
 
@@ -127,8 +133,135 @@ def test_a_signature_does_not_fit_another_engine(own_bundle: Bundle) -> None:
     names = [build_engine(own_bundle, BuildRequest(precision, "onnxruntime")) for precision in ("int8", "fp32")]
     first, second = (own_bundle.path / "engines" / f"{name}.sig" for name in names)
     second.write_bytes(first.read_bytes())
-    obstacles = {engine.name: engine.obstacle for engine in engines(own_bundle)}
+    obstacles = {engine.name: engine.unusable_reason for engine in engines(own_bundle)}
     assert obstacles[names[0]] is None
     assert "did not build it" in str(obstacles[names[1]])
     second.unlink()
-    assert "did not build it" in str(engines(own_bundle)[0].obstacle or engines(own_bundle)[1].obstacle)
+    assert "did not build it" in str(engines(own_bundle)[0].unusable_reason or engines(own_bundle)[1].unusable_reason)
+
+
+ED25519 = "cryptography.hazmat.primitives.asymmetric.ed25519"
+
+
+@pytest.fixture
+def device(own_bundle: Bundle, key: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
+    """A bundle on a device that has no key yet; the build machine's keys are in ``build`` beside this test's key."""
+    pytest.importorskip("cryptography")
+    monkeypatch.setenv(KEY_VARIABLE, str(key.parent / "build/engine.key"))
+    build_engine(own_bundle, BuildRequest("int8", "onnxruntime"))
+    monkeypatch.setenv(KEY_VARIABLE, str(key))
+    return own_bundle
+
+
+def build_machines_key(key: Path) -> str:
+    """The public key, by ``cryptography`` itself."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    private = bytes.fromhex((key.parent / "build/signing.key").read_text())
+    return Ed25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw().hex()
+
+
+def test_a_device_loads_what_a_trusted_build_machine_signed(device: Bundle, key: Path) -> None:
+    (engine,) = engines(device)
+    assert "did not build it" in str(engine.unusable_reason)
+    public = build_machines_key(key)
+    result = CliRunner().invoke(cli, ["engine", "trust", "--public-key", public.upper()])
+    assert result.exit_code == 0, result.output
+    trust_key(public)
+    assert key.with_name("trusted-keys").read_text() == f"{public}\n", "listed once"
+    (engine,) = engines(device)
+    assert (engine.unusable_reason, engine.trust.reason) == (None, f"signed by trusted key {public}")
+    open_engine(device, engine).close()
+    assert all(check.passed for check in verify_engine(device, engine.name))
+    assert not key.exists(), "a device needs no secret key"
+    assert not key.with_name("signing.key").exists()
+
+
+def test_verify_shows_the_key_that_devices_need(own_bundle: Bundle, key: Path) -> None:
+    pytest.importorskip("cryptography")
+    name = build_engine(own_bundle, BuildRequest("int8", "onnxruntime"))
+    assert key.with_name("signing.key").stat().st_mode & 0o777 == 0o600
+    said = next(check.said for check in verify_engine(own_bundle, name) if check.name == "signature")
+    assert said == f"signed on this machine; public key of this machine {own_public_key()}"
+
+
+def test_another_machines_key_is_not_enough(device: Bundle, key: Path) -> None:
+    assert build_machines_key(key)
+    trust_key("ab" * 32)
+    assert "did not build it" in str(engines(device)[0].unusable_reason)
+
+
+def test_an_engine_changed_after_signing_is_refused(device: Bundle, key: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an attacker would: engine, sidecar and manifest agree with each other; only the signature cannot be made."""
+    trust_key(build_machines_key(key))
+    (engine,) = engines(device)
+    path = device.path / "engines" / engine.name
+    sidecar = path.with_name(f"{engine.name}.json")
+    path.write_bytes(path.read_bytes() + b"!")
+    sidecar.write_text(sidecar.read_text().replace(engine.sidecar.engine_sha256, sha256_of(path)))
+
+    def change(manifest: dict[str, dict[str, dict[str, object]]]) -> None:
+        for file in (path, sidecar):
+            manifest["files"][f"engines/{file.name}"].update(sha256=sha256_of(file), bytes=file.stat().st_size)
+
+    rewrite_manifest(device.path, change)
+    monkeypatch.setattr(engines_module, "load_engine", lambda *_: pytest.fail("loaded"))
+    changed = Bundle.open(device.path)
+    with pytest.raises(UntrustedEngineError, match="was changed after signing"):
+        open_engine(changed, engines(changed)[0])
+    assert [check.passed for check in verify_engine(changed, engine.name)] == [True, False, True, None]
+
+
+def test_without_the_extra_the_own_engine_runs_and_others_name_the_extra(
+    device: Bundle, key: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trust_key(build_machines_key(key))
+    monkeypatch.setitem(sys.modules, ED25519, None)
+    assert "pip install 'lrdan-edge[signing]'" in str(engines(device)[0].unusable_reason)
+    name = build_engine(device, BuildRequest("fp32", "onnxruntime"))
+    own = next(engine for engine in engines(device) if engine.name == name)
+    assert own.unusable_reason is None
+    assert (device.path / signature_of(name)).read_text() == sign(
+        (device.path / "engines" / f"{name}.json").read_bytes()
+    ) + "\n"
+
+
+def test_accepting_an_engine_keeps_the_build_machines_signature(device: Bundle, key: Path) -> None:
+    (engine,) = engines(device)
+    before = (device.path / signature_of(engine.name)).read_text()
+    trust_engine(device, engine.name, engine.sidecar.engine_sha256)
+    after = (device.path / signature_of(engine.name)).read_text()
+    assert after.startswith(before)
+    assert engines(device)[0].unusable_reason is None
+    key.unlink()
+    trust_key(build_machines_key(key))
+    assert engines(device)[0].unusable_reason is None, "on the next device"
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "said"),
+    [
+        ("0" * 63, 0o644, "not a public key"),
+        ("0" * 64, 0o666, "others may write"),
+        (b"\xff".decode("latin-1"), 0o644, "not a public key"),
+    ],
+)
+def test_a_list_of_trusted_keys_that_is_not_one_is_refused(device: Bundle, key: Path, text: str, mode: int, said: str) -> None:
+    path = key.with_name("trusted-keys")
+    path.write_text(f"# line 3\n{build_machines_key(key)} # the build server\n{text}\n", encoding="utf-8")
+    path.chmod(mode)
+    with pytest.raises(EngineError, match=said):
+        trusted_keys()
+    assert said in str(engines(device)[0].unusable_reason)
+
+
+@pytest.mark.usefixtures("key")
+def test_only_a_key_is_trusted() -> None:
+    assert trusted_keys() == set()
+    with pytest.raises(EngineError, match="a public key is 64 hex digits; this one is 'abc'"):
+        trust_key("abc")
+
+
+@pytest.mark.parametrize("words", [[], ["e.plan"], ["--sha256", "00"], ["e.plan", "--sha256", "00", "--public-key", "00"]])
+def test_trust_takes_an_engine_with_its_sha256_or_a_key(words: list[str]) -> None:
+    assert CliRunner().invoke(cli, ["engine", "trust", *words]).exit_code == 2

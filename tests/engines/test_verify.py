@@ -11,7 +11,7 @@ from lrdan_edge.bundle.bundle import Bundle
 from lrdan_edge.data.images import Frame
 from lrdan_edge.engines import golden
 from lrdan_edge.engines.build import BuildRequest, build_engine
-from lrdan_edge.engines.golden import check_on_golden_frames, golden_scores
+from lrdan_edge.engines.golden import check_against_graph, golden_scores
 from lrdan_edge.engines.verify import verify_engine
 from lrdan_edge.errors import EngineError, MissingStageError
 
@@ -22,15 +22,15 @@ class Fixed(Backend):
     name = "fixed"
 
     def __init__(self, scores: list[float], peaks: list[float]) -> None:
-        self.spec = BackendSpec((32, 32, 1), (32, 32), 64, "CPU", "fp32")
+        super().__init__(BackendSpec((32, 32, 1), (32, 32), 64, "CPU", "fp32"))
         self.scores = np.array(scores, np.float32)
         self.heatmaps = np.full((len(scores), 32, 32), -100, np.float32)
         self.heatmaps[:, 3, 4] = peaks
 
-    def infer(self, frames: Frame, *, heatmap: bool = True) -> Detections:  # noqa: ARG002
+    def _infer(self, frames: Frame, heatmap: bool) -> Detections:  # noqa: ARG002
         return Detections(self.scores, self.heatmaps if heatmap else None)
 
-    def close(self) -> None:
+    def _close(self) -> None:
         pass
 
 
@@ -45,7 +45,7 @@ def name(own_bundle: Bundle) -> str:
 
 def test_a_sound_engine_passes_every_step(own_bundle: Bundle, name: str) -> None:
     checks = verify_engine(own_bundle, name)
-    assert [check.name for check in checks] == ["files", "signature", "fit", "scores"]
+    assert [check.name for check in checks] == ["files", "signature", "compatibility", "scores"]
     assert all(check.passed for check in checks)
 
 
@@ -77,18 +77,18 @@ def test_an_engine_swapped_with_its_manifest_entry_is_not_the_signed_one(own_bun
     assert "not the engine that its sidecar describes" in files.said
 
 
-def test_an_engine_of_an_older_graph_fails_by_fit(own_bundle: Bundle, name: str) -> None:
+def test_an_engine_of_an_older_graph_is_not_compatible(own_bundle: Bundle, name: str) -> None:
     with own_bundle.stage("export", command="x") as stage:
         for graph in own_bundle.manifest.stages["export"].outputs:
             stage.path(graph).write_bytes((own_bundle.path / graph).read_bytes() + b"\n")
-    assert outcome(own_bundle, name) == {"files": True, "signature": True, "fit": False, "scores": None}
+    assert outcome(own_bundle, name) == {"files": True, "signature": True, "compatibility": False, "scores": None}
 
 
 def test_without_golden_frames_the_scores_are_not_proven(
     own_bundle: Bundle, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(golden, "GOLDEN", "elsewhere")
-    assert outcome(own_bundle, name) == {"files": True, "signature": True, "fit": True, "scores": None}
+    assert outcome(own_bundle, name) == {"files": True, "signature": True, "compatibility": True, "scores": None}
 
 
 def test_damaged_golden_frames_prove_nothing(own_bundle: Bundle, name: str) -> None:
@@ -102,14 +102,14 @@ def test_damaged_golden_frames_prove_nothing(own_bundle: Bundle, name: str) -> N
 def test_drift_and_scores_that_are_no_numbers_fail(own_bundle: Bundle) -> None:
     golden = golden_scores(own_bundle)
     scores, peaks = golden.scores["fp32"], golden.peaks["fp32"]
-    assert check_on_golden_frames(own_bundle, Fixed(scores, peaks), "fp32") < 1e-6
+    assert check_against_graph(own_bundle, Fixed(scores, peaks), "fp32") < 1e-6
     with pytest.raises(EngineError, match="are not finite"):
-        check_on_golden_frames(own_bundle, Fixed([float("nan"), *scores[1:]], peaks), "fp32")
+        check_against_graph(own_bundle, Fixed([float("nan"), *scores[1:]], peaks), "fp32")
     with pytest.raises(EngineError, match="scores differ from the graph's by"):
-        check_on_golden_frames(own_bundle, Fixed([score * 1.01 for score in scores], peaks), "fp32")
+        check_against_graph(own_bundle, Fixed([score * 1.01 for score in scores], peaks), "fp32")
     for wrong in ([peak * 1.01 for peak in peaks], [float("nan"), *peaks[1:]]):
         with pytest.raises(EngineError, match="largest values differ from the graph's by"):
-            check_on_golden_frames(own_bundle, Fixed(scores, wrong), "fp32")
+            check_against_graph(own_bundle, Fixed(scores, wrong), "fp32")
 
 
 def test_an_unknown_engine_is_named(own_bundle: Bundle, tmp_path: Path) -> None:

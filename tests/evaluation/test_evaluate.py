@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 
 from lrdan_edge import Inspector
 from lrdan_edge.bundle.bundle import Bundle
-from lrdan_edge.bundle.manifest import ThresholdRule
+from lrdan_edge.bundle.decision import ThresholdRule
 from lrdan_edge.calibration.decision import ThresholdTarget
 from lrdan_edge.calibration.device import fit_thresholds
 from lrdan_edge.data.dataset import test_images as labelled_images

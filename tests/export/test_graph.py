@@ -1,17 +1,16 @@
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from deploy import assert_clean, deploy_module, frame_shape, graph_of, quantised
+from deploy import SHARED, assert_clean, deploy_module, exported, frame_shape
 from onnx import TensorProto
 from parts import Line
 
 from lrdan_edge.backends.onnxruntime import OnnxRuntimeBackend
 from lrdan_edge.bundle.bundle import Bundle
-from lrdan_edge.bundle.manifest import PRECISIONS, Precision
+from lrdan_edge.bundle.spec import PRECISIONS, Precision
 from lrdan_edge.data.images import list_images, load_frames
 from lrdan_edge.engines.golden import relative_difference
 from lrdan_edge.export.graph import OPSET, fold_batch_norm, prepare
@@ -45,23 +44,12 @@ def test_the_graph_is_clean(graph: tuple[Precision, onnx.ModelProto]) -> None:
     assert (halves > 0) is (precision == "fp16")
 
 
-@pytest.mark.parametrize(
-    ("decoder", "precision", "geometry"),
-    [
-        ("transposed", "fp16", "roi"),
-        ("restorer", "fp16", "tiles"),
-        ("resize", "fp32", "native"),
-        ("restorer", "int8", "native"),
-        ("resize", "int8", "frame-size"),
-    ],
-)
-def test_every_geometry_is_in_a_clean_graph(tmp_path: Path, decoder: str, precision: Precision, geometry: str) -> None:
-    shape = (44, 36, 3)
+@pytest.mark.parametrize(("shape", "decoder", "precision", "geometry"), [case for case in SHARED if case[3] != "none"])
+def test_every_geometry_is_in_a_clean_graph(
+    tmp_path_factory: pytest.TempPathFactory, shape: tuple[int, int, int], decoder: str, precision: Precision, geometry: str
+) -> None:
     frame = frame_shape(shape, geometry)
-    module = deploy_module(shape, decoder, geometry)
-    model = graph_of(module, frame, precision)
-    if precision == "int8":
-        model = onnx.load(quantised(model, frame, tmp_path))
+    model = onnx.load(exported(tmp_path_factory, shape, decoder, precision, geometry))
     assert_clean(model, OPSET)
 
     frames = np.random.default_rng(0).integers(0, 256, (3, *frame), np.uint8)
@@ -81,7 +69,8 @@ def test_constants_are_not_rounded_on_their_way_to_fp16() -> None:
     module, whole = (deploy_module((44, 36, 1), "restorer", "tiles") for _ in range(2))
     kept = {name: value.clone() for name, value in module.named_buffers() if not name.startswith("ae2.")}
     prepare(whole, "fp32")
-    first, last = whole.ae2.stem[0].weight, whole.ae2.head.weight  # type: ignore[union-attr]
+    trained = dict(whole.ae2.named_parameters())
+    first, last = trained["stem.0.weight"], trained["head.weight"]
     prepare(module, "fp16")
     assert {"head.error_mean", "head.kernel", "cut.resize.rows", "stitch.row_weights"} <= set(kept)
     for name, value in module.named_buffers():

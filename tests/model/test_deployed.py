@@ -12,7 +12,7 @@ from scipy.interpolate import interp1d
 from specs import spec_for
 from torch import Tensor
 
-from lrdan_edge.bundle.manifest import ModelSpec, Preprocessing, Scoring
+from lrdan_edge.bundle.spec import ModelSpec, Preprocessing, Scoring
 from lrdan_edge.errors import BundleError
 from lrdan_edge.model.deployed import DeployModule, ScoringHead, anomaly_map, gaussian_kernel, smooth
 from lrdan_edge.model.networks import Autoencoder

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from specs import spec_for
 
-from lrdan_edge.bundle.manifest import ModelSpec
+from lrdan_edge.bundle.spec import ModelSpec
 from lrdan_edge.bundle.view import Geometry
 from lrdan_edge.data.images import cut_frame, fit_frame
 from lrdan_edge.model.tiling import AreaResize, Tile, Untile, area_matrix, blend_weights

@@ -5,16 +5,20 @@ import struct
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
+from parts import good_image, write
+
+Images = npt.NDArray[np.uint8]
 
 SIDE = 28
 
 
-def idx(array: np.ndarray) -> bytes:
+def idx(array: Images) -> bytes:
     return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.astype(np.uint8).tobytes()
 
 
-def bars(rng: np.random.Generator, per_class: int) -> tuple[np.ndarray, np.ndarray]:
+def bars(rng: np.random.Generator, per_class: int) -> tuple[Images, Images]:
     labels = rng.permutation(np.repeat(np.arange(10), per_class))
     images = rng.normal(60, 25, (len(labels), SIDE, SIDE))
     for image, label in zip(images, labels, strict=True):
@@ -35,3 +39,13 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(plain.read_bytes()))
     plain.unlink()
     return root
+
+
+@pytest.fixture
+def good_images(tmp_path: Path) -> Path:
+    """Folder with 30 training images and 6 held out."""
+    rng = np.random.default_rng(0)
+    for folder, count in (("train", 30), ("calibration", 6)):
+        for index in range(count):
+            write(tmp_path / "data" / folder / "good" / f"{index:02d}.png", good_image(rng))
+    return tmp_path / "data"

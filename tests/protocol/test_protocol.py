@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import msgspec
@@ -18,6 +18,7 @@ from lrdan_edge.cli.main import cli
 from lrdan_edge.errors import DataError, TrainingError
 from lrdan_edge.protocol import columns
 from lrdan_edge.protocol.baselines import DETECTORS
+from lrdan_edge.protocol.baselines.lrdan import Lrdan
 from lrdan_edge.protocol.columns import Study
 from lrdan_edge.protocol.protocol import ProtocolOptions, Written, draw, run_protocol
 from lrdan_edge.protocol.readers import Dataset, read_dataset
@@ -60,10 +61,10 @@ def _forget() -> None:
 
 
 def study(*makers: Callable[[], MeanImage]) -> Study:
-    return Study("A test", "", ("--detector", "mean"), {make.__name__: make for make in makers or (MeanImage,)}, published=True)
+    return Study("A test", "", {"detector": "mean"}, {make.__name__: make for make in makers or (MeanImage,)}, published=True)
 
 
-def run(dataset: Dataset, output: Path, chosen: Study, **options: object) -> Written:
+def run(dataset: Dataset, output: Path, chosen: Study, **options: Any) -> Written:
     return run_protocol(dataset, chosen, output, ProtocolOptions(**options), processor="a processor")
 
 
@@ -170,7 +171,7 @@ def test_two_runs_add_to_one_folder(dataset: Dataset, tmp_path: Path) -> None:
     ("options", "message"),
     [({"classes": ("11",)}, "no class '11'"), ({"steps": 0}, "steps is 0"), ({"train_limit": 1}, "train_limit is 1")],
 )
-def test_senseless_options_are_refused(dataset: Dataset, tmp_path: Path, options: dict[str, object], message: str) -> None:
+def test_senseless_options_are_refused(dataset: Dataset, tmp_path: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         run(dataset, tmp_path, study(), **options)
     assert not (tmp_path / "mnist.json").exists()
@@ -194,15 +195,15 @@ def test_unknown_detectors_are_refused() -> None:
 
 def test_the_ablation_adds_the_terms_in_turn() -> None:
     chosen = columns.of_losses().columns
-    weights = [make().options.weights for make in chosen.values()]
+    weights = [cast(Lrdan, make()).options.weights for make in chosen.values()]
     used = [{term for term in columns.TERMS if getattr(weight, term) > 0} for weight in weights]
     assert [len(terms) for terms in used] == [1, 2, 3, 4, 5, 5]
     assert all(low <= high for low, high in pairwise(used))
-    assert [make().scorer for make in chosen.values()] == ["ae1"] * 5 + ["ae2"]
+    assert [cast(Lrdan, make()).scorer for make in chosen.values()] == ["ae1"] * 5 + ["ae2"]
 
 
 def test_the_readings_differ_in_nothing_else() -> None:
-    began, joint = (make() for make in columns.of_readings().columns.values())
+    began, joint = (cast(Lrdan, make()) for make in columns.of_readings().columns.values())
     assert began.recipe.replace("read as began", "read as joint") == joint.recipe
 
 

@@ -3,9 +3,11 @@
 import gzip
 import struct
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -93,7 +95,7 @@ def test_labels_and_images_must_agree(tmp_path: Path) -> None:
     assert labels.tolist() == [1, 9]
 
 
-def write_cifar(root: Path, per_file: int = 20) -> tuple[np.ndarray, np.ndarray]:
+def write_cifar(root: Path, per_file: int = 20) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """All six files; what the training files hold as red, green, blue [N, 3, 32, 32], and its labels."""
     rng = np.random.default_rng(3)
     pixels, labels = [], []

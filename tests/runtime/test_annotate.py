@@ -1,6 +1,7 @@
 """What an inspector sees on a frame: the glow is where the score comes from, whatever the scale of scores is."""
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,8 +13,8 @@ HEAT = np.random.default_rng(1).normal(-12, 1, (40, 60)).astype(np.float32)
 HEAT[10:20, 30:40] = -2.0
 
 
-def changed(heatmap: np.ndarray, full: float) -> np.ndarray:
-    return np.asarray((overlay(FRAME, heatmap, full) != FRAME).any(2))
+def changed(heatmap: npt.NDArray[np.float32], maximum: float) -> npt.NDArray[np.bool_]:
+    return np.asarray((overlay(FRAME, heatmap, maximum) != FRAME).any(2))
 
 
 @pytest.mark.parametrize("full", [-2.0, -3.0, -2.5])
@@ -26,7 +27,7 @@ def test_a_defect_glows_below_zero_too_and_nothing_else_does(full: float) -> Non
 @given(st.integers(-64, 64), st.sampled_from([0.25, 1.0, 4.0]))
 @settings(max_examples=30, deadline=None)
 def test_neither_zero_nor_the_unit_of_scores_means_anything(shift: int, unit: float) -> None:
-    heat = np.round(HEAT * 64) / 64  # so that shifting and scaling are exact
+    heat = (np.round(HEAT * 64) / 64).astype(np.float32)  # so that shifting and scaling are exact
     moved = (heat * unit + shift).astype(np.float32)
     np.testing.assert_array_equal(overlay(FRAME, moved, -2.0 * unit + shift), overlay(FRAME, heat, -2.0))
 

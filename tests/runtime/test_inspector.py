@@ -33,7 +33,7 @@ def test_one_frame_a_batch_and_a_list_are_judged_alike(inspector: Inspector) -> 
     batch = np.stack([fit_frame(frame, (32, 32, 1)) for frame in frames])
     expected = inspector.inspect(batch).scores
     assert np.allclose(inspector.inspect(frames).scores, expected, rtol=1e-5)
-    assert np.allclose([inspector.inspect(frame)[0].score for frame in frames], expected, rtol=1e-5)
+    assert np.allclose([inspector.inspect(frame).scores[0] for frame in frames], expected, rtol=1e-5)
 
 
 def test_frames_of_any_size_are_fitted_as_in_training(inspector: Inspector) -> None:
@@ -57,17 +57,17 @@ def test_what_is_no_image_is_refused(inspector: Inspector) -> None:
 
 class _Scripted(Backend):
     name = "scripted"
-    spec = BackendSpec((32, 32, 1), (32, 32), 8, "test", "fp32")
 
     def __init__(self, answer: float | Exception) -> None:
+        super().__init__(BackendSpec((32, 32, 1), (32, 32), 8, "test", "fp32"))
         self.answer = answer
 
-    def infer(self, frames: np.ndarray, *, heatmap: bool = True) -> Detections:  # noqa: ARG002
+    def _infer(self, frames: np.ndarray, heatmap: bool) -> Detections:  # noqa: ARG002
         if isinstance(self.answer, Exception):
             raise self.answer
         return Detections(np.full(len(frames), self.answer, np.float32), None)
 
-    def close(self) -> None:
+    def _close(self) -> None:
         pass
 
 

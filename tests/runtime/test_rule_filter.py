@@ -3,12 +3,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from lrdan_edge.bundle.manifest import GraphDecision, Scoring
+from lrdan_edge.bundle.decision import GraphDecision
+from lrdan_edge.bundle.spec import Scoring
 from lrdan_edge.errors import DataError
 from lrdan_edge.runtime.rule import Region, Rule, parse_min_area, parse_region, parse_reject_after
 from lrdan_edge.runtime.rule_filter import RegionThresholds, RuleFilter, TemporalFilter, pixel_threshold
@@ -18,7 +20,7 @@ OUTCOMES: st.SearchStrategy[Outcome] = st.sampled_from(["good", "reject", "fault
 DECISION = GraphDecision(graph_sha256="0", threshold=1.0, false_reject_rate=0.02, n=1, good_scores=[0.5], quantiles={})
 
 
-def verdict(outcome: Outcome, heatmap: np.ndarray | None = None) -> Verdict:
+def verdict(outcome: Outcome, heatmap: npt.NDArray[np.float32] | None = None) -> Verdict:
     thresholder = Thresholder(DECISION)
     said = {
         "good": thresholder.verdict(0.5, heatmap),
@@ -80,7 +82,7 @@ SHARES = st.integers(0, 7)
 
 @given(HEATMAPS, SHARES, SHARES, st.floats(-3, 3), st.integers(1, 20), st.floats(0, 0.5))
 def test_areas_and_regions_by_counting_pixels(
-    heatmap: np.ndarray, left: int, top: int, limit: float, pixels: int, share: float
+    heatmap: npt.NDArray[np.float32], left: int, top: int, limit: float, pixels: int, share: float
 ) -> None:
     top = min(top, 5)
     region = Region("label", (left / 8, top / 6, (8 - left) / 8, (6 - top) / 6), limit)
@@ -120,7 +122,7 @@ def test_the_heatmap_decides_where_a_rule_needs_it() -> None:
 
 
 @pytest.mark.parametrize("heatmap", [None, np.full((4, 4), np.nan, np.float32)])
-def test_a_heatmap_that_is_missing_or_no_number_is_a_fault(heatmap: np.ndarray | None) -> None:
+def test_a_heatmap_that_is_missing_or_no_number_is_a_fault(heatmap: npt.NDArray[np.float32] | None) -> None:
     rule_filter = RuleFilter(TemporalFilter(1, 1), RegionThresholds(Rule(min_pixels=4), 1.0, (4, 4)))
     said = rule_filter.apply(verdict("good", heatmap))
     assert said.outcome == "fault"
@@ -134,7 +136,7 @@ def test_a_region_can_be_left_out_and_a_region_of_interest_moves_it() -> None:
     # The heatmap shows the middle of the frame, so that the region is its upper left quarter.
     assert RegionThresholds(rule, 1.0, (10, 10), (0.25, 0.25, 0.5, 0.5)).exceeded(heatmap) == (0, ())
     assert RegionThresholds(rule, 1.0, (10, 10)).exceeded(heatmap)[1] == ("elsewhere",)
-    with pytest.raises(DataError, match="lies outside what this bundle inspects"):
+    with pytest.raises(DataError, match="lies outside the inspected part"):
         RegionThresholds(rule, 1.0, (10, 10), (0.6, 0.6, 0.4, 0.4))
 
 
@@ -205,4 +207,4 @@ def test_rules_that_can_never_be_met_are_refused() -> None:
     region = parse_region("label=0,0,1,1:2")
     for wrong in ({"reject_after": (3, 2)}, {"min_pixels": -1}, {"min_share": 1.5}, {"regions": (region, region)}):
         with pytest.raises(DataError):
-            Rule(**wrong)  # type: ignore[arg-type]
+            Rule(**wrong)

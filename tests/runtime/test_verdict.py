@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lrdan_edge.bundle.manifest import GraphDecision
+from lrdan_edge.bundle.decision import GraphDecision
 from lrdan_edge.runtime.verdict import Thresholder, Verdict, Verdicts
 
 SCORES = st.floats(-1e6, 1e6)

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import msgspec
 import numpy as np
+import pytest
+from made_once import made_once
 
 from lrdan_edge.bundle.view import Geometry
 
@@ -13,6 +15,21 @@ if TYPE_CHECKING:
     import onnx
 
     from lrdan_edge.model.deployed import DeployModule
+
+# (size and channels, decoder, precision, geometry): graphs that several tests share, since an export takes seconds. Every decoder
+# has every precision; fp32 and int8 of one shape are one export.
+SHARED = (
+    ((28, 28, 1), "resize", "fp32", "frame-size"),
+    ((28, 28, 1), "resize", "int8", "frame-size"),
+    ((256, 256, 3), "resize", "fp16", "none"),
+    ((64, 96, 3), "transposed", "fp32", "roi"),
+    ((28, 28, 1), "transposed", "int8", "native"),
+    ((128, 128, 1), "transposed", "fp16", "native"),
+    ((60, 100, 3), "restorer", "fp32", "tiles"),
+    ((60, 100, 3), "restorer", "int8", "tiles"),
+    ((64, 96, 3), "restorer", "fp16", "roi"),
+    ((512, 512, 1), "restorer", "int8", "none"),
+)
 
 # Frames scaled, a region of one, a region in evenly spread tiles that are scaled, and tiles at the frame's own resolution.
 GEOMETRIES: dict[str, dict[str, Any]] = {
@@ -68,10 +85,29 @@ def frame_shape(shape: tuple[int, int, int], geometry: str) -> tuple[int, int, i
 
 def graph_of(module: "DeployModule", frame: tuple[int, int, int], precision: Any) -> "onnx.ModelProto":
     """The graph as `lrdan_edge.export.graph.export` makes it, fp32 or fp16."""
+    from fewer_exports import keep_registry
+
     from lrdan_edge.export.graph import prepare, to_onnx
 
+    keep_registry()
     prepare(module, precision)
     return to_onnx(module, np.zeros((1, *frame), np.uint8))
+
+
+def exported(factory: pytest.TempPathFactory, shape: tuple[int, int, int], decoder: str, precision: str, geometry: str) -> Path:
+    """The graph of `deploy_module` as a file, exported once a test run."""
+    import onnx
+
+    frame = frame_shape(shape, geometry)
+
+    def make(folder: Path) -> None:
+        if precision == "int8":
+            whole = exported(factory, shape, decoder, "fp32", geometry)
+            quantised(onnx.load(whole), frame, folder).rename(folder / "model.onnx")
+        else:
+            onnx.save_model(graph_of(deploy_module(shape, decoder, geometry), frame, precision), folder / "model.onnx")
+
+    return made_once(factory, f"{'x'.join(map(str, shape))}-{decoder}-{precision}-{geometry}", make) / "model.onnx"
 
 
 def quantised(model: "onnx.ModelProto", frame: tuple[int, int, int], folder: Path) -> Path:

@@ -1,5 +1,7 @@
 """Trains once without a break and once killed (SIGKILL) again and again, in forked processes: torch is imported once.
 
+No curves are drawn, which would take longer than the training.
+
     python killed_training.py DATA FOLDER RECIPE SEED
 
 Writes the bundles FOLDER/whole and FOLDER/broken, and prints the step after which the last run went on.
@@ -14,11 +16,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lrdan_edge.bundle.bundle import CHECKPOINT, Bundle
+import torch._dynamo  # noqa: F401  # which every optimiser would import again in each process
+
+from lrdan_edge.bundle.bundle import Bundle
+from lrdan_edge.bundle.names import CHECKPOINT
 from lrdan_edge.errors import MissingStageError
+from lrdan_edge.train import trainer
 from lrdan_edge.train.options import TrainOptions
 from lrdan_edge.train.progress import Progress
-from lrdan_edge.train.trainer import train
 
 KILLS = 4
 
@@ -27,7 +32,8 @@ def started(data: Path, bundle: Path, options: TrainOptions) -> int:
     """A process that trains."""
     if process := os.fork():
         return process
-    train(data, bundle, options, Progress())
+    trainer.draw_losses = lambda path, _epochs: path.write_bytes(b"")
+    trainer.train(data, bundle, options, Progress())
     os._exit(0)
 
 
@@ -47,7 +53,7 @@ def complete(bundle: Path) -> bool:
 
 def main(data: Path, folder: Path, recipe: Any, seed: int) -> None:
     chance = random.Random(seed)
-    options = TrainOptions(recipe=recipe, epochs=4, batch_size=8, device="cpu", seed=seed, checkpoint_seconds=0)
+    options = TrainOptions(recipe=recipe, epochs=3, batch_size=8, device="cpu", seed=seed, checkpoint_seconds=0)
     assert os.waitpid(started(data, folder / "whole", options), 0)[1] == 0
     for _ in range(KILLS):
         if complete(folder / "broken"):

@@ -3,9 +3,11 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
+from lrdan_edge.backends.base import Detections
 from lrdan_edge.runtime.sinks.base import InspectedFrame
 from lrdan_edge.runtime.sources.base import CapturedFrame, Source
 
@@ -56,3 +58,13 @@ class Collect:
 
     def close(self) -> None:
         self.closed = True
+
+
+def delayed(infer: Callable[..., Detections], seconds: float) -> Callable[..., Detections]:
+    """A backend's `infer` that takes longer."""
+
+    def slow(*args: Any, **kwargs: Any) -> Detections:
+        time.sleep(seconds)
+        return infer(*args, **kwargs)
+
+    return slow

@@ -23,11 +23,10 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
 
     Nobody may change what is in it: tests that write take a copy.
     """
-    if "PYTEST_XDIST_WORKER" not in os.environ:
-        folder = factory.mktemp(name)
-        make(folder)
-        return folder
-    folder = factory.getbasetemp().parent / name  # each process has a folder of its own in that of the run
+    base = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent  # which all processes share
+    folder = base / name
     made = folder.with_suffix(".made")
     with held(folder.with_suffix(".lock")):
         if not made.exists():

@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from lrdan_edge.errors import SourceError
+from lrdan_edge.errors import SourceFormatError
 
 
 class Scripted:
@@ -48,7 +48,7 @@ class Scripted:
 
 def no_opener(reason: str) -> Callable[[], Scripted]:
     """What reads such cameras is missing."""
-    raise SourceError(reason)
+    raise SourceFormatError(reason, "set it to {format}, not {read_timeout_s}", format="{Mono8}")
 
 
 def opener(log: str, *scripts: str) -> Callable[[], Scripted]:

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Literal
 
-from lrdan_edge.bundle.manifest import ModelSpec
+from lrdan_edge.bundle.spec import ModelSpec
 
 
 def spec_for(

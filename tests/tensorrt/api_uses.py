@@ -16,7 +16,7 @@ from typing import Any
 MODULE = "<module>"
 
 
-def signatures(member: Any) -> list[str]:
+def signatures(member: Any) -> list[tuple[str, str]]:
     """Every overload's parameter list and return type, from pybind11's docstring."""
     doc = inspect.getdoc(member) or ""
     return re.findall(r"^(?:\d+\. )?\w+\((.*?)\) -> (.+)$", doc, re.MULTILINE)

@@ -10,7 +10,7 @@ from types import FrameType
 
 from lrdan_edge.backends.nvidia import Gpu
 from lrdan_edge.engines.tensorrt import build as tensorrt
-from lrdan_edge.engines.tensorrt.build import build_engine
+from lrdan_edge.engines.tensorrt.build import build_plan
 from lrdan_edge.engines.tensorrt.options import BuildOptions
 from lrdan_edge.errors import LrdanError
 
@@ -27,7 +27,7 @@ def main() -> dict[str, object]:
     request = json.loads(sys.argv[1])
     options = request["options"]
     if name := request["gpu"]:
-        tensorrt.find_gpu = lambda: Gpu(name, "9.0", "13.0", integrated=False)
+        vars(tensorrt)["find_gpu"] = lambda: Gpu(name, "9.0", "13.0", integrated=False)
     options |= {key: Path(options[key]) for key in ("timing_cache", "log_path") if key in options}
     if "batch" in options:
         options["batch"] = tuple(options["batch"])
@@ -41,7 +41,7 @@ def main() -> dict[str, object]:
             threading.Event().wait(0.5)  # and for the main thread to pass it on
 
     try:
-        built = build_engine(Path(request["graph"]), BuildOptions(**options), report)
+        built = build_plan(Path(request["graph"]), BuildOptions(**options), report)
     except (LrdanError, KeyboardInterrupt) as error:
         return {"error": type(error).__name__, "message": str(error), "progress": progress}
     Path(request["plan"]).write_bytes(built.plan)

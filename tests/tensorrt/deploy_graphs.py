@@ -1,6 +1,9 @@
 """Small graphs of the deploy form, made without torch: the same operators, types and names as the exporter's."""
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
@@ -21,7 +24,7 @@ class _Graph:
         self.initialisers: list[onnx.TensorProto] = []
         self.random = np.random.default_rng(7)
 
-    def add(self, operator: str, *inputs: str, output: str | None = None, **attributes: object) -> str:
+    def add(self, operator: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
         output = output or f"{operator.lower()}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(operator, inputs, [output], name=f"node_{output}", **attributes))
         return output
@@ -35,7 +38,7 @@ class _Graph:
         parameters = (self.constant(scale, np.float32), self.constant(0, np.int8))
         return self.add("DequantizeLinear", self.add("QuantizeLinear", tensor, *parameters), *parameters)
 
-    def weight(self, values: np.ndarray) -> str:
+    def weight(self, values: npt.NDArray[Any]) -> str:
         """The weight; quantised to int8 per output channel, symmetric, where the graph is."""
         if not self.quantised:
             return self.constant(values)

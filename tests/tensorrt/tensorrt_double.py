@@ -223,7 +223,7 @@ def tensorrt_rtx_module(machine: Machine) -> ModuleType:
         def create_runtime_config(self) -> Settings:
             return Settings()
 
-        def create_execution_context(self, strategy: Any) -> IExecutionContext:
+        def create_execution_context(self, strategy: Any = None) -> IExecutionContext:
             assert strategy.cuda_graph_strategy == "whole"
             return super().create_execution_context(strategy.allocation)
 

@@ -69,6 +69,7 @@ def test_results_are_the_graphs(machine: Machine, count: int) -> None:
         detections = backend.infer(frames(count))
     score, heatmap = expected(frames(count))
     np.testing.assert_allclose(detections.score, score, rtol=1e-5)
+    assert detections.heatmap is not None
     np.testing.assert_allclose(detections.heatmap, heatmap, rtol=1e-4, atol=1e-6)
     assert machine.calls.count("execute_async_v3") == -(-count // 8)
 
@@ -179,6 +180,7 @@ def test_a_gpu_that_shares_the_hosts_memory_copies_nothing(bindings: Machine) ->
             found = backend.infer(batch)
             score, heatmap = expected(batch)
             np.testing.assert_allclose(found.score, score, rtol=1e-5)
+            assert found.heatmap is not None
             np.testing.assert_allclose(found.heatmap, heatmap, rtol=1e-4, atol=1e-6)
             assert backend.infer(batch, heatmap=False).score == pytest.approx(score, rel=1e-5)
         assert {len(memory.data) for memory in bindings.live.values()} == {SCRATCH}
@@ -270,7 +272,7 @@ def test_closing_twice_and_using_after(machine: Machine) -> None:
     backend.close()
     assert machine.idle()
     backend.close()
-    with pytest.raises(BackendError, match="closed: open the inspector again"):
+    with pytest.raises(BackendError, match="closed: open the bundle again"):
         backend.infer(frames(1))
 
 
@@ -298,9 +300,10 @@ def test_a_forked_process_is_refused_and_frees_nothing(machine: Machine, monkeyp
     parent = os.getpid()
     with monkeypatch.context() as child:
         child.setattr(os, "getpid", lambda: parent + 1)
-        with pytest.raises(BackendError, match=f"belongs to process {parent}, and CUDA does not survive a fork"):
+        with pytest.raises(BackendError, match=f"belongs to process {parent}, and neither threads nor CUDA survive a fork"):
             backend.infer(frames(1))
-        backend_module._stop(backend._requests, 2, threading.current_thread(), backend._lock, parent)
+        backend_module._stop(backend._requests, 2, threading.current_thread(), parent)
+        backend.close()
     assert not machine.idle()
     assert backend.infer(frames(1)).score.shape == (1,)
     backend.close()
@@ -314,7 +317,7 @@ def test_an_engine_of_another_version_names_the_command_that_rebuilds(machine: M
 
 def test_an_engine_of_another_graph_is_refused(machine: Machine) -> None:
     assert machine
-    with pytest.raises(EngineError, match=r"not a deploy graph's .*pixels"):
+    with pytest.raises(EngineError, match=r"not built from a deploy graph .*pixels"):
         TensorRTBackend(PLAN + GRAPH.replace(b"frames", b"pixels"), "fp32")
 
 
@@ -327,7 +330,7 @@ def test_too_little_gpu_memory(machine: Machine) -> None:
 
 def test_no_gpu(machine: Machine) -> None:
     machine.gpus = 0
-    with pytest.raises(BackendError, match=r"no CUDA-capable device.*another --backend"):
+    with pytest.raises(BackendError, match=r"no CUDA-capable device.*another backend"):
         TensorRTBackend(PLAN + GRAPH, "fp32")
 
 

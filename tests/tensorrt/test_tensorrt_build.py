@@ -76,7 +76,7 @@ def test_the_official_module_builds_by_the_same_path(
     assert again["details"]["optimization_level"] == 0
 
 
-def test_a_damaged_timing_cache_is_started_anew(
+def test_a_damaged_timing_cache_is_replaced(
     rtx_build: Build, official_env: dict[str, str], graph: Callable[..., Path], tmp_path: Path
 ) -> None:
     cache = tmp_path / "timing.cache"
@@ -87,13 +87,17 @@ def test_a_damaged_timing_cache_is_started_anew(
 
 @pytest.mark.parametrize("changed", [False, True])
 def test_only_a_timing_cache_of_this_machine_reaches_tensorrt(tmp_path: Path, changed: bool) -> None:
-    path, given = tmp_path / "timing.cache", []
+    path = tmp_path / "timing.cache"
+    given: list[bytes] = []
+
+    def create(data: bytes) -> str:
+        given.append(data)
+        return "cache"
+
     save_timing_cache(path, SimpleNamespace(serialize=lambda: b"timings\nof kernels"))
     if changed:
         path.write_bytes(path.read_bytes() + b"!")
-    config = SimpleNamespace(
-        create_timing_cache=lambda data: (given.append(data), "cache")[1], set_timing_cache=lambda *_: bool(given[-1]) ^ changed
-    )
+    config = SimpleNamespace(create_timing_cache=create, set_timing_cache=lambda *_: bool(given[-1]) ^ changed)
     assert load_timing_cache(SimpleNamespace(__name__="tensorrt"), config, path) == "cache"
     assert given == ([b""] if changed else [b"timings\nof kernels"])
     assert load_timing_cache(SimpleNamespace(__name__="tensorrt_rtx"), config, path) is None

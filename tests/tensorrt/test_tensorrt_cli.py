@@ -10,8 +10,10 @@ import pytest
 from parts import Line
 
 from lrdan_edge.backends.nvidia import MODULES
-from lrdan_edge.bundle.bundle import TIMING_CACHE, Bundle, engine_stage
-from lrdan_edge.bundle.manifest import EngineSidecar, from_json
+from lrdan_edge.bundle.bundle import Bundle
+from lrdan_edge.bundle.encoding import from_json
+from lrdan_edge.bundle.engine_sidecar import EngineSidecar
+from lrdan_edge.bundle.names import TIMING_CACHE, engine_stage
 
 NO_GPU = "no NVIDIA GPU is found here"
 

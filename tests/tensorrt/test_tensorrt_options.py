@@ -10,6 +10,7 @@ import pytest
 from deploy_graphs import deploy_graph
 
 from lrdan_edge.backends.nvidia import Gpu
+from lrdan_edge.bundle.command import Command
 from lrdan_edge.engines.tensorrt.configure import adjust_parser_for_dla, configure, use_dla
 from lrdan_edge.engines.tensorrt.options import BuildOptions
 from lrdan_edge.errors import EngineError
@@ -87,8 +88,8 @@ def test_hardware_compatibility_is_a_level_where_this_version_has_it() -> None:
     ("trt", "gpu", "options", "said"),
     [
         (tensorrt("tensorrt_rtx", "1.7.1"), ORIN, {"version_compatible": True}, "for RTX 1.7.1 has no version-compatible"),
-        (tensorrt(), None, {"refit": True}, "builds --refit engines on the GPU alone"),
-        (tensorrt(), None, {"strip_weights": True}, "builds --strip-weights engines on the GPU alone"),
+        (tensorrt(), None, {"refit": True}, "builds refittable engines only on the GPU.*leave out refit"),
+        (tensorrt(), None, {"strip_weights": True}, "builds stripped engines only on the GPU.*strip_weights"),
     ],
 )
 def test_what_cannot_be_had_is_refused_in_words(trt: Any, gpu: Gpu | None, options: dict[str, Any], said: str) -> None:
@@ -101,8 +102,8 @@ def test_what_cannot_be_had_is_refused_in_words(trt: Any, gpu: Gpu | None, optio
     [
         ({"hardware_compatible": "volta"}, "this one is 'volta'"),
         ({"dla_core": -1, "batches": ((1, 1, 1),)}, "this one is -1"),
-        ({"dla_core": 0}, "DLA runs one batch size alone; asked for is 1:1:8"),
-        ({"dla_core": 0, "batches": ((1, 1, 1), (2, 2, 2))}, "asked for is 1:1:1 2:2:2: give one size, as --batch 1"),
+        ({"dla_core": 0}, "DLA runs only one batch size; asked for is 1:1:8"),
+        ({"dla_core": 0, "batches": ((1, 1, 1), (2, 2, 2))}, "asked for is 1:1:1 2:2:2: give one size, as batch=1"),
         ({"batches": ()}, "an engine needs a batch profile"),
     ],
 )
@@ -131,7 +132,7 @@ def test_dla_runs_what_it_can_and_the_rest_is_listed() -> None:
 @pytest.mark.parametrize(
     ("cores", "core", "runs", "said"),
     [
-        (0, 0, True, "finds no DLA on this device.*leave out --dla"),
+        (0, 0, True, "finds no DLA on this device.*leave out dla"),
         (2, 2, True, "finds 2 DLA cores, 0 to 1.*choose another core than 2"),
         (1, 0, False, "takes none of this graph's 3 layers"),
     ],
@@ -156,11 +157,11 @@ def test_the_command_that_rebuilds_asks_for_the_same() -> None:
     from lrdan_edge.cli.main import cli
 
     options = BuildOptions(((1, 1, 1), (2, 2, 4)), 64, 0, True, "ampere-plus", True, True)
-    words = options.arguments().split()
+    words = str(Command("", **options.command_options())).split()[1:]
     assert words[:8] == ["--batch", "1:1:1", "--batch", "2:2:4", "--workspace", "64", "--optimization-level", "0"]
     assert words[8:10] == ["--hardware-compatible", "ampere-plus"]
     assert words[10:] == ["--version-compatible", "--refit", "--strip-weights"]
-    assert BuildOptions(((2, 2, 2),), dla_core=0).arguments() == "--batch 2:2:2 --dla 0"
+    assert str(Command("x", **BuildOptions(((2, 2, 2),), dla_core=0).command_options())) == "lrdan-edge x --batch 2:2:2 --dla 0"
     refused = CliRunner().invoke(cli, ["build-engine", "--fp16", *words, "-b", "nowhere"])
     assert (refused.exit_code, "no bundle at nowhere" in refused.output) == (1, True), "the command takes them all"
     assert set(options.record()) == set(options.__dataclass_fields__) - {"timing_cache", "verbose", "log_path"}
@@ -200,8 +201,8 @@ def test_nvidias_builder_takes_every_option_it_allows_here(rtx_build: Build, tmp
     ("options", "said"),
     [
         ({"version_compatible": True}, "has no version-compatible engines"),
-        ({"refit": True}, "on the GPU alone"),
-        ({"strip_weights": True}, "on the GPU alone"),
+        ({"refit": True}, "only on the GPU"),
+        ({"strip_weights": True}, "only on the GPU"),
         ({"dla_core": 0, "batches": ((1, 1, 1),)}, "finds no DLA on this device"),
     ],
 )

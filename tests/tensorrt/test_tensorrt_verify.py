@@ -17,17 +17,19 @@ from lrdan_edge.backends import tensorrt_engine as engine_module
 from lrdan_edge.backends.layers import tensorrt_layer
 from lrdan_edge.backends.nvidia import Gpu, runtime_for
 from lrdan_edge.backends.processor import processor
-from lrdan_edge.bundle.bundle import Bundle, engine_stage, graph_name
-from lrdan_edge.bundle.manifest import SCHEMA_VERSION, EngineSidecar, to_json
-from lrdan_edge.engines import build as export_module
-from lrdan_edge.engines import compatibility as fit
+from lrdan_edge.bundle.bundle import Bundle
+from lrdan_edge.bundle.encoding import SCHEMA_VERSION, to_json
+from lrdan_edge.bundle.engine_sidecar import EngineSidecar
+from lrdan_edge.bundle.names import engine_stage, graph_name
+from lrdan_edge.engines import build as build_module
+from lrdan_edge.engines import compatibility
 from lrdan_edge.engines import open as engines_module
 from lrdan_edge.engines.build import BuildRequest, build_engine, refit_engine
-from lrdan_edge.engines.open import engine, engines, open_engine, write_signature
+from lrdan_edge.engines.open import engine, engines, open_engine
 from lrdan_edge.engines.tensorrt import build as builder
 from lrdan_edge.engines.tensorrt import refit
 from lrdan_edge.engines.tensorrt.options import BuildOptions
-from lrdan_edge.engines.trust import sign
+from lrdan_edge.engines.trust import accept
 from lrdan_edge.engines.verify import verify_engine
 from lrdan_edge.errors import EngineError
 
@@ -47,7 +49,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
         ("cuda.bindings.driver", cuda_bindings(machine)),
     ):
         monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setattr(fit, "find_gpu", lambda: ORIN)
+    monkeypatch.setattr(compatibility, "find_gpu", lambda: ORIN)
     yield machine
     gc.collect()
     assert machine.violations == []
@@ -79,7 +81,7 @@ def put(bundle: Bundle, plan: bytes, **changes: Any) -> None:
     with bundle.stage(engine_stage(NAME), command="lrdan-edge build-engine --fp32", inputs=inputs) as stage:
         stage.path(f"engines/{NAME}").write_bytes(plan)
         stage.path(f"engines/{NAME}.json").write_bytes(written)
-    write_signature(bundle, NAME, sign(written))
+    accept(bundle, NAME, written)
 
 
 def plan_of(bundle: Bundle) -> bytes:
@@ -117,7 +119,7 @@ def test_a_build_on_a_device_keeps_no_engine_that_drifts(own_bundle: Bundle, mon
 
     def build_with(precision: Any) -> None:
         plan = PLAN + own_bundle.graph(precision).read_bytes()
-        monkeypatch.setattr(builder, "build_engine", lambda *_: builder.BuiltEngine(plan, [layer], details))
+        monkeypatch.setattr(builder, "build_plan", lambda *_: builder.BuiltPlan(plan, [layer], details))
         build_engine(own_bundle, BuildRequest("fp32", options=BuildOptions(hardware_compatible="ampere-plus")))
 
     with pytest.raises(EngineError, match="differ from the graph's"):
@@ -125,7 +127,7 @@ def test_a_build_on_a_device_keeps_no_engine_that_drifts(own_bundle: Bundle, mon
     assert engines(own_bundle) == []
     build_with("fp32")
     (built,) = engines(own_bundle)
-    assert built.obstacle is None
+    assert built.unusable_reason is None
     assert (built.sidecar.device_features, built.sidecar.layers) == (["sm8.0+"], [layer])
     assert built.sidecar.golden_check == pytest.approx(0, abs=1e-3)
     assert built.sidecar.options["hardware_compatible"] == "ampere-plus"
@@ -133,7 +135,7 @@ def test_a_build_on_a_device_keeps_no_engine_that_drifts(own_bundle: Bundle, mon
 
 def test_dla_core_and_host_code_reach_the_runtime(own_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[dict[str, Any]] = []
-    make = engine_module.runtime_for
+    make = runtime_for
 
     def spy(trt: Any, logger: Any, **options: Any) -> Any:
         asked.append(options)
@@ -152,9 +154,9 @@ def test_a_stripped_engine_takes_its_weights_from_the_graph(own_bundle: Bundle, 
 
 
 def test_new_weights_go_into_an_engine_built_for_it(own_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines_module, "with_weights", lambda _, graph, **__: PLAN + graph)
+    monkeypatch.setattr(build_module, "with_weights", lambda _, graph, **__: PLAN + graph)
     put(own_bundle, plan_of(own_bundle))
-    with pytest.raises(EngineError, match="not built with --refit"):
+    with pytest.raises(EngineError, match="not built for it: build it again with refit=True"):
         refit_engine(own_bundle, NAME)
     put(own_bundle, plan_of(own_bundle), options={"refit": True})
     graph = own_bundle.graph("fp32").read_bytes()
@@ -163,10 +165,10 @@ def test_new_weights_go_into_an_engine_built_for_it(own_bundle: Bundle, monkeypa
         stage.path("model.fp16.onnx").write_bytes(own_bundle.graph("fp16").read_bytes())
         stage.path("reports/parity.md").write_bytes(b"a new export")
     refit_engine(own_bundle, NAME)
-    assert engine(own_bundle, NAME).obstacle is None
+    assert engine(own_bundle, NAME).unusable_reason is None
     assert all(check.passed for check in verify_engine(own_bundle, NAME))
     (own_bundle.path / "engines" / f"{NAME}.sig").unlink()
-    monkeypatch.setattr(export_module, "refitted", lambda *_: pytest.fail("untrusted bytes were loaded"))
+    monkeypatch.setattr(build_module, "with_weights", lambda *_: pytest.fail("untrusted bytes were loaded"))
     with pytest.raises(EngineError, match="did not build it"):
         refit_engine(own_bundle, NAME)
 
@@ -187,12 +189,22 @@ class FakeEngine:
 
 
 @pytest.mark.parametrize("version", ["10.3.0", "11.4.0"])
-@pytest.mark.parametrize(("loads", "fits"), [(True, True), (True, False), (False, True)])
+@pytest.mark.parametrize(("loads", "takes"), [(True, True), (True, False), (False, True)])
 def test_weights_are_put_back_by_tensorrts_refitter(
-    monkeypatch: pytest.MonkeyPatch, version: str, loads: bool, fits: bool
+    monkeypatch: pytest.MonkeyPatch, version: str, loads: bool, takes: bool
 ) -> None:
-    made, given = FakeEngine(), []
-    runtime = SimpleNamespace(deserialize_cuda_engine=lambda plan: (given.append(plan), made if loads else None)[1])
+    made = FakeEngine()
+    given: list[bytes] = []
+
+    def deserialize(plan: bytes) -> FakeEngine | None:
+        given.append(plan)
+        return made if loads else None
+
+    def refit_from(graph: bytes) -> bool:
+        given.append(graph)
+        return takes
+
+    runtime = SimpleNamespace(deserialize_cuda_engine=deserialize)
     flags = {"EXCLUDE_WEIGHTS": "weights"} | ({"INCLUDE_REFIT": "refit"} if version > "11" else {})
     trt = SimpleNamespace(
         __name__="tensorrt",
@@ -200,16 +212,16 @@ def test_weights_are_put_back_by_tensorrts_refitter(
         ILogger=type("ILogger", (), {}),
         Runtime=lambda _: runtime,
         Refitter=lambda *_: SimpleNamespace(refit_cuda_engine=lambda: True),
-        OnnxParserRefitter=lambda *_: SimpleNamespace(refit_from_bytes=lambda graph: (given.append(graph), fits)[1]),
+        OnnxParserRefitter=lambda *_: SimpleNamespace(refit_from_bytes=refit_from),
         SerializationFlag=SimpleNamespace(**flags),
     )
     monkeypatch.setattr(refit, "find_tensorrt", lambda: trt)
-    if not (loads and fits):
+    if not (loads and takes):
         said = "cannot put this graph's weights" if loads else "cannot load this engine"
         with pytest.raises(EngineError, match=said):
             refit.with_weights(b"plan", b"graph")
         return
-    assert refit.with_weights(b"plan", b"graph", dla_core=1, host_code=True) == b"whole plan"
+    assert refit.with_weights(b"plan", b"graph", dla_core=1, version_compatible=True) == b"whole plan"
     assert given == [b"plan", b"graph"]
     assert (runtime.DLA_core, runtime.engine_host_code_allowed) == (1, True)
     assert made.cleared == ["weights"]

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from fewer_exports import export_one_graph
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,7 +21,7 @@ from lrdan_edge.runtime.sources import open_source
 from lrdan_edge.train.options import TrainOptions
 from lrdan_edge.train.progress import Progress
 from lrdan_edge.train.trainer import train
-from lrdan_edge.train.training_data import prepare
+from lrdan_edge.train.training_data import load_training_data
 
 
 class Notes(Progress):
@@ -69,8 +70,8 @@ def test_every_kind_of_image_trains(
 @pytest.mark.parametrize("shape", [(24, 40), (40, 600)])
 def test_sizes_beyond_the_networks_are_refused(tmp_path: Path, shape: tuple[int, int]) -> None:
     write_images(tmp_path / "data", 5, shape)
-    with pytest.raises(DataError, match="give --image-size with"):
-        prepare(tmp_path / "data", TrainOptions(image_size=shape))
+    with pytest.raises(DataError, match=r"give .*image.size with"):
+        load_training_data(tmp_path / "data", TrainOptions(image_size=shape))
 
 
 @given(st.sampled_from([8, 10, 12, 14, 16]), st.integers(0, 2**16 - 1))
@@ -85,13 +86,12 @@ def test_the_depth_comes_from_all_images_and_can_be_given(tmp_path: Path) -> Non
     write_images(tmp_path / "data", 6, (32, 32), 10)
     deeper = np.full((32, 32), 3000, np.uint16)
     cv2.imwrite(str(tmp_path / "data" / "05.png"), deeper)
-    material = prepare(tmp_path / "data", TrainOptions())
+    material = load_training_data(tmp_path / "data", TrainOptions())
     assert material.bit_depth == 12
     assert (
-        "12 bits of the 16-bit images are used, since their largest value is 3000 (choose another with --bit-depth)"
-        in material.notes
+        "12 bits of the 16-bit images are used, since their largest value is 3000 (you can set the bit depth)" in material.notes
     )
-    given_depth = prepare(tmp_path / "data", TrainOptions(bit_depth=16))
+    given_depth = load_training_data(tmp_path / "data", TrainOptions(bit_depth=16))
     assert given_depth.bit_depth == 16
     assert not any("bits of" in note for note in given_depth.notes)
     expected = load_frames([tmp_path / "data" / name for name in material.training], (32, 32, 1), 12)
@@ -100,11 +100,12 @@ def test_the_depth_comes_from_all_images_and_can_be_given(tmp_path: Path) -> Non
         TrainOptions(bit_depth=11)  # type: ignore[arg-type]
 
 
-def test_inspection_reads_sixteen_bits_as_training_did(tmp_path: Path) -> None:
+def test_inspection_reads_sixteen_bits_as_training_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_images(tmp_path / "data" / "train" / "good", 12, (30, 33), 12)
     write_images(tmp_path / "data" / "calibration" / "good", 8, (30, 33), 12, seed=1)
     options = TrainOptions(recipe="lrdan", epochs=2, batch_size=6, device="cpu")
     bundle = train(tmp_path / "data", tmp_path / "bundle", options, Progress())
+    export_one_graph(monkeypatch)
     export(bundle)
     calibrate(bundle, false_reject_rate=0.3, int8=False)
     folder = tmp_path / "data" / "calibration" / "good"

@@ -12,7 +12,8 @@ import pytest
 from click.testing import CliRunner, Result
 from parts import snapshot
 
-from lrdan_edge.bundle.bundle import CHECKPOINT, WEIGHTS, Bundle
+from lrdan_edge.bundle.bundle import Bundle
+from lrdan_edge.bundle.names import CHECKPOINT, WEIGHTS
 from lrdan_edge.cli.main import cli
 from lrdan_edge.errors import BundleError, InterruptedTrainingError
 from lrdan_edge.train import trainer
@@ -173,8 +174,8 @@ def test_an_interrupted_bundle_is_replaced_by_going_on_only(
 def test_a_training_that_ended_while_this_one_decoded_its_images_is_not_replaced(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prepare = trainer.prepare
-    monkeypatch.setattr(trainer, "prepare", lambda *args, **kwargs: (first(), prepare(*args, **kwargs))[1])
+    load = trainer.load_training_data
+    monkeypatch.setattr(trainer, "load_training_data", lambda *args, **kwargs: (first(), load(*args, **kwargs))[1])
 
     def first() -> None:
         monkeypatch.undo()

@@ -3,10 +3,10 @@
 import gc
 import multiprocessing
 import os
-import threading
+import signal
+import time
 from collections.abc import Callable
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -20,13 +20,13 @@ from hypothesis import strategies as st
 from parts import defective_image, write
 from specs import spec_for
 
-from lrdan_edge.bundle.bundle import WEIGHTS
+from lrdan_edge.bundle.names import WEIGHTS
 from lrdan_edge.errors import TrainingError
 from lrdan_edge.model.networks import Restorer
 from lrdan_edge.train import loop, prefetch
 from lrdan_edge.train.learner import Batch, Learner
 from lrdan_edge.train.options import TrainOptions
-from lrdan_edge.train.prefetch import ahead, ahead_apart, batch_of, batches_for, painters_for
+from lrdan_edge.train.prefetch import batch_of, batches, workers_for
 from lrdan_edge.train.progress import Progress
 from lrdan_edge.train.recipes import recipe_named
 from lrdan_edge.train.recipes.inspection.hyperparameters import InspectionHyperparameters
@@ -68,9 +68,9 @@ def silent(_note: str) -> None:
 def test_an_epoch_sees_every_image_at_most_once_in_whole_batches(count: int, size: int, seed: int) -> None:
     steps = max(1, count // size)
     for epoch in range(2):
-        batches = [batch_of(epoch * steps + step, seed, count, size) for step in range(steps)]
-        assert all(len(batch) == min(size, count) for batch in batches)
-        seen = torch.cat(batches).tolist()
+        drawn = [batch_of(epoch * steps + step, seed, count, size) for step in range(steps)]
+        assert all(len(batch) == min(size, count) for batch in drawn)
+        seen = torch.cat(drawn).tolist()
         assert len(set(seen)) == len(seen) == steps * min(size, count)
         assert set(seen) <= set(range(count))
 
@@ -80,38 +80,20 @@ def test_epochs_and_seeds_differ() -> None:
     assert len({tuple(order) for order in orders}) == 4
 
 
-@pytest.mark.parametrize("painters", [0, 1, 3])
-def test_batches_come_in_order_and_errors_too(painters: int) -> None:
-    assert list(ahead(lambda step: step * step, range(5, 40), painters)) == [step * step for step in range(5, 40)]
-
-    def failing(step: int) -> int:
-        if step == 3:
-            raise ValueError("three")
-        return step
-
-    batches = ahead(failing, range(10), painters)
-    assert [next(batches) for _ in range(3)] == [0, 1, 2]
-    with pytest.raises(ValueError, match="three"):
-        next(batches)
-
-
 @FORKING
-@pytest.mark.parametrize("painters", [0, 1, 2])
-def test_processes_give_what_threads_give(painters: int) -> None:
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_batches_come_in_order_with_any_number_of_workers(workers: int) -> None:
     before = torch.get_rng_state()
     for steps in (range(5, 40), range(3, 3), range(3, 4), range(3, 5)):
-        assert [int(batch[0]) for batch in ahead_apart(squared, steps, painters, silent)] == [step * step for step in steps]
+        assert [int(batch[0]) for batch in batches(squared, steps, workers, silent)] == [step * step for step in steps]
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@FORKING
-@pytest.mark.parametrize(("device", "paints", "processes"), [("cuda", True, 2), ("cuda", False, 0), ("cpu", True, 0)])
-def test_processes_paint_where_a_gpu_trains(device: str, paints: bool, processes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("device", "paints", "workers"), [("cuda", True, 2), ("cuda", False, 0), ("cpu", True, 0)])
+def test_workers_paint_where_a_gpu_trains(device: str, paints: bool, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2})
     learner = cast(Learner, SimpleNamespace(paints=paints))
-    with closing(batches_for(learner, squared, range(9), torch.device(device), silent)) as batches:
-        assert [int(next(batches)[0]) for _ in range(3)] == [0, 1, 4]
-        assert len(multiprocessing.active_children()) == processes
+    assert workers_for(learner, torch.device(device)) == workers
 
 
 @FORKING
@@ -129,7 +111,7 @@ def test_processes_use_opencv_after_this_one_has() -> None:
     cv2.setNumThreads(4)
     try:
         cv2.warpAffine(np.zeros((2000, 2000), np.float32), np.eye(2, 3), (2000, 2000))  # its threads run from here on
-        assert [int(batch[0].mean()) for batch in ahead_apart(blurred, range(9), 2, silent)] == list(range(9))
+        assert [int(batch[0].mean()) for batch in batches(blurred, range(9), 2, silent)] == list(range(9))
         assert cv2.getNumThreads() == 4
     finally:
         cv2.setNumThreads(before)
@@ -146,30 +128,30 @@ def dying_at_three(step: int) -> Batch:
     ("make", "error", "said"),
     [
         (failing_at_three, ValueError, "three"),
-        (dying_at_three, TrainingError, "exited unexpectedly.*--shm-size"),
-        (unsharable_from_three, TrainingError, "No space left.*--shm-size"),
+        (dying_at_three, TrainingError, "exited unexpectedly.*shared memory"),
+        (unsharable_from_three, TrainingError, "No space left.*shared memory"),
     ],
 )
 def test_what_fails_in_a_process_is_raised_here(
     make: Callable[[int], Batch], error: type[Exception], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)  # how long to wait for each process to end
-    batches = ahead_apart(make, range(1, 10), 2, silent)
+    prepared = batches(make, range(1, 10), 2, silent)
     with pytest.raises(error, match=f"(?s){said}"):
-        for _ in batches:
+        for _ in prepared:
             pass
-    del batches
+    del prepared
     gc.collect()  # what was raised holds on to the processes
     assert not multiprocessing.active_children()
 
 
 @FORKING
 def test_leaving_early_ends_the_processes() -> None:
-    batches = ahead_apart(squared, range(1000), 2, silent)
-    next(batches)
-    next(batches)
+    prepared = batches(squared, range(1000), 2, silent)
+    next(prepared)
+    next(prepared)
     assert len(multiprocessing.active_children()) == 2
-    batches.close()
+    prepared.close()
     assert not multiprocessing.active_children()
 
 
@@ -178,28 +160,37 @@ def test_leaving_early_ends_the_processes() -> None:
 def test_as_many_processes_work_as_shared_memory_has_room_for(
     free: int, processes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prefetch, "_shared_memory", lambda: free)
+    monkeypatch.setattr(prefetch, "_free_shared_memory", lambda: free)
     notes: list[str] = []
-    with closing(ahead_apart(squared, range(20), 4, notes.append)) as batches:
-        assert [int(next(batches)[0]) for _ in range(9)] == [step * step for step in range(9)]
+    with closing(batches(squared, range(20), 4, notes.append)) as prepared:
+        assert [int(next(prepared)[0]) for _ in range(9)] == [step * step for step in range(9)]
         assert len(multiprocessing.active_children()) == processes
     assert len(notes) == (processes < 4)
     assert all(f"room for {processes} of 4 processes" in note for note in notes)
 
 
-def test_leaving_early_ends_the_threads() -> None:
-    batches = ahead(lambda step: step, range(1000), 2)
-    next(batches)
-    batches.close()
-    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("paint")]
+@FORKING
+def test_workers_end_with_a_training_that_is_killed(tmp_path: Path) -> None:
+    """They hold the bundle's lock as well, and training could not be started again until they end."""
+    if not (training := os.fork()):
+        prepared = batches(squared, range(1000), 2, silent)
+        next(prepared)
+        next(prepared)
+        pids = [str(process.pid) for process in multiprocessing.active_children()]
+        (tmp_path / "pids").write_text(" ".join(pids))
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(training, 0)
+    pids = (tmp_path / "pids").read_text().split()
+    assert len(pids) == 2
+    while any(alive(pid) for pid in pids):
+        time.sleep(0.01)  # the test's time limit ends it
 
 
-def test_a_processor_that_trains_does_not_paint_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
-    for threads, painters in ((1, 1), (2, 0)):
-        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        assert painters_for(torch.device("cpu")) == painters
-    assert painters_for(torch.device("cuda")) == 2
+def alive(pid: str) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 FRAMES = torch.randint(0, 256, (6, 1, 36, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -217,7 +208,7 @@ def test_a_batch_is_drawn_by_seed_and_step(step: int, seed: int) -> None:
 
 
 @FORKING
-def test_painting_ahead_changes_no_bit(stripes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_workers_changes_no_bit(stripes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     for index in range(3):
         image, mask = defective_image(rng)
@@ -226,8 +217,8 @@ def test_painting_ahead_changes_no_bit(stripes: Path, tmp_path: Path, monkeypatc
             write(tmp_path / "known" / "masks" / f"{index}.png", mask)
     options = TrainOptions(image_size=(36, 40), epochs=2, batch_size=8, device="cpu", known_defects=tmp_path / "known")
     weights = []
-    for way in (partial(ahead, painters=0), partial(ahead, painters=3), partial(ahead_apart, painters=2, note=silent)):
-        monkeypatch.setattr(loop, "batches_for", lambda _learner, make, steps, *_, way=way: way(make, steps))
+    for workers in (0, 1, 3):
+        monkeypatch.setattr(loop, "workers_for", lambda *_, workers=workers: workers)
         weights.append((train(stripes, tmp_path / str(len(weights)), options, Progress()).path / WEIGHTS).read_bytes())
     assert weights[0] == weights[1] == weights[2]
 

@@ -17,7 +17,8 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from lrdan_edge.bundle.bundle import CHECKPOINT, WEIGHTS, Bundle
+from lrdan_edge.bundle.bundle import Bundle
+from lrdan_edge.bundle.names import CHECKPOINT, WEIGHTS
 from lrdan_edge.cli.main import cli
 from lrdan_edge.errors import TrainingError
 from lrdan_edge.train import resume

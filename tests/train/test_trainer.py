@@ -21,7 +21,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from specs import spec_for
 
-from lrdan_edge.bundle.bundle import WEIGHTS, Bundle
+from lrdan_edge.bundle.bundle import Bundle
+from lrdan_edge.bundle.names import WEIGHTS
 from lrdan_edge.cli.main import cli
 from lrdan_edge.data.dataset import recorded_images
 from lrdan_edge.data.images import load_frames
@@ -212,9 +213,9 @@ def test_images_all_alike_are_no_collapse(tmp_path: Path, monkeypatch: pytest.Mo
     assert train(folder, tmp_path / "bundle", TINY, Progress()).manifest.stages["train"].results["epochs"] == 2
 
 
-def test_mixed_sizes_are_named_and_the_mend_works(stripes: Path, tmp_path: Path, write_stripes: WriteStripes) -> None:
+def test_mixed_sizes_are_named_and_the_fix_works(stripes: Path, tmp_path: Path, write_stripes: WriteStripes) -> None:
     write_stripes(stripes / "train" / "good" / "more", 1, (40, 36))
-    with pytest.raises(DataError, match=r"differ in size \(32x32 000.png, 40x36 000.png\): give --image-size"):
+    with pytest.raises(DataError, match=r"differ in size \(32x32 000.png, 40x36 000.png\): give image_size"):
         train(stripes, tmp_path / "bundle", TINY, Progress())
     options = replace(TINY, epochs=1, image_size=(36, 28))
     assert train(stripes, tmp_path / "bundle", options, Progress()).manifest.model.frame_shape == (36, 28, 1)
@@ -245,7 +246,7 @@ def test_automatic_size_is_said(tmp_path: Path, write_stripes: WriteStripes) -> 
     progress = Recorder()
     bundle = train(tmp_path / "data", tmp_path / "bundle", replace(TINY, epochs=1), progress)
     assert bundle.manifest.model.frame_shape == (32, 48, 1)
-    assert progress.notes[-1:] == ["images of 33x47 are scaled to 32x48 (choose another with --image-size)"]
+    assert progress.notes[-1:] == ["images of 33x47 are scaled to 32x48 (you can set the image size)"]
 
 
 def test_weights_of_another_model_are_refused(stripes: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from specs import spec_for
 
 from lrdan_edge.errors import DataError
-from lrdan_edge.train.training_data import automatic_size
+from lrdan_edge.train.network_images import automatic_size
 
 
 @pytest.mark.parametrize(

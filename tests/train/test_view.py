@@ -1,12 +1,15 @@
 """What users ask to see, and the geometry that follows."""
 
+import shlex
+
 import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lrdan_edge.bundle.command import Command
 from lrdan_edge.cli.main import cli
-from lrdan_edge.cli.view_options import Roi, Size, Tiles
+from lrdan_edge.cli.view_options import ROI, SIZE, TILES
 from lrdan_edge.errors import DataError
 from lrdan_edge.train.view import View
 
@@ -48,9 +51,9 @@ def test_tiles_share_an_eighth_unless_told() -> None:
     [
         ({"overlap": 4}, "needs tiles"),
         ({"tiles": "many"}, "rows and columns, such as 2x3, or native"),
-        ({"tiles": (2, 2), "overlap": 40}, "cannot overlap by 40: give --tile-overlap from 0 to 32"),
-        ({"region": (300, 0, 200, 100)}, "leaves the frame 300x400: give another --roi"),
-        ({"region": (0, 0, 40, 40), "tiles": "native"}, "do not cover 40 pixels, or leave them: give another --roi"),
+        ({"tiles": (2, 2), "overlap": 40}, "cannot overlap by 40: give tile_overlap from 0 to 32"),
+        ({"region": (300, 0, 200, 100)}, "leaves the frame 300x400: give another roi"),
+        ({"region": (0, 0, 40, 40), "tiles": "native"}, "do not cover 40 pixels, or leave them: give another roi"),
     ],
 )
 def test_what_cannot_be_seen_is_refused(view: dict[str, object], words: str) -> None:
@@ -74,11 +77,12 @@ def test_the_recorded_command_line_asks_for_the_same(
     overlap: int | None,
 ) -> None:
     view = View(frame_size, region, tiles, overlap)
-    pairs = dict(word.split(" ", 1) for word in view.words())
+    words = shlex.split(str(Command("train", **view.options())))[2:]
+    pairs = dict(zip(words[::2], words[1::2], strict=True))
     parsed = View(
-        Size().convert(pairs["--frame-size"], None, None) if frame_size else None,
-        Roi().convert(pairs["--roi"], None, None) if region else None,
-        Tiles().convert(pairs["--tiles"], None, None),
+        SIZE.convert(pairs["--frame-size"], None, None) if frame_size else None,
+        ROI.convert(pairs["--roi"], None, None) if region else None,
+        TILES.convert(pairs["--tiles"], None, None),
         int(pairs["--tile-overlap"]) if overlap is not None else None,
     )
     assert parsed == view

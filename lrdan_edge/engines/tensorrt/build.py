@@ -1,7 +1,7 @@
-"""A deploy graph to a TensorRT engine: TensorRT 10.3 and later, 11, and TensorRT for RTX, by one path.
+"""Build a TensorRT engine from a deploy graph, with TensorRT 10.3 and later, 11, or TensorRT for RTX.
 
-Networks are strongly typed: the precision is what the graph says, and no builder flag changes it. Neither torch nor onnx is
-needed, for this runs on the device.
+Networks are strongly typed: the graph sets the precision, and no builder flag changes it. This runs on the device, so it needs
+neither torch nor onnx.
 """
 
 import platform
@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from lrdan_edge.backends.layers import count_precisions, tensorrt_layer
-from lrdan_edge.backends.nvidia import Gpu, find_gpu, find_tensorrt, logger_for, runtime_for, title
-from lrdan_edge.bundle.manifest import EngineLayer
+from lrdan_edge.backends.nvidia import Gpu, describe_tensorrt, find_gpu, find_tensorrt, logger_for, runtime_for
+from lrdan_edge.bundle.command import Command
+from lrdan_edge.bundle.engine_sidecar import EngineLayer
 from lrdan_edge.engines.tensorrt.build_log import BuildLog
 from lrdan_edge.engines.tensorrt.configure import adjust_parser_for_dla, configure
 from lrdan_edge.engines.tensorrt.monitor import Monitor, monitor_for
@@ -25,18 +26,18 @@ from lrdan_edge.engines.tensorrt.timing_cache import load_timing_cache, save_tim
 from lrdan_edge.errors import EngineError
 
 _NO_GPU = "none (built ahead of time on the CPU)"
-_NO_DRIVER = "cudaError 35"  # what TensorRT notes now and then when it asks the CUDA runtime on a machine without a GPU
+_NO_DRIVER = "cudaError 35"  # TensorRT sometimes logs this on a machine without a GPU
 _NOT_INSPECTED = "not inspected: no GPU"
 
 
 @dataclass(frozen=True)
-class BuiltEngine:
-    """An engine.
+class BuiltPlan:
+    """An engine file of TensorRT (a plan), before it is in a bundle.
 
     Attributes:
         plan: The engine file's bytes.
         layers: Its layers, as TensorRT's inspector describes them; empty without a GPU.
-        details: What built it, for which device, with which options, and what came out; plain values, ready for JSON.
+        details: The builder, the device, the options and the results; plain values, ready for JSON.
     """
 
     plan: bytes
@@ -44,20 +45,20 @@ class BuiltEngine:
     details: dict[str, Any]
 
 
-def build_engine(
+def build_plan(
     graph: Path, options: BuildOptions | None = None, progress: Callable[[str, float], None] | None = None
-) -> BuiltEngine:
+) -> BuiltPlan:
     """Build an engine from a deploy graph (input ``frames`` uint8 [N, H, W, C], outputs ``score`` [N], ``heatmap`` [N, h, w]).
 
     Args:
         graph: The ONNX file, of any precision.
         options: How to build.
-        progress: Called with the name of TensorRT's phase and the share done, 0 to 1, perhaps on another thread.
+        progress: Called with the name of TensorRT's phase and the fraction done, 0 to 1; may be called on another thread.
 
     Raises:
         MissingExtraError: TensorRT is not installed.
-        EngineError: TensorRT refuses the graph or cannot build it here; the message says which node, or what to lower.
-        KeyboardInterrupt: Ctrl-C; TensorRT has then stopped.
+        EngineError: TensorRT refuses the graph or cannot build it here; the message says which node, or what to reduce.
+        KeyboardInterrupt: Ctrl-C, after TensorRT has stopped.
     """
     options, started = options or BuildOptions(), time.monotonic()
     trt, gpu = find_tensorrt(), find_gpu()
@@ -94,7 +95,7 @@ def build_engine(
             "build_seconds": round(time.monotonic() - started, 3),
             "warnings": list(log.warnings),
         }
-        return BuiltEngine(bytes(plan), layers, details)
+        return BuiltPlan(bytes(plan), layers, details)
 
 
 def _device_details(gpu: Gpu | None) -> dict[str, str]:
@@ -107,10 +108,10 @@ def _device_details(gpu: Gpu | None) -> dict[str, str]:
 def _builder(trt: Any, logger: Any, log: BuildLog) -> Any:
     try:
         return trt.Builder(logger)
-    except TypeError as error:  # pybind11's word for a null pointer: TensorRT found no usable GPU
+    except TypeError as error:  # how pybind11 reports a null pointer: TensorRT found no usable GPU
         raise EngineError(
-            f"{title(trt)} cannot start its builder ({log.said()}): it needs an NVIDIA GPU with a driver new enough for it; "
-            "TensorRT for RTX (pip install tensorrt-rtx) builds without one"
+            f"{describe_tensorrt(trt)} cannot start its builder ({log.reason()}): it needs an NVIDIA GPU with a new enough driver",
+            "install TensorRT for RTX (pip install tensorrt-rtx), which builds without a GPU",
         ) from error
 
 
@@ -118,15 +119,19 @@ def _parse(trt: Any, parser: Any, graph: Path, log: BuildLog) -> None:
     try:
         data = graph.read_bytes()
     except OSError as error:
-        raise EngineError(f"{graph} cannot be read ({error.strerror}): run 'lrdan-edge export' first") from error
+        raise EngineError(
+            f"{graph} cannot be read ({error.strerror})", "run '{command}' first", command=Command("export")
+        ) from error
     if parser.parse(data):
         return
     failure = parser.get_error(0) if parser.num_errors else None
     node = f"node {failure.node_name()!r} ({failure.node_operator()}): " if failure and failure.node_operator() else ""
-    said = log.plain(failure.desc()) if failure else log.said()
+    reason = log.plain(failure.desc()) if failure else log.reason()
     raise EngineError(
-        f"{title(trt)} cannot parse {graph.name}: {node}{said}; make the graph again with 'lrdan-edge export' "
-        "(int8: 'lrdan-edge calibrate')"
+        f"{describe_tensorrt(trt)} cannot parse {graph.name}: {node}{reason}",
+        "make the graph again with '{export}' (int8: '{calibrate}')",
+        export=Command("export"),
+        calibrate=Command("calibrate"),
     )
 
 
@@ -144,13 +149,15 @@ def _frame_shape(trt: Any, network: Any, graph: Path) -> tuple[int, int, int]:
         names = ", ".join([f"{tensor.name} {list(tensor.shape)}" for tensor in inputs] + sorted(outputs))
         raise EngineError(
             f"{graph.name} is not a deploy graph (its inputs and outputs are {names or 'none'}; wanted frames uint8 "
-            "[N, H, W, C], score and heatmap): make it with 'lrdan-edge export'"
+            "[N, H, W, C], score and heatmap)",
+            "make it with '{command}'",
+            command=Command("export"),
         )
     return shape[1:]
 
 
 def _run(builder: Any, network: Any, config: Any, monitor: Monitor) -> Any:
-    """Build on another thread, so that this one can hear Ctrl-C; TensorRT then stops at its next step."""
+    """Build on another thread, so that this one receives Ctrl-C; TensorRT then stops at its next step."""
     with ThreadPoolExecutor(1, thread_name_prefix="tensorrt-builder") as pool:
         building = pool.submit(builder.build_serialized_network, network, config)
         try:
@@ -166,27 +173,33 @@ def _run(builder: Any, network: Any, config: Any, monitor: Monitor) -> Any:
 
 
 def _refusal(trt: Any, log: BuildLog, options: BuildOptions, workspace: int | str) -> EngineError:
-    said = log.said()
-    if re.search(r"could not find any implementation|out of memory|insufficient (memory|workspace)", said, re.IGNORECASE):
+    reason = log.reason()
+    if re.search(r"could not find any implementation|out of memory|insufficient (memory|workspace)", reason, re.IGNORECASE):
         limit = f"{workspace} MiB" if isinstance(workspace, int) else workspace
         return EngineError(
-            f"{title(trt)} ran out of memory while building ({said}): close other programs, lower the largest batch (now "
-            f"{options.largest}), change the workspace limit (now {limit}), or train with a smaller image size"
+            f"{describe_tensorrt(trt)} ran out of memory while building ({reason})",
+            "close other programs, lower the largest {batch} (now {largest}), change {workspace} (now {limit}), or train with a "
+            "smaller {image_size}",
+            largest=options.largest,
+            limit=limit,
         )
-    return EngineError(f"{title(trt)} cannot build this engine: {said}; build with '--verbose-log FILE' to learn more")
+    return EngineError(
+        f"{describe_tensorrt(trt)} cannot build this engine: {reason}", "build with {verbose_log:FILE} to learn more"
+    )
 
 
 def _inspect(
     trt: Any, logger: Any, log: BuildLog, plan: bytes, options: BuildOptions, gpu: Gpu | None
 ) -> tuple[list[EngineLayer], dict[str, Any]]:
-    """The engine's layers and their precisions: what was got, not what was asked for."""
+    """The engine's layers and their actual precisions."""
     if gpu is None:
         return [], {"engine_layers": _NOT_INSPECTED, "precision": _NOT_INSPECTED}
     runtime = runtime_for(trt, logger, dla_core=options.dla_core, host_code=options.version_compatible)
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise EngineError(
-            f"{title(trt)} cannot load the engine it built on {gpu.name} ({log.said()}): use a release that supports this GPU"
+            f"{describe_tensorrt(trt)} cannot load the engine it built on {gpu.name} ({log.reason()})",
+            "use a release that supports this GPU",
         )
     inspector = engine.create_engine_inspector()
     form = trt.LayerInformationFormat.JSON

@@ -1,4 +1,4 @@
-"""What TensorRT says while it builds: all into the log file, the last problems kept for error messages."""
+"""TensorRT's messages while it builds: they go into the log file, and the last errors and warnings are kept."""
 
 import re
 import threading
@@ -12,10 +12,10 @@ _ERROR, _WARNING, _INFO = 1, 2, 3  # TensorRT's severities: 0 is worst
 
 
 class BuildLog:
-    """TensorRT's messages; any thread may add."""
+    """TensorRT's messages; any thread may add one."""
 
     def __init__(self, options: BuildOptions, stack: ExitStack, noise: str | None) -> None:
-        """Open the log file, if one is wanted, until `stack` ends; lines that hold `noise` are nobody's problem.
+        """Open the log file, if one is wanted, until `stack` closes. Lines that contain `noise` are not errors or warnings.
 
         Raises:
             EngineError: The file cannot be written.
@@ -30,11 +30,13 @@ class BuildLog:
             try:
                 self._file = stack.enter_context(options.log_path.open("w", encoding="utf-8"))
             except OSError as error:
-                raise EngineError(f"the log {options.log_path} cannot be written ({error.strerror}): choose another") from error
+                raise EngineError(
+                    f"the log {options.log_path} cannot be written ({error.strerror})", "choose another file"
+                ) from error
 
     def add(self, severity: int, message: str) -> None:
-        """Note a message; never raises."""
-        with self._lock, suppress(OSError):  # a full disk must neither end the build nor reach TensorRT's own frames
+        """Add a message; never raises."""
+        with self._lock, suppress(OSError):  # a full disk must not end the build, and TensorRT must not see exceptions
             if severity <= _WARNING and (plain := self.plain(message)):
                 (self.errors if severity <= _ERROR else self.warnings).append(plain)
             if self._file and severity <= self._limit and not self._file.closed:
@@ -45,6 +47,6 @@ class BuildLog:
         lines = (line.strip() for line in message.splitlines() if not (self._noise and self._noise in line))
         return re.sub(r"\s*\bIn \S+ at \S+:\d+", "", "; ".join(filter(None, lines)))
 
-    def said(self) -> str:
-        """The last errors, for messages."""
+    def reason(self) -> str:
+        """The last errors, for an error message."""
         return "; ".join(self.errors) or "it gave no reason"

@@ -1,8 +1,8 @@
-"""`BuildOptions` told to TensorRT's builder, each where this TensorRT and this device have it."""
+"""Pass `BuildOptions` to TensorRT's builder, where this TensorRT and this device support them."""
 
 from typing import Any
 
-from lrdan_edge.backends.nvidia import Gpu, title
+from lrdan_edge.backends.nvidia import Gpu, describe_tensorrt
 from lrdan_edge.engines.tensorrt.options import BuildOptions
 from lrdan_edge.errors import EngineError
 
@@ -20,23 +20,23 @@ def configure(
         network: The parsed network.
         config: The configuration to set.
         frame: (H, W, C) of a frame.
-        options: What is asked for.
+        options: The options.
         gpu: The GPU, or None to build ahead of time.
 
     Returns:
-        What was set that depends on this machine, for the sidecar.
+        Settings that depend on this machine, for the sidecar.
 
     Raises:
-        EngineError: This TensorRT or this device lacks what is asked for.
+        EngineError: This TensorRT or this device does not support an option.
     """
     _require_supported(trt, options, gpu)
     for sizes in options.batches:
         optimization_profile = builder.create_optimization_profile()
         optimization_profile.set_shape("frames", *((count, *frame) for count in sizes))
         config.add_optimization_profile(optimization_profile)
-    # Layer names alone would hide the precision that each layer got.
+    # By default the inspector would give only names of layers, not their precisions.
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    # TF32, on by default, computes float32 layers with ten bits: the very ones that stay in float32 for their precision.
+    # TF32, on by default, computes float32 layers with ten bits; but layers are kept in float32 for precision.
     config.clear_flag(trt.BuilderFlag.TF32)
     if options.optimization_level is not None:
         config.builder_optimization_level = options.optimization_level
@@ -65,27 +65,28 @@ def is_rtx(trt: Any) -> bool:
 
 
 def adjust_parser_for_dla(trt: Any, parser: Any) -> None:
-    """Ask the parser for layers that DLA takes, where it knows how to (TensorRT 11)."""
+    """Ask the parser for layers that DLA can run, where it can do that (TensorRT 11)."""
     if (flag := getattr(trt.OnnxParserFlag, "ADJUST_FOR_DLA", None)) is not None:
         parser.set_flag(flag)
 
 
 def use_dla(trt: Any, builder: Any, network: Any, config: Any, core: int) -> dict[str, Any]:
-    """Give the DLA core every layer it takes, and the GPU the rest.
+    """Run on the DLA core every layer that it takes, and the rest on the GPU.
 
     Returns:
         The core, how many layers it runs, and the others' names and types.
 
     Raises:
-        EngineError: There is no such core here, or it takes no layer at all.
+        EngineError: There is no such core here, or it takes none of the layers.
     """
     cores = int(builder.num_DLA_cores)
     if core >= cores:
         has = f"{cores} DLA core{'s' if cores > 1 else ''}, 0 to {cores - 1}" if cores else "no DLA"
         raise EngineError(
-            f"{title(trt)} finds {has} on this device (Orin and Xavier have it with TensorRT 10.3 to 10.7, AGX Orin with 11.4.1 too, "
-            "Thor never): "
-            f"{'choose another core than ' + str(core) if cores else 'leave out --dla'}"
+            f"{describe_tensorrt(trt)} finds {has} on this device (Orin and Xavier have it with TensorRT 10.3 to 10.7, AGX Orin "
+            "with 11.4.1 too, Thor never)",
+            "choose another core than {core}" if cores else "leave out {dla}",
+            core=core,
         )
     config.default_device_type = trt.DeviceType.DLA
     config.DLA_core = core
@@ -94,20 +95,20 @@ def use_dla(trt: Any, builder: Any, network: Any, config: Any, core: int) -> dic
     fallbacks = [f"{layer.name} ({layer.type.name})" for layer in layers if not config.can_run_on_DLA(layer)]
     if len(fallbacks) == len(layers):
         raise EngineError(
-            f"DLA takes none of this graph's {len(layers)} layers with {title(trt)}: leave out --dla, or build --fp16 or --int8"
+            f"DLA takes none of this graph's {len(layers)} layers with {describe_tensorrt(trt)}",
+            "leave out {dla}, or build fp16 or int8",
         )
     return {"core": core, "layers_on_dla": len(layers) - len(fallbacks), "gpu_fallbacks": fallbacks}
 
 
 def _require_supported(trt: Any, options: BuildOptions, gpu: Gpu | None) -> None:
+    version = describe_tensorrt(trt)
     if options.version_compatible and is_rtx(trt):
-        raise EngineError(f"{title(trt)} has no version-compatible engines: leave out --version-compatible")
+        raise EngineError(f"{version} has no version-compatible engines", "leave out {version_compatible}")
     level = _HARDWARE.get(options.hardware_compatible or "")
     if level and not hasattr(trt.HardwareCompatibilityLevel, level):
-        raise EngineError(
-            f"{title(trt)} has no hardware compatibility {options.hardware_compatible}: leave out --hardware-compatible, or "
-            "choose ampere-plus"
-        )
+        problem = f"{version} has no hardware compatibility {options.hardware_compatible}"
+        raise EngineError(problem, "leave out {hardware_compatible}, or choose ampere-plus")
     if (options.refit or options.strip_weights) and gpu is None:
-        asked = "--refit" if options.refit else "--strip-weights"
-        raise EngineError(f"{title(trt)} builds {asked} engines on the GPU alone, and none is found here: leave it out")
+        kind, fix = ("refittable", "leave out {refit}") if options.refit else ("stripped", "leave out {strip_weights}")
+        raise EngineError(f"{version} builds {kind} engines only on the GPU, and none is found here", fix)

@@ -1,4 +1,4 @@
-"""How far TensorRT's builder is, as one share, and how it is told to stop."""
+"""The progress of TensorRT's builder, as one fraction, and how to stop it."""
 
 import threading
 from collections.abc import Callable
@@ -6,55 +6,55 @@ from typing import Any
 
 
 class Monitor:
-    """Nested phases to one share that never falls; says when to stop. TensorRT may call on any thread."""
+    """Turns nested phases into one fraction that never falls, and tells TensorRT when to stop. Any thread may call."""
 
     def __init__(self, report: Callable[[str, float], None] | None) -> None:
         self._report, self._lock = report, threading.Lock()
         self._phases: dict[str, tuple[str | None, int, int]] = {}
-        self._share = 0.0
+        self._fraction = 0.0
         self.stopped = False
         self.error: Exception | None = None
 
     def start(self, phase: str, parent: str | None, steps: int) -> None:
-        """Note a phase that begins, with its number of steps."""
+        """A phase begins, with so many steps."""
         with self._lock:
             self._phases[phase] = (parent, max(steps, 1), 0)
 
     def step(self, phase: str, step: int) -> bool:
-        """Note a finished step; False stops the build."""
+        """A step is done. Returns False to stop the build."""
         with self._lock:
             parent, steps, _ = self._phases.get(phase, (None, step + 1, 0))
             self._phases[phase] = (parent, steps, step + 1)
-            self._share = max(self._share, min(self._done(phase), 1.0))
-            share = self._share
+            self._fraction = max(self._fraction, min(self._done(phase), 1.0))
+            fraction = self._fraction
         if self._report and not self.stopped:
             try:
-                self._report(phase, share)
-            except Exception as error:  # it must not reach TensorRT's own frames; raised after the build
+                self._report(phase, fraction)
+            except Exception as error:  # TensorRT must not see it; it is raised after the build
                 self.error, self.stopped = error, True
         return not self.stopped
 
     def finish(self, phase: str) -> None:
-        """Note a phase that ended."""
+        """A phase has ended."""
         with self._lock:
             self._phases.pop(phase, None)
 
     def complete(self) -> None:
-        """Report that all is done."""
+        """Report that the build is done."""
         if self._report:
             self._report("Finished", 1.0)
 
     def _done(self, phase: str) -> float:
-        share, name, seen = 0.0, phase, set[str]()
+        fraction, name, seen = 0.0, phase, set[str]()
         while name in self._phases and name not in seen:
             seen.add(name)
             parent, steps, done = self._phases[name]
-            share, name = min((done + share) / steps, 1.0), parent or ""
-        return share
+            fraction, name = min((done + fraction) / steps, 1.0), parent or ""
+        return fraction
 
 
 def monitor_for(trt: Any, monitor: Monitor) -> Any:
-    """The object of TensorRT's own class that tells `monitor`."""
+    """An object of TensorRT's own class that reports to `monitor`."""
 
     class ProgressMonitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What may be asked of TensorRT's builder."""
+"""Options of TensorRT's builder."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,22 +15,22 @@ class BuildOptions:
     """How to build.
 
     Attributes:
-        batches: Optimisation profiles: smallest, best and largest number of frames in one call of each. Kernels are chosen for
-            the best; a batch is run by the profile that wastes least on it.
+        batches: Optimisation profiles, each the smallest, best and largest number of frames in one call. TensorRT chooses
+            kernels for the best; a batch is run by the profile that pads it least.
         workspace_mib: Most scratch memory a kernel may take, in MiB; None: half of what the GPU has free.
         optimization_level: 0 (builds fastest) to 5 (runs fastest); None: TensorRT's own default.
         version_compatible: Whether later TensorRT versions may run the engine too; it grows by a small runtime of its own.
-        hardware_compatible: Which other GPUs may run it: every one from Ampere on, or every one of the same compute
-            capability; None: only this model. Engines of TensorRT for RTX fit every RTX GPU from Ampere on anyway.
+        hardware_compatible: Which other GPUs may run it: all from Ampere on, or all of the same compute capability; None: only
+            this model. Engines of TensorRT for RTX run on every RTX GPU from Ampere on in any case.
         refit: Whether the engine's weights can be replaced later by those of a graph of the same shape.
         strip_weights: Whether to leave the weights out of the file; they are put back from the bundle's graph when it is loaded.
         dla_core: The DLA core that runs what it can; None: the GPU runs everything.
         timing_cache: File that remembers kernel timings between builds; made when missing. TensorRT for RTX has none.
-        verbose: Whether the log holds TensorRT's every message.
+        verbose: Whether the log has every message of TensorRT.
         log_path: Where TensorRT's log goes; None: nowhere.
 
     Raises:
-        EngineError: A value is out of range, or two do not go together.
+        EngineError: A value is out of range, or two cannot be combined.
     """
 
     batches: tuple[tuple[int, int, int], ...] = ((1, 1, 8),)
@@ -47,7 +47,7 @@ class BuildOptions:
 
     def __post_init__(self) -> None:
         if not self.batches:
-            raise EngineError("an engine needs a batch profile, such as 1:1:8; there is none")
+            raise EngineError("an engine needs a batch profile; there is none", "give one, as {batch:1:1:8}")
         for smallest, best, largest in self.batches:
             if not 1 <= smallest <= best <= largest:
                 raise EngineError(
@@ -64,7 +64,8 @@ class BuildOptions:
         if self.dla_core is not None and (self.smallest != self.largest or len(self.batches) > 1):
             asked = " ".join(":".join(map(str, profile)) for profile in self.batches)
             best = self.batches[0][1]
-            raise EngineError(f"DLA runs one batch size alone; asked for is {asked}: give one size, as --batch {best}")
+            problem = f"DLA runs only one batch size; asked for is {asked}"
+            raise EngineError(problem, "give one size, as {batch:{best}}", best=best)
 
     @property
     def smallest(self) -> int:
@@ -77,7 +78,7 @@ class BuildOptions:
         return max(largest for _, _, largest in self.batches)
 
     def record(self) -> dict[str, Any]:
-        """What was asked for, without the places of files: plain values, ready for JSON."""
+        """The options for the sidecar, without paths of files: plain values, ready for JSON."""
         return {
             "batches": [list(profile) for profile in self.batches],
             "workspace_mib": self.workspace_mib,
@@ -89,19 +90,15 @@ class BuildOptions:
             "dla_core": self.dla_core,
         }
 
-    def arguments(self) -> str:
-        """The same as options of ``lrdan-edge build-engine``, those that are not the default."""
-        words = [f"--batch {':'.join(map(str, profile))}" for profile in self.batches]
-        valued = {
-            "--workspace": self.workspace_mib,
-            "--optimization-level": self.optimization_level,
-            "--hardware-compatible": self.hardware_compatible,
-            "--dla": self.dla_core,
+    def command_options(self) -> dict[str, Any]:
+        """The same as options of the command ``build-engine``, in their order."""
+        return {
+            "batch": [":".join(map(str, profile)) for profile in self.batches],
+            "workspace": self.workspace_mib,
+            "optimization_level": self.optimization_level,
+            "hardware_compatible": self.hardware_compatible,
+            "dla": self.dla_core,
+            "version_compatible": self.version_compatible,
+            "refit": self.refit,
+            "strip_weights": self.strip_weights,
         }
-        words += [f"{option} {value}" for option, value in valued.items() if value is not None]
-        switches = {
-            "--version-compatible": self.version_compatible,
-            "--refit": self.refit,
-            "--strip-weights": self.strip_weights,
-        }
-        return " ".join([*words, *(option for option, on in switches.items() if on)])

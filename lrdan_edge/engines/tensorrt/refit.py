@@ -1,43 +1,69 @@
-"""Weights back into a TensorRT engine that was built without them, or new ones into one that was built to take them."""
+"""Refitting: put weights into a TensorRT engine that was built without them, or new ones into one that was built for it."""
 
 from collections import deque
+from typing import TypedDict
 
-from lrdan_edge.backends.nvidia import find_tensorrt, logger_for, runtime_for, title
+from lrdan_edge.backends.nvidia import describe_tensorrt, find_tensorrt, logger_for, runtime_for
+from lrdan_edge.bundle.engine_sidecar import EngineSidecar
 from lrdan_edge.errors import EngineError
 
 
-def with_weights(plan: bytes, graph: bytes, *, dla_core: int | None = None, host_code: bool = False) -> bytes:
-    """The engine with the graph's weights in it.
+class TensorRTSettings(TypedDict):
+    """What TensorRT must know of an engine before it loads it.
+
+    Attributes:
+        dla_core: The DLA core that the engine uses; None: none.
+        version_compatible: Whether later versions may run it; it then contains code that the processor runs.
+    """
+
+    dla_core: int | None
+    version_compatible: bool
+
+
+def tensorrt_settings(sidecar: EngineSidecar) -> TensorRTSettings:
+    """The settings for a TensorRT engine, from its sidecar."""
+    return TensorRTSettings(
+        dla_core=sidecar.options.get("dla_core"), version_compatible=bool(sidecar.options.get("version_compatible"))
+    )
+
+
+def with_weights(plan: bytes, graph: bytes, *, dla_core: int | None = None, version_compatible: bool = False) -> bytes:
+    """Put the weights of a graph into an engine.
 
     Args:
-        plan: An engine built with ``--strip-weights`` or ``--refit``, on this machine's GPU and TensorRT. It is executed:
-            whoever calls has checked where it comes from.
-        graph: The ONNX file's bytes: the graph the engine was built from or, for ``--refit``, one that differs in weights alone.
-        dla_core: The DLA core the engine uses, or None.
-        host_code: Whether the engine is version-compatible.
+        plan: The bytes of an engine that was built with `strip_weights` or `refit` on this machine's GPU and TensorRT. This
+            executes code in it: the caller has checked that it is trusted.
+        graph: The bytes of the ONNX file from which the engine was built or, with `refit`, of one that differs only in weights.
+        dla_core: The DLA core that the engine uses; None: none.
+        version_compatible: Whether the engine was built to be version-compatible.
 
     Returns:
-        An engine file's bytes, complete.
+        The bytes of the complete engine.
 
     Raises:
         MissingExtraError: TensorRT is not installed.
-        EngineError: The engine cannot be loaded here, or the graph's weights do not fit it.
+        EngineError: The engine cannot be loaded here, or it does not take the graph's weights.
     """
     trt, messages = find_tensorrt(), deque[str](maxlen=3)
     logger = logger_for(trt, lambda severity, text: messages.append(" ".join(text.split())) if severity <= 1 else None)
-    runtime = runtime_for(trt, logger, dla_core=dla_core, host_code=host_code)
+    runtime = runtime_for(trt, logger, dla_core=dla_core, host_code=version_compatible)
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
-        raise EngineError(f"{title(trt)} cannot load this engine ({'; '.join(messages) or 'it gave no reason'}): build it anew")
+        raise EngineError(
+            f"{describe_tensorrt(trt)} cannot load this engine ({'; '.join(messages) or 'it gave no reason'})", "build it again"
+        )
     refitter = trt.Refitter(engine, logger)
     refit_parser = trt.OnnxParserRefitter(refitter, logger)
     if not refit_parser.refit_from_bytes(graph) or not refitter.refit_cuda_engine():
         raise EngineError(
-            f"{title(trt)} cannot put this graph's weights into the engine ({'; '.join(messages) or 'it gave no reason'}): "
-            "it was built from another graph, or not to be refitted; build it anew"
+            f"{describe_tensorrt(trt)} cannot put this graph's weights into the engine ({'; '.join(messages) or 'it gave no reason'}): "
+            "it was built from another graph, or not for refitting",
+            "build it again",
         )
     serialization = engine.create_serialization_config()
     serialization.clear_flag(trt.SerializationFlag.EXCLUDE_WEIGHTS)
-    if (refittable := getattr(trt.SerializationFlag, "INCLUDE_REFIT", None)) is not None:  # TensorRT 11 drops it unasked
+    if (
+        refittable := getattr(trt.SerializationFlag, "INCLUDE_REFIT", None)
+    ) is not None:  # TensorRT 11 leaves it out by default
         serialization.set_flag(refittable)
     return bytes(engine.serialize_with_config(serialization))

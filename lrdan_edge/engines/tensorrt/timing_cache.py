@@ -1,21 +1,24 @@
 """TensorRT's kernel timings, kept between builds beside the bundle.
 
-TensorRT parses the file itself, so it is signed as engines are: what another machine measured or somebody changed is not read.
+TensorRT parses the file itself, so this machine signs it: timings of another machine and changed files are not read.
 """
 
 from pathlib import Path
 from typing import Any
 
 from lrdan_edge.bundle.files import Folder
+from lrdan_edge.engines.keys import is_signed_here, sign
 from lrdan_edge.engines.tensorrt.configure import is_rtx
-from lrdan_edge.engines.trust import is_trusted, sign
 from lrdan_edge.errors import EngineError
 
 _PURPOSE = "timing cache"
 
 
 def load_timing_cache(trt: Any, config: Any, path: Path | None) -> Any:
-    """The cache in use, or None (TensorRT for RTX has none); one that is damaged or of another device is started anew.
+    """Give the cache to the builder; start an empty one where the file is damaged or from another device.
+
+    Returns:
+        The cache in use, or None with TensorRT for RTX, which has none.
 
     Raises:
         EngineError: The key that signs it cannot be read.
@@ -30,7 +33,7 @@ def load_timing_cache(trt: Any, config: Any, path: Path | None) -> Any:
 
 
 def save_timing_cache(path: Path, cache: Any) -> None:
-    """Keep the cache for the next build, whole or not at all.
+    """Save the cache for the next build, whole or not at all.
 
     Raises:
         EngineError: The file or the key that signs it cannot be written.
@@ -42,15 +45,15 @@ def save_timing_cache(path: Path, cache: Any) -> None:
             folder.write(path.name, sign(data, _PURPOSE).encode() + b"\n" + data, shared=True)
     except OSError as error:
         raise EngineError(
-            f"the timing cache {path} cannot be written ({error.strerror}): check its folder and the disk"
+            f"the timing cache {path} cannot be written ({error.strerror})", "check its folder and the disk"
         ) from error
 
 
 def _read(path: Path) -> bytes:
-    """What `save_timing_cache` wrote on this machine; nothing where it is missing, unreadable or not ours."""
+    """The data that `save_timing_cache` wrote on this machine; empty where it is missing, unreadable or from another machine."""
     try:
         with Folder(path.parent) as folder:
             signature, _, data = folder.read(path.name).partition(b"\n")
     except OSError:
         return b""
-    return data if is_trusted(data, signature.decode("ascii", "replace"), _PURPOSE) else b""
+    return data if is_signed_here(data, signature.decode("ascii", "replace"), _PURPOSE) else b""

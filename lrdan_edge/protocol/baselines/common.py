@@ -52,7 +52,7 @@ def require_finite(loss: Tensor, detector: str) -> None:
     """
     value = float(loss)
     if not math.isfinite(value):
-        raise TrainingError(f"{detector}'s loss became {value}: train again with another --seed")
+        raise TrainingError(f"{detector}'s loss became {value}", "train again with another {seed}")
 
 
 @contextmanager

@@ -8,8 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from lrdan_edge.backends.onnxruntime import session_options
-from lrdan_edge.bundle.bundle import RECONSTRUCTION, Bundle
-from lrdan_edge.bundle.manifest import GraphDecision, Precision
+from lrdan_edge.bundle.bundle import Bundle
+from lrdan_edge.bundle.decision import GraphDecision
+from lrdan_edge.bundle.names import RECONSTRUCTION
+from lrdan_edge.bundle.spec import Precision
 from lrdan_edge.data.images import Frame, fit_frame, list_images, read_image, region_of
 from lrdan_edge.errors import BackendError, DataError
 from lrdan_edge.runtime.explain.page import Explained, PageContext, as_html
@@ -63,7 +65,7 @@ def explain(
     """
     paths = [path for given in images for path in (list_images(given) if given.is_dir() else [given])]
     if len(paths) > MOST:
-        raise DataError(f"{len(paths)} images are too many for one page, at most {MOST} are allowed", "give fewer {images}")
+        raise DataError(f"{len(paths)} images are too many for one page, at most {MOST} are allowed", "give fewer images")
     session = _session(bundle)
     with Inspector.open(bundle, backend=backend, precision=precision, threshold=threshold) as inspector:
         decision, scoring = inspector.thresholder.decision, bundle.manifest.scoring

@@ -85,7 +85,7 @@ class InspectionLoop:
         self._inspector = inspector
         self._sources = list(sources) if isinstance(sources, Sequence) else [sources]
         if not self._sources:
-            raise DataError("there is no source to inspect", "give one in {sources}")
+            raise DataError("there is no source to inspect", "give one")
         self._policies: list[Policy] = [policy or ("latest" if source.live else "every") for source in self._sources]
         self._batch = batch
         self._heatmaps = heatmaps or (rule is not None and rule.needs_heatmap)

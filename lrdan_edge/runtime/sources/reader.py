@@ -119,7 +119,7 @@ class Reader:
             return OpenedMessage(answer["fps"], answer["frames"])
         if answer["code"] == BUG:
             return LostMessage(RuntimeError(f"reading the source failed: {answer['problem']}"))
-        return LostMessage(_ERRORS[answer["code"]](answer["problem"], answer["fix"], **answer["values"]))
+        return LostMessage(_ERRORS.get(answer["code"], SourceError)(answer["problem"], answer["fix"], **answer["values"]))
 
     def kill(self) -> None:
         """Kill the process; `open` starts another."""

@@ -45,7 +45,7 @@ def record(
                 if written == count:
                     break
     except OSError as error:
-        raise DataError(f"{folder} cannot be written ({error.strerror})", "give another {folder}") from error
+        raise DataError(f"{folder} cannot be written ({error.strerror})", "give another folder") from error
     if not written:
         raise SourceEndedError(f"{source.uri} gives no frame{f': {fault}' if fault else ''}")
     return written

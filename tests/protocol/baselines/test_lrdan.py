@@ -15,7 +15,7 @@ from lrdan_edge.protocol.baselines.lrdan import Lrdan
 from lrdan_edge.train.progress import Progress
 from lrdan_edge.train.recipes.lrdan.hyperparameters import LossWeights
 from lrdan_edge.train.trainer import TrainOptions, train
-from lrdan_edge.train.training_data import prepare
+from lrdan_edge.train.training_data import load_training_data
 
 CPU = torch.device("cpu")
 FRAMES = torch.randint(0, 256, (24, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -40,11 +40,11 @@ def alone() -> torch.Tensor:
 
 @pytest.mark.parametrize("recipe", ["lrdan", "inspection"])
 def test_it_scores_as_the_deploy_graph_of_the_same_training_does(
-    stripes: Path, tmp_path: Path, recipe: Literal["lrdan", "inspection"]
+    good_images: Path, tmp_path: Path, recipe: Literal["lrdan", "inspection"]
 ) -> None:
     options = TrainOptions(recipe=recipe, epochs=3, batch_size=8, device="cpu", seed=4)
-    bundle = train(stripes, tmp_path / "bundle", options, Progress())
-    frames = prepare(stripes, options).frames[:]
+    bundle = train(good_images, tmp_path / "bundle", options, Progress())
+    frames = load_training_data(good_images, options).frames[:]
     detector = Lrdan(options=options)
     detector.fit(frames, steps=3 * (len(frames) // 8), seed=4, device=CPU)
     with torch.inference_mode():

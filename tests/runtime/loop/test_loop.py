@@ -9,14 +9,14 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from loop_parts import BLACK, Collect, Frames, endless, numbered
+from loop_parts import BLACK, Collect, Frames, delayed, endless, numbered
 from parts import Line, good_image, write
 
 from lrdan_edge import Inspector
 from lrdan_edge.errors import BackendError, DataError, SourceError
 from lrdan_edge.runtime.loop import InspectionLoop, inspection
 from lrdan_edge.runtime.loop.frame_queue import FrameQueue, ReadyFrame
-from lrdan_edge.runtime.sinks.base import InspectedFrame
+from lrdan_edge.runtime.sinks.base import InspectedFrame, Sink
 from lrdan_edge.runtime.sinks.files import AnnotatedFramesSink, JsonLinesSink
 from lrdan_edge.runtime.sources import open_source
 from lrdan_edge.runtime.sources.base import CapturedFrame
@@ -44,7 +44,7 @@ def test_live_frames_are_dropped_oldest_first_and_counted(null: Inspector, monke
             yield CapturedFrame.of(BLACK, index, source.uri, str(index))
 
     infer = null.backend.infer
-    monkeypatch.setattr(null.backend, "infer", lambda *args, **kwargs: (time.sleep(0.02), infer(*args, **kwargs))[1])
+    monkeypatch.setattr(null.backend, "infer", delayed(infer, 0.02))
     sink = Collect()
     progress = InspectionLoop(null, Frames(camera, live=True), [sink]).run()
     indices = [one.frame.index for one in sink.got]
@@ -162,7 +162,7 @@ def test_a_full_disk_leaves_no_half_of_a_line(null: Inspector, tmp_path: Path) -
     sink = JsonLinesSink(tmp_path / "out")
     InspectionLoop(null, Frames(numbered(2)), [collect := Collect()]).run()
     sink.write(collect.got[0])
-    sink._file = Full(sink._file)  # type: ignore[assignment, arg-type]
+    sink._file = Full(sink._file)  # type: ignore[assignment]
     with pytest.raises(OSError, match="No space left"):
         sink.write(collect.got[1])
     sink.close()
@@ -211,9 +211,9 @@ def test_verdicts_and_pictures_of_a_folder(line: Line, tmp_path: Path) -> None:
     for index in range(12):
         write(folder / f"part_{index}.png", good_image(rng))
     (folder / "part_5.png").write_bytes(b"not an image")
-    sinks = [JsonLinesSink(tmp_path / "out"), AnnotatedFramesSink(tmp_path / "out", "all")]
+    sinks: list[Sink] = [JsonLinesSink(tmp_path / "out"), AnnotatedFramesSink(tmp_path / "out", "all")]
     with Inspector.open(line.bundle, backend="onnxruntime", precision="fp32") as inspector:
-        InspectionLoop(inspector, open_source(str(folder)), list(sinks), batch=4).run()
+        InspectionLoop(inspector, open_source(str(folder)), sinks, batch=4).run()
     records = [json.loads(text) for text in (tmp_path / "out" / "verdicts.jsonl").read_text().splitlines()]
     assert [record["name"] for record in records] == [f"part_{index}.png" for index in range(12)]
     assert [record["index"] for record in records if record["outcome"] == "fault"] == [5]
@@ -225,7 +225,7 @@ def test_verdicts_and_pictures_of_a_folder(line: Line, tmp_path: Path) -> None:
     picture = cv2.imread(str(pictures[0]))
     assert picture is not None
     assert min(picture.shape[:2]) >= 320
-    with pytest.raises(DataError, match="earlier run's verdicts"):
+    with pytest.raises(DataError, match="earlier run's verdicts: choose another output, or give append=True or overwrite=True"):
         JsonLinesSink(tmp_path / "out")
     JsonLinesSink(tmp_path / "out", append=True).close()
     path = tmp_path / "out" / "verdicts.jsonl"

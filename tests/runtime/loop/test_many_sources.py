@@ -10,7 +10,8 @@ from loop_parts import BLACK, Collect, Frames, endless, numbered
 from parts import Line, good_image, write
 
 from lrdan_edge import Inspector
-from lrdan_edge.errors import DataError, SourceError
+from lrdan_edge.data.images import Frame
+from lrdan_edge.errors import DataError, SourceAddressError, SourceError
 from lrdan_edge.runtime.loop import InspectionLoop
 from lrdan_edge.runtime.loop.opening import FailedSource, open_sources
 from lrdan_edge.runtime.loop.progress import SourceProgress
@@ -44,7 +45,7 @@ def test_batches_are_formed_across_sources(null: Inspector, monkeypatch: pytest.
     sizes: list[int] = []
     infer = null.backend.infer
 
-    def slow(frames: np.ndarray, *, heatmap: bool = True) -> object:
+    def slow(frames: Frame, *, heatmap: bool = True) -> object:
         sizes.append(len(frames))
         time.sleep(0.01)
         return infer(frames, heatmap=heatmap)
@@ -106,9 +107,10 @@ def test_sources_that_cannot_be_opened_stand_for_themselves(tmp_path: Path) -> N
     assert good.frames == 1
     assert isinstance(dead, FailedSource)
     assert "none.mp4" in str(dead.error)
-    with pytest.raises(SourceError, match=r"none\.mp4"):
+    with pytest.raises(SourceAddressError, match=r"none\.mp4"):
         open_sources([str(tmp_path / "none.mp4")])
     secret = open_sources([str(tmp_path / "a.png"), "rtp://user:secret@camera/1"])[1]
+    assert isinstance(secret, FailedSource)
     assert "secret" not in secret.uri + str(secret.error)
     with pytest.raises(SourceError, match="none of the 2 sources"):
         open_sources([str(tmp_path / "none.mp4"), str(tmp_path / "other.mp4")])

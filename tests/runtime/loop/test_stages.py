@@ -10,8 +10,9 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
-from loop_parts import BLACK, Collect, Frames, endless, numbered
+from loop_parts import BLACK, Collect, Frames, delayed, endless, numbered
 from parts import Line
 
 from lrdan_edge import Inspector
@@ -34,7 +35,7 @@ def test_capture_and_inference_overlap(null: Inspector, monkeypatch: pytest.Monk
             yield CapturedFrame.of(BLACK, index, source.uri, str(index))
 
     infer = null.backend.infer
-    monkeypatch.setattr(null.backend, "infer", lambda *args, **kwargs: (time.sleep(0.01), infer(*args, **kwargs))[1])
+    monkeypatch.setattr(null.backend, "infer", delayed(infer, 0.01))
     progress = InspectionLoop(null, Frames(decoding)).run()
     assert progress.seconds < 0.8, "one after the other takes a second"
 
@@ -78,7 +79,7 @@ def test_a_loop_that_waits_uses_no_processor(null: Inspector) -> None:
     "answer", [np.full(1, math.nan, np.float32), np.full(1, math.inf, np.float32), np.empty(0, np.float32)]
 )
 def test_a_score_that_is_none_is_a_fault_and_never_good(
-    null: Inspector, monkeypatch: pytest.MonkeyPatch, answer: np.ndarray
+    null: Inspector, monkeypatch: pytest.MonkeyPatch, answer: npt.NDArray[np.float32]
 ) -> None:
     loop = InspectionLoop(null, Frames(numbered(3)))
     monkeypatch.setattr(null, "warm_up", lambda _: None)
@@ -127,9 +128,7 @@ def test_a_bug_in_the_report_leaves_nothing_running(null: Inspector) -> None:
 
 def test_every_stage_is_timed_from_capture_to_sink(null: Inspector, monkeypatch: pytest.MonkeyPatch) -> None:
     infer = null.backend.infer
-    monkeypatch.setattr(
-        null.backend, "infer", lambda *args, **kw: (time.sleep(0.005), infer(*args, **kw)._replace(device_ms=4.0))[1]
-    )
+    monkeypatch.setattr(null.backend, "infer", lambda *args, **kw: delayed(infer, 0.005)(*args, **kw)._replace(device_ms=4.0))
     sink = Collect(delay_s=0.002)
     progress = InspectionLoop(null, Frames(numbered(40)), [sink]).run()
     found = {stage: latency.percentiles_ms() for stage, latency in progress.latency.items()}
@@ -179,7 +178,7 @@ def test_a_backend_that_cannot_start_leaves_nothing_open(null: Inspector) -> Non
         loop.run()
     assert source.closed.is_set()
     assert sink.closed
-    with pytest.raises(RuntimeError, match="make another"):
+    with pytest.raises(RuntimeError, match="make a new one"):
         loop.run()
 
 

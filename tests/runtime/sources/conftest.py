@@ -32,7 +32,7 @@ def picture() -> Callable[[int], Frame]:
 def write_video(picture: Callable[[int], Frame]) -> Callable[..., Path]:
     def write(path: Path, codec: str, frames: int = 40, fps: float = 25) -> Path:
         with quiet:  # FFmpeg keeps the log level of its first use in a process
-            writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*codec), fps, (64, 48))
+            writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*codec), fps, (64, 48))
         if not writer.isOpened():
             pytest.skip(f"this OpenCV cannot write {codec}")
         for number in range(frames):

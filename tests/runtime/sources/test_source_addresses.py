@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lrdan_edge.errors import SourceError
+from lrdan_edge.errors import SourceAddressError, SourceError, SourceRefusedError
 from lrdan_edge.runtime.sources import open_source
 from lrdan_edge.runtime.sources.addresses import camera_path
 from lrdan_edge.runtime.sources.redact import redact
@@ -65,15 +65,15 @@ def test_camera_addresses(uri: str, path: str | None) -> None:
 
 def test_a_misspelt_file_is_answered_with_the_near_one(tmp_path: Path) -> None:
     (tmp_path / "line_3.mp4").touch()
-    with pytest.raises(SourceError, match=r"line3\.mp4 does not exist \(did you mean 'line_3\.mp4'\?\): give a folder"):
+    with pytest.raises(SourceAddressError, match=r"line3\.mp4 does not exist \(did you mean 'line_3\.mp4'\?\): give a folder"):
         open_source(str(tmp_path / "line3.mp4"))
 
 
 @pytest.mark.parametrize(
     ("uri", "words"),
     [
-        ("rstp://admin:secret@cam/x", r"rstp://\*\*\*@cam/x is no known source \(did you mean 'rtsp'\?\)"),
-        ("ftp://cam/x", "is no known source: give"),
+        ("rstp://admin:secret@cam/x", r"rstp://\*\*\*@cam/x is not a known source \(did you mean 'rtsp'\?\)"),
+        ("ftp://cam/x", "is not a known source: give"),
         ("", "address is empty"),
         ("file://elsewhere/x.mp4", "names no file on this machine"),
         ("http://cam:99999/x", "no valid host and port"),
@@ -94,12 +94,12 @@ def test_what_stands_for_nothing_gets_one_clear_line(uri: str, words: str) -> No
 
 def test_a_pipe_does_not_hang(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.mp4")
-    with pytest.raises(SourceError, match="neither a folder"):
+    with pytest.raises(SourceAddressError, match="neither a folder"):
         open_source(tmp_path / "pipe.mp4")
 
 
 def test_a_missing_camera_names_those_that_exist() -> None:
-    with pytest.raises(SourceError, match=r"no camera /dev/video987 \(found: .+\)"):
+    with pytest.raises(SourceAddressError, match=r"no camera /dev/video987 \(found: .+\)"):
         open_source("987")
 
 
@@ -108,5 +108,5 @@ def test_nobody_listens() -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     for scheme in ("rtsp", "http"):
-        with pytest.raises(SourceError, match=rf"nothing listens on 127\.0\.0\.1:{port}"):
+        with pytest.raises(SourceRefusedError, match=rf"nothing listens on 127\.0\.0\.1:{port}"):
             open_source(f"{scheme}://operator:secret@127.0.0.1:{port}/main", open_timeout_s=3)

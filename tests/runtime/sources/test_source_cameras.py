@@ -12,7 +12,8 @@ import pytest
 from click.testing import CliRunner
 
 from lrdan_edge.cli.main import cli
-from lrdan_edge.errors import SourceError
+from lrdan_edge.data.images import read_image
+from lrdan_edge.errors import SourceAddressError, SourceError, SourceFormatError
 from lrdan_edge.runtime.sources import cameras, open_source
 from lrdan_edge.runtime.sources.addresses import camera_job
 from lrdan_edge.runtime.sources.cameras import Settings, apply, csi_pipeline, settings_of
@@ -36,7 +37,7 @@ def test_settings_are_read() -> None:
     ],
 )
 def test_wrong_settings_are_one_line(query: str, words: str) -> None:
-    with pytest.raises(SourceError, match=words) as caught:
+    with pytest.raises(SourceAddressError, match=words) as caught:
         open_source(f"/dev/video0?{query}")
     assert "\n" not in str(caught.value)
 
@@ -73,9 +74,9 @@ def test_a_camera_is_set_up_and_what_it_made_of_it_is_read_back() -> None:
     assert device.get(cv2.CAP_PROP_AUTO_EXPOSURE) == 1
     assert device.get(cv2.CAP_PROP_EXPOSURE) == 200
     assert device.order[0] == cv2.CAP_PROP_FOURCC, "what sizes there are depends on the format"
-    with pytest.raises(SourceError, match="gives 640x480, not size=1920x1080"):
+    with pytest.raises(SourceFormatError, match="gives 640x480, not size=1920x1080"):
         apply(Device({(1280, 720)}, {"YUYV"}), Settings(size=(1920, 1080)), "/dev/video0")
-    with pytest.raises(SourceError, match="gives format 'YUYV', not 'MJPG'"):
+    with pytest.raises(SourceFormatError, match="gives format 'YUYV', not 'MJPG'"):
         apply(Device({(640, 480)}, {"YUYV"}), Settings(format="MJPG"), "/dev/video0")
 
 
@@ -91,7 +92,7 @@ def test_a_csi_camera_is_a_pipeline_of_the_jetson() -> None:
 @pytest.mark.parametrize("uri", ["csi://0", "gst:videotestsrc"])
 def test_without_gstreamer_it_says_what_to_install(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cv2, "getBuildInformation", lambda: "  GStreamer:   NO\n")
-    with pytest.raises(SourceError, match=r"has no GStreamer\. On a Jetson take the system's: 'sudo apt-get install"):
+    with pytest.raises(SourceError, match=r"has no GStreamer: on a Jetson, use the system's OpenCV \('sudo apt-get install"):
         open_source(uri)
 
 
@@ -123,7 +124,7 @@ def test_probe_says_what_a_source_delivers(http_camera: Any, tmp_path: Path) -> 
     assert done.exit_code == 0, done.output
     assert "64x48, colour" in done.output
     assert "frames/s" in done.output
-    assert cv2.imread(str(tmp_path / "seen.png")).shape == (48, 64, 3)
+    assert read_image(tmp_path / "seen.png").shape == (48, 64, 3)
     wrong = runner.invoke(cli, ["camera", "probe", str(tmp_path / "none.mp4")])
     assert wrong.exit_code == 1
     assert "Error: " in wrong.output
@@ -141,7 +142,7 @@ def test_record_keeps_a_cameras_frames_unchanged(http_camera: Any, picture: Call
     assert "4 frames in " in done.output
     first = sorted(folder.iterdir())
     assert len(first) == 4
-    shown = [cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for path in first]
+    shown = [read_image(path) for path in first]
     assert all(np.abs(image.astype(int) - picture(number)).mean() < 4 for number, image in enumerate(shown))
     begun = time.monotonic()
     assert (

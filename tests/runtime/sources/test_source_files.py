@@ -47,7 +47,7 @@ def test_names_in_subfolders_are_told_apart(tmp_path: Path) -> None:
 def test_a_glob_and_a_single_file(folder: Path) -> None:
     assert [frame.name for frame in open_source(f"{folder}/part_?.png")] == ["part_1.png", "part_2.png"]
     assert [frame.name for frame in open_source(f"file://{folder}/part_20.png")] == ["part_20.png"]
-    with pytest.raises(SourceError, match=r"matches .*notes\.txt, which is no image"):
+    with pytest.raises(SourceError, match=r"matches .*notes\.txt, which is not an image"):
         open_source(f"{folder}/*")
 
 

@@ -1,5 +1,6 @@
 """GenICam cameras: through Harvesters, which a stand-in plays, and through Aravis, against its own GigE Vision camera on loopback."""
 
+import importlib.util
 import itertools
 import shutil
 import subprocess
@@ -14,7 +15,7 @@ import cv2
 import numpy as np
 import pytest
 
-from lrdan_edge.errors import SourceError
+from lrdan_edge.errors import SourceAddressError, SourceError, SourceFormatError
 from lrdan_edge.runtime.sources import genicam, open_source
 
 # PyGObject's importer is of an older kind than Python asks for.
@@ -25,13 +26,13 @@ CAMERA = "arv-fake-gv-camera-0.8"
 
 def test_genicam_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GENICAM_GENTL64_PATH", raising=False)
-    monkeypatch.setattr(genicam.importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(SourceError, match=r"vendor's GenTL producer .* or Aravis .'sudo apt-get install"):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(SourceError, match=r"needs Aravis or the vendor's GenTL producer: 'sudo apt-get install"):
         open_source("genicam://0")
     monkeypatch.setitem(sys.modules, "harvesters.core", None)
     with pytest.raises(SourceError, match="pip install harvesters"):
         open_source("genicam://0?cti=/opt/vendor.cti")
-    with pytest.raises(SourceError, match="set size and format in the camera itself"):
+    with pytest.raises(SourceError, match="size and format cannot be set here: set them in the camera itself"):
         open_source("genicam://0?size=640x480")
 
 
@@ -88,16 +89,17 @@ def test_a_genicam_camera_is_a_capture(monkeypatch: pytest.MonkeyPatch) -> None:
     capture = genicam.genicam("S2", "cti=/opt/vendor.cti&exposure=900&rate=20")()
     arrived, image = capture.read()
     assert arrived
+    assert isinstance(image, np.ndarray)
     assert np.array_equal(image, np.arange(12, dtype=np.uint8).reshape(3, 4)), "copied before the buffer went back"
     assert capture.get(cv2.CAP_PROP_FPS) == 20
     capture.release()
     assert Harvester.last.log == ["create 1", "start 900 0.0", "destroy", "reset"]
     genicam.genicam("S1", "cti=/opt/vendor.cti&exposure=auto")()
     assert Harvester.last.log[-1] == "start 0 Continuous"
-    with pytest.raises(SourceError, match="no GenICam camera 'S9' \\(found: S1, S2\\)"):
+    with pytest.raises(SourceAddressError, match="no GenICam camera 'S9' \\(found: S1, S2\\)"):
         genicam.genicam("S9", "cti=/opt/vendor.cti")()
     monkeypatch.setattr(Harvester, "pixel_format", "Mono12Packed")
-    with pytest.raises(SourceError, match="pixel format Mono12Packed is not supported"):
+    with pytest.raises(SourceFormatError, match="pixel format Mono12Packed is not supported"):
         genicam.genicam("0", "cti=/opt/vendor.cti")().read()
 
 
@@ -106,7 +108,7 @@ def test_a_genicam_camera_is_a_capture(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_bayer_pictures_have_their_colours(pattern: str, colour: str, place: int) -> None:
     """A surface of one colour: only that colour's cells are lit."""
     cell = np.array([200 if letter == colour else 0 for letter in pattern], np.uint8).reshape(2, 2)
-    image = genicam._picture(np.tile(cell, (6, 8)).reshape(-1), 12, 16, f"Bayer{pattern[:2]}8")
+    image = genicam._image(np.tile(cell, (6, 8)).reshape(-1), 12, 16, f"Bayer{pattern[:2]}8")
     assert isinstance(image, np.ndarray)
     middle = image[4:8, 4:12].reshape(-1, 3).astype(int)
     assert middle[:, place].min() > 150
@@ -155,7 +157,7 @@ def test_a_gige_vision_camera_without_a_vendors_producer(camera: FakeCamera) -> 
     assert len({frame.image.tobytes() for frame in frames if frame.image is not None}) > 10, "its pattern moves"
     spans = np.diff([frame.capture_ns for frame in frames]) / 1e6
     assert 15 < np.median(spans) < 25
-    with pytest.raises(SourceError, match=f"no GenICam camera 'S9' .found: .*{camera.serial}"):
+    with pytest.raises(SourceAddressError, match=f"no GenICam camera 'S9' .found: .*{camera.serial}"):
         open_source("genicam://S9")
 
 

@@ -15,7 +15,14 @@ import pytest
 import scripted_captures
 from scripted_captures import count
 
-from lrdan_edge.errors import SourceError
+from lrdan_edge.errors import (
+    SourceEndedError,
+    SourceError,
+    SourceFormatError,
+    SourceRefusedError,
+    SourceSignalError,
+    SourceTimeoutError,
+)
 from lrdan_edge.runtime.sources import CapturedFrame, Limits, open_source
 from lrdan_edge.runtime.sources.capture_process import CaptureJob
 from lrdan_edge.runtime.sources.live import LiveSource
@@ -77,6 +84,7 @@ def test_an_http_camera_delivers_whole_pictures(http_camera: Camera, picture: Ca
     ages = [time.monotonic_ns() - frame.capture_ns for frame in frames]
     assert ages == sorted(ages, reverse=True)
     assert all(abs(frame.wall_time - time.time()) < 10 for frame in frames)
+    assert frames[0].image is not None
     assert np.abs(frames[0].image.astype(int) - picture(0)).mean() < 4
 
 
@@ -85,17 +93,25 @@ def test_a_killed_camera_is_one_fault_and_is_back_within_two_seconds(
 ) -> None:
     consumer = consume(open_source(http_camera.url, read_timeout_s=2))
     consumer.wait(lambda: len(consumer.frames) >= 5, 5)
+
+    def frames(least: int) -> Callable[[], bool]:
+        return lambda: len(consumer.frames) > least
+
+    def faults(count: int) -> Callable[[], bool]:
+        return lambda: len(consumer.faults) == count
+
     for outages in (1, 2):
         http_camera.kill()
-        consumer.wait(lambda wanted=outages: len(consumer.faults) == wanted, 3)
+        consumer.wait(faults(outages), 3)
         time.sleep(1.5)  # long enough for the pauses between tries to have grown
         seen = len(consumer.frames)
         assert consumer.frames[-1].image is None
         http_camera.start()
-        assert consumer.wait(lambda old=seen: len(consumer.frames) > old, 5) < 2
-        consumer.wait(lambda old=seen: len(consumer.frames) > old + 5, 5)
+        assert consumer.wait(frames(seen), 5) < 2
+        consumer.wait(frames(seen + 5), 5)
     assert len(consumer.faults) == 2
     assert "signal lost (the connection ended); connecting again" in (consumer.faults[0].fault or "")
+    assert isinstance(consumer.faults[0].error, SourceEndedError)
     assert [frame.index for frame in consumer.frames] == list(range(len(consumer.frames)))
     assert consumer.close() < 1
     assert capfd.readouterr() == ("", "")
@@ -103,7 +119,7 @@ def test_a_killed_camera_is_one_fault_and_is_back_within_two_seconds(
 
 def test_a_camera_that_comes_later_is_waited_for(http_camera: Camera, consume: Callable[[Any], Consumer]) -> None:
     http_camera.kill()
-    with pytest.raises(SourceError, match=r"127\.0\.0\.1"):
+    with pytest.raises(SourceRefusedError, match=r"127\.0\.0\.1"):
         open_source(http_camera.url, open_timeout_s=1)
     source = open_source(http_camera.url, open_timeout_s=1, wait=True)
     assert (source.live, source.frames) == (True, None)
@@ -112,6 +128,7 @@ def test_a_camera_that_comes_later_is_waited_for(http_camera: Camera, consume: C
     time.sleep(1.5)
     assert [frame.image for frame in consumer.frames] == [None], "one fault, however long it takes"
     assert "no signal yet" in (consumer.frames[0].fault or "")
+    assert isinstance(consumer.frames[0].error, SourceRefusedError)
     http_camera.start()
     assert consumer.wait(lambda: len(consumer.frames) > 5, 5) < 3
     assert len(consumer.faults) == 1
@@ -133,6 +150,7 @@ def test_a_silent_camera_is_a_fault_after_the_read_timeout(http_camera: Camera, 
     http_camera.silent.set()
     assert consumer.wait(lambda: bool(consumer.faults), 3) >= 0.4
     assert "no frame for" in (consumer.faults[0].fault or "")
+    assert isinstance(consumer.faults[0].error, SourceTimeoutError)
     time.sleep(0.5)
     seen = len(consumer.frames)
     http_camera.silent.clear()
@@ -154,7 +172,7 @@ def test_half_a_picture_is_never_delivered(
 
 
 def test_a_wrong_path_says_that_the_host_answers(http_camera: Camera) -> None:
-    with pytest.raises(SourceError, match="answers, but sends no video at this address: check path"):
+    with pytest.raises(SourceRefusedError, match="answers, but sends no video at this address: check path"):
         open_source(http_camera.url.replace("camera", "kamera"))
 
 
@@ -164,7 +182,7 @@ def test_a_mute_server_does_not_hang_and_stops_nobody_else(scheme: str, http_cam
         errors: list[SourceError] = []
 
         def attempt() -> None:
-            with pytest.raises(SourceError, match=r"within 1\.5 s|does not answer") as caught:
+            with pytest.raises(SourceTimeoutError, match=r"within 1\.5 s|does not answer") as caught:
                 open_source(f"{scheme}://127.0.0.1:{mute.getsockname()[1]}/x", open_timeout_s=1.5)
             errors.append(caught.value)
 
@@ -210,6 +228,7 @@ def test_a_capture_that_dies_is_one_fault_and_started_again(tmp_path: Path, cons
     consumer.wait(lambda: len(consumer.frames) == 6, 10)
     assert [frame.image is None for frame in consumer.frames] == [False, False, True, False, False, False]
     assert "the capture process died (signal 9)" in (consumer.faults[0].fault or "")
+    assert isinstance(consumer.faults[0].error, SourceEndedError)
     assert consumer.source.pid is not None
     os.kill(consumer.source.pid, signal.SIGKILL)
     consumer.wait(lambda: len(consumer.frames) == 10, 10)
@@ -217,14 +236,17 @@ def test_a_capture_that_dies_is_one_fault_and_started_again(tmp_path: Path, cons
 
 
 def test_an_opener_that_cannot_be_made_says_why() -> None:
-    with pytest.raises(SourceError, match="no driver for it here"):
+    with pytest.raises(SourceFormatError, match=r"no driver for it here: set it to \{Mono8\}, not read_timeout_s") as caught:
         LiveSource("camera", CaptureJob("scripted_captures", "no_opener", ("no driver for it here",), 10))
+    assert caught.value.values == {"format": "{Mono8}"}, "its parts cross, so that the command line can word them"
 
 
 def test_frames_cross_whole_whatever_their_size(tmp_path: Path) -> None:
     with scripted(tmp_path, "image*5") as source:
         frames = list(itertools.islice(source, 5))
-    assert [np.unique(frame.image).tolist() for frame in frames] == [[41], [42], [43], [44], [45]], "no slot is used too early"
+    assert [np.unique(np.asarray(frame.image)).tolist() for frame in frames] == [[41], [42], [43], [44], [45]], (
+        "no slot is used too early"
+    )
     assert all(frame.image is not None and frame.image.flags.owndata for frame in frames), "the caller's own"
 
 
@@ -287,7 +309,7 @@ def test_a_camera_that_opens_and_gives_nothing_is_one_fault_and_tried_in_moderat
 def test_a_read_that_gives_up_early_is_no_loss_before_the_time_is_over(
     tmp_path: Path, consume: Callable[[Any], Consumer]
 ) -> None:
-    """V4L2 gives up after 10 s and GStreamer after 30 s, whatever `--no-frame-after` says."""
+    """V4L2 gives up after 10 s and GStreamer after 30 s, whatever `read_timeout_s` says."""
     slow = "pause 0.6, fail, pause 0.6, fail, pause 0.6, fail, pause 0.6, fail"
     consumer = consume(scripted(tmp_path, f"image, {slow}, image, pause 20", read_timeout_s=5))
     assert consumer.wait(lambda: len(consumer.frames) == 2, 6) > 1.5
@@ -301,6 +323,7 @@ def test_another_picture_size_is_one_fault_until_the_old_one_is_back(
     consumer.wait(lambda: len(consumer.frames) == 5, 10)
     assert [frame.image is None for frame in consumer.frames] == [False, False, True, False, False]
     assert "the image size changed from 2x2 to 30x40" in (consumer.faults[0].fault or "")
+    assert isinstance(consumer.faults[0].error, SourceSignalError)
 
 
 def test_a_frozen_picture_is_one_fault_until_it_moves(tmp_path: Path, consume: Callable[[Any], Consumer]) -> None:

@@ -9,7 +9,7 @@ from itertools import islice
 
 import pytest
 
-from lrdan_edge.errors import SourceError
+from lrdan_edge.errors import SourceEndedError, SourceRefusedError, SourceTimeoutError
 from lrdan_edge.runtime.sources import open_source
 
 SYSTEM_PYTHON = shutil.which("python3", path="/usr/bin:/bin")
@@ -67,7 +67,7 @@ def server() -> Iterator[Server]:
 
 
 def test_an_rtsp_stream_killed_and_restarted(server: Server, capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SourceError, match=r"rtsp://\*\*\*@127.+answers, but sends no video at this address"):
+    with pytest.raises(SourceRefusedError, match=r"rtsp://\*\*\*@127.+answers, but sends no video at this address"):
         open_source(f"rtsp://operator:secret@127.0.0.1:{server.port}/other")
     with open_source(f"rtsp://127.0.0.1:{server.port}/main", read_timeout_s=2) as source:
         assert (source.live, source.fps, source.frames) == (True, 25, None)
@@ -77,6 +77,7 @@ def test_an_rtsp_stream_killed_and_restarted(server: Server, capfd: pytest.Captu
         server.kill()
         fault = next(frame for frame in frames if frame.image is None)
         assert "signal lost" in (fault.fault or "")
+        assert isinstance(fault.error, (SourceEndedError, SourceTimeoutError))
         time.sleep(1)
         server.start()
         started = time.monotonic()

@@ -16,13 +16,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lrdan_edge.errors import SourceError
+from lrdan_edge.errors import SourceFormatError
 from lrdan_edge.runtime.sources.standard_input import StandardInput, next_image
 
 
 def stream(data: bytes, size: int = 64) -> io.BufferedReader:
     """Through a small buffer, so that images lie across its ends."""
-    return io.BufferedReader(io.BytesIO(data), size)  # type: ignore[arg-type]
+    return io.BufferedReader(io.BytesIO(data), size)
 
 
 def encoded(kind: str, seed: int, side: int = 24, **options: int) -> bytes:
@@ -71,7 +71,7 @@ def test_an_image_cut_short_is_a_fault_and_the_end(kind: str, missing: int) -> N
 
 
 def test_what_is_no_image_is_refused_and_a_broken_one_is_a_fault() -> None:
-    with piped(b"BM not an image") as descriptor, pytest.raises(SourceError, match="neither JPEG nor PNG"):
+    with piped(b"BM not an image") as descriptor, pytest.raises(SourceFormatError, match="neither JPEG nor PNG"):
         list(StandardInput(descriptor))
     broken = bytearray(encoded("png", 1))
     broken[len(broken) // 2] ^= 0xFF

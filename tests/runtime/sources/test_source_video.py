@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from lrdan_edge.data.images import Frame
-from lrdan_edge.errors import SourceError
+from lrdan_edge.errors import SourceError, SourceFormatError
 from lrdan_edge.runtime.sources import CapturedFrame, open_source
 from lrdan_edge.runtime.sources.native import log_level
 
@@ -122,16 +122,16 @@ def test_a_cut_video_is_an_error_or_ends_in_a_fault(
 def test_a_recording_without_index_says_so(video: Callable[[str, str], Path], tmp_path: Path) -> None:
     data = video("mp4", "mp4v").read_bytes()
     (tmp_path / "cut.mp4").write_bytes(data[: len(data) // 2])
-    with pytest.raises(SourceError, match=r"cut\.mp4 has no index \(moov\), as when a recording or copy is cut off"):
+    with pytest.raises(SourceFormatError, match=r"cut\.mp4 has no index \(moov\): it is truncated"):
         open_source(tmp_path / "cut.mp4")
 
 
 @pytest.mark.parametrize(
-    ("content", "words"), [(b"", r"is empty \(0 bytes\)"), (b"just text\n" * 99, "no video that can be decoded")]
+    ("content", "words"), [(b"", r"is empty \(0 bytes\)"), (b"just text\n" * 99, "not a video that can be decoded")]
 )
 def test_what_is_no_video(tmp_path: Path, content: bytes, words: str, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "line.mp4").write_bytes(content)
-    with pytest.raises(SourceError, match=words):
+    with pytest.raises(SourceFormatError, match=words):
         open_source(tmp_path / "line.mp4")
     assert capfd.readouterr() == ("", "")
 

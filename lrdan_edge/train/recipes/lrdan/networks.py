@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from lrdan_edge.bundle.manifest import ModelSpec
+from lrdan_edge.bundle.spec import ModelSpec
 from lrdan_edge.model.networks import Autoencoder, code_grid, encoder_layers, feature_maps, initialise
 from lrdan_edge.train.recipes.base import Networks
 

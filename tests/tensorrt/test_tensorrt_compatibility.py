@@ -13,11 +13,13 @@ from tensorrt_double import VERSION, tensorrt_module
 from lrdan_edge.backends import nvidia
 from lrdan_edge.backends.nvidia import Gpu
 from lrdan_edge.backends.processor import processor
-from lrdan_edge.bundle.bundle import Bundle, engine_stage, graph_name
-from lrdan_edge.bundle.manifest import SCHEMA_VERSION, EngineSidecar, to_json
-from lrdan_edge.engines import compatibility as fit
-from lrdan_edge.engines.open import engines, write_signature
-from lrdan_edge.engines.trust import sign
+from lrdan_edge.bundle.bundle import Bundle
+from lrdan_edge.bundle.encoding import SCHEMA_VERSION, to_json
+from lrdan_edge.bundle.engine_sidecar import EngineSidecar
+from lrdan_edge.bundle.names import engine_stage, graph_name
+from lrdan_edge.engines import compatibility
+from lrdan_edge.engines.open import engines
+from lrdan_edge.engines.trust import accept
 
 ORIN = Gpu(name="Orin", compute_capability="8.7", cuda="12.6", integrated=True)
 
@@ -29,10 +31,10 @@ def jetson(monkeypatch: pytest.MonkeyPatch) -> None:
     pycuda.__spec__ = ModuleSpec("pycuda", None)
     monkeypatch.setitem(sys.modules, "pycuda", pycuda)
     monkeypatch.setitem(sys.modules, "tensorrt", tensorrt_module(Machine()))
-    monkeypatch.setattr(fit, "find_gpu", lambda: ORIN)
+    monkeypatch.setattr(compatibility, "find_gpu", lambda: ORIN)
 
 
-def obstacle(bundle: Bundle, **changes: Any) -> str | None:
+def unusable_reason(bundle: Bundle, **changes: Any) -> str | None:
     """What is said of an engine built on `ORIN` with these changes to its sidecar."""
     graph = graph_name("fp16")
     sidecar = EngineSidecar(
@@ -57,9 +59,9 @@ def obstacle(bundle: Bundle, **changes: Any) -> str | None:
         stage.path("engines/e.plan").write_bytes(b"plan")
         written = to_json(msgspec.structs.replace(sidecar, **changes))
         stage.path("engines/e.plan.json").write_bytes(written)
-    write_signature(bundle, "e.plan", sign(written))
+    accept(bundle, "e.plan", written)
     (engine,) = engines(bundle)
-    return engine.obstacle
+    return engine.unusable_reason
 
 
 @pytest.mark.usefixtures("jetson")
@@ -83,23 +85,23 @@ def obstacle(bundle: Bundle, **changes: Any) -> str | None:
         ({"details": {"module": "tensorrt_rtx"}}, "it was built by TensorRT for RTX 10.3.0, this is TensorRT 10.3.0"),
     ],
 )
-def test_an_engine_fits_the_gpu_and_the_tensorrt_it_was_built_with(
+def test_an_engine_is_compatible_with_the_gpu_and_the_tensorrt_it_was_built_with(
     own_bundle: Bundle, changes: dict[str, Any], said: str | None
 ) -> None:
-    assert obstacle(own_bundle, **changes) == said
+    assert unusable_reason(own_bundle, **changes) == said
 
 
 @pytest.mark.usefixtures("jetson")
 def test_what_is_missing_is_named(own_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in nvidia.MODULES:
         monkeypatch.setitem(sys.modules, name, None)  # imports of it fail
-    assert "install" in str(obstacle(own_bundle))
+    assert "install" in str(unusable_reason(own_bundle))
     monkeypatch.delitem(sys.modules, "pycuda")
     monkeypatch.setattr(sys, "path", [])
-    assert "PyCUDA is not installed here" in str(obstacle(own_bundle))
+    assert "PyCUDA is not installed here" in str(unusable_reason(own_bundle))
 
 
 def test_without_a_gpu_tensorrt_is_not_even_imported(own_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fit, "find_gpu", lambda: None)
-    monkeypatch.setattr(fit, "find_tensorrt", lambda: pytest.fail("imported"))
-    assert obstacle(own_bundle) == "no NVIDIA GPU is found here"
+    monkeypatch.setattr(compatibility, "find_gpu", lambda: None)
+    monkeypatch.setattr(compatibility, "find_tensorrt", lambda: pytest.fail("imported"))
+    assert unusable_reason(own_bundle) == "no NVIDIA GPU is found here"

@@ -1,0 +1,38 @@
+"""Names of a bundle's files, and of the stages whose names depend on a file."""
+
+from lrdan_edge.bundle.spec import Precision
+
+WEIGHTS = "weights.safetensors"
+RECONSTRUCTION = "reconstruction.onnx"
+DECISION = "decision.json"
+GOLDEN = "golden"
+ENGINES = "engines"
+REPORTS = "reports"
+BENCHMARK = "reports/benchmark.json"
+TIMING_CACHE = ".timing.cache"
+CHECKPOINT = ".checkpoint.safetensors"
+
+
+def graph_name(precision: Precision) -> str:
+    """File name of the deploy graph at `precision`."""
+    return f"model.{precision}.onnx"
+
+
+def processor_graph_name(precision: Precision) -> str:
+    """File name of the graph that processors run at `precision`: int8 has unsigned activations there."""
+    return "model.int8.cpu.onnx" if precision == "int8" else graph_name(precision)
+
+
+def engine_stage(name: str) -> str:
+    """Name of the manifest's stage for the engine file ``engines/<name>``."""
+    return f"build-engine {name}"
+
+
+def decide_stage(name: str) -> str:
+    """Name of the manifest's stage that fitted the threshold of the engine file ``engines/<name>``."""
+    return f"decide {name}"
+
+
+def engine_decision_name(name: str) -> str:
+    """File name of the decision fitted on the scores of the engine file ``engines/<name>``."""
+    return f"{ENGINES}/{name}.decision.json"

@@ -1,0 +1,119 @@
+"""One pass over image files: each is read and decoded once, for all that asks about it."""
+
+import hashlib
+import os
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lrdan_edge.data.images import Pixels, bits_used, decode_pixels, read_bytes, to_eight_bits
+from lrdan_edge.data.similarity import Features, NearCopies, find_near_copies, thumbnail
+from lrdan_edge.errors import DataError
+
+MOST_THREADS = 8  # each holds one decoded image
+
+
+@dataclass(frozen=True)
+class ScannedImage:
+    """What is known of an image file.
+
+    Attributes:
+        sha256: Of the file's bytes, in hex.
+        size: (height, width) in pixels.
+        colour: Whether it is stored with three channels.
+        grey: Whether it has no colour, as stored or by content.
+        bytes_per_channel: 1 or 2.
+        largest: Its largest value.
+        thumbnail: As `lrdan_edge.data.similarity.thumbnail` gives it.
+    """
+
+    sha256: str
+    size: tuple[int, int]
+    colour: bool
+    grey: bool
+    bytes_per_channel: int
+    largest: int
+    thumbnail: Features
+
+    @property
+    def form(self) -> str:
+        """Bit depth and colour in words: ``8-bit grey``, ``16-bit colour``, ``8-bit grey stored as colour``."""
+        colour = "colour" if not self.grey else "grey stored as colour" if self.colour else "grey"
+        return f"{8 * self.bytes_per_channel}-bit {colour}"
+
+
+class Scan:
+    """The images that were scanned so far.
+
+    Attributes:
+        images: What is known of each, in the order in which they were added.
+        broken: The files that cannot be decoded, with the error.
+    """
+
+    def __init__(self, use: Callable[[Path, Pixels], None] | None = None) -> None:
+        """Begin with no images.
+
+        Args:
+            use: Gets every image that is decoded, from several threads, but the first of each `add` before the others.
+        """
+        self.images: dict[Path, ScannedImage] = {}
+        self.broken: dict[Path, DataError] = {}
+        self._use = use
+        self._near_copies: dict[frozenset[Path], NearCopies] = {}
+
+    def add(self, paths: Sequence[Path]) -> None:
+        """Read and decode those files that were not scanned before."""
+        new = [path for path in dict.fromkeys(paths) if path not in self.images and path not in self.broken]
+        with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1), "decode") as pool:
+            for part in (new[:1], new[1:]):
+                for path, found in zip(part, pool.map(self._scan, part), strict=True):
+                    if isinstance(found, DataError):
+                        self.broken[path] = found
+                    else:
+                        self.images[path] = found
+
+    def require(self, paths: Sequence[Path]) -> None:
+        """Scan the files, and raise DataError for the first that cannot be decoded."""
+        self.add(paths)
+        for path in paths:
+            if path in self.broken:
+                raise self.broken[path]
+
+    def near_copies(self, paths: Collection[Path]) -> tuple[list[Path], NearCopies]:
+        """Near-copies among scanned images, searched once for the same images.
+
+        Returns:
+            Those of `paths` that could be decoded, in the order in which they were added; and the near-copies among them.
+        """
+        wanted = frozenset(paths)
+        chosen = [path for path in self.images if path in wanted]
+        if wanted not in self._near_copies:
+            thumbnails = [self.images[path].thumbnail for path in chosen]
+            self._near_copies[wanted] = find_near_copies(np.stack(thumbnails)) if thumbnails else NearCopies.none()
+        return chosen, self._near_copies[wanted]
+
+    def _scan(self, path: Path) -> ScannedImage | DataError:
+        try:
+            data = read_bytes(path)
+            pixels = decode_pixels(data, str(path))
+        except DataError as error:
+            return error
+        if self._use:
+            self._use(path, pixels)
+        return ScannedImage(
+            sha256=hashlib.sha256(data.data).hexdigest(),
+            size=(pixels.shape[0], pixels.shape[1]),
+            colour=pixels.ndim == 3,
+            grey=is_grey(pixels),
+            bytes_per_channel=pixels.dtype.itemsize,
+            largest=int(pixels.max()),
+            thumbnail=thumbnail(to_eight_bits(pixels, bits_used(pixels))),
+        )
+
+
+def is_grey(image: Pixels) -> bool:
+    """Whether an image has no colour, as stored or by content."""
+    return image.ndim == 2 or bool((image == image[:, :, :1]).all())

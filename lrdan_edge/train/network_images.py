@@ -1,0 +1,133 @@
+"""The training images as the networks see them, kept in memory while a data folder is scanned.
+
+What all images have in common is known only at the end: whether they are grey, and how many bits they use. So a grey image is kept
+in one channel, and a 16-bit image once for each bit depth that may still be chosen. Nothing is decoded a second time.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor
+
+from lrdan_edge.bundle.spec import BIT_DEPTHS, BitDepth, ModelSpec
+from lrdan_edge.data.images import Frame, Pixels, bits_used, cut_frame, fit_frame, to_eight_bits
+from lrdan_edge.data.scan import is_grey
+from lrdan_edge.errors import DataError
+from lrdan_edge.model.networks import LARGEST, MULTIPLE, SMALLEST
+from lrdan_edge.train.options import TrainOptions
+
+LARGEST_AUTOMATIC, COARSE_MULTIPLE = 256, 16
+
+
+class NetworkImages:
+    """Images resized, and cut into tiles where the options ask for them."""
+
+    def __init__(self, paths: Sequence[Path], options: TrainOptions) -> None:
+        """Begin with no images.
+
+        Args:
+            paths: The images to keep; others are ignored.
+            options: Sizes, channels, bit depth and view asked for.
+        """
+        self._wanted, self._options = frozenset(paths), options
+        self._spec: ModelSpec | None = None
+        self._least = BIT_DEPTHS[0]  # the final bit depth is at least this
+        self._kept: dict[Path, dict[BitDepth, Frame]] = {}
+
+    def add(self, path: Path, pixels: Pixels) -> None:
+        """Keep an image; the first one, added before any other, decides the networks' size. May be called from several threads.
+
+        Raises:
+            DataError: The networks cannot have the size asked for, or all images need more memory than there is.
+        """
+        if path not in self._wanted:
+            return
+        channels = self._options.channels or (1 if is_grey(pixels) else 3)
+        if self._spec is None:
+            self._spec = spec_of((pixels.shape[0], pixels.shape[1]), channels, self._options)
+            tiles = len(self._spec.tile_rows) * len(self._spec.tile_columns)
+            require_memory(len(self._wanted) * tiles * self._spec.height * self._spec.width * channels)
+        spec = msgspec.structs.replace(self._spec, channels=channels)
+        depths: list[BitDepth] = [self._options.bit_depth or BIT_DEPTHS[-1]]
+        if pixels.dtype == np.uint16 and self._options.bit_depth is None:
+            self._least = max(self._least, bits_used(pixels))
+            depths = [depth for depth in BIT_DEPTHS if depth >= self._least]
+        self._kept[path] = {
+            depth: cut_frame(fit_frame(to_eight_bits(pixels, depth), spec.frame_shape), spec) for depth in depths
+        }
+
+    def take(self, paths: Sequence[Path], channels: int, bit_depth: BitDepth) -> Tensor:
+        """The images of `paths`, a file's tiles together, uint8 [N, C, H, W]; the others are dropped.
+
+        Args:
+            paths: Images that were added.
+            channels: C; 3 where any image has colour.
+            bit_depth: How many bits of 16-bit images are used; at least what the images need, or what the options say.
+        """
+        kept, self._kept = self._kept, {}
+        tiles, height, width, _ = next(iter(kept[paths[0]].values())).shape
+        images = torch.empty(len(paths) * tiles, channels, height, width, dtype=torch.uint8)
+        for place, path in enumerate(paths):
+            image = next(image for depth, image in kept.pop(path).items() if depth >= bit_depth)
+            images[place * tiles : (place + 1) * tiles] = torch.from_numpy(image).permute(0, 3, 1, 2)  # grey to all channels
+        return images
+
+
+def spec_of(size: tuple[int, int], channels: Literal[1, 3], options: TrainOptions) -> ModelSpec:
+    """The networks for images of this (height, width).
+
+    Raises:
+        DataError: The size is not supported, or the view does not fit in it.
+    """
+    view = options.view
+    size = view.frame_size or size
+    wanted = options.image_size or view.image_size(size) or automatic_size(*view.region_size(size))
+    spec = options.spec_for(*wanted, channels)
+    return msgspec.structs.replace(spec, geometry=view.geometry(size, wanted))
+
+
+def require_memory(needed: int) -> None:
+    """Raise DataError where the system has less memory available than `needed` bytes."""
+    available = _available_memory()
+    if available is not None and needed > available:
+        raise DataError(
+            f"the images take {needed / 2**30:.1f} GiB of memory as the networks see them, and {available / 2**30:.1f} GiB are "
+            "available",
+            "give a smaller {image_size}, fewer {tiles} or fewer images",
+        )
+
+
+def _available_memory() -> int | None:
+    """Bytes that can be allocated without swapping; None where the system does not tell."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:")), None)
+
+
+def automatic_size(height: int, width: int) -> tuple[int, int]:
+    """The networks' (height, width) for images of this size, if the user names none.
+
+    Up to 256 pixels the size stays, rounded to a multiple of 4; larger images are scaled until their longer side is 256,
+    and the other side is rounded to a multiple of 16.
+
+    Raises:
+        DataError: A side would be smaller than the networks take.
+    """
+    longest = max(height, width)
+    multiple = MULTIPLE if longest <= LARGEST_AUTOMATIC else COARSE_MULTIPLE
+    factor = min(1.0, LARGEST_AUTOMATIC / longest)
+    rows, columns = (round(side * factor / multiple) * multiple for side in (height, width))
+    if min(rows, columns) < SMALLEST:
+        raise DataError(
+            f"images of {height}x{width} are too small or too narrow to be resized automatically",
+            "give {image_size} with both sides from {smallest} to {largest}",
+            smallest=SMALLEST,
+            largest=LARGEST,
+        )
+    return rows, columns

@@ -1,0 +1,56 @@
+"""A run recorded through the library: the same files as the command writes."""
+
+import json
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from loop_parts import Frames, numbered
+from parts import Line, good_image, write
+
+from lrdan_edge import Inspector, open_source
+from lrdan_edge.errors import DataError
+from lrdan_edge.runtime.recorded_run import RecordedRun
+
+
+def test_a_run_records_verdicts_frames_and_what_it_came_to(line: Line, tmp_path: Path) -> None:
+    for index in range(3):
+        write(tmp_path / "parts" / f"{index}.png", good_image(np.random.default_rng(index)))
+    out = tmp_path / "out"
+    with Inspector.open(line.bundle, backend="onnxruntime", precision="fp32") as inspector:
+        progress = RecordedRun(inspector, [open_source(tmp_path / "parts")], out).run()
+        assert progress.complete
+        assert json.loads((out / "run.json").read_text()) == json.loads(json.dumps(progress.as_dict()))
+        assert len((out / "verdicts.jsonl").read_text().splitlines()) == len(list((out / "frames").iterdir())) == 3
+        with pytest.raises(DataError, match="give append=True or overwrite=True"):
+            RecordedRun(inspector, [open_source(tmp_path / "parts")], out)
+        with pytest.raises(DataError, match="choose one of append and overwrite"):
+            RecordedRun(inspector, [open_source(tmp_path / "parts")], out, append=True, overwrite=True)
+        (tmp_path / "parts" / "1.png").write_bytes(b"damaged")
+        again = RecordedRun(inspector, [open_source(tmp_path / "parts")], out, "none", append=True).run()
+    assert not again.complete, "a fault of a recorded source"
+    assert len((out / "verdicts.jsonl").read_text().splitlines()) == 6
+
+
+def test_without_a_folder_nothing_is_recorded_and_live_faults_are_no_loss(line: Line, tmp_path: Path) -> None:
+    with Inspector.open(line.bundle, backend="null") as inspector:
+        run = RecordedRun(inspector, [Frames(numbered(5), live=True)], None)
+        run.run()
+    assert run.progress.complete
+    assert run.progress.frames + run.progress.dropped == 5
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_old_names_still_work_and_say_the_new_ones(line: Line) -> None:
+    with (
+        Inspector.open(line.bundle, backend="null") as inspector,
+        pytest.warns(DeprecationWarning, match=r"Inspector\.thresholder"),
+    ):
+        assert inspector.judge is inspector.thresholder
+    with pytest.warns(DeprecationWarning, match="RuleFilter"):
+        from lrdan_edge.runtime.decider import Decider
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        from lrdan_edge.runtime.rule_filter import RuleFilter
+    assert Decider is RuleFilter
