@@ -7,13 +7,12 @@ from lrdan_edge.bundle.spec import ModelSpec, Preprocessing, Scoring
 from lrdan_edge.model.deployed import anomaly_map, preprocess
 from lrdan_edge.model.networks import Autoencoder, Restorer
 from lrdan_edge.model.tiling import Untile
-from lrdan_edge.train.cache import Frames
 
 
 @torch.inference_mode()
 def map_statistics(
     ae2: Autoencoder | Restorer,
-    frames: Tensor | Frames,
+    frames: Tensor,
     preprocessing: Preprocessing,
     scoring: Scoring,
     spec: ModelSpec | None = None,

@@ -34,14 +34,14 @@ _ELSEWHERE = {
 
 
 def checkpoint_for(
-    path: Path, material: TrainingData, options: TrainOptions, schedule: Schedule, device: torch.device
+    path: Path, data: TrainingData, options: TrainOptions, schedule: Schedule, device: torch.device
 ) -> Checkpoint:
     """The checkpoint of a run at `path`, with all that the result depends on as its identity."""
     identity = {name: value for name, value in options.as_dict().items() if name not in _ELSEWHERE} | {
-        "images": material.fingerprint,
-        "known defects": material.known and material.known.digest,
-        "model": msgspec.structs.asdict(material.spec),
-        "bit_depth": material.bit_depth,
+        "images": data.fingerprint,
+        "known defects": data.known and data.known.digest,
+        "model": msgspec.structs.asdict(data.spec),
+        "bit_depth": data.bit_depth,
         "schedule": asdict(schedule),
         "lrdan-edge": __version__,
     }

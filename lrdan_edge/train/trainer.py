@@ -63,13 +63,13 @@ def train(data: Path, bundle_path: Path, options: TrainOptions | None = None, pr
 
 
 def _train(data: Path, bundle_path: Path, options: TrainOptions, progress: Progress, device: torch.device) -> Bundle:
-    material = load_training_data(data, options)
-    recipe, hyperparameters, spec = recipe_named(options.recipe), options.resolved_hyperparameters(), material.spec
-    schedule = recipe.schedule_for(hyperparameters, len(material.frames), options.epochs)
-    preprocessing = recipe.preprocessing_for(spec, material.bit_depth)
+    training_data = load_training_data(data, options)
+    recipe, hyperparameters, spec = recipe_named(options.recipe), options.resolved_hyperparameters(), training_data.spec
+    schedule = recipe.schedule_for(hyperparameters, len(training_data.frames), options.epochs)
+    preprocessing = recipe.preprocessing_for(spec, training_data.bit_depth)
     scoring = options.scoring or recipe.scoring_for(spec)
     bundle = Bundle.create(bundle_path, spec, preprocessing, scoring)
-    checkpoint = checkpoint_for(bundle_path / CHECKPOINT, material, options, schedule, device)
+    checkpoint = checkpoint_for(bundle_path / CHECKPOINT, training_data, options, schedule, device)
     with (
         bundle.stage("train", command=command_for(data, options), options=options.as_dict()) as stage,
         first_interrupt_is_polite() as interrupt,
@@ -82,23 +82,23 @@ def _train(data: Path, bundle_path: Path, options: TrainOptions, progress: Progr
         learner = recipe.learner_for(
             networks,
             spec,
-            material.frames,
+            training_data.frames,
             hyperparameters,
             seed=options.seed,
             half=computes_bfloat16(device),
-            known=material.known,
+            known=training_data.known,
         )
         # Again, while the bundle is locked: another training may have ended meanwhile.
         existing = require_room(bundle_path, overwrite=options.overwrite)
         state, resumed = resume(checkpoint, networks, learner, options, existing)
         first_step = state.step
         kept = existing is not None and not (existing.run == checkpoint.run and first_step > 0)
-        notes = [*material.notes, *resumed, *compile_networks(networks, options, device)]
+        notes = [*training_data.notes, *resumed, *compile_networks(networks, options, device)]
         for note in notes:
             progress.note(note)
         log = TensorBoardLog(options.tensorboard, preprocessing, first_step) if options.tensorboard else TrainingLog()
         with log, removed_on_failure(checkpoint):
-            loop = Loop(networks, learner, material.frames, schedule, options.seed, progress, log, interrupt, checkpoint)
+            loop = Loop(networks, learner, training_data.frames, schedule, options.seed, progress, log, interrupt, checkpoint)
             networks.train()
             speed = loop.run(state)
             if kept and state.step < schedule.steps:
@@ -106,10 +106,10 @@ def _train(data: Path, bundle_path: Path, options: TrainOptions, progress: Progr
                     f"training was interrupted after step {state.step} of {schedule.steps}; the bundle at {bundle_path} is unchanged",
                     "run the same command again to resume",
                 )
-            mean, deviation = recipe.finish(networks, material.frames, preprocessing, scoring, spec)
+            mean, deviation = recipe.finish(networks, training_data.frames, preprocessing, scoring, spec)
             _require_finite(mean, deviation)
         _save(stage, networks, mean, deviation, state.history)
-        stage.results |= _results(data, material, state, device) | {
+        stage.results |= _results(data, training_data, state, device) | {
             "run": checkpoint.run,
             "images_per_s": round(speed, 2),
             "resumed_from_step": first_step,
@@ -140,23 +140,23 @@ def _require_finite(mean: Tensor, deviation: Tensor) -> None:
         )
 
 
-def _results(data: Path, material: TrainingData, state: State, device: torch.device) -> dict[str, Any]:
+def _results(data: Path, training_data: TrainingData, state: State, device: torch.device) -> dict[str, Any]:
     return {
         "data": str(data.absolute()),
-        "images": len(material.training),
-        "held_out_images": len(material.held_out),
-        "held_out_groups": material.held_out_groups,
-        "fingerprint": material.fingerprint,
-        "known_defects": material.known.sha256 if material.known else [],
+        "images": len(training_data.training),
+        "held_out_images": len(training_data.held_out),
+        "held_out_groups": training_data.held_out_groups,
+        "fingerprint": training_data.fingerprint,
+        "known_defects": training_data.known.sha256 if training_data.known else [],
         "epochs": len(state.history),
         "steps": state.step,
         "steps_seconds": round(state.seconds, 2),
         "losses": state.history[-1],
         "device": device.type,
         "threads": torch.get_num_threads(),
-        "geometry": msgspec.to_builtins(material.spec.geometry),
-        "training": material.training,
-        "held_out": material.held_out,
+        "geometry": msgspec.to_builtins(training_data.spec.geometry),
+        "training": training_data.training,
+        "held_out": training_data.held_out,
     }
 
 

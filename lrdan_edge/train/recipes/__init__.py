@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from lrdan_edge.train.recipes.base import Recipe
 
 RECIPES = {
-    "inspection": "a network restores images and marks synthetic defects",
-    "lrdan": "two autoencoders and a discriminator, as in the paper",
+    "inspection": "a network that restores and marks synthetic defects",
+    "lrdan": "the networks of the LRDAN paper",
 }
-"""One sentence for each recipe, by its name."""
+"""What each recipe trains, by its name."""
 
 DEFAULT_RECIPE = "inspection"
 

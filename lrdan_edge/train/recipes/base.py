@@ -18,7 +18,6 @@ from lrdan_edge.train.map_statistics import map_statistics
 from lrdan_edge.train.schedule import WARM_UP_STEPS, Schedule
 
 if TYPE_CHECKING:
-    from lrdan_edge.train.cache import Frames
     from lrdan_edge.train.known_defects import KnownDefects
 
 
@@ -122,7 +121,7 @@ class Recipe(ABC, Generic[N, H]):
         self,
         networks: N,
         spec: ModelSpec,
-        frames: "Tensor | Frames",
+        frames: Tensor,
         hyperparameters: H,
         *,
         seed: int,
@@ -142,7 +141,7 @@ class Recipe(ABC, Generic[N, H]):
         """
 
     def finish(
-        self, networks: N, frames: "Tensor | Frames", preprocessing: Preprocessing, scoring: Scoring, spec: ModelSpec
+        self, networks: N, frames: Tensor, preprocessing: Preprocessing, scoring: Scoring, spec: ModelSpec
     ) -> tuple[Tensor, Tensor]:
         """Compute the scoring constants after the last step.
 

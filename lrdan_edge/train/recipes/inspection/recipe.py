@@ -14,7 +14,6 @@ from lrdan_edge.model.networks import (
     require_supported_size,
     restorer_widths,
 )
-from lrdan_edge.train.cache import Frames
 from lrdan_edge.train.known_defects import KnownDefects
 from lrdan_edge.train.learner import Learner
 from lrdan_edge.train.recipes.base import GradientRecipe, Networks
@@ -84,7 +83,7 @@ class Inspection(GradientRecipe[OneNetwork, InspectionHyperparameters]):
         self,
         networks: OneNetwork,
         spec: ModelSpec,
-        frames: Tensor | Frames,
+        frames: Tensor,
         hyperparameters: InspectionHyperparameters,
         *,
         seed: int,

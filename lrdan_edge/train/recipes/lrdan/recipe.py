@@ -8,7 +8,6 @@ from torch import Tensor
 
 from lrdan_edge.bundle.spec import ModelSpec, Scoring
 from lrdan_edge.model.networks import autoencoder_spec
-from lrdan_edge.train.cache import Frames
 from lrdan_edge.train.known_defects import KnownDefects
 from lrdan_edge.train.learner import to_input
 from lrdan_edge.train.recipes.base import GradientRecipe
@@ -56,7 +55,7 @@ class Lrdan(GradientRecipe[AdversarialNetworks, LrdanHyperparameters]):
         self,
         networks: AdversarialNetworks,
         spec: ModelSpec,  # noqa: ARG002
-        frames: Tensor | Frames,
+        frames: Tensor,
         hyperparameters: LrdanHyperparameters,
         *,
         seed: int,
