@@ -1,0 +1,41 @@
+"""The registry: what a recipe's folder must have, and that its names can be listed without torch."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from lrdan_edge.errors import TrainingError
+from lrdan_edge.train import recipes
+from lrdan_edge.train.recipes import RECIPES, recipe_named
+
+FOLDER = Path(recipes.__file__).parent
+
+
+def test_every_folder_is_registered_under_its_name() -> None:
+    assert {path.parent.name for path in FOLDER.glob("*/recipe.py")} == {name.replace("-", "_") for name in RECIPES}
+    assert [recipe_named(name).name for name in RECIPES] == list(RECIPES)
+
+
+def test_names_are_listed_without_torch() -> None:
+    code = "import sys\nfrom lrdan_edge.train.recipes import RECIPES\nassert RECIPES and 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("side", [32, 64])
+def test_what_a_recipe_chooses_is_its_own_and_fits_into_json(name: str, side: int) -> None:
+    recipe = recipe_named(name)
+    spec = recipe.spec_for(side, side, 1)
+    assert spec.recipe == name
+    assert recipe.networks_for(spec).ae2 is not None
+    assert recipe.scoring_for(spec).source == ("defects" if recipe.preprocessing_for(spec).standardise else "error")
+    values = recipe.defaults.as_dict()
+    assert msgspec.json.decode(msgspec.json.encode(values)).keys() == values.keys()
+
+
+def test_a_recipe_that_does_not_exist_is_named() -> None:
+    with pytest.raises(TrainingError, match="no recipe 'nonsense': give one of inspection, lrdan as recipe"):
+        recipe_named("nonsense")
