@@ -35,7 +35,9 @@ def key_path() -> Path:
         return Path(given)
     folder = platformdirs.user_config_path("lrdan-edge")
     if not folder.is_absolute():
-        raise EngineError("this user has no home folder for the key that signs engines", f"set {KEY_VARIABLE} to a file")
+        raise EngineError(
+            "this user has no home folder for the key that signs engines", "set {variable} to a file", variable=KEY_VARIABLE
+        )
     return folder / "engine.key"
 
 
@@ -222,7 +224,9 @@ def _read_key(path: Path) -> bytes | None:
         return None
     except (OSError, UnicodeDecodeError) as error:
         raise EngineError(
-            f"the key that signs engines, {path}, cannot be read ({error})", f"fix it, or set {KEY_VARIABLE} to another file"
+            f"the key that signs engines, {path}, cannot be read ({error})",
+            "fix it, or set {variable} to another file",
+            variable=KEY_VARIABLE,
         ) from error
     if status.st_mode & 0o077 or status.st_uid not in (os.getuid(), 0):
         raise EngineError(
@@ -254,5 +258,6 @@ def _make_key(path: Path) -> None:
     except OSError as error:
         raise EngineError(
             f"the key that signs engines cannot be written to {path} ({error.strerror})",
-            f"set {KEY_VARIABLE} to a file that can be written",
+            "set {variable} to a file that can be written",
+            variable=KEY_VARIABLE,
         ) from error
