@@ -274,7 +274,7 @@ def load_ae2(bundle: Bundle, device: str = "cpu") -> DeployModule:
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    path, data = bundle.path / WEIGHTS, bundle.read(WEIGHTS, "lrdan-edge train")
+    path, data = bundle.path / WEIGHTS, bundle.read(WEIGHTS, Command("train"))
     spec = bundle.manifest.model
     try:
         tensors = load(data)

@@ -1,4 +1,4 @@
-"""Ctrl-C: the first asks training to stop after its step, the second stops at once."""
+"""Ctrl-C: the first one stops training after the current step, the second one immediately."""
 
 import signal
 import threading
@@ -16,10 +16,10 @@ class Interrupt:
 
 
 @contextmanager
-def first_interrupt_is_polite() -> Iterator[Interrupt]:
-    """Turn the first SIGINT into `Interrupt.asked`; any further one raises KeyboardInterrupt, as ever.
+def graceful_interrupt() -> Iterator[Interrupt]:
+    """Turn the first SIGINT into `Interrupt.asked`; a second one raises KeyboardInterrupt as usual.
 
-    Outside the main thread, which alone gets signals, nothing changes.
+    Outside the main thread nothing changes, since only the main thread gets signals.
     """
     interrupt = Interrupt()
     if threading.current_thread() is not threading.main_thread():

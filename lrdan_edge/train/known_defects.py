@@ -1,10 +1,10 @@
-"""A few labelled defects in training (``--known-defects DIR``): what they look like, learnt beside the good images.
+"""A few labelled defects that training learns from, besides the good images (`TrainOptions.known_defects`, a folder DIR).
 
-After Deep SAD (arXiv 1906.02694): labelled anomalies are pushed away from what is normal, and everything else is trained as before.
+After Deep SAD (arXiv 1906.02694): labelled anomalies are pushed away from normal images; all other training stays the same.
 
 DIR/<image> or DIR/<kind>/<image>     the defects
 DIR/masks/<image's name below DIR>    optional: its mask, as a .png, non-zero where defective
-DIR/test/<kind>, DIR/ground_truth/<kind>  the same in the layout of MVTec AD; test/good is passed over
+DIR/test/<kind>, DIR/ground_truth/<kind>  the same in the layout of MVTec AD; test/good is skipped
 A folder ``good`` elsewhere is refused: its images would be learnt as defects.
 """
 
@@ -70,15 +70,16 @@ def draw_known(known: KnownDefects | None, batch_size: int, fraction: float, see
 
 
 def read_known(folder: Path, spec: ModelSpec, bit_depth: int = 16) -> KnownDefects:
-    """Read and fit labelled defects.
+    """Read labelled defects, resized and cut like the good images.
 
     Args:
         folder: DIR, as the module describes it.
-        spec: The networks and their geometry; of an image in tiles, those with the defect are taken.
+        spec: The networks and their geometry; if images are cut into tiles, only the tiles with the defect are taken.
         bit_depth: As `lrdan_edge.data.images.to_eight_bits`.
 
     Raises:
-        DataError: There is no image, or one cannot be read, or is good; a mask is empty; or with tiles, one has no mask.
+        DataError: There is no image; an image cannot be read; the folder holds good images; a mask is empty; or with tiles, an
+            image has no mask.
     """
     images = _listed(folder)
     frames, masks = [], []
@@ -86,18 +87,20 @@ def read_known(folder: Path, spec: ModelSpec, bit_depth: int = 16) -> KnownDefec
         cut = cut_frame(fit_frame(read_image(image.path, bit_depth), spec.frame_shape), spec)
         mask = None if image.mask is None else read_mask(image.mask)
         if mask is not None and not mask.any():
-            raise DataError(f"--known-defects {image.mask} marks nothing: mark the defect, or delete the mask")
+            raise DataError(f"{image.mask} marks nothing", "mark the defect, or delete the mask")
         where = np.zeros(cut.shape[:3], np.float32) if mask is None else _cut_mask(mask, spec)
         if image.mask is None and len(cut) > 1:
             raise DataError(
-                f"--known-defects {image.path} has no mask, and with tiles only a mask says which of them show the defect: give "
-                "it one, or leave it out"
+                f"{image.path} has no mask, and with tiles only a mask says which of them show the defect",
+                "add a mask, or remove the image from {known_defects}",
             )
         shows = where.any((1, 2)) | (image.mask is None or spec.geometry is None)
         frames += list(cut[shows])
         masks += list(where[shows])
     if not frames:
-        raise DataError(f"--known-defects {folder} has no defect in the region that is inspected: check --roi and the masks")
+        raise DataError(
+            f"{folder} has no defect in the region that is inspected", "check {roi} and the masks in {known_defects}"
+        )
     return KnownDefects(
         frames=torch.from_numpy(np.stack(frames).transpose(0, 3, 1, 2).copy()),
         masks=torch.from_numpy(np.stack(masks)),
@@ -106,7 +109,7 @@ def read_known(folder: Path, spec: ModelSpec, bit_depth: int = 16) -> KnownDefec
 
 
 def _cut_mask(mask: npt.NDArray[np.bool_], spec: ModelSpec) -> Image:
-    """A mask of any size cut as its image is: float32 [T, h, w], 1 where any of a pixel is defective."""
+    """Resize and cut a mask of any size like its image: float32 [T, h, w], 1 where any of a pixel is defective."""
     rows, columns = spec.frame_shape[:2]
     whole = cv2.resize(mask.astype(np.float32), (columns, rows), interpolation=cv2.INTER_AREA)
     if spec.geometry:
@@ -119,12 +122,13 @@ def _cut_mask(mask: npt.NDArray[np.bool_], spec: ModelSpec) -> Image:
 
 def _listed(folder: Path) -> list[LabelledImage]:
     if not folder.is_dir():
-        raise DataError(f"--known-defects {folder} is not a folder: give one with images of defects, and perhaps masks/ in it")
+        raise DataError(f"{folder} is not a folder", "give {known_defects} with images of defects, and perhaps masks/ in it")
     layout = (folder / "test").is_dir()
     if not layout and (folder / "good").is_dir():
         raise DataError(
-            f"--known-defects {folder} holds a folder of good images, which would be learnt as defects: give "
-            f"{folder.parent if folder.name == 'test' else 'a folder of defects alone'}"
+            f"{folder} holds a folder of good images, which would be learnt as defects",
+            "give {instead} as {known_defects}",
+            instead=folder.parent if folder.name == "test" else "a folder of defects only",
         )
     below, masks = (folder / "test", folder / "ground_truth") if layout else (folder, folder / "masks")
     found = []
@@ -134,22 +138,23 @@ def _listed(folder: Path) -> list[LabelledImage]:
         if kind != ("good" if layout else "masks"):
             found.append(LabelledImage(path, kind, mask_of(masks / place, path)))
     if not found:
-        raise DataError(f"--known-defects {folder} holds no image of a defect: put some there, or leave the option out")
+        raise DataError(f"{folder} holds no image of a defect", "add some, or leave {known_defects} out")
     return found
 
 
-def inverse_error(good: Tensor, x: Tensor, drawn: Tensor, where: Tensor) -> Tensor:
+def inverse_error(good: Tensor, x: Tensor, reconstructed: Tensor, where: Tensor) -> Tensor:
     """Deep SAD's term for labelled anomalies, (d(x))⁻¹, with d the reconstruction error in units of the good images'.
 
-    Scaled by the good images' own error once more, it weighs as much as that: E²·mean(1 / e), E theirs and e a defect's.
+    It is scaled by the good images' error once more, so that it weighs as much as that error: E²·mean(1 / e), where E is the error of
+    the good images and e that of a defect.
 
     Args:
         good: The good images' mean error E, a scalar; not trained through (detached).
         x: Known defects, float [M, C, H, W].
-        drawn: Their reconstructions, the same shape.
-        where: Where they are defective, float [M, 1, H, W]; the error there counts, as if the whole image were like it.
+        reconstructed: Their reconstructions, the same shape.
+        where: Where they are defective, float [M, 1, H, W]; only the error there counts, scaled up to the whole image.
     """
-    squared = (x - drawn).square().sum(1, keepdim=True)
+    squared = (x - reconstructed).square().sum(1, keepdim=True)
     pixels = where.shape[-2] * where.shape[-1]
     error = pixels * (squared * where).sum((1, 2, 3)) / where.sum((1, 2, 3))
     return good.detach().square() * (1 / (error + LEAST_ERROR)).mean()

@@ -20,18 +20,18 @@ from lrdan_edge.train.tensorboard_log import TrainingLog
 
 @dataclass
 class Loop:
-    """One run of the loop and all that takes part in it.
+    """One run of the training loop.
 
     Attributes:
         networks: What is trained; holds `ae2`.
         learner: The networks with their optimisers.
         frames: The good images, uint8 [N, C, H, W].
-        schedule: How long.
-        seed: Decides the order of the images.
+        schedule: The length of the run.
+        seed: Random seed of the order of the images.
         progress: Gets progress and notes.
         log: Gets losses and images.
         interrupt: Whether the user asked to stop.
-        checkpoint: Where the state is kept.
+        checkpoint: Where the state is saved.
     """
 
     networks: Networks

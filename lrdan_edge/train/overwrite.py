@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lrdan_edge.bundle.bundle import Bundle
+from lrdan_edge.bundle.command import Command
 from lrdan_edge.bundle.names import WEIGHTS
 from lrdan_edge.errors import BundleError, MissingStageError
 
@@ -51,7 +52,7 @@ def _find(path: Path) -> ExistingBundle | None:
     except MissingStageError:
         return None
     except BundleError:
-        return ExistingBundle(path, "a bundle that cannot be read ('lrdan-edge info' says why)")
+        return ExistingBundle(path, f"a bundle that cannot be read ('{Command('info')}' says why)")
     stage = manifest.stages.get("train")
     if stage is None:
         there = WEIGHTS in manifest.files or os.path.lexists(path / WEIGHTS)

@@ -1,4 +1,4 @@
-"""What a training run tells while it runs."""
+"""Progress of a training run."""
 
 from types import TracebackType
 
@@ -8,7 +8,7 @@ from rich.progress import Progress as Bars
 
 
 class Progress:
-    """Listener of a training run; this one is silent, subclasses show or record."""
+    """Receives the progress of a training run; this one is silent, subclasses show or record it."""
 
     def step(self, epoch: int, epochs: int, step: int, steps: int, losses: dict[str, float], seconds_left: float) -> None:
         """A step was made.
@@ -23,7 +23,7 @@ class Progress:
         """
 
     def note(self, text: str) -> None:
-        """Something the user should know, one sentence."""
+        """A note for the user, one sentence."""
 
     def __enter__(self) -> "Progress":
         return self
@@ -36,7 +36,7 @@ SHOWN = ("total", "irec", "adv", "zrec", "c", "girec", "direc", "known")
 
 
 class TerminalProgress(Progress):
-    """A bar with losses and time left on a terminal; elsewhere a line per tenth of the epochs."""
+    """A bar with losses and the time left on a terminal; elsewhere a line for each tenth of the epochs."""
 
     def __init__(self, console: Console | None = None) -> None:
         """Show on `console`, standard error by default."""
@@ -53,7 +53,7 @@ class TerminalProgress(Progress):
         self._last_line = 0
 
     def step(self, epoch: int, epochs: int, step: int, steps: int, losses: dict[str, float], seconds_left: float) -> None:
-        """Move the bar, or print a line where a tenth of the epochs is full."""
+        """Move the bar, or print a line when a tenth of the epochs is complete."""
         text = " ".join(f"{name} {losses[name]:.3f}" for name in SHOWN if name in losses)
         if self._console.is_terminal:
             if self._task is None:
@@ -72,7 +72,7 @@ class TerminalProgress(Progress):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        """Leave the bar as it stands."""
+        """Stop updating the bar."""
         self._bars.stop()
 
 

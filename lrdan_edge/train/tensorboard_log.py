@@ -36,7 +36,7 @@ class TrainingLog:
 
 
 class TensorBoardLog(TrainingLog):
-    """Writes event files that ``tensorboard --logdir`` shows."""
+    """Writes event files, which the command ``tensorboard`` shows."""
 
     def __init__(self, folder: Path, preprocessing: Preprocessing, first_step: int) -> None:
         """Begin.

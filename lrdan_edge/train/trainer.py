@@ -15,7 +15,7 @@ from lrdan_edge.bundle.stage import Stage
 from lrdan_edge.errors import CollapseError, InterruptedTrainingError, TrainingError
 from lrdan_edge.train.checkpoint import State
 from lrdan_edge.train.compilation import compile_networks
-from lrdan_edge.train.interrupt import first_interrupt_is_polite
+from lrdan_edge.train.interrupt import graceful_interrupt
 from lrdan_edge.train.loop import Loop
 from lrdan_edge.train.options import TrainOptions, choose_device, computes_bfloat16
 from lrdan_edge.train.overwrite import require_room
@@ -72,7 +72,7 @@ def _train(data: Path, bundle_path: Path, options: TrainOptions, progress: Progr
     checkpoint = checkpoint_for(bundle_path / CHECKPOINT, training_data, options, schedule, device)
     with (
         bundle.stage("train", command=command_for(data, options), options=options.as_dict()) as stage,
-        first_interrupt_is_polite() as interrupt,
+        graceful_interrupt() as interrupt,
         torch.random.fork_rng(),
         progress,
     ):

@@ -110,7 +110,10 @@ def test_random_corruptions_give_one_clear_error_each(built: Bundle, monkeypatch
     for number in range(CORRUPTIONS):
         name, use = victims[number % len(victims)]
         path = built.path / name
-        path.write_bytes(corrupt(whole[name], rng))
+        damaged = corrupt(whole[name], rng)
+        if path == signature and whole[name].strip() in damaged.split():
+            continue  # one signature is whole still, and each stands for itself
+        path.write_bytes(damaged)
         try:
             with pytest.raises(LrdanError) as refusal:
                 use(built.path)

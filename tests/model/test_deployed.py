@@ -1,6 +1,6 @@
 """The scoring head against NumPy, and the invariances a deployed score must have."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -58,8 +58,8 @@ def test_head_is_what_it_says(pooling: Literal["max", "mean"], sigma: float, nor
         kernel = gaussian_kernel(sigma, 32).numpy().astype(np.float64)
         radius = len(kernel) // 2
         padded = np.pad(error, ((0, 0), (radius, radius), (radius, radius)), mode="edge")
-        rows = sum(weight * padded[:, index : index + 32] for index, weight in enumerate(kernel))
-        error = np.asarray(sum(weight * rows[:, :, index : index + 40] for index, weight in enumerate(kernel)))
+        rows = np.sum([weight * padded[:, index : index + 32] for index, weight in enumerate(kernel)], axis=0)
+        error = np.sum([weight * rows[:, :, index : index + 40] for index, weight in enumerate(kernel)], axis=0)
     np.testing.assert_allclose(heatmap.numpy(), error, atol=1e-4)
     expected = error.max((1, 2)) if pooling == "max" else error.mean((1, 2))
     np.testing.assert_allclose(score.numpy(), expected, atol=1e-4)
@@ -112,9 +112,10 @@ def test_an_autoencoder_marks_no_defects() -> None:
 
 
 @pytest.mark.parametrize("name", ["extent", "nearby"])
-def test_what_is_for_log_odds_alone_is_refused_for_errors(name: str) -> None:
+def test_what_needs_log_odds_is_refused_for_errors(name: str) -> None:
+    wrong: dict[str, Any] = {name: True}
     with pytest.raises(ValueError, match="probability"):
-        Scoring(normalise=True, smoothing_sigma=1, pooling="max", **{name: True})
+        Scoring(normalise=True, smoothing_sigma=1, pooling="max", **wrong)
 
 
 @given(st.floats(0, 20), st.floats(-5, 5))

@@ -51,6 +51,7 @@ def test_marks_are_means_of_blocks_and_a_marker_gives_the_same(size: tuple[int, 
     spec = spec_for(*size, channels, recipe="inspection")
     restorer = Restorer(spec)
     torch.nn.init.normal_(restorer.head.weight)  # the four pixels of a place differ
+    assert restorer.head.bias is not None
     torch.nn.init.normal_(restorer.head.bias)
     x = torch.randn(2, channels, *size)
     with torch.inference_mode():

@@ -21,7 +21,7 @@ def keep_registry() -> None:
     except ImportError:
         return  # this PyTorch keeps it elsewhere
     if not hasattr(ONNXRegistry.from_torchlib, "cache_info"):
-        ONNXRegistry.from_torchlib = staticmethod(cache(ONNXRegistry.from_torchlib))  # type: ignore[method-assign, assignment]
+        ONNXRegistry.from_torchlib = staticmethod(cache(ONNXRegistry.from_torchlib))  # type: ignore[method-assign]
 
 
 def export_one_graph(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,21 +10,24 @@ from typing import Any
 import cv2
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from lrdan_edge.bundle.manifest import Manifest, manifest_to_json
 
 SIDE = 32
 
+Array = npt.NDArray[Any]
 
-def good_image(rng: np.random.Generator) -> np.ndarray:
+
+def good_image(rng: np.random.Generator) -> Array:
     """A striped tile, its phase and brightness varying: uint8 [SIDE, SIDE]."""
     x = np.arange(SIDE) + rng.integers(0, 8)
     stripes = 110 + 40 * np.sin(2 * np.pi * x / 8)
     return np.clip(stripes[None, :] + rng.normal(0, 4, (SIDE, SIDE)), 0, 255).astype(np.uint8)
 
 
-def defective_image(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def defective_image(rng: np.random.Generator) -> tuple[Array, Array]:
     """A tile with a bright blob, and the blob's mask."""
     mask = np.zeros((SIDE, SIDE), np.uint8)
     centre = tuple(int(c) for c in rng.integers(8, SIDE - 8, 2))
@@ -34,22 +37,21 @@ def defective_image(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     return image, mask
 
 
-def surface(rng: np.random.Generator, side: int = 96) -> np.ndarray:
+def surface(rng: np.random.Generator, side: int = 96) -> Array:
     """A surface of its own: smooth noise of several scales, float [side, side] about 0, of unit deviation."""
-    total = sum(
-        cv2.resize(rng.standard_normal((cells, cells)), (side, side), interpolation=cv2.INTER_CUBIC) for cells in (6, 12, 24)
-    )
+    scales = [cv2.resize(rng.standard_normal((n, n)), (side, side), interpolation=cv2.INTER_CUBIC) for n in (6, 12, 24)]
+    total = np.sum(scales, axis=0)
     return np.asarray(total / np.std(total))
 
 
-def exposed(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def exposed(image: Array, rng: np.random.Generator) -> Array:
     """A photograph of it under some light, uint8."""
     rows = np.linspace(-1, 1, len(image))[:, None]
     light = rng.uniform(60, 160) + rng.uniform(-20, 20) * rows
-    return np.clip(light + rng.uniform(10, 35) * image + rng.normal(0, 2, image.shape), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(light + rng.uniform(10, 35) * image + rng.normal(0, 2, image.shape), 0, 255), np.uint8)
 
 
-def write(path: Path, image: np.ndarray) -> Path:
+def write(path: Path, image: Array) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     assert cv2.imwrite(str(path), image)
     return path

@@ -1,7 +1,7 @@
 """Images as cameras give them: odd sizes, grey and colour, 8 bits and 10 to 16, the same in training and inspection."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -18,6 +18,7 @@ from lrdan_edge.export.graph import export
 from lrdan_edge.model.deployed import load_ae2
 from lrdan_edge.runtime.inspector import Inspector
 from lrdan_edge.runtime.sources import open_source
+from lrdan_edge.runtime.verdict import Verdict
 from lrdan_edge.train.options import TrainOptions
 from lrdan_edge.train.progress import Progress
 from lrdan_edge.train.trainer import train
@@ -30,6 +31,11 @@ class Notes(Progress):
 
     def note(self, text: str) -> None:
         self.notes.append(text)
+
+
+def score_of(verdict: Verdict) -> float:
+    assert verdict.score is not None
+    return verdict.score
 
 
 def write_images(folder: Path, count: int, shape: tuple[int, ...], bits: int = 8, seed: int = 0) -> None:
@@ -96,7 +102,7 @@ def test_the_depth_comes_from_all_images_and_can_be_given(tmp_path: Path) -> Non
     assert not any("bits of" in note for note in given_depth.notes)
     expected = load_frames([tmp_path / "data" / name for name in material.training], (32, 32, 1), 12)
     assert np.array_equal(material.frames[:].numpy(), expected.transpose(0, 3, 1, 2))
-    with pytest.raises(TrainingError, match="bit depth is 11; 8, 10, 12, 14, 16 are supported"):
+    with pytest.raises(TrainingError, match="bit depth is 11: give bit_depth of 8, 10, 12, 14, 16"):
         TrainOptions(bit_depth=11)  # type: ignore[arg-type]
 
 
@@ -112,12 +118,12 @@ def test_inspection_reads_sixteen_bits_as_training_did(tmp_path: Path, monkeypat
     with Inspector.open(bundle, backend="torch") as inspector:
         assert inspector.bit_depth == 12
         source = open_source(folder, bit_depth=inspector.bit_depth)
-        from_source = [inspector.inspect([frame.image])[0].score for frame in source]
-        deep = [cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for path in sorted(folder.iterdir())]
+        from_source = [score_of(inspector.inspect([frame.image])[0]) for frame in source]
+        deep: list[Any] = [cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for path in sorted(folder.iterdir())]
         assert deep[0].dtype == np.uint16
-        from_arrays = [verdict.score for verdict in inspector.inspect(deep)]
-        from_batch = [verdict.score for verdict in inspector.inspect(np.stack(deep)[..., None])]
-        shallow = [verdict.score for verdict in inspector.inspect([read_image(path) for path in sorted(folder.iterdir())])]
+        from_arrays = [score_of(verdict) for verdict in inspector.inspect(deep)]
+        from_batch = [score_of(verdict) for verdict in inspector.inspect(np.stack(deep)[..., None])]
+        shallow = [score_of(verdict) for verdict in inspector.inspect([read_image(path) for path in sorted(folder.iterdir())])]
     calibrated = bundle.decision().graphs["fp32"].good_scores
     np.testing.assert_allclose(from_source, from_arrays, rtol=1e-5)
     np.testing.assert_allclose(from_batch, from_arrays, rtol=1e-5)

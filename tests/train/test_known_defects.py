@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from parts import defective_image, exposed, good_image, surface, write
+from parts import Array, defective_image, exposed, good_image, surface, write
 from specs import spec_for
 
 from lrdan_edge.bundle.bundle import Bundle
@@ -29,6 +29,12 @@ from lrdan_edge.train.trainer import train
 from lrdan_edge.train.view import View
 
 DEFAULTS = InspectionHyperparameters()
+
+
+def read(path: Path) -> Array:
+    image = cv2.imread(str(path))
+    assert image is not None
+    return image
 
 
 @pytest.fixture
@@ -54,7 +60,7 @@ def test_masks_are_found_and_fitted(known: Path) -> None:
 def test_the_layout_of_mvtec_ad_is_the_same(known: Path, tmp_path: Path) -> None:
     for source in known.rglob("*.png"):
         part = "ground_truth/blob" if "masks" in source.parts else "test/blob"
-        write(tmp_path / "mvtec" / part / source.name, cv2.imread(str(source)))
+        write(tmp_path / "mvtec" / part / source.name, read(source))
     write(tmp_path / "mvtec/test/good/0.png", good_image(np.random.default_rng(0)))
     found, same = read_known(tmp_path / "mvtec", spec_for(32, 32, 1)), read_known(known, spec_for(32, 32, 1))
     assert torch.equal(found.frames, same.frames)
@@ -70,10 +76,10 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
 
 
 def test_good_images_and_empty_masks_are_not_learnt_as_defects(known: Path, tmp_path: Path) -> None:
-    """`--known-defects parts/test`, one folder too deep, used to learn test/good as defects."""
+    """`known_defects=parts/test`, one folder too deep, used to learn test/good as defects."""
     write(tmp_path / "parts/test/good/0.png", good_image(np.random.default_rng(0)))
-    write(tmp_path / "parts/test/blob/0.png", cv2.imread(str(known / "blob/0.png")))
-    with pytest.raises(DataError, match=r"good images, which would be learnt as defects: give \S+/parts$"):
+    write(tmp_path / "parts/test/blob/0.png", read(known / "blob/0.png"))
+    with pytest.raises(DataError, match=r"good images, which would be learnt as defects: give \S+/parts as known_defects$"):
         read_known(tmp_path / "parts" / "test", spec_for(32, 32, 1))
     assert len(read_known(tmp_path / "parts", spec_for(32, 32, 1)).frames) == 1
     mask = known / "masks/blob/1.png"
@@ -138,7 +144,8 @@ def test_a_mixed_batch_is_what_it_says(known: Path) -> None:
     assert seen["known"] > 5
     assert seen["unmarked"] > 5
     restored = torch.rand(8, 1, 32, 32, requires_grad=True)
-    (restored - restoration_target(restored, mixed.good, mixed.mask, mixed.known)).abs().sum().backward()
+    torch.autograd.backward((restored - restoration_target(restored, mixed.good, mixed.mask, mixed.known)).abs().sum())
+    assert restored.grad is not None
     unknown = mixed.known[:, None, None, None] & (mixed.mask > 0)
     assert (restored.grad[unknown] == 0).all()
     assert (restored.grad[~unknown] != 0).all()
@@ -170,7 +177,7 @@ def test_the_command_takes_them_and_the_manifest_keeps_what_they_were(known: Pat
     assert "known" in stage.results["losses"]
 
 
-def ringed(rng: np.random.Generator, side: int = 48) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def ringed(rng: np.random.Generator, side: int = 48) -> tuple[Array, Array, Array]:
     """A smooth surface, the same with a faint ring, which no synthetic defect is like, and the ring's mask."""
     plain = exposed(0.4 * surface(rng, side), rng)
     ring = np.zeros(plain.shape, np.float32)

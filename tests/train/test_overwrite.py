@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -20,6 +21,7 @@ from lrdan_edge.train import trainer
 from lrdan_edge.train.options import TrainOptions
 from lrdan_edge.train.progress import Progress, TerminalProgress
 from lrdan_edge.train.trainer import train
+from lrdan_edge.train.training_data import TrainingData, load_training_data
 
 TINY = TrainOptions(recipe="inspection", image_size=(28, 28), epochs=2, batch_size=8, device="cpu")
 OTHER = replace(TINY, seed=5)
@@ -174,13 +176,12 @@ def test_an_interrupted_bundle_is_replaced_by_going_on_only(
 def test_a_training_that_ended_while_this_one_decoded_its_images_is_not_replaced(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load = trainer.load_training_data
-    monkeypatch.setattr(trainer, "load_training_data", lambda *args, **kwargs: (first(), load(*args, **kwargs))[1])
-
-    def first() -> None:
+    def load_late(folder: Path, options: TrainOptions) -> TrainingData:
         monkeypatch.undo()
         train(data, tmp_path / "b", OTHER, Progress())
+        return load_training_data(folder, options)
 
+    monkeypatch.setattr(trainer, "load_training_data", load_late)
     with pytest.raises(BundleError, match="already holds a trained bundle"):
         train(data, tmp_path / "b", TINY, Progress())
     assert Bundle.open(tmp_path / "b").manifest.stages["train"].options["seed"] == 5
@@ -202,8 +203,13 @@ def test_on_the_command_line(data: Path, tmp_path: Path, monkeypatch: pytest.Mon
     assert "--overwrite" in line
 
     step = TerminalProgress.step
+
+    def interrupting(*arguments: Any) -> None:
+        step(*arguments)
+        signal.raise_signal(signal.SIGINT)
+
     with monkeypatch.context() as patched:
-        patched.setattr(TerminalProgress, "step", lambda *args: (step(*args), signal.raise_signal(signal.SIGINT)))
+        patched.setattr(TerminalProgress, "step", interrupting)
         stopped = call(*command, "--overwrite", "--seed", "3")
     assert stopped.exit_code == 130
     assert f"the bundle at {bundle} is unchanged: run the same command again to resume." in stopped.output

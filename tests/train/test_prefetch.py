@@ -216,7 +216,7 @@ def test_the_number_of_workers_changes_no_bit(stripes: Path, tmp_path: Path, mon
         if index < 2:
             write(tmp_path / "known" / "masks" / f"{index}.png", mask)
     options = TrainOptions(image_size=(36, 40), epochs=2, batch_size=8, device="cpu", known_defects=tmp_path / "known")
-    weights = []
+    weights: list[bytes] = []
     for workers in (0, 1, 3):
         monkeypatch.setattr(loop, "workers_for", lambda *_, workers=workers: workers)
         weights.append((train(stripes, tmp_path / str(len(weights)), options, Progress()).path / WEIGHTS).read_bytes())

@@ -173,7 +173,7 @@ def test_an_interrupted_run_goes_on(data: Path, tmp_path: Path) -> None:
 
 def test_resuming_can_be_demanded(data: Path, tmp_path: Path) -> None:
     demanding = replace(TINY, resume=True)
-    with pytest.raises(TrainingError, match=r"nothing to resume: there is no .*checkpoint.safetensors; train without resume"):
+    with pytest.raises(TrainingError, match=r"nothing to resume: there is no .*checkpoint.safetensors: train without resume"):
         train(data, tmp_path / "b", demanding, Progress())
     stopped(data, tmp_path / "b", TINY, 3)
     cv2.imwrite(str(data / "000.png"), np.zeros((28, 28), np.uint8))

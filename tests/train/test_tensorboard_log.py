@@ -42,5 +42,7 @@ def test_losses_rate_and_images_are_written_and_change_nothing(stripes: Path, tm
 def test_a_missing_package_is_named(stripes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
     monkeypatch.setitem(sys.modules, "tensorboard", None)
-    with pytest.raises(MissingExtraError, match=r"--tensorboard needs tensorboard, .*pip install 'lrdan-edge\[tensorboard\]'"):
+    with pytest.raises(
+        MissingExtraError, match=r"the TensorBoard log needs tensorboard, .*pip install 'lrdan-edge\[tensorboard\]'"
+    ):
         train(stripes, tmp_path / "bundle", replace(OPTIONS, tensorboard=tmp_path / "board"), Progress())

@@ -105,6 +105,7 @@ def test_a_run_writes_everything_a_later_stage_needs(stripes: Path, tmp_path: Pa
 def test_the_bundle_scores_as_the_trained_network_does(stripes: Path, tmp_path: Path) -> None:
     bundle = train(stripes, tmp_path / "bundle", TINY, Progress())
     module = load_ae2(bundle)
+    assert isinstance(module.ae2, Autoencoder)
     frames = torch.from_numpy(load_frames(recorded_images(bundle, "training"), (32, 32, 1)))
     with torch.inference_mode():
         score, heatmap = module(frames)

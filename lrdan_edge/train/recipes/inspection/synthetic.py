@@ -85,20 +85,20 @@ def _softness(shape: Shape, rng: np.random.Generator) -> float:
 
 
 def texture_of(image: Image) -> Image:
-    """How strong the texture is around every pixel: the mean deviation from a smoothed image, float32 [H, W], above 0."""
+    """The strength of the texture around each pixel: the mean deviation from a smoothed image, float32 [H, W], above 0."""
     return np.asarray(cv2.blur(np.abs(image - _blur(image, 3)).mean(2), (31, 31)) + 0.004, np.float32)
 
 
 def prominence(relative: Image, inside: npt.NDArray[np.bool_]) -> float:
-    """How far a defect stands out: its mean change in units of the texture, times the fourth root of its area / 100 pixels."""
+    """How much a defect stands out: its mean change in units of the texture, times the fourth root of its area / 100 pixels."""
     area = int(inside.sum())
     return float(relative[inside].mean()) * (area / 100) ** 0.25 if area else 0.0
 
 
 def _filling(shape: Shape, image: Image, other: Image, inside: npt.NDArray[np.bool_], rng: np.random.Generator) -> Image:
-    """What a defect shows: another tone (always for cracks, mostly for blobs), foreign texture, or texture lost or coarsened."""
+    """The filling of a defect: another tone (always for cracks, mostly for blobs), foreign texture, or missing or coarser texture."""
     if shape is _region:
-        return _worked(image, other, inside, rng)
+        return _different_surface(image, other, inside, rng)
     choice = rng.random()
     if shape is _crack or choice < (0.75 if shape is _blob else 0.4):
         return _tone(image, inside, rng)
@@ -109,8 +109,8 @@ def _filling(shape: Shape, image: Image, other: Image, inside: npt.NDArray[np.bo
     return np.asarray(smooth + coarse * (image - smooth) + rng.normal() * 0.25 * _contrast(image), np.float32)
 
 
-def _worked(image: Image, other: Image, inside: npt.NDArray[np.bool_], rng: np.random.Generator) -> Image:
-    """A region worked differently: another grain (stronger, weaker, smeared, or another part's), and perhaps another tone."""
+def _different_surface(image: Image, other: Image, inside: npt.NDArray[np.bool_], rng: np.random.Generator) -> Image:
+    """A region with a different surface: another grain (stronger, weaker, smeared, or from another part), and perhaps another tone."""
     level = image[inside].mean(0)
     shift: Any = 0.0
     if rng.random() < 0.5:
@@ -130,14 +130,14 @@ def _worked(image: Image, other: Image, inside: npt.NDArray[np.bool_], rng: np.r
 
 
 def _smeared(image: Image, rng: np.random.Generator) -> Image:
-    """The texture drawn out along rows or columns, as grinding does, and stronger than it was."""
+    """The texture smeared along rows or columns, as by grinding, and amplified."""
     smooth, length = _blur(image, rng.uniform(6, 20)), int(_between(rng, 15, 80)) | 1
     grain = cv2.blur(image, (1, length) if rng.random() < 0.5 else (length, 1)).reshape(image.shape) - smooth
     return np.asarray(smooth + rng.uniform(1.5, 4) * grain + rng.uniform(0, 1) * (image - _blur(image, 2)), np.float32)
 
 
 def _tone(image: Image, inside: npt.NDArray[np.bool_], rng: np.random.Generator) -> Image:
-    """Darker or, less often, brighter; the texture below may show through."""
+    """Darker or, less often, brighter; the texture below may be visible."""
     height, width = inside.shape
     change = _between(rng, 0.06, 0.6) * (-1 if rng.random() < 0.72 else 1)
     grain = 0.4 * rng.uniform(0, 1) * _noise(rng, height, width, min(height, width) / rng.uniform(2, 12))[..., None]
@@ -148,7 +148,7 @@ def _tone(image: Image, inside: npt.NDArray[np.bool_], rng: np.random.Generator)
 
 
 def _foreign(image: Image, other: Image, inside: npt.NDArray[np.bool_], rng: np.random.Generator) -> Image:
-    """Another image's texture, moved and perhaps turned, at its own or at this image's brightness."""
+    """The texture of another image, shifted and perhaps rotated, at its own brightness or at this image's."""
     height, width = inside.shape
     if rng.random() < 0.5:
         other = np.rot90(other, int(rng.integers(1, 4))) if height == width else other[::-1, ::-1]
@@ -170,7 +170,7 @@ def _blob(rng: np.random.Generator, height: int, width: int, low: float = 0.008,
 
 
 def _crack(rng: np.random.Generator, height: int, width: int) -> Image:
-    """A wandering line, half of them from an edge inwards."""
+    """An irregular line; half of them start at an edge."""
     side = min(height, width)
     step = side / 40
     count = max(3, int(_between(rng, 0.06, 1) * side / step))
@@ -207,7 +207,7 @@ def _cloud(rng: np.random.Generator, height: int, width: int) -> Image:
 
 
 def _region(rng: np.random.Generator, height: int, width: int) -> Image:
-    """A large part cut off by one slanted, slightly wavy line, or a strip between two."""
+    """A large part of the image on one side of a slanted, slightly wavy line, or a strip between two such lines."""
     angle = rng.uniform(0, 2 * np.pi) if rng.random() < 0.3 else rng.integers(4) * np.pi / 2 + rng.normal() * 0.15
     rows, columns = np.mgrid[0:height, 0:width].astype(np.float32)
     distance = columns * np.cos(angle) + rows * np.sin(angle)
@@ -255,7 +255,7 @@ def _fixed_point(points: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
 
 
 def _between(rng: np.random.Generator, low: float, high: float) -> float:
-    """Drawn so that every ratio is as likely as any other (log-uniform)."""
+    """A log-uniform random number."""
     return float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
 

@@ -66,8 +66,8 @@ def test_painted_defects_are_marked_where_the_image_changed(seed: int, size: tup
     rng = np.random.default_rng(seed)
     image, other = rng.random((2, *size, channels), np.float32)
     painted, mask = paint(image, other, rng, DEFAULTS)
-    assert (painted.shape, painted.dtype) == (image.shape, np.float32)
-    assert (mask.shape, mask.dtype) == (size, np.float32)
+    assert (painted.shape, painted.dtype) == (image.shape, np.dtype(np.float32))
+    assert (mask.shape, mask.dtype) == (size, np.dtype(np.float32))
     assert set(np.unique(mask)) <= {0.0, 1.0}
     assert painted.min() >= 0
     assert painted.max() <= 1
@@ -106,7 +106,7 @@ def test_variation_keeps_shape_range_and_brightness_order(seed: int, channels: i
     rng = np.random.default_rng(seed)
     image = np.full((32, 40, channels), 0.5, np.float32)
     varied = vary(image, rng, DEFAULTS)
-    assert (varied.shape, varied.dtype) == (image.shape, np.float32)
+    assert (varied.shape, varied.dtype) == (image.shape, np.dtype(np.float32))
     assert varied.min() >= 0
     assert varied.max() <= 1
     assert np.ptp(varied) < 1e-5, "a flat image stays flat"
