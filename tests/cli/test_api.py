@@ -45,8 +45,6 @@ API: dict[str, list[str]] = {
 
 OTHER_NAMES = {
     "bundle_path": "bundle",
-    "run: append": "earlier",
-    "run: overwrite": "earlier",
     "run: min_area": "min_pixels",
     "run: require_gpu": "self",  # a method of the inspector
     "camera probe: source": "uri",
