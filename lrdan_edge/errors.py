@@ -21,8 +21,8 @@ LrdanError                 what is wrong, with which value, and what to do
 └── MissingExtraError      an optional package is not installed
 
 An error keeps its parts: the problem, the fix, and the values that the fix names. As text it names the library's parameters
-(``give image_size=64x64``); the command line words the same parts with its options (``give --image-size 64x64``), prints one
-line and exits 1. Any other exception is a bug and keeps its traceback.
+(``give image_size=64x64``); the command line words the same parts with its options, prints one line and exits 1. Any other
+exception is a bug and keeps its traceback.
 """
 
 from collections.abc import Mapping

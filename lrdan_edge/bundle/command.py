@@ -1,12 +1,6 @@
 """A command as data, for the record of a stage and for messages that say what to run."""
 
 import shlex
-from pathlib import Path
-
-
-def in_bundle(command: str, bundle: Path) -> str:
-    """The line to type in a shell for a command that a stage has recorded; stages record theirs without the bundle's path."""
-    return f"{command} --bundle {shlex.quote(str(bundle))}"
 
 
 class Command:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from lrdan_edge.backends.base import ANY_CORES, Backend, Cores
 from lrdan_edge.bundle.bundle import Bundle
-from lrdan_edge.bundle.command import Command, in_bundle
+from lrdan_edge.bundle.command import Command
 from lrdan_edge.bundle.encoding import from_json
 from lrdan_edge.bundle.engine_sidecar import EngineSidecar
 from lrdan_edge.bundle.names import ENGINES, engine_stage, graph_name
@@ -79,7 +79,7 @@ def engine(bundle: Bundle, name: str) -> Engine:
     written = bundle.read(sidecar_name, record.command)
     sidecar = from_json(written, EngineSidecar, str(bundle.path / sidecar_name))
     incompatibility = _staleness(bundle, name, sidecar) or incompatibility_of(sidecar)
-    rebuild = in_bundle(record.command, bundle.path)
+    rebuild = str(Command.recorded(record.command).with_options(bundle=bundle.path))
     return Engine(name, sidecar, incompatibility, trust_in(bundle, name, written), record.command, rebuild)
 
 

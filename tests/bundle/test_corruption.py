@@ -103,12 +103,17 @@ def test_random_corruptions_give_one_clear_error_each(built: Bundle, monkeypatch
         (f"engines/{engine.name}", use_engine),
         (f"engines/{engine.name}.sig", use_engine),
     ]
+    signature = built.path / f"engines/{engine.name}.sig"
+    signature.write_bytes(signature.read_bytes().splitlines(keepends=True)[0])  # one that holds is enough: keep one only
     whole = {name: (built.path / name).read_bytes() for name, _ in victims}
     rng = random.Random(SEED)
     for number in range(CORRUPTIONS):
         name, use = victims[number % len(victims)]
         path = built.path / name
-        path.write_bytes(corrupt(whole[name], rng))
+        damaged = corrupt(whole[name], rng)
+        if path == signature and whole[name].strip() in damaged.split():
+            continue  # one signature is whole still, and each stands for itself
+        path.write_bytes(damaged)
         try:
             with pytest.raises(LrdanError) as refusal:
                 use(built.path)
@@ -116,8 +121,8 @@ def test_random_corruptions_give_one_clear_error_each(built: Bundle, monkeypatch
             path.write_bytes(whole[name])
         said = " ".join(str(refusal.value).split())
         assert 20 < len(said) < 1000, f"corruption {number} of {name}: {said}"
-        assert ":" in said, f"corruption {number} of {name} has no mend: {said}"
-    assert engines(built)[0].unusable_reason is None, "mended, it runs again"
+        assert ":" in said, f"corruption {number} of {name} has no fix: {said}"
+    assert engines(built)[0].unusable_reason is None, "restored, it runs again"
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: bytes([data[0] ^ 1]) + data[1:]])
