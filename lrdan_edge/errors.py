@@ -1,47 +1,47 @@
-"""Every error the toolkit raises on purpose.
+"""Every error that the toolkit raises on purpose.
 
-LrdanError                 what is wrong, with which value, and what to do
+LrdanError                 the base: the problem, the value seen and the fix
 ├── BundleError            the bundle cannot be read or written
 │   ├── MissingStageError  a stage that must come first has not run
-│   ├── ChangedFileError   a file is not the one the manifest describes
-│   └── StaleStageError    a stage is older than what it was made from
+│   ├── ChangedFileError   a file does not match the manifest
+│   └── StaleStageError    a stage is older than its inputs
 ├── DataError              images or folders that cannot be used
 ├── TrainingError          training cannot go on (NaN, collapse), or was interrupted
 ├── ExportError            a graph cannot be written or does not match its model
-├── CalibrationError       a threshold or a quantised graph cannot be made
+├── CalibrationError       a threshold cannot be fitted, or a quantised graph cannot be made
 ├── EngineError            an engine cannot be built or cannot be used on this device
 ├── SourceError            a camera, stream or file cannot deliver frames
-│   ├── SourceAddressError the address is mistyped, or nothing is there
-│   ├── SourceRefusedError it is there, but refuses: nothing listens, no permission, in use by another program
+│   ├── SourceAddressError the address is mistyped, or nothing exists there
+│   ├── SourceRefusedError it exists, but refuses: nothing listens, no permission, in use by another program
 │   ├── SourceTimeoutError it does not answer, or no frame came in time
 │   ├── SourceEndedError   the connection or the capture process ended
-│   ├── SourceFormatError  what it delivers cannot be decoded, or is not what was asked for
+│   ├── SourceFormatError  its data cannot be decoded, or has another format than requested
 │   └── SourceSignalError  frames arrive but show nothing: black, frozen, or of another size than before
 ├── BackendError           inference failed
 └── MissingExtraError      an optional package is not installed
 
 An error keeps its parts: the problem, the fix, and the values that the fix names. As text it names the library's parameters
-(``give image_size=64x64``); the command line words the same parts with its options, prints one line and exits 1. Any other
-exception is a bug and keeps its traceback.
+(``give image_size=64x64``); the command line puts its options in their place, prints one line and exits 1. Any other exception is
+a bug and keeps its traceback.
 """
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 SWITCHES = {"on": True, "off": False}
-"""What a fix may ask of a parameter that is true or false, as ``{refit:on}``."""
+"""The values that a fix may give to a parameter that is true or false, as in ``{refit:on}``."""
 
 
 class Parameter(str):
-    """A parameter in a fix, worded for a Python caller: ``image_size``, ``image_size=64x64`` or ``int8=False``."""
+    """A parameter in a fix, written for a Python caller: ``image_size``, ``image_size=64x64`` or ``int8=False``."""
 
     __slots__ = ()
 
     def __format__(self, value: str) -> str:
-        """Write the name alone, or with the value that the fix asks for.
+        """Write the name, with the value that the fix asks for if there is one.
 
         Args:
-            value: Empty, ``on``, ``off``, or the value itself.
+            value: Empty for the name only, ``on``, ``off``, or the value itself.
         """
         return f"{self}={SWITCHES.get(value, value)}" if value else str(self)
 
@@ -61,10 +61,10 @@ class LrdanError(Exception):
     """Base of every error whose message is meant for the user.
 
     Attributes:
-        code: Names the kind of error for callers, as long as the type exists; a new type has a new code.
+        code: Identifies the kind of error for programs. It never changes; a new type has a new code.
         problem: What is wrong, with the value that was seen.
-        fix: What to do, a template: ``{name}`` is one of `values`, or else a parameter of the call that failed. Empty where the
-            problem says it all.
+        fix: A template that says what to do: ``{name}`` is one of `values`, or else a parameter of the call that failed. Empty if
+            the problem is enough.
         values: The values that `fix` names.
     """
 
@@ -75,7 +75,7 @@ class LrdanError(Exception):
 
         Args:
             problem: What is wrong, as the start of a sentence without a full stop.
-            fix: A template, never an f-string: braces in a file name are not to be read as names. ``{batch_size}`` names the
+            fix: A template, never an f-string, because a file name may contain braces. ``{batch_size}`` names the
                 parameter, ``{batch_size:24}`` asks for a value, ``{batch_size:{best}}`` for one of `values`, ``{refit:on}`` and
                 ``{int8:off}`` for true and false.
             **values: The values that `fix` names.
@@ -86,7 +86,7 @@ class LrdanError(Exception):
         super().__init__(self.worded())
 
     def worded(self, parameter: type[Parameter] = Parameter) -> str:
-        """The message in one line, parameters written as `parameter` writes them."""
+        """The message in one line, with parameters in the style of `parameter`."""
         fix = self.fix.format_map(_Parts(self.values, parameter))
         return " ".join(f"{self.problem}: {fix}".split()) if fix else self.problem
 
@@ -104,13 +104,13 @@ class MissingStageError(BundleError):
 
 
 class ChangedFileError(BundleError):
-    """A file of the bundle is not the one its manifest describes."""
+    """A file of the bundle does not match the manifest."""
 
     code = "changed-file"
 
 
 class StaleStageError(BundleError):
-    """A stage is older than what it was made from; the message names the command that renews it."""
+    """A stage is older than its inputs; the message names the command to run again."""
 
     code = "stale-stage"
 
@@ -128,13 +128,13 @@ class TrainingError(LrdanError):
 
 
 class CollapseError(TrainingError):
-    """Training failed by itself and would fail again from where it stood: a loss is not finite, or a network has collapsed."""
+    """Training failed and would fail again if resumed: a loss is not finite, or a network has collapsed."""
 
     code = "collapse"
 
 
 class InterruptedTrainingError(TrainingError):
-    """Training was interrupted, and the bundle that it was to replace was kept; the message says how to go on."""
+    """Training was interrupted, and the existing bundle was not replaced; the message says how to resume."""
 
     code = "interrupted-training"
 
@@ -146,7 +146,7 @@ class ExportError(LrdanError):
 
 
 class CalibrationError(LrdanError):
-    """A threshold or a quantised graph cannot be made from the images given."""
+    """A threshold cannot be fitted, or a quantised graph cannot be made, from the given images."""
 
     code = "calibration"
 
@@ -158,7 +158,7 @@ class EngineError(LrdanError):
 
 
 class UntrustedEngineError(EngineError):
-    """An engine is not loaded: neither this machine nor a key that it trusts signed it."""
+    """An engine is not loaded, because neither this machine nor a trusted build machine signed it."""
 
     code = "untrusted-engine"
 
@@ -176,13 +176,13 @@ class SourceError(LrdanError):
 
 
 class SourceAddressError(SourceError):
-    """The address or one of its settings is mistyped, or nothing is there: no such file, host or camera."""
+    """The address or one of its settings is mistyped, or nothing exists there: no such file, host or camera."""
 
     code = "source-address"
 
 
 class SourceRefusedError(SourceError):
-    """The source is there, but refuses: nothing listens on its port, no permission, or in use by another program."""
+    """The source exists, but refuses: nothing listens on its port, no permission, or in use by another program."""
 
     code = "source-refused"
 
@@ -200,7 +200,7 @@ class SourceEndedError(SourceError):
 
 
 class SourceFormatError(SourceError):
-    """What the source delivers cannot be decoded, or is not the size or format that was asked for."""
+    """The source's data cannot be decoded, or does not have the requested size or format."""
 
     code = "source-format"
 

@@ -1,4 +1,4 @@
-"""How well scores and heatmaps tell good from defective, and how far two score vectors differ."""
+"""How well scores and heatmaps separate good from defective, and how much two score vectors differ."""
 
 import numpy as np
 import numpy.typing as npt
@@ -7,7 +7,7 @@ _BINS = 1 << 20
 
 
 def auroc(good: npt.ArrayLike, defective: npt.ArrayLike) -> float:
-    """Area under the ROC curve: the chance that a defective part scores higher than a good one, ties counting half.
+    """Area under the ROC curve: the probability that a defective part scores higher than a good one; a tie counts half.
 
     Computed from ranks (Mann and Whitney, 1947).
 
@@ -16,7 +16,7 @@ def auroc(good: npt.ArrayLike, defective: npt.ArrayLike) -> float:
         defective: Scores of defective parts, [m], finite.
 
     Returns:
-        In [0, 1]; NaN when either is empty.
+        In [0, 1]; NaN if either is empty.
     """
     low, high = np.sort(np.asarray(good, np.float64)), np.asarray(defective, np.float64)
     if not len(low) or not len(high):
@@ -38,8 +38,8 @@ def roc_curve(good: npt.ArrayLike, defective: npt.ArrayLike) -> tuple[npt.NDArra
 class PixelAuroc:
     """Pixel AUROC over any number of heatmaps in bounded memory.
 
-    Scores are counted in 2²⁰ bins of the float32 number line (sign, exponent and the first 11 bits of the fraction), so two
-    pixels are told apart when they differ by more than one part in 2000.
+    Values are counted in 2²⁰ bins of the float32 number line (sign, exponent and the first 11 bits of the fraction), so two
+    pixels fall into different bins if they differ by more than one part in 2000.
     """
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class PixelAuroc:
     def add(self, heatmap: npt.NDArray[np.float32], defective: npt.NDArray[np.bool_]) -> None:
         """Count one image: heatmap float32 [h, w], mask bool [h, w]."""
         bits = np.ascontiguousarray(heatmap, np.float32).view(np.uint32)
-        ordered = np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31))  # unsigned order is the floats' order
+        ordered = np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31))  # these unsigned integers sort like the floats
         bins = ordered >> 12
         for row, mask in enumerate((~defective, defective)):
             self._counts[row] += np.bincount(bins[mask], minlength=_BINS)
@@ -64,7 +64,7 @@ class PixelAuroc:
 
 
 def binomial_bound(n: int, rate: float, confidence: float = 0.99) -> int:
-    """Most events among `n` that a true rate of `rate` explains: the smallest k with P(X ≤ k) ≥ `confidence`."""
+    """The largest number of events among `n` that a true rate of `rate` explains: the smallest k with P(X ≤ k) ≥ `confidence`."""
     k = np.arange(n + 1)
     steps = np.log(np.maximum(n - k[:-1], 1)) - np.log(k[1:])
     log_choose = np.concatenate([[0.0], np.cumsum(steps)])
@@ -77,12 +77,12 @@ def relative_differences(
 ) -> npt.NDArray[np.float64]:
     """Differences of two score vectors, relative to the score, the median score or a unit, whichever is largest.
 
-    A normalised score or a log-odds may lie near zero, where a purely relative difference says nothing.
+    A normalised score or a log-odds may be near zero, where a purely relative difference is meaningless.
 
     Args:
         actual: Scores, float32 [n].
         expected: The scores they should be, float32 [n].
-        unit: What scores are counted in; see ``Scoring.unit`` in the manifest.
+        unit: The unit of the scores; see ``Scoring.unit`` in the manifest.
 
     Returns:
         float64 [n], 0 or more; NaN where a score is not a number.

@@ -1,1 +1,1 @@
-"""One module per backend, one contract for all."""
+"""Backends: one module each, all with the same interface."""

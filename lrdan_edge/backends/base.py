@@ -1,4 +1,4 @@
-"""The contract of a backend: it runs the deploy graph by one runtime on one device."""
+"""The interface of a backend, which runs the deploy graph with one runtime on one device."""
 
 import os
 import threading
@@ -25,9 +25,9 @@ class Detections(NamedTuple):
 
     Attributes:
         score: Anomaly scores, float32 [N]; higher is more anomalous.
-        heatmap: Per-pixel anomaly maps, float32 [N, h, w], or None when not asked for.
-        device_ms: Milliseconds that the device took by its own clock, copies to and from it included; None where the device
-            has no clock of its own.
+        heatmap: Per-pixel anomaly maps, float32 [N, h, w], or None if not requested.
+        device_ms: Milliseconds that the device took by its own clock, including copies to and from it; None if the device has no
+            clock.
     """
 
     score: npt.NDArray[np.float32]
@@ -37,15 +37,15 @@ class Detections(NamedTuple):
 
 @dataclass(frozen=True)
 class BackendSpec:
-    """What a backend takes and where it runs.
+    """The input, the output and the device of a backend.
 
     Attributes:
         frame_shape: (H, W, C) of a frame.
         heatmap_shape: (h, w) of a heatmap.
-        max_batch: Most frames in one call of the device; larger batches are split.
-        device: Where it runs, by the name that the user knows (``CPU``, ``NVIDIA Orin``).
+        max_batch: Most frames in one call of the device; `Backend.infer` splits larger batches.
+        device: The device's name for users (``CPU``, ``NVIDIA Orin``).
         precision: The graph's precision.
-        in_flight: How many calls, each from a thread of its own, run at once; further calls wait.
+        in_flight: How many calls, each from a separate thread, run at the same time; further calls wait.
     """
 
     frame_shape: tuple[int, int, int]
@@ -57,23 +57,23 @@ class BackendSpec:
 
 
 class Backend(ABC):
-    """What runs the deploy graph. The public methods check the call; a subclass implements `_infer` and `_close`.
+    """Runs the deploy graph. The public methods check their arguments; a subclass implements `_infer` and `_close`.
 
-    Any thread may call, several at once. A backend is used in the process that opened it. ``tests/backends/test_backends.py``
-    tests the contract for every backend.
+    Several threads may call it at the same time. Only the process that opened a backend may use it.
+    ``tests/backends/test_backends.py`` tests the interface for every backend.
 
     Attributes:
-        name: The backend's name, as the user chooses it.
-        spec: What it takes and where it runs.
+        name: The backend's name, by which users choose it.
+        spec: Its input, output and device.
     """
 
     name: str
 
     def __init__(self, spec: BackendSpec) -> None:
-        """Begin to take calls; subclasses call this when they are ready to answer.
+        """Accept calls from now on; a subclass calls this when it is ready.
 
         Args:
-            spec: What the backend takes and where it runs.
+            spec: The backend's input, output and device.
         """
         self.spec = spec
         self._process = os.getpid()
@@ -86,23 +86,23 @@ class Backend(ABC):
 
         Args:
             frames: uint8 [N, H, W, C], C-contiguous, N ≥ 1, of ``spec.frame_shape``.
-            heatmap: Whether the heatmap is wanted too.
+            heatmap: Whether to return the heatmap too.
 
         Returns:
-            Arrays of the caller's own: later calls do not change them.
+            New arrays, which later calls do not change.
 
         Raises:
-            BackendError: Wrong input, a failed execution, a closed backend, or another process.
+            BackendError: The input is wrong, the execution failed, the backend is closed, or another process opened it.
         """
         with self._running():
             check_frames(frames, self.spec)
             return self._infer(frames, heatmap)
 
     def warm_up(self, batch: int = 1) -> None:
-        """Run black frames, so that the first real ones are not the slow ones; as often as calls may overlap.
+        """Run black frames, so that the first real frames are not slow; one batch for each call that may overlap.
 
         Args:
-            batch: How many frames at once, at least 1.
+            batch: Frames per call, at least 1.
 
         Raises:
             BackendError: As `infer`.
@@ -111,9 +111,9 @@ class Backend(ABC):
             self._warm_up(np.zeros((batch, *self.spec.frame_shape), np.uint8))
 
     def close(self) -> None:
-        """Wait for the calls that run, then free everything; may be called again, from any thread."""
+        """Wait for running calls, then free everything; callable from any thread, and more than once."""
         if os.getpid() != self._process:
-            return  # a fork has neither the threads nor the device: both stay with the parent
+            return  # a forked process has neither the threads nor the device: both stay with the parent
         with self._idle:
             closed, self._closed = self._closed, True
             self._idle.wait_for(lambda: self._calls == 0)
@@ -122,7 +122,7 @@ class Backend(ABC):
 
     @abstractmethod
     def _infer(self, frames: Frame, heatmap: bool) -> Detections:
-        """As `infer`; the frames are checked, and the backend stays open meanwhile."""
+        """Score a batch as `infer` does; the frames have been checked, and the backend stays open during the call."""
 
     def _warm_up(self, frames: Frame) -> None:
         self._infer(frames, True)
@@ -136,7 +136,7 @@ class Backend(ABC):
         """Keep the backend open while a call runs.
 
         Raises:
-            BackendError: It is closed, or belongs to another process.
+            BackendError: It is closed, or another process opened it.
         """
         if os.getpid() != self._process:
             raise BackendError(
@@ -166,7 +166,7 @@ _MOST_FRAMES, _MOST_PIXELS = 64, 1 << 22
 
 
 def largest_batch(heatmap_shape: tuple[int, int]) -> int:
-    """Most frames that a processor gets in one call, so that memory stays bounded; fewer where frames have many pixels.
+    """Most frames in one call on a CPU, to bound memory; fewer if frames have many pixels.
 
     Args:
         heatmap_shape: (h, w) of a heatmap.
@@ -175,12 +175,12 @@ def largest_batch(heatmap_shape: tuple[int, int]) -> int:
 
 
 class Cores(NamedTuple):
-    """How a backend may use the processor's cores.
+    """How a backend may use the CPU's cores.
 
     Attributes:
-        threads: Threads of one call; None: the backend's default, which is every core that this process may use.
-        spin: Whether threads busy-wait instead of sleeping: frames are answered sooner, and cores stay busy meanwhile. None: the
-            backend's default, which is to busy-wait for ONNX Runtime and to sleep for TensorRT. Other backends ignore it.
+        threads: Threads per call; None: one for each core that this process may use.
+        spin: Whether waiting threads busy-wait instead of sleeping: latency is lower, and the cores stay busy. None: ONNX Runtime
+            busy-waits, TensorRT sleeps. Other backends ignore it.
     """
 
     threads: int | None = None
@@ -201,7 +201,7 @@ def deploy_shapes(inputs: Mapping[str, Port], outputs: Mapping[str, Port]) -> tu
         outputs: Its outputs, by name.
 
     Raises:
-        BackendError: They are not those of a deploy graph.
+        BackendError: The graph is not a deploy graph.
     """
     none: Port = ("missing", [])
     kinds = [ports.get(name, none)[0] for ports, name in ((inputs, "frames"), (outputs, "score"), (outputs, "heatmap"))]
@@ -211,7 +211,7 @@ def deploy_shapes(inputs: Mapping[str, Port], outputs: Mapping[str, Port]) -> tu
     if len(inputs) != 1 or kinds != ["uint8", "float32", "float32"] or not complete:
         seen = ", ".join(f"{name} {kind} {shape}" for name, (kind, shape) in [*inputs.items(), *outputs.items()])[:300]
         raise BackendError(
-            "this ONNX file is not a deploy graph, which takes frames (uint8 [N, H, W, C]) and gives score and heatmap; it has "
+            "this ONNX file is not a deploy graph, which takes frames (uint8 [N, H, W, C]) and returns score and heatmap; it has "
             + seen.replace("None", "N"),
             "make the graph again with '{command}'",
             command=Command("export"),
@@ -220,7 +220,7 @@ def deploy_shapes(inputs: Mapping[str, Port], outputs: Mapping[str, Port]) -> tu
 
 
 def check_frames(frames: Frame, spec: BackendSpec) -> None:
-    """Refuse frames that the graph cannot take.
+    """Check that the graph can take these frames.
 
     Raises:
         BackendError: Not uint8, not [N, H, W, C] of the spec's shape, or an empty batch.

@@ -1,4 +1,4 @@
-"""CUDA graphs: a fixed sequence of GPU work, launched in one call. They need NVIDIA's ``cuda-bindings``; PyCUDA has none."""
+"""CUDA graphs: a fixed sequence of GPU work, launched in one call. They need NVIDIA's ``cuda-bindings``; PyCUDA lacks them."""
 
 import importlib
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from lrdan_edge.errors import BackendError
 
 
 class CudaGraph:
-    """Work captured from a stream. The thread that owns the stream makes, launches and frees it."""
+    """Work captured from a stream. Only the thread that owns the stream may make, launch or free it."""
 
     def __init__(self, driver: Any, executable: Any) -> None:
         """Keep an instantiated graph of `driver`, which is ``cuda.bindings.driver``."""
@@ -18,17 +18,17 @@ class CudaGraph:
         """Queue the work on a stream, given by its handle.
 
         Raises:
-            BackendError: CUDA refuses.
+            BackendError: The CUDA call failed.
         """
         _require(self._driver.cuGraphLaunch(self._executable, stream), "cuGraphLaunch")
 
     def free(self) -> None:
-        """Free the graph; no stream may still run it."""
+        """Free the graph; it must not be running on any stream."""
         _require(self._driver.cuGraphExecDestroy(self._executable), "cuGraphExecDestroy")
 
 
 def find_cuda_bindings() -> Any:
-    """NVIDIA's ``cuda.bindings.driver``, or None where it is not installed."""
+    """NVIDIA's ``cuda.bindings.driver``, or None if it is not installed."""
     try:
         return importlib.import_module("cuda.bindings.driver")
     except ImportError:
@@ -41,17 +41,17 @@ def capture(driver: Any, stream: int, enqueue: Callable[[], None]) -> CudaGraph:
     Args:
         driver: ``cuda.bindings.driver``.
         stream: The stream's handle; nothing may be queued on it, and no other thread may use it.
-        enqueue: Queues asynchronous work on that stream and does nothing else with the GPU.
+        enqueue: Queues asynchronous work on that stream, and uses the GPU for nothing else.
 
     Raises:
-        BackendError: CUDA refuses. The stream can be used as before.
+        BackendError: The capture failed. The stream can be used as before.
     """
     mode = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
     _require(driver.cuStreamBeginCapture(stream, mode), "cuStreamBeginCapture")
     try:
         enqueue()
     except BaseException:
-        driver.cuStreamEndCapture(stream)  # this fails too, and ends the capture
+        driver.cuStreamEndCapture(stream)  # this call fails too, but it ends the capture
         raise
     graph = _require(driver.cuStreamEndCapture(stream), "cuStreamEndCapture")
     try:

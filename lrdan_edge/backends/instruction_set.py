@@ -1,7 +1,7 @@
-"""Which instruction sets this processor has.
+"""Which instruction sets this CPU has.
 
-glibc is asked, not ``/proc/cpuinfo``: under user-mode emulation that file describes the host, and glibc asks the processor that the
-process runs on.
+This asks glibc instead of reading ``/proc/cpuinfo``: under user-mode emulation the file describes the host's CPU, and glibc
+describes the emulated one.
 """
 
 import ctypes
@@ -20,7 +20,7 @@ FEATURES = (
     "asimddp",
     "i8mm",
 )
-"""Instruction sets on which the choice of CPU kernels depends (x86, then Arm), by their names in Linux."""
+"""Instruction sets that decide which CPU kernels run (x86, then Arm), by their names in Linux."""
 
 # cpuid leaves as glibc numbers them (<sys/platform/x86.h>): 1 is leaf 7, 6 is leaf 7.1. Then register (eax, ebx, ecx, edx) and bit.
 _X86_BITS = {
@@ -36,13 +36,13 @@ _ARM_BITS = {"asimd": (_AT_HWCAP, 1), "asimddp": (_AT_HWCAP, 20), "i8mm": (_AT_H
 
 
 class _Leaf(ctypes.Structure):
-    """glibc's ``struct cpuid_feature``: what the processor has, and what the kernel lets programs use."""
+    """glibc's ``struct cpuid_feature``: the features that the CPU has, and those that the kernel lets programs use."""
 
     _fields_ = (("cpuid", ctypes.c_uint * 4), ("active", ctypes.c_uint * 4))
 
 
 def features() -> list[str]:
-    """The `FEATURES` that this process may use, in the order of `FEATURES`; from ``/proc/cpuinfo`` where glibc cannot tell."""
+    """The `FEATURES` that this process may use, in the order of `FEATURES`; from ``/proc/cpuinfo`` if glibc does not know."""
     ask: Callable[[], set[str]] = _arm if platform.machine() in ("aarch64", "arm64") else _x86
     try:
         found = ask()
@@ -52,7 +52,7 @@ def features() -> list[str]:
 
 
 def _x86() -> set[str]:
-    """From glibc 2.33 and later.
+    """Ask glibc 2.33 or later.
 
     Raises:
         AttributeError: This C library has no such function.
@@ -69,7 +69,7 @@ def _arm() -> set[str]:
 
 
 def _listed() -> set[str]:
-    """What ``/proc/cpuinfo`` lists for the first processor."""
+    """The features that ``/proc/cpuinfo`` lists for the first CPU."""
     for key, value in cpuinfo().items():
         if key in ("flags", "features"):
             return set(value.split())
@@ -77,7 +77,7 @@ def _listed() -> set[str]:
 
 
 def cpuinfo() -> dict[str, str]:
-    """The first processor's fields in ``/proc/cpuinfo``, by name in lower case; empty where there is no such file."""
+    """The first CPU's fields in ``/proc/cpuinfo``, by name in lower case; empty if the file does not exist."""
     fields: dict[str, str] = {}
     path = Path("/proc/cpuinfo")
     if path.is_file():

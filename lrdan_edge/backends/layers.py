@@ -35,11 +35,11 @@ def tensorrt_layer(text: str) -> EngineLayer:
     """Parse one layer of TensorRT's engine inspector.
 
     Args:
-        text: JSON with the keys of TensorRT 10 (``Format/Datatype``) or 11 (``DataType``), or, where the engine was built
-            without details, only the layer's name.
+        text: JSON with the keys of TensorRT 10 (``Format/Datatype``) or 11 (``DataType``); only the layer's name if the
+            engine was built without details.
 
     Returns:
-        The layer. Its precision is that of its first output, or ``unknown`` where the inspector does not say.
+        The layer. Its precision is that of its first output, or ``unknown`` if the inspector does not report it.
     """
     try:
         fields: Any = json.loads(text)
@@ -82,10 +82,10 @@ def openvino_layers(compiled: Any) -> list[EngineLayer]:
 
 
 def onnxruntime_layers(events: list[dict[str, Any]]) -> list[EngineLayer]:
-    """The kernels that ONNX Runtime ran, from its profile of one run.
+    """The kernels that ONNX Runtime ran, read from the profile of one run.
 
     Args:
-        events: The events of the file that ``end_profiling`` wrote.
+        events: The events in the file that ``end_profiling`` wrote.
     """
     layers = []
     for event in events:
@@ -107,7 +107,7 @@ def onnxruntime_layers(events: list[dict[str, Any]]) -> list[EngineLayer]:
 
 
 def precision_of(description: str) -> str:
-    """The precision in a runtime's description of a type; ``other`` where there is none of those known."""
+    """The precision in a runtime's description of a type; ``other`` if none is known."""
     return next((_PRECISIONS[word] for word in re.findall(r"[a-z0-9]+", description.lower()) if word in _PRECISIONS), "other")
 
 

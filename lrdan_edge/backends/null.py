@@ -1,4 +1,4 @@
-"""The null backend: computes nothing, so that the cost of everything around inference can be measured."""
+"""The null backend computes nothing: it serves to measure the cost of everything around inference."""
 
 import numpy as np
 
@@ -7,12 +7,12 @@ from lrdan_edge.data.images import Frame
 
 
 class NullBackend(Backend):
-    """Scores every frame 0; its device says that nothing is inspected."""
+    """Gives every frame the score 0; its device name says that nothing is inspected."""
 
     name = "null"
 
     def __init__(self, frame_shape: tuple[int, int, int], heatmap_shape: tuple[int, int] | None = None) -> None:
-        """Take frames of `frame_shape` (H, W, C), and give heatmaps of `heatmap_shape` (the frame's if None)."""
+        """Take frames of `frame_shape` (H, W, C), and return heatmaps of `heatmap_shape` (h, w); None: the frame's (H, W)."""
         shape = heatmap_shape or frame_shape[:2]
         super().__init__(BackendSpec(frame_shape, shape, 1 << 16, "none: nothing is inspected", "fp32"))
 

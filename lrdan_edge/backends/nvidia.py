@@ -1,4 +1,4 @@
-"""NVIDIA's parts of this machine: TensorRT's Python module, or how to install it, and the GPU."""
+"""NVIDIA software and hardware of this machine: TensorRT's Python module, or how to install it, and the GPU."""
 
 import ctypes
 import importlib
@@ -12,18 +12,18 @@ from typing import Any
 from lrdan_edge.errors import EngineError, LrdanError, MissingExtraError
 
 MODULES = ("tensorrt", "tensorrt_rtx")
-"""TensorRT's Python module, and that of TensorRT for RTX: the same API under another name."""
+"""The Python modules of TensorRT and of TensorRT for RTX, which have the same API."""
 
 _DRIVER = "libcuda.so.1"
 _INTEGRATED, _MAJOR, _MINOR = 18, 75, 76  # CUdevice_attribute
 
 
 def find_tensorrt() -> ModuleType:
-    """TensorRT's Python module, or that of TensorRT for RTX where only that is found.
+    """TensorRT's Python module, or else that of TensorRT for RTX.
 
     Raises:
         MissingExtraError: Neither is installed; the message gives the command that installs one.
-        EngineError: It is installed but does not load, it comes another way on this machine (Jetson), or it is of no use here.
+        EngineError: It is installed but does not load, it must be installed another way (Jetson), or there is no NVIDIA driver.
     """
     for name in MODULES:
         try:
@@ -32,13 +32,13 @@ def find_tensorrt() -> ModuleType:
             if isinstance(error, ModuleNotFoundError) and error.name == name:
                 continue
             raise EngineError(f"{name} is installed but does not load ({error})", "install it again") from error
-        if module.__file__ is not None:  # any folder of this name on the path can be imported too
+        if module.__file__ is not None:  # Python also imports any folder of this name on its path
             return module
     raise how_to_install(Path("/"))
 
 
 def describe_tensorrt(trt: ModuleType) -> str:
-    """Name and version of what `find_tensorrt` found, for messages."""
+    """Name and version of the module that `find_tensorrt` found, for messages."""
     return product_name(trt.__name__, trt.__version__)
 
 
@@ -48,7 +48,7 @@ def product_name(module: str, version: str) -> str:
 
 
 def how_to_install(root: Path) -> LrdanError:
-    """The error that says how TensorRT gets onto this machine, whose file system is mounted at `root`."""
+    """The error that says how to install TensorRT on this machine, whose file system is mounted at `root`."""
     compatible = root / "proc/device-tree/compatible"
     tegra = compatible.is_file() and b"nvidia,tegra" in compatible.read_bytes()
     if tegra or (root / "etc/nv_tegra_release").exists():
@@ -93,12 +93,12 @@ def runtime_for(trt: ModuleType, logger: Any, *, dla_core: int | None = None, ho
 
     Args:
         trt: TensorRT's module.
-        logger: As `logger_for` makes it.
+        logger: The logger, made by `logger_for`.
         dla_core: The DLA core that the engine uses; None: none.
-        host_code: Whether the engine may contain code that the processor runs, as version-compatible ones do.
+        host_code: Whether the engine may contain code for the CPU, as version-compatible engines do.
 
     Raises:
-        EngineError: TensorRT finds no GPU it can use.
+        EngineError: TensorRT finds no GPU that it can use.
     """
     try:
         runtime = trt.Runtime(logger)
@@ -119,7 +119,7 @@ class Gpu:
     """The first visible GPU.
 
     Attributes:
-        name: As the driver names it.
+        name: The driver's name for it.
         compute_capability: Such as ``8.7``.
         cuda: The newest CUDA version that the driver supports, such as ``12.6``.
         integrated: Whether it shares its memory with the CPU, as on a Jetson.
@@ -131,17 +131,17 @@ class Gpu:
     integrated: bool
 
     def free_bytes(self) -> int:
-        """Memory that is free now, in bytes; 0 where it is unknown. Slow: except on Jetsons this makes a CUDA context."""
+        """Memory that is free now, in bytes; 0 if unknown. Slow: except on a Jetson, this makes a CUDA context."""
         return _free_shared_memory() if self.integrated else _free_device_memory()
 
 
 def gpu_feature(compute_capability: str) -> str:
-    """The compute capability as an engine's sidecar lists it among device features: ``sm8.7``."""
+    """The compute capability, as an engine's sidecar lists it among the device features: ``sm8.7``."""
     return f"sm{compute_capability}"
 
 
 def find_gpu() -> Gpu | None:
-    """The first visible GPU, or None without a driver or a GPU. Asks the driver directly, so that building needs no PyCUDA."""
+    """The first visible GPU; None without a driver or a GPU. Asks the driver directly, so that building needs no PyCUDA."""
     try:
         driver: Any = ctypes.CDLL(_DRIVER)
     except OSError:
@@ -178,6 +178,6 @@ def _free_device_memory() -> int:
 
 
 def _free_shared_memory() -> int:
-    """The memory that the kernel calls available; GPU and CPU share it here."""
+    """The memory that the kernel reports as available; here GPU and CPU share it."""
     match = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
     return int(match[1]) * 1024 if match else 0

@@ -1,7 +1,7 @@
-"""ONNX Runtime: runs the deploy graph on any CPU, or on a GPU where a build of it for GPUs is installed.
+"""ONNX Runtime: runs the deploy graph on any CPU, or on a GPU if ONNX Runtime's build for GPUs is installed.
 
-It is called without I/O binding: on a processor it reads the caller's frames in place, and binding outputs costs more time in
-Python than the copy that it saves (docs/reference/backends.md).
+It is called without I/O binding. On a CPU it reads the caller's frames in place anyway, and binding the outputs takes more time
+in Python than the copy that it saves (docs/reference/backends.md).
 """
 
 import json
@@ -34,7 +34,7 @@ _GPU_PROVIDERS = {"onnxruntime-cuda": "CUDAExecutionProvider", "onnxruntime-tens
 
 
 class OnnxRuntimeBackend(Backend):
-    """Runs an ONNX deploy graph, on the processor or by one of ONNX Runtime's GPU providers."""
+    """Runs an ONNX deploy graph on the CPU, or on a GPU with one of ONNX Runtime's execution providers."""
 
     name = "onnxruntime"
 
@@ -54,13 +54,13 @@ class OnnxRuntimeBackend(Backend):
             graph: The ONNX file's bytes.
             precision: The graph's precision, for the spec.
             optimised: Whether ONNX Runtime wrote the graph after optimising it; it is then not optimised again.
-            cores: How it may use the processor.
-            in_floats: Whether an int8 graph is computed in float32 between its Q/DQ nodes, without integer kernels: the numbers
-                are then the same on every processor, and serve as the reference for the integer kernels.
-            name: ``onnxruntime`` for the processor, ``onnxruntime-cuda`` or ``onnxruntime-tensorrt`` for a GPU.
+            cores: How it may use the CPU.
+            in_floats: Whether an int8 graph is computed in float32 between its Q/DQ nodes, without integer kernels. The results
+                are then the same on every CPU, and serve as the reference for the integer kernels.
+            name: ``onnxruntime`` for the CPU, ``onnxruntime-cuda`` or ``onnxruntime-tensorrt`` for a GPU.
 
         Raises:
-            BackendError: ONNX Runtime refuses the graph, it is not a deploy graph, or the GPU provider does not work here.
+            BackendError: ONNX Runtime cannot load the graph, it is not a deploy graph, or the GPU provider does not work here.
         """
         self.name, provider = name, _GPU_PROVIDERS.get(name, _CPU)
         options = session_options(cores)
@@ -77,12 +77,12 @@ class OnnxRuntimeBackend(Backend):
                 disabled_optimizers=None if in_floats else _disabled_optimizers(precision),
                 enable_fallback=0,
             )
-        # ONNX Runtime's exceptions share no base class of their own.
+        # ONNX Runtime's exceptions have no common base class.
         except Exception as error:
             raise BackendError(
                 f"ONNX Runtime {ort.__version__} cannot load the {precision} graph: {_first_line(error)}"
             ) from error
-        if provider not in self._session.get_providers():  # it would run on the processor and not say so
+        if provider not in self._session.get_providers():  # ONNX Runtime would silently use the CPU
             raise BackendError(
                 f"ONNX Runtime {ort.__version__} has no working {provider} here",
                 "install onnxruntime-gpu with the CUDA libraries it needs, or choose another {backend}",
@@ -107,7 +107,7 @@ class OnnxRuntimeBackend(Backend):
 
 
 def gpu_backends() -> list[str]:
-    """Backends for the GPU providers that this ONNX Runtime was built with; they may not work on this machine."""
+    """Backends for the GPU providers of this ONNX Runtime build; they may not work on this machine."""
     return [name for name, provider in _GPU_PROVIDERS.items() if provider in ort.get_available_providers()]
 
 
@@ -122,17 +122,17 @@ def session_options(cores: Cores = ANY_CORES) -> "ort.SessionOptions":
 
 
 def _disabled_optimizers(precision: str) -> list[str] | None:
-    """Optimisers to switch off: those that harm int8 graphs.
+    """Optimisers to switch off, because they harm int8 graphs.
 
-    One lays out the few float layers of an int8 graph, which have 1 to 4 channels, in blocks of 16, which is slower. The other
-    quantises the weights that calibration decided to keep in float.
+    The first lays out channels in blocks of 16, which slows down the few float layers of an int8 graph: they have 1 to 4
+    channels. The second quantises weights that calibration kept in float.
     """
     return ["NchwcTransformer", "WeightBiasQuantization"] if precision == "int8" else None
 
 
 def _providers(provider: str, precision: str) -> list[Any]:
-    """Execution providers, the preferred first; the processor comes last, for nodes that a GPU provider lacks."""
-    cuda = ("CUDAExecutionProvider", {"use_tf32": "0"})  # TF32 computes float32 with ten bits
+    """Execution providers, the preferred first; the CPU comes last, for nodes that a GPU provider lacks."""
+    cuda = ("CUDAExecutionProvider", {"use_tf32": "0"})  # TF32 would round float32 inputs to ten bits of fraction
     if provider == _CPU:
         return [_CPU]
     if provider == cuda[0]:
@@ -142,7 +142,7 @@ def _providers(provider: str, precision: str) -> list[Any]:
 
 
 def optimise(graph: Path, precision: str, target: Path) -> None:
-    """Optimise a graph for this machine's processor and save it.
+    """Optimise a graph for this machine's CPU, and save it.
 
     Args:
         graph: The ONNX file.
@@ -150,12 +150,12 @@ def optimise(graph: Path, precision: str, target: Path) -> None:
         target: The file to write.
 
     Raises:
-        BackendError: ONNX Runtime refuses the graph.
+        BackendError: ONNX Runtime cannot load the graph.
     """
     options = session_options()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.optimized_model_filepath = str(target)
-    # ONNX Runtime warns that such a file runs only on this kind of processor; the engine's sidecar records that.
+    # Hides the warning that such a file runs only on this kind of CPU: the engine's sidecar records that.
     options.log_severity_level = 4
     try:
         ort.InferenceSession(graph.read_bytes(), options, providers=[_CPU], disabled_optimizers=_disabled_optimizers(precision))
@@ -164,10 +164,10 @@ def optimise(graph: Path, precision: str, target: Path) -> None:
 
 
 def run_layers(graph: bytes) -> list[EngineLayer]:
-    """The kernels that ONNX Runtime runs for an optimised graph, from its own profile of one black frame.
+    """The kernels that ONNX Runtime runs for an optimised graph, from its profile of one black frame.
 
     Raises:
-        BackendError: ONNX Runtime refuses the graph, or it is not a deploy graph.
+        BackendError: ONNX Runtime cannot run the graph, or it is not a deploy graph.
     """
     with OnnxRuntimeBackend(graph, "optimised", optimised=True) as backend:
         shape = backend.spec.frame_shape

@@ -1,4 +1,4 @@
-"""OpenVINO: the fastest way to run the deploy graph on Intel (and most x86) processors."""
+"""OpenVINO: the fastest way to run the deploy graph on Intel (and most x86) CPUs."""
 
 import threading
 from functools import cache, partial
@@ -29,16 +29,16 @@ class OpenVinoBackend(Backend):
     name = "openvino"
 
     def __init__(self, graph: bytes, precision: str, *, compiled: bool = False, cores: Cores = ANY_CORES) -> None:
-        """Compile a graph for this processor.
+        """Compile a graph for this CPU.
 
         Args:
             graph: The ONNX file's bytes.
-            precision: The graph's precision. fp32 and int8 keep float32 where they are not quantised.
+            precision: The graph's precision. In fp32 and int8 graphs, layers that are not quantised run in float32.
             compiled: Whether `graph` is a model that `compile_graph` compiled, instead of an ONNX file.
-            cores: How it may use the processor.
+            cores: How it may use the CPU.
 
         Raises:
-            BackendError: OpenVINO refuses the graph.
+            BackendError: OpenVINO cannot load the graph, or it is not a deploy graph.
             MissingExtraError: OpenVINO is not installed.
         """
         version = openvino_version()
@@ -55,14 +55,14 @@ class OpenVinoBackend(Backend):
         many = {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": self._streams, "INFERENCE_NUM_THREADS": self._streams}
         self._compile_many: Any = partial(compile_, config | many)
         self._requests: dict[int, list[Any]] = {1: [self._model.create_infer_request()]}
-        self._lock = threading.Lock()  # one caller at a time uses the requests
+        self._lock = threading.Lock()  # only one caller at a time uses the requests
         frame, heatmap = deploy_shapes(inputs, outputs)
         super().__init__(BackendSpec(frame, heatmap, largest_batch(heatmap), "CPU", precision))
 
     def _infer(self, frames: Frame, heatmap: bool) -> Detections:
         """Run small batches on all cores together; split batches of at least one frame per core between the cores.
 
-        A core with frames of its own does not wait for the others after every layer.
+        A core that works on separate frames does not wait for the others after every layer.
         """
         count = len(frames)
         score = np.empty(count, np.float32)
@@ -99,7 +99,7 @@ class OpenVinoBackend(Backend):
 
 
 def compile_graph(graph: bytes, precision: str) -> tuple[bytes, list[EngineLayer]]:
-    """Compile a graph for this processor. The compiled model loads faster, and without the graph.
+    """Compile a graph for this CPU. The compiled model loads faster, and does not need the graph.
 
     Args:
         graph: The ONNX file's bytes.
@@ -109,7 +109,7 @@ def compile_graph(graph: bytes, precision: str) -> tuple[bytes, list[EngineLayer
         The compiled model's bytes, and its layers.
 
     Raises:
-        BackendError: OpenVINO refuses the graph.
+        BackendError: OpenVINO cannot compile the graph.
         MissingExtraError: OpenVINO is not installed.
     """
     version = openvino_version()
@@ -123,7 +123,7 @@ def compile_graph(graph: bytes, precision: str) -> tuple[bytes, list[EngineLayer
 
 
 def _wait(request: Any) -> RuntimeError | None:
-    """Wait until a request is done. An error is returned, not raised, so that the caller waits for the other requests too."""
+    """Wait until a request is done. Returns its error instead of raising it, so that the caller waits for the others too."""
     try:
         request.wait()
     except RuntimeError as error:
@@ -164,9 +164,9 @@ def _ports(ports: Any) -> dict[str, Port]:
 
 
 def _config(precision: str) -> dict[str, Any]:
-    """OpenVINO's settings: compute in float32, or for an fp16 graph in float16 where the processor can.
+    """OpenVINO's settings: compute in float32; an fp16 graph in float16 if the CPU supports it.
 
-    By default OpenVINO takes bfloat16 on many processors, whose 8 bits change scores of the fp16 graph by a tenth.
+    By default OpenVINO uses bfloat16 on many CPUs. Its 8 bits change the scores of the fp16 graph by a tenth.
     """
     half = precision == "fp16" and "FP16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f16" if half else "f32"}
@@ -174,10 +174,10 @@ def _config(precision: str) -> dict[str, Any]:
 
 @cache
 def _core() -> Any:
-    """The process's only OpenVINO core, never freed.
+    """The process's only OpenVINO ``Core``, never freed.
 
-    Each core's CPU plugin gives its thread another stack for signal handlers and restores the previous one when it is freed.
-    With several cores the thread ends up on a freed stack, and the next Ctrl-C is a segmentation fault.
+    The CPU plugin of each ``Core`` gives its thread another stack for signal handlers, and restores the previous one when it is
+    freed. With several ``Core`` objects the thread ends up on a freed stack, and the next Ctrl-C is a segmentation fault.
     """
     import openvino
 

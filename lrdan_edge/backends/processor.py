@@ -1,4 +1,4 @@
-"""This machine's CPU: what engines depend on, and whether int8 is faster on it."""
+"""This machine's CPU: the features that engines depend on, and whether int8 is faster on it."""
 
 import platform
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class Processor:
 
     Attributes:
         platform: Operating system and architecture, such as ``linux-x86_64``.
-        name: The model, as the kernel names it.
+        name: The kernel's name for the model.
         features: Instruction sets that engines depend on.
     """
 
@@ -35,14 +35,14 @@ class Processor:
     def int8_is_faster(self) -> bool:
         """Whether int8 is expected to run faster than fp32; `lrdan_edge.bench` measures it.
 
-        Without VNNI, x86 needs three instructions where VNNI needs one, and floats are as fast. The same holds on Arm without
-        the dot product.
+        On x86 without VNNI, three instructions replace one of VNNI, so int8 is only as fast as float. The same holds on Arm
+        without the dot product.
         """
         return any(feature in self.features for feature in _INT8)
 
     @property
     def instruction_set(self) -> str:
-        """The instruction set that computes int8, in words: ``AVX-512 VNNI``, ``AVX2 without VNNI``, ``NEON without dot product``."""
+        """The name of the instruction set that computes int8: ``AVX-512 VNNI``, ``AVX2 without VNNI``, ``NEON without dot product``."""
         best = next((name for feature, name in _INT8.items() if feature in self.features), None)
         if best:
             return best

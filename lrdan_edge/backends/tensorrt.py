@@ -1,8 +1,8 @@
 """TensorRT through PyCUDA: runs an engine on an NVIDIA GPU.
 
-CUDA keeps the current context per thread. So the backend has threads of its own: one loads and frees the engine, and one per
-stream makes, uses and frees what runs calls. Callers on any thread queue their frames and wait. While the GPU computes for one
-stream, the other copies its frames in or its results out.
+CUDA keeps one current context per thread, so the backend starts its own threads. One thread loads and frees the engine. One
+thread per stream makes, uses and frees the objects that run calls. Callers on any thread queue their frames and wait. While the
+GPU computes for one stream, the other stream copies frames in or results out.
 """
 
 import importlib
@@ -50,10 +50,9 @@ class TensorRTBackend(Backend):
             plan: The engine file's bytes.
             precision: The graph's precision, for the spec and for messages.
             dla_core: The DLA core that the engine was built for; None: none.
-            version_compatible: Whether the engine was built to be version-compatible; it then contains code that the processor
-                runs.
-            streams: How many calls overlap; each has buffers and scratch memory of its own.
-            spin: Whether threads busy-wait for the GPU, which answers sooner and keeps a core busy.
+            version_compatible: Whether the engine was built to be version-compatible; it then contains code for the CPU.
+            streams: How many calls overlap; each has its own buffers and scratch memory.
+            spin: Whether threads busy-wait for the GPU: latency is lower, and a core stays busy.
 
         Raises:
             EngineError: The engine was built by another TensorRT version or for another GPU, or not from a deploy graph.
@@ -66,7 +65,7 @@ class TensorRTBackend(Backend):
         opened: Future[BackendSpec] = Future()
         owner = threading.Thread(target=_own, args=(trt, cuda, request, self._requests, opened), name="tensorrt", daemon=True)
         owner.start()
-        # Runs once: at close, when nothing refers to the backend any more, or at exit, whichever comes first.
+        # Runs once: at close, when the backend is garbage-collected, or at exit, whichever comes first.
         self._release = weakref.finalize(self, _stop, self._requests, streams, owner, os.getpid())
         super().__init__(opened.result())
 
@@ -97,14 +96,14 @@ class TensorRTBackend(Backend):
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """The frames of one call of the engine, and where its results go.
+    """The frames of one engine call, and the arrays for its results.
 
     Attributes:
         frames: uint8 [n, H, W, C], n at most the engine's largest batch.
-        score: float32 [n], to be filled.
-        heatmap: float32 [n, h, w], to be filled, or None when not wanted.
-        answers: Gets the milliseconds that the call took, or the error to raise.
-        barrier: Where set, the streams wait at it before they run, so that each runs one part.
+        score: float32 [n], filled by the call.
+        heatmap: float32 [n, h, w], filled by the call; None if not requested.
+        answers: Receives the milliseconds that the call took, or the error to raise.
+        barrier: If set, the streams wait for each other at it before they run, so that each runs one part.
     """
 
     frames: Frame
@@ -119,7 +118,7 @@ _Queue = SimpleQueue[_Part | None]
 
 
 def _milliseconds(answers: "_Answers", parts: int) -> float:
-    """Wait for the answers to all parts. Returns the GPU's milliseconds for all of them."""
+    """Wait for the answers to all parts. Returns the sum of the GPU's milliseconds."""
     received = [answers.get() for _ in range(parts)]
     for answer in received:
         if isinstance(answer, LrdanError):
@@ -128,7 +127,7 @@ def _milliseconds(answers: "_Answers", parts: int) -> float:
 
 
 def _own(trt: Any, cuda: Any, request: EngineRequest, requests: _Queue, opened: "Future[BackendSpec]") -> None:
-    """The engine's thread: load the engine, start the streams' threads, free the engine when they have ended."""
+    """Run the engine's thread: load the engine, start the streams' threads, free the engine when they have ended."""
     gpu, loaded, runners, failure = None, None, [], None
     try:
         gpu = GpuContext(cuda)
@@ -150,12 +149,12 @@ def _own(trt: Any, cuda: Any, request: EngineRequest, requests: _Queue, opened: 
         runner.join()
     if gpu is not None:
         _close(gpu)
-    if failure is not None:  # not in the handler above: there the error still refers to objects that must be freed first
+    if failure is not None:  # not in the handler above, where the error still refers to objects that must be freed first
         opened.set_exception(failure)
 
 
 def _run(cuda: Any, loaded: LoadedEngine, bindings: Any, requests: _Queue, ready: "Future[None]") -> None:
-    """A stream's thread: open, answer requests until None comes, close."""
+    """Run a stream's thread: open the stream, answer requests until None comes, close it."""
     gpu, slot, failure = None, None, None
     try:
         gpu = GpuContext(cuda)
@@ -179,7 +178,7 @@ def _run(cuda: Any, loaded: LoadedEngine, bindings: Any, requests: _Queue, ready
 
 
 def _close(gpu: GpuContext) -> None:
-    """Free everything that the thread made; a step that fails is logged, and the others still run."""
+    """Free everything that the thread made. A step that fails is logged; the others still run."""
     try:
         gpu.close()
     except Exception as error:  # PyCUDA's, the bindings' or TensorRT's
@@ -188,7 +187,7 @@ def _close(gpu: GpuContext) -> None:
 
 def _stop(requests: _Queue, streams: int, owner: threading.Thread, process: int) -> None:
     if os.getpid() != process:
-        return  # a fork has neither the threads nor the context: both stay with the parent
+        return  # a forked process has neither the threads nor the context: both stay with the parent
     for _ in range(streams):
         requests.put(None)
     if owner is not threading.current_thread():
@@ -207,7 +206,7 @@ def _find_pycuda() -> Any:
 
 
 def _for_caller(error: Exception, what: str) -> LrdanError:
-    """The error to raise on the caller's thread, without tracebacks: they would keep the GPU threads' objects alive there."""
+    """The error to raise on the caller's thread, without tracebacks, which would keep the GPU threads' objects alive there."""
     bare = error.with_traceback(None)
     bare.__context__ = None
     if isinstance(bare, LrdanError):

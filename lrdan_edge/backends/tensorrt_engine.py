@@ -1,4 +1,4 @@
-"""A TensorRT engine in GPU memory: its shapes and profiles, and the execution contexts that run it."""
+"""A TensorRT engine in GPU memory: its shapes, its profiles, and the execution contexts that run it."""
 
 import threading
 from collections import deque
@@ -18,7 +18,7 @@ INPUT, SCORE, HEATMAP = "frames", "score", "heatmap"
 
 @dataclass(frozen=True)
 class Profile:
-    """An optimisation profile: a range of batch sizes, for which TensorRT chose kernels.
+    """An optimisation profile: a range of batch sizes for which TensorRT chose kernels.
 
     Attributes:
         index: Its number in the engine.
@@ -34,11 +34,11 @@ class Profile:
 
 
 def profile_for(profiles: Sequence[Profile], frames: int) -> Profile:
-    """The best profile for a number of frames: least padding first, then the nearest best batch size.
+    """The profile for a number of frames: the one with the least padding, then the one with the nearest best batch size.
 
     Args:
-        profiles: An engine's profiles; at least one takes `frames`.
-        frames: How many, at least 1.
+        profiles: An engine's profiles; at least one accepts `frames`.
+        frames: Number of frames, at least 1.
     """
     large_enough = [profile for profile in profiles if frames <= profile.largest]
     return min(large_enough, key=lambda profile: (max(0, profile.smallest - frames), abs(profile.best - frames)))
@@ -58,8 +58,8 @@ class EngineRequest:
         plan: The engine file's bytes.
         precision: The graph's precision, for the spec and for messages.
         dla_core: The DLA core that the engine was built for; None: none.
-        host_code: Whether it contains code that the processor runs, as version-compatible engines do.
-        streams: How many calls are to overlap.
+        host_code: Whether it contains code for the CPU, as version-compatible engines do.
+        streams: How many calls may overlap.
         spin: Whether threads busy-wait for the GPU.
     """
 
@@ -74,8 +74,8 @@ class EngineRequest:
 class GpuContext(ExitStack):
     """The first visible GPU's primary context, current on this thread until this thread closes it.
 
-    Every thread that uses CUDA has one: PyCUDA keeps a stack of contexts per thread. Objects made in the context register here
-    how they are freed; closing frees them before the context, the last one first.
+    Every thread that uses CUDA has one: PyCUDA keeps a stack of contexts per thread. Objects made in the context register a
+    callback that frees them; closing calls the callbacks in reverse order, then releases the context.
     """
 
     def __init__(self, cuda: Any) -> None:
@@ -94,14 +94,14 @@ class GpuContext(ExitStack):
 
 
 class LoadedEngine:
-    """A loaded engine. One thread loads and frees it; other threads run it, each by contexts of its own, and end before that.
+    """A loaded engine. One thread loads it and frees it last; other threads run it, each with separate execution contexts.
 
     Attributes:
-        spec: What it takes and where it runs.
+        spec: Its input, output and device.
         profiles: Its optimisation profiles.
-        integrated: Whether this GPU shares its memory with the processor, as on a Jetson.
-        own_graphs: Whether its contexts capture CUDA graphs by themselves, as with TensorRT for RTX.
-        scratch_bytes: Memory that a context needs while it runs.
+        integrated: Whether this GPU shares its memory with the CPU, as on a Jetson.
+        own_graphs: Whether its contexts capture CUDA graphs themselves, as in TensorRT for RTX.
+        scratch_bytes: Bytes of GPU memory that a context needs while it runs.
         spin: As in `EngineRequest`.
     """
 
@@ -116,7 +116,7 @@ class LoadedEngine:
             trt: TensorRT's module.
             cuda: ``pycuda.driver``.
             gpu: This thread's context; closing it frees the engine.
-            request: What to load.
+            request: The engine to load.
 
         Raises:
             EngineError: The engine was built by another TensorRT version or for another GPU, or not from a deploy graph.
@@ -125,7 +125,7 @@ class LoadedEngine:
         self._making = threading.Lock()
         self._messages = messages = deque[str](maxlen=3)
         gpu.callback(self._forget)
-        # The sink must not refer to this object: in a cycle the garbage collector would free it, on any thread.
+        # The sink must not refer to this object: the garbage collector would free the cycle, on any thread.
         self._logger = logger_for(trt, lambda severity, text: messages.append(text) if severity <= 1 else None)
         self._runtime: Any = runtime_for(trt, self._logger, dla_core=request.dla_core, host_code=request.host_code)
         self._engine: Any = self._runtime.deserialize_cuda_engine(request.plan)
@@ -159,10 +159,10 @@ class LoadedEngine:
         )
 
     def execution(self, scratch: int) -> Any:
-        """A context that runs this engine; only the calling thread may use and free it.
+        """A context that runs this engine. Only the calling thread may use and free it.
 
         Args:
-            scratch: Address of `scratch_bytes` of GPU memory, which nothing else uses while the context runs.
+            scratch: Address of `scratch_bytes` bytes of GPU memory, which nothing else uses while the context runs.
 
         Raises:
             EngineError: TensorRT cannot make one.
@@ -178,7 +178,7 @@ class LoadedEngine:
         return execution
 
     def require(self, succeeded: bool, call: str) -> None:
-        """Raise an error with TensorRT's messages where a call of it failed.
+        """Raise an error with TensorRT's messages if one of its calls failed.
 
         Raises:
             BackendError: The call failed.
@@ -200,5 +200,5 @@ class LoadedEngine:
         return "; ".join(self._messages) or "TensorRT gave no reason"
 
     def _forget(self) -> None:
-        self._engine = None  # the last reference frees an object of TensorRT: the engine goes before the runtime
+        self._engine = None  # dropping the last reference frees the object; the engine must be freed before the runtime
         self._runtime = None

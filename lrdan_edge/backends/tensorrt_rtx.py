@@ -1,4 +1,4 @@
-"""TensorRT for RTX: its contexts capture CUDA graphs by themselves, because it compiles kernels while it runs."""
+"""TensorRT for RTX. It compiles kernels while it runs, so its contexts capture CUDA graphs themselves."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ def captures_by_itself(trt: Any) -> bool:
 
 
 def capturing_context(trt: Any, engine: Any) -> Any:
-    """A context of `engine` that replays CUDA graphs, or None where refused. Its memory is set by `set_device_memory`.
+    """A context of `engine` that replays CUDA graphs, or None on failure. The caller sets its memory (`set_device_memory`).
 
     Source: NVIDIA, "Working with RTX CUDA Graphs", in TensorRT for RTX's documentation.
     """

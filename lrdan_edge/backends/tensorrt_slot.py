@@ -1,4 +1,4 @@
-"""A slot runs one call of a TensorRT engine at a time, on a stream with buffers of its own."""
+"""A slot runs one TensorRT call at a time, with its own CUDA stream and buffers."""
 
 import logging
 from functools import partial
@@ -16,11 +16,11 @@ _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: do not wait for the default stream,
 
 
 class Slot:
-    """Stream, events, buffers and execution contexts. One thread makes, uses and frees them.
+    """A stream with its events, buffers and execution contexts. Only one thread makes, uses and frees them.
 
     Buffers hold the engine's largest batch, are allocated once, and never leave this object. A GPU that shares its memory with
-    the processor works in the host's buffers, and nothing is copied. Where NVIDIA's bindings are installed, copying in,
-    computing and copying out become one CUDA graph for each of the first few batch sizes seen.
+    the CPU works in the host's buffers, so nothing is copied. If NVIDIA's bindings are installed, copying in, computing and
+    copying out become one CUDA graph for each of the first few batch sizes.
     """
 
     def __init__(self, cuda: Any, gpu: GpuContext, loaded: LoadedEngine, bindings: Any) -> None:
@@ -29,7 +29,7 @@ class Slot:
         Args:
             cuda: ``pycuda.driver``.
             gpu: This thread's context; closing it frees the slot.
-            loaded: What to run.
+            loaded: The engine to run.
             bindings: ``cuda.bindings.driver``, or None to run without CUDA graphs.
         """
         self._cuda, self._loaded = cuda, loaded
@@ -75,21 +75,21 @@ class Slot:
 
         Args:
             frames: uint8 [n, H, W, C], n at most the engine's largest batch.
-            score: float32 [n], to be filled.
-            heatmap: float32 [n, h, w], to be filled, or None when not wanted.
+            score: float32 [n], filled by this call.
+            heatmap: float32 [n, h, w], filled by this call; None if not requested.
 
         Returns:
-            Milliseconds from the GPU's first work to its last, copies included.
+            Milliseconds from the start of the GPU's work to its end, including copies.
 
         Raises:
-            BackendError: TensorRT refuses. PyCUDA's own errors are not translated.
+            BackendError: A TensorRT call failed. PyCUDA's errors are raised as they are.
         """
         count = len(frames)
         profile = profile_for(self._loaded.profiles, count)
-        # A profile's smallest batch may be above `count`: the buffer's old contents then pad the batch.
+        # A profile's smallest batch may exceed `count`: the buffer's old contents then pad the batch.
         batch = max(count, profile.smallest)
         np.copyto(self._host[INPUT][:count], frames)
-        self._host[SCORE][:batch] = np.nan  # if the GPU writes nothing, the scores of earlier frames must not come back
+        self._host[SCORE][:batch] = np.nan  # if the GPU writes nothing, do not return the scores of earlier frames
         try:
             self._begun.record(self._stream)
             if batch in self._graphs:
@@ -103,7 +103,7 @@ class Slot:
             self._ended.synchronize()
         except BaseException:
             self._prepared = None
-            self._stream.synchronize()  # the GPU must not still read the buffers when the next frames are written
+            self._stream.synchronize()  # the GPU must have stopped reading the buffers before the next frames are written
             raise
         np.copyto(score, self._host[SCORE][:count])
         if heatmap is not None:
@@ -114,7 +114,7 @@ class Slot:
         return elapsed
 
     def _prepare(self, profile: Profile, batch: int) -> None:
-        """Set profile and batch of the context that runs every batch without a graph."""
+        """Set profile and batch of the context that runs batches without a CUDA graph."""
         wanted = (profile.index, batch)
         if self._prepared == wanted:
             return
@@ -126,8 +126,8 @@ class Slot:
     def _capture(self, profile: Profile, batch: int) -> None:
         """Capture this batch size as a CUDA graph.
 
-        The graph has an execution context of its own: TensorRT forbids changing a context that a graph was captured from. The
-        context runs once before the capture: the first run after a change of shape does work that is not repeated.
+        The graph gets a separate execution context, because TensorRT forbids changing a context that a graph was captured from.
+        The context runs once before the capture, because its first run with a new shape does extra work.
         """
         try:
             execution = self._new_execution()
@@ -136,7 +136,7 @@ class Slot:
             self._enqueue(execution, batch)
             self._stream.synchronize()
             graph = capture(self._bindings, self._stream.handle, partial(self._enqueue, execution, batch))
-        except Exception as error:  # LrdanError, PyCUDA's or the bindings'; results do not depend on the graph
+        except Exception as error:  # of this package, PyCUDA or the bindings; results do not depend on the graph
             self._bindings = None
             self._stream.synchronize()
             logging.getLogger(__name__).warning("running without CUDA graphs: %s", next(iter(str(error).splitlines()), error))

@@ -1,4 +1,4 @@
-"""PyTorch eager: the reference that the other backends are compared with. The only backend that imports torch."""
+"""PyTorch eager mode: the reference for the other backends. No other backend imports torch."""
 
 from typing import TYPE_CHECKING
 
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 
 
 class TorchBackend(Backend):
-    """Runs the trained module itself, from ``weights.safetensors``."""
+    """Runs the trained PyTorch module, loaded from ``weights.safetensors``."""
 
     name = "torch"
 
     def __init__(self, bundle: "Bundle", *, cores: Cores = ANY_CORES) -> None:
-        """Rebuild the module, on CUDA where PyTorch has it.
+        """Rebuild the module, on a GPU if PyTorch finds one.
 
         Args:
             bundle: A trained bundle.
-            cores: How it may use the processor; the number of threads holds for the whole process.
+            cores: How it may use the CPU; the number of threads applies to the whole process.
 
         Raises:
             MissingStageError: The bundle is not trained.

@@ -1,6 +1,6 @@
 """The bench stage: latency and throughput of every backend, taking turns in one run.
 
-Every round gives each backend the same slice of time, so that other load on the machine affects all alike. Ratios are
+Every round gives each backend the same time, so that other load on the machine affects all of them equally. Ratios are
 computed within a round. Durations are host to host: uint8 frames in, scores back.
 """
 
@@ -54,7 +54,7 @@ def bench(
     Args:
         bundle: A calibrated bundle.
         batches: Batch sizes to measure.
-        seconds: Measuring time in all, without loading.
+        seconds: Total measuring time, without loading.
         rounds: Number of rounds; each backend gets an equal slice of each.
         report: Called with a line of text when a round ends.
 

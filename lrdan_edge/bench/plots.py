@@ -1,4 +1,4 @@
-"""The benchmark as bars."""
+"""The benchmark as a bar chart."""
 
 from pathlib import Path
 

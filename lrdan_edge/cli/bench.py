@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     show_default=True,
     help="Batch size to measure. Repeatable.",
 )
-@click.option("--seconds", type=click.FloatRange(1, 3600), default=20.0, show_default=True, help="Measuring time in all.")
+@click.option("--seconds", type=click.FloatRange(1, 3600), default=20.0, show_default=True, help="Total measuring time.")
 @click.option(
     "--rounds", type=click.IntRange(3, 1000), default=10, show_default=True, help="Rounds; each measures every backend once."
 )
 def bench(bundle_path: Path, batches: tuple[int, ...], seconds: float, rounds: int) -> None:
     """Measure latency and throughput of every engine and of PyTorch.
 
-    The engines and PyTorch eager mode take turns in one run, so that other load on the machine affects all alike.
+    The engines and PyTorch eager mode take turns in one run, so that other load on the machine affects all of them equally.
     """
     from lrdan_edge.bench.latency import bench as run_bench
     from lrdan_edge.bundle.bundle import Bundle

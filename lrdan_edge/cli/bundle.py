@@ -1,4 +1,4 @@
-"""`lrdan-edge info`: what a bundle holds, and whether it is whole."""
+"""`lrdan-edge info`: what a bundle contains, and whether it is complete."""
 
 import sys
 from pathlib import Path

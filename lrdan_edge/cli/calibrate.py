@@ -1,4 +1,4 @@
-"""`lrdan-edge calibrate`: the int8 graph and the thresholds, and what they promise."""
+"""`lrdan-edge calibrate`: makes the int8 graph, fits the thresholds, and says what they promise."""
 
 import math
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ _target_options = option_group(
     click.option(
         "--false-reject-rate",
         type=click.FloatRange(0, 1, min_open=True, max_open=True),
-        help="Fraction of good parts that may be rejected. [default: 0.02; with --decision-only the previous one]",
+        help="Fraction of good parts that may be rejected. [default: 0.02; with --decision-only the previous value]",
     ),
     click.option(
         "--threshold-from",
@@ -36,7 +36,7 @@ _target_options = option_group(
     click.option(
         "--recall",
         type=click.FloatRange(0, 1, min_open=True, max_open=True),
-        help="Fraction of defects to find, with --threshold-from recall. [default: 0.95; with --decision-only the previous one]",
+        help="Fraction of defects to find, with --threshold-from recall. [default: 0.95; with --decision-only the previous value]",
     ),
 )
 
@@ -56,7 +56,7 @@ _target_options = option_group(
 )
 @click.option("--int8/--no-int8", default=True, show_default=True, help="Whether to make the int8 graph.")
 @click.option(
-    "--decision-only", is_flag=True, help="Only set the thresholds, also those of engines. Needs neither onnx nor torch."
+    "--decision-only", is_flag=True, help="Only set the thresholds of graphs and engines. Needs neither onnx nor torch."
 )
 @click.option("--show", "show_only", is_flag=True, help="Only explain the current thresholds.")
 def calibrate(
@@ -98,7 +98,7 @@ def calibrate(
 
 
 def _best_engine(*, int8: bool) -> str:
-    """The options of ``build-engine`` that suit this machine."""
+    """The best options of ``build-engine`` for this machine."""
     from lrdan_edge.backends.nvidia import MODULES
     from lrdan_edge.backends.processor import processor
 
@@ -108,13 +108,13 @@ def _best_engine(*, int8: bool) -> str:
 
 
 def _print_thresholds(decided: "Mapping[Any, GraphDecision]") -> None:
-    """A line per graph or engine."""
+    """Print a line per graph or engine."""
     for title, graph in decided.items():
         show(f"{title}: threshold {graph.threshold:.6g}, {_promise(graph)}, from {graph.n} held-out good images")
 
 
 def _print_fitted(fitted: "FittedThresholds") -> None:
-    """The thresholds fitted here, and the engines that were skipped."""
+    """Print the thresholds that were fitted, and the engines that were skipped."""
     _print_thresholds(fitted.graphs)
     _print_thresholds({f"engine {name}": own for name, own in fitted.engines.items()})
     for reason in fitted.skipped:
@@ -122,7 +122,7 @@ def _print_fitted(fitted: "FittedThresholds") -> None:
 
 
 def _print_int8(bundle: "Bundle") -> None:
-    """How int8 was made."""
+    """Print how the int8 graph was made."""
     record = bundle.manifest.stages["calibrate"].results.get("int8")
     if record is None:
         return
@@ -214,7 +214,7 @@ def _rejected(graph: "GraphDecision") -> str:
 
 
 def _histogram(graph: "GraphDecision") -> None:
-    """Bars of good (and defective) scores, a line where the threshold lies."""
+    """Print bars of good (and defective) scores, with a mark at the threshold."""
     import numpy as np
 
     good, bad = np.array(graph.good_scores), np.array(graph.defect_scores)

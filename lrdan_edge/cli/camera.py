@@ -1,4 +1,4 @@
-"""`lrdan-edge camera`: what a camera delivers, before anything is trained or inspected."""
+"""`lrdan-edge camera`: check a camera, and record its frames, before training or inspecting."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 @click.group()
 def camera() -> None:
-    """Look at cameras and streams, and record their frames."""
+    """Check cameras and streams, and record their frames."""
 
 
 @camera.command()
 @click.argument("source")
-@click.option("--seconds", type=click.FloatRange(min=0.1), default=3.0, show_default=True, help="How long to look.")
+@click.option("--seconds", type=click.FloatRange(min=0.1), default=3.0, show_default=True, help="How long to measure.")
 @click.option(
     "--picture", type=click.Path(path_type=Path, dir_okay=False), help="Write the last frame to this file (.png, .jpg)."
 )
@@ -43,7 +43,7 @@ def probe(source: str, seconds: float, picture: Path | None) -> None:
     if picture is not None and found.picture is not None:
         try:
             written = cv2.imwrite(str(picture), found.picture)
-        except cv2.error:  # a suffix that stands for no format
+        except cv2.error:  # the suffix names no image format
             written = False
         if not written:
             raise SourceError(f"{picture} cannot be written", "give a .png or .jpg in a folder that exists")
@@ -59,7 +59,7 @@ def probe(source: str, seconds: float, picture: Path | None) -> None:
     type=click.FloatRange(min=0),
     default=0.0,
     metavar="SECONDS",
-    help="Least time between two frames. [default: write every frame]",
+    help="Shortest time between two frames. [default: write every frame]",
 )
 def record(source: str, folder: Path, count: int, every: float) -> None:
     """Write frames of SOURCE into FOLDER as PNG, to train on or to set a threshold with.
@@ -77,7 +77,7 @@ def record(source: str, folder: Path, count: int, every: float) -> None:
 
 
 def _print_probe(uri: str, found: "ProbeResult") -> None:
-    """A table of what a source delivered."""
+    """Print a table of what a source delivered."""
     shown = table("", "", title=uri, header=False)
     rate, gaps = found.frames_per_s, found.interval_ms
     rows = {
@@ -98,7 +98,7 @@ def _print_probe(uri: str, found: "ProbeResult") -> None:
 
 @contextmanager
 def _record_progress(folder: Path, count: int) -> Iterator[Callable[[int, str | None], None]]:
-    """A line that counts the frames written; problems when they appear; at the end, the number of frames."""
+    """Show a line that counts the frames written, problems when they appear, and at the end the number of frames."""
     written = 0
     with status_line("waiting for the first frame") as update:
 

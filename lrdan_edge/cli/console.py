@@ -1,4 +1,4 @@
-"""What commands print on a terminal: lines, tables, progress. Rich is imported when a command first prints."""
+"""Prints lines, tables and progress on a terminal. Imports Rich when a command first prints."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @cache
 def terminal() -> "Console":
-    """The terminal that all commands print on: names and numbers stay as they are, long lines are not broken."""
+    """The terminal that all commands print on. It does not colour names and numbers, and does not wrap long lines."""
     from rich.console import Console
 
     return Console(soft_wrap=True, highlight=False, markup=False)
@@ -40,7 +40,7 @@ def write_json(value: object) -> None:
 
 @contextmanager
 def progress_bar(title: str) -> Iterator[Callable[[str, float], None]]:
-    """A bar that is told the current phase and the fraction done; nothing where there is no terminal."""
+    """A bar that shows the current phase and the fraction done; nothing without a terminal."""
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())

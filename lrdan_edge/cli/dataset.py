@@ -1,4 +1,4 @@
-"""`lrdan-edge dataset`: what a folder of images holds, before anything is trained on it."""
+"""`lrdan-edge dataset`: check a folder of images before training on it."""
 
 import sys
 from pathlib import Path
@@ -21,7 +21,7 @@ def dataset() -> None:
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def check(data: Path, as_json: bool) -> None:
-    """Check every image in DATA: sizes, bit depths, near-copies, and what to do about them.
+    """Check every image in DATA: sizes, bit depths and near-copies. Say how to fix problems.
 
     Exits 1 if an image cannot be decoded.
     """

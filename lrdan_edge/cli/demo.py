@@ -34,19 +34,19 @@ class DemoResult(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         image_auroc: Of the video's frames, by the fp32 graph.
-        int8_image_auroc: The same by the int8 graph.
+        int8_image_auroc: The same, by the int8 graph.
         pixel_auroc: Of the heatmaps against the painted masks, by the fp32 graph.
         false_reject_rate: Fraction of the video's good frames that the inspection loop rejected.
         promised_false_reject_rate: What calibration promised.
-        false_rejects_explained: Most false rejects that the promise explains (one-sided 99 % binomial bound).
+        false_rejects_explained: Largest number of false rejects that the promise explains (one-sided 99 % binomial bound).
         good_frames: Good frames in the video.
         defective_frames: Frames that show a whole defect.
-        missed_frames: Those of them that the inspection loop did not reject.
+        missed_frames: Number of these frames that the inspection loop did not reject.
         defects: Defects painted on the belt.
-        missed_defects: Those of which no frame was rejected.
-        seconds: The whole demo.
-        speedup_over_eager: Fastest engine against PyTorch eager at batch 1, median over rounds of the ratio.
-        fastest: Which engine that is.
+        missed_defects: Defects of which no frame was rejected.
+        seconds: Duration of the whole demo.
+        speedup_over_eager: Fastest engine against PyTorch eager at batch 1: the median over rounds of the ratio.
+        fastest: The name of that engine.
     """
 
     image_auroc: float
@@ -65,11 +65,11 @@ class DemoResult(msgspec.Struct, frozen=True, kw_only=True):
     fastest: str
 
     def missed_in_words(self) -> str:
-        """How many of the defective frames were missed, and the rate."""
+        """The number of missed defective frames, and the rate."""
         return f"{self.missed_frames} of {self.defective_frames} ({self.missed_frames / self.defective_frames:.1%})"
 
     def false_rejects_in_words(self) -> str:
-        """How many of the good frames were rejected, the rate, and the promise."""
+        """The number of rejected good frames, the rate, and the promised rate."""
         rejected = round(self.false_reject_rate * self.good_frames)
         rates = f"{self.false_reject_rate:.1%}, promised {self.promised_false_reject_rate:.1%}"
         return f"{rejected} of {self.good_frames} ({rates})"
@@ -101,7 +101,7 @@ def run_demo(output: Path, seed: int = 0) -> DemoResult:
         The figures; also written to ``output/demo.json``.
 
     Raises:
-        DataError: `output` holds something else than an earlier demo.
+        DataError: `output` holds something other than an earlier demo.
     """
     from lrdan_edge.bundle.encoding import to_json
     from lrdan_edge.bundle.names import REPORTS
@@ -195,7 +195,7 @@ def _clear(output: Path) -> None:
     """Remove an earlier demo, and nothing else."""
     if output.exists() and any(output.iterdir()):
         if not (output / _MARK).is_file():
-            raise DataError(f"{output} is not empty and not an earlier demo", "choose another {output}")
+            raise DataError(f"{output} is not empty and does not hold an earlier demo", "choose another {output}")
         shutil.rmtree(output)
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -225,14 +225,14 @@ def _build_engines(bundle: "Bundle") -> None:
 
 @dataclass(frozen=True)
 class Tally:
-    """The inspection loop's verdicts on the video, counted; frames that show a defect in part count in none of them.
+    """Counts of the inspection loop's verdicts on the video, without frames that show only a part of a defect.
 
     Attributes:
         good_frames: Frames that show no defect.
-        false_rejects: Those of them that were rejected.
+        false_rejects: Good frames that were rejected.
         defective_frames: Frames that show a whole defect.
-        missed_frames: Those of them that were not rejected.
-        missed_defects: Defects of which no such frame was rejected.
+        missed_frames: Defective frames that were not rejected.
+        missed_defects: Defects of which no frame was rejected.
     """
 
     good_frames: int

@@ -44,7 +44,7 @@ _tensorrt_options = option_group(
         "workspace_mib",
         type=click.IntRange(min=1),
         metavar="MIB",
-        help="TensorRT: memory limit of the build. [default: half of the free memory]",
+        help="TensorRT: scratch memory limit per kernel. [default: half of the free memory]",
     ),
     click.option(
         "--optimization-level",
@@ -59,7 +59,7 @@ _tensorrt_options = option_group(
     ),
     click.option("--refit", is_flag=True, help="TensorRT: the weights can be replaced later with 'engine refit'."),
     click.option(
-        "--strip-weights", is_flag=True, help="TensorRT: leave the weights out; they are read from the graph when it is loaded."
+        "--strip-weights", is_flag=True, help="TensorRT: leave the weights out; loading the engine reads them from the graph."
     ),
     click.option(
         "--dla", "dla_core", type=click.IntRange(min=0), metavar="CORE", help="TensorRT: use this DLA core where possible."
@@ -184,7 +184,7 @@ def inspect_engine(name: str, bundle_path: Path, as_json: bool) -> None:
 def verify_engine(name: str | None, bundle_path: Path) -> None:
     """Verify engine NAME, or all: files, signature, compatibility, and the scores of the golden images.
 
-    Exits 1 unless every engine may judge parts here.
+    Exits 1 unless every engine passes every check.
     """
     from lrdan_edge.bundle.bundle import Bundle
     from lrdan_edge.engines.open import engine_names

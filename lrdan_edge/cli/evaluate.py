@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @bundle_option
 @backend_options
 def evaluate(data: Path, bundle_path: Path, backend: str, precision: "Precision | None") -> None:
-    """Measure on test images how well good parts are told from defective ones.
+    """Measure on test images how well the detector separates good from defective parts.
 
     DATA is a folder with test/good and test/<defect>, and optionally masks in ground_truth/<defect>.
     """

@@ -1,4 +1,4 @@
-"""The command line: the list of commands, and the wording of errors. Nothing heavy is imported before a command runs."""
+"""The command line: the list of commands, and how errors are printed. Imports nothing heavy before a command runs."""
 
 from typing import Any
 
@@ -32,13 +32,13 @@ class _Group(click.Group):
             raise click.ClickException(" ".join(error.worded(option).split())) from error
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
-        return list(self.commands)  # in the order of the work, not of the alphabet
+        return list(self.commands)  # in the order of use, not alphabetical
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="lrdan-edge")
 def cli() -> None:
-    """Train LRDAN anomaly detectors on good parts, and run them on the edge.
+    """Train LRDAN anomaly detectors on good parts, and run them on edge devices.
 
     The usual order: train, export, calibrate, build-engine, run. Every command reads a bundle (a folder) and adds to it.
     """

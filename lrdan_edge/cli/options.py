@@ -1,4 +1,4 @@
-"""Options and words that several commands have."""
+"""Options and messages that several commands share."""
 
 import os
 import shlex
@@ -13,7 +13,7 @@ import click
 from lrdan_edge.errors import SWITCHES, LrdanError, MissingExtraError, Parameter
 
 BACKENDS = ["auto", "tensorrt", "onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "openvino", "torch", "null"]
-"""Those of `lrdan_edge.engines.select`, written out so that ``--help`` imports nothing heavy; a test holds them equal."""
+"""The backends of `lrdan_edge.engines.select`, copied so that ``--help`` imports nothing heavy; a test keeps them equal."""
 
 METHODS = [
     "min-max",
@@ -24,18 +24,18 @@ METHODS = [
     "painted-min-max",
     "painted-percentile-99.99",
 ]
-"""Those of `lrdan_edge.calibration.ranges`, written out for the same reason."""
+"""The methods of `lrdan_edge.calibration.ranges`, copied for the same reason."""
 
 
 class Option(Parameter):
-    """A parameter in an error's fix, worded as an option: ``--image-size``, ``--image-size 64x64`` or ``--no-int8``."""
+    """A parameter in an error's fix, written as an option: ``--image-size``, ``--image-size 64x64`` or ``--no-int8``."""
 
     __slots__ = ()
     names: ClassVar[Mapping[str, str]] = {}
-    """Options and arguments that are not named like their parameter."""
+    """Options and arguments whose names differ from their parameters."""
 
     def __format__(self, value: str) -> str:
-        """Write the option alone, or with the value that the fix asks for."""
+        """Write the option, with the value that the fix asks for if there is one."""
         if self == "precision":
             return f"--{value}" if value else "--fp32, --fp16 or --int8"
         name = self.names.get(self, f"--{self.replace('_', '-')}")
@@ -45,7 +45,7 @@ class Option(Parameter):
 
 
 def options_of(command: click.Command) -> type[Option]:
-    """How the errors of a command, or of a group's commands, name parameters."""
+    """The class that writes parameters as options of a command, or of a group's commands."""
     commands = command.commands.values() if isinstance(command, click.Group) else [command]
     names = {
         str(parameter.name): parameter.opts[-1] if isinstance(parameter, click.Option) else str(parameter.name).upper()
@@ -62,11 +62,11 @@ class Parsed(click.ParamType):  # type: ignore[type-arg]  # generic only in clic
         self.name, self._parse = name, parse
 
     def get_metavar(self, *_: Any, **__: Any) -> str:
-        """The name as it is written, not in capitals."""
+        """The name as written, without conversion to capitals."""
         return self.name
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The value that the text stands for."""
+        """Parse the text into its value."""
         try:
             return self._parse(value) if isinstance(value, str) else value
         except (ValueError, LrdanError) as error:
@@ -126,7 +126,7 @@ def backend_options(function: Function) -> Function:
         type=click.Choice(BACKENDS),
         default="auto",
         show_default=True,
-        help="Runtime of the graph. auto takes the fastest that works on this machine; any other is used or fails.",
+        help="Runtime of the graph. auto takes the fastest that works here; any other choice fails if it does not work.",
     )(function)
     return precision_options(function)
 
@@ -138,10 +138,10 @@ def device_option(function: Function) -> Function:
 
 
 def require(extra: str, purpose: str, *modules: str) -> None:
-    """Name the extra to install before a module that needs it is imported.
+    """Check that modules are installed, before something imports them.
 
     Raises:
-        MissingExtraError: A module is not installed.
+        MissingExtraError: A module is not installed; the message names the extra that installs it.
     """
     for module in modules:
         if find_spec(module) is None:
@@ -149,7 +149,7 @@ def require(extra: str, purpose: str, *modules: str) -> None:
 
 
 def next_step(done: str, command: str, bundle_path: Path) -> None:
-    """Say what is done, and which command comes next for this bundle."""
+    """Print what was done, and the next command for this bundle."""
     usual = Path(os.environ.get("LRDAN_BUNDLE", "bundle"))
     bundle = "" if bundle_path == usual else f" --bundle {shlex.quote(str(bundle_path))}"
     click.echo(f"{done} Next: lrdan-edge {command}{bundle}")

@@ -35,7 +35,7 @@ _limits = option_group(
     help="Fraction of labelled anomalies among the training images, for semi-supervised detectors (deep-sad).",
 )
 @click.option("--ablate", is_flag=True, help="Measure LRDAN with its losses added one by one, instead of detectors.")
-@click.option("--dual-readings", is_flag=True, help="Measure the two readings of LRDAN's dual term, instead of detectors.")
+@click.option("--dual-readings", is_flag=True, help="Measure both readings of LRDAN's dual term, instead of detectors.")
 @click.option("--seed", "seeds", type=int, multiple=True, default=(0,), show_default=True, help="Random seed. Repeatable.")
 @click.option("--classes", help="Classes that are normal in turn, such as cat,dog. [default: all]")
 @_limits
@@ -88,7 +88,7 @@ def protocol(
 
 @contextmanager
 def _progress() -> Iterator[Callable[["Entry", int, int], None]]:
-    """A line per finished run, over a spinner."""
+    """Show a line per finished run, above a spinner."""
     with status_line("running") as update:
 
         def report(entry: "Entry", done: int, total: int) -> None:

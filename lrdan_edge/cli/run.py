@@ -28,7 +28,7 @@ _REDRAW_EVERY_S = 0.125
 
 
 def _parsed(name: str, parser: str) -> Parsed:
-    """A value that a function of `lrdan_edge.runtime.rule` parses."""
+    """An option type that is parsed by a function of `lrdan_edge.runtime.rule`."""
 
     def parse(text: str) -> Any:
         from lrdan_edge.runtime import rule
@@ -48,7 +48,7 @@ _rule_options = option_group(
     click.option(
         "--min-area",
         type=_parsed("PIXELS|PERCENT%", "parse_min_area"),
-        help="Reject only if this much of the heatmap is above the pixel threshold.",
+        help="Reject only if this much of the heatmap exceeds the pixel threshold.",
     ),
     click.option(
         "--region",
@@ -72,13 +72,13 @@ def _seconds(name: str, parameter: str, default: float, least: float, text: str)
 
 _source_options = option_group(
     "reading",
-    click.option("--realtime", is_flag=True, help="Play videos at their own frame rate."),
+    click.option("--realtime", is_flag=True, help="Play videos at their frame rate."),
     click.option(
         "--rate", type=click.FloatRange(min=0, min_open=True), metavar="FPS", help="Play videos and images at this frame rate."
     ),
     click.option("--loop", is_flag=True, help="Play files again and again."),
-    click.option("--wait", is_flag=True, help="Wait for cameras that cannot be reached at the start, as a service should."),
-    _seconds("--no-frame-after", "read_timeout_s", 10.0, 0.5, "Reconnect a camera after this time without a frame."),
+    click.option("--wait", is_flag=True, help="Wait for cameras that cannot be reached at the start. For services."),
+    _seconds("--no-frame-after", "read_timeout_s", 10.0, 0.5, "Reconnect a camera after this long without a frame."),
     _seconds("--frozen-after", "frozen_s", 10.0, 0.0, "A frozen image for this long is a fault. 0 turns this check off."),
     _seconds("--black-after", "black_s", 2.0, 0.0, "A black image for this long is a fault. 0 turns this check off."),
 )
@@ -92,18 +92,16 @@ _source_options = option_group(
 @click.option(
     "--spin/--no-spin",
     default=None,
-    help="Busy-wait for results (lower latency), or sleep (cooler cores). [default: ONNX Runtime spins, TensorRT sleeps]",
+    help="Busy-wait (lower latency) or sleep (idle cores). [default: ONNX Runtime busy-waits, TensorRT sleeps]",
 )
-@click.option("--require-gpu", is_flag=True, help="Fail if the CPU would do the work.")
+@click.option("--require-gpu", is_flag=True, help="Fail if inference would run on the CPU.")
 @click.option(
     "--output", type=click.Path(path_type=Path, file_okay=False), help="Folder for verdicts.jsonl and annotated frames."
 )
 @click.option(
-    "--save", type=click.Choice(["all", "rejects", "none"]), help="Which frames to write. [default: all; rejects if live]"
+    "--save", type=click.Choice(["all", "rejects", "none"]), help="Annotated frames to write. [default: all; rejects if live]"
 )
-@click.option(
-    "--append", is_flag=True, help="Add to the verdicts of an earlier run in --output, as a restarted service should."
-)
+@click.option("--append", is_flag=True, help="Add to the verdicts of an earlier run in --output. For services.")
 @click.option("--overwrite", is_flag=True, help="Replace the verdicts of an earlier run in --output.")
 @click.option("--threshold", type=float, help="Reject above this score instead of the calibrated threshold.")
 @_rule_options
@@ -130,8 +128,8 @@ def run(
 ) -> None:
     """Inspect each SOURCE: a video file, a folder, a camera index, an RTSP or HTTP address.
 
-    Ctrl-C (or SIGTERM) finishes the frames already captured and exits 0; a second one ends at once. A source that fails does not
-    stop the others; the exit code is then 1.
+    Ctrl-C (or SIGTERM) stops capturing, inspects the frames already captured and exits 0; a second one ends at once. A source that
+    fails does not stop the others; the exit code is then 1.
     """
     from lrdan_edge.runtime.inspector import Inspector
     from lrdan_edge.runtime.loop.opening import open_sources
@@ -168,17 +166,17 @@ def _rule(reject_after: Any, min_area: Any, regions: Any, pixel_threshold: float
 def inspect_sources(
     inspector: "Inspector", sources: "Sequence[Source]", output: Path | None, save: "Save | None", **options: Any
 ) -> bool:
-    """Inspect with a live line, and print a summary.
+    """Inspect with a live progress line, and print a summary.
 
     Args:
         inspector: Inspects the frames.
         sources: Deliver the frames.
-        output: Where the run is recorded, or None.
+        output: Folder for the record of the run; None: no record.
         save: Which frames to draw.
         **options: Further arguments of `lrdan_edge.runtime.recorded_run.RecordedRun`.
 
     Returns:
-        False when something was lost: faults of a recorded source, or a sink that failed.
+        False if something was lost: faults of a recorded source, or a failed sink.
 
     Raises:
         SourceError: Sources failed; all other frames were inspected and delivered.
@@ -213,7 +211,7 @@ class _Problems:
 
 @contextmanager
 def _ends_on_signal(stop: Callable[[], None]) -> Iterator[None]:
-    """SIGINT and SIGTERM call `stop`; a second one ends the process at once."""
+    """Make SIGINT and SIGTERM call `stop`; a second signal ends the process at once."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     stopping = False
 
@@ -238,7 +236,7 @@ def _ends_on_signal(stop: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def _live_line(problems: _Problems) -> Iterator[Callable[["Progress"], None]]:
-    """Lines that follow the loop: redrawn on a terminal, printed now and then elsewhere; problems when they appear."""
+    """Show the loop's progress: redrawn on a terminal, printed from time to time elsewhere; problems when they appear."""
     from rich.console import Group
     from rich.live import Live
     from rich.text import Text
@@ -273,7 +271,7 @@ def _live_line(problems: _Problems) -> Iterator[Callable[["Progress"], None]]:
 
 
 def _lines(progress: "Progress") -> "list[Text]":
-    """The whole loop in one line, then one line a source where there are several."""
+    """One line for the whole loop, then one line per source if there are several."""
     from rich.text import Text
 
     latency = progress.latency_percentiles()
@@ -296,7 +294,7 @@ def _lines(progress: "Progress") -> "list[Text]":
 
 
 def print_summary(progress: "Progress", output: Path | None) -> None:
-    """Print counts and latencies of a run, and where it is recorded."""
+    """Print counts and latencies of a run, and the folder of its record."""
     counted = ", ".join(f"{progress.outcomes[outcome]} {outcome}" for outcome in _COLOURS)
     rate = progress.frames / progress.seconds if progress.seconds else 0.0
     lost = ", ".join(f"{count} {cause}" for cause, count in progress.drops.items() if count) or "none"

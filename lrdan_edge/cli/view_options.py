@@ -1,4 +1,4 @@
-"""The command line's options for what the networks see of a camera's frame."""
+"""Options for the part of a camera's frame that the networks see, and its scale."""
 
 import re
 
@@ -45,15 +45,13 @@ view_options = option_group(
         "--frame-size", type=SIZE, help="Size of the camera's frames; the graph resizes them. [default: the images' size]"
     ),
     click.option("--roi", "region", type=ROI, help="Region of the frame to inspect, in its pixels. [default: all of it]"),
-    click.option(
-        "--tiles", type=TILES, help="Cut the region into overlapping tiles; native: tiles at the frame's own resolution."
-    ),
+    click.option("--tiles", type=TILES, help="Cut the region into overlapping tiles; native: tiles at the frame's resolution."),
     click.option(
         "--tile-overlap",
         "overlap",
         type=click.IntRange(min=0),
         metavar="PX",
-        help="Pixels that neighbouring tiles share. [default: an eighth of a tile]",
+        help="Overlap of neighbouring tiles, in pixels. [default: an eighth of a tile]",
     ),
 )
 """The options of `lrdan_edge.train.view.View`; the command gets them as one dictionary, ``view``."""

@@ -1,7 +1,7 @@
 """Makes a conveyor from a photograph: training tiles, calibration tiles, and a video of a belt with synthetic defects.
 
 The photograph (brick, 512x512 grey, part of scikit-image) is cut into five vertical strips. Training tiles come from the two outer
-strips and the middle one, calibration tiles and the video from one strip each, so that none has a pixel of another. In the video
+strips and the middle one, calibration tiles and the video from one strip each, so that they share no pixel. In the video
 the belt moves up and down below the camera, with the defects drawn on it. A frame that shows only a part of a defect is
 ``boundary``: neither good nor defective.
 """

@@ -1,4 +1,4 @@
-"""Build engines: one graph for one target becomes a signed engine, with a sidecar that says where it runs. Needs no torch."""
+"""Build a signed engine from one graph for one target, with a sidecar that says where it runs. Needs no torch."""
 
 import re
 import time
@@ -35,12 +35,12 @@ Progress = Callable[[str, float], None]
 
 @dataclass(frozen=True)
 class BuildRequest:
-    """What to build.
+    """The engine to build.
 
     Attributes:
-        precision: Which graph.
+        precision: The precision of the graph.
         target: The runtime that will run the engine.
-        options: How TensorRT builds it; the other targets have no options.
+        options: TensorRT's build options; the other targets have none.
     """
 
     precision: Precision
@@ -63,11 +63,11 @@ class _Built:
 
 
 def build_engine(bundle: Bundle, request: BuildRequest, progress: Progress | None = None) -> str:
-    """Build an engine into the bundle, check it on the golden frames where it can run here, and sign it.
+    """Build an engine in the bundle, check it on the golden frames if it can run here, and sign it.
 
     Args:
         bundle: A bundle that has the graph.
-        request: What to build.
+        request: The engine to build.
         progress: Called with the builder's phase and the fraction done, 0 to 1.
 
     Returns:
@@ -75,8 +75,8 @@ def build_engine(bundle: Bundle, request: BuildRequest, progress: Progress | Non
 
     Raises:
         MissingStageError: The graph is missing.
-        EngineError: The builder refuses the graph, the engine's scores drift, or the keys that sign cannot be used.
-        BackendError: What runs the engine refuses it.
+        EngineError: The builder cannot build the graph, the engine's scores drift, or the signing keys cannot be used.
+        BackendError: The backend cannot load the engine, or fails.
         MissingExtraError: The target is not installed here.
     """
     started = time.monotonic()  # the stage begins after the build, because the file's name depends on the result
@@ -111,7 +111,7 @@ def build_engine(bundle: Bundle, request: BuildRequest, progress: Progress | Non
 
 
 def refit_engine(bundle: Bundle, name: str) -> None:
-    """Put the bundle's present weights into an engine that was built with `refit`; check and sign it as after a build.
+    """Put the bundle's current weights into an engine that was built with `refit`; check and sign it as after a build.
 
     Args:
         bundle: A bundle whose graph differs from the engine's only in weights.
@@ -121,15 +121,15 @@ def refit_engine(bundle: Bundle, name: str) -> None:
         MissingStageError: The bundle has no such engine.
         IncompatibleEngineError: The engine does not run on this machine.
         UntrustedEngineError: It may not be loaded here.
-        EngineError: It was not built for refitting, or its scores drift afterwards.
+        EngineError: It was built without `refit`, or its scores drift afterwards.
         MissingExtraError: TensorRT is not installed.
     """
     started = time.monotonic()
     found = engine(bundle, name)
     if not found.sidecar.options.get("refit"):
-        problem, again = f"engine {name} cannot take new weights: it was not built for it", "build it again with {refit:on}"
+        problem, again = f"engine {name} cannot take new weights: it was built without refit", "build it again with {refit:on}"
         raise EngineError(problem, again)
-    reason = incompatibility_of(found.sidecar)  # being older than the graph is no reason here
+    reason = incompatibility_of(found.sidecar)  # ignores staleness: an engine older than its graph may be refitted
     if reason or not found.trust.trusted:
         kind = IncompatibleEngineError if reason else UntrustedEngineError
         problem = f"engine {name} cannot take new weights here: {reason or found.trust.reason}"
@@ -196,7 +196,7 @@ def _build_tensorrt(graph: Path, options: BuildOptions, timing_cache: Path, prog
 
 
 def _gpu_features(details: dict[str, Any], options: BuildOptions) -> list[str]:
-    """GPU features that the engine needs; none where it was built ahead of time, or by TensorRT for RTX for every GPU."""
+    """GPU features that the engine needs; none if it was built ahead of time, or by TensorRT for RTX for every GPU."""
     capability = details.get("compute_capability")
     if not capability or (options.hardware_compatible and details["module"] == "tensorrt_rtx"):
         return []
@@ -218,8 +218,8 @@ def _check_golden(bundle: Bundle, data: bytes, sidecar: EngineSidecar) -> float 
         The largest relative difference of the scores, or why it could not be measured here.
 
     Raises:
-        EngineError: A score is not finite, or drifts beyond the bound.
-        BackendError: It does not load, or fails.
+        EngineError: A score is not finite, or differs by more than the bound.
+        BackendError: The engine does not load, or fails.
     """
     if reason := incompatibility_of(sidecar):  # built ahead of time for another machine, or without PyCUDA
         return f"not measured: {reason}"

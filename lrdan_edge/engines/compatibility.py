@@ -1,4 +1,4 @@
-"""Whether an engine is compatible with this machine, by its sidecar: before any byte of the engine is read."""
+"""Whether an engine is compatible with this machine. Reads only its sidecar, no byte of the engine."""
 
 import re
 from importlib.util import find_spec
@@ -46,7 +46,7 @@ def runtime_version(target: str) -> str:
 
 
 def _tensorrt_incompatibility(sidecar: EngineSidecar) -> str | None:
-    """Checks in the order of their cost: this runs at every start, and importing TensorRT takes longest."""
+    """Run the cheapest checks first: they run at every start, and importing TensorRT takes longest."""
     gpu = find_gpu()
     if gpu is None:
         return "no NVIDIA GPU is found here"
@@ -68,7 +68,7 @@ def _tensorrt_incompatibility(sidecar: EngineSidecar) -> str | None:
 
 
 def _gpu_incompatibility(sidecar: EngineSidecar, gpu: Gpu) -> str | None:
-    """Compare the GPU. Device features list the compute capability that the engine needs; none: it runs on more than one."""
+    """Compare the GPU. Device features list the compute capability that the engine needs; an empty list: it needs no particular one."""
     here = gpu_feature(gpu.compute_capability)
     for needed in sidecar.device_features:
         least = re.fullmatch(r"sm(\d+\.\d+)\+", needed)
@@ -76,7 +76,7 @@ def _gpu_incompatibility(sidecar: EngineSidecar, gpu: Gpu) -> str | None:
         if not compatible:
             return f"it was built for {sidecar.device} ({needed}), this is {gpu.name} ({here})"
     if sidecar.device_features and not sidecar.options.get("hardware_compatible") and sidecar.device != gpu.name:
-        return f"it was built for {sidecar.device}, this is {gpu.name}"  # kernels were chosen for the other model
+        return f"it was built for {sidecar.device}, this is {gpu.name}"  # its kernels were chosen for the other model
     return None
 
 

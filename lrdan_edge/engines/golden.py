@@ -1,4 +1,4 @@
-"""Golden frames: a few good images kept in the bundle, as the graph sees them, with the scores each graph gave them."""
+"""Golden frames: a few good images in the bundle, as the graph sees them, with the scores that each graph gave them."""
 
 import numpy as np
 import numpy.typing as npt
@@ -15,18 +15,18 @@ from lrdan_edge.errors import BundleError, DriftError, EngineError
 from lrdan_edge.metrics import relative_differences
 
 GOLDEN_TOLERANCE: dict[Precision, float] = {"fp32": 1e-3, "fp16": 5e-3, "int8": 1e-1}
-"""Largest relative difference on golden frames between an engine and the same graph run by ONNX Runtime, for scores and for the
-heatmaps' largest values."""
+"""Largest allowed relative difference on golden frames between an engine and the same graph in ONNX Runtime, for scores and for
+the heatmaps' largest values."""
 
 LARGEST_SHIFT = 0.02
-"""Largest difference on golden frames between a backend's scores and those that its threshold was fitted on, in standard
-deviations of the good scores. At a threshold for 2 % false rejects, fewer than 1 in 500 good parts score this close to it."""
+"""Largest allowed difference on golden frames between a backend's scores and those that its threshold was fitted on, in standard
+deviations of the good scores. With a threshold for 2 % false rejects, fewer than 1 in 500 good parts score this close to it."""
 
 _ROUNDING: dict[Precision, float] = {"fp32": 1e-3, "fp16": 5e-3, "int8": 1e-3}
-"""The same relative to the scores, used where it is larger: the deviation is tiny where all good images score alike."""
+"""The same, relative to the scores; the larger bound applies. The deviation is tiny if all good images score alike."""
 
 _PIXELS_AT_OPENING = 2 << 16
-"""How many pixels of golden frames are scored at every opening: 2 frames of 256×256; always at least 1 frame."""
+"""How many pixels of golden frames are scored each time a backend is opened: 2 frames of 256×256; always at least 1 frame."""
 
 _QUARTILES = 1.349
 """The distance between the quartiles of a normal distribution, in standard deviations."""
@@ -51,7 +51,7 @@ def golden_frames(bundle: Bundle, most: int | None = None) -> Frame:
 
 
 def no_golden_frames(bundle: Bundle) -> str | None:
-    """Why there are no golden frames of this model, with the command that makes them; None where there are."""
+    """Why there are no golden frames of this model, with the command that makes them; None if there are some."""
     if f"{GOLDEN}/scores.json" not in bundle.manifest.files or bundle.staleness("calibrate"):
         return f"no golden frames of this model yet ({_MAKER} makes them)"
     return None
@@ -60,7 +60,7 @@ def no_golden_frames(bundle: Bundle) -> str | None:
 def check_against_graph(bundle: Bundle, backend: Backend, precision: Precision) -> float:
     """Run the golden frames, and compare scores and heatmaps with those of the graph.
 
-    Heatmaps are compared only in bundles that store their largest values: where the score is not computed from them.
+    Heatmaps are compared only in bundles that store their largest values, because the score is not computed from them.
 
     Args:
         bundle: A calibrated bundle.
@@ -71,7 +71,7 @@ def check_against_graph(bundle: Bundle, backend: Backend, precision: Precision) 
         The largest relative difference, at most `GOLDEN_TOLERANCE`.
 
     Raises:
-        EngineError: A score is not a finite number, or a difference is beyond the bound.
+        EngineError: A score is not a finite number, or a difference exceeds the bound.
         BackendError: The backend failed.
     """
     golden = golden_scores(bundle)
@@ -101,17 +101,17 @@ def check_against_graph(bundle: Bundle, backend: Backend, precision: Precision) 
 
 
 def check_against_threshold(bundle: Bundle, backend: Backend, decision: GraphDecision, title: str, remedy: str) -> None:
-    """Compare a backend's scores of a few golden frames with those that its threshold was fitted on, at every opening.
+    """Compare a backend's scores of a few golden frames with those that its threshold was fitted on. Runs at every opening.
 
-    A bundle is copied to other machines, where other kernels, another instruction set or another version of a runtime may give
-    other scores. A threshold fitted on one machine's scores does not hold for others.
+    A bundle is copied to other machines, where other kernels, another instruction set or another runtime version may give other
+    scores. A threshold that was fitted on one machine's scores is not valid for different scores.
 
     Args:
         bundle: A calibrated bundle.
         backend: The backend.
         decision: The threshold, and the good scores that it was fitted on.
         title: The backend's name in tables, for the message.
-        remedy: What to do where the scores differ, for the message.
+        remedy: What to do if the scores differ, for the message.
 
     Raises:
         DriftError: A score is not a finite number, or differs by more than `LARGEST_SHIFT`.
@@ -121,7 +121,7 @@ def check_against_threshold(bundle: Bundle, backend: Backend, decision: GraphDec
     rows, columns, _ = bundle.manifest.model.frame_shape
     frames = golden_frames(bundle, max(1, _PIXELS_AT_OPENING // (rows * columns)))
     expected = np.array(stored[: len(frames)], np.float64)
-    single = [frames[place : place + 1] for place in range(len(frames))]  # some backends prepare anew for a batch
+    single = [frames[place : place + 1] for place in range(len(frames))]  # some backends prepare again for another batch size
     scores = np.concatenate([backend.infer(frame, heatmap=False).score for frame in single])
     difference = np.abs(scores.astype(np.float64) - expected)
     low, high = np.quantile(decision.good_scores, [0.25, 0.75])
@@ -138,7 +138,7 @@ def check_against_threshold(bundle: Bundle, backend: Backend, decision: GraphDec
 
 
 def _stored_scores(bundle: Bundle, decision: GraphDecision, precision: str) -> list[float]:
-    """The score of every golden frame, by the backend whose scores the threshold was fitted on.
+    """The score of every golden frame, from the backend whose scores the threshold was fitted on.
 
     Raises:
         BundleError: Some are missing.

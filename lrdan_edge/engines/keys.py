@@ -1,11 +1,11 @@
 """The keys of this user, all in one folder.
 
-engine.key    The secret key of this machine: signatures by HMAC-SHA256, which only this machine can make and check.
-signing.key   The Ed25519 private key of a build machine: signs engines for the machines that trust its public key.
+engine.key    The secret key of this machine, for HMAC-SHA256 signatures that only this machine can make and check.
+signing.key   The Ed25519 private key of a build machine, which signs engines for the machines that trust its public key.
 trusted-keys  The public keys of the build machines whose engines are loaded here, one per line in hex.
 
-Secret keys are 32 bytes in hex. They are made when they are first needed, and only this user may read them. Ed25519 needs the
-``signing`` extra. Source: RFC 8032 (Ed25519), RFC 2104 (HMAC).
+Secret keys are 32 bytes in hex. They are made when first needed, and only this user may read them. Ed25519 needs the ``signing``
+extra. Sources: RFC 8032 (Ed25519), RFC 2104 (HMAC).
 """
 
 import hashlib
@@ -42,7 +42,7 @@ def key_path() -> Path:
 
 
 def ensure_keys() -> None:
-    """Make the keys that sign engines where there are none yet. A build calls this before its minutes begin.
+    """Make the keys that sign engines, if they do not exist. A build calls this first, to fail before it takes minutes.
 
     Raises:
         EngineError: A key cannot be made or read, or others can read it.
@@ -53,11 +53,11 @@ def ensure_keys() -> None:
 
 
 def sign(data: bytes, purpose: str = SIDECAR) -> str:
-    """Sign bytes for this machine, by HMAC-SHA256; makes the key where there is none yet.
+    """Sign bytes for this machine, with HMAC-SHA256; makes the key if it does not exist.
 
     Args:
         data: The bytes.
-        purpose: What they are; a signature holds for one purpose.
+        purpose: What the bytes are; a signature is valid for only one purpose.
 
     Returns:
         The signature, 64 hex digits.
@@ -69,7 +69,7 @@ def sign(data: bytes, purpose: str = SIDECAR) -> str:
 
 
 def is_signed_here(data: bytes, signature: str, purpose: str = SIDECAR) -> bool:
-    """Whether `sign` made the signature for these bytes, with this machine's key.
+    """Whether `sign` made this signature for these bytes, with this machine's key.
 
     Raises:
         EngineError: The key cannot be read, or others can read it.
@@ -79,7 +79,7 @@ def is_signed_here(data: bytes, signature: str, purpose: str = SIDECAR) -> bool:
 
 
 def sign_for_others(data: bytes) -> tuple[str, str] | None:
-    """Sign an engine's sidecar for the machines that trust this one, by Ed25519; makes the key where there is none yet.
+    """Sign an engine's sidecar for the machines that trust this one, with Ed25519; makes the key if it does not exist.
 
     Returns:
         The public key (64 hex digits) and the signature (128 hex digits); None without the ``signing`` extra.
@@ -95,7 +95,7 @@ def sign_for_others(data: bytes) -> tuple[str, str] | None:
 
 
 def own_public_key() -> str | None:
-    """The public key of this machine, 64 hex digits; None where it has not signed for other machines, or cannot.
+    """The public key of this machine, 64 hex digits; None if it has not signed for other machines, or cannot.
 
     Raises:
         EngineError: The private key cannot be read, or others can read it.
@@ -145,7 +145,7 @@ def trusted_keys() -> set[str]:
         raise EngineError(f"the list of trusted keys, {path}, cannot be read ({error})", "restore it or delete it") from error
     if status.st_mode & 0o022 or status.st_uid not in (os.getuid(), 0):
         raise EngineError(
-            f"others may write to the list of trusted keys, {path}", "check it, then run 'chmod 644 {path}'", path=path
+            f"other users may write to the list of trusted keys, {path}", "check it, then run 'chmod 644 {path}'", path=path
         )
     keys = {words[0].lower() for line in lines if (words := line.partition("#")[0].split())}
     if wrong := [key for key in keys if not _is_key(key)]:
@@ -154,7 +154,7 @@ def trusted_keys() -> set[str]:
 
 
 def trust_key(public_key: str) -> None:
-    """Load engines that the owner of this public key signed, from now on.
+    """Trust engines that the owner of this public key signed, from now on.
 
     Args:
         public_key: Ed25519, 64 hex digits, as ``engine verify`` shows it on the machine that builds.
@@ -191,7 +191,7 @@ def _trusted_path() -> Path:
 
 
 def _ed25519() -> Any:
-    """The module of ``cryptography`` for Ed25519, or None where it is not installed."""
+    """The module of ``cryptography`` for Ed25519, or None if it is not installed."""
     try:
         return importlib.import_module("cryptography.hazmat.primitives.asymmetric.ed25519")
     except ImportError:
@@ -212,7 +212,7 @@ def _ensure_key(path: Path) -> bytes:
         _make_key(path)
         key = _read_key(path)
     if key is None:
-        raise EngineError(f"the key {path} vanished while it was made", "build again")
+        raise EngineError(f"the key {path} was deleted while it was made", "build again")
     return key
 
 
@@ -230,7 +230,7 @@ def _read_key(path: Path) -> bytes | None:
         ) from error
     if status.st_mode & 0o077 or status.st_uid not in (os.getuid(), 0):
         raise EngineError(
-            f"others may read the key that signs engines, {path} (mode {status.st_mode & 0o777:03o}), so anybody could have signed",
+            f"other users may read the key that signs engines, {path} (mode {status.st_mode & 0o777:03o}), so anyone may have used it",
             "delete it and build the engines again, or, if you have just copied it, run 'chmod 600 {path}'",
             path=path,
         )
@@ -240,7 +240,7 @@ def _read_key(path: Path) -> bytes | None:
 
 
 def _make_key(path: Path) -> None:
-    """Write a new key whole, or leave the one that another build has just made."""
+    """Write a complete new key, or keep the one that another build has just made."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

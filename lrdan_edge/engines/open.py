@@ -1,4 +1,4 @@
-"""Open engines: which a bundle has, and which of them may run on this machine."""
+"""List and open the engines of a bundle, and say which of them may run on this machine."""
 
 import hashlib
 from dataclasses import dataclass
@@ -27,11 +27,11 @@ class Engine:
 
     Attributes:
         name: File name below ``engines/``.
-        sidecar: What it was built from, and for which machine.
+        sidecar: The record of the graph and the machine that it was built for.
         incompatibility: Why it does not run on this machine or is out of date, or None.
         trust: Whether it may be loaded.
         command: The command that builds it again, without the bundle's path.
-        rebuild: The same with it.
+        rebuild: The same command with the bundle's path.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Engine:
 
 
 def engines(bundle: Bundle) -> list[Engine]:
-    """All engines of the bundle, by name. Sidecars are read and checked here, engine files only when opened."""
+    """All engines of the bundle, by name. Reads and checks only the sidecars; engine files are read when opened."""
     return [engine(bundle, name) for name in engine_names(bundle)]
 
 
@@ -68,7 +68,7 @@ def engine(bundle: Bundle, name: str) -> Engine:
 
     Raises:
         MissingStageError: The bundle has no such engine.
-        ChangedFileError: The sidecar is not the one that was written.
+        ChangedFileError: The sidecar was changed after it was written.
         BundleError: The sidecar cannot be read.
     """
     record = bundle.manifest.stages.get(engine_stage(name))
@@ -98,26 +98,26 @@ def trust_engine(bundle: Bundle, name: str, sha256: str) -> None:
 
     Raises:
         MissingStageError: The bundle has no such engine.
-        ChangedFileError: Engine or sidecar are not what the manifest says.
+        ChangedFileError: The engine or the sidecar does not match the manifest.
         EngineError: The engine has another sha256, or the key cannot be used.
     """
     found = engine(bundle, name)
     actual = hashlib.sha256(engine_bytes(bundle, found)).hexdigest()
     if actual != sha256.strip().lower():
         raise EngineError(
-            f"engine {name} is not the one you vouch for (its sha256 is {actual})", "copy it again, or build it here"
+            f"engine {name} does not have the sha256 that you gave (its sha256 is {actual})", "copy it again, or build it here"
         )
     accept(bundle, name, bundle.read(sidecar_of(name), found.command))
 
 
 def open_engine(bundle: Bundle, engine: Engine, cores: Cores = ANY_CORES) -> Backend:
-    """Load an engine, its file's sha256 checked first.
+    """Check the sha256 of an engine's file, then load it.
 
     Raises:
         IncompatibleEngineError: It does not run on this machine, or is out of date; the message has the command that rebuilds it.
-        UntrustedEngineError: It may not be loaded here; likewise.
-        EngineError: What runs the engine refuses it.
-        ChangedFileError: The file is not the one that was built.
+        UntrustedEngineError: It may not be loaded here; the message has the command that rebuilds it.
+        EngineError: The runtime cannot load the engine.
+        ChangedFileError: The file was changed after the build.
     """
     if engine.unusable_reason:
         kind = IncompatibleEngineError if engine.incompatibility else UntrustedEngineError
@@ -131,10 +131,10 @@ def open_engine(bundle: Bundle, engine: Engine, cores: Cores = ANY_CORES) -> Bac
 
 
 def engine_bytes(bundle: Bundle, engine: Engine) -> bytes:
-    """The engine file, read once and checked against the sha256 in its sidecar, which is signed.
+    """The bytes of an engine's file, read once and checked against the sha256 in its signed sidecar.
 
     Raises:
-        ChangedFileError: The file is not the one that was built.
+        ChangedFileError: The file was changed after the build.
     """
     name = f"{ENGINES}/{engine.name}"
     data = bundle.read(name, engine.command)
@@ -148,24 +148,24 @@ def engine_bytes(bundle: Bundle, engine: Engine) -> bytes:
 
 
 def weights_for(bundle: Bundle, sidecar: EngineSidecar) -> bytes | None:
-    """The checked graph whose weights go into an engine that was built without weights; None for other engines."""
+    """The checked graph that provides the weights of an engine built without weights; None for other engines."""
     if not sidecar.options.get("strip_weights"):
         return None
     return bundle.graph(sidecar.precision).read_bytes()
 
 
 def load_engine(data: bytes, sidecar: EngineSidecar, weights: bytes | None, cores: Cores = ANY_CORES) -> Backend:
-    """Open the backend that runs an engine. This executes code in `data`: the caller has checked that it is trusted.
+    """Open the backend that runs an engine. This executes code in `data`, so the caller must have checked that it is trusted.
 
     Args:
         data: The engine file's bytes.
         sidecar: Its sidecar.
-        weights: What `weights_for` returns.
-        cores: How the engine may use the processor.
+        weights: The result of `weights_for`.
+        cores: How the engine may use the CPU.
 
     Raises:
-        EngineError: What runs the engine refuses it.
-        BackendError: The same, or it cannot run here.
+        EngineError: TensorRT cannot load the engine.
+        BackendError: Another runtime cannot load the engine, or it cannot run here.
     """
     if sidecar.target == "tensorrt":
         from lrdan_edge.backends.tensorrt import TensorRTBackend

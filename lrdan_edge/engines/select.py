@@ -1,4 +1,4 @@
-"""Select a backend: the one asked for, or the fastest that runs here, with one line that says which and why."""
+"""Select the requested backend, or the fastest one that runs here, and say in one line which and why."""
 
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,9 +25,9 @@ _FP32_ON_PROCESSOR = ("onnxruntime fp32", "openvino fp32", "onnxruntime fp32 (gr
 
 
 def preferred() -> tuple[str, ...]:
-    """What `auto` prefers until a benchmark has measured this machine, the best first. Backends not listed come last.
+    """The order in which `auto` prefers backends until a benchmark has measured this machine, best first. Others come last.
 
-    On processors, int8 comes before fp32 only where 8-bit integers multiply faster. ONNX Runtime's GPU providers are not listed:
+    On CPUs, int8 comes before fp32 only if the CPU multiplies 8-bit integers faster. ONNX Runtime's GPU providers are not listed:
     only opening them shows whether their libraries are installed.
     """
     if processor().int8_is_faster:
@@ -48,13 +48,13 @@ class Choice:
     """A way to run the bundle.
 
     Attributes:
-        title: Its name in tables: ``tensorrt int8``, or ``onnxruntime fp32 (graph)`` where no engine was built.
+        title: Its name in tables: ``tensorrt int8``, or ``onnxruntime fp32 (graph)`` if no engine was built.
         backend: Which backend runs it.
-        precision: Which graph, and so which threshold.
+        precision: The graph's precision, which also selects the threshold.
         open: Opens the backend.
         because: Why it was chosen, in a few words.
-        passed_over: What was not chosen, and why.
-        engine: The engine's file name below ``engines/``, or None where a graph runs as it is.
+        passed_over: The choices that were not taken, each with the reason.
+        engine: The engine's file name below ``engines/``, or None if a graph runs without an engine.
     """
 
     title: str
@@ -66,13 +66,13 @@ class Choice:
     engine: str | None = None
 
     def describe(self) -> str:
-        """One line: what runs, why, and why not the others."""
+        """One line: which backend runs, why, and why not the others."""
         line = f"{self.title} ({self.because})" if self.because else self.title
         return f"{line}; passed over: {'; '.join(self.passed_over)}" if self.passed_over else line
 
 
 def candidates(bundle: Bundle) -> tuple[list[Choice], list[str]]:
-    """Every way to run the bundle on this machine without PyTorch, and what cannot run here, with the reason."""
+    """Every way to run the bundle on this machine without PyTorch, and the engines that cannot run here, each with the reason."""
     found: list[Choice] = []
     unusable: list[str] = []
     for engine in engines(bundle):
@@ -96,7 +96,7 @@ def candidates(bundle: Bundle) -> tuple[list[Choice], list[str]]:
 
 
 def _gpu_providers() -> list[str]:
-    """Backends that run ONNX Runtime on a GPU: those it was built with, where there is one."""
+    """Backends that run ONNX Runtime on a GPU: those of this build; none if there is no GPU."""
     if find_gpu() is None:
         return []
     from lrdan_edge.backends.onnxruntime import gpu_backends
@@ -105,15 +105,15 @@ def _gpu_providers() -> list[str]:
 
 
 def choose(bundle: Bundle, backend: str = "auto", precision: Precision | None = None) -> Choice:
-    """Choose the backend asked for, or the fastest that runs here. Measures nothing.
+    """Choose the requested backend, or the fastest that runs here. Measures nothing.
 
     Args:
         bundle: The bundle to run.
         backend: ``auto`` or one of `BACKENDS`.
-        precision: Only this one; None: the fastest.
+        precision: Only this precision; None: the fastest.
 
     Raises:
-        BackendError: Nothing that was asked for runs here; the message says why.
+        BackendError: No requested backend runs here; the message says why.
     """
     if backend != "auto" and backend not in BACKENDS:
         raise BackendError(f"there is no backend {backend!r}", "choose auto, {known}", known=", ".join(BACKENDS))
@@ -158,7 +158,7 @@ def _refused(choice: Choice, report: BenchmarkReport | None) -> bool:
 
 
 def fresh_benchmark(bundle: Bundle) -> BenchmarkReport | None:
-    """The last benchmark, or None where it ran on another machine or the bundle has changed since."""
+    """The last benchmark, or None if it ran on another machine or the bundle has changed since."""
     if BENCHMARK not in bundle.manifest.files or bundle.staleness("bench"):
         return None
     report = from_json(bundle.read(BENCHMARK, "lrdan-edge bench"), BenchmarkReport, str(bundle.path / BENCHMARK))

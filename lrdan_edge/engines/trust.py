@@ -1,10 +1,10 @@
 """Which engines may be loaded: those that this machine built, that a trusted machine signed, or that the user accepted.
 
-Loading an engine runs code from it, and a hash in a bundle shows only that the bundle is as its author left it. So the builder
-signs each engine's sidecar, which holds the engine's sha256. The signature file has one signature per line:
+Loading an engine runs code from it, and a hash in a bundle proves nothing about who built it. So the builder signs each engine's
+sidecar, which holds the engine's sha256. The signature file has one signature per line:
 
-HEX                       HMAC by the key of a machine that built or accepted the engine; holds on that machine.
-ed25519 PUBLIC SIGNATURE  Ed25519 by a build machine; holds on the machines that trust its public key.
+HEX                       HMAC with the key of a machine that built or accepted the engine; valid on that machine.
+ed25519 PUBLIC SIGNATURE  Ed25519 by a build machine; valid on the machines that trust its public key.
 """
 
 import re
@@ -33,12 +33,12 @@ class Trust(NamedTuple):
 
 
 def signature_of(name: str) -> str:
-    """The bundle's name of an engine's signature file. The manifest does not list it."""
+    """The name in the bundle of an engine's signature file. The manifest does not list this file."""
     return f"{ENGINES}/{name}.sig"
 
 
 def signature_file(sidecar: bytes) -> bytes:
-    """Sign an engine that was built here: the contents of its signature file.
+    """Sign an engine that was built here. Returns the contents of its signature file.
 
     Args:
         sidecar: The bytes of the engine's sidecar.
@@ -53,7 +53,7 @@ def signature_file(sidecar: bytes) -> bytes:
 
 
 def trust_in(bundle: Bundle, name: str, sidecar: bytes) -> Trust:
-    """Whether the engine may be loaded here. Never raises: what cannot be checked is not trusted.
+    """Whether the engine may be loaded here. Never raises an error: an engine that cannot be checked is not trusted.
 
     Args:
         bundle: The bundle.
@@ -78,7 +78,7 @@ def trust_in(bundle: Bundle, name: str, sidecar: bytes) -> Trust:
 
 
 def accept(bundle: Bundle, name: str, sidecar: bytes) -> None:
-    """Let this machine load an engine; other signatures stay.
+    """Let this machine load an engine; keeps the engine's other signatures.
 
     Args:
         bundle: The bundle.
@@ -99,7 +99,7 @@ def accept(bundle: Bundle, name: str, sidecar: bytes) -> None:
 
 
 def _lines(bundle: Bundle, name: str) -> list[str]:
-    """The signatures beside an engine; lines that are not signatures are left out."""
+    """The signatures in an engine's signature file, without lines that are not signatures."""
     try:
         with Folder(bundle.path) as folder:
             lines = folder.read(signature_of(name)).decode("ascii", "replace").splitlines(keepends=True)

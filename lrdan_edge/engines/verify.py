@@ -15,8 +15,8 @@ class Check:
 
     Attributes:
         name: ``files``, ``signature``, ``compatibility`` or ``scores``.
-        passed: Whether it holds; None where it could not be tried.
-        said: What was found.
+        passed: Whether it passed; None if it could not be tried.
+        said: The finding.
     """
 
     name: str
@@ -25,14 +25,14 @@ class Check:
 
 
 def verify_engine(bundle: Bundle, name: str) -> list[Check]:
-    """Verify an engine step by step. A step that depends on a failed one is not tried: untrusted bytes are never loaded.
+    """Verify an engine step by step. A step that depends on a failed one is skipped, so untrusted bytes are never loaded.
 
     Args:
         bundle: The bundle.
         name: The engine's file name below ``engines/``.
 
     Returns:
-        One check per step, in order. The engine is sound where every check passed.
+        One check per step, in order. The engine is valid if every check passed.
 
     Raises:
         MissingStageError: The bundle has no such engine.
@@ -59,7 +59,7 @@ def verify_engine(bundle: Bundle, name: str) -> list[Check]:
 
 
 def _signed_by(found: Engine) -> str:
-    """Who signed an engine, with this machine's public key, which others need to trust it; or why it is not trusted."""
+    """Who signed an engine, and this machine's public key, which other machines need; or why the engine is not trusted."""
     try:
         key = own_public_key() if found.trust.trusted else None
     except LrdanError:

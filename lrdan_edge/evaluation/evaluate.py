@@ -1,4 +1,4 @@
-"""The evaluate stage: how well the graph or engine that runs tells good parts from defective ones."""
+"""The evaluate stage: how well the selected graph or engine separates good from defective parts."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -43,13 +43,13 @@ def evaluate(
         data: A folder with ``test/good``, ``test/<defect>`` and optionally ``ground_truth/<defect>``.
         backend: As `Inspector.open`.
         precision: As `Inspector.open`.
-        write: Whether to keep the figures and pictures in the bundle. If it cannot be written, a note says so.
+        write: Whether to write the figures and pictures into the bundle. If it is read-only, a note says so.
 
     Returns:
         The evaluation, and the pictures written.
 
     Raises:
-        DataError: The folder lacks good or defective test images, or one cannot be read.
+        DataError: The folder has no good or no defective test images, or an image cannot be read.
     """
     images = test_images(data)
     notes = evaluation_notes(
@@ -73,7 +73,7 @@ def evaluate(
 
 
 def _measured(bundle: Bundle, choice: Choice) -> dict[str, Path]:
-    """The inputs of the figures, by name: the graph or engine that runs, and its decision."""
+    """The inputs of the figures, by name: the selected graph or engine, and its decision."""
     names = [DECISION, f"{ENGINES}/{choice.engine}" if choice.engine else graph_name(choice.precision)]
     if choice.engine and bundle.engine_decision(choice.engine):
         names.append(engine_decision_name(choice.engine))

@@ -5,7 +5,7 @@ from typing import Any
 
 
 def matplotlib_found() -> bool:
-    """Whether plots can be drawn; without matplotlib (an edge device) reports come without them."""
+    """Whether matplotlib is installed; without it, as on an edge device, reports have no plots."""
     return find_spec("matplotlib") is not None
 
 

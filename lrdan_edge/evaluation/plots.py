@@ -43,7 +43,7 @@ def contact_sheet(path: Path, shown: list[Judged], counts: dict[str, int], bit_d
         path: The file to write.
         shown: The images that `shown_on_sheet` chose, in its order, with verdicts and heatmaps.
         counts: How many images of each kind have a score, in the order of the rows.
-        bit_depth: How many bits of 16-bit images are used.
+        bit_depth: Bits used of 16-bit images.
     """
     rows = []
     for kind, count in counts.items():

@@ -27,16 +27,16 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         backend: The graph or engine, and the backend that ran it.
         threshold: The score above which a part was rejected.
-        promised_false_reject_rate: What calibration promised, or None if the rule of the threshold promises none.
+        promised_false_reject_rate: The rate that calibration promised; None if the threshold's rule promises none.
         good: Number of good images.
         defective: Number of defective images.
         image_auroc: AUROC of the image scores.
         pixel_auroc: AUROC of the heatmaps against the masks, at the heatmap's resolution; None without masks.
         false_reject_rate: Fraction of good images rejected.
         miss_rate: Fraction of defective images not rejected.
-        faults: Images without a score; they count in no rate.
-        promised_miss_rate: The same for the miss rate, which only the rule ``recall`` promises.
-        notes: What to know before relying on these figures, one sentence each.
+        faults: Number of images without a score; no rate counts them.
+        promised_miss_rate: The miss rate that calibration promised; only the rule ``recall`` promises one.
+        notes: Warnings to read before relying on these figures, one sentence each.
         kinds: Per defect kind: count, AUROC against all good images, and miss rate.
     """
 
@@ -55,7 +55,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     notes: list[str] = []
 
     def in_words(self) -> dict[str, str]:
-        """Both rates, each with the promised rate."""
+        """Both rates in words, each with the promised rate."""
         rates = {
             "false-reject rate": (self.false_reject_rate, self.promised_false_reject_rate),
             "miss rate": (self.miss_rate, self.promised_miss_rate),

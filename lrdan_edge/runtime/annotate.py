@@ -1,4 +1,4 @@
-"""Draws heatmap and verdict on a frame."""
+"""Draws the heatmap and the verdict on a frame."""
 
 import cv2
 import numpy as np
@@ -16,12 +16,12 @@ _REGION_LINE = (220, 220, 220)
 
 
 def overlay(frame: Frame, heatmap: npt.NDArray[np.float32], maximum: float, region: RegionFractions | None = None) -> Frame:
-    """Draw a heatmap over its frame: transparent where its values are usual, opaque where they are high.
+    """Draw a heatmap over its frame: transparent where its values are low, opaque where they are high.
 
     Args:
         frame: uint8 [H, W], [H, W, 1] or [H, W, 3] (BGR).
         heatmap: float32 [h, w], of any range: log-odds may be below zero everywhere.
-        maximum: The heatmap value that is drawn brightest; values below the middle of it and the median are not drawn.
+        maximum: The heatmap value that is drawn brightest; values below the midpoint of it and the median are not drawn.
         region: The part of the frame that the heatmap shows (`Verdict.region`); a thin line is drawn around it.
 
     Returns:
@@ -44,7 +44,7 @@ def overlay(frame: Frame, heatmap: npt.NDArray[np.float32], maximum: float, regi
 
 
 def _level(heatmap: npt.NDArray[np.float32], maximum: float) -> npt.NDArray[np.float32]:
-    """The brightness of each pixel, float32 [h, w] in [0, 1]; where the median is above `maximum`, 1 at all values above it."""
+    """The brightness of each pixel, float32 [h, w] in [0, 1]; if the median exceeds `maximum`, 1 for all values above it."""
     finite = heatmap[np.isfinite(heatmap)]
     median = float(np.median(finite)) if finite.size else -np.inf
     values = np.where(np.isnan(heatmap), -np.inf, heatmap.astype(np.float64))
@@ -85,8 +85,8 @@ def annotate(frame: Frame, verdict: Verdict) -> Frame:
 def overlay_maximum(verdict: Verdict) -> float:
     """The heatmap value that an overlay draws brightest.
 
-    It is the pixel threshold, where the bundle has one; in a rejected frame at most the heatmap's largest value, so that something
-    is drawn. Else it is the score's threshold, scaled by the ratio of the heatmap's largest value to the score.
+    With a pixel threshold, it is that threshold; in a rejected frame at most the heatmap's largest value, so that something is
+    drawn. Without one, it is the score's threshold, scaled by the ratio of the heatmap's largest value to the score.
     """
     if verdict.pixel_threshold is not None:
         if verdict.heatmap is None or verdict.own_outcome != "reject":

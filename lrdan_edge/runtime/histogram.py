@@ -1,4 +1,4 @@
-"""Percentiles of durations in 30 KB, however many: a histogram whose buckets grow with the value."""
+"""Percentiles of any number of durations in 30 KB: a histogram whose buckets grow with the value."""
 
 from array import array
 

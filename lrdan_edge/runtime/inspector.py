@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def decision_for(bundle: Bundle, choice: Choice) -> GraphDecision:
-    """The thresholds of a backend: its engine's own decision where there is one, else its graph's.
+    """The thresholds of a backend: its engine's own if it has some, else its graph's.
 
     Raises:
         MissingStageError: The bundle is not calibrated.
@@ -43,7 +43,7 @@ def open_verified(bundle: Bundle, choice: Choice, decision: GraphDecision, cores
 
     Raises:
         DriftError: Its scores differ from those that `decision` was fitted on.
-        BackendError: It does not load, or inference failed.
+        BackendError: The backend does not load, or inference failed.
     """
     backend = choice.open(cores)
     try:
@@ -56,7 +56,7 @@ def open_verified(bundle: Bundle, choice: Choice, decision: GraphDecision, cores
 
 
 def _drift_fix(bundle: Bundle, choice: Choice) -> str:
-    """What to do about a backend whose scores differ from those that its threshold was fitted on."""
+    """How to fix a backend whose scores differ from those that its threshold was fitted on."""
     refit = f"'{Command('calibrate', decision_only=True, bundle=bundle.path)}'"
     other = "or choose another precision or backend"
     if choice.engine or choice.backend == "onnxruntime":
@@ -73,12 +73,12 @@ class Inspector:
     Attributes:
         bundle: The bundle.
         backend: The backend that runs.
-        thresholder: Threshold and p-values.
+        thresholder: Makes verdicts and p-values from scores.
         choice: Why this backend was chosen.
     """
 
     def __init__(self, bundle: Bundle, backend: Backend, thresholder: Thresholder, choice: Choice) -> None:
-        """Combine the parts; usually `open` does this."""
+        """Combine the parts; use `open` instead."""
         self.bundle = bundle
         self.backend = backend
         self.thresholder = thresholder
@@ -108,18 +108,17 @@ class Inspector:
     ) -> "Inspector":
         """Open a bundle for inspection.
 
-        The thresholds are those of the engine where it has its own, else those of its graph. The backend first scores some golden
-        frames; it is refused if their scores differ from those that its threshold was fitted on (see
+        The thresholds are the engine's own if it has some, else those of its graph. The backend first scores some golden frames; it
+        is refused if their scores differ from those that its threshold was fitted on (see
         `lrdan_edge.engines.golden.check_against_threshold`).
 
         Args:
             bundle: The folder, or an opened bundle.
-            backend: ``auto`` for the fastest compatible backend, or one of `lrdan_edge.engines.select.BACKENDS`, without a
-                fallback to another.
+            backend: ``auto`` for the fastest compatible backend, or one of `lrdan_edge.engines.select.BACKENDS`, which never falls
+                back to another.
             precision: Only this precision; None: the fastest.
             threshold: A threshold instead of the calibrated one, in the score's unit.
-            threads: Processor threads of the backend; None: one per core. Fewer may be faster where cameras are decoded on the
-                same cores.
+            threads: CPU threads of the backend; None: one per core. Fewer may be faster if cameras are decoded on the same cores.
             spin: Busy-wait instead of sleeping: lower latency, busy cores. None: ONNX Runtime busy-waits, TensorRT sleeps.
 
         Raises:
@@ -136,10 +135,10 @@ class Inspector:
         return cls(opened, open_verified(opened, choice, decision, Cores(threads, spin)), thresholder, choice)
 
     def require_gpu(self) -> None:
-        """Refuse a backend that runs on the processor.
+        """Check that the backend runs on a GPU.
 
         Raises:
-            BackendError: It does; the message says why the GPU's engines were not chosen.
+            BackendError: It runs on the CPU; the message says why the GPU's engines were not chosen.
         """
         device = self.backend.spec.device
         if device.lower().startswith(("cpu", "none")):
@@ -153,8 +152,8 @@ class Inspector:
         """Inspect frames.
 
         Args:
-            frames: uint8, or uint16 as the bundle's `bit_depth` says; one frame [H, W] or [H, W, C], a batch [N, H, W, C], or a
-                list of frames of any size. None in the list is a missing frame: a fault.
+            frames: uint8, or uint16 of the bundle's `bit_depth`; one frame [H, W] or [H, W, C], a batch [N, H, W, C], or a list of
+                frames of any size. None in the list is a missing frame, which becomes a fault.
             heatmaps: Also return heatmaps.
 
         Returns:
@@ -180,7 +179,7 @@ class Inspector:
         return Verdicts(verdicts)
 
     def _resize(self, frames: Frame | Sequence[Frame | None]) -> tuple[Frame, list[tuple[int, str]]]:
-        """The usable frames as one batch, and index and reason of the others, in ascending order."""
+        """The usable frames as one batch, and the index and the fault of each other frame, in ascending order."""
         shape = self.backend.spec.frame_shape
         if isinstance(frames, np.ndarray):
             if frames.ndim == 4 and frames.shape[1:] == shape and frames.dtype == np.uint8:

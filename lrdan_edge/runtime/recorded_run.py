@@ -1,4 +1,4 @@
-"""An inspection recorded in a folder: verdicts, annotated frames, and ``run.json`` with what it came to."""
+"""An inspection recorded in a folder: verdicts, annotated frames, and ``run.json`` with counts and latencies."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -40,7 +40,7 @@ class RecordedRun:
             sources: Deliver the frames; the run closes them.
             output: The folder; None: nothing is recorded.
             save: Which frames to draw; None: all, or only rejects and faults where a source is live.
-            append: Add to an earlier run's verdicts; the frames of this run get a folder of their own.
+            append: Add to an earlier run's verdicts; this run's frames go into a separate folder.
             overwrite: Replace an earlier run's verdicts and frames.
             policy: As `InspectionLoop`.
             batch: As `InspectionLoop`.

@@ -19,8 +19,8 @@ class Region:
 
     Attributes:
         name: Its name in verdicts.
-        place: Left, top, width, height as fractions of the frame, each in [0, 1].
-        limit: The heatmap value above which a pixel counts; infinity excludes the region.
+        place: Left, top, width and height as fractions of the frame, each in [0, 1].
+        limit: A pixel counts if its heatmap value is above this; infinity excludes the region.
         relative: Whether `limit` is an offset from the pixel threshold instead of a heatmap value.
     """
 
@@ -33,7 +33,7 @@ class Region:
         """Check the values.
 
         Raises:
-            DataError: The name is empty, the place is empty or leaves the frame, or the limit is NaN.
+            DataError: The name is empty, the place has no area or leaves the frame, or the limit is NaN.
         """
         left, top, width, height = self.place
         inside = all(math.isfinite(side) for side in self.place) and min(left, top) >= 0 and left + width <= 1 + 1e-9
@@ -52,13 +52,13 @@ class Rule:
     """When a part is rejected.
 
     Without minimum area, regions and pixel threshold, the score decides about a frame. With any of them, the heatmap decides: the
-    frame is a reject if, in a region or elsewhere, enough pixels are above the limit there.
+    frame is rejected if enough pixels of a region, or of the rest of the frame, are above the limit there.
 
     Attributes:
-        reject_after: (N, M): reject if at least N of a source's last M frames are rejects, this one included.
-        min_pixels: Least number of pixels of the heatmap above their limit; 0: no minimum, one pixel is enough.
-        min_share: Least fraction of all pixels of the heatmap above their limit, in [0, 1]; the larger of both counts.
-        regions: Parts of the frame with their own limits; where they overlap, the last one counts.
+        reject_after: (N, M): reject if at least N of a source's last M frames are rejects, including this one.
+        min_pixels: Least number of heatmap pixels above their limit; 0: no minimum, one pixel is enough.
+        min_share: Least fraction of all heatmap pixels above their limit, in [0, 1]. The larger of both minimums applies.
+        regions: Parts of the frame with their own limits; where they overlap, the last one applies.
         pixel_threshold: The limit everywhere else; None: the bundle's (see `lrdan_edge.runtime.rule_filter.pixel_threshold`).
     """
 
@@ -72,7 +72,7 @@ class Rule:
         """Check the values.
 
         Raises:
-            DataError: N is not in 1 to M, the minimum area is not valid, the pixel threshold is NaN, or two regions have the same
+            DataError: N is not from 1 to M, the minimum area is not valid, the pixel threshold is NaN, or two regions have the same
                 name.
         """
         needed, window = self.reject_after
@@ -99,7 +99,7 @@ def parse_region(text: str) -> Region:
     LIMIT is a heatmap value, an offset from the pixel threshold (``threshold+1.5``, ``threshold-1.5``), or ``inf``.
 
     Raises:
-        DataError: It is not written so, or its values are not valid.
+        DataError: The text has another form, or its values are not valid.
     """
     match = _REGION.fullmatch(text)
     try:
@@ -118,7 +118,7 @@ def parse_reject_after(text: str) -> tuple[int, int]:
     """Read N and M, written as ``N/M``.
 
     Raises:
-        DataError: It is not written so.
+        DataError: The text has another form.
     """
     match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
@@ -130,7 +130,7 @@ def parse_min_area(text: str) -> tuple[int, float]:
     """Read a minimum area, ``40`` pixels of the heatmap or ``0.5%`` of it, as (pixels, fraction).
 
     Raises:
-        DataError: It is not written so.
+        DataError: The text has another form.
     """
     match = re.fullmatch(r"(\d+)|(\d+(?:\.\d*)?|\.\d+)%", text)
     if match is None or (match[1] and int(match[1]) < 1) or (match[2] and float(match[2]) > 100):

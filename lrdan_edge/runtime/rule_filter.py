@@ -18,9 +18,9 @@ from lrdan_edge.runtime.verdict import Outcome, Verdict
 class TemporalFilter:
     """N of M: the outcome of a source's last frames together.
 
-    It is ``reject`` if at least N of the last M frames are rejects, this one included; before the Mth frame, of those so far. It is
-    ``good`` only if this frame is not a fault, and there would be fewer than N rejects even if all faults were rejects. Else it is
-    ``fault``.
+    It is ``reject`` if at least N of the last M frames (of all frames, if fewer than M have come) are rejects, including this one.
+    It is ``good`` only if this frame is not a fault, and there would be fewer than N rejects even if all faults were rejects.
+    Otherwise it is ``fault``.
     """
 
     def __init__(self, needed: int, length: int) -> None:
@@ -30,7 +30,7 @@ class TemporalFilter:
         self._counts: Counter[Outcome] = Counter()
 
     def fill_with_faults(self) -> None:
-        """Count an unknown number of lost frames: all of the last M frames are faults now."""
+        """Count an unknown number of lost frames: from now on, all of the last M frames are faults."""
         lost: list[Outcome] = ["fault"] * self._length
         self._outcomes, self._counts = deque(lost), Counter(lost)
 
@@ -58,7 +58,7 @@ class RegionThresholds:
             rule: Minimum area and regions.
             pixel_threshold: The limit outside all regions.
             shape: (h, w) of the heatmap.
-            shown: The part of the frame that the heatmap shows; None for all of it.
+            shown: The part of the frame that the heatmap shows; None: the whole frame.
 
         Raises:
             DataError: A region lies outside the part that the heatmap shows.
@@ -73,7 +73,7 @@ class RegionThresholds:
         self._least = max(1, rule.min_pixels, math.ceil(round(rule.min_share * shape[0] * shape[1], 6)))
 
     def exceeded(self, heatmap: npt.NDArray[np.float32]) -> tuple[int, tuple[str, ...]]:
-        """The number of pixels above their limit, and the names of the regions in which they are too many."""
+        """The number of pixels above their limit, and the names of the regions with too many of them."""
         above = heatmap > self._limits
         counts = np.bincount(self._zones[above], minlength=len(self._names))
         return int(counts.sum()), tuple(
@@ -85,7 +85,7 @@ class RuleFilter:
     """Applies a rule to the verdicts of one source, in their order."""
 
     def __init__(self, temporal_filter: TemporalFilter, thresholds: RegionThresholds | None = None) -> None:
-        """Apply both; without region thresholds, the score decides about each frame."""
+        """Combine both filters; without region thresholds, the score decides about each frame."""
         self._temporal_filter, self._thresholds = temporal_filter, thresholds
 
     @classmethod
@@ -102,12 +102,12 @@ class RuleFilter:
         return cls(TemporalFilter(*rule.reject_after), thresholds)
 
     def apply(self, verdict: Verdict, *, gap: bool = False) -> Verdict:
-        """The verdict with `Verdict.outcome` by the rule, and the frame's own outcome in `Verdict.frame_outcome`.
+        """The verdict with the rule's outcome in `Verdict.outcome`, and the frame's own outcome in `Verdict.frame_outcome`.
 
         Args:
             verdict: The verdict on only this frame.
-            gap: Whether there was no image. A camera delivers one fault for an unknown number of lost frames; so does a
-                recording of it.
+            gap: Whether there was no image. A camera, or a recording of it, delivers one fault for an unknown number of lost
+                frames.
         """
         if gap:
             self._temporal_filter.fill_with_faults()
@@ -136,18 +136,18 @@ class RuleFilter:
 def pixel_threshold(inspector: Inspector) -> float:
     """The heatmap value above which a pixel is anomalous.
 
-    Where the score is the heatmap's largest value, it is the score's threshold. Else calibration fitted it on the good images: the
-    fraction of good parts with any pixel above it is at most the promised false-reject rate.
+    If the score is the heatmap's largest value, it is the score's threshold. Otherwise calibration fitted it on the good images:
+    the fraction of good parts with any pixel above it is at most the promised false-reject rate.
 
     Raises:
-        DataError: The bundle was calibrated by a version without pixel thresholds; or the user gave a threshold of the score, from
-            which no pixel threshold follows.
+        DataError: The bundle was calibrated by a version without pixel thresholds, or the user gave a threshold for the score,
+            which determines no pixel threshold.
     """
     if inspector.bundle.manifest.scoring.score_is_maximum:
         return inspector.thresholder.threshold
     if inspector.thresholder.threshold != inspector.thresholder.decision.threshold:
         raise DataError(
-            "the threshold given is one of the score, but areas and regions need one of pixels",
+            "the given threshold applies to the score, but areas and regions need one for pixels",
             "give {pixel_threshold} instead of {threshold}",
         )
     if inspector.thresholder.decision.pixel_threshold is None:
@@ -160,13 +160,13 @@ def pixel_threshold(inspector: Inspector) -> float:
 
 
 def _as_float32(limit: float) -> np.float32:
-    """The largest float32 that is not above `limit`: any float32 exceeds both or neither."""
+    """The largest float32 that is not above `limit`: every float32 exceeds both of them or neither."""
     nearest = np.float32(limit)
     return np.nextafter(nearest, np.float32(-np.inf)) if float(nearest) > limit else nearest
 
 
 def _pixels(region: Region, shape: tuple[int, int], shown: RegionFractions | None) -> tuple[slice, slice]:
-    """A region's rows and columns in the heatmap: pixels whose centre lies in it, at least one."""
+    """A region's rows and columns in the heatmap: at least one pixel, otherwise those whose centre lies in the region."""
     slices = []
     for side, axis in ((1, 0), (0, 1)):
         start, size = (0.0, 1.0) if shown is None else (shown[side], shown[side + 2])

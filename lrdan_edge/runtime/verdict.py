@@ -1,4 +1,4 @@
-"""Verdicts: good, reject or fault, and the values they come from."""
+"""Verdicts (good, reject or fault), and the values that they are based on."""
 
 import math
 from bisect import bisect_left
@@ -21,20 +21,20 @@ class Verdict:
     """The verdict on one frame.
 
     Attributes:
-        outcome: ``good``, ``reject``, or ``fault`` where the frame could not be inspected; a fault is never a good part.
+        outcome: ``good``, ``reject``, or ``fault`` if the frame could not be inspected; a fault is never a good part.
         score: The raw anomaly score, or None for a fault.
         threshold: The score above which a part is rejected.
         p_value: Fraction of good parts at least this anomalous, in (0, 1]: (1 + #{held-out good scores ≥ score}) / (n + 1)
             (Vovk et al., conformal p-value), or None without a score.
         heatmap: Per-pixel anomaly map, float32 [h, w], if requested.
         fault: Why the frame could not be inspected, or None.
-        region: The part of the frame that the heatmap shows, as fractions of its width and height; None for all of it.
-        frame_outcome: The outcome of only this frame, where a `lrdan_edge.runtime.rule.Rule` made `outcome` from several frames
+        region: The part of the frame that the heatmap shows, as fractions of its width and height; None: the whole frame.
+        frame_outcome: The outcome of only this frame, if a `lrdan_edge.runtime.rule.Rule` decided `outcome` from several frames
             or from the heatmap; else None.
-        area: Number of the heatmap's pixels above their limit, where a rule counts them.
+        area: Number of the heatmap's pixels above their limit, if a rule counts them.
         exceeded: Regions in which the area is too large: names of the rule's regions, or ``elsewhere``.
-        pixel_threshold: The heatmap value that good parts rarely exceed anywhere; None where it is the threshold itself, or was
-            not calibrated.
+        pixel_threshold: The heatmap value that good parts rarely exceed anywhere; None if it equals the threshold, or was not
+            calibrated.
     """
 
     outcome: Outcome
@@ -51,7 +51,7 @@ class Verdict:
 
     @property
     def own_outcome(self) -> Outcome:
-        """The outcome of only this frame, whatever the frames around it."""
+        """The outcome of only this frame, without regard to other frames."""
         return self.frame_outcome or self.outcome
 
     def as_dict(self) -> dict[str, Any]:
@@ -103,7 +103,7 @@ class Verdicts(Sequence[Verdict]):
 
 
 class Thresholder:
-    """Compares scores with a threshold, and makes verdicts."""
+    """Compares scores with a threshold, and returns verdicts."""
 
     def __init__(self, decision: GraphDecision, threshold: float | None = None, region: RegionFractions | None = None) -> None:
         """Keep the threshold and the good scores.
@@ -111,7 +111,7 @@ class Thresholder:
         Args:
             decision: Calibrated threshold and held-out good scores.
             threshold: A threshold instead of the calibrated one.
-            region: The part of the frame that heatmaps show, as fractions of its width and height; None for all of it.
+            region: The part of the frame that heatmaps show, as fractions of its width and height; None: the whole frame.
 
         Raises:
             DataError: The threshold is not finite: no score exceeds NaN, so every part would be good.

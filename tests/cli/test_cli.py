@@ -278,7 +278,7 @@ def test_engines_are_listed_inspected_and_verified(own_line: Line) -> None:
     doubted = call("engine", "verify", name, "-b", bundle)
     assert doubted.exit_code == 1
     assert re.search(r"signature +FAILED", doubted.output)
-    refused(call("engine", "trust", name, "--sha256", "0" * 64, "-b", bundle), "not the one you vouch for")
+    refused(call("engine", "trust", name, "--sha256", "0" * 64, "-b", bundle), "does not have the sha256 that you gave")
     sha256 = inspected["sidecar"]["engine_sha256"]
     assert call("engine", "trust", name, "--sha256", sha256, "-b", bundle).exit_code == 0
     assert call("engine", "verify", name, "-b", bundle).exit_code == 0

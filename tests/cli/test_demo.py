@@ -60,7 +60,7 @@ def test_a_folder_that_is_no_demo_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     result = CliRunner().invoke(cli, ["demo", "--output", str(tmp_path)])
     assert result.exit_code == 1
-    assert "is not empty and not an earlier demo: choose another --output" in result.output
+    assert "is not empty and does not hold an earlier demo: choose another --output" in result.output
     assert (tmp_path / "thesis.txt").read_text() == "mine"
 
 

@@ -61,7 +61,7 @@ def test_builds_at_once_agree_on_one_key() -> None:
 @pytest.mark.parametrize(
     ("text", "mode", "said"),
     [
-        ("0" * 64, 0o644, "others may read the key"),
+        ("0" * 64, 0o644, "other users may read the key"),
         ("0" * 63, 0o600, "is not a key"),
         ("é", 0o600, "cannot be read"),
         ("", 0o600, "is not a key"),
@@ -82,7 +82,7 @@ def test_another_users_key_is_refused(key: Path) -> None:
         pytest.skip("only root may give a file away")
     sign(b"")
     os.chown(key, 12345, 12345)
-    with pytest.raises(EngineError, match="others may read the key"):
+    with pytest.raises(EngineError, match="other users may read the key"):
         is_signed_here(b"", "0" * 64)
 
 
@@ -118,7 +118,7 @@ def test_another_machines_engine_is_not_loaded_until_vouched_for(
         assert "did not build it" in described
         checks = {check.name: check for check in verify_engine(own_bundle, name)}
         assert (checks["files"].passed, checks["signature"].passed, checks["scores"].passed) == (True, False, None)
-        with pytest.raises(EngineError, match="not the one you vouch for"):
+        with pytest.raises(EngineError, match="does not have the sha256 that you gave"):
             trust_engine(own_bundle, name, "0" * 64)
         with pytest.raises(MissingStageError, match="no engine"):
             trust_engine(own_bundle, "nothing.plan", "0" * 64)
@@ -242,7 +242,7 @@ def test_accepting_an_engine_keeps_the_build_machines_signature(device: Bundle, 
     ("text", "mode", "said"),
     [
         ("0" * 63, 0o644, "not a public key"),
-        ("0" * 64, 0o666, "others may write"),
+        ("0" * 64, 0o666, "other users may write"),
         (b"\xff".decode("latin-1"), 0o644, "not a public key"),
     ],
 )

@@ -87,9 +87,9 @@ def test_hardware_compatibility_is_a_level_where_this_version_has_it() -> None:
 @pytest.mark.parametrize(
     ("trt", "gpu", "options", "said"),
     [
-        (tensorrt("tensorrt_rtx", "1.7.1"), ORIN, {"version_compatible": True}, "for RTX 1.7.1 has no version-compatible"),
-        (tensorrt(), None, {"refit": True}, "builds refittable engines only on the GPU.*leave out refit"),
-        (tensorrt(), None, {"strip_weights": True}, "builds stripped engines only on the GPU.*strip_weights"),
+        (tensorrt("tensorrt_rtx", "1.7.1"), ORIN, {"version_compatible": True}, "RTX 1.7.1 cannot build version-comp"),
+        (tensorrt(), None, {"refit": True}, "builds refittable engines only on a GPU.*leave out refit"),
+        (tensorrt(), None, {"strip_weights": True}, "builds stripped engines only on a GPU.*strip_weights"),
     ],
 )
 def test_what_cannot_be_had_is_refused_in_words(trt: Any, gpu: Gpu | None, options: dict[str, Any], said: str) -> None:
@@ -102,9 +102,9 @@ def test_what_cannot_be_had_is_refused_in_words(trt: Any, gpu: Gpu | None, optio
     [
         ({"hardware_compatible": "volta"}, "this one is 'volta'"),
         ({"dla_core": -1, "batches": ((1, 1, 1),)}, "this one is -1"),
-        ({"dla_core": 0}, "DLA runs only one batch size; asked for is 1:1:8"),
-        ({"dla_core": 0, "batches": ((1, 1, 1), (2, 2, 2))}, "asked for is 1:1:1 2:2:2: give one size, as batch=1"),
-        ({"batches": ()}, "an engine needs a batch profile"),
+        ({"dla_core": 0}, "DLA runs only one batch size, got 1:1:8"),
+        ({"dla_core": 0, "batches": ((1, 1, 1), (2, 2, 2))}, "got 1:1:1 2:2:2: give one size, as batch=1"),
+        ({"batches": ()}, "an engine needs at least one batch profile"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options: dict[str, Any], said: str) -> None:
@@ -134,7 +134,7 @@ def test_dla_runs_what_it_can_and_the_rest_is_listed() -> None:
     [
         (0, 0, True, "finds no DLA on this device.*leave out dla"),
         (2, 2, True, "finds 2 DLA cores, 0 to 1.*choose another core than 2"),
-        (1, 0, False, "takes none of this graph's 3 layers"),
+        (1, 0, False, "supports none of this graph's 3 layers"),
     ],
 )
 def test_dla_that_cannot_be_had_is_refused(cores: int, core: int, runs: bool, said: str) -> None:
@@ -200,9 +200,9 @@ def test_nvidias_builder_takes_every_option_it_allows_here(rtx_build: Build, tmp
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"version_compatible": True}, "has no version-compatible engines"),
-        ({"refit": True}, "only on the GPU"),
-        ({"strip_weights": True}, "only on the GPU"),
+        ({"version_compatible": True}, "cannot build version-compatible engines"),
+        ({"refit": True}, "only on a GPU"),
+        ({"strip_weights": True}, "only on a GPU"),
         ({"dla_core": 0, "batches": ((1, 1, 1),)}, "finds no DLA on this device"),
     ],
 )

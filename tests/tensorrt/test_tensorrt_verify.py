@@ -156,7 +156,7 @@ def test_a_stripped_engine_takes_its_weights_from_the_graph(own_bundle: Bundle, 
 def test_new_weights_go_into_an_engine_built_for_it(own_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build_module, "with_weights", lambda _, graph, **__: PLAN + graph)
     put(own_bundle, plan_of(own_bundle))
-    with pytest.raises(EngineError, match="not built for it: build it again with refit=True"):
+    with pytest.raises(EngineError, match="built without refit: build it again with refit=True"):
         refit_engine(own_bundle, NAME)
     put(own_bundle, plan_of(own_bundle), options={"refit": True})
     graph = own_bundle.graph("fp32").read_bytes()

@@ -1,1 +1,1 @@
-"""What only TensorRT engines need: options, the builder, its timing cache and log, and refitting."""
+"""The parts that only TensorRT engines need: options, the builder, its timing cache and log, and refitting."""

@@ -1,4 +1,4 @@
-"""Build a TensorRT engine from a deploy graph, with TensorRT 10.3 and later, 11, or TensorRT for RTX.
+"""Build a TensorRT engine from a deploy graph, with TensorRT 10.3 to 11, or TensorRT for RTX.
 
 Networks are strongly typed: the graph sets the precision, and no builder flag changes it. This runs on the device, so it needs
 neither torch nor onnx.
@@ -32,7 +32,7 @@ _NOT_INSPECTED = "not inspected: no GPU"
 
 @dataclass(frozen=True)
 class BuiltPlan:
-    """An engine file of TensorRT (a plan), before it is in a bundle.
+    """A TensorRT engine file (a plan), before it is in a bundle.
 
     Attributes:
         plan: The engine file's bytes.
@@ -52,13 +52,13 @@ def build_plan(
 
     Args:
         graph: The ONNX file, of any precision.
-        options: How to build.
+        options: Build options; None: the defaults.
         progress: Called with the name of TensorRT's phase and the fraction done, 0 to 1; may be called on another thread.
 
     Raises:
         MissingExtraError: TensorRT is not installed.
-        EngineError: TensorRT refuses the graph or cannot build it here; the message says which node, or what to reduce.
-        KeyboardInterrupt: Ctrl-C, after TensorRT has stopped.
+        EngineError: TensorRT cannot parse the graph or cannot build it here; the message names the node, or says what to reduce.
+        KeyboardInterrupt: The user pressed Ctrl-C; TensorRT has stopped.
     """
     options, started = options or BuildOptions(), time.monotonic()
     trt, gpu = find_tensorrt(), find_gpu()
@@ -184,7 +184,7 @@ def _refusal(trt: Any, log: BuildLog, options: BuildOptions, workspace: int | st
             limit=limit,
         )
     return EngineError(
-        f"{describe_tensorrt(trt)} cannot build this engine: {reason}", "build with {verbose_log:FILE} to learn more"
+        f"{describe_tensorrt(trt)} cannot build this engine: {reason}", "build with {verbose_log:FILE} to see more"
     )
 
 

@@ -1,4 +1,4 @@
-"""TensorRT's messages while it builds: they go into the log file, and the last errors and warnings are kept."""
+"""Writes TensorRT's build messages into the log file, and keeps the last errors and warnings."""
 
 import re
 import threading
@@ -12,10 +12,10 @@ _ERROR, _WARNING, _INFO = 1, 2, 3  # TensorRT's severities: 0 is worst
 
 
 class BuildLog:
-    """TensorRT's messages; any thread may add one."""
+    """TensorRT's messages; any thread may add to them."""
 
     def __init__(self, options: BuildOptions, stack: ExitStack, noise: str | None) -> None:
-        """Open the log file, if one is wanted, until `stack` closes. Lines that contain `noise` are not errors or warnings.
+        """Open the log file, if requested, until `stack` closes. Lines that contain `noise` are left out of errors and warnings.
 
         Raises:
             EngineError: The file cannot be written.

@@ -1,4 +1,4 @@
-"""Pass `BuildOptions` to TensorRT's builder, where this TensorRT and this device support them."""
+"""Pass `BuildOptions` to TensorRT's builder, if this TensorRT and this device support them."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ _HARDWARE = {"ampere-plus": "AMPERE_PLUS", "same-compute-capability": "SAME_COMP
 def configure(
     trt: Any, builder: Any, network: Any, config: Any, frame: tuple[int, int, int], options: BuildOptions, gpu: Gpu | None
 ) -> dict[str, Any]:
-    """Set profile, limits, level and compatibility.
+    """Set optimisation profiles, limits, optimisation level and compatibility.
 
     Args:
         trt: TensorRT's module.
@@ -20,7 +20,7 @@ def configure(
         network: The parsed network.
         config: The configuration to set.
         frame: (H, W, C) of a frame.
-        options: The options.
+        options: The build options.
         gpu: The GPU, or None to build ahead of time.
 
     Returns:
@@ -34,9 +34,9 @@ def configure(
         optimization_profile = builder.create_optimization_profile()
         optimization_profile.set_shape("frames", *((count, *frame) for count in sizes))
         config.add_optimization_profile(optimization_profile)
-    # By default the inspector would give only names of layers, not their precisions.
+    # By default the inspector reports only the names of layers, not their precisions.
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    # TF32, on by default, computes float32 layers with ten bits; but layers are kept in float32 for precision.
+    # TF32, on by default, would round the inputs of float32 layers to ten bits; layers are kept in float32 for precision.
     config.clear_flag(trt.BuilderFlag.TF32)
     if options.optimization_level is not None:
         config.builder_optimization_level = options.optimization_level
@@ -48,7 +48,7 @@ def configure(
         config.set_flag(trt.BuilderFlag.REFIT)
     if options.strip_weights:
         config.set_flag(trt.BuilderFlag.STRIP_PLAN)
-        if not options.refit:  # the same weights come back, so TensorRT may optimise by their values
+        if not options.refit:  # the same weights are put back, so TensorRT may optimise for their values
             config.set_flag(trt.BuilderFlag.REFIT_IDENTICAL)
     workspace = options.workspace_mib or (max(gpu.free_bytes() // 2 >> 20, 64) if gpu else None)
     if workspace:
@@ -65,19 +65,19 @@ def is_rtx(trt: Any) -> bool:
 
 
 def adjust_parser_for_dla(trt: Any, parser: Any) -> None:
-    """Ask the parser for layers that DLA can run, where it can do that (TensorRT 11)."""
+    """Ask the parser for layers that DLA can run, if this parser can do so (TensorRT 11)."""
     if (flag := getattr(trt.OnnxParserFlag, "ADJUST_FOR_DLA", None)) is not None:
         parser.set_flag(flag)
 
 
 def use_dla(trt: Any, builder: Any, network: Any, config: Any, core: int) -> dict[str, Any]:
-    """Run on the DLA core every layer that it takes, and the rest on the GPU.
+    """Run every layer that the DLA core supports on it, and the rest on the GPU.
 
     Returns:
-        The core, how many layers it runs, and the others' names and types.
+        The core, how many layers it runs, and the names and types of the other layers.
 
     Raises:
-        EngineError: There is no such core here, or it takes none of the layers.
+        EngineError: This device has no such core, or the core supports none of the layers.
     """
     cores = int(builder.num_DLA_cores)
     if core >= cores:
@@ -95,7 +95,7 @@ def use_dla(trt: Any, builder: Any, network: Any, config: Any, core: int) -> dic
     fallbacks = [f"{layer.name} ({layer.type.name})" for layer in layers if not config.can_run_on_DLA(layer)]
     if len(fallbacks) == len(layers):
         raise EngineError(
-            f"DLA takes none of this graph's {len(layers)} layers with {describe_tensorrt(trt)}",
+            f"DLA supports none of this graph's {len(layers)} layers with {describe_tensorrt(trt)}",
             "leave out {dla}, or build fp16 or int8",
         )
     return {"core": core, "layers_on_dla": len(layers) - len(fallbacks), "gpu_fallbacks": fallbacks}
@@ -104,11 +104,11 @@ def use_dla(trt: Any, builder: Any, network: Any, config: Any, core: int) -> dic
 def _require_supported(trt: Any, options: BuildOptions, gpu: Gpu | None) -> None:
     version = describe_tensorrt(trt)
     if options.version_compatible and is_rtx(trt):
-        raise EngineError(f"{version} has no version-compatible engines", "leave out {version_compatible}")
+        raise EngineError(f"{version} cannot build version-compatible engines", "leave out {version_compatible}")
     level = _HARDWARE.get(options.hardware_compatible or "")
     if level and not hasattr(trt.HardwareCompatibilityLevel, level):
         problem = f"{version} has no hardware compatibility {options.hardware_compatible}"
         raise EngineError(problem, "leave out {hardware_compatible}, or choose ampere-plus")
     if (options.refit or options.strip_weights) and gpu is None:
         kind, fix = ("refittable", "leave out {refit}") if options.refit else ("stripped", "leave out {strip_weights}")
-        raise EngineError(f"{version} builds {kind} engines only on the GPU, and none is found here", fix)
+        raise EngineError(f"{version} builds {kind} engines only on a GPU, and this machine has none", fix)

@@ -6,7 +6,7 @@ from typing import Any
 
 
 class Monitor:
-    """Turns nested phases into one fraction that never falls, and tells TensorRT when to stop. Any thread may call."""
+    """Turns nested phases into one fraction that never decreases, and tells TensorRT when to stop. Any thread may call it."""
 
     def __init__(self, report: Callable[[str, float], None] | None) -> None:
         self._report, self._lock = report, threading.Lock()
@@ -16,12 +16,12 @@ class Monitor:
         self.error: Exception | None = None
 
     def start(self, phase: str, parent: str | None, steps: int) -> None:
-        """A phase begins, with so many steps."""
+        """Note that a phase with this number of steps begins."""
         with self._lock:
             self._phases[phase] = (parent, max(steps, 1), 0)
 
     def step(self, phase: str, step: int) -> bool:
-        """A step is done. Returns False to stop the build."""
+        """Note that a step is done. Returns False to stop the build."""
         with self._lock:
             parent, steps, _ = self._phases.get(phase, (None, step + 1, 0))
             self._phases[phase] = (parent, steps, step + 1)
@@ -35,7 +35,7 @@ class Monitor:
         return not self.stopped
 
     def finish(self, phase: str) -> None:
-        """A phase has ended."""
+        """Note that a phase has ended."""
         with self._lock:
             self._phases.pop(phase, None)
 
@@ -54,7 +54,7 @@ class Monitor:
 
 
 def monitor_for(trt: Any, monitor: Monitor) -> Any:
-    """An object of TensorRT's own class that reports to `monitor`."""
+    """An instance of TensorRT's progress-monitor class that reports to `monitor`."""
 
     class ProgressMonitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:

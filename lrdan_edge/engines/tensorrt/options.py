@@ -12,22 +12,22 @@ HARDWARE: tuple[Hardware, ...] = ("ampere-plus", "same-compute-capability")
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How to build.
+    """TensorRT's build options.
 
     Attributes:
         batches: Optimisation profiles, each the smallest, best and largest number of frames in one call. TensorRT chooses
-            kernels for the best; a batch is run by the profile that pads it least.
-        workspace_mib: Most scratch memory a kernel may take, in MiB; None: half of what the GPU has free.
-        optimization_level: 0 (builds fastest) to 5 (runs fastest); None: TensorRT's own default.
-        version_compatible: Whether later TensorRT versions may run the engine too; it grows by a small runtime of its own.
+            kernels for the best; the profile that pads a batch least runs it.
+        workspace_mib: Most scratch memory for a kernel, in MiB; None: half of the GPU's free memory.
+        optimization_level: 0 (builds fastest) to 5 (runs fastest); None: TensorRT's default.
+        version_compatible: Whether later TensorRT versions may run the engine too; this adds a small runtime to the file.
         hardware_compatible: Which other GPUs may run it: all from Ampere on, or all of the same compute capability; None: only
-            this model. Engines of TensorRT for RTX run on every RTX GPU from Ampere on in any case.
-        refit: Whether the engine's weights can be replaced later by those of a graph of the same shape.
-        strip_weights: Whether to leave the weights out of the file; they are put back from the bundle's graph when it is loaded.
-        dla_core: The DLA core that runs what it can; None: the GPU runs everything.
-        timing_cache: File that remembers kernel timings between builds; made when missing. TensorRT for RTX has none.
-        verbose: Whether the log has every message of TensorRT.
-        log_path: Where TensorRT's log goes; None: nowhere.
+            this model. Engines of TensorRT for RTX always run on every RTX GPU from Ampere on.
+        refit: Whether the weights can be replaced later by those of a graph with the same layers.
+        strip_weights: Whether to leave the weights out of the file; loading puts them back from the bundle's graph.
+        dla_core: The DLA core that runs the layers it supports; None: the GPU runs all layers.
+        timing_cache: File that keeps kernel timings between builds; made if missing. TensorRT for RTX does not use it.
+        verbose: Whether the log gets all of TensorRT's messages.
+        log_path: The file for TensorRT's log; None: no log.
 
     Raises:
         EngineError: A value is out of range, or two cannot be combined.
@@ -47,7 +47,7 @@ class BuildOptions:
 
     def __post_init__(self) -> None:
         if not self.batches:
-            raise EngineError("an engine needs a batch profile; there is none", "give one, as {batch:1:1:8}")
+            raise EngineError("an engine needs at least one batch profile, got none", "give one, as {batch:1:1:8}")
         for smallest, best, largest in self.batches:
             if not 1 <= smallest <= best <= largest:
                 raise EngineError(
@@ -64,7 +64,7 @@ class BuildOptions:
         if self.dla_core is not None and (self.smallest != self.largest or len(self.batches) > 1):
             asked = " ".join(":".join(map(str, profile)) for profile in self.batches)
             best = self.batches[0][1]
-            problem = f"DLA runs only one batch size; asked for is {asked}"
+            problem = f"DLA runs only one batch size, got {asked}"
             raise EngineError(problem, "give one size, as {batch:{best}}", best=best)
 
     @property
@@ -91,7 +91,7 @@ class BuildOptions:
         }
 
     def command_options(self) -> dict[str, Any]:
-        """The same as options of the command ``build-engine``, in their order."""
+        """The options as options of the command ``build-engine``, in its order."""
         return {
             "batch": [":".join(map(str, profile)) for profile in self.batches],
             "workspace": self.workspace_mib,

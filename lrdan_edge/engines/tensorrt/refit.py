@@ -1,4 +1,4 @@
-"""Refitting: put weights into a TensorRT engine that was built without them, or new ones into one that was built for it."""
+"""Refitting: put weights into a TensorRT engine that was built without them, or replace the weights of one built with refit."""
 
 from collections import deque
 from typing import TypedDict
@@ -9,11 +9,11 @@ from lrdan_edge.errors import EngineError
 
 
 class TensorRTSettings(TypedDict):
-    """What TensorRT must know of an engine before it loads it.
+    """Settings that TensorRT needs before it loads an engine.
 
     Attributes:
         dla_core: The DLA core that the engine uses; None: none.
-        version_compatible: Whether later versions may run it; it then contains code that the processor runs.
+        version_compatible: Whether later TensorRT versions may run it; it then contains code for the CPU.
     """
 
     dla_core: int | None
@@ -31,9 +31,9 @@ def with_weights(plan: bytes, graph: bytes, *, dla_core: int | None = None, vers
     """Put the weights of a graph into an engine.
 
     Args:
-        plan: The bytes of an engine that was built with `strip_weights` or `refit` on this machine's GPU and TensorRT. This
-            executes code in it: the caller has checked that it is trusted.
-        graph: The bytes of the ONNX file from which the engine was built or, with `refit`, of one that differs only in weights.
+        plan: The bytes of an engine that was built with `strip_weights` or `refit` for this machine's GPU and TensorRT. Code in
+            it is executed, so the caller must have checked that it is trusted.
+        graph: The bytes of the ONNX file that the engine was built from or, with `refit`, of one that differs only in weights.
         dla_core: The DLA core that the engine uses; None: none.
         version_compatible: Whether the engine was built to be version-compatible.
 
@@ -42,7 +42,7 @@ def with_weights(plan: bytes, graph: bytes, *, dla_core: int | None = None, vers
 
     Raises:
         MissingExtraError: TensorRT is not installed.
-        EngineError: The engine cannot be loaded here, or it does not take the graph's weights.
+        EngineError: The engine cannot be loaded here, or the graph's weights do not match it.
     """
     trt, messages = find_tensorrt(), deque[str](maxlen=3)
     logger = logger_for(trt, lambda severity, text: messages.append(" ".join(text.split())) if severity <= 1 else None)
@@ -57,13 +57,13 @@ def with_weights(plan: bytes, graph: bytes, *, dla_core: int | None = None, vers
     if not refit_parser.refit_from_bytes(graph) or not refitter.refit_cuda_engine():
         raise EngineError(
             f"{describe_tensorrt(trt)} cannot put this graph's weights into the engine ({'; '.join(messages) or 'it gave no reason'}): "
-            "it was built from another graph, or not for refitting",
+            "it was built from another graph, or without refit",
             "build it again",
         )
     serialization = engine.create_serialization_config()
     serialization.clear_flag(trt.SerializationFlag.EXCLUDE_WEIGHTS)
     if (
         refittable := getattr(trt.SerializationFlag, "INCLUDE_REFIT", None)
-    ) is not None:  # TensorRT 11 leaves it out by default
+    ) is not None:  # by default, TensorRT 11 writes an engine that cannot be refitted
         serialization.set_flag(refittable)
     return bytes(engine.serialize_with_config(serialization))

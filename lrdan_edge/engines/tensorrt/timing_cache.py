@@ -1,6 +1,6 @@
 """TensorRT's kernel timings, kept between builds beside the bundle.
 
-TensorRT parses the file itself, so this machine signs it: timings of another machine and changed files are not read.
+TensorRT parses the file itself, so this machine signs it: files that were changed or come from another machine are not read.
 """
 
 from pathlib import Path
@@ -15,13 +15,13 @@ _PURPOSE = "timing cache"
 
 
 def load_timing_cache(trt: Any, config: Any, path: Path | None) -> Any:
-    """Give the cache to the builder; start an empty one where the file is damaged or from another device.
+    """Give the cache to the builder; start an empty one if the file is damaged or from another device.
 
     Returns:
-        The cache in use, or None with TensorRT for RTX, which has none.
+        The cache in use, or None with TensorRT for RTX, which does not use one.
 
     Raises:
-        EngineError: The key that signs it cannot be read.
+        EngineError: The key that signs the file cannot be read.
     """
     if path is None or is_rtx(trt):
         return None
@@ -33,7 +33,7 @@ def load_timing_cache(trt: Any, config: Any, path: Path | None) -> Any:
 
 
 def save_timing_cache(path: Path, cache: Any) -> None:
-    """Save the cache for the next build, whole or not at all.
+    """Save the cache for the next build, completely or not at all.
 
     Raises:
         EngineError: The file or the key that signs it cannot be written.
@@ -50,7 +50,7 @@ def save_timing_cache(path: Path, cache: Any) -> None:
 
 
 def _read(path: Path) -> bytes:
-    """The data that `save_timing_cache` wrote on this machine; empty where it is missing, unreadable or from another machine."""
+    """The data that `save_timing_cache` wrote on this machine; empty if missing, unreadable or not from here."""
     try:
         with Folder(path.parent) as folder:
             signature, _, data = folder.read(path.name).partition(b"\n")

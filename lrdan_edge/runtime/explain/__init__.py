@@ -1,4 +1,4 @@
-"""Explains verdicts on one HTML page, made from the bundle without torch."""
+"""Explains verdicts on one HTML page. Needs only the bundle, not torch."""
 
 from lrdan_edge.runtime.explain.explain import Page, explain
 

@@ -20,18 +20,18 @@ _COUNTED = {"good": "good", "reject": "rejected", "fault": "without a verdict"}
 
 @dataclass(frozen=True)
 class PageContext:
-    """What holds for all images of the page.
+    """The facts that all images of the page share.
 
     Attributes:
         bundle: The bundle's path.
         graph: The backend and graph that inspected the images.
         threshold: The score above which a part is rejected.
-        promise: What the threshold promises.
+        promise: The rate that the threshold promises, in words.
         good_scores: Scores of the held-out good images.
-        pooling: How the score is pooled from the map.
-        contour: The heatmap value that a line surrounds, or None for no line.
+        pooling: How the score is computed from the map.
+        contour: A line is drawn around heatmap values above this; None for no line.
         context_gain: Whether the heatmap gets the context gain, after the score is taken.
-        source: What the heatmap shows.
+        source: The kind of map that the heatmap shows.
     """
 
     bundle: str
@@ -51,8 +51,8 @@ class Explained:
 
     Attributes:
         name: Its file's name.
-        frame: The part that the networks see, uint8 [H, W, C]; None where there is no image.
-        reconstruction: AE2's reconstruction, float32 [H, W, C] in grey levels; None where there is no image.
+        frame: The part that the networks see, uint8 [H, W, C]; None without an image.
+        reconstruction: AE2's reconstruction, float32 [H, W, C] in grey levels; None without an image.
         verdict: Its verdict.
     """
 
@@ -120,7 +120,7 @@ class _Scales:
 
 
 def _scales(page: PageContext, explained: list[Explained]) -> _Scales:
-    """Heatmaps are dark up to the lowest good score; where the score is not a maximum, up to the median of all values."""
+    """Heatmaps are dark up to the lowest good score; if the score is not a maximum, up to the median of all values."""
     heats = [one.verdict.heatmap.ravel() for one in explained if one.verdict.heatmap is not None]
     values = np.concatenate(heats) if heats else np.zeros(1, np.float32)
     low, high = float(np.quantile(values, 0.5)), float(values.max())
@@ -159,6 +159,6 @@ def _pictures(
         ("Difference", f"up to {error.max():.2g} grey levels", pictures.coloured(error, 0.0, scales.error)),
     ]
     if heatmap is not None:
-        caption = "where a defect is likely" if page.context_gain else "what the score is made of"
+        caption = "where a defect is likely" if page.context_gain else "what the score is computed from"
         shown.append(("Heatmap", caption, pictures.heat_picture(heatmap, scales.low, scales.high, page.contour, PICTURE_WIDTH)))
     return tuple(_Picture(title, caption, pictures.data_uri(image)) for title, caption, image in shown)

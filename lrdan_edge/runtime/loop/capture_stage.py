@@ -1,4 +1,4 @@
-"""A source's threads: one takes its frames, and where they must be resized, another resizes them."""
+"""A source's threads: one captures its frames, another resizes them if necessary."""
 
 import threading
 import time
@@ -13,11 +13,11 @@ from lrdan_edge.runtime.loop.progress import SourceProgress
 from lrdan_edge.runtime.sinks.base import without_image
 from lrdan_edge.runtime.sources.base import CapturedFrame, Source
 
-_AHEAD = 2  # frames that wait for resizing
+_AHEAD = 2  # frames that may wait for resizing
 
 
 class CaptureStage:
-    """Puts one source's frames into its queue, resized and in their order."""
+    """Resizes one source's frames and puts them into its queue, in order."""
 
     def __init__(
         self,
@@ -36,11 +36,11 @@ class CaptureStage:
         Args:
             number: The source's number.
             source: Delivers the frames.
-            inspector: Its graph gives the frames' size.
-            frame_queue: Where the frames go.
+            inspector: Its graph determines the frames' size.
+            frame_queue: Receives the frames.
             progress: The source's progress.
-            stopping: When set, no more frames are taken.
-            policy: Under ``every``, a second thread resizes. Under ``latest``, the capture thread does: waiting frames would age.
+            stopping: When set, no more frames are captured.
+            policy: Under ``every``, a second thread resizes. Under ``latest``, the capture thread resizes: waiting frames would age.
             keeps_images: Whether a sink uses the captured image.
         """
         self._number, self._source, self._frame_queue, self._progress = number, source, frame_queue, progress
@@ -65,7 +65,7 @@ class CaptureStage:
             thread.join(timeout=max(0.0, deadline - time.monotonic()))
 
     def _capture(self) -> None:
-        """Take frames until the source ends; an error becomes a last frame, a fault."""
+        """Capture frames until the source ends; an error becomes a last frame, which is a fault."""
         index = -1
         try:
             for frame in self._source:
@@ -92,7 +92,7 @@ class CaptureStage:
             self._captured.put(ReadyFrame(0, frame, None, None))
 
     def _failed(self, error: Exception, index: int) -> CapturedFrame:
-        """The fault of a source that failed, so that it does not look like one that ended; the loop raises the error at the end."""
+        """The fault for a failed source, so that it does not look like one that ended; the loop raises the error at the end."""
         self._progress.error = error
         uri = self._source.uri
         known = error if isinstance(error, LrdanError) else None
@@ -123,5 +123,5 @@ class CaptureStage:
             resized = fit_frame(to_eight_bits(np.asarray(frame.image), self._bit_depth), self._shape)
         except DataError as error:
             return ReadyFrame(self._number, frame, None, str(error))
-        # Without a sink that uses it, a large image is freed at once: the next one is decoded into the same memory.
+        # If no sink uses a large image, free it at once: the next one is decoded into the same memory.
         return ReadyFrame(self._number, frame if self._keeps_images else without_image(frame), resized, None)

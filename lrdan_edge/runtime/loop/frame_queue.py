@@ -1,4 +1,4 @@
-"""The queue between capture and inference: bounded per source, and emptied in turn."""
+"""The queue between capture and inference. It is bounded per source, and takes frames from the sources in turn."""
 
 import threading
 from collections import deque
@@ -17,7 +17,7 @@ class ReadyFrame(NamedTuple):
     Attributes:
         source: Number of its source, from 0.
         frame: The frame as captured.
-        resized: uint8 [H, W, C] as the graph takes it, or None where there is no image.
+        resized: uint8 [H, W, C] in the graph's size; None without an image.
         fault: Why there is no image, or None.
     """
 
@@ -39,7 +39,7 @@ class _SourceQueue:
     dropped: int = 0
 
     def make_room(self, ready: ReadyFrame) -> None:
-        """Drop the oldest images. The last fault stays, as one frame more than `size`: a gap must not go unnoticed."""
+        """Drop the oldest images. Keeps the last fault, even as one frame more than `size`, so that no gap goes unnoticed."""
         while len(self.frames) >= self.size:
             oldest = next((place for place, waiting in enumerate(self.frames) if waiting.resized is not None), None)
             if oldest is None and ready.resized is not None and len(self.frames) == 1:
@@ -51,7 +51,7 @@ class _SourceQueue:
 class FrameQueue:
     """The waiting frames of all sources, under one lock.
 
-    When a source's queue is full, the policy ``latest`` drops its oldest frame and counts it, so that live frames are never late;
+    When a source's queue is full, the policy ``latest`` drops its oldest frame and counts it, so that live frames are never late.
     ``every`` makes the source wait, so that no frame is dropped. A batch takes one frame per source in turn: no source starves.
     """
 
@@ -78,7 +78,7 @@ class FrameQueue:
             self._arrived.notify()
 
     def end(self, source: int | None = None) -> None:
-        """Accept no more frames from `source`, or from any; frames that wait can still be taken."""
+        """Accept no more frames from `source`, or from any source if None; waiting frames can still be taken."""
         with self._arrived:
             for queue in self._queues if source is None else [self._queues[source]]:
                 queue.ended = True
@@ -86,7 +86,7 @@ class FrameQueue:
             self._arrived.notify_all()
 
     def take(self, most: int) -> tuple[int, list[ReadyFrame]]:
-        """The next frames, 1 to `most`, without waiting for a full batch; none when all sources have ended.
+        """The next frames, 1 to `most`, without waiting for a full batch; no frames when all sources have ended.
 
         Returns:
             The batch's number, from 0, and its frames.

@@ -38,7 +38,7 @@ BACKEND_GONE_S = 30.0  # a backend that only fails for this long ends the run
 
 @dataclass(frozen=True, slots=True)
 class _Scored:
-    """A batch after inference: the scores of its frames that have an image, or why there are no scores."""
+    """A batch after inference: the scores of its frames with an image, or why there are no scores."""
 
     frames: list[ReadyFrame]
     detections: Detections | None
@@ -71,13 +71,13 @@ class InspectionLoop:
         Args:
             inspector: Inspects the frames.
             sources: One source or several; the loop closes them.
-            sinks: Get every inspected frame, those of one source in order; the loop closes them.
-            policy: What happens when frames arrive faster than they are inspected: ``latest`` drops the oldest, ``every`` makes
-                the source wait; None: ``latest`` for live sources, ``every`` for recorded ones.
-            batch: Most frames inspected at once, over all sources; no frame waits for a full batch.
+            sinks: Receive every inspected frame, those of one source in order; the loop closes them.
+            policy: The action when frames arrive faster than they are inspected: ``latest`` drops the oldest, ``every`` makes the
+                source wait; None: ``latest`` for live sources, ``every`` for recorded ones.
+            batch: Most frames per inference call, over all sources; no frame waits for a full batch.
             heatmaps: Whether a sink uses heatmaps.
             rule: When a part is rejected; None: whenever a frame's score exceeds the threshold.
-            in_flight: Number of batches given to the backend at once; None: as many as it overlaps.
+            in_flight: Number of batches in the backend at the same time; None: as many as it overlaps.
 
         Raises:
             DataError: There is no source, or the rule cannot be applied to this bundle.
@@ -116,7 +116,7 @@ class InspectionLoop:
         ]
 
     def _queue_size(self, policy: Policy) -> int:
-        """Frames that may wait per source: live ones for one batch, recorded ones for the next batch too."""
+        """Frames that may wait per source: for one batch of a live source, for two of a recorded one."""
         least, frames = (1, self._batch) if policy == "latest" else (2, max(_WAITING_FRAMES, 2 * self._batch))
         return max(least, -(-frames // len(self._sources)))
 
@@ -127,8 +127,8 @@ class InspectionLoop:
             report: Called after every batch, on this thread.
 
         Raises:
-            SourceError: One or more sources failed; all frames that arrived have been inspected and delivered. With one failed
-                source, its own error; its type says why.
+            SourceError: One or more sources failed; all frames that arrived have been inspected and delivered. If only one source
+                failed, this is its error, and the type says why.
             BackendError: Every call of the backend has failed for `BACKEND_GONE_S` seconds.
         """
         if self._started:
@@ -161,7 +161,7 @@ class InspectionLoop:
         return self.progress
 
     def _require_working_backend(self, scored: _Scored) -> None:
-        """End the run where the backend only fails: a GPU that is lost is available again only to a new process.
+        """End the run if the backend keeps failing: only a new process can use a GPU again after it was lost.
 
         Raises:
             BackendError: Every call has failed for `BACKEND_GONE_S` seconds.
@@ -176,8 +176,8 @@ class InspectionLoop:
                 raise BackendError(problem, "start again")
 
     def stop(self) -> None:
-        """End the run: take no new frames, inspect and deliver those captured. Call it from any thread or signal handler."""
-        self._stop_requests.put(None)  # takes no lock that the signal handler's thread may hold; `_end_sources` does the rest
+        """End the run: capture no new frames; inspect and deliver those captured. Callable from any thread or signal handler."""
+        self._stop_requests.put(None)  # needs no lock that the signal handler's thread may hold; `_end_sources` does the rest
 
     def _end_sources(self) -> None:
         """Wait for `stop`, then close the sources."""
@@ -194,7 +194,7 @@ class InspectionLoop:
         for capture in self._capture_stages:
             capture.join(max(0.0, deadline - time.monotonic()))
         for thread in threads:
-            if thread.ident is not None:  # else it was never started
+            if thread.ident is not None:  # None: it was never started
                 thread.join(max(0.0, deadline - time.monotonic()))
         for worker in self._sink_workers:
             worker.close()
@@ -204,7 +204,7 @@ class InspectionLoop:
             source.finish(now)
 
     def _note_failed_sinks(self) -> None:
-        """Record sinks that failed, and how many frames of each source they did not get."""
+        """Record failed sinks, and how many frames of each source they did not receive."""
         failed = [worker for worker in self._sink_workers if worker.problems]
         for worker in failed:
             self.progress.failed_sinks.add(worker.name)
@@ -215,7 +215,7 @@ class InspectionLoop:
                 source.lost_by_sink = sum(worker.lost[number] for worker in failed)
 
     def _raise_failures(self) -> None:
-        """Raise the first bug; else the errors of sources that failed, in one error."""
+        """Raise the first bug, or else one error for all failed sources."""
         if self._bug is not None:
             raise self._bug
         errors = [source.error for source in self.progress.sources if source.error is not None]
@@ -227,7 +227,7 @@ class InspectionLoop:
             raise SourceError(f"{len(errors)} of {len(self._sources)} sources failed: {reasons}")
 
     def _infer(self) -> None:
-        """The inference thread: takes batches from the frame queue, and gives scores to the caller's thread."""
+        """Run the inference thread: take batches from the frame queue, and pass scores to the caller's thread."""
         buffer = np.empty((self._batch, *self._inspector.backend.spec.frame_shape), np.uint8)
         try:
             while True:
@@ -287,7 +287,7 @@ class InspectionLoop:
         progress.count_batch(time.monotonic_ns(), len(inspected))
 
     def _verdicts(self, scored: _Scored) -> list[Verdict]:
-        """One verdict per frame, in order; frames without an image, and all of a batch that failed, are faults."""
+        """One verdict per frame, in order. Frames without an image, and all frames of a failed batch, are faults."""
         thresholder, detections = self._inspector.thresholder, scored.detections
         scores = iter(() if detections is None else detections.score.tolist())
         heatmaps = iter(() if detections is None or detections.heatmap is None else detections.heatmap)

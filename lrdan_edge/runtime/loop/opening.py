@@ -1,4 +1,4 @@
-"""Opens several sources at once, of which some may fail."""
+"""Opens several sources at once; some of them may fail."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -10,7 +10,7 @@ from lrdan_edge.runtime.sources.redact import redact
 
 
 class FailedSource(Source):
-    """Stands for a source that could not be opened: iterating raises the error, so that the loop records it."""
+    """Replaces a source that could not be opened. Iterating raises the error, so that the loop records it."""
 
     live = False
     fps: float | None = None
@@ -31,9 +31,9 @@ class FailedSource(Source):
 def open_sources(
     uris: Sequence[str | os.PathLike[str]], *, opener: Callable[..., Source] = open_source, **options: object
 ) -> list[Source]:
-    """Open several sources at the same time, so that slow cameras do not wait for each other.
+    """Open several sources at the same time, so that slow cameras do not delay each other.
 
-    A source that cannot be opened is replaced by a `FailedSource`; the others run.
+    A `FailedSource` replaces a source that cannot be opened; the others run.
 
     Args:
         uris: Addresses, as `lrdan_edge.open_source` takes them.
@@ -41,7 +41,7 @@ def open_sources(
         options: Further arguments of `opener`.
 
     Raises:
-        SourceError: No source can be opened; with one address, its own error.
+        SourceError: No source can be opened; with only one address, its error.
     """
 
     def open_one(uri: str | os.PathLike[str]) -> Source:

@@ -15,15 +15,15 @@ class SourceProgress:
 
     Attributes:
         uri: Its address, without credentials.
-        live: Whether frames that are not taken in time are lost.
+        live: Whether the source is a camera or stream, which loses frames that are not taken in time.
         outcomes: Number of frames by outcome.
         faults: Frames whose own outcome is a fault, before a rule is applied.
         dropped: Frames dropped because a newer one was waiting (``latest``).
-        undelivered: Frames that a sink did not get because it was too slow (``latest``), counted per sink.
-        lost_by_sink: Frames that a sink did not get because it had failed, counted per sink.
+        undelivered: Frames that a sink did not receive because it was too slow (``latest``), counted per sink.
+        lost_by_sink: Frames that a sink did not receive because it had failed, counted per sink.
         missing: Frames that the source could not deliver; each is a fault.
         gaps: Number of signal losses, each with one or more missing frames.
-        gap_s: Total length of the gaps in seconds, each from the last frame before it to the first one after it.
+        gap_s: Total length of the gaps in seconds, each from the last frame before it to the first frame after it.
         ended: Whether it has ended.
         error: The error that ended it, or None.
         latency: Time from capture to verdict.
@@ -91,11 +91,11 @@ class Progress:
     Attributes:
         sources: Counts of each source, in their order.
         latency: Durations by stage: ``wait`` (from capture until taken for a batch), ``infer`` (batching and inference),
-            ``device`` (the GPU's part of it, by its own clock), ``decide`` (from scores to verdict), ``total`` (from capture to
+            ``device`` (the GPU's part of ``infer``, by its clock), ``decide`` (from scores to verdict), ``total`` (from capture to
             verdict), and ``deliver NAME`` per sink (from verdict until the sink has written it).
         last: Names and verdicts of the last frames, newest last.
         batches: Number of batches inferred.
-        problems: What went wrong, in order of time: each problem once, at most 100, and every failed sink.
+        problems: Problems in order of time: each only once, at most 100, and every failed sink.
         failed_sinks: Names of the sinks that failed.
         seconds: Time since the start.
     """
@@ -125,7 +125,7 @@ class Progress:
 
     @property
     def complete(self) -> bool:
-        """Whether nothing was lost so far: no fault of a recorded source, and no failed sink."""
+        """Whether nothing has been lost so far: no fault of a recorded source, and no failed sink."""
         return not self.failed_sinks and not any(source.faults for source in self.sources if not source.live)
 
     @property
@@ -135,7 +135,7 @@ class Progress:
 
     @property
     def undelivered(self) -> int:
-        """Number of frames that a sink did not get because it was too slow."""
+        """Number of frames that a sink did not receive because it was too slow."""
         return sum(source.undelivered for source in self.sources)
 
     @property
@@ -173,12 +173,12 @@ class Progress:
         }
 
     def note(self, problem: str, key: str | None = None, *, always: bool = False) -> None:
-        """Add a problem that has not been added before; at most 100, so that memory stays bounded.
+        """Add a new problem; at most 100, so that memory stays bounded.
 
         Args:
             problem: The text.
             key: Problems with the same key are the same; None: `problem`.
-            always: Add it also beyond 100 problems.
+            always: Add it even beyond 100 problems.
         """
         key = key or problem
         if key not in self._noted and (always or len(self.problems) < _MOST_PROBLEMS):

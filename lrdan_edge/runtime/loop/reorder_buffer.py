@@ -1,4 +1,4 @@
-"""The queue between inference and decision: bounded, and in order whichever batch finishes first."""
+"""The queue between inference and decision: bounded, and in order even if batches finish out of order."""
 
 import threading
 from typing import Generic, TypeVar
@@ -7,7 +7,7 @@ Item = TypeVar("Item")
 
 
 class ReorderBuffer(Generic[Item]):
-    """Items with numbers, taken in the order of their numbers.
+    """Numbered items, taken in the order of their numbers.
 
     A producer waits while its item is `size` or more ahead of the next one to be taken.
     """
@@ -29,13 +29,13 @@ class ReorderBuffer(Generic[Item]):
                 self._changed.notify_all()
 
     def leave(self) -> None:
-        """End one producer: it adds no more items."""
+        """Note that one producer adds no more items."""
         with self._changed:
             self._producers -= 1
             self._changed.notify_all()
 
     def get(self) -> Item | None:
-        """The next item in order; None after the last one: all producers have left, or the buffer is abandoned."""
+        """The next item in order; None when all producers have left, or the buffer is abandoned."""
         with self._changed:
             while self._next not in self._items:
                 if self._producers == 0 or self._abandoned:

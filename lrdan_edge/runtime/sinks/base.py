@@ -36,7 +36,7 @@ class Sink(Protocol):
 
     Attributes:
         name: Its name, for messages.
-        pictures: Whether it uses the frame's image and the verdict's heatmap. Without, its queue does not hold them.
+        pictures: Whether it uses the frame's image and the verdict's heatmap; if not, its queue does not hold them.
     """
 
     name: str
@@ -52,13 +52,13 @@ class Sink(Protocol):
 
 
 class SinkWorker:
-    """Writes frames to one sink from a thread of its own.
+    """Writes frames to one sink from a separate thread.
 
-    A sink that fails gets no more frames; inspection continues.
+    A sink that fails receives no more frames; inspection continues.
 
     Attributes:
         problems: Why the sink failed; empty while it works.
-        lost: Number of frames that it did not get because it had failed, by the number of their source.
+        lost: Number of frames that it did not receive because it had failed, by the number of their source.
         latency: Time from verdict until the sink has written the frame.
     """
 
@@ -85,8 +85,8 @@ class SinkWorker:
         """Queue frames for the sink.
 
         Args:
-            frames: Each frame, and whether the caller waits for room in a full queue (recorded sources) or the frame is dropped
-                (live sources).
+            frames: Each frame, and whether to wait for room in a full queue (recorded sources) or to drop the frame (live
+                sources).
 
         Returns:
             The frames that were dropped because the sink is too slow.
@@ -127,7 +127,7 @@ class SinkWorker:
         self._guard(self._sink.close)
 
     def _take(self) -> list[InspectedFrame]:
-        """The next frames, at most half of the queue's size, so that room is free before all are written; none at the end."""
+        """The next frames, at most half of the queue's size, so that the queue gets room before all are written; none at the end."""
         with self._changed:
             while not self._waiting and not self._closed:
                 self._changed.wait()
@@ -140,7 +140,7 @@ class SinkWorker:
             action()
         except OSError as error:
             self._fail(f"{error.strerror or error} ({error.filename or 'no file'})")
-        except Exception as error:  # a bug must not end the thread: the loop would wait for it for ever
+        except Exception as error:  # a bug must not end the thread: the loop would wait for it forever
             self._fail(f"{type(error).__name__}: {error}")
 
     def _fail(self, why: str) -> None:
@@ -150,7 +150,7 @@ class SinkWorker:
 
 
 def without_image(frame: CapturedFrame) -> CapturedFrame:
-    """The frame without its image. Written out, because `dataclasses.replace` takes three times as long."""
+    """The frame without its image. Lists the fields, because `dataclasses.replace` takes three times as long."""
     if frame.image is None:
         return frame
     return CapturedFrame(

@@ -34,7 +34,7 @@ class JsonLinesSink:
             overwrite: Replace an earlier run's verdicts.
 
         Raises:
-            DataError: The folder cannot be written, or holds an earlier run's verdicts, to be neither appended to nor replaced.
+            DataError: The folder cannot be written, or it holds an earlier run's verdicts and neither `append` nor `overwrite` is set.
         """
         path = folder / VERDICTS
         if append and overwrite:
@@ -74,8 +74,8 @@ class AnnotatedFramesSink:
         Args:
             folder: The parent of ``frames``.
             save: Which frames to write.
-            sources: Number of sources; several have a folder each, ``0`` the first.
-            run: Subfolder for this run, where the frames of earlier runs are kept; empty: none.
+            sources: Number of sources; with several, each has a folder, from ``0``.
+            run: Subfolder for this run, to keep the frames of earlier runs; empty: no subfolder.
             overwrite: Remove an earlier run's frames.
 
         Raises:
@@ -94,7 +94,7 @@ class AnnotatedFramesSink:
             raise DataError(f"{frames} cannot be written ({error.strerror})", "choose another {output}") from error
 
     def write(self, inspected: InspectedFrame) -> None:
-        """Write the annotated frame, if frames with this verdict are kept."""
+        """Write the annotated frame, if frames with this outcome are kept."""
         frame, verdict = inspected.frame, inspected.verdict
         if frame.image is None or (self._save == "rejects" and verdict.outcome == "good"):
             return

@@ -1,4 +1,4 @@
-"""Where frames come from: files, cameras and streams, each opened by its address."""
+"""Sources of frames: files, cameras and streams, each opened by its address."""
 
 import glob
 import os
@@ -37,24 +37,24 @@ def open_source(
         uri: A folder of images; a glob of images (``parts/**/*.png``); an image or video file (``file://`` too); ``-`` for images
             on standard input; a camera (``0``, ``/dev/video0``, ``csi://0``, ``genicam://SERIAL``, ``gst:PIPELINE``; see
             `addresses.camera_job`); or ``rtsp://``, ``rtsps://``, ``http://``, ``https://``.
-        realtime: Deliver a video file at its own frame rate. No effect on images and live sources.
+        realtime: Deliver a video file at its frame rate. No effect on images and live sources.
         rate: Deliver images or a video file at this many frames per second. No effect on live sources.
-        loop: Start files again at the end, until closed.
+        loop: Restart files at the end, until closed.
         open_timeout_s: Longest time for connecting to a camera or stream, in seconds.
-        read_timeout_s: Longest time between frames of a camera or stream, in seconds; then its signal is lost.
-        limits: When frames of a camera or stream count as lost although they arrive: frozen or black images.
-        wait: Wait for a camera or stream that cannot be reached yet; it delivers one fault, and frames once it is there.
-        bit_depth: Bits used of 16-bit image files, as `Inspector.bit_depth` says.
+        read_timeout_s: Longest time between frames of a camera or stream, in seconds; after it, the signal counts as lost.
+        limits: When frozen or black images of a camera or stream count as a lost signal.
+        wait: Wait for a camera or stream that cannot be reached yet; it delivers one fault, then frames once it is reached.
+        bit_depth: Bits used of 16-bit image files; see `Inspector.bit_depth`.
 
     Returns:
         The source; close it, or use it in a ``with`` statement.
 
     Raises:
-        SourceAddressError: The address is mistyped, or nothing is there.
-        SourceRefusedError: It is there and refuses: no permission, nothing listens on its port, in use by another program.
+        SourceAddressError: The address is mistyped, or nothing exists there.
+        SourceRefusedError: The source exists and refuses: no permission, nothing listens on its port, in use by another program.
         SourceTimeoutError: It does not answer in time.
-        SourceFormatError: It holds nothing that can be decoded, or delivers another format than was asked for.
-        SourceError: What reads such sources is not installed.
+        SourceFormatError: Its data cannot be decoded, or has another format than requested.
+        SourceError: The software for such sources is not installed.
     """
     uri = os.fspath(uri)
     if uri == "-":
@@ -82,11 +82,11 @@ class _Playing(NamedTuple):
 def _open_stream(url: str, playing: _Playing, open_s: float, read_s: float, limits: Limits | None, *, wait: bool) -> Source:
     shown = redact(url)
     over_http = addresses.scheme_of(url) in {"http", "https"}
-    # MJPEG over HTTP announces no rate: FFmpeg makes one up (25).
+    # MJPEG over HTTP announces no rate, and FFmpeg reports 25.
     fps = 0 if over_http else None
     job = connect.stream_job(url, open_s, read_s)
     stream = LiveSource(shown, job, open_timeout_s=open_s, fps=fps, limits=limits, wait=wait)
-    if over_http and stream.frames:  # a finished video on a web server: its end is not a lost signal
+    if over_http and stream.frames:  # a recorded video on a web server: its end is not a lost signal
         stream.close()
         return VideoSource(shown, url, **playing._asdict(), open_timeout_s=open_s, read_timeout_s=read_s)
     return stream
@@ -103,7 +103,7 @@ def _open_path(uri: str, playing: _Playing, bit_depth: int) -> Source:
                 return ImageSource(uri, [path], **images)
             return VideoSource(uri, f"file:{path.absolute()}", path=path, **playing._asdict())
         if uri and path.exists():
-            raise SourceAddressError(f"{uri} is neither a folder, a file nor a camera", addresses.GIVE)
+            raise SourceAddressError(f"{uri} is not a folder, a file or a camera", addresses.GIVE)
     except OSError as error:
         raise SourceRefusedError(f"{uri} cannot be read ({error.strerror})", "check the path and its permissions") from error
     if glob.has_magic(uri):

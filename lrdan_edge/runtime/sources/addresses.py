@@ -26,7 +26,7 @@ def scheme_of(uri: str) -> str | None:
 
 
 def camera_path(uri: str) -> str | None:
-    """The device path of a Video4Linux camera, or None for other addresses. A link (/dev/v4l/by-id/…) is kept, and need not exist."""
+    """The device path of a Video4Linux camera, or None for other addresses. A link (/dev/v4l/by-id/…) is kept and need not exist."""
     path = uri.removeprefix("v4l2://")
     if match := _CAMERA.fullmatch(path):
         return f"/dev/video{match[1] or match[2]}"
@@ -35,7 +35,7 @@ def camera_path(uri: str) -> str | None:
 
 
 def camera_job(uri: str, read_timeout_s: float) -> tuple[str, CaptureJob] | None:
-    """The name and the capture job of a camera of this machine; None where `uri` names no such camera.
+    """The name and the capture job of a camera of this machine; None if `uri` names no such camera.
 
     Args:
         uri: ``0``, ``/dev/video0``, ``v4l2:///dev/video0``, ``csi://0`` or ``genicam://SERIAL``, optionally with settings after a
@@ -44,7 +44,7 @@ def camera_job(uri: str, read_timeout_s: float) -> tuple[str, CaptureJob] | None
 
     Raises:
         SourceAddressError: A setting is not valid.
-        SourceError: What reads such cameras is not installed.
+        SourceError: The software for such cameras is not installed.
     """
     plain, _, query = uri.partition("?")
     if uri.startswith("gst:"):
@@ -72,7 +72,7 @@ def path_of_file_uri(uri: str) -> str:
     """The path in ``file:///path`` or ``file://localhost/path``.
 
     Raises:
-        SourceAddressError: It names another machine, or no path.
+        SourceAddressError: The address names another machine, or no path.
     """
     parts = urlsplit(uri)
     if parts.netloc not in ("", "localhost") or not parts.path:
@@ -81,7 +81,7 @@ def path_of_file_uri(uri: str) -> str:
 
 
 def unknown(uri: str) -> SourceError:
-    """The error for an address with nothing there; it suggests the most similar name that exists."""
+    """The error for an address where nothing exists; it suggests the most similar name that exists."""
     scheme = scheme_of(uri)
     if scheme is not None:
         near = _suggest(scheme, [*STREAMS, "file", "v4l2", "csi", "genicam"])

@@ -1,4 +1,4 @@
-"""The interface of every source, and the frames it delivers."""
+"""The interface of all sources, and the frames that they deliver."""
 
 import time
 from collections.abc import Iterator
@@ -18,14 +18,14 @@ class CapturedFrame:
     """One frame, or a record that one is missing.
 
     Attributes:
-        image: uint8, [H, W] (grey) or [H, W, 3] (BGR); None where it is missing, and then `fault` says why.
+        image: uint8, [H, W] (grey) or [H, W, 3] (BGR); None if it is missing: `fault` then says why.
         index: Its number in this source, from 0. It rises by 1 with every frame and fault, also across reconnects.
         capture_ns: ``time.monotonic_ns`` when it arrived; latency is measured from here.
         source: The source's address, without credentials.
         name: The file's name (below its folder), or ``frame 17`` for video and cameras.
         wall_time: When it arrived, in Unix seconds.
         fault: Why there is no image; such a frame must never count as a good part.
-        error: The error behind `fault`, where there was one: its type tells the cases apart (a live source: `SourceTimeoutError`,
+        error: The error that caused `fault`, or None; its type identifies the case (of a live source: `SourceTimeoutError`,
             `SourceEndedError`, `SourceSignalError`, …).
     """
 
@@ -40,7 +40,7 @@ class CapturedFrame:
 
     @classmethod
     def of(cls, image: Frame, index: int, source: str, name: str, capture_ns: int | None = None) -> "CapturedFrame":
-        """A frame that arrived at `capture_ns` (now, when not given)."""
+        """A frame that arrived at `capture_ns` (None: now)."""
         arrived, wall_time = _clocks(capture_ns)
         return cls(image, index, arrived, source, name, wall_time)
 
@@ -65,8 +65,8 @@ class Source(Protocol):
     Attributes:
         uri: Its address, without credentials.
         live: Whether frames that are not taken in time are lost (cameras, streams).
-        fps: The nominal frame rate, or None when the source announces none.
-        frames: How many frames it announces, or None.
+        fps: The nominal frame rate, or None if the source announces none.
+        frames: The number of frames that it announces, or None.
     """
 
     uri: str

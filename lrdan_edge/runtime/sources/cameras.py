@@ -24,13 +24,13 @@ SYSTEM_VENV = "python3 -m venv --system-site-packages"
 
 @dataclass(frozen=True)
 class Settings:
-    """Requested camera settings, written after the ``?`` of its address; None leaves the camera's own value.
+    """The requested camera settings, written after the ``?`` of its address; None keeps the camera's value.
 
     Attributes:
         size: (columns, rows).
         rate: Frames per second.
         format: Four letters: ``MJPG``, ``YUYV``, ``GREY``.
-        exposure: ``auto``, or a number in the camera's own unit (V4L2: 100 µs; GenICam: µs).
+        exposure: ``auto``, or a number in the camera's unit (V4L2: 100 µs; GenICam: µs).
     """
 
     size: tuple[int, int] | None = None
@@ -55,7 +55,7 @@ def settings_of(query: str, address: str) -> Settings:
         if pattern is None or read is None:
             raise SourceAddressError(f"{address}: there is no setting {name!r}", "use {known}", known=", ".join(_SETTINGS))
         if not re.fullmatch(pattern, value):
-            raise SourceAddressError(f"{address}: {name} is {value!r}", "write {example}", example=f"{name}={example}")
+            raise SourceAddressError(f"{address}: {name} cannot be {value!r}", "write {example}", example=f"{name}={example}")
         found[name] = read(value)
     return Settings(**found)
 
@@ -115,7 +115,7 @@ def usb(path: str, query: str = "") -> Callable[[], VideoCapture]:
 
 
 def apply(capture: Any, settings: Settings, name: str) -> None:
-    """Apply settings to a Video4Linux capture, and check what it really delivers.
+    """Apply settings to a Video4Linux capture, and check the size and format that it really delivers.
 
     Args:
         capture: A ``cv2.VideoCapture``.
@@ -123,7 +123,7 @@ def apply(capture: Any, settings: Settings, name: str) -> None:
         name: The camera's name, for messages.
 
     Raises:
-        SourceFormatError: It delivers another size or format, or does not take the exposure.
+        SourceFormatError: The camera delivers another size or format, or does not accept the exposure.
     """
     if settings.format is not None:  # first: sizes and rates depend on it
         capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*settings.format))
@@ -136,7 +136,7 @@ def apply(capture: Any, settings: Settings, name: str) -> None:
         capture.set(cv2.CAP_PROP_AUTO_EXPOSURE, _AUTOMATIC if settings.exposure == "auto" else _MANUAL)
         if settings.exposure != "auto" and not capture.set(cv2.CAP_PROP_EXPOSURE, float(settings.exposure)):
             raise SourceFormatError(
-                f"{name} does not take exposure={settings.exposure}", "leave it out, or run 'v4l2-ctl -l' to see its range"
+                f"{name} does not accept exposure={settings.exposure}", "leave it out, or run 'v4l2-ctl -l' to see its range"
             )
     capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
     got = (int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)))
@@ -156,7 +156,7 @@ def csi_pipeline(sensor: int, query: str = "") -> str:
     """The GStreamer pipeline for a Jetson's CSI camera.
 
     Raises:
-        SourceAddressError: A setting is not valid, or CSI cameras do not have it.
+        SourceAddressError: A setting is not valid, or CSI cameras do not support it.
     """
     address = f"csi://{sensor}"
     settings = settings_of(query, address)
@@ -176,7 +176,7 @@ def csi_pipeline(sensor: int, query: str = "") -> str:
 
 
 def pipeline(text: str) -> Callable[[], VideoCapture]:
-    """The opener for a GStreamer pipeline. A pipeline without an ``appsink`` gets one, with conversion to BGR.
+    """The opener for a GStreamer pipeline. Adds conversion to BGR and an ``appsink`` if the pipeline has no ``appsink``.
 
     Raises:
         SourceError: This OpenCV has no GStreamer.

@@ -22,17 +22,17 @@ from lrdan_edge.data.images import Frame
 from lrdan_edge.errors import SourceEndedError, SourceError, SourceTimeoutError
 from lrdan_edge.runtime.sources.native import VideoCapture, announced_fps, announced_frames, quiet, read_frame
 
-SLOTS = 3  # frames that shared memory holds: one being written, one on its way, one being copied out
+SLOTS = 3  # frames in shared memory: one being written, one in transit, one being copied out
 OPEN = b"o"  # the command to connect; a digit returns the slot of that number
 BUG = "bug"  # the code of an error that is not a SourceError
-_FAILED_READS = 3  # an image that cannot be decoded fails one read of a live stream; a lost stream fails all of them
-_WAITED_S = 0.5  # a failed read that took longer has waited for a frame: V4L2 waits 10 s, GStreamer 30 s
+_FAILED_READS = 3  # an undecodable image fails only one read of a live stream; a lost stream fails all reads
+_WAITED_S = 0.5  # a failed read that took longer was waiting for a frame: V4L2 waits 10 s, GStreamer 30 s
 _RELEASE_S = 0.5  # longest time for releasing a capture at the end
 
 
 @dataclass(frozen=True)
 class CaptureJob:
-    """What the capture process reads, given by a function that returns an opener.
+    """The source that the capture process reads, given by a function that returns an opener.
 
     Attributes:
         module: The function's module, imported in the process.
@@ -47,7 +47,7 @@ class CaptureJob:
     read_timeout_s: float
 
     def opener(self) -> Callable[[], VideoCapture]:
-        """The opener. Where the function fails, an opener that calls it again: errors are reported when it opens."""
+        """The opener. If the function fails, an opener that calls it again, so that opening reports the error."""
         try:
             return self._make()
         except Exception:
@@ -62,7 +62,7 @@ class FrameRing:
     """Slots for frames in shared memory: this process writes them, the parent copies them out."""
 
     def __init__(self, memory: int) -> None:
-        """Use the shared memory with file descriptor `memory`; it grows with the frames' size."""
+        """Use the shared memory of file descriptor `memory`; it grows with the frames' size."""
         self._memory, self.capacity = memory, 0
         self._map: mmap.mmap | None = None
         self.free: queue.SimpleQueue[int] = queue.SimpleQueue()
@@ -92,10 +92,10 @@ class CaptureWorker:
         """Take the pipes; `run` does the work.
 
         Args:
-            job: What to read.
+            job: The source to read.
             memory: File descriptor of the shared memory.
-            commands: `OPEN`, and the numbers of returned slots. The process ends with this pipe.
-            answers: One JSON object per line.
+            commands: Delivers `OPEN`, and the numbers of returned slots. The process ends when this pipe ends.
+            answers: Receives one JSON object per line.
         """
         self._opener, self._timeout_s = job.opener(), job.read_timeout_s
         self._ring, self._commands, self._answers = FrameRing(memory), commands, answers
@@ -103,7 +103,7 @@ class CaptureWorker:
         self._over = threading.Event()
 
     def run(self) -> None:
-        """Work until the pipe of commands ends."""
+        """Work until the command pipe ends."""
         threading.Thread(target=self._listen, daemon=True).start()
         self._say(kind="ready")
         while self._connect.get():
@@ -137,14 +137,14 @@ class CaptureWorker:
         except SourceError as error:
             values = {name: str(value) for name, value in error.values.items()}
             self._say(kind="lost", code=error.code, problem=error.problem, fix=error.fix, values=values)
-        except Exception as error:  # a bug must be reported as one, not as a camera that failed
+        except Exception as error:  # report a bug as a bug, not as a failed camera
             self._say(kind="lost", code=BUG, problem=f"{type(error).__name__}: {error}", fix="", values={})
         finally:
             if capture is not None:
                 capture.release()
 
     def _next(self, capture: VideoCapture) -> Frame | None:
-        """The next frame; None where the process is to end.
+        """The next frame; None if the process must end.
 
         Raises:
             SourceTimeoutError: No frame came in time.

@@ -1,4 +1,4 @@
-"""Opens network streams, and finds out why one does not open."""
+"""Opens network streams, and finds out why a stream cannot be opened."""
 
 import socket
 import time
@@ -29,7 +29,7 @@ def stream(url: str, open_timeout_s: float, read_timeout_s: float) -> Callable[[
     """The opener for an RTSP or HTTP stream.
 
     Args:
-        url: The address, credentials included.
+        url: The address, including credentials.
         open_timeout_s: Longest time for connecting.
         read_timeout_s: Longest time for one frame.
 

@@ -1,4 +1,4 @@
-"""Checks from a video file's structure whether it is complete, without decoding."""
+"""Checks without decoding, by the file's structure, whether a video file is complete."""
 
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -9,7 +9,7 @@ _SEGMENT = bytes.fromhex("18538067")  # Matroska element that holds everything (
 
 
 def kind_of(path: Path) -> Kind:
-    """The container format by the first bytes; ``other`` for formats that are not checked here."""
+    """The container format, from the first bytes; ``other`` for formats that are not checked here."""
     with path.open("rb") as file:
         head = file.read(12)
     if head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"wide"):
@@ -38,7 +38,7 @@ def mp4_has_index(path: Path) -> bool:
 
 
 def matroska_is_truncated(path: Path) -> bool:
-    """Whether a Matroska or WebM file is shorter than its header says; False without a size there (unfinished recordings)."""
+    """Whether a Matroska or WebM file is shorter than its header says; False if the header has no size (unfinished recordings)."""
     with path.open("rb") as file:
         file.seek(4)
         header = _length(file)

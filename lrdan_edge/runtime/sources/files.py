@@ -18,8 +18,8 @@ def folder_images(folder: Path) -> list[Path]:
     """Images below `folder`, in natural order.
 
     Raises:
-        SourceAddressError: It holds none.
-        SourceRefusedError: It cannot be read.
+        SourceAddressError: The folder holds no images.
+        SourceRefusedError: The folder cannot be read.
     """
     try:
         return list_images(folder)
@@ -33,7 +33,7 @@ def glob_images(pattern: str) -> list[Path]:
     """Images that match `pattern`, in natural order.
 
     Raises:
-        SourceAddressError: Nothing matches, or a file that is not an image does.
+        SourceAddressError: No file matches, or a matching file is not an image.
     """
     paths = sorted((Path(name) for name in glob.glob(pattern, recursive=True)), key=natural_key)  # noqa: PTH207 - also absolute
     paths = [path for path in paths if path.is_file()]
@@ -48,7 +48,7 @@ def glob_images(pattern: str) -> list[Path]:
 
 
 def _printable(name: str) -> str:
-    """The name with � for bytes that are not UTF-8, which no log or verdict file can hold."""
+    """The name with � in place of bytes that are not UTF-8, because logs and verdict files cannot hold them."""
     return os.fsencode(name).decode("utf-8", "replace")
 
 

@@ -21,13 +21,13 @@ _ARAVIS = f"'sudo apt-get install gir1.2-aravis-0.8 python3-gi', and make the en
 
 
 def genicam(name: str, query: str = "", wait_s: float = 10) -> Callable[[], VideoCapture]:
-    """The opener for a GenICam camera: through Harvesters where a producer is named or found, else through Aravis.
+    """The opener for a GenICam camera: through Harvesters if a producer is named or found, else through Aravis.
 
     Args:
         name: The camera's serial number or user-defined name (with Aravis also its identifier), or a number from 0 in the order
             in which cameras are found.
-        query: ``exposure`` and ``rate`` of `Settings`, and ``cti=/path/of/the/producer.cti``; without it, producers are searched
-            in ``GENICAM_GENTL64_PATH``.
+        query: ``exposure`` and ``rate`` of `Settings`, and ``cti=/path/of/the/producer.cti``; without ``cti``, producers are
+            searched in ``GENICAM_GENTL64_PATH``.
         wait_s: Longest time that a read waits for an image: a triggered camera gives one per part.
 
     Raises:
@@ -68,10 +68,10 @@ def _find_aravis(address: str) -> Any:
 
 
 def _position(name: str, found: Sequence[tuple[str, ...]]) -> int:
-    """The position of camera `name` among those found, each with its names.
+    """The position of camera `name` among the found cameras, each given by its names.
 
     Raises:
-        SourceAddressError: It is not among them.
+        SourceAddressError: No found camera has this name.
     """
     for place, names in enumerate(found):
         if name in names:
@@ -150,7 +150,7 @@ class _AravisCamera:
         identifier = aravis.get_device_id(_position(name, found))
         try:
             self._open(identifier, settings)
-        except Exception as error:  # GLib's error, for all that the camera or the network refuses
+        except Exception as error:  # GLib's error, for every failure of the camera or the network
             self.release()
             raise _opening_error(name, error) from error
 
@@ -165,7 +165,7 @@ class _AravisCamera:
         self._format = str(self._camera.get_pixel_format_as_string())
         self._stream = self._camera.create_stream(None, None)
         if self._stream is None:
-            raise SourceRefusedError("it gives no stream")
+            raise SourceRefusedError("it provides no stream")
         for _ in range(_BUFFERS):
             self._stream.push_buffer(self._aravis.Buffer.new_allocate(self._camera.get_payload()))
         self._camera.start_acquisition()
@@ -188,7 +188,7 @@ class _AravisCamera:
         return float(self._camera.get_frame_rate()) if propId == cv2.CAP_PROP_FPS else 0.0
 
     def release(self) -> None:
-        """Close the camera: Aravis does so with the last reference."""
+        """Close the camera: Aravis closes it with the last reference."""
         if self._stream is not None:
             with contextlib.suppress(Exception):  # the camera may be gone
                 self._camera.stop_acquisition()
@@ -207,7 +207,7 @@ def _image(data: Any, height: int, width: int, pixel_format: str) -> object:
     """A copy of a buffer as grey [H, W] or BGR [H, W, 3].
 
     Raises:
-        SourceFormatError: It has another pixel format.
+        SourceFormatError: The buffer has another pixel format.
     """
     if pixel_format == "Mono8":
         return np.array(data, np.uint8).reshape(height, width)

@@ -1,4 +1,4 @@
-"""Cameras and streams: frames as they arrive. A lost signal is a fault, and the source reconnects."""
+"""Cameras and streams, which deliver frames as they arrive. A lost signal is a fault, and the source reconnects."""
 
 import random
 import threading
@@ -11,17 +11,17 @@ from lrdan_edge.runtime.sources.capture_process import CaptureJob
 from lrdan_edge.runtime.sources.reader import FrameMessage, LostMessage, Message, OpenedMessage, Reader
 from lrdan_edge.runtime.sources.signal_monitor import Limits, SignalMonitor
 
-# Opening an RTSP stream takes about 1.2 s: with pauses of at most 0.6 s, frames are back within 2 s of its return.
+# Opening an RTSP stream takes about 1.2 s. With pauses of at most 0.6 s, frames resume within 2 s after the stream is back.
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 0.6
-_GRACE_S = 0.5  # a process hangs if it is silent for this much longer than the capture's own time-out
+_GRACE_S = 0.5  # the process counts as hung if it is silent this much longer than the capture's time-out
 _RETRY_S = 10.0  # time between reconnects while images are black, frozen or of another size; reading goes on in between
 
 
 class LiveSource(Source):
-    """A camera or stream. A lost signal is delivered as one fault; frames follow after the reconnect.
+    """A camera or stream. It delivers a lost signal as one fault, and frames again after it has reconnected.
 
-    It is read in a separate process, which is killed if it hangs. No frame is dropped here: take them as fast as they arrive, or
-    they age in the buffers of camera and network.
+    A separate process reads it, and is killed if it hangs. No frame is dropped here: take frames as fast as they arrive, or they
+    age in the buffers of camera and network.
     """
 
     live = True
@@ -40,10 +40,10 @@ class LiveSource(Source):
 
         Args:
             uri: The address, for display.
-            job: What the process reads.
+            job: The source that the process reads.
             open_timeout_s: Longest time for connecting.
             fps: The nominal frame rate instead of the announced one; 0 for unknown.
-            limits: When frames that arrive count as lost.
+            limits: When arriving frames count as a lost signal.
             wait: Repeat the first connection too, until it succeeds or the source is closed.
 
         Raises:
@@ -76,7 +76,7 @@ class LiveSource(Source):
         return self._reader.pid
 
     def _opened(self, message: Message | None) -> OpenedMessage:
-        """The first message; raises the error where connecting failed."""
+        """The first message; raises the error if connecting failed."""
         if isinstance(message, OpenedMessage):
             return message
         if isinstance(message, LostMessage):
@@ -108,9 +108,9 @@ class LiveSource(Source):
                 delivering = False
                 yield self._fault("signal lost", useless or self._loss(message))
             if useless and time.monotonic() < retry:
-                continue  # until the images are right again, or the next reconnect is due
+                continue  # until the images are valid again, or the next reconnect is due
             retry = time.monotonic() + _RETRY_S
-            if not isinstance(message, LostMessage):  # it hangs, or delivers useless images
+            if not isinstance(message, LostMessage):  # the process hangs, or delivers useless images
                 self._reader.kill()
             self._reconnect(fresh=useless is None)
 
@@ -124,7 +124,7 @@ class LiveSource(Source):
         return CapturedFrame.missing(fault, index, self.uri, f"frame {index}", error)
 
     def _loss(self, message: Message | None) -> SourceError:
-        """The error behind a lost signal; raises an error that is a bug."""
+        """The error that explains a lost signal; raises the error if it is a bug."""
         if not isinstance(message, LostMessage):
             return SourceTimeoutError(f"no frame for {self._silence_s:g} s")
         if not isinstance(message.error, SourceError):
@@ -135,13 +135,13 @@ class LiveSource(Source):
         """Reconnect, with growing pauses, until it succeeds or the source is closed.
 
         Args:
-            fresh: Whether the signal monitor starts again. After a frozen image it does not: the image must change first.
+            fresh: Whether to restart the signal monitor. Not after a frozen image: the image must change first.
         """
         while not self._closed.wait(self._pause_s * random.uniform(0.5, 1)):
             self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
             try:
                 self._reader.open()
-            except SourceError:  # the process cannot be started now
+            except SourceError:  # the process cannot be started at the moment
                 continue
             message = self._reader.take(self._open_timeout_s + _GRACE_S)
             if isinstance(message, OpenedMessage):

@@ -1,4 +1,4 @@
-"""OpenCV's captures: opened with time-outs, without log messages, and without incomplete packets."""
+"""Opens OpenCV captures with time-outs, without log messages, and without incomplete packets."""
 
 import os
 import threading
@@ -11,13 +11,13 @@ import numpy as np
 from lrdan_edge.data.images import Frame
 from lrdan_edge.errors import SourceError
 
-# OpenCV reads these whenever it opens a capture. Variables that the user has set are kept.
+# OpenCV reads these variables whenever it opens a capture. The user's own settings are kept.
 _ENVIRONMENT = {
-    # -8 is AV_LOG_QUIET. Else FFmpeg's messages go to the terminal, with the whole address in them.
+    # -8 is AV_LOG_QUIET. Without it, FFmpeg's messages would show the whole address, with its password, on the terminal.
     "OPENCV_FFMPEG_LOGLEVEL": "-8",
-    # A truncated packet decodes to an image that is partly grey: drop it.
+    # A truncated packet decodes to a partly grey image: drop it.
     "OPENCV_FFMPEG_CAPTURE_OPTIONS": "rtsp_flags;prefer_tcp|fflags;discardcorrupt",
-    # Else one mutex is held during every open, network included: one dead camera would block all others.
+    # Without this, OpenCV holds one mutex while it connects: one dead camera would block all others.
     "OPENCV_FFMPEG_IS_THREAD_SAFE": "1",
 }
 
@@ -35,7 +35,7 @@ def log_level(new: int | None = None) -> int:
 
 
 class Quiet:
-    """A context in which OpenCV and FFmpeg log nothing; their settings are restored when the last thread leaves it."""
+    """A context in which OpenCV and FFmpeg log nothing; the last thread that leaves it restores their settings."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -66,7 +66,7 @@ quiet = Quiet()
 
 
 class VideoCapture(Protocol):
-    """The part of ``cv2.VideoCapture`` that is used."""
+    """The part of ``cv2.VideoCapture`` that this package uses."""
 
     def read(self) -> tuple[bool, object]:
         """Whether a frame came, and the frame."""
@@ -82,7 +82,7 @@ class VideoCapture(Protocol):
 
 
 def open_ffmpeg(target: str, open_timeout_s: float, read_timeout_s: float) -> cv2.VideoCapture | None:
-    """Open a file or stream with FFmpeg; None where it cannot be opened. Call within `quiet`."""
+    """Open a file or stream with FFmpeg; None if it cannot be opened. Call this within `quiet`."""
     parameters = [
         *(cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, int(open_timeout_s * 1000)),
         *(cv2.CAP_PROP_READ_TIMEOUT_MSEC, int(read_timeout_s * 1000)),
@@ -98,7 +98,7 @@ def open_ffmpeg(target: str, open_timeout_s: float, read_timeout_s: float) -> cv
 
 
 def read_frame(capture: VideoCapture) -> Frame | None:
-    """The next frame, uint8 [H, W] or [H, W, 3]; None where none came."""
+    """The next frame, uint8 [H, W] or [H, W, 3]; None if none came."""
     try:
         arrived, image = capture.read()
     except cv2.error:  # an image that cannot be converted, such as one of a new size
@@ -109,7 +109,7 @@ def read_frame(capture: VideoCapture) -> Frame | None:
 
 
 def announced_fps(capture: VideoCapture) -> float | None:
-    """The nominal frame rate; None where it is not plausible."""
+    """The nominal frame rate; None if it is not plausible."""
     fps = capture.get(cv2.CAP_PROP_FPS)
     return fps if 0 < fps <= 1000 else None
 

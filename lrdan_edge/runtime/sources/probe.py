@@ -1,4 +1,4 @@
-"""Measures what a source delivers: image size, frame rate, regularity, and an image."""
+"""Measures what a source delivers: image size, frame rate, regularity, and the last image."""
 
 import time
 from collections import Counter
@@ -14,7 +14,7 @@ from lrdan_edge.runtime.sources.signal_monitor import BLACK
 
 @dataclass
 class ProbeResult:
-    """What a source delivered.
+    """The measurements of a source.
 
     Attributes:
         announced_fps: The frame rate that the source announces, or None.
@@ -24,7 +24,7 @@ class ProbeResult:
         sizes: Number of frames by size, such as ``1920x1080, colour``.
         faults: Reasons of missing frames.
         interval_ms: Time between frames: p50, p95 and max; empty with fewer than two frames.
-        same: Number of frames identical to the one before, bit by bit.
+        same: Number of frames identical to the frame before, bit by bit.
         black: Number of frames without a pixel brighter than `BLACK`.
         picture: The last frame, uint8 [H, W] or [H, W, 3], or None.
     """

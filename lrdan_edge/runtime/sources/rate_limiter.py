@@ -19,7 +19,7 @@ class RateLimiter:
         self._due = time.monotonic()
 
     def wait(self) -> bool:
-        """Wait for the next frame's time; False where the source was closed."""
+        """Wait until the next frame is due; False if the source was closed."""
         if self._period and self._closed.wait(max(0.0, self._due - time.monotonic())):
             return False
         self._due += self._period

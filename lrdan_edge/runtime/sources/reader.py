@@ -1,9 +1,9 @@
-"""Reads a camera or stream in a separate process, which can be killed where a thread could not be stopped.
+"""Reads a camera or stream in a separate process: a process that hangs can be killed, a thread cannot.
 
-Frames cross in anonymous shared memory, which the kernel frees whichever process ends first. The child's standard input carries the
-job (so no process list shows its credentials), commands, and the numbers of slots that were copied out. Its standard output carries
-answers, one JSON object per line: ``ready``, ``opened``, ``frame``, ``lost``; a lost signal is an error's code and fields. The child
-ends when its standard input ends, and so also with its parent.
+Frames pass through anonymous shared memory, which the kernel frees whichever process ends first. The child's standard input
+carries the job (so that no process list shows its credentials), commands, and the numbers of slots that were copied out. Its
+standard output carries answers, one JSON object per line: ``ready``, ``opened``, ``frame``, or ``lost`` with an error's code and
+fields. The child ends when its standard input ends, and therefore also when its parent ends.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from lrdan_edge.data.images import Frame
 from lrdan_edge.errors import SourceEndedError, SourceError, SourceRefusedError
 from lrdan_edge.runtime.sources.capture_process import BUG, OPEN, SLOTS, CaptureJob
 
-_START_S = 30.0  # longest start of a process on a machine under load; usual is a quarter of a second
+_START_S = 30.0  # longest start of the process on a machine under load; it usually takes 0.25 s
 _END_S = 2.0
 _PIPE = 1 << 16
 _KINDS: list[type[SourceError]] = [SourceError, *SourceError.__subclasses__()]
@@ -34,7 +34,7 @@ _ERRORS = {kind.code: kind for kind in _KINDS}
 
 @dataclass(frozen=True, slots=True)
 class OpenedMessage:
-    """The connection is open; the frame rate and the number of frames that it announces."""
+    """The connection is open; holds the announced frame rate and number of frames."""
 
     fps: float | None
     frames: int | None
@@ -50,7 +50,7 @@ class FrameMessage:
 
 @dataclass(frozen=True, slots=True)
 class LostMessage:
-    """The connection failed or ended, with the error; no message follows until `Reader.open`."""
+    """The connection failed or ended; holds the error. No message follows until `Reader.open`."""
 
     error: Exception
 
@@ -59,7 +59,7 @@ Message = OpenedMessage | FrameMessage | LostMessage
 
 
 class Reader:
-    """Reads one capture, message by message, dropping none. Call `take` from one thread only, `stop` from any."""
+    """Reads one capture, message by message, and drops none. Call `take` from one thread only, `stop` from any."""
 
     def __init__(self, job: CaptureJob) -> None:
         """Start the process and connect.
@@ -93,7 +93,7 @@ class Reader:
             self._process.send(OPEN)
 
     def take(self, timeout_s: float) -> Message | None:
-        """The next message; None where none came in time (kill the process then: it hangs), or the reader was stopped."""
+        """The next message; None if none came in time (the process hangs: kill it), or if the reader was stopped."""
         process = self._process
         if process is None:
             return None
@@ -143,7 +143,7 @@ class Reader:
             process.end(kill=False)
 
     def __del__(self) -> None:
-        """Close the descriptor: no thread can be waiting on it any more."""
+        """Close the descriptor: no thread can wait on it any more."""
         with contextlib.suppress(AttributeError, OSError):
             os.close(self._wake)
 
@@ -166,7 +166,7 @@ class _Process:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 pass_fds=(self._memory,),
-                env={"OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT": str(math.ceil(job.read_timeout_s))}  # read when OpenCV is loaded
+                env={"OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT": str(math.ceil(job.read_timeout_s))}  # OpenCV reads it when loaded
                 | os.environ
                 | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
                 bufsize=0,
@@ -189,7 +189,7 @@ class _Process:
             self._child.stdin.write(command)
 
     def answer(self, wake: int, timeout_s: float) -> dict[str, Any] | None:
-        """The next answer; None where none came in time or `wake` was written to; ``died`` where the process has ended."""
+        """The next answer; None if none came in time or `wake` was written to; ``died`` if the process has ended."""
         end = time.monotonic() + timeout_s
         poll = select.poll()
         poll.register(self._answers, select.POLLIN)
@@ -212,7 +212,7 @@ class _Process:
         return answer
 
     def frame(self, answer: dict[str, Any]) -> Frame | None:
-        """Copy a frame out and return its slot; None where the process has been ended."""
+        """Copy a frame out and return its slot; None if the process has been ended."""
         shape, slot = tuple(answer["shape"]), answer["slot"]
         with self._using:
             if self._ended:
@@ -233,7 +233,7 @@ class _Process:
         return f"signal {-code}" if code < 0 else f"exit code {code}"
 
     def end(self, *, kill: bool) -> None:
-        """End the process and wait for it; with `kill` at once, else after it has released its capture. May be called again."""
+        """End the process and wait for it: at once with `kill`, else after it has released its capture. May be called again."""
         with self._ending:
             if self._ended:
                 return

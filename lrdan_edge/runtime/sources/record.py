@@ -1,4 +1,4 @@
-"""Records frames of a source as image files, for training or for fitting a threshold."""
+"""Records frames of a source as image files, to train on or to fit a threshold with."""
 
 from collections.abc import Callable
 from datetime import datetime, timezone
@@ -13,17 +13,17 @@ from lrdan_edge.runtime.sources.base import CapturedFrame, Source
 def record(
     source: Source, folder: Path, count: int, every_s: float = 0.0, report: Callable[[int, str | None], None] | None = None
 ) -> int:
-    """Write frames as PNG, unchanged, named by their time of arrival, so that more can be added later.
+    """Write frames unchanged as PNG, named by their time of arrival, so that later recordings can be added.
 
     Args:
         source: A source just opened.
-        folder: Where they go; made if missing.
+        folder: The folder for the files; made if missing.
         count: Most frames to write.
         every_s: Least time between two of them, in seconds; 0: every frame.
-        report: Called after each frame with the number written so far, and the reason where the frame is missing.
+        report: Called after each frame with the number written so far, and the reason if the frame is missing.
 
     Returns:
-        How many were written: fewer than `count` where the source ends earlier.
+        The number of frames written: fewer than `count` if the source ends earlier.
 
     Raises:
         DataError: The folder cannot be written.

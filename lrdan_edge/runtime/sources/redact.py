@@ -7,8 +7,8 @@ _QUERY = re.compile(r"(?i)([?&;](?:user\w*|login|usr|pass\w*|pwd|token|api_?key|
 _WORD = re.compile(
     r"(?i)((?:^|[\s/!])(?:user(?:name|-id)?|user-pw|login|usr|pass(?:word|wd)?|pwd|token|secret)=)(?:\"[^\"]*\"|[^\s/!?#]*)"
 )
-# User and password end at the last @, even where a raw one, or a raw slash, stands in the password. Without an @ before
-# the first slash, what follows "name:" is a password only when it is no port.
+# User and password end at the last @, even if the password contains a raw @ or a raw slash. Without an @ before
+# the first slash, the text after "name:" is a password only if it is not a port.
 _USER = re.compile(r"[^/?#]*@|[^/?#@:]*:(?!\d+(?:[/?#]|$)).*@", re.DOTALL)
 _INSIDE = re.compile(r"(?<=://)[^\s/@!\"']+@")
 

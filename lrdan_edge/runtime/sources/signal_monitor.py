@@ -7,7 +7,7 @@ import numpy as np
 from lrdan_edge.data.images import Frame
 from lrdan_edge.errors import SourceSignalError
 
-BLACK = 8  # grey levels: an image without a brighter pixel is black
+BLACK = 8  # grey levels: an image is black if no pixel is brighter
 _STEP = 4  # every fourth row and column is compared first: 0.1 ms at 1080p; the whole image takes 2 ms
 
 
@@ -36,11 +36,11 @@ class SignalMonitor:
         self._dark_ns: int | None = None
 
     def check(self, image: Frame, capture_ns: int) -> SourceSignalError | None:
-        """What is wrong with the signal as of this frame; None where nothing is.
+        """The problem of the signal as of this frame; None if there is none.
 
         Args:
             image: uint8 [H, W] or [H, W, 3].
-            capture_ns: When it arrived.
+            capture_ns: When it arrived, in nanoseconds of ``time.monotonic_ns``.
         """
         if self._shape is None:
             self._shape, self._changed_ns = image.shape, capture_ns
@@ -55,7 +55,7 @@ class SignalMonitor:
         if part.max() > BLACK or image.max() > BLACK:
             self._dark_ns = None
         elif self._dark_ns is None:
-            self._dark_ns = capture_ns  # a triggered camera may have been bright half a minute ago
+            self._dark_ns = capture_ns  # not earlier: a triggered camera's last image may be half a minute old
         for limit, since, problem in (
             (self._limits.frozen_s, self._changed_ns, "frozen image"),
             (self._limits.black_s, self._dark_ns, "black image"),
@@ -65,5 +65,5 @@ class SignalMonitor:
         return None
 
     def interrupted(self, now_ns: int) -> None:
-        """Start the times again at `now_ns`, after a gap in the frames."""
+        """Restart the times at `now_ns`, after a gap in the frames."""
         self._last, self._changed_ns, self._dark_ns = None, now_ns, None

@@ -21,7 +21,7 @@ _LARGEST = 1 << 28  # most bytes of one segment or chunk
 
 
 class StandardInput(Source):
-    """Images in a stream of bytes. An image that cannot be decoded is a fault; a truncated one is a fault and the end."""
+    """Images in a stream of bytes. An image that cannot be decoded is a fault; a truncated image is a fault and ends the source."""
 
     live = False
     fps: float | None = None
@@ -43,7 +43,7 @@ class StandardInput(Source):
         """Yield the images; see `Source`. Reading waits for the writer.
 
         Raises:
-            SourceFormatError: The stream holds something else than images: where the next image begins is not known.
+            SourceFormatError: The stream holds something other than images, so the start of the next image is unknown.
         """
         index = 0
         while not self._closed.is_set():
@@ -89,7 +89,7 @@ class _Pipe(RawIOBase):
         return os.readv(self._descriptor, [buffer])
 
     def interrupt(self) -> None:
-        """End reading for good; callable from any thread."""
+        """End reading permanently; callable from any thread."""
         os.eventfd_write(self._wake, 1)
 
     def __del__(self) -> None:
@@ -104,7 +104,7 @@ def next_image(stream: "BufferedReader[Any]") -> bytes | None:
 
     Raises:
         EOFError: The stream ends within an image.
-        SourceFormatError: It holds something else.
+        SourceFormatError: The stream holds something other than images.
     """
     start = stream.read(2)
     if not start:

@@ -1,4 +1,4 @@
-"""Video files, and finished videos over HTTP: every frame in order, and a fault for each that is missing."""
+"""Video files, and recorded videos over HTTP: every frame in order, and a fault for each missing frame."""
 
 import threading
 import time
@@ -13,7 +13,7 @@ from lrdan_edge.runtime.sources.containers import Kind, kind_of, matroska_is_tru
 from lrdan_edge.runtime.sources.native import announced_fps, announced_frames, open_ffmpeg, quiet, read_frame
 from lrdan_edge.runtime.sources.rate_limiter import RateLimiter
 
-# A packet that cannot be decoded fails one read; the next read continues after it. This many failures in a row are the end.
+# A packet that cannot be decoded fails one read; the next read continues after it. This many failures in a row mean the end.
 _FAILED_READS = 8
 
 
@@ -40,14 +40,14 @@ class VideoSource(Source):
             uri: The address, for display.
             target: The address for FFmpeg.
             path: The file; None for a video on a web server.
-            realtime: Deliver frames at the video's own rate instead of as fast as they are taken.
+            realtime: Deliver frames at the video's frame rate instead of as fast as they are taken.
             rate: Deliver this many frames per second instead.
             loop: Start again at the end, until closed.
             open_timeout_s: Longest time for opening a video on a network.
             read_timeout_s: Longest time for one frame of a video on a network.
 
         Raises:
-            SourceFormatError: It is not a video that can be decoded.
+            SourceFormatError: The file is not a video, or cannot be decoded.
             SourceRefusedError: The file cannot be read.
         """
         self.uri = uri

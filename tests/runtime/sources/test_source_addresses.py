@@ -78,7 +78,7 @@ def test_a_misspelt_file_is_answered_with_the_near_one(tmp_path: Path) -> None:
         ("file://elsewhere/x.mp4", "names no file on this machine"),
         ("http://cam:99999/x", "no valid host and port"),
         ("rtsp://admin:se/cret@cam/x", r"rtsp://\*\*\*@cam/x names no valid host"),
-        ("/dev/null", "neither a folder, a file nor a camera"),
+        ("/dev/null", "is not a folder, a file or a camera"),
         ("no/such/folder/*.png", "no file matches"),
         ("no/such/folder/a.png", "nor does the folder no/such/folder"),
         ("a\0b", "does not exist|cannot be read"),
@@ -94,7 +94,7 @@ def test_what_stands_for_nothing_gets_one_clear_line(uri: str, words: str) -> No
 
 def test_a_pipe_does_not_hang(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.mp4")
-    with pytest.raises(SourceAddressError, match="neither a folder"):
+    with pytest.raises(SourceAddressError, match="is not a folder"):
         open_source(tmp_path / "pipe.mp4")
 
 

@@ -28,7 +28,7 @@ def test_settings_are_read() -> None:
 @pytest.mark.parametrize(
     ("query", "words"),
     [
-        ("size=1280", "size is '1280': write size=1280x720"),
+        ("size=1280", "size cannot be '1280': write size=1280x720"),
         ("size=0x720", "write size="),
         ("rate=fast", "write rate=30"),
         ("format=MJPEG", "write format=MJPG"),
