@@ -195,7 +195,7 @@ def test_unknown_detectors_are_refused() -> None:
 
 def test_the_ablation_adds_the_terms_in_turn() -> None:
     chosen = columns.of_losses().columns
-    weights = [cast(Lrdan, make()).options.weights for make in chosen.values()]
+    weights = [cast(Any, cast(Lrdan, make()).options.resolved_hyperparameters()).weights for make in chosen.values()]
     used = [{term for term in columns.TERMS if getattr(weight, term) > 0} for weight in weights]
     assert [len(terms) for terms in used] == [1, 2, 3, 4, 5, 5]
     assert all(low <= high for low, high in pairwise(used))
