@@ -61,7 +61,7 @@ class Geometry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         return left / columns, top / rows, width / columns, height / rows
 
     def describe(self, height: int, width: int) -> str:
-        """The geometry in words, sizes as rows x columns, for networks whose images are `height` x `width`."""
+        """Describe the geometry, with sizes as rows x columns, for networks whose images are `height` x `width`."""
         left, top, columns, rows = self.region
         words = [f"frames of {self.size_text}"]
         if (rows, columns) != self.frame:

@@ -1,7 +1,7 @@
 """Detect a collapse of training at every step, so that training stops within an epoch (or 10 steps) and the error names a fix.
 
 A diverging AE2 (with a large k, it only learns to reconstruct fakes badly) has no separate sign. It ends in constant images of G or
-AE2, which are detected; a high L_direc is no sign, since the dual term maximises it.
+AE2, which are detected; a high L_direc is not a sign, since the dual term maximises it.
 """
 
 import math
