@@ -48,7 +48,7 @@ def _permutation(seed: int, epoch: int, count: int) -> Tensor:
 
 
 def workers_for(learner: Learner, device: torch.device) -> int:
-    """The number of worker processes: all processors but one if a GPU would otherwise wait for batches, else 0.
+    """The number of worker processes: all processors but one, up to `MOST_WORKERS`, if a GPU would wait for batches; else 0.
 
     On a CPU, steps take so much longer than preparing batches that workers bring no measurable gain.
     """
