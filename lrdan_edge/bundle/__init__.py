@@ -1,1 +1,1 @@
-"""The bundle: its files and commits, the manifest's schemas, and the view (what of a frame is inspected)."""
+"""The bundle: its files and commits, the manifest's schemas, and the view (the part of a frame that is inspected)."""

@@ -1,4 +1,4 @@
-"""What `lrdan-edge bench` measured (``reports/benchmark.json``)."""
+"""The report of `lrdan-edge bench` (``reports/benchmark.json``)."""
 
 import msgspec
 
@@ -7,13 +7,13 @@ class BenchmarkEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     """One backend at one batch size.
 
     Attributes:
-        title: Which backend and precision.
+        title: The backend and its precision.
         batch: Frames per call.
         latency_ms: Percentiles of a call's duration by name (``p50``, ``p90``, ``p99``, ``max``), host to host.
         frames_per_s: Frames per second over all measured calls.
-        speedup: Median over rounds of PyTorch eager's duration divided by this one's in the same round, or None without
-            PyTorch.
-        calls: How many calls were measured.
+        speedup: Duration of PyTorch eager divided by this backend's duration in the same round, median over all rounds; None
+            without PyTorch.
+        calls: Number of measured calls.
     """
 
     title: str
@@ -25,17 +25,17 @@ class BenchmarkEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 
 
 class BenchmarkReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``reports/benchmark.json``: everything measured in one interleaved run.
+    """``reports/benchmark.json``: all measurements of one interleaved run.
 
     Attributes:
         machine: The processor's name.
-        instruction_set: What it computes int8 with; empty in reports from before it was recorded.
-        cores: Cores that the process could use.
+        instruction_set: The processor's instructions for int8; empty in reports from earlier versions.
+        cores: Number of cores that the process could use.
         versions: Versions of the packages involved.
-        command: What repeats it.
-        rounds: Turns that each backend got.
+        command: The command that repeats the run.
+        rounds: Number of rounds; each backend ran once per round.
         entries: One per backend and batch size.
-        not_measured: What could not be measured, and why.
+        not_measured: Backends that could not be measured, with the reason.
     """
 
     schema_version: int

@@ -1,13 +1,12 @@
 """The bundle: the folder that every command reads and adds to.
 
-A stage works in a hidden folder inside the bundle. When it has succeeded, its files are flushed to disk, a journal says which
-files follow with which manifest, they are renamed into place, and the manifest is replaced. A stage killed before the journal
-leaves the old bundle whole. One killed after it leaves the new one: reading it needs no further step and writes nothing, and the
-next stage that writes finishes the renames (`lrdan_edge.bundle.journal`).
+A stage writes to a hidden folder inside the bundle. On success, its files are flushed to disk, a journal with their names and the
+new manifest is written, the files are renamed into place, and the manifest is replaced. If a stage is killed before the journal
+is written, the old bundle remains. If it is killed later, the new bundle counts: readers can use it at once, and the next stage
+finishes the renames (`lrdan_edge.bundle.journal`).
 
-Opening and reading a bundle writes nothing at all, no lock either, so a bundle may be on a read-only disk. Reading and writing
-follow no symbolic link below the bundle's folder, and open regular files only (`lrdan_edge.bundle.files`); the folder itself may
-be a link.
+Opening and reading a bundle writes nothing, not even a lock, so a bundle may be on a read-only disk. Reading and writing follow no
+symbolic link below the bundle's folder and open only regular files (`lrdan_edge.bundle.files`). The folder itself may be a link.
 """
 
 import hashlib
@@ -52,8 +51,8 @@ class Bundle:
 
     Attributes:
         path: The folder.
-        manifest: Its manifest, as last read or written.
-        pending: The files of a commit that was cut off, which may still be staged; the next stage moves them.
+        manifest: The manifest, as last read or written.
+        pending: Files of an interrupted commit that may still be staged; the next stage moves them.
     """
 
     def __init__(self, path: Path, manifest: Manifest, pending: frozenset[str] = frozenset()) -> None:
@@ -63,14 +62,14 @@ class Bundle:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str] = "bundle") -> "Bundle":
-        """Open an existing bundle. Nothing is written; a commit that was cut off is read as if it were finished.
+        """Open an existing bundle. Nothing is written. An interrupted commit is read as if it were finished.
 
         Args:
             path: The folder.
 
         Raises:
-            MissingStageError: There is no bundle there.
-            BundleError: Its manifest is damaged, of another schema version, or cannot be read.
+            MissingStageError: There is no bundle at `path`.
+            BundleError: The manifest is damaged, has another schema version, or cannot be read.
         """
         folder = Path(path)
         manifest, pending = None, frozenset[str]()
@@ -90,23 +89,23 @@ class Bundle:
 
     @property
     def writable(self) -> bool:
-        """Whether this user may write into the folder; a disk may be mounted read-only."""
+        """Whether this user may write to the folder; False on a read-only disk."""
         return os.access(self.path, os.W_OK | os.X_OK, effective_ids=True)
 
     @classmethod
     def create(cls, path: str | os.PathLike[str], model: ModelSpec, preprocessing: Preprocessing, scoring: Scoring) -> "Bundle":
-        """A bundle for a new model.
+        """Create a bundle for a new model.
 
-        Nothing of an older bundle at `path` is touched until the first stage commits; its later stages are then stale.
+        An older bundle at `path` is not changed until the first stage commits. Its later stages are then stale.
 
         Raises:
-            BundleError: `path` is a file, or a folder that holds something else.
+            BundleError: `path` is a file, or a folder with other files.
         """
         folder = Path(path)
         if folder.exists() and not folder.is_dir():
             raise BundleError(f"{folder} is a file; a bundle is a folder", "choose another {bundle}")
         entries = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
-        if not entries & {MANIFEST, JOURNAL}:  # a journal: the first training was killed while it committed
+        if not entries & {MANIFEST, JOURNAL}:  # only a journal: the first training was killed during its commit
             replaced = {f"{name}.tmp" for name in (MANIFEST, JOURNAL, CHECKPOINT)}
             if foreign := sorted(entries - replaced - {LOCK, STAGING, TIMING_CACHE, CHECKPOINT}):
                 raise BundleError(
@@ -124,13 +123,13 @@ class Bundle:
         )
         try:
             older = cls.open(folder).manifest
-        except BundleError:  # none, damaged, or of another schema: nothing of it can be told stale
+        except BundleError:  # no usable older bundle, so no stages of it can become stale
             return cls(folder, manifest)
         manifest.files, manifest.stages = older.files, older.stages
         return cls(folder, manifest)
 
     def file(self, name: str, made_by: str | Command) -> Path:
-        """Path of the bundle's file `name`, its sha256 checked.
+        """Check the sha256 of the bundle's file `name` and return its path.
 
         Args:
             name: Relative POSIX path in the bundle.
@@ -143,7 +142,7 @@ class Bundle:
         return self._checked(name, made_by, lambda file: (digest_of(file), None))[0]
 
     def read(self, name: str, made_by: str | Command) -> bytes:
-        """Bytes of the bundle's file `name`, read once: those whose sha256 was checked, whatever happens to the file.
+        """Read the bundle's file `name` once: the returned bytes are the ones whose sha256 was checked.
 
         Args:
             name: Relative POSIX path in the bundle.
@@ -156,7 +155,7 @@ class Bundle:
         return self._checked(name, made_by, _read_and_digest)[1]
 
     def _checked(self, name: str, made_by: str | Command, load: Callable[[BinaryIO], tuple[str, T]]) -> tuple[Path, T]:
-        """Where the file is, and what `load` gives beside its sha256, if that is the manifest's."""
+        """Return the file's path and the value that `load` returns with the sha256; the sha256 must match the manifest."""
         record = self.manifest.files.get(name)
         if record is None:
             command = Command.recorded(made_by).with_options(bundle=self.path)
@@ -167,7 +166,7 @@ class Bundle:
             try:
                 with Folder(self.path) as folder, folder.open(place) as file:
                     size = os.fstat(file.fileno()).st_size
-                    if size != record.bytes:  # before it is read: it may be of any size
+                    if size != record.bytes:  # checked before reading: the file may be huge
                         differs = f"{size} bytes, the manifest says {record.bytes}"
                         wrong = wrong or self._changed(name, made_by, f"was changed after it was made ({differs})")
                         continue
@@ -190,31 +189,31 @@ class Bundle:
         )
 
     def _again(self, recorded: str | Command) -> Command:
-        """The command that repeats a stage in this bundle."""
+        """The command that runs a stage of this bundle again."""
         command = Command.recorded(recorded)
         return command.with_options(overwrite=command.name == "train", bundle=self.path)
 
     def graph(self, precision: Precision) -> Path:
-        """Path of the deploy graph at `precision`, checked and not stale."""
+        """Path of the deploy graph at `precision`; its sha256 is checked, and it is not stale."""
         stage = "calibrate" if precision == "int8" else "export"
         path = self.file(graph_name(precision), Command(stage))
         self.require_fresh(stage)
         return path
 
     def processor_graph(self, precision: Precision) -> Path:
-        """Path of the graph that processors run at `precision`, checked and not stale; `graph` in bundles older than that file."""
+        """Path of the graph for processors at `precision`, checked like `graph`; older bundles have only the one of `graph`."""
         graph, name = self.graph(precision), processor_graph_name(precision)
         twin = precision == "int8" and name in self.manifest.files
         return self.file(name, Command("calibrate")) if twin else graph
 
     def decision(self) -> Decision:
-        """The decision, checked and not stale."""
+        """The decision; its sha256 is checked, and it is not stale."""
         data = self.read(DECISION, Command("calibrate"))
         self.require_fresh("calibrate")
         return from_json(data, Decision, str(self.path / DECISION))
 
     def engine_decision(self, engine: str) -> GraphDecision | None:
-        """The decision fitted on an engine's own scores, checked; None where there is none, or it is another engine's by now.
+        """The decision fitted on an engine's own scores, checked; None if there is none or the engine was replaced since.
 
         Args:
             engine: The engine's file name below ``engines/``.
@@ -226,14 +225,14 @@ class Bundle:
         return from_json(self.read(name, command), GraphDecision, str(self.path / name))
 
     def staleness(self, stage: str) -> str | None:
-        """Why `stage` is older than its inputs, in a few words, or None when it is fresh (or has not run)."""
+        """Why `stage` is older than its inputs, in a few words, or None if it is fresh or has not run."""
         first = self._first_stale(stage, {})
         return first and first[1]
 
     def _first_stale(self, stage: str, seen: dict[str, tuple[str, str] | None]) -> tuple[str, str] | None:
-        """The earliest stale stage that `stage` rests on (perhaps itself), and why; None when all are fresh.
+        """The earliest stale stage that `stage` depends on (or `stage` itself), and why; None if all are fresh.
 
-        `seen` holds what was found of other stages: each is looked at once, whatever a stranger's manifest says rests on what.
+        `seen` holds the results for other stages. Each stage is visited once, so a manifest with circular inputs does no harm.
         """
         record = self.manifest.stages.get(stage)
         if record is None or stage in seen:
@@ -251,7 +250,7 @@ class Bundle:
         return None
 
     def require_fresh(self, stage: str) -> None:
-        """Raise StaleStageError, naming the command to begin again with, when `stage` is older than what it was made from."""
+        """Raise StaleStageError if `stage` is older than its inputs; the error names the first command to run again."""
         if first := self._first_stale(stage, {}):
             earliest, why = first
             command = self.manifest.stages[earliest].command
@@ -273,14 +272,14 @@ class Bundle:
         options: Mapping[str, Any] | None = None,
         started: float | None = None,
     ) -> Iterator[Stage]:
-        """Run a stage: write files through the `Stage` given; on success they are committed, on failure nothing changed.
+        """Run a stage that writes its files through the yielded `Stage`: commit them on success, change nothing on failure.
 
         Args:
             name: The stage's name in the manifest.
-            command: The command that repeats it, without the bundle's path: bundles are copied to other places.
-            inputs: Bundle files it reads, by name, as returned by `file`.
-            options: What the user asked for.
-            started: When the work began, by `time.monotonic`, if before this call; the recorded seconds count from there.
+            command: The command that repeats the stage, without the bundle's path, since bundles are copied.
+            inputs: Bundle files that the stage reads, by name, as returned by `file`.
+            options: The user's options.
+            started: Start of the work by `time.monotonic`, if it began before this call; the recorded seconds count from then.
 
         Raises:
             BundleError: The folder cannot be written, or another command is writing to it.

@@ -1,23 +1,23 @@
-"""A command as data, for the record of a stage and for messages that say what to run."""
+"""A command as data, for a stage's record and for messages that name a command to run."""
 
 import shlex
 
 
 class Command:
-    """A call of one command: its name, its arguments and its options.
+    """A call of one command: its name, arguments and options.
 
-    The command line's options are named by one rule: two dashes, and the parameter's name with dashes for underscores. This is the
-    only place outside ``lrdan_edge.cli`` that applies it.
+    An option's name is two dashes and the parameter's name, with dashes for underscores. Only this class and ``lrdan_edge.cli`` use
+    that rule.
     """
 
     def __init__(self, name: str, *arguments: object, **options: object) -> None:
         """Keep the parts.
 
         Args:
-            name: As it is typed: ``train``, ``engine verify``.
+            name: The command as typed: ``train``, ``engine verify``.
             *arguments: The positional arguments.
-            **options: By parameter name, in order. True: a switch that is given. None and False: left out. A list or tuple: the
-                option once per entry.
+            **options: The options by parameter name, in order. True is a flag; None and False are left out; a list or tuple
+                repeats the option for each entry.
         """
         self.name = name
         self.arguments = arguments
@@ -25,22 +25,22 @@ class Command:
 
     @classmethod
     def recorded(cls, line: "str | Command") -> "Command":
-        """The command of a line that a stage recorded; its options come back as arguments, in the same order."""
+        """Parse a command line that a stage recorded; its options become arguments, in the same order."""
         if isinstance(line, Command):
             return line
         try:
             words = shlex.split(line)
-        except ValueError:  # not written by this toolkit
+        except ValueError:  # not written by lrdan-edge
             words = line.split()
         name, *arguments = words[1:] if words[:1] == ["lrdan-edge"] else words or [""]
         return cls(name, *arguments)
 
     def with_options(self, **options: object) -> "Command":
-        """The same command with further options; those that it has are replaced."""
+        """The same command with these options added or replaced."""
         return Command(self.name, *self.arguments, **{**self.options, **options})
 
     def __str__(self) -> str:
-        """The line to type in a shell."""
+        """The command line for a shell."""
         words = ["lrdan-edge", *self.name.split(), *map(str, self.arguments)]
         for name, given in self.options.items():
             option = "--" + name.replace("_", "-")

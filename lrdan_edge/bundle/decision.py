@@ -12,23 +12,23 @@ class GraphDecision(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     """The decision for one graph or engine, fitted on its own scores of held-out good images.
 
     Attributes:
-        graph_sha256: The graph whose scores these are, or that the engine was built from.
-        threshold: A part whose score exceeds it is rejected.
-        false_reject_rate: The share of good parts rejected, in (0, 1): promised by the rule ``conformal``; by the others what
-            the good images show, (rejected + 1) / (n + 1).
-        n: How many held-out good images it stands on.
-        good_scores: Those images' scores, ascending; a verdict's p-value is its rank among them.
+        graph_sha256: Sha256 of the graph that gave the scores, or that the engine was built from.
+        threshold: A part is rejected if its score exceeds this.
+        false_reject_rate: Fraction of good parts that are rejected, in (0, 1): guaranteed by the rule ``conformal``, otherwise
+            estimated from the good images as (rejected + 1) / (n + 1).
+        n: Number of held-out good images that the threshold is fitted on.
+        good_scores: Scores of those images, ascending; a verdict's p-value is its rank among them.
         quantiles: Quantiles of the good scores by name (``p50``, ``p99``, …).
-        rule: What set the threshold: good images alone (``conformal``), or labelled defects too (``best-f1``, ``recall``).
-        good_images: The images' names, in the order of their scores.
-        defect_scores: The labelled defects' scores, ascending; none where they had no part in the threshold.
-        recall: The share of defective parts found: promised by the rule ``recall``, measured by ``best-f1``, else None.
-        engine_sha256: The engine whose scores these are, or None for the graph's.
-        pixel_threshold: The heatmap's value that its largest in a good image exceeds with a chance of at most the false-reject
-            rate asked for, by the same rank as a conformal threshold's (the largest of n where n is too small for that); None
-            where the score is the heatmap's largest value, so that `threshold` is it, or in bundles from before it was fitted.
-        golden_scores: Golden-frame scores from the backend this was fitted on; empty where those in ``golden/scores.json``
-            apply.
+        rule: How the threshold was set: from good images only (``conformal``), or also from labelled defects (``best-f1``, ``recall``).
+        good_images: Names of the images, in the order of their scores.
+        defect_scores: Scores of the labelled defects, ascending; empty if the threshold does not depend on them.
+        recall: Fraction of defective parts found: guaranteed by the rule ``recall``, measured by ``best-f1``, else None.
+        engine_sha256: Sha256 of the engine that gave the scores, or None for the graph.
+        pixel_threshold: Heatmap value that the largest value of a good image exceeds with a probability of at most the false-reject
+            rate, found by the rank of a conformal threshold (the largest of n values if n is too small). None if the score is the
+            heatmap's largest value, so that `threshold` applies, or in bundles from earlier versions.
+        golden_scores: Golden-frame scores of the backend that the decision was fitted on; empty if those in
+            ``golden/scores.json`` apply.
     """
 
     graph_sha256: str
@@ -54,13 +54,13 @@ class Decision(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``golden/scores.json``: a few good frames (PNG files beside it) and what each graph says of them, in the images' order.
+    """``golden/scores.json``: a few good frames (PNG files beside it) and each graph's scores of them, in the images' order.
 
     Attributes:
-        schema_version: The manifest's.
+        schema_version: The manifest's schema version.
         images: File names.
-        scores: Per graph.
-        peaks: Their heatmaps' largest values per graph, where those are not the scores.
+        scores: Scores per graph.
+        peaks: Largest heatmap values per graph, if they are not the scores.
     """
 
     schema_version: int

@@ -1,6 +1,6 @@
-"""JSON that is written the same way every time, and read strictly.
+"""JSON with deterministic output and strict parsing.
 
-Unknown keys, missing keys, wrong types and other schema versions are errors: nothing is guessed.
+Unknown keys, missing keys, wrong types and other schema versions are errors.
 """
 
 from typing import TypeVar
@@ -27,10 +27,10 @@ def from_json(data: bytes, kind: type[T], name: str) -> T:
     Args:
         data: The file's bytes.
         kind: The msgspec type expected.
-        name: The file's name, for the message.
+        name: The file's name for messages.
 
     Raises:
-        BundleError: The bytes are not valid JSON, or not of this shape or schema version.
+        BundleError: The bytes are not valid JSON, or do not have this type or schema version.
     """
     try:
         raw = msgspec.json.decode(data)

@@ -1,4 +1,4 @@
-"""The file beside every engine: what it was built from, and which devices it is compatible with (``engines/<engine>.json``)."""
+"""The file beside every engine (``engines/<engine>.json``): its source graph and its compatible devices."""
 
 from typing import Any, Literal
 
@@ -11,14 +11,14 @@ ENGINE_TARGETS: tuple[EngineTarget, ...] = ("tensorrt", "openvino", "onnxruntime
 
 
 class EngineLayer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One layer of an engine, as what runs it describes it.
+    """One layer of an engine, as its runtime describes it.
 
     Attributes:
-        name: Its name; a layer that fuses several graph nodes often carries all their names.
-        operator: What it computes, in the words of the runtime.
+        name: The layer's name; a layer that fuses several graph nodes often has all their names.
+        operator: The operation, in the runtime's terms.
         precision: The type it computes in: ``int8``, ``fp16``, ``fp32``, ``bf16``, ``other``, or ``unknown``.
-        shape: Its first output's shape; -1 for the batch where that is open.
-        weights: Bytes of its own weights, or None where the runtime does not tell.
+        shape: Shape of the first output; -1 for a dynamic batch.
+        weights: Size of the layer's weights in bytes, or None if the runtime does not report it.
     """
 
     name: str
@@ -29,24 +29,24 @@ class EngineLayer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 
 class EngineSidecar(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``engines/<engine>.json``: what an engine was built from and where it fits.
+    """``engines/<engine>.json``: an engine's source graph and its compatible devices.
 
     Attributes:
-        target: What runs it.
-        target_version: That runtime's version at build time.
+        target: The runtime.
+        target_version: The runtime's version at build time.
         precision: The graph's precision.
-        graph_sha256: The graph it was built from.
-        engine_sha256: The engine file.
+        graph_sha256: Sha256 of the graph that the engine was built from.
+        engine_sha256: Sha256 of the engine file.
         platform: Operating system and processor architecture, such as ``linux-x86_64``.
-        device: The processor or GPU it was built for.
-        device_features: What of that device the engine depends on: instruction sets, or the compute capability (``sm8.7``;
-            ``sm8.0+`` for that and every later one).
-        batch: Smallest, best (of its first profile) and largest batch, or None where any batch runs.
-        built: When, in UTC (ISO 8601).
-        options: What the builder was asked for.
-        layers: The layers it really has, with the precision each really got; empty where that could not be learnt.
+        device: The processor or GPU that the engine was built for.
+        device_features: Features of that device that the engine needs: instruction sets, or the compute capability (``sm8.7``;
+            ``sm8.0+`` for 8.0 and all later ones).
+        batch: Smallest, optimal (of the first profile) and largest batch, or None if any batch runs.
+        built: Time of the build in UTC (ISO 8601).
+        options: The builder's options.
+        layers: The engine's actual layers with their actual precision; empty if the runtime does not report them.
         golden_check: Largest relative score difference on the golden frames, or why it was not measured.
-        details: What else the builder reported.
+        details: Further information from the builder.
     """
 
     schema_version: int

@@ -1,9 +1,9 @@
-"""Files below a folder whose contents nobody vouches for: opened, replaced and removed without following a symbolic link.
+"""Open, replace and remove files below an untrusted folder without following symbolic links.
 
-A bundle may come from a stranger, with links, FIFOs or devices where its files should be. So every name is resolved from the
-folder's descriptor down, one component at a time (openat with O_NOFOLLOW): what is swapped between a check and its use leads
-nowhere else. Only regular files are opened, and none is written in place: new bytes go into a new file that is then renamed, so
-a hard link's other name keeps its content. The folder itself may be reached through links: its path is the user's own choice.
+A bundle from an untrusted source may contain links, FIFOs or devices in place of its files. So every name is resolved from the
+folder's descriptor, one component at a time (openat with O_NOFOLLOW): swapping an entry between a check and its use does not lead
+outside. Only regular files are opened. No file is written in place: new bytes go to a new file that is then renamed, so the other
+names of a hard link keep their content. The folder's own path may contain links, since the user chose it.
 """
 
 import errno
@@ -19,12 +19,12 @@ from typing import BinaryIO
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _BELOW = _FOLDER | os.O_NOFOLLOW
-_NO_WAIT = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC  # a FIFO put there after the check must not block
+_NO_WAIT = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC  # a FIFO created after the check must not block
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 MOST_BYTES = 1 << 28
-"""The largest file that is read whole without a manifest that says its size."""
+"""Size limit in bytes of a file whose size is not in a manifest."""
 
-_DEEPEST = 8  # folders in a folder to remove; the toolkit makes one level
+_DEEPEST = 8  # nested folders in a folder to remove; lrdan-edge makes one level
 
 _KINDS = {
     stat.S_IFLNK: "a symbolic link",
@@ -38,17 +38,17 @@ _KINDS = {
 
 
 class UnexpectedKindError(OSError):
-    """The entry is not of the expected kind (regular file or folder); ``strerror`` says what it is."""
+    """The entry is not of the expected kind (regular file or folder); ``strerror`` names its kind."""
 
 
 class Folder:
     """A folder held open. Names are relative POSIX paths below it; an OSError names the full path."""
 
     def __init__(self, path: Path) -> None:
-        """Open it.
+        """Open the folder.
 
         Raises:
-            OSError: It cannot be opened, or is not a folder.
+            OSError: `path` cannot be opened, or is not a folder.
         """
         self.path = path
         self._descriptor = os.open(path, _FOLDER)
@@ -64,23 +64,23 @@ class Folder:
         """Open a regular file for reading.
 
         Raises:
-            OSError: It is missing, cannot be read, or is not a regular file; or a folder of its name is a link.
-            ValueError: The name leads out of the folder, or cannot be a name.
+            OSError: It is missing, cannot be read, or is not a regular file; or a folder in its path is a link.
+            ValueError: The name leads out of the folder, or is not a valid name.
         """
         with self._place(name) as (here, last):
-            _require(stat.S_IFREG, os.lstat(last, dir_fd=here))  # before it is opened: opening a device may already act
+            _require(stat.S_IFREG, os.lstat(last, dir_fd=here))  # before opening: opening a device can have side effects
             descriptor = os.open(last, os.O_RDONLY | _NO_WAIT, dir_fd=here)
             return os.fdopen(_regular(descriptor), "rb")
 
     def read(self, name: str) -> bytes:
-        """Bytes of a regular file; raises as `open`, and where it has more than `MOST_BYTES`."""
+        """Read a regular file; raises as `open`, and OSError if it has more than `MOST_BYTES`."""
         with self.open(name) as file:
             if (size := os.fstat(file.fileno()).st_size) > MOST_BYTES:
                 raise UnexpectedKindError(errno.EFBIG, f"it has {size} bytes, more than {MOST_BYTES}")
             return file.read()
 
     def open_lock(self, name: str) -> BinaryIO:
-        """Open a regular file to lock it, an empty one where there is none; what is in it stays. Raises as `open`."""
+        """Open a regular file for locking, creating an empty one if missing; its content is kept. Raises as `open`."""
         with self._place(name) as (here, last):
             with suppress(FileNotFoundError):
                 _require(stat.S_IFREG, os.lstat(last, dir_fd=here))
@@ -88,19 +88,19 @@ class Folder:
             return os.fdopen(_regular(descriptor), "r+b", buffering=0)
 
     def write(self, name: str, data: bytes, *, shared: bool = False) -> None:
-        """Replace a file at once and for good: whoever reads it, even after a crash, finds the old bytes or these.
+        """Replace a file atomically and durably: readers find the old or the new bytes, even after a crash.
 
         Args:
-            name: The file. A link, FIFO or the like in its place is replaced itself, never what it leads to.
-            data: What shall be in it.
-            shared: Whether others may be writing it now, without a common lock.
+            name: The file. A link or FIFO in its place is itself replaced, not its target.
+            data: The new content.
+            shared: Whether other processes may write it at the same time without a common lock.
 
         Raises:
-            OSError: It cannot be written, or a folder is in its place.
+            OSError: It cannot be written, or a folder has its name.
         """
         with self._place(name, make=True) as (here, last):
             temporary = f"{last}.{secrets.token_hex(8)}.tmp" if shared else f"{last}.tmp"
-            _unlink(temporary, here)  # what a killed writer left
+            _unlink(temporary, here)  # left by a killed writer
             descriptor = os.open(temporary, _NEW, 0o666, dir_fd=here)
             try:
                 with os.fdopen(descriptor, "wb") as file:
@@ -115,20 +115,20 @@ class Folder:
             os.fsync(here)
 
     def move(self, source: str, target: str) -> None:
-        """Rename a file, for good, over whatever file or link is at `target`; raises OSError."""
+        """Rename a file durably, replacing a file or link at `target`; raises OSError."""
         with self._place(source) as (there, old), self._place(target, make=True) as (here, new):
             os.replace(old, new, src_dir_fd=there, dst_dir_fd=here)
             os.fsync(here)
 
     def require_replaceable(self, name: str, *, make: bool = False) -> None:
-        """Raise OSError where `write` or `move` to `name` would fail for what is in its place; `make` its folders."""
+        """Raise OSError if an existing entry would make `write` or `move` to `name` fail; `make` creates missing folders."""
         with suppress(FileNotFoundError), self._place(name, make=make) as (here, last):
             found = os.lstat(last, dir_fd=here)
             if stat.S_ISDIR(found.st_mode):
                 _require(stat.S_IFREG, found)
 
     def has(self, name: str) -> bool:
-        """Whether anything has this name; raises OSError where a folder of its name is a link."""
+        """Whether an entry with this name exists; raises OSError if a folder in its path is a link."""
         try:
             with self._place(name) as (here, last):
                 os.lstat(last, dir_fd=here)
@@ -137,28 +137,28 @@ class Folder:
         return True
 
     def remove(self, name: str) -> None:
-        """Remove a file or link, if there is one; raises OSError."""
+        """Remove a file or link if it exists; raises OSError."""
         with suppress(FileNotFoundError), self._place(name) as (here, last):
             _unlink(last, here)
 
     def make_folder(self, name: str) -> None:
-        """Make a folder; raises OSError where something has its name."""
+        """Make a folder; raises OSError if an entry has its name."""
         with self._place(name) as (here, last):
             os.mkdir(last, dir_fd=here)
 
     def remove_tree(self, name: str) -> None:
-        """Remove whatever has this name, with all below it; links are removed, not followed. Raises OSError."""
+        """Remove an entry and everything below it; links are removed, not followed. Raises OSError."""
         with suppress(FileNotFoundError), self._place(name) as (here, last):
             _remove_tree(last, here, _DEEPEST)
 
     def flush(self, name: str = "") -> None:
-        """Have the names in a folder, this one by default, on the disk before going on; raises OSError."""
+        """Flush a folder's entries to disk (by default this folder's); raises OSError."""
         with self._place(f"{name}/x" if name else "x") as (here, _):
             os.fsync(here)
 
     @contextmanager
     def _place(self, name: str, *, make: bool = False) -> Iterator[tuple[int, str]]:
-        """The descriptor of the folder that `name` lies in, its last component; `make` folders that are missing."""
+        """The descriptor of the folder that contains `name`, and the last component; `make` creates missing folders."""
         *folders, last = _components(name)
         here = os.dup(self._descriptor)
         try:
@@ -201,7 +201,7 @@ def _require(kind: int, found: os.stat_result) -> None:
 
 
 def _regular(descriptor: int) -> int:
-    """The descriptor, if it is a regular file's; it is closed otherwise."""
+    """Return the descriptor if it is of a regular file; otherwise close it and raise."""
     try:
         _require(stat.S_IFREG, os.fstat(descriptor))
     except OSError:
@@ -240,7 +240,7 @@ def _remove_tree(name: str, here: int, levels: int) -> None:
 
 
 def flush(path: Path) -> None:
-    """Have a file, or a folder's names, on the disk before going on."""
+    """Flush a file, or a folder's entries, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -249,7 +249,7 @@ def flush(path: Path) -> None:
 
 
 def digest_of(file: BinaryIO) -> str:
-    """Sha256 of what is left to read, in hex."""
+    """Sha256 of the bytes left to read, in hex."""
     digest = hashlib.sha256()
     while block := file.read(1 << 20):
         digest.update(block)

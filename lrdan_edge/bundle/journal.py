@@ -1,12 +1,12 @@
-"""How a stage's files become the bundle's, all or none, and how a commit that was cut off is read and finished.
+"""Atomic commits of a stage's files to the bundle, and recovery of an interrupted commit.
 
-A commit writes a journal, renames the staged files into place, replaces the manifest and removes the journal. From the moment
-the journal is whole, the bundle is the new one: readers take its manifest, and find each file in its place or still staged,
-without writing anything; the next writer does what is left.
+A commit writes a journal, renames the staged files into place, replaces the manifest and removes the journal. Once the journal is
+complete, the new bundle counts: readers take the journal's manifest, find each file in place or still staged, and write nothing.
+The next writer finishes the commit.
 
-A bundle may come from a stranger, and its journal with it. Therefore a journal names no places: it names files of the bundle out
-of a closed list, their sha256, and the manifest it replaces. One that does not fit what is in the bundle is refused. One that
-fits can rename regular files from ``.staging`` to their own place in the same bundle, and nothing else.
+A bundle and its journal may come from an untrusted source. So a journal contains no paths: it has names from a closed list of
+bundle files, their sha256, and the sha256 of the manifest it replaces. A journal that does not match the bundle is refused. One
+that matches can only rename regular files from ``.staging`` to their place in the same bundle.
 """
 
 import hashlib
@@ -37,12 +37,12 @@ _BUNDLE_FILES = re.compile(
 
 
 class Journal(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A commit that has begun.
+    """A commit in progress.
 
     Attributes:
-        replaces: Sha256 of the ``manifest.json`` that the commit found, or empty where there was none.
-        staged: The files it puts into place, with their sha256; until then each is in ``.staging`` under the same name.
-        manifest: The manifest that follows.
+        replaces: Sha256 of the ``manifest.json`` before the commit, or empty if there was none.
+        staged: The files to rename into place, with their sha256; until then each is in ``.staging`` under the same name.
+        manifest: The new manifest.
     """
 
     replaces: str
@@ -56,7 +56,7 @@ def is_bundle_file(name: str) -> bool:
 
 
 def staged(name: str) -> str:
-    """Where a file of the bundle is until it is committed."""
+    """Path of a bundle file until it is committed."""
     return f"{STAGING}/{name}"
 
 
@@ -69,7 +69,7 @@ def cannot_write(path: Path, error: OSError) -> BundleError:
 
 @contextmanager
 def locked(folder: Folder) -> Iterator[None]:
-    """Hold the bundle's write lock; the kernel drops it with the process, however that ends.
+    """Hold the bundle's write lock; the kernel releases it when the process ends.
 
     Raises:
         BundleError: Another process holds it, or the folder cannot be written.
@@ -89,13 +89,13 @@ def locked(folder: Folder) -> Iterator[None]:
 
 
 def read_state(folder: Folder) -> tuple[Manifest | None, frozenset[str]]:
-    """The manifest that counts, and the files that may still be staged; nothing is written.
+    """Read the current manifest and the names of files that may still be staged; write nothing.
 
     Returns:
-        The manifest of the interrupted commit if there is one, else the bundle's; None and nothing where there is no bundle.
+        The manifest of the interrupted commit if there is one, else the bundle's; None and an empty set if there is no bundle.
 
     Raises:
-        BundleError: Manifest or journal are damaged, or the journal is not this bundle's.
+        BundleError: Manifest or journal is damaged, or the journal belongs to another bundle.
         OSError: One of them cannot be read.
     """
     journal, manifest = _snapshot(folder)
@@ -111,10 +111,10 @@ def read_state(folder: Folder) -> tuple[Manifest | None, frozenset[str]]:
 
 
 def recover(folder: Folder) -> None:
-    """Finish a commit that was cut off, if there is one. Whoever calls holds the lock.
+    """Finish an interrupted commit, if there is one. The caller holds the lock.
 
     Raises:
-        BundleError: The journal is damaged or not this bundle's; nothing was written.
+        BundleError: The journal is damaged or belongs to another bundle; nothing was written.
         OSError: The folder cannot be written.
     """
     data, manifest = _snapshot(folder) if folder.has(JOURNAL) else (None, None)
@@ -131,24 +131,24 @@ def recover(folder: Folder) -> None:
 
 
 def commit(folder: Folder, files: dict[str, str], manifest: Manifest) -> None:
-    """Make staged files and a manifest the bundle's. Whoever calls holds the lock, and has flushed the files.
+    """Commit staged files and a manifest. The caller holds the lock and has flushed the files.
 
     Args:
         folder: The bundle.
         files: The files' names, with their sha256.
-        manifest: The manifest that follows.
+        manifest: The new manifest.
 
     Raises:
-        OSError: The folder cannot be written. If a journal is left, the commit has taken place, and the next writer finishes it.
+        OSError: The folder cannot be written. If a journal is left, the commit counts, and the next writer finishes it.
     """
-    # A journal that cannot be carried out must not be written.
+    # Write no journal whose renames would fail.
     for name in (*files, MANIFEST, f"{MANIFEST}.tmp", JOURNAL, f"{JOURNAL}.tmp"):
         folder.require_replaceable(name, make=True)
     try:
         replaced = hashlib.sha256(folder.read(MANIFEST)).hexdigest()
     except FileNotFoundError:
         replaced = ""
-    except UnexpectedKindError:  # `Bundle.create` is replacing something that was never a manifest of ours
+    except UnexpectedKindError:  # `Bundle.create` replaces an entry that is not a manifest
         folder.remove(MANIFEST)
         replaced = ""
     journal = Journal(replaces=replaced, staged=files, manifest=manifest)
@@ -157,14 +157,14 @@ def commit(folder: Folder, files: dict[str, str], manifest: Manifest) -> None:
 
 
 def require_inside(where: Path, names: Iterable[str]) -> None:
-    """Refuse a manifest that names files outside its bundle: it did not come from us."""
+    """Refuse a manifest that names files outside its bundle; lrdan-edge writes no such manifest."""
     for name in names:
         if name.startswith("/") or ".." in PurePosixPath(name).parts:
             raise BundleError(f"{where} names a file outside the bundle ({name!r})", "restore it from a copy")
 
 
 def _finish(folder: Folder, journal: Journal) -> None:
-    """Do what is left of a commit; every step may be repeated."""
+    """Finish the remaining steps of a commit; every step may be repeated."""
     for name in journal.staged:
         if folder.has(staged(name)):
             folder.move(staged(name), name)
@@ -174,7 +174,7 @@ def _finish(folder: Folder, journal: Journal) -> None:
 
 
 def _snapshot(folder: Folder) -> tuple[bytes | None, bytes | None]:
-    """Journal and manifest as they were at one moment: a writer may be at work."""
+    """Journal and manifest as they were at one moment, even while another process writes."""
     journal = _read(folder, JOURNAL)
     while True:
         manifest = _read(folder, MANIFEST)
@@ -191,10 +191,10 @@ def _read(folder: Folder, name: str) -> bytes | None:
 
 
 def _own(folder: Folder, data: bytes, manifest: bytes | None) -> Journal:
-    """The journal, if it was written for the bundle as it is now.
+    """Parse the journal and check that it was written for the bundle in its current state.
 
     Raises:
-        BundleError: It was not, or it is damaged.
+        BundleError: It was written for another state or bundle, or it is damaged.
     """
     try:
         journal = msgspec.json.decode(data, type=Journal)
@@ -214,7 +214,7 @@ def _own(folder: Folder, data: bytes, manifest: bytes | None) -> Journal:
 
 
 def _listed(journal: Journal, name: str) -> str | None:
-    """The sha256 that the journal's manifest has for a file; None where it does not list it (a signature)."""
+    """The sha256 of a file in the journal's manifest; None if it is not listed (a signature)."""
     record = journal.manifest.files.get(name)
     return None if record is None else record.sha256
 

@@ -1,4 +1,4 @@
-"""The manifest (``manifest.json``): what the bundle's detector is, every file's sha256, and what each stage did."""
+"""The manifest (``manifest.json``): the detector's specification, every file's sha256, and a record of each stage."""
 
 import hashlib
 from typing import Any
@@ -11,24 +11,24 @@ from lrdan_edge.errors import BundleError
 
 
 class FileRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A file of the bundle: its sha256 (hex) and its size in bytes."""
+    """A bundle file's sha256 (hex) and size in bytes."""
 
     sha256: str
     bytes: int
 
 
 class StageRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What one stage did.
+    """The record of one stage.
 
     Attributes:
-        finished: When, in UTC (ISO 8601).
-        seconds: How long it took.
+        finished: End of the stage in UTC (ISO 8601).
+        seconds: Duration in seconds.
         command: The command that repeats it, without the bundle's path (bundles are copied).
         versions: Versions of Python and of the packages that made the files.
-        inputs: Files of the bundle it read, with their sha256 then.
-        outputs: Files of the bundle it wrote.
-        options: What the user asked for.
-        results: What came out: figures, choices made.
+        inputs: Bundle files that it read, with their sha256 at that time.
+        outputs: Bundle files that it wrote.
+        options: The user's options.
+        results: Measured values and automatic choices.
     """
 
     finished: str
@@ -42,9 +42,9 @@ class StageRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 
 class Manifest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """The whole manifest; see the module's and each part's description.
+    """The manifest.
 
-    Every other file's sha256 is in it, and its own in `checksum`: see `manifest_to_json`.
+    It holds the sha256 of every other file, and its own in `checksum`; see `manifest_to_json`.
     """
 
     schema_version: int
@@ -58,16 +58,16 @@ class Manifest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 def manifest_to_json(manifest: Manifest) -> bytes:
-    """Serialise a manifest, with the sha256 of these same bytes, checksum empty, as its `Manifest.checksum`."""
+    """Serialise a manifest; its `Manifest.checksum` is the sha256 of these bytes with an empty checksum."""
     bare = to_json(msgspec.structs.replace(manifest, checksum=""))
     return _with_checksum(bare, "", hashlib.sha256(bare).hexdigest())
 
 
 def manifest_from_json(data: bytes, name: str) -> Manifest:
-    """Parse what `manifest_to_json` wrote.
+    """Parse the output of `manifest_to_json`.
 
     Raises:
-        BundleError: As `from_json`, or a byte was changed since.
+        BundleError: As `from_json`, or the bytes do not match the checksum.
     """
     manifest = from_json(data, Manifest, name)
     bare = _with_checksum(data, manifest.checksum, "")

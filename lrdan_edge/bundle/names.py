@@ -1,4 +1,4 @@
-"""Names of a bundle's files, and of the stages whose names depend on a file."""
+"""Names of a bundle's files, and of the stages that are named after a file."""
 
 from lrdan_edge.bundle.spec import Precision
 
@@ -19,17 +19,17 @@ def graph_name(precision: Precision) -> str:
 
 
 def processor_graph_name(precision: Precision) -> str:
-    """File name of the graph that processors run at `precision`: int8 has unsigned activations there."""
+    """File name of the graph for processors at `precision`; the int8 one has unsigned activations."""
     return "model.int8.cpu.onnx" if precision == "int8" else graph_name(precision)
 
 
 def engine_stage(name: str) -> str:
-    """Name of the manifest's stage for the engine file ``engines/<name>``."""
+    """Name of the stage that built the engine file ``engines/<name>``."""
     return f"build-engine {name}"
 
 
 def decide_stage(name: str) -> str:
-    """Name of the manifest's stage that fitted the threshold of the engine file ``engines/<name>``."""
+    """Name of the stage that fitted the threshold of the engine file ``engines/<name>``."""
     return f"decide {name}"
 
 

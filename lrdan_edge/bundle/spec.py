@@ -1,4 +1,4 @@
-"""What a detector is: the shape of its networks, what happens to frames before them, and how their output becomes a score."""
+"""A detector's specification: the shape of its networks, the preprocessing of frames, and the scoring."""
 
 from typing import Annotated, Literal
 
@@ -14,21 +14,21 @@ BIT_DEPTHS: tuple[BitDepth, ...] = (8, 10, 12, 14, 16)
 
 
 class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The shape of the networks; enough to rebuild AE2 around the weights.
+    """The shape of the networks: all that is needed, with the weights, to rebuild AE2.
 
     Attributes:
-        recipe: The training recipe the networks belong to.
-        height: Rows of the image the networks see, in pixels.
-        width: Columns of the image the networks see, in pixels.
+        recipe: The training recipe.
+        height: Rows of the networks' input image, in pixels.
+        width: Columns of the networks' input image, in pixels.
         channels: 1 (grey) or 3 (blue, green, red).
         base_channels: Feature maps after the first convolution; doubled at every further downsampling.
         latent_channels: Feature maps of the latent code.
         downsamplings: How often the encoder halves the image.
-        decoder: ``resize`` (nearest upsampling, then convolution: quantises everywhere) or ``transposed`` (the paper's).
-        architecture: ``autoencoder`` (the paper's AE2), or ``restorer``: AE2 with skip connections, which adds what it restores
-            to its input and marks defects in a second output.
-        code: Whether the autoencoder's code keeps its place in the image (``spatial``) or is one ``vector`` per image.
-        geometry: How the deploy graph makes the networks' images of a camera's frame, or None where a frame is one image.
+        decoder: ``resize`` (nearest upsampling, then convolution: every backend can quantise it) or ``transposed`` (the paper's).
+        architecture: ``autoencoder`` (the paper's AE2), or ``restorer``: AE2 with skip connections. It adds a correction to its
+            input and marks defects in a second output.
+        code: ``spatial`` (the autoencoder's code is a grid over the image) or ``vector`` (one per image).
+        geometry: How the deploy graph makes the networks' images from a camera's frame, or None if a frame is one image.
     """
 
     recipe: str
@@ -44,51 +44,51 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     geometry: Geometry | None = None
 
     def __post_init__(self) -> None:
-        """Refuse tiles that do not fit their canvas."""
+        """Refuse tiles that do not cover their canvas exactly."""
         if self.geometry:
             _ = self.tile_rows, self.tile_columns
 
     @property
     def frame_shape(self) -> tuple[int, int, int]:
-        """Shape (H, W, C) of one frame at the deploy graph's input."""
+        """Shape (H, W, C) of one input frame of the deploy graph."""
         rows, columns = self.geometry.frame if self.geometry else (self.height, self.width)
         return (rows, columns, self.channels)
 
     @property
     def heatmap_shape(self) -> tuple[int, int]:
-        """Shape (h, w) of the heatmap: the networks' images', or the canvas's that their tiles are stitched to."""
+        """Shape (h, w) of the heatmap: that of the networks' image, or of the canvas for tiles."""
         return self.geometry.canvas if self.geometry else (self.height, self.width)
 
     @property
     def tile_rows(self) -> list[int]:
-        """The canvas's row where each row of tiles begins."""
+        """First canvas row of each row of tiles."""
         return tile_starts(self.heatmap_shape[0], self.height, self.geometry.tiles[0] if self.geometry else 1)
 
     @property
     def tile_columns(self) -> list[int]:
-        """The canvas's column where each column of tiles begins."""
+        """First canvas column of each column of tiles."""
         return tile_starts(self.heatmap_shape[1], self.width, self.geometry.tiles[1] if self.geometry else 1)
 
     @property
     def region_fractions(self) -> RegionFractions | None:
-        """The part of a frame that the heatmap shows, or None for all of it."""
+        """The part of a frame that the heatmap covers, or None for all of it."""
         return self.geometry.region_fractions if self.geometry else None
 
 
 class Preprocessing(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How a camera's frame becomes the networks' input.
 
-    Frames of another size or colour are first fitted by `lrdan_edge.data.images.fit_frame`, the same code in training and at
-    run time; ``x = frame * scale + offset`` happens inside the deploy graph.
+    `lrdan_edge.data.images.fit_frame` first converts frames of another size or colour, with the same code in training and at run
+    time. The deploy graph then computes ``x = frame * scale + offset``.
 
     Attributes:
-        colour: Order of the input's channels: ``grey`` or ``bgr`` (as cameras and OpenCV deliver them).
+        colour: Channel order of the input: ``grey`` or ``bgr`` (as cameras and OpenCV deliver it).
         resize: Interpolation of `fit_frame`; ``area`` averages, so that no pixel is skipped.
         scale: Factor from uint8 to the networks' range.
         offset: Added after scaling.
-        standardise: Whether each image's own mean is then taken off and its deviation divided by, so that exposure drops out.
-        bit_depth: How many bits of a 16-bit image are used (many cameras put 10, 12 or 14 into 16); they are scaled to 8 by
-            `lrdan_edge.data.images.to_eight_bits`. 8-bit images are taken as they are.
+        standardise: Whether each image is then standardised (minus its mean, over its deviation) to remove exposure differences.
+        bit_depth: Number of bits used in a 16-bit image (many cameras put 10, 12 or 14 into 16).
+            `lrdan_edge.data.images.to_eight_bits` scales them to 8. 8-bit images are not changed.
     """
 
     colour: Literal["grey", "bgr"]
@@ -103,13 +103,13 @@ class Scoring(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """How AE2's reconstruction error becomes heatmap and score (inside the deploy graph).
 
     Attributes:
-        normalise: Whether the map is normalised per pixel by the good images' mean and deviation.
-        smoothing_sigma: Standard deviation of the Gaussian over the map, in pixels; 0 for none.
+        normalise: Whether the map is normalised per pixel by the mean and deviation of good images.
+        smoothing_sigma: Standard deviation of the Gaussian filter on the map, in pixels; 0 for none.
         pooling: ``max``, ``mean`` or ``rms`` (root of the mean square) of the map.
-        source: What the map shows: AE2's reconstruction ``error``, or the ``defects`` a restorer marks (log-odds).
-        deviation_floor: Least deviation that the map is divided by; an error's is in the networks' range of 2.
-        extent: Whether the log of the share of the image that is marked is added everywhere; for ``defects`` alone.
-        nearby: Whether the heatmap, once the score is taken, gains where much around a pixel is marked; for ``defects`` alone.
+        source: The map's content: AE2's reconstruction ``error``, or the ``defects`` that a restorer marks (log-odds).
+        deviation_floor: Smallest deviation that the map is divided by; for an error, in the networks' range of 2.
+        extent: Whether to add the area term, the log of the image's defective fraction, to every pixel; only for ``defects``.
+        nearby: Whether to add the context gain to the heatmap after the score is taken; only for ``defects``.
     """
 
     normalise: bool
@@ -122,14 +122,14 @@ class Scoring(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     def __post_init__(self) -> None:
         if (self.extent or self.nearby) and self.source != "defects":
-            raise ValueError("extent and nearby are for the map of defects alone: an error is no probability")
+            raise ValueError("extent and nearby apply only to source 'defects': an error is not a probability")
 
     @property
     def score_is_maximum(self) -> bool:
-        """Whether the score is the heatmap's largest value, and so its threshold a pixel's too."""
+        """Whether the score is the heatmap's largest value, so that its threshold applies to pixels too."""
         return self.pooling == "max" and not self.nearby
 
     @property
     def unit(self) -> float:
-        """What a score is counted in: a deviation of good images, or a nat of log-odds; 0 for a raw error, which has no unit."""
+        """The size of one unit of the score: 1 deviation of good images or 1 nat of log-odds; 0 for a raw error (no unit)."""
         return 1.0 if self.normalise or self.source == "defects" else 0.0

@@ -1,4 +1,4 @@
-"""How a stage writes: its files go to a hidden folder inside the bundle, and are committed together when it has succeeded."""
+"""Stages: each writes to a hidden folder inside the bundle, and its files are committed together on success."""
 
 import os
 import sys
@@ -33,13 +33,13 @@ _VERSIONED = ("numpy", "torch", "onnx", "onnxruntime", "opencv-python-headless",
 
 
 class Stage:
-    """One stage at work: where its files go until they are committed, and what it reports.
+    """A running stage: its uncommitted files and its results.
 
     Attributes:
-        outputs: The files it writes that the manifest lists, and where they are for now.
-        unlisted: The names of those that the manifest does not list.
-        results: What is recorded of it: figures, choices made.
-        model: The manifest's model from this stage on, where the stage changes it.
+        outputs: Files to list in the manifest, with their temporary paths.
+        unlisted: Names of files that the manifest does not list.
+        results: Measured values and automatic choices for the record.
+        model: The manifest's new model, if the stage changes it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -50,13 +50,13 @@ class Stage:
         self.model: ModelSpec | None = None
 
     def path(self, name: str) -> Path:
-        """Where to write the bundle's file `name` (a relative POSIX path) for now."""
+        """Temporary path for the bundle's file `name` (a relative POSIX path)."""
         path = self._place(name)
         self.outputs[name] = path
         return path
 
     def unlisted_path(self, name: str) -> Path:
-        """Where to write a file that is committed with the others but is not in the manifest, such as a signature."""
+        """Temporary path for a file that is committed with the others but not listed in the manifest, such as a signature."""
         path = self._place(name)
         self.unlisted.add(name)
         return path
@@ -71,14 +71,14 @@ class Stage:
 
 @contextmanager
 def staging(path: Path, name: str) -> Iterator[tuple[Folder, Stage]]:
-    """Lock a bundle for a stage, and remove what is staged at the end unless a commit has taken place.
+    """Lock a bundle for a stage, and remove the staged files at the end unless they were committed.
 
     Args:
-        path: The bundle's folder, made where there is none.
+        path: The bundle's folder; created if missing.
         name: The stage's name in the manifest.
 
     Yields:
-        The folder held open, and the stage.
+        The open folder, and the stage.
 
     Raises:
         BundleError: The folder cannot be written, or another command is writing to it.
@@ -95,34 +95,34 @@ def staging(path: Path, name: str) -> Iterator[tuple[Folder, Stage]]:
                 yield folder, Stage(path / STAGING)
             finally:
                 with suppress(OSError):
-                    if not folder.has(JOURNAL):  # else the commit has taken place, and the staged files are part of it
+                    if not folder.has(JOURNAL):  # with a journal, the commit counts and needs the staged files
                         folder.remove_tree(STAGING)
     except OSError as error:
         raise cannot_write(path, error) from error
 
 
 def commit_stage(folder: Folder, name: str, stage: Stage, record: StageRecord, manifest: Manifest) -> Manifest:
-    """Make a stage's files the bundle's.
+    """Commit a stage's files to the bundle.
 
     Args:
         folder: The bundle, locked.
         name: The stage's name in the manifest.
         stage: The stage.
-        record: What it did.
-        manifest: The manifest it adds to. Where the bundle has a newer one, that counts, except for the stage ``train``,
-            which begins a new model.
+        record: The stage's record.
+        manifest: The manifest to extend. A newer one in the bundle takes precedence, except for the stage ``train``, which
+            begins a new model.
 
     Returns:
-        The manifest that was written.
+        The new manifest.
     """
     if name != "train":
-        # Another command may have committed while this one waited for the lock: add to what is there now.
+        # Another command may have committed while this one waited for the lock: extend the current manifest.
         manifest = read_state(folder)[0] or manifest
     files, stages = dict(manifest.files), dict(manifest.stages)
     for key in stages.pop(name).outputs if name in stages else ():
         files.pop(key, None)
     for other in [key for key, made in stages.items() if made.outputs and stage.outputs.keys() >= set(made.outputs)]:
-        stages.pop(other)  # nothing of what it made is left
+        stages.pop(other)  # all of its files are replaced
     made = {key: _flushed(folder, staged(key)) for key in (*stage.outputs, *stage.unlisted)}
     for place in sorted({str(Path(staged(key)).parent) for key in made} | {STAGING}):
         folder.flush(place)
@@ -134,19 +134,19 @@ def commit_stage(folder: Folder, name: str, stage: Stage, record: StageRecord, m
 
 
 def _clear(folder: Folder, stage: str) -> None:
-    """Finish what a killed stage committed, remove what it only began, and refuse a folder that could not be written at the end.
+    """Finish the commit of a killed stage, remove its uncommitted files, and refuse a folder that cannot be written.
 
     Raises:
-        BundleError: There is a journal of another bundle.
-        OSError: The folder cannot be written, or something is in the way of the bundle's files.
+        BundleError: The journal belongs to another bundle.
+        OSError: The folder cannot be written, or an entry blocks one of the bundle's files.
     """
     try:
         recover(folder)
     except (BundleError, UnexpectedKindError):
         if stage != "train" or _has_valid_journal(folder):
             raise
-        folder.remove(JOURNAL)  # not this bundle's, and a new model needs nothing of it
-    folder.remove_tree(STAGING)  # the lock says that nobody is using it
+        folder.remove(JOURNAL)  # of another bundle; a new model does not need it
+    folder.remove_tree(STAGING)  # not in use, since this process holds the lock
     checkpoint = (CHECKPOINT, f"{CHECKPOINT}.tmp") if stage == "train" else ()
     temporary = (f"{MANIFEST}.tmp", f"{JOURNAL}.tmp")
     parts = (f"{part}/x" for part in (GOLDEN, ENGINES, REPORTS))
@@ -155,7 +155,7 @@ def _clear(folder: Folder, stage: str) -> None:
 
 
 def _has_valid_journal(folder: Folder) -> bool:
-    """Whether the journal is this bundle's, so that the current model may be among the staged files."""
+    """Whether the journal belongs to this bundle; the current model may then be among the staged files."""
     try:
         read_state(folder)
     except (BundleError, OSError):
@@ -164,14 +164,14 @@ def _has_valid_journal(folder: Folder) -> bool:
 
 
 def _flushed(folder: Folder, name: str) -> FileRecord:
-    """A staged file's record, after the file was flushed to the disk."""
+    """Flush a staged file to disk and return its record."""
     with folder.open(name) as file:
         os.fsync(file.fileno())
         return FileRecord(digest_of(file), os.fstat(file.fileno()).st_size)
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python, of lrdan-edge and of the packages that make or run its files, where installed."""
+    """Versions of Python, lrdan-edge and the installed packages that make or run its files."""
     found = {"python": ".".join(map(str, sys.version_info[:3])), "lrdan-edge": __version__}
     for package in _VERSIONED:
         try:

@@ -8,11 +8,11 @@ from lrdan_edge.errors import BundleError
 
 @dataclass(frozen=True)
 class BundleCheck:
-    """What a verification found.
+    """The result of a verification.
 
     Attributes:
-        damaged: Files that are missing or not as the manifest describes them: the reason by file name.
-        stale: Stages that are older than their inputs: the reason by stage.
+        damaged: Reasons by file name, for files that are missing or differ from the manifest.
+        stale: Reasons by stage, for stages that are older than their inputs.
     """
 
     damaged: dict[str, str]
@@ -20,7 +20,7 @@ class BundleCheck:
 
     @property
     def passed(self) -> bool:
-        """Whether every file is whole and no stage is stale."""
+        """Whether every file matches the manifest and no stage is stale."""
         return not self.damaged and not self.stale
 
 

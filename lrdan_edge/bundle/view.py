@@ -1,7 +1,7 @@
-"""How a camera's frame becomes the images that the networks see: region, scale, tiles. Recorded in the manifest, done in the graph.
+"""The geometry from a camera's frame to the networks' images. It is stored in the manifest and computed in the deploy graph.
 
-A frame [H, W] is cut to its region, the region is scaled to a canvas, and the canvas is cut into a grid of overlapping tiles,
-each of the networks' size. The heatmap is stitched from the tiles' and has the canvas's size.
+A frame [H, W] is cropped to its region, the region is resized to a canvas, and the canvas is cut into a grid of overlapping tiles
+of the networks' size. The heatmap is blended from the tiles' maps and has the canvas's size.
 """
 
 from itertools import pairwise
@@ -10,7 +10,7 @@ from typing import Annotated
 import msgspec
 
 LARGEST = 16384
-"""Pixels of a frame's or canvas's side."""
+"""Largest side of a frame or canvas, in pixels."""
 
 Size = Annotated[int, msgspec.Meta(ge=1, le=65536)]
 Place = Annotated[int, msgspec.Meta(ge=0, le=65536)]
@@ -20,7 +20,7 @@ Region = tuple[Place, Place, Size, Size]
 """Left, top, width, height in a frame's pixels."""
 
 RegionFractions = tuple[float, float, float, float]
-"""The same four as fractions of the frame's width and height, each in [0, 1]."""
+"""Left, top, width, height as fractions of the frame's width and height, each in [0, 1]."""
 
 
 class Geometry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -28,8 +28,8 @@ class Geometry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     Attributes:
         frame: Rows and columns of the frame that enters the deploy graph.
-        region: The part of it that is inspected.
-        canvas: Rows and columns that the region is scaled to, averaging areas.
+        region: The region of interest of the frame.
+        canvas: Rows and columns that the region is resized to, by averaging areas.
         tiles: Rows and columns of the grid of tiles, spread evenly over the canvas.
     """
 
@@ -39,7 +39,7 @@ class Geometry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     tiles: tuple[Count, Count] = (1, 1)
 
     def __post_init__(self) -> None:
-        """Refuse sizes beyond `LARGEST`, and a region that leaves its frame."""
+        """Refuse sizes above `LARGEST`, and a region that leaves its frame."""
         for name, size in (("frame", self.frame), ("canvas", self.canvas)):
             if not all(1 <= side <= LARGEST for side in size):
                 raise ValueError(f"the {name} {size[0]}x{size[1]} has a side outside 1 to {LARGEST} pixels")
@@ -56,12 +56,12 @@ class Geometry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     @property
     def region_fractions(self) -> RegionFractions:
-        """The region as fractions of the frame: what a heatmap shows, whatever size a picture of the frame has."""
+        """The region as fractions of the frame; it applies to an image of the frame at any size."""
         (left, top, width, height), (rows, columns) = self.region, self.frame
         return left / columns, top / rows, width / columns, height / rows
 
     def describe(self, height: int, width: int) -> str:
-        """The geometry in words, sizes as rows x columns, for networks whose images are `height` x `width`."""
+        """Describe the geometry, with sizes as rows x columns, for networks whose images are `height` x `width`."""
         left, top, columns, rows = self.region
         words = [f"frames of {self.size_text}"]
         if (rows, columns) != self.frame:
@@ -73,20 +73,20 @@ class Geometry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         return ", ".join(words)
 
     def of_frame(self, rows: int, columns: int) -> "Geometry":
-        """The same view by a camera of another resolution: the region moves in proportion, canvas and tiles stay."""
+        """The same geometry for a camera of another resolution: the region is scaled, canvas and tiles stay."""
         left, top, width, height = fractions_to_pixels(self.region_fractions, rows, columns)
         return msgspec.structs.replace(self, frame=(rows, columns), region=(left, top, width, height))
 
 
 def fractions_to_pixels(fractions: RegionFractions, rows: int, columns: int) -> tuple[int, int, int, int]:
-    """A region as left, top, width, height in the pixels of a picture of `rows` times `columns`; never empty."""
+    """A region as left, top, width, height in pixels of an image of `rows` x `columns`; never empty."""
     left, top = min(round(fractions[0] * columns), columns - 1), min(round(fractions[1] * rows), rows - 1)
     right, bottom = round((fractions[0] + fractions[2]) * columns), round((fractions[1] + fractions[3]) * rows)
     return left, top, max(1, min(right, columns) - left), max(1, min(bottom, rows) - top)
 
 
 def tile_starts(canvas: int, tile: int, count: int) -> list[int]:
-    """Where each tile of a row (or column) begins: evenly from the canvas's first pixel to its last.
+    """First pixel of each tile along one side, spaced evenly from one end of the canvas to the other.
 
     Args:
         canvas: Pixels of the canvas along this side.
@@ -103,9 +103,9 @@ def tile_starts(canvas: int, tile: int, count: int) -> list[int]:
 
 
 def blend_zones(starts: list[int], tile: int) -> list[tuple[int, int]]:
-    """Where neighbouring tiles are blended: from, to (exclusive), in pixels of the canvas, one zone for each pair.
+    """Where neighbouring tiles are blended: (start, end) in canvas pixels, end exclusive, one zone for each pair.
 
-    A zone is the middle half of the overlap: at its edges a tile lacks context. Zones never overlap.
+    A zone is the middle half of the overlap, since a tile lacks context at its edges. Zones never overlap.
     """
     zones = []
     least = min((after - before for before, after in pairwise(starts)), default=tile)
@@ -118,5 +118,5 @@ def blend_zones(starts: list[int], tile: int) -> list[tuple[int, int]]:
 
 
 def tiles_needed(canvas: int, tile: int, overlap: int) -> int:
-    """The fewest tiles of `tile` pixels that cover `canvas` pixels and overlap by at least `overlap` pixels."""
+    """The smallest number of tiles of `tile` pixels that cover `canvas` pixels and overlap by at least `overlap` pixels."""
     return 1 if canvas <= tile else 1 - (tile - canvas) // (tile - overlap)

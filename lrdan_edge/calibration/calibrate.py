@@ -69,13 +69,13 @@ def calibrate(
 ) -> Decision:
     """Quantise the graph, and fit each graph's threshold on its own scores of held-out good images.
 
-    No image serves two purposes, so that the promised rate holds: activation ranges come from training images, the choice of the
-    method and of the layers kept in float from other training images, and thresholds from held-out images.
+    Each image serves only one purpose, so that the guaranteed rate holds: some training images give the activation ranges, others
+    select the method and the layers kept in float, and held-out images set the thresholds.
 
     Args:
         bundle: An exported bundle.
         false_reject_rate: The fraction of good parts that may be rejected, in (0, 1).
-        good: Folder of good images never trained on, instead of those that training held out.
+        good: Folder of good images never trained on, to use instead of those that training held out.
         defects: Folder of defective images, or one with ``test/good`` and ``test/<defect>``: int8 must keep fp32's AUROC on
             them, and the rules ``best-f1`` and ``recall`` use them to set the threshold.
         rule: How the threshold is set; see `ThresholdTarget`.
@@ -86,7 +86,7 @@ def calibrate(
 
     Raises:
         MissingStageError: The bundle has no graphs yet.
-        CalibrationError: Too few images for what is asked, scores that are not finite, or no int8 graph within the bounds.
+        CalibrationError: There are too few images for the target, scores are not finite, or no int8 graph is within the bounds.
         DataError: Images are missing or cannot be read.
         MissingExtraError: onnx is not installed.
     """
@@ -113,7 +113,7 @@ def calibrate(
 
 
 class _Calibration:
-    """One calibration at work: its images, its target, and where its files go."""
+    """A running calibration: its images, target and stage."""
 
     def __init__(
         self, bundle: Bundle, split: CalibrationSplit, target: ThresholdTarget, stage: Stage, progress: Progress
@@ -123,7 +123,7 @@ class _Calibration:
         self._with_peaks = not bundle.manifest.scoring.score_is_maximum
 
     def quantise(self, graphs: dict[Precision, Path], methods: Collection[Method]) -> _Quantised:
-        """Search the int8 graph, write it and its twin for processors, and add it to `graphs`."""
+        """Search for the int8 graph, write it and its version for processors, and add it to `graphs`."""
         started = time.monotonic()
         split, rate = self._split, self._target.false_reject_rate
         graph = load_quantisable(graphs["fp32"])
@@ -168,7 +168,7 @@ class _Calibration:
         return decision
 
     def decide(self, graphs: dict[Precision, Path]) -> tuple[Decision, dict[Precision, Scores]]:
-        """Score the held-out images with each graph, and write the decision and the golden images; with their scores."""
+        """Score the held-out images with each graph, and write the decision and the golden images with their scores."""
         held_out = self._split.held_out
         found = {key: self._score(path, key, held_out, with_peaks=self._with_peaks) for key, path in graphs.items()}
         scores = {key: of_images for key, (of_images, _) in found.items()}
@@ -193,7 +193,7 @@ class _Calibration:
     def _score(
         self, graph: Path, precision: Precision, images: list[Path], *, with_peaks: bool = False
     ) -> tuple[Scores, Scores | None]:
-        """Scores of images, float32 [n], computed in floats so that any processor gives the same; see `score_images`."""
+        """Score images in floating point, so that every processor gives the same float32 [n]; see `score_images`."""
         with OnnxRuntimeBackend(graph.read_bytes(), precision, in_floats=precision == "int8") as backend:
             title = f"{precision} scores"
             return score_images(
@@ -244,7 +244,7 @@ def _report(
             "thresholds": len(split.held_out),
             "AUROC": len(split.labelled) or 2 * len(split.compared),
         },
-        auroc_on="labelled images" if split.labelled else "good images and the same with a piece of another pasted in",
+        auroc_on="labelled images" if split.labelled else "good images and the same images with painted defects",
         labels=describe_labels(split, decision),
         method=found.trial.method,
         kept_in_float=found.trial.kept_in_float,
@@ -273,7 +273,7 @@ def _write_report(stage: Stage, report: CalibrationReport) -> None:
 def _write_golden(
     stage: Stage, images: list[Path], frames: Frame, scores: dict[Precision, Scores], peaks: dict[Precision, Scores]
 ) -> None:
-    """Keep a few frames with their scores and peaks, to check engines after a build and on the device."""
+    """Write a few frames with their scores and peaks, to check engines after a build and on the device."""
     names = []
     for index, frame in enumerate(frames):
         names.append(f"{index:02d}.png")

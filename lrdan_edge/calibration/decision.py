@@ -1,8 +1,8 @@
 """The decision of a graph: a threshold with a guaranteed rate (split conformal prediction).
 
-With n held-out good scores, the ⌈(n+1)(1−α)⌉-th smallest as threshold rejects a new good part with probability at most α,
-whatever the scores' distribution, as long as the new part is drawn like the held-out ones (Vovk et al., 2005; Lei et al.,
-2018, Theorem 2.2). With m labelled defects, the ⌊(m+1)(1−r)⌋-th smallest of theirs finds a new one with probability r or more.
+The threshold is the ⌈(n+1)(1−α)⌉-th smallest of n held-out good scores. It rejects a new good part with probability at most α for
+any distribution of scores, if the new part and the held-out ones are exchangeable (Vovk et al., 2005; Lei et al., 2018, Theorem
+2.2). A threshold just below the ⌊(m+1)(1−r)⌋-th smallest of m defect scores finds a new defect with probability r or more.
 """
 
 import math
@@ -25,12 +25,12 @@ Scores = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class ThresholdTarget:
-    """What a threshold is to achieve.
+    """The target of a threshold.
 
     Attributes:
-        rule: ``conformal``: reject at most the fraction `false_reject_rate` of good parts; needs good images only. ``recall``:
+        rule: ``conformal``: reject at most the fraction `false_reject_rate` of good parts; needs only good images. ``recall``:
             find the fraction `recall` of defective parts, and reject at most `false_reject_rate` of good ones. ``best-f1``: the
-            best F1 on the labelled images; guarantees nothing.
+            best F1 on the labelled images, without a guarantee.
         false_reject_rate: In (0, 1).
         recall: In (0, 1).
     """
@@ -40,12 +40,12 @@ class ThresholdTarget:
     recall: float = DEFAULT_RECALL
 
     def command_options(self) -> dict[str, Any]:
-        """The options of the command ``calibrate`` that ask for it."""
+        """The options of the command ``calibrate`` for this target."""
         recall = self.recall if self.rule == "recall" else None
         return {"false_reject_rate": self.false_reject_rate, "threshold_from": self.rule, "recall": recall}
 
     def options(self) -> dict[str, Any]:
-        """It as the manifest records it."""
+        """The target as recorded in the manifest."""
         return {"rule": self.rule, "false_reject_rate": self.false_reject_rate, "recall": self.recall}
 
     def require(self, good: int, defects: int) -> None:
@@ -71,17 +71,17 @@ class ThresholdTarget:
 
 
 def images_needed(false_reject_rate: float) -> int:
-    """The fewest held-out good images that can promise `false_reject_rate`: n ≥ 1/α − 1."""
+    """The smallest number of held-out good images that can guarantee `false_reject_rate`: n ≥ 1/α − 1."""
     return math.ceil(round(1 / false_reject_rate - 1, 9))
 
 
 def parts_note(images: int, parts: int | None, false_reject_rate: float) -> list[str]:
-    """A note that the promised rate is weaker for new parts, where several images show the same part; empty where it is not.
+    """A note that the guarantee is weaker for new parts if several images show the same part; otherwise empty.
 
     Args:
         images: Number of held-out good images.
-        parts: Number of parts that they show, or None where it is not known.
-        false_reject_rate: The promised rate, in (0, 1).
+        parts: Number of parts that they show, or None if unknown.
+        false_reject_rate: The guaranteed rate, in (0, 1).
     """
     if parts is None or parts >= images_needed(false_reject_rate):
         return []
@@ -95,14 +95,14 @@ def require_rate(name: str, rate: float) -> None:
     """Refuse a rate that is not valid.
 
     Raises:
-        CalibrationError: It is outside (0, 1).
+        CalibrationError: The rate is outside (0, 1).
     """
     if not 0 < rate < 1:
         raise CalibrationError(f"the {name} must lie between 0 and 1 (0.02 is 2 %); it is {rate:g}")
 
 
 def require_enough(n: int, false_reject_rate: float) -> None:
-    """Refuse a promise that `n` held-out good images cannot keep.
+    """Refuse a rate that `n` held-out good images cannot guarantee.
 
     Raises:
         CalibrationError: The rate is outside (0, 1), or `n` is too small for it.
@@ -118,7 +118,7 @@ def require_enough(n: int, false_reject_rate: float) -> None:
 
 
 def conformal_rank(n: int, false_reject_rate: float) -> int:
-    """Which of n ascending scores is the threshold: ⌈(n+1)(1−α)⌉, counted from 1."""
+    """The rank, from 1, of the threshold among n ascending scores: ⌈(n+1)(1−α)⌉."""
     return math.ceil(round((n + 1) * (1 - false_reject_rate), 9))
 
 
@@ -139,7 +139,7 @@ def conformal_threshold(scores: Scores, false_reject_rate: float) -> float:
 
 
 def pixel_threshold(peaks: Scores, false_reject_rate: float) -> float:
-    """The ⌈(n+1)(1−α)⌉-th smallest peak, or the largest where n is too small for that.
+    """The ⌈(n+1)(1−α)⌉-th smallest peak, or the largest if n is too small for that.
 
     Args:
         peaks: The largest value of each held-out good image's heatmap, float32 [n].
@@ -153,22 +153,22 @@ def pixel_threshold(peaks: Scores, false_reject_rate: float) -> float:
 
 
 def recall_rank(m: int, recall: float) -> int:
-    """Which of m ascending scores of defects lies just above the threshold: ⌊(m+1)(1−r)⌋, counted from 1."""
+    """The rank, from 1, of the score just above the threshold among m ascending scores of defects: ⌊(m+1)(1−r)⌋."""
     return math.floor(round((m + 1) * (1 - recall), 9))
 
 
 def recall_threshold(defects: Scores, recall: float) -> float:
-    """The largest threshold that promises `recall`: just below the ⌊(m+1)(1−r)⌋-th smallest score.
+    """The largest threshold that guarantees `recall`: just below the ⌊(m+1)(1−r)⌋-th smallest score.
 
     Args:
-        defects: Scores of labelled defects, float32 [m], finite, as many as `ThresholdTarget.require` asks for.
+        defects: Scores of labelled defects, float32 [m], finite, enough for `ThresholdTarget.require`.
         recall: r in (0, 1).
     """
     return float(np.nextafter(np.sort(defects)[recall_rank(len(defects), recall) - 1], np.float32(-np.inf)))
 
 
 def best_f1_threshold(good: Scores, defects: Scores) -> float:
-    """The threshold with the best F1 (a defect found is a true positive), midway to the next score above it.
+    """The threshold with the best F1 (true positives are the defects found), midway to the next higher score.
 
     Args:
         good: Scores of good images, float32 [n], finite.
@@ -176,7 +176,7 @@ def best_f1_threshold(good: Scores, defects: Scores) -> float:
     """
     low, high = np.sort(good).astype(np.float64), np.sort(defects).astype(np.float64)
     steps = np.unique(np.concatenate([low, high]))
-    found = len(high) - np.searchsorted(high, steps, side="left")  # rejecting from this score on
+    found = len(high) - np.searchsorted(high, steps, side="left")  # defects found if this and higher scores are rejected
     false = len(low) - np.searchsorted(low, steps, side="left")
     best = int(np.argmax(2 * found / (found + false + len(high))))
     below = steps[best - 1] if best else steps[0] - 1.0
@@ -194,16 +194,16 @@ def decide(
     peaks: Scores | None = None,
     golden: Scores | None = None,
 ) -> GraphDecision:
-    """The decision of one graph or engine, from its own scores.
+    """Make the decision of one graph or engine from its scores.
 
     Args:
         good: Scores of held-out good images, float32 [n].
-        target: What the threshold is to achieve.
-        graph_sha256: The graph, or the one the engine was built from.
-        names: The good images' names, in the order of `good`, or none.
-        defects: Scores of labelled defects, float32 [m], where the rule needs them.
-        engine_sha256: The engine, where these are an engine's scores.
-        peaks: The largest value of each good image's heatmap, float32 [n], where that is not its score.
+        target: The threshold target.
+        graph_sha256: Sha256 of the graph, or of the graph that the engine was built from.
+        names: The good images' names, in the order of `good`, or empty.
+        defects: Scores of labelled defects, float32 [m], if the rule needs them.
+        engine_sha256: Sha256 of the engine, if the scores are an engine's.
+        peaks: The largest value of each good image's heatmap, float32 [n], if that is not its score.
         golden: Golden-frame scores from the same graph or engine, float32 [g]; None to use ``golden/scores.json``.
 
     Raises:
@@ -252,7 +252,7 @@ def _threshold(good: Scores, defects: Scores, target: ThresholdTarget) -> tuple[
 
 
 def _observed_rate(good: Scores, threshold: float) -> float:
-    """The false-reject rate on n good images, if the next one is rejected too: (k + 1) / (n + 1)."""
+    """The false-reject rate on n good images of which k are rejected, counting one more rejected one: (k + 1) / (n + 1)."""
     return float((np.count_nonzero(good.astype(np.float64) > threshold) + 1) / (len(good) + 1))
 
 
@@ -264,9 +264,9 @@ def _require_finite(scores: Scores, kind: str) -> None:
 
 
 def rate_interval(decision: GraphDecision, confidence: float = 0.9) -> tuple[float, float]:
-    """The interval of the real false-reject rate: quantiles of Beta(n+1−k, k), k the threshold's rank.
+    """The interval of the true false-reject rate: quantiles of Beta(n+1−k, k), k the threshold's rank.
 
-    The promised rate holds on average over sets of n held-out images. With one set, the rate lies in this interval (Vovk, 2012).
+    The guaranteed rate holds on average over sets of n held-out images. For one set, the rate lies in this interval (Vovk, 2012).
 
     Args:
         decision: A conformal decision.

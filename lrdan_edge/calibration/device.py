@@ -1,4 +1,4 @@
-"""Thresholds of the graphs and engines that run on this device; needs only the base installation."""
+"""Thresholds for the graphs and engines that run on this device; needs only the base installation."""
 
 import time
 from contextlib import AbstractContextManager
@@ -24,7 +24,7 @@ from lrdan_edge.engines.open import Engine, engines, open_engine, sidecar_of
 
 @dataclass(frozen=True)
 class FittedThresholds:
-    """The thresholds that `fit_thresholds` has set.
+    """The thresholds set by `fit_thresholds`.
 
     Attributes:
         graphs: The graphs' decisions, by precision.
@@ -38,7 +38,7 @@ class FittedThresholds:
 
 
 def last_target(bundle: Bundle) -> ThresholdTarget:
-    """The target of the current thresholds of a bundle, so that setting them again does not change it without notice.
+    """The target of a bundle's current thresholds, to keep it when they are set again.
 
     Raises:
         MissingStageError: The bundle is not calibrated.
@@ -58,16 +58,16 @@ def fit_thresholds(
     defects: Path | None = None,
     progress: Progress | None = None,
 ) -> FittedThresholds:
-    """Set the threshold of every graph again, and one for every engine that runs here; nothing else is made.
+    """Set the threshold of every graph again, and one for every engine that runs here.
 
-    Engines round differently from the graph they were built from, so an engine keeps the promised rate only with a threshold
-    from its own scores. `lrdan_edge.runtime.inspector.Inspector` uses that threshold.
+    Engines round differently from the graph they were built from. So the guaranteed rate holds for an engine only with a threshold
+    fitted on its own scores. `lrdan_edge.runtime.inspector.Inspector` uses that threshold.
 
     Args:
         bundle: A calibrated bundle.
-        target: What the thresholds are to achieve.
-        good: Folder of good images never trained on, such as this camera's own; else those that training held out.
-        defects: Folder of defective images, where the rule needs them.
+        target: The threshold target.
+        good: Folder of good images never trained on, such as images of this camera; None for those that training held out.
+        defects: Folder of defective images, if the rule needs them.
         progress: Called with the current step and the fraction of it that is done, 0 to 1.
 
     Raises:
@@ -85,7 +85,7 @@ def fit_thresholds(
     found = engines(bundle)
     graphs = {key: fit.graph(key) for key in PRECISIONS if key in before.graphs}
     own = {engine.name: fit.engine(engine) for engine in found if not engine.unusable_reason}
-    fit.write_graphs(graphs)  # all or nothing: a target that one engine cannot reach changes no threshold
+    fit.write_graphs(graphs)  # only now: if one engine cannot reach the target, no threshold changes
     for name, decided in own.items():
         fit.write_engine(name, decided)
     return FittedThresholds(
@@ -95,7 +95,7 @@ def fit_thresholds(
 
 @dataclass(frozen=True)
 class _Fit:
-    """A target, the images to set thresholds with, and where the results go."""
+    """A target, the images for setting thresholds, and the bundle for the results."""
 
     bundle: Bundle
     target: ThresholdTarget
@@ -122,7 +122,7 @@ class _Fit:
             stage.results["thresholds"] = {key: graph.threshold for key, graph in decided.items()}
 
     def write_engine(self, name: str, decided: GraphDecision) -> None:
-        # The graphs' thresholds are an input: when they are set again, this one no longer has the same target.
+        # The graphs' decision is an input: when it is set again, the engine's target may differ, so the engine's becomes stale.
         inputs = {key: self.bundle.path / key for key in (f"{ENGINES}/{name}", sidecar_of(name), DECISION)}
         with self._stage(decide_stage(name), inputs) as stage:
             stage.path(engine_decision_name(name)).write_bytes(to_json(decided))

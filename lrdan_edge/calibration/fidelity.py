@@ -1,4 +1,4 @@
-"""How far an int8 graph is from the fp32 graph, in what matters for inspection: ranks of scores, verdicts, AUROC."""
+"""Fidelity of an int8 graph to the fp32 graph: ranks of scores, verdicts, AUROC."""
 
 import math
 from collections.abc import Iterable
@@ -30,17 +30,17 @@ ImageKind = Literal["good", "painted", "both"]
 
 
 class Fidelity(msgspec.Struct, frozen=True, kw_only=True):
-    """How an int8 graph's scores compare with the fp32 graph's.
+    """Comparison of an int8 graph's scores with the fp32 graph's.
 
     Attributes:
-        images: Number of good images compared on.
-        rank_correlation: Spearman's, of good images' scores.
-        painted_rank_correlation: The same of these images with painted defects (`paint_defects`).
+        images: Number of good images in the comparison.
+        rank_correlation: Spearman's rank correlation of good images' scores.
+        painted_rank_correlation: The same for these images with painted defects (`paint_defects`).
         added_spread: Standard deviation of the score differences over that of the fp32 scores.
         verdicts_changed: Fraction of good images that only one of the graphs rejects, each at its own threshold for the same
             false-reject rate.
-        auroc: Of the int8 graph, on labelled images, or without them on good images and painted defects.
-        auroc_fp32: Of the fp32 graph on the same images.
+        auroc: AUROC of the int8 graph on labelled images, or without them on good images and painted defects.
+        auroc_fp32: AUROC of the fp32 graph on the same images.
     """
 
     images: int
@@ -55,21 +55,21 @@ class Fidelity(msgspec.Struct, frozen=True, kw_only=True):
     def worst_rank_correlation(self) -> float:
         """The lower of both correlations; -1 if one is NaN.
 
-        A range that is too narrow shows on defects, one that is too wide on good images.
+        Defects reveal a range that is too narrow, good images one that is too wide.
         """
         both = (self.rank_correlation, self.painted_rank_correlation)
         return -1.0 if any(map(math.isnan, both)) else min(both)
 
     def broken(self, false_reject_rate: float) -> list[str]:
-        """The bounds that are broken, in words; empty if the int8 graph may be used.
+        """Describe the bounds that are broken; empty if the int8 graph may be used.
 
         Args:
-            false_reject_rate: The rate that was asked for; no larger fraction of good images may change its verdict.
+            false_reject_rate: The target rate; at most this fraction of good images may change its verdict.
         """
         return self.broken_among_good(false_reject_rate) + self._broken_auroc()
 
     def broken_among_good(self, false_reject_rate: float) -> list[str]:
-        """The bounds that are broken on good images, in words; see `broken`."""
+        """Describe the bounds that are broken on good images; see `broken`."""
         found = []
         if not self.rank_correlation >= LEAST_RANK_CORRELATION:
             found.append(f"rank correlation {self.rank_correlation:.4f}, bound {LEAST_RANK_CORRELATION}")
@@ -86,14 +86,14 @@ class Fidelity(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class ScorePair:
-    """Good images' scores by two graphs, float32 [n] each, in the same order."""
+    """Scores of the same good images by the fp32 and the int8 graph, float32 [n] each, in the same order."""
 
     fp32: Scores
     int8: Scores
 
 
 class QuantizationEvaluator:
-    """Compares int8 graphs with the fp32 graph, on images that are used for neither ranges nor thresholds."""
+    """Compares int8 graphs with the fp32 graph on images that are not used for ranges or thresholds."""
 
     def __init__(
         self,
@@ -140,11 +140,11 @@ class QuantizationEvaluator:
     def added_spread(self, model: "onnx.ModelProto", most: int, kind: ImageKind = "both") -> float:
         """`Fidelity.added_spread` on a few images: a quick measure to compare layers.
 
-        A range that is too narrow shows on defects, one that is too wide on good images.
+        Defects reveal a range that is too narrow, good images one that is too wide.
 
         Args:
             model: An int8 graph.
-            most: Number of images of each kind, at most.
+            most: Largest number of images of each kind.
             kind: Good images, the same with painted defects, or the larger value of both.
         """
         places = np.linspace(0, len(self._frames) - 1, min(most, len(self._frames))).astype(int)
@@ -160,7 +160,7 @@ class QuantizationEvaluator:
         return ScorePair(self.fp32, self.scores(model, _batches(self._frames)))
 
     def scores(self, model: "onnx.ModelProto", frames: Iterable[Frame]) -> Scores:
-        """A graph's scores, float32 [n], computed in floats, so that every processor gives the same.
+        """Score in floating point, so that every processor gives the same float32 [n].
 
         Args:
             model: The graph.
@@ -170,11 +170,11 @@ class QuantizationEvaluator:
             return np.concatenate([backend.infer(np.ascontiguousarray(part), heatmap=False).score for part in frames])
 
     def kernel_difference(self, kernels: Backend, int8: Scores) -> float:
-        """The largest score difference that this machine's integer kernels make on the good images.
+        """The largest score difference caused by this machine's integer kernels on the good images.
 
         Args:
             kernels: A backend that runs an int8 graph.
-            int8: The scores of the same graph and images by `scores`, float32 [n].
+            int8: Floating-point scores of the same graph and images from `scores`, float32 [n].
 
         Returns:
             The difference in standard deviations of the fp32 scores, 0 or more.
@@ -185,7 +185,7 @@ class QuantizationEvaluator:
         return difference / spread if spread else (0.0 if difference == 0 else math.inf)
 
     def _auroc(self, model: "onnx.ModelProto", good: Scores, painted: Scores) -> float:
-        """AUROC on the labelled images, or without them from the scores of good images and painted defects."""
+        """AUROC on the labelled images, or without them on good images and painted defects."""
         if not self._labelled:
             return auroc(good, painted)
         frames = self._loader.batches([image.path for image in self._labelled], _BATCH)
@@ -199,7 +199,7 @@ def _batches(frames: Frame) -> list[Frame]:
 
 
 def rank_correlation(first: Scores, second: Scores) -> float:
-    """Spearman's rank correlation of two score vectors, in [-1, 1]; ties share their mean rank. NaN when one is constant."""
+    """Spearman's rank correlation of two score vectors, in [-1, 1]; ties get their mean rank. NaN if one is constant."""
     ranks = [_mean_ranks(scores) for scores in (first, second)]
     if any(np.ptp(rank) == 0 for rank in ranks):
         return 1.0 if np.array_equal(ranks[0], ranks[1]) else math.nan
@@ -224,6 +224,6 @@ def _verdicts_changed(pair: ScorePair, false_reject_rate: float) -> float:
 
 
 def _quantile(scores: Scores, false_reject_rate: float) -> float:
-    """The conformal order statistic, or the largest score where there are too few for it."""
+    """The conformal threshold, or the largest score if there are too few."""
     rank = math.ceil(round((len(scores) + 1) * (1 - false_reject_rate), 9))
     return float(np.sort(scores)[min(rank, len(scores)) - 1])

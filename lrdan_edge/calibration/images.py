@@ -1,4 +1,4 @@
-"""The calibration split: the images that calibration works with, each set for one purpose only."""
+"""The calibration split: the images of a calibration, each set for one purpose only."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from lrdan_edge.data.images import Frame, batches, list_images, load_frames
 from lrdan_edge.errors import DataError
 
 MOST_IMAGES = 128
-"""Images that ranges are measured on, at most, and images that int8 graphs are compared on."""
+"""Largest number of images for measuring ranges, and for comparing int8 graphs."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class FrameLoader:
 
     Attributes:
         shape: (H, W, C) of a frame.
-        bit_depth: How many bits of 16-bit images are used.
-        region: The part of a frame that is inspected, or None for all of it.
+        bit_depth: Number of bits used in 16-bit images.
+        region: The region of interest of a frame, or None for the whole frame.
     """
 
     shape: tuple[int, int, int]
@@ -33,28 +33,28 @@ class FrameLoader:
 
     @classmethod
     def of(cls, bundle: Bundle) -> "FrameLoader":
-        """A loader for the frames of a bundle's graph."""
+        """The loader for a bundle's deploy graph."""
         model = bundle.manifest.model
         region = model.geometry.region if model.geometry else None
         return cls(model.frame_shape, bundle.manifest.preprocessing.bit_depth, region)
 
     def load(self, paths: list[Path]) -> Frame:
-        """Frames uint8 [N, H, W, C]; see `lrdan_edge.data.images.load_frames`."""
+        """Load frames, uint8 [N, H, W, C]; see `lrdan_edge.data.images.load_frames`."""
         return load_frames(paths, self.shape, self.bit_depth)
 
     def batches(self, paths: list[Path], size: int) -> Iterator[Frame]:
-        """The same in batches of at most `size` frames."""
+        """Load frames in batches of at most `size`."""
         return batches(paths, self.shape, size, self.bit_depth)
 
 
 @dataclass(frozen=True)
 class CalibrationSplit:
-    """Images by purpose; no image serves two of the first three.
+    """Images by purpose; the first three sets are disjoint.
 
     Attributes:
-        ranges: Training images to measure activation ranges on.
-        compared: Training images to compare int8 graphs with fp32 on.
-        held_out: Good images never trained on; they are used for thresholds only.
+        ranges: Training images for measuring activation ranges.
+        compared: Training images for comparing int8 graphs with fp32.
+        held_out: Good images never trained on, used only for thresholds.
         defects: Labelled defective images; empty if the user gives none.
         labelled: Good and defective images for AUROC; empty without `defects`.
     """
@@ -73,12 +73,12 @@ def calibration_split(
 
     Args:
         bundle: A trained bundle.
-        good: Folder of good images never trained on, instead of those that training held out.
+        good: Folder of good images never trained on, to use instead of those that training held out.
         defects: Folder of defective images, or one with ``test/good`` and ``test/<defect>``.
         int8: Whether training images are needed, for the int8 graph.
 
     Raises:
-        DataError: Images are missing, or a folder has no images or images of a wrong kind.
+        DataError: Images are missing, or a folder has no images or the wrong kind of images.
     """
     held_out = threshold_images(bundle, good) if good else recorded(bundle, "held_out")
     training = recorded(bundle, "training") if int8 else []
@@ -91,10 +91,10 @@ def calibration_split(
 
 
 def threshold_images(bundle: Bundle, folder: Path) -> list[Path]:
-    """Good images below `folder` to set a threshold with.
+    """Good images below `folder` for setting a threshold.
 
     Raises:
-        DataError: There are none, the folder has other images too, or some were trained on.
+        DataError: There are none, the folder also has other images, or some were trained on.
     """
     if other := foreign_folder(folder):
         raise DataError(f"{folder} has a folder '{other}'", "as {good} give a folder with only good images, never trained on")
@@ -106,7 +106,7 @@ def threshold_images(bundle: Bundle, folder: Path) -> list[Path]:
 
 
 def labelled_images(folder: Path) -> tuple[list[Path], list[LabelledImage]]:
-    """Defective images below `folder`, and all labelled ones where it has good ones too (``test/good``).
+    """Defective images below `folder`, and all labelled images if it also has good ones (``test/good``).
 
     Raises:
         DataError: There are none.
@@ -141,6 +141,6 @@ def recorded(bundle: Bundle, part: Literal["training", "held_out"]) -> list[Path
 
 
 def _spread(paths: list[Path]) -> list[Path]:
-    """At most `MOST_IMAGES` of them, evenly spread over the list."""
+    """At most `MOST_IMAGES` paths, evenly spread over the list."""
     places = np.linspace(0, len(paths) - 1, min(MOST_IMAGES, len(paths))).astype(int)
     return [paths[place] for place in places]

@@ -1,4 +1,4 @@
-"""The first step of the int8 graph, written so that ONNX Runtime computes it fast."""
+"""Change the memory layout step at the int8 graph's input, so that ONNX Runtime computes it fast."""
 
 from typing import TYPE_CHECKING
 
@@ -11,14 +11,14 @@ _TO_CHANNELS_FIRST = [0, 3, 1, 2]
 
 
 def reshape_instead_of_transpose(graph: "onnx.GraphProto") -> None:
-    """Bring camera frames from [N, H, W, C] to [N, C, H, W] by reshaping, in place; exactly the same values.
+    """Replace the transpose of camera frames from [N, H, W, C] to [N, C, H, W] by reshapes, in place; the values do not change.
 
-    ONNX Runtime computes int8 convolutions channels last, so it moves the first transpose of the graph behind the
-    preprocessing. There the last axis has 1 or 3 values, for which it has no fast loop (12 of 40 ms at 256×256, grey, batch 4).
-    It does not move a transpose of [N, H·W, C] between two reshapes. A single channel needs no transpose.
+    ONNX Runtime computes int8 convolutions channels last, so it moves the first transpose behind the preprocessing. Preprocessing
+    then works on a last axis of 1 or 3 values, which is slow (12 of 40 ms at 256×256, grey, batch 4). ONNX Runtime does not move
+    a transpose of [N, H·W, C] between two reshapes. A single channel needs no transpose.
 
     Args:
-        graph: A deploy graph; not changed unless its input is cast and then transposed in this way.
+        graph: A deploy graph; changed only if its input is cast and then transposed in this way.
     """
     from onnx import helper, numpy_helper
 
@@ -49,7 +49,7 @@ def reshape_instead_of_transpose(graph: "onnx.GraphProto") -> None:
         new.append(helper.make_node("Transpose", ["pixels"], ["channel_pixels"], name="node_channel_pixels", perm=[0, 2, 1]))
         source = "channel_pixels"
     readers = [node for node in graph.node if result in node.input]
-    if readers and all(_only_reshapes(node, graph) for node in readers):  # one reshape is enough
+    if readers and all(_only_reshapes(node, graph) for node in readers):  # the readers reshape anyway, so one reshape is enough
         for node in readers:
             node.input[0] = source
     else:

@@ -1,7 +1,7 @@
-"""Painted defects, for data without labelled ones: good images with a piece of another one pasted in.
+"""Painted defects, for data without labelled defects: synthetic defects made by pasting a piece of another good image.
 
-Int8 saturates on values that no good image has, and good images alone cannot show this. Painted defects do: int8 should tell
-them from good images as well as fp32 does. After CutPaste (Li et al., 2021, arXiv 2104.04015).
+Int8 saturates on values that do not occur in good images, so good images are not enough to check it. Int8 should separate painted
+defects from good images as well as fp32 does. The method follows CutPaste (Li et al., 2021, arXiv 2104.04015).
 """
 
 import numpy as np
@@ -20,7 +20,7 @@ def paint_defects(frames: Frame, region: Region | None = None, seed: int = 0) ->
 
     Args:
         frames: Good images, uint8 [N, H, W, C].
-        region: The inspected part, in which defects are painted; None for the whole image.
+        region: The region of interest, in which defects are painted; None for the whole image.
         seed: Random seed.
 
     Returns:

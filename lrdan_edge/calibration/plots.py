@@ -1,4 +1,4 @@
-"""The calibration report's pictures: ranges, scores, thresholds, sensitivities."""
+"""The calibration report's figures: ranges, scores, thresholds, sensitivities."""
 
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ def draw_layers(path: Path, report: CalibrationReport) -> None:
     right.set_yticks(range(len(names)), names, fontsize=8)
     right.invert_yaxis()
     kept = "; red: kept in float" if report.kept_in_float else ""
-    right.set(xlabel="added spread of good scores", title=f"layers, each alone in int8{kept}")
+    right.set(xlabel="added spread of good scores", title=f"sensitivity: only this layer in int8{kept}")
     for axes in (left, right):
         axes.grid(alpha=0.3, axis="x")
     figure.savefig(path, dpi=110, format="png")

@@ -33,11 +33,11 @@ if TYPE_CHECKING:
 _AE2_WEIGHT = re.compile(r"ae2\..*weight")
 _ELEMENTWISE = ("LeakyRelu", "Relu", "Add")
 _PASS_THROUGH = ("Resize", "Concat", "MaxPool", "DepthToSpace", "Reshape", "Flatten", "Transpose", "Slice")
-"""Operators that only move values (the resize is a nearest one): their inputs and outputs share a scale."""
+"""Operators that only move values (resize uses nearest neighbours), so their inputs and outputs share a scale."""
 
 
 class QuantisableGraph:
-    """An fp32 deploy graph, and the parts of it that can be int8.
+    """An fp32 deploy graph, with the parts that can be int8.
 
     Attributes:
         model: The graph.
@@ -73,7 +73,7 @@ class QuantisableGraph:
         self._heads = self._last_layers()
 
     def tensors(self) -> list[str]:
-        """Activations whose range is needed. Those that are only moved share the range of their source."""
+        """Activations whose range is needed. An activation that is only moved shares the range of its source."""
         groups = self._groups(self.layers)
         ordered = dict.fromkeys(name for node in self._inside for name in (*node.input, *node.output))
         return [name for name in ordered if name in groups and not self._is_moved(name)]
@@ -89,7 +89,7 @@ class QuantisableGraph:
         return f"{self.title(made_by.input[0])} {made_by.op_type}" if source is not None else tensor
 
     def with_outputs(self, tensors: Iterable[str]) -> bytes:
-        """The fp32 graph with inner tensors among its outputs, serialised."""
+        """The serialised fp32 graph with inner tensors as additional outputs."""
         import onnx
 
         model = onnx.ModelProto()
@@ -108,8 +108,8 @@ class QuantisableGraph:
         Args:
             amplitudes: Per tensor of `tensors`, the largest magnitude that int8 represents; larger values saturate.
             keep_float: Names of layers that stay in float.
-            most_signed_steps: The largest magnitude of a weight whose activations may be negative; more than the default is not
-                exact on every processor (`lrdan_edge.calibration.scales`).
+            most_signed_steps: The largest magnitude of a weight whose activations may be negative; a larger value than the default
+                is not exact on every processor (`lrdan_edge.calibration.scales`).
 
         Returns:
             A new graph with Q/DQ nodes, checked.
@@ -150,7 +150,7 @@ class QuantisableGraph:
         return builder.finish()
 
     def _scales(self, groups: Mapping[str, str], amplitudes: Mapping[str, float]) -> dict[str, float]:
-        """One int8 step of each group's activations."""
+        """The scale of each group's activations."""
         largest: dict[str, float] = defaultdict(float)
         for tensor, group in groups.items():
             largest[group] = max(largest[group], 0.0 if self._is_moved(tensor) else amplitudes[tensor])
@@ -160,7 +160,7 @@ class QuantisableGraph:
             source, result = groups.get(node.input[0]), groups.get(node.output[0])
             if node.op_type == "LeakyRelu" and source and result and source != result:
                 slopes[source].append((_slope(node), result))
-        for source, readers in slopes.items():  # last one first, so that the scale of its result is final
+        for source, readers in slopes.items():  # last one first, so that the scale of its output is final
             scales[source] = without_ties(scales[source], [(slope, scales[result]) for slope, result in readers])
         return scales
 
@@ -196,7 +196,7 @@ class QuantisableGraph:
         return made_by is not None and made_by.op_type in _PASS_THROUGH and self._is_inside(made_by)
 
     def _last_layers(self) -> set[str]:
-        """The outputs of the heads: convolutions that no other one follows. They stay in float."""
+        """The outputs of the heads, which stay in float. A head is a convolution that no other one follows."""
         followed: set[str] = set()
         for node in reversed(self._inside):
             if node.op_type == "Conv" or followed & set(node.output):
@@ -217,7 +217,7 @@ class QuantisableGraph:
         return made_by is not None and made_by.op_type == "Conv" and self._end_of_layer(made_by) == tensor
 
     def _non_negative(self, groups: Mapping[str, str]) -> set[str]:
-        """The tensors in whose group all values come from a ReLU."""
+        """The tensors of groups in which all values come from a ReLU."""
         signed = set()
         for tensor, group in groups.items():
             made_by = self._made_by.get(tensor)
@@ -335,7 +335,7 @@ class _Builder:
         return self._add_constant(f"{weight}_bias", round_to_steps(bias, np.float32(input_scale) * self._weight_scales[weight]))
 
     def finish(self) -> "onnx.ModelProto":
-        """The graph, checked; without the types of inner tensors, which may still change."""
+        """The checked graph, without the types of inner tensors, which may still change."""
         del self._graph.node[:], self._graph.initializer[:], self._graph.value_info[:]
         self._graph.node.extend(self.nodes)
         used = {name for node in self.nodes for name in node.input}

@@ -38,7 +38,7 @@ METHODS: tuple[Method, ...] = (
 _PAINTED = "painted-"
 
 BINS = 2048
-_TAIL = 1e-4  # the fraction of magnitudes beyond the lowest percentile
+_TAIL = 1e-4  # fraction of magnitudes above the lowest percentile
 _LEVELS = 128  # magnitudes of a symmetric int8
 _ENTROPY_STEP = 8
 _PIXELS_PER_BATCH = 1 << 18  # keeps one batch's activations near 50 MB
@@ -49,8 +49,8 @@ Counts = npt.NDArray[np.int64]
 class MagnitudeHistogram:
     """Magnitudes of one activation, counted in `BINS` equal bins from 0 to `top`, which doubles for a larger value.
 
-    The largest magnitudes are kept exactly. A percentile is one of them and not the edge of a bin, so a difference in the last
-    bit (as between processors) moves it by no more than that.
+    The largest magnitudes are kept exactly. A percentile is one of them and not the edge of a bin. So a difference in the last
+    bit, as between processors, changes it only in the last bit.
 
     Attributes:
         largest: The largest magnitude seen.
@@ -75,7 +75,7 @@ class MagnitudeHistogram:
         """Count values, float32 of any shape.
 
         Raises:
-            CalibrationError: One is not finite.
+            CalibrationError: A value is not finite.
         """
         magnitudes = np.abs(values).ravel()
         largest = float(magnitudes.max(initial=0.0))
@@ -118,8 +118,8 @@ class MagnitudeHistogram:
 class ActivationRange:
     """Magnitudes of one activation on good images, and on the same images with painted defects.
 
-    Ranges from good images only may clip the values of defects; wider ranges round the values of good images more coarsely. Which
-    is better depends on the network, so there are methods of both kinds.
+    Ranges from good images only may clip the values of defects. Wider ranges round the values of good images more coarsely. The
+    better choice depends on the network, so there are methods of both kinds.
     """
 
     def __init__(self, batches: int) -> None:
@@ -159,8 +159,8 @@ def _largest(values: npt.NDArray[np.float32], most: int) -> npt.NDArray[np.float
 def least_divergent(counts: Counts) -> int:
     """The number of histogram bins to keep so that int8 loses the least information.
 
-    For each number of bins, the kept histogram, with all outliers in its last bin, is compared with the same bins merged into
-    128 levels and spread out again over those that are not empty.
+    For each number of bins, the kept histogram, with all outliers in its last bin, is compared with its quantised form: the bins
+    merged into 128 levels, and each level spread over its bins that are not empty.
 
     Args:
         counts: int64 [bins].
@@ -193,11 +193,11 @@ def collect_ranges(
     loader: FrameLoader,
     progress: Callable[[float], None] | None = None,
 ) -> dict[str, ActivationRange]:
-    """Measure every activation that int8 will hold: run the fp32 graph on images, and on the same with painted defects.
+    """Measure the range of every activation to quantise, on good images and on the same images with painted defects.
 
     Args:
         graph: The graph.
-        images: Good images, other than those that set the threshold.
+        images: Good images that are not used for the threshold.
         loader: Loads the images.
         progress: Called with the fraction done, 0 to 1.
 

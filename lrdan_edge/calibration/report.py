@@ -1,4 +1,4 @@
-"""The calibration report: the methods tried, the one chosen and why, as JSON and as a page."""
+"""The calibration report: the methods tried and the one chosen, as JSON and as a Markdown page."""
 
 import msgspec
 
@@ -21,24 +21,24 @@ class CalibrationReport(msgspec.Struct, frozen=True, kw_only=True):
     """``reports/calibration.json``.
 
     Attributes:
-        command: The command that repeats it.
+        command: The command that repeats the calibration.
         images: Number of images by purpose.
-        auroc_on: The images that AUROC was compared on, in words.
-        labels: What labelled images were used for, in words.
+        auroc_on: Description of the images that AUROC was compared on.
+        labels: Description of the use of labelled images.
         method: The method chosen.
         kept_in_float: Layers that stayed in float.
         chosen: The chosen graph's trial.
         trials: All trials, in order.
-        sensitivities: Per layer, how much it changes the score when only it is int8.
-        ranges: Per activation.
-        scores: Good images' scores that the graphs were compared on, by precision (``fp32``, ``int8``), in the same order.
+        sensitivities: Per layer, the change of the score if only this layer is int8.
+        ranges: One per activation.
+        scores: Scores of the good images for comparison, by precision (``fp32``, ``int8``), in the same order.
         held_out_scores: Held-out good images' scores by precision, in the same order.
-        thresholds: By precision.
-        false_reject_rate: The rate that was asked for.
-        instruction_set: What the machine that calibrated computes int8 with. It does not affect the choice.
-        kernels_add: The largest difference that the integer kernels of that machine make to the int8 scores, on the good images
-            that graphs were compared on, in standard deviations of their scores, by backend.
-        seconds: How long each step took, by name.
+        thresholds: Thresholds by precision.
+        false_reject_rate: The target rate.
+        instruction_set: The int8 instructions of the machine that calibrated. They do not affect the choice.
+        kernels_add: The largest difference of int8 scores caused by that machine's integer kernels, on the good images for
+            comparison, in standard deviations of their scores, by backend.
+        seconds: Duration of each step in seconds, by name.
     """
 
     command: str
@@ -61,7 +61,7 @@ class CalibrationReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def ranges_of(titles: dict[str, str], histograms: dict[str, ActivationRange], found: SearchResult) -> list[Range]:
-    """Every activation's range, by every method that was tried."""
+    """The range of every activation by each method that was tried."""
     methods = list(dict.fromkeys(trial.method for trial in found.trials))
     return [
         Range(tensor=titles[name], largest=found.largest, amplitudes={method: found.amplitude(method) for method in methods})
@@ -70,20 +70,20 @@ def ranges_of(titles: dict[str, str], histograms: dict[str, ActivationRange], fo
 
 
 def describe_labels(split: CalibrationSplit, decision: Decision) -> str:
-    """What labelled images were used for, so that nobody takes them for unseen test images."""
+    """Describe the use of labelled images, which are then no longer unseen test images."""
     if not split.defects:
-        return "No labelled image had a part in this."
+        return "No labelled image was used."
     parts = ["the choice of the int8 graph"]
     if any(graph.rule != "conformal" for graph in decision.graphs.values()):
         parts.append("the threshold")
     return (
-        f"{len(split.defects)} labelled defects had a part in {' and '.join(parts)}: "
-        "figures measured on these same images are better than on new ones."
+        f"{len(split.defects)} labelled defects were used for {' and '.join(parts)}: "
+        "results measured on these images are better than on new ones."
     )
 
 
 def as_markdown(report: CalibrationReport) -> str:
-    """The report as a page."""
+    """The report as a Markdown page."""
     images = ", ".join(f"{count} for {purpose}" for purpose, count in report.images.items())
     kept = ", ".join(report.kept_in_float) or "none"
     lines = [
@@ -93,13 +93,13 @@ def as_markdown(report: CalibrationReport) -> str:
         "",
         f"Chosen: **{report.method}**; layers kept in float: {kept}.",
         "",
-        "## What was tried",
+        "## Trials",
         "",
-        f"Bounds: rank correlation with fp32 at least {LEAST_RANK_CORRELATION}; no more good images with another verdict than "
-        f"the false-reject rate asked for ({report.false_reject_rate:g}); AUROC within {LARGEST_AUROC_DIFFERENCE} of fp32's, on "
+        f"Bounds: rank correlation with fp32 at least {LEAST_RANK_CORRELATION}; fraction of good images with a changed verdict at most "
+        f"the target false-reject rate ({report.false_reject_rate:g}); AUROC within {LARGEST_AUROC_DIFFERENCE} of fp32's, on "
         f"{report.auroc_on}.",
         "",
-        "| method | in float | rank correlation | among painted | added spread | verdicts changed | AUROC int8 | AUROC fp32 "
+        "| method | in float | rank correlation | on painted defects | added spread | verdicts changed | AUROC int8 | AUROC fp32 "
         "| bounds broken |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
@@ -113,12 +113,12 @@ def as_markdown(report: CalibrationReport) -> str:
     lines += ["", "Added spread: deviation of the score differences over the deviation of good scores."]
     added = ", ".join(f"{backend} {difference:.1g}" for backend, difference in report.kernels_add.items())
     lines += [
-        "All of these were computed in floating point, so that any machine makes the same choice. Largest score difference between "
+        "All trials were computed in floating point, so that every machine makes the same choice. Largest score difference between "
         f"this machine's integer kernels ({report.instruction_set}) and the floating-point result, in standard deviations of the "
         f"good scores: {added}.",
         "",
     ]
-    lines += ["## Layers, each alone in int8", "", "| layer | added spread |", "|---|---|"]
+    lines += ["## Sensitivity: only this layer in int8", "", "| layer | added spread |", "|---|---|"]
     lines += [f"| {one.layer} | {one.added_spread:.4f} |" for one in report.sensitivities]
     lines += ["", "## Activations", "", f"| activation | largest | {' | '.join(report.ranges[0].amplitudes)} |"]
     lines.append("|---|---|" + "---|" * len(report.ranges[0].amplitudes))

@@ -1,14 +1,14 @@
-"""Scales of an int8 graph for which all integer kernels give the same result, to the last bit.
+"""Scales of an int8 graph with which all integer kernels give the same result, to the last bit.
 
-Int8 kernels differ between processors. These rules exclude every case in which their results differ:
+Int8 kernels differ between processors. These rules exclude every case with different results:
 
 - x86 without VNNI adds two products of unsigned and signed 8-bit numbers in 16 bits, which saturate (``vpmaddubsw``; Intel's
   oneDNN and ONNX Runtime's MLAS both use it). Activations that may be negative need all 8 bits, so their weights get 7 bits;
   activations after a ReLU need 7 bits, so their weights keep 8. In both cases no sum of two products exceeds 16 bits.
 - Integer kernels add the bias as a whole number of product steps; a float bias is rounded to such a number here.
-- A result halfway between two steps is rounded up by one kernel and down by another, and in float sums the last
-  bit decides. So one output step is an odd multiple of the product step (or of 1/n of it), and then no integer lies
-  halfway; and where a leaky ReLU follows, its input's scale is moved until none of its 256 values does.
+- One kernel rounds a result halfway between two steps up, another rounds it down, and float sums depend on the last bit. So one
+  output step is an odd multiple of the product step (or of 1/n of it); then no integer lies halfway. If a leaky ReLU follows, the
+  scale of its input is adjusted until none of its 256 values lies halfway.
 """
 
 from collections.abc import Iterable
@@ -17,21 +17,21 @@ import numpy as np
 import numpy.typing as npt
 
 MOST_WEIGHT_STEPS = 127
-"""Largest magnitude of an 8-bit weight, for activations that are never negative and so at most 127."""
+"""Largest magnitude of an 8-bit weight, for activations that are never negative and thus at most 127."""
 
 MOST_WEIGHT_STEPS_SIGNED = 64
-"""The same where activations may be negative, so that kernels shift them to the range 0 to 255: 2 × 255 × 64 < 2¹⁵."""
+"""The same for activations that may be negative; kernels shift these to the range 0 to 255: 2 × 255 × 64 < 2¹⁵."""
 
-_LEAST_PARTS = 200  # in one output step; rounding down to an odd number moves a scale by at most 2 in so many
-_MOST_PARTS = 2.0**22  # beyond, float32 does not tell odd from even
-_TIE_MARGIN = 1e-3  # of a step; float32 sums are off by less than a tenth of it
+_LEAST_PARTS = 200  # in one output step; rounding down to an odd number changes a scale by at most 2 / 200
+_MOST_PARTS = 2.0**22  # above this, float32 cannot distinguish odd from even
+_TIE_MARGIN = 1e-3  # fraction of a step; errors of float32 sums are less than a tenth of it
 _MOVES = np.arange(0.0, 0.02, 1e-4)
 
 Floats = npt.NDArray[np.float32]
 
 
 def activation_scale(amplitude: float) -> float:
-    """One int8 step of an activation whose largest magnitude is `amplitude`; 1 for one that is always zero."""
+    """One int8 step of an activation with largest magnitude `amplitude`; 1 if the activation is always zero."""
     return float(np.float32(amplitude / 127)) if amplitude > 0 else 1.0
 
 
@@ -42,7 +42,7 @@ def weight_scales(weight: Floats, most_steps: int, input_scale: float, output_sc
         weight: float32 [channels, …].
         most_steps: The largest magnitude of a weight in steps.
         input_scale: One step of its activations.
-        output_scale: One step of its result, or None where that stays in float.
+        output_scale: One step of its result, or None if the result stays in float.
 
     Returns:
         float32 [channels], at most about 1 % above ``amplitude / most_steps``; 1 for a channel of zeros.
@@ -64,7 +64,7 @@ def round_to_steps(bias: Floats, step: Floats) -> Floats:
 
 
 def without_ties(input_scale: float, slopes: Iterable[tuple[float, float]]) -> float:
-    """An input scale for which no value of a leaky ReLU lies halfway between two output steps.
+    """An input scale with which no value of a leaky ReLU lies halfway between two output steps.
 
     Args:
         input_scale: One step of its input.

@@ -15,7 +15,7 @@ _BATCH = 16
 def score_images(
     backend: Backend, images: list[Path], loader: FrameLoader, report: Callable[[float], None], *, with_peaks: bool = False
 ) -> tuple[Scores, Scores | None]:
-    """Score images, a batch at a time.
+    """Score images in batches.
 
     Args:
         backend: Scores them.

@@ -1,4 +1,4 @@
-"""Search for the int8 graph: which calibration method to use, and which layers to keep in float."""
+"""Search for the int8 graph: select the calibration method and the layers to keep in float."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from lrdan_edge.calibration.quantise import QuantisableGraph
 
-_SENSITIVITY_IMAGES = 16  # good ones, and as many with painted defects
-_CANDIDATES = 4  # layers tried at each step: the most sensitive ones
+_SENSITIVITY_IMAGES = 16  # number of good images, and of images with painted defects
+_CANDIDATES = 4  # number of layers tried at each step, most sensitive first
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,8 +25,8 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         method: The calibration method.
         kept_in_float: Names of the layers that stayed in float.
-        fidelity: How it compares with fp32.
-        broken: The bounds that it breaks, in words.
+        fidelity: Its fidelity to fp32.
+        broken: Descriptions of the bounds that it breaks.
     """
 
     method: Method
@@ -36,7 +36,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Sensitivity(msgspec.Struct, frozen=True, kw_only=True):
-    """How much one layer changes the score when only that layer is int8: `QuantizationEvaluator.added_spread`."""
+    """The change of the score if only this layer is int8: `QuantizationEvaluator.added_spread`."""
 
     layer: str
     added_spread: float
@@ -44,13 +44,13 @@ class Sensitivity(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The int8 graph that was found, and how.
+    """The int8 graph that was found, and all trials.
 
     Attributes:
         model: The graph.
         trial: The trial of this graph.
         trials: All trials, in order.
-        sensitivities: Of every layer, in the network's order.
+        sensitivities: The sensitivity of every layer, in the network's order.
     """
 
     model: "onnx.ModelProto"
@@ -68,11 +68,11 @@ def search_int8(
     methods: Collection[Method] = METHODS,
     progress: Callable[[float], None] | None = None,
 ) -> SearchResult:
-    """Try the methods, take the best, and keep the fewest layers in float that bring it within the bounds.
+    """Try the methods, select the best, and keep as few layers in float as possible to meet the bounds.
 
-    The best method breaks the fewest bounds; of several such methods, the one with the highest rank correlation is taken, on good
-    images and on painted defects. While it breaks a bound, the layer that helps the scores most goes back to float. In the end,
-    layers that need not be in float become int8 again.
+    The best method breaks the fewest bounds; among equals, it has the highest rank correlation, the lower of good images and painted
+    defects. While a bound is broken, the layer that improves the scores most is put back to float. In the end, layers that are not
+    needed in float become int8 again.
 
     Args:
         graph: The fp32 graph.
@@ -134,7 +134,7 @@ class _Search:
         return found
 
     def repair(self, method: Method, sensitive: list[str]) -> Trial:
-        """Put layers back to float until no bound is broken, then make those int8 again that are not needed in float."""
+        """Put layers back to float until no bound is broken, then quantise those again that are not needed in float."""
         trial = next(one for one in reversed(self.trials) if one.method == method and not one.kept_in_float)
         waiting, added = list(sensitive), list[str]()
         while trial.broken:
@@ -149,7 +149,7 @@ class _Search:
             waiting.remove(helped)
             added.append(helped)
             trial = self.attempt(method, self._in_order([*kept, helped]))
-        for layer in added[:-1]:  # without the last one, a bound was broken
+        for layer in added[:-1]:  # the last one is needed: without it, a bound was broken
             without = self.attempt(method, [other for other in trial.kept_in_float if other != layer])
             trial = trial if without.broken else without
         return trial

@@ -1,4 +1,4 @@
-"""The int8 graph for processors: the same numbers with unsigned activations, as their integer kernels need them."""
+"""The int8 graph for processors: the same numbers, with the unsigned activations that their integer kernels need."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -21,13 +21,13 @@ RELU_ZERO = "relu_zero_point"
 def with_unsigned_activations(model: "onnx.ModelProto") -> "onnx.ModelProto":
     """Replace int8 activations by uint8 ones that give the same numbers, to the last bit.
 
-    TensorRT takes signed activations and float biases only. Processors multiply unsigned activations by signed weights, and ONNX
-    Runtime has integer kernels for those. Int8 with zero point 0 and uint8 with zero point 128 are the same steps of the same
-    real numbers. The output of a ReLU is never negative: it keeps zero point 0, so that rounding includes the ReLU, and is
-    limited to 127, the largest int8 value. Biases are whole numbers of product steps and become int32.
+    TensorRT takes only signed activations and float biases. ONNX Runtime's integer kernels for processors multiply unsigned
+    activations by signed weights. Int8 with zero point 0 and uint8 with zero point 128 represent the same real numbers. The output
+    of a ReLU is never negative: it keeps zero point 0, so that rounding includes the ReLU, and is limited to 127, the largest int8
+    value. Biases are whole numbers of product steps and become int32.
 
     Args:
-        model: An int8 deploy graph as `lrdan_edge.calibration.quantise` makes it.
+        model: An int8 deploy graph from `lrdan_edge.calibration.quantise`.
 
     Returns:
         A new graph, checked.
@@ -90,7 +90,7 @@ def _made_by_relu(tensor: str, made_by: Mapping[str, "onnx.NodeProto"]) -> bool:
 def _with_whole_bias(
     convolution: "onnx.NodeProto", made_by: Mapping[str, "onnx.NodeProto"], constants: _Constants
 ) -> list["onnx.NodeProto"]:
-    """An integer convolution with its bias in int32, as its kernels add it; a float convolution is not changed."""
+    """Convert an integer convolution's bias to int32, as integer kernels add it; a float convolution is not changed."""
     from onnx import helper
 
     activation, weight = (made_by.get(name) for name in convolution.input[:2])
@@ -107,7 +107,7 @@ def _with_whole_bias(
 
 
 def _bounded(quantiser: "onnx.NodeProto", constants: _Constants) -> list["onnx.NodeProto"]:
-    """A quantiser after a ReLU, limited to 127."""
+    """Limit the output of a quantiser after a ReLU to 127."""
     from onnx import helper
 
     result, largest = quantiser.output[0], constants.put(f"{quantiser.output[0]}_largest", np.array(127, np.uint8))

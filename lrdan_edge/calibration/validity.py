@@ -9,10 +9,10 @@ if TYPE_CHECKING:
 
 
 def checked(model: "onnx.ModelProto") -> "onnx.ModelProto":
-    """The graph, checked against the ONNX specification.
+    """Check the graph against the ONNX specification and return it.
 
     Raises:
-        CalibrationError: It is not valid.
+        CalibrationError: The graph is not valid.
     """
     import onnx
 

@@ -1,4 +1,4 @@
-"""What about a data folder would make figures lie: near-copies, formats that differ by class, too few images."""
+"""Dataset check: finds near-copies, formats that differ by class, and too few images, which make results misleading."""
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -12,19 +12,19 @@ from lrdan_edge.data.report import FolderReport, NearCopyReport, describe_folder
 from lrdan_edge.data.scan import Scan
 from lrdan_edge.errors import DataError
 
-FEW = 100  # good images for training: below it, what is normal is guessed from too little
-SIZES_APART = 1.25  # ratio of two folders' median sides
-PROMISE = 0.02  # the false-reject rate that calibrate promises by default
+FEW = 100  # good training images: fewer show too little of the normal variation
+SIZES_APART = 1.25  # largest ratio of two folders' median sides without a warning
+PROMISE = 0.02  # the default false-reject rate of calibrate
 
 
 class DatasetReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What a data folder holds, and what to know about it.
+    """The contents of a data folder, with warnings.
 
     Attributes:
-        data: The folder.
-        folders: Its folders, good ones first.
-        copies: Near-copies among the good ones.
-        warnings: What to know before figures are believed, one sentence each, with what to do.
+        data: The data folder.
+        folders: Its image folders, good ones first.
+        copies: Near-copies among the good images.
+        warnings: Problems that make results misleading, one sentence each, with a fix.
     """
 
     data: str
@@ -34,13 +34,13 @@ class DatasetReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def check(data: Path) -> DatasetReport:
-    """Look at every image of a data folder.
+    """Check every image of a data folder.
 
     Args:
-        data: A plain folder of good images, or one as `lrdan_edge.data.dataset` describes it.
+        data: A plain folder of good images, or a layout of `lrdan_edge.data.dataset`.
 
     Raises:
-        DataError: There is no good image.
+        DataError: No good image can be decoded.
     """
     good, others = _folders(data)
     scan = Scan()
@@ -58,14 +58,14 @@ def check(data: Path) -> DatasetReport:
 
 
 def training_notes(data: Path, images: GoodImages, scan: Scan) -> list[str]:
-    """What a user should know before training on these images, one sentence each.
+    """Warnings before training on these images, one sentence each.
 
-    Looks at the training and the held-out images, and at ``test/good`` where there is one.
+    Checks the training and held-out images, and ``test/good`` if it exists.
 
     Args:
         data: The data folder.
-        images: Its good images, divided.
-        scan: Where images are scanned that were not before.
+        images: Its good images, split.
+        scan: Scans the images that were not scanned before.
 
     Raises:
         DataError: A good image cannot be decoded.
@@ -92,13 +92,13 @@ def training_notes(data: Path, images: GoodImages, scan: Scan) -> list[str]:
 def evaluation_notes(
     data: Path, images: Sequence[LabelledImage], training: Sequence[Path], known: Collection[str] = ()
 ) -> list[str]:
-    """What a user should know before believing an evaluation's figures, one sentence each.
+    """Warnings about the results of an evaluation, one sentence each.
 
     Args:
         data: The data folder.
         images: Its test images.
-        training: The images the detector was trained on; those that no longer exist are left out.
-        known: Sha256 of the labelled defects it was trained on.
+        training: The detector's training images; missing files are skipped.
+        known: Sha256 of the labelled defects that the detector was trained on.
     """
     present = [path for path in training if path.is_file()]
     folders = {"training": present} if present else {}
@@ -119,7 +119,7 @@ def evaluation_notes(
 
 
 def _folders(data: Path) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
-    """Good folders and the others, each with its images."""
+    """The good folders and the other folders, each with its images."""
     training, held_out = good_folders(data)
     layout = (data / "train" / "good").is_dir()
     good = {"train/good" if layout else ".": training}
@@ -133,7 +133,7 @@ def _folders(data: Path) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
 
 
 def across_warning(pair: str, count: int) -> str:
-    """Two folders share parts."""
+    """The warning that two folders show the same parts."""
     return (
         f"{pair} share parts: {count} image{'s' if count > 1 else ''} of the second "
         f"{'are near-copies' if count > 1 else 'is a near-copy'} of one in the first, so figures come out too good: put all "
@@ -142,17 +142,17 @@ def across_warning(pair: str, count: int) -> str:
 
 
 def inside_warning(images: int, of: int, data: Path) -> str:
-    """Near-copies among the images of which some are held out at random."""
+    """The warning that images with near-copies are held out at random."""
     command = Command("train", data, group_by="auto")
     return (
-        f"{images} of {of} good images have near-copies (one part, several pictures?): held out at random, copies of training images "
-        f"set the threshold, too low: hold out whole parts with '{command}', or a regular expression in place of auto where file "
-        "names tell the part"
+        f"{images} of {of} good images have near-copies (several pictures of one part?): if images are held out at random, copies of "
+        f"training images set the threshold too low: hold out whole parts with '{command}', or replace auto by a regular expression "
+        "if file names identify the part"
     )
 
 
 def form_warnings(folders: Sequence[FolderReport]) -> list[str]:
-    """Bit depth, colour and file type that differ within or between classes."""
+    """Warnings about bit depths, colours and file types that differ within or between classes."""
     first, lines = folders[0], []
     if len(first.forms) > 1:
         lines.append(f"{first.name} mixes {_listed(first.forms)}: all become 8-bit of one colour; save them alike")
@@ -167,7 +167,7 @@ def form_warnings(folders: Sequence[FolderReport]) -> list[str]:
 
 
 def size_warnings(folders: Sequence[FolderReport]) -> list[str]:
-    """Sizes that differ within or between classes."""
+    """Warnings about image sizes that differ within or between classes."""
     first, lines = folders[0], []
     if len(first.sizes) > 1:
         lines.append(
@@ -186,11 +186,11 @@ def size_warnings(folders: Sequence[FolderReport]) -> list[str]:
 
 
 def count_warnings(training: int, held_out: int) -> list[str]:
-    """Too few good images, and for which promise.
+    """Warnings about too few good images.
 
     Args:
-        training: Good images to train on (with those to be held out of them, where `held_out` is 0).
-        held_out: Good images in ``calibration/good``.
+        training: Number of good training images (including those to hold out, if `held_out` is 0).
+        held_out: Number of good images in ``calibration/good``.
     """
     lines = []
     if training < FEW:
@@ -200,17 +200,17 @@ def count_warnings(training: int, held_out: int) -> list[str]:
 
 
 def few_warning(training: int) -> str:
-    """Too few images to learn from."""
+    """The warning about too few training images."""
     return f"{training} good images are few to learn from: {FEW} or more are better, some hundreds best"
 
 
 def promise_warnings(kept: int, fraction: float | None, *, parts: int | None = None) -> list[str]:
-    """What `kept` held-out images cannot promise.
+    """The warning that held-out images are too few for the default false-reject rate, or an empty list.
 
     Args:
-        kept: How many.
-        fraction: Which fraction of all good images they are, where they are drawn.
-        parts: How many parts they show, where that is known: the promise then depends on these.
+        kept: Number of held-out images.
+        fraction: Fraction of all good images that is held out, or None if the user chose them.
+        parts: Number of parts that they show, or None if unknown; the guarantee then depends on parts instead of images.
     """
     independent = kept if parts is None else parts
     needed = round(1 / PROMISE - 1)
@@ -226,6 +226,6 @@ def promise_warnings(kept: int, fraction: float | None, *, parts: int | None = N
 
 
 def _listed(counts: dict[str, int]) -> str:
-    """The most frequent keys, with how many."""
+    """The three most frequent keys with their counts."""
     shown = ", ".join(f"{key} ({count})" for key, count in list(counts.items())[:3])
     return shown + (", …" if len(counts) > 3 else "")

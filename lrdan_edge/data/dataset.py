@@ -1,8 +1,8 @@
-"""The folders users have: a plain folder of good images, or the layout of MVTec AD and anomalib.
+"""Supported dataset layouts: a plain folder of good images, or the layout of MVTec AD and anomalib.
 
 DATA/train/good           good images for training
-DATA/calibration/good     optional: good images kept for the threshold (else a fraction of train/good is held out, by image
-                          or, where several show one part, by part: see `lrdan_edge.data.grouping`)
+DATA/calibration/good     optional: good images for the threshold; without it, a fraction of train/good is held out, by image
+                          or by part (see `lrdan_edge.data.grouping`)
 DATA/test/good            good images for evaluation
 DATA/test/<defect>        defective images, one folder per kind
 DATA/ground_truth/<defect>  optional: masks, named like the image or with ``_mask`` appended
@@ -25,12 +25,12 @@ HELD_OUT_FRACTION = 0.2
 
 @dataclass(frozen=True)
 class GoodImages:
-    """Good images, divided: `training` teaches the networks, `held_out` only ever sets the threshold.
+    """Good images, split: `training` trains the networks, `held_out` only sets the threshold.
 
     Attributes:
-        training: Images to learn from.
-        held_out: Images kept.
-        held_out_groups: How many groups those kept are from, or None where nobody asked for groups.
+        training: Training images.
+        held_out: Held-out images.
+        held_out_groups: Number of groups among the held-out images, or None without grouping.
     """
 
     training: list[Path]
@@ -45,7 +45,7 @@ class LabelledImage:
     Attributes:
         path: The image.
         kind: ``good``, or the defect's name (its folder).
-        mask: The defect's mask (non-zero where defective), if there is one.
+        mask: The defect's mask (non-zero where defective), or None.
     """
 
     path: Path
@@ -59,19 +59,19 @@ class LabelledImage:
 
 
 def good_images(data: Path, seed: int = 0, group_by: str | None = None, scan: Scan | None = None) -> GoodImages:
-    """The good images of `data`, a fraction of them held out for the threshold.
+    """Split the good images of `data` into training and held-out images.
 
-    With ``calibration/good`` that folder is held out. Otherwise `HELD_OUT_FRACTION` of the training images is, drawn at
-    random by `seed`; with `group_by`, whole groups are.
+    ``calibration/good`` is held out if it exists. Otherwise a random `HELD_OUT_FRACTION` of the training images is held out; with
+    `group_by`, whole groups are.
 
     Args:
         data: A folder in one of the layouts above.
-        seed: Seed of the draw.
-        group_by: ``auto`` or a regular expression, as `lrdan_edge.data.grouping.group_names` takes it.
-        scan: Where images are scanned that `group_by` needs to look at.
+        seed: Random seed of the split.
+        group_by: ``auto`` or a regular expression; see `lrdan_edge.data.grouping.group_names`.
+        scan: Scans the images that `group_by` needs.
 
     Raises:
-        DataError: No images, or too few to hold any out; or there are no groups to tell apart, or some are on both sides.
+        DataError: There are no images, too few to hold any out, or only one group; or a group is on both sides.
     """
     training, held_out = good_folders(data)
     if not held_out and len(training) < 5:
@@ -90,10 +90,10 @@ def good_images(data: Path, seed: int = 0, group_by: str | None = None, scan: Sc
 
 
 def good_folders(data: Path) -> tuple[list[Path], list[Path]]:
-    """The images of ``train/good`` (or of a plain folder) and of ``calibration/good`` (empty where there is none).
+    """The images of ``train/good`` (or of a plain folder) and of ``calibration/good`` (empty if it does not exist).
 
     Raises:
-        DataError: There are no images, or a layout that is neither.
+        DataError: There are no images, or the layout is not supported.
     """
     if not data.exists():
         raise DataError(f"{data} does not exist", "give a folder of good images, or one with train/good")
@@ -111,23 +111,22 @@ def good_folders(data: Path) -> tuple[list[Path], list[Path]]:
 
 
 def foreign_folder(folder: Path) -> str | None:
-    """The name of a folder in `folder` that says it is not a folder of good images only, or None."""
+    """The name of a subfolder that shows that `folder` does not hold only good images, or None."""
     return next((name for name in ("train", "test", "ground_truth", "calibration") if (folder / name).is_dir()), None)
 
 
 def _draw_groups(data: Path, names: list[str], count: int, rng: np.random.Generator) -> set[int]:
-    """Places of about `count` images: whole groups in random order, passing over those that would be far too many.
+    """Indices of about `count` images: whole groups in random order, skipping groups that are far too large.
 
     Raises:
-        DataError: There is one group only.
+        DataError: There is only one group.
     """
     members: dict[str, list[int]] = {}
     for place, name in enumerate(names):
         members.setdefault(name, []).append(place)
     if len(members) < 2:
         raise DataError(
-            f"all {len(names)} good images of {data} are one group ({names[0]!r}), and whole groups are held out, which takes at "
-            "least two",
+            f"all {len(names)} good images of {data} are one group ({names[0]!r}); holding out whole groups takes at least two",
             "check {group_by}",
         )
     most = count + max(1, count // 4)
@@ -140,7 +139,7 @@ def _draw_groups(data: Path, names: list[str], count: int, rng: np.random.Genera
 
 
 def _require_apart(data: Path, names: list[str], training: int) -> int:
-    """How many groups ``calibration/good`` has, the images after the first `training`; none may be in ``train/good`` too."""
+    """Count the groups of ``calibration/good`` (the images after the first `training`); raise if ``train/good`` shares one."""
     before, kept = set(names[:training]), set(names[training:])
     if both := sorted(before & kept):
         raise DataError(
@@ -154,7 +153,7 @@ def test_images(data: Path) -> list[LabelledImage]:
     """The labelled test images of `data` (``test/<kind>``), in natural order.
 
     Raises:
-        DataError: There is no ``test`` folder, no good or no defective image in it.
+        DataError: There is no ``test`` folder, or it has no good or no defective image.
     """
     folder = data / "test"
     if not folder.is_dir():
@@ -172,7 +171,7 @@ def test_images(data: Path) -> list[LabelledImage]:
 
 
 def mask_of(folder: Path, image: Path) -> Path | None:
-    """The mask of `image` in `folder`: ``<stem>_mask.png``, ``<stem>.png`` or of the same name; None where there is none."""
+    """The mask of `image` in `folder`: ``<stem>_mask.png``, ``<stem>.png`` or the image's own name; None if there is none."""
     for name in (f"{image.stem}_mask.png", f"{image.stem}.png", image.name):
         if (folder / name).is_file():
             return folder / name
@@ -180,6 +179,6 @@ def mask_of(folder: Path, image: Path) -> Path | None:
 
 
 def recorded_images(bundle: Bundle, part: Literal["training", "held_out"]) -> list[Path]:
-    """The images that training used or held out, as the bundle's train stage recorded them (they may since be gone)."""
+    """Paths of the training or held-out images as recorded by the train stage; the files may be missing."""
     results = bundle.manifest.stages["train"].results
     return [Path(results["data"]) / name for name in results[part]]

@@ -1,4 +1,4 @@
-"""Which images belong together, such as several pictures of one part: by their names, or by what they show."""
+"""Grouping of images that belong together, such as several pictures of one part, by file name or by similarity."""
 
 import re
 from collections.abc import Sequence
@@ -13,15 +13,15 @@ _FIX = "fix {group_by}, or give {group_by:auto}"
 
 
 def group_names(paths: Sequence[Path], data: Path, group_by: str, scan: Scan) -> list[str]:
-    """Each image's group, by name.
+    """The name of each image's group.
 
     Args:
         paths: The images, below `data`.
-        data: The folder that the user gave.
-        group_by: ``auto``: near-copies are a group (see `lrdan_edge.data.similarity`), named by its first image. Otherwise a regular
-            expression, searched in the path relative to `data` (with ``/``): what its first group matched names the image's
-            group, or the whole match where it has none.
-        scan: The images are scanned with it for ``auto``, unless they were before.
+        data: The data folder.
+        group_by: ``auto``: near-copies form a group (see `lrdan_edge.data.similarity`), named after its first image. Otherwise a
+            regular expression, searched in the path relative to `data` (with ``/``): its first capturing group, or the whole match
+            if it has none, is the group's name.
+        scan: Scans the images for ``auto``.
 
     Raises:
         DataError: The expression is not valid or does not match an image, or an image cannot be read.

@@ -1,6 +1,6 @@
-"""Images on the way in: finding them, reading them, fitting them to what the networks see.
+"""Find, read and decode images, and resize them for the networks.
 
-Training, calibration, evaluation and the runtime all go through `fit_frame`, so a frame means the same everywhere.
+Training, calibration, evaluation and the runtime all use `fit_frame`, so they all see the same pixels.
 """
 
 import re
@@ -17,7 +17,7 @@ from lrdan_edge.bundle.view import RegionFractions, fractions_to_pixels
 from lrdan_edge.errors import DataError
 
 Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
-"""An image as its file has it: [H, W] or [H, W, 3] (BGR)."""
+"""An image as stored in its file: [H, W] or [H, W, 3] (BGR)."""
 
 Frame = npt.NDArray[np.uint8]
 """One image: uint8, shape [H, W] (grey), [H, W, 1], [H, W, 3] (BGR) or [H, W, 4] (BGRA)."""
@@ -28,7 +28,7 @@ SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", "
 
 
 def natural_key(path: Path) -> list[tuple[int, str]]:
-    """Sort key that puts ``tile_2`` before ``tile_10``, the same on every machine."""
+    """Sort key that puts ``tile_2`` before ``tile_10`` on every machine."""
     parts = re.split(r"(\d+)", path.as_posix())
     return [(int(part), "") if part.isdigit() and part.isascii() else (-1, part.lower()) for part in parts]
 
@@ -48,16 +48,16 @@ def list_images(folder: Path) -> list[Path]:
 
 
 def read_pixels(path: Path) -> Pixels:
-    """Decode an image file as it is stored: uint8 or uint16, [H, W] or [H, W, 3] (BGR); alpha is dropped.
+    """Decode an image file without scaling: uint8 or uint16, [H, W] or [H, W, 3] (BGR); alpha is dropped.
 
     Raises:
-        DataError: The file cannot be read, is no whole image, or has pixels of another type.
+        DataError: The file cannot be read, is not a complete image, or has pixels of another type.
     """
     return decode_pixels(read_bytes(path), str(path))
 
 
 def read_bytes(path: Path) -> npt.NDArray[np.uint8]:
-    """All bytes of a file, uint8 [N]; raises DataError where it cannot be read."""
+    """Read all bytes of a file, uint8 [N]; raises DataError if it cannot be read."""
     try:
         return np.fromfile(path, dtype=np.uint8)
     except OSError as error:
@@ -69,11 +69,11 @@ def decode_image(data: bytes, name: str, bit_depth: int = 16) -> Frame:
 
     Args:
         data: The whole file.
-        name: What it is called in messages.
+        name: Its name in messages.
         bit_depth: As `to_eight_bits`.
 
     Raises:
-        DataError: It is no whole image, or has pixels of another type.
+        DataError: It is not a complete image, or has pixels of another type.
     """
     return to_eight_bits(decode_pixels(np.frombuffer(data, np.uint8), name), bit_depth)
 
@@ -94,14 +94,14 @@ def decode_pixels(data: npt.NDArray[np.uint8], name: str) -> Pixels:
 
 
 def to_eight_bits(image: Pixels, bit_depth: int) -> Frame:
-    """Scale 16-bit pixels to 8 bits; 8-bit ones stay as they are.
+    """Scale 16-bit pixels to 8 bits; 8-bit pixels are not changed.
 
-    Many cameras put 10, 12 or 14 bits into 16: scaled by the whole range, such images would keep 2, 4 or 6 bits.
+    Many cameras put 10, 12 or 14 bits into 16. Scaled by the full 16-bit range, such images would keep 2, 4 or 6 bits.
 
     Args:
         image: uint8 or uint16, any shape.
-        bit_depth: How many bits of a 16-bit pixel are used (see `Preprocessing.bit_depth`): 2^bit_depth − 1 becomes 255, and
-            so does everything above.
+        bit_depth: Number of bits used in a 16-bit pixel (see `Preprocessing.bit_depth`). 2^bit_depth − 1 and larger values
+            become 255.
 
     Returns:
         uint8, the same shape.
@@ -118,7 +118,7 @@ def to_eight_bits(image: Pixels, bit_depth: int) -> Frame:
 
 
 def bits_used(image: Pixels) -> BitDepth:
-    """How many bits the pixels of one image need, as a camera has them: 8, 10, 12, 14 or 16."""
+    """The smallest camera bit depth that holds the pixels of one image: 8, 10, 12, 14 or 16."""
     return next(depth for depth in BIT_DEPTHS if image.max() < 1 << depth)
 
 
@@ -136,7 +136,7 @@ def read_image(path: Path, bit_depth: int = 16) -> Frame:
 
 
 def read_mask(path: Path) -> npt.NDArray[np.bool_]:
-    """A defect's mask, bool [H, W]: true where the image file is not black.
+    """Read a defect's mask, bool [H, W]: true where the image is not black.
 
     Raises:
         DataError: As `read_pixels`.
@@ -146,7 +146,7 @@ def read_mask(path: Path) -> npt.NDArray[np.bool_]:
 
 
 def _truncated(data: npt.NDArray[np.uint8]) -> bool:
-    """Whether the file stops before its end marker; OpenCV fills what is missing with grey and says nothing."""
+    """Whether the file ends before its end marker; OpenCV silently fills the missing part with grey."""
     begin = data[:4].tobytes()
     if begin.startswith(b"\xff\xd8"):  # JPEG
         return b"\xff\xd9" not in data[-4096:].tobytes()
@@ -156,17 +156,17 @@ def _truncated(data: npt.NDArray[np.uint8]) -> bool:
 
 
 def fit_frame(frame: Frame, shape: tuple[int, int, int]) -> Frame:
-    """Fit a frame to the deploy graph's input: colour first, then size (averaging areas, so that no pixel is skipped).
+    """Convert a frame's colour, then resize it to the deploy graph's input (by averaging areas, so no pixel is skipped).
 
     Args:
         frame: uint8, [h, w], [h, w, 1], [h, w, 3] (BGR) or [h, w, 4] (BGRA).
         shape: (H, W, C), C 1 or 3.
 
     Returns:
-        uint8 [H, W, C], C-contiguous; the frame itself when it already fits.
+        uint8 [H, W, C], C-contiguous; the frame itself if it already has this form.
 
     Raises:
-        DataError: The frame is not an image of these forms.
+        DataError: The frame has another dtype or shape.
     """
     if frame.dtype != np.uint8 or frame.ndim not in (2, 3) or frame.size == 0:
         raise DataError(f"a frame is uint8 [H, W] or [H, W, C]; this one is {frame.dtype} {list(frame.shape)}")
@@ -191,7 +191,7 @@ def fit_frame(frame: Frame, shape: tuple[int, int, int]) -> Frame:
 
 
 def region_of(frame: Frame, spec: ModelSpec) -> Frame:
-    """The part of a frame that the networks see, as the deploy graph scales it: uint8 [h, w, C] of ``spec.heatmap_shape``.
+    """The region of a frame, resized as in the deploy graph: uint8 [h, w, C] of ``spec.heatmap_shape``.
 
     Args:
         frame: uint8 [H, W, C] of ``spec.frame_shape``.
@@ -204,7 +204,7 @@ def region_of(frame: Frame, spec: ModelSpec) -> Frame:
 
 
 def cut_frame(frame: Frame, spec: ModelSpec) -> Frame:
-    """The images that the networks see of a frame, as the deploy graph cuts them: region, scale, tiles.
+    """Make the networks' images from a frame as the deploy graph does: crop, resize and tile.
 
     Args:
         frame: uint8 [H, W, C] of ``spec.frame_shape``.
@@ -217,13 +217,13 @@ def cut_frame(frame: Frame, spec: ModelSpec) -> Frame:
 
 
 def tiles_of(canvas: npt.NDArray[Pixel], spec: ModelSpec) -> npt.NDArray[Pixel]:
-    """The tiles [T, h, w, ...] of a picture of ``spec.heatmap_shape``, [H, W, ...], row by row."""
+    """The tiles [T, h, w, ...], row by row, of an image [H, W, ...] of ``spec.heatmap_shape``."""
     corners = [(row, column) for row in spec.tile_rows for column in spec.tile_columns]
     return np.stack([canvas[row : row + spec.height, column : column + spec.width] for row, column in corners])
 
 
 def crop_region(image: npt.NDArray[Pixel], fractions: RegionFractions | None) -> npt.NDArray[Pixel]:
-    """The part of a picture of the frame (any size, [H, W] or [H, W, C]) that the heatmap shows; a view."""
+    """Crop an image of the frame (any size, [H, W] or [H, W, C]) to the heatmap's region; returns a view."""
     if fractions is None:
         return image
     left, top, width, height = fractions_to_pixels(fractions, *image.shape[:2])
@@ -231,11 +231,11 @@ def crop_region(image: npt.NDArray[Pixel], fractions: RegionFractions | None) ->
 
 
 def load_frames(paths: Iterable[Path], shape: tuple[int, int, int], bit_depth: int = 16) -> Frame:
-    """Read images (as `read_image`) and fit them: uint8 [N, H, W, C]."""
+    """Read images (as `read_image`) and convert them by `fit_frame`: uint8 [N, H, W, C]."""
     return np.stack([fit_frame(read_image(path, bit_depth), shape) for path in paths])
 
 
 def batches(paths: list[Path], shape: tuple[int, int, int], size: int, bit_depth: int = 16) -> Iterator[Frame]:
-    """Like `load_frames`, in batches of at most `size`, so that memory stays bounded."""
+    """Like `load_frames`, in batches of at most `size` to limit memory."""
     for start in range(0, len(paths), size):
         yield load_frames(paths[start : start + size], shape, bit_depth)

@@ -1,4 +1,4 @@
-"""What image folders hold: sizes, bit depths, file types, what is broken, and near-copies among the good images."""
+"""The dataset report: sizes, bit depths, file types and broken files of image folders, and near-copies among good images."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,10 +18,10 @@ class FolderReport(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         name: Relative to the data folder; ``.`` for a plain folder.
-        images: How many.
-        sizes: How many of each size (``height x width``).
-        forms: How many of each form (``8-bit grey``, ``16-bit colour``, ``8-bit grey stored as colour``).
-        suffixes: How many of each file type.
+        images: Number of images.
+        sizes: Number of images of each size (``height x width``).
+        forms: Number of images of each form (``8-bit grey``, ``16-bit colour``, ``8-bit grey stored as colour``).
+        suffixes: Number of images of each file type.
         broken: Files that cannot be decoded, with the reason.
         side: Median of the longer side, in pixels.
     """
@@ -39,12 +39,12 @@ class NearCopyReport(msgspec.Struct, frozen=True, kw_only=True):
     """Near-copies among the good images.
 
     Attributes:
-        threshold: Similarity above which images count as near-copies, or None if none do.
-        pairs: How many pairs.
-        images: How many images have a near-copy in their own folder, by folder.
-        groups: How many groups each folder's images fall into, copies of one part being one group.
-        across: For every two folders that share groups: how many images of the second have a near-copy in the first's.
-        examples: A few pairs with their similarity, the ones across folders first.
+        threshold: Similarity above which two images count as near-copies, or None if there are none.
+        pairs: Number of pairs.
+        images: Number of images with a near-copy in their own folder, by folder.
+        groups: Number of groups of images, by folder; all copies of one part form one group.
+        across: For each pair of folders that share groups: number of images of the second with a near-copy in the first.
+        examples: A few pairs with their similarity; pairs across folders come first.
     """
 
     threshold: float | None
@@ -56,12 +56,12 @@ class NearCopyReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def describe_folder(name: str, paths: Sequence[Path], scan: Scan) -> FolderReport:
-    """Summarise a folder's images, which are scanned unless they were before.
+    """Summarise a folder's images.
 
     Args:
-        name: What the folder is called in messages.
+        name: The folder's name in messages.
         paths: Its images.
-        scan: Where they are scanned.
+        scan: Scans the images that were not scanned before.
     """
     scan.add(paths)
     whole = [scan.images[path] for path in paths if path in scan.images]
@@ -77,12 +77,12 @@ def describe_folder(name: str, paths: Sequence[Path], scan: Scan) -> FolderRepor
 
 
 def describe_near_copies(folders: Mapping[str, Sequence[Path]], scan: Scan, data: Path) -> NearCopyReport:
-    """Near-copies within and across folders.
+    """Find near-copies within and across folders.
 
     Args:
-        folders: Each folder's scanned images.
-        scan: Where they were scanned.
-        data: Paths are shown relative to it, where they lie below it.
+        folders: The scanned images of each folder.
+        scan: The scan of these images.
+        data: The data folder; paths below it are shown relative to it.
     """
     names = list(folders)
     folder_of = {path: place for place, name in enumerate(names) for path in folders[name]}

@@ -1,4 +1,4 @@
-"""One pass over image files: each is read and decoded once, for all that asks about it."""
+"""A scan of image files that reads and decodes each file only once."""
 
 import hashlib
 import os
@@ -18,13 +18,13 @@ MOST_THREADS = 8  # each holds one decoded image
 
 @dataclass(frozen=True)
 class ScannedImage:
-    """What is known of an image file.
+    """The properties of an image file.
 
     Attributes:
         sha256: Of the file's bytes, in hex.
         size: (height, width) in pixels.
         colour: Whether it is stored with three channels.
-        grey: Whether it has no colour, as stored or by content.
+        grey: Whether it is stored as grey, or has three equal channels.
         bytes_per_channel: 1 or 2.
         largest: Its largest value.
         thumbnail: As `lrdan_edge.data.similarity.thumbnail` gives it.
@@ -46,18 +46,18 @@ class ScannedImage:
 
 
 class Scan:
-    """The images that were scanned so far.
+    """The images scanned so far.
 
     Attributes:
-        images: What is known of each, in the order in which they were added.
-        broken: The files that cannot be decoded, with the error.
+        images: The properties of each image, in the order in which they were added.
+        broken: Files that cannot be decoded, with the error.
     """
 
     def __init__(self, use: Callable[[Path, Pixels], None] | None = None) -> None:
         """Begin with no images.
 
         Args:
-            use: Gets every image that is decoded, from several threads, but the first of each `add` before the others.
+            use: Called with every decoded image, from several threads; the first image of each `add` comes before the others.
         """
         self.images: dict[Path, ScannedImage] = {}
         self.broken: dict[Path, DataError] = {}
@@ -65,7 +65,7 @@ class Scan:
         self._near_copies: dict[frozenset[Path], NearCopies] = {}
 
     def add(self, paths: Sequence[Path]) -> None:
-        """Read and decode those files that were not scanned before."""
+        """Read and decode the files that were not scanned before."""
         new = [path for path in dict.fromkeys(paths) if path not in self.images and path not in self.broken]
         with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1), "decode") as pool:
             for part in (new[:1], new[1:]):
@@ -83,10 +83,10 @@ class Scan:
                 raise self.broken[path]
 
     def near_copies(self, paths: Collection[Path]) -> tuple[list[Path], NearCopies]:
-        """Near-copies among scanned images, searched once for the same images.
+        """Find near-copies among scanned images; a repeated search of the same images uses the first result.
 
         Returns:
-            Those of `paths` that could be decoded, in the order in which they were added; and the near-copies among them.
+            The decodable images of `paths`, in the order in which they were added, and the near-copies among them.
         """
         wanted = frozenset(paths)
         chosen = [path for path in self.images if path in wanted]
@@ -115,5 +115,5 @@ class Scan:
 
 
 def is_grey(image: Pixels) -> bool:
-    """Whether an image has no colour, as stored or by content."""
+    """Whether an image has one channel, or three equal channels."""
     return image.ndim == 2 or bool((image == image[:, :, :1]).all())

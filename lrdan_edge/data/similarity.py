@@ -1,12 +1,12 @@
-"""Which images show the same thing again: the same part under other light, a frame saved twice.
+"""Search for near-copies: the same part under different light, or a frame that was saved twice.
 
-An image is made small and locally normalised (minus its local mean, over its local deviation), so that exposure drops out. What
-all images have in common is then taken away by whitening, so that parts which merely look alike do not count: what is left of an
-image is what it has for itself. Two images are as similar as these remains correlate.
+An image is reduced to a thumbnail and normalised locally (minus its local mean, over its local deviation) to remove exposure.
+Whitening then removes the structure that all images share, so that different parts of one kind do not count as copies. The
+similarity of two images is the correlation of their whitened features.
 
-Among unrelated images, pairs get rarer and rarer as similarity grows. Copies break that rule: they gather at the upper end. So a
-threshold is taken only where far more pairs lie above it than in the band just below, and none where similarity thins out evenly.
-Copies of one thing are also all alike, where neighbours in a gradual change (stripes of any phase) are alike pair by pair only.
+Among unrelated images, pairs become rarer with growing similarity. Copies are an exception: they gather at the upper end. So a
+threshold is used only if far more pairs lie above it than in the band just below it. In addition, all copies of one part must be
+similar to each other; in a gradual change (stripes of varying phase) only neighbours are.
 """
 
 from collections.abc import Iterator
@@ -19,14 +19,14 @@ import numpy.typing as npt
 from lrdan_edge.data.images import Frame
 
 SIDE = 32  # pixels of the thumbnail
-SIGMA = 3.0  # pixels of it: what local means
-LEAST_DEVIATION = 2.0  # grey levels: fainter structure than this is noise
-SHRINKAGE = 0.1  # of the typical variance, added before whitening: directions without variance are not blown up
+SIGMA = 3.0  # thumbnail pixels: scale of the local normalisation
+LEAST_DEVIATION = 2.0  # grey levels: fainter structure is noise
+SHRINKAGE = 0.1  # fraction of the typical variance, added before whitening so that noise is not amplified
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
-BAND = 0.1  # of similarity, below a threshold; narrower near 1
-EXCESS = 3.0  # how many times as many pairs must lie above a threshold as in the band below
-COMPLETE = 0.5  # share of a group's pairs that must be near-copies themselves
-FEW, CERTAIN = 20, 0.9  # among fewer images than this, what they have in common is unsure, and only this much is
+BAND = 0.1  # width in similarity of the band below a threshold; narrower near 1
+EXCESS = 3.0  # smallest ratio of pairs above a threshold to pairs in the band below it
+COMPLETE = 0.5  # fraction of a group's pairs that must be near-copies themselves
+FEW, CERTAIN = 20, 0.9  # with fewer images than this, whitening is unreliable, and a threshold must be at least this
 _BLOCK = 1024
 
 Features = npt.NDArray[np.float32]
@@ -38,8 +38,8 @@ class NearCopies:
 
     Attributes:
         threshold: Similarity above which two images count as near-copies, or None if none are.
-        pairs: Their places, int64 [P, 2], first < second.
-        similarity: Of each pair, float32 [P], at most 1.
+        pairs: Indices of the two images, int64 [P, 2], first < second.
+        similarity: Similarity of each pair, float32 [P], at most 1.
     """
 
     threshold: float | None
@@ -66,7 +66,7 @@ def thumbnail(frame: Frame) -> Features:
 
 
 def find_near_copies(found: Features) -> NearCopies:
-    """Pairs of near-copies; memory beyond the features themselves is bounded.
+    """Find pairs of near-copies in bounded memory.
 
     Args:
         found: What `thumbnail` gives, stacked, float32 [N, D].
@@ -91,7 +91,7 @@ def _pairs_above(own: Features, threshold: float) -> NearCopies:
 
 
 def _completeness(pairs: npt.NDArray[np.int64], count: int) -> float:
-    """Of all pairs within the groups that these pairs join, the share that are among them."""
+    """The fraction of all pairs within the joined groups that are in `pairs`."""
     sizes = np.bincount(join(count, pairs)).astype(np.int64)
     return len(pairs) / max(1, int((sizes * (sizes - 1) // 2).sum()))
 
@@ -103,20 +103,20 @@ def similarities(found: Features) -> Iterator[tuple[int, Features]]:
         found: What `thumbnail` gives, stacked, float32 [N, D].
 
     Yields:
-        A block's first place `start`, and similarities float32 [rows, N - start] of the places from there on with each other;
-        -1 where a pair is another block's or none.
+        The block's first index `start`, and the similarities float32 [rows, N - start] of its images to the images from `start`
+        on; -1 for a pair of another block or of an image with itself.
     """
     return _blocks(whiten(found))
 
 
 def whiten(found: Features) -> Features:
-    """What each image has for itself, of unit length (zero where it has nothing): float32 [N, min(N, D)].
+    """Whitened features of unit length (zero for an image without structure of its own): float32 [N, min(N, D)].
 
     Args:
         found: float32 [N, D].
     """
     centred = found.astype(np.float32) - found.mean(0)
-    few = len(found) < found.shape[1]  # their products among themselves are then the smaller matrix, of the same variances
+    few = len(found) < found.shape[1]  # then the Gram matrix is smaller than the covariance and has the same eigenvalues
     variance, axes = np.linalg.eigh((centred @ centred.T if few else centred.T @ centred) / max(1, len(found)))
     variance = np.maximum(variance, 0)
     typical = float(np.square(variance).sum() / max(float(variance.sum()), 1e-12))
@@ -127,10 +127,10 @@ def whiten(found: Features) -> Features:
 
 
 def join(count: int, pairs: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Number `count` images by group, int64 [count]: images joined by pairs, directly or through others, share one.
+    """The group number of each image, int64 [count]: images connected by pairs, directly or indirectly, share a group.
 
     Args:
-        count: How many images.
+        count: Number of images.
         pairs: int64 [P, 2].
     """
     parent = list(range(count))
@@ -147,7 +147,7 @@ def join(count: int, pairs: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 
 
 def _blocks(own: Features) -> Iterator[tuple[int, Features]]:
-    """Similarities of every pair once, block by block: the first place of the block, and the block; -1 where no pair is."""
+    """Yield every pair's similarity once, block by block: the block's first index and the block; -1 where there is no pair."""
     for start in range(0, len(own), _BLOCK):
         rows = own[start : start + _BLOCK]
         block = rows @ own[start:].T
@@ -156,7 +156,7 @@ def _blocks(own: Features) -> Iterator[tuple[int, Features]]:
 
 
 def _tail(own: Features) -> list[tuple[int, int]]:
-    """For each of `THRESHOLDS`: pairs above it, and pairs in the band below."""
+    """For each of `THRESHOLDS`: the numbers of pairs above it and in the band below it."""
     counts = np.zeros((len(THRESHOLDS), 2), np.int64)
     for _, block in _blocks(own):
         high = block[block >= THRESHOLDS[0] - BAND]

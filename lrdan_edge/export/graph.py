@@ -1,6 +1,6 @@
-"""Weights to deploy graph: ONNX with preprocessing, AE2 and scoring inside.
+"""Export of the deploy graph: ONNX with preprocessing, AE2 and scoring.
 
-Opset 18 is the newest the PyTorch exporter writes without conversion, and TensorRT 10.3's parser (JetPack 6) takes 9 to 20; see
+Opset 18 is the newest that the PyTorch exporter writes without conversion; TensorRT 10.3's parser (JetPack 6) supports 9 to 20. See
 docs/reference/graph.md.
 """
 
@@ -32,21 +32,21 @@ if TYPE_CHECKING:
 
 OPSET = 18
 FLOAT32_FIRST = (2, 4, 6, 8)
-"""How many convolutions at the start of an fp16 graph stay in float32: the fewest with which its bound holds."""
+"""Candidate numbers of first convolutions that stay in float32 in an fp16 graph; the smallest that meets the bound is used."""
 
 
 def export(bundle: Bundle, *, frame_size: tuple[int, int] | None = None) -> None:
-    """Write the fp32 and the fp16 deploy graph into the bundle, each measured against PyTorch on real images.
+    """Write the fp32 and fp16 deploy graphs to the bundle, and compare each with PyTorch on real images.
 
     The input is ``frames`` uint8 [N, H, W, C]; the outputs are ``score`` float32 [N] and ``heatmap`` float32 [N, h, w]; N is
-    the only dynamic axis. The fp16 graph is the exported half-precision module. Its sums and scores are in float32, and so are the
-    last convolution and as many of the first ones as its bound needs (`FLOAT32_FIRST`). The measured differences are written to
-    ``reports/parity.json`` and ``.md``. A third graph gives AE2's reconstruction, for `lrdan_edge.runtime.explain`.
+    the only dynamic axis. In the fp16 graph, sums, scores, the last convolution and as many of the first convolutions as its bound
+    needs (`FLOAT32_FIRST`) stay in float32. The measured differences are written to ``reports/parity.json`` and ``.md``. A third
+    graph computes AE2's reconstruction, for `lrdan_edge.runtime.explain`.
 
     Args:
         bundle: A trained bundle.
-        frame_size: (rows, columns) of the camera's frames, which the graph then resizes; None: the graph takes frames of the
-            size used in training, and others are resized before they enter.
+        frame_size: (rows, columns) of the camera's frames, which the graph then resizes. None: the graph takes frames of the
+            size used in training, and others are resized before they enter it.
 
     Raises:
         MissingStageError: The bundle has no weights.
@@ -82,7 +82,7 @@ def export(bundle: Bundle, *, frame_size: tuple[int, int] | None = None) -> None
                 data = graph.SerializeToString()
                 found = measure(precision, data, reference, expected, bundle.manifest.scoring.unit)
                 if not any(row.broken() for row in found[0]) or first + 1 >= _convolutions(module) / 2:
-                    break  # with more than half of them in float32 it is hardly fp16
+                    break  # with more than half of the convolutions in float32, fp16 brings no gain
             stage.path(graph_name(precision)).write_bytes(data)
             rows, missing = rows + found[0], missing + found[1]
             stage.results[precision] = _require_bounds(precision, found[0])
@@ -98,7 +98,7 @@ GRAPHS: tuple[Precision, ...] = ("fp32", "fp16")
 
 
 def _with_frame_size(bundle: Bundle, frame_size: tuple[int, int] | None) -> ModelSpec:
-    """The trained model, for frames of `frame_size` if one is given."""
+    """The trained model's specification, for frames of `frame_size` if given."""
     trained = bundle.manifest.stages["train"].results.get("geometry")
     geometry = None if trained is None else msgspec.convert(trained, Geometry)
     model = bundle.manifest.model
@@ -115,7 +115,7 @@ def _with_frame_size(bundle: Bundle, frame_size: tuple[int, int] | None) -> Mode
 
 
 def _require_bounds(precision: Precision, rows: list[Parity]) -> dict[str, float]:
-    """The worst of a graph's rows, for the manifest.
+    """Check the bounds of a graph's rows, and return the largest differences for the manifest.
 
     Raises:
         ExportError: A bound is broken.
@@ -131,19 +131,19 @@ def _require_bounds(precision: Precision, rows: list[Parity]) -> dict[str, float
 
 
 def prepare(module: "DeployModule", precision: Precision, first: int = FLOAT32_FIRST[0]) -> None:
-    """Prepare a deploy module for export in one precision, in place; only what the score needs is kept.
+    """Prepare a deploy module for export in one precision, in place; parts that the score does not need are removed.
 
     Args:
         module: The trained module.
         precision: fp32 or fp16.
-        first: How many convolutions at the start of an fp16 graph stay in float32.
+        first: Number of convolutions at the start of an fp16 graph that stay in float32.
     """
     from lrdan_edge.model.networks import Marker, Restorer
     from lrdan_edge.model.precision import halve
 
     if isinstance(module.ae2, Restorer) and module.source == "defects":
         module.ae2 = Marker(module.ae2)
-    fold_batch_norm(module.ae2)  # before halving: folded in half precision, the weights would be rounded twice
+    fold_batch_norm(module.ae2)  # before conversion to half precision, else the weights would be rounded twice
     if precision == "fp16":
         halve(module, module.ae2, first)
 
@@ -158,7 +158,7 @@ def fold_batch_norm(network: "torch.nn.Module") -> None:
     """Fold every batch normalisation into the convolution before it, in place.
 
     Args:
-        network: AE2 in evaluation mode; it computes the same afterwards.
+        network: AE2 in evaluation mode; its outputs do not change.
     """
     from torch import nn
     from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -173,7 +173,7 @@ def fold_batch_norm(network: "torch.nn.Module") -> None:
 
 
 def to_onnx(module: "torch.nn.Module", frames: Frame, outputs: tuple[str, ...] = ("score", "heatmap")) -> "onnx.ModelProto":
-    """Export a deploy module in the precision it has.
+    """Export a deploy module in its current precision.
 
     Args:
         module: `lrdan_edge.model.deployed.DeployModule`, halved for fp16.
@@ -184,12 +184,12 @@ def to_onnx(module: "torch.nn.Module", frames: Frame, outputs: tuple[str, ...] =
         The graph as `export` describes it, checked.
 
     Raises:
-        ExportError: The exporter gives no graph, or one that is not valid.
+        ExportError: The exporter returns no graph, or one that is not valid.
     """
     import onnx
     import torch
 
-    # Two frames in the example, so that the exporter does not take a batch of one for a constant.
+    # The example has two frames, since the exporter would treat a batch of one as a constant.
     example = torch.from_numpy(np.repeat(frames[:1], 2, axis=0))
     batch = torch.export.Dim("batch", min=1, max=4096)
     with _quiet_exporter():

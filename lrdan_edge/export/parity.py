@@ -25,13 +25,13 @@ class Parity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """One runner of one graph compared with the reference, on the same images.
 
     Attributes:
-        precision: The graph's.
+        precision: The graph's precision.
         runner: The backend that ran it, with its version.
-        images: How many images.
+        images: Number of images.
         score_max: Largest score difference, as `relative_differences`.
         score_mean: Mean score difference, likewise.
-        heatmap_max: Largest difference of a heatmap's value, in the score's own unit.
-        heatmap_mean: Mean over all pixels, likewise.
+        heatmap_max: Largest difference of a heatmap value, in the unit of the score.
+        heatmap_mean: Mean difference over all pixels, likewise.
         auroc: This runner's AUROC, or None without labelled defects.
         auroc_difference: Absolute difference from the reference's, or None without labelled defects.
     """
@@ -47,7 +47,7 @@ class Parity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     auroc_difference: float | None
 
     def broken(self) -> list[str]:
-        """The bounds that are broken, in words; a NaN breaks every bound."""
+        """Describe the bounds that are broken; a NaN breaks every bound."""
         bound = SCORE_BOUND.get(self.precision)
         words = []
         if bound is not None and not self.score_max <= bound:
@@ -64,14 +64,14 @@ class ParityReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """``reports/parity.json``.
 
     Attributes:
-        schema_version: The manifest's.
+        schema_version: The manifest's schema version.
         command: The command that measured it.
-        reference: What the rows are compared with.
-        images: The images, in words.
-        score_quantiles: Five quantiles of the reference's scores, to compare differences with.
+        reference: Description of the reference that the rows are compared with.
+        images: Description of the images.
+        score_quantiles: Five quantiles of the reference's scores, to put differences in proportion.
         rows: One per graph and runner.
-        not_measured: What could not be measured, and why.
-        versions: Of the packages involved.
+        not_measured: Backends that could not be measured, with the reason.
+        versions: Versions of the packages involved.
     """
 
     schema_version: int
@@ -96,12 +96,12 @@ def compare(
     """Compare the scores and heatmaps of one runner with the reference.
 
     Args:
-        precision: The graph's.
+        precision: The graph's precision.
         runner: The backend that ran it.
         actual: Its scores, float32 [n], and heatmaps, float32 [n, h, w], or None.
-        expected: The reference's, on the same images.
+        expected: The reference's scores and heatmaps of the same images.
         unit: The unit of scores; see `Scoring.unit`.
-        defective: Which images are defective, or None where that is not known.
+        defective: Whether each image is defective, or None if unknown.
     """
     scores = relative_differences(actual[0], expected[0], unit)
     heats = None if actual[1] is None or expected[1] is None else np.abs(actual[1] - expected[1])
@@ -123,7 +123,7 @@ def compare(
 
 
 def as_markdown(report: ParityReport) -> str:
-    """The report as a page."""
+    """The report as a Markdown page."""
     quantiles = ", ".join(f"{value:.4g}" for value in report.score_quantiles)
     lines = [
         "# Parity",

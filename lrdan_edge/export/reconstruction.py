@@ -1,4 +1,4 @@
-"""AE2's reconstruction as a separate graph, which explains verdicts; see `lrdan_edge.runtime.explain`."""
+"""AE2's reconstruction as a separate graph, used to explain verdicts; see `lrdan_edge.runtime.explain`."""
 
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ class ReconstructionModule(nn.Module):
     """Computes AE2's reconstructions of frames, in grey levels."""
 
     def __init__(self, module: DeployModule) -> None:
-        """Take AE2 and its preprocessing from the deploy module."""
+        """Use AE2, preprocessing and tiling of the deploy module."""
         super().__init__()
         self.ae2, self.preprocessing, self.cut, self.stitch = module.ae2, module.preprocessing, module.cut, module.stitch
         self.eval()
@@ -27,7 +27,7 @@ class ReconstructionModule(nn.Module):
             frames: uint8 [N, H, W, C].
 
         Returns:
-            float32 [N, h, w, C] of the heatmap's size, in grey levels, not clipped.
+            float32 [N, h, w, C] in grey levels, not clipped; (h, w) is the heatmap's size.
         """
         raw = frames.float().permute(0, 3, 1, 2)
         raw = self.cut(raw) if self.cut else raw

@@ -21,7 +21,7 @@ from lrdan_edge.export.parity import Floats, Parity, ParityReport, as_markdown, 
 if TYPE_CHECKING:
     import torch
 
-_PIXELS = 1 << 23  # network input in all: some seconds on one core
+_PIXELS = 1 << 23  # pixels of all network images together: some seconds on one core
 _FEWEST, _MOST = 8, 96
 
 
@@ -32,7 +32,7 @@ class Reference:
     Attributes:
         frames: uint8 [N, H, W, C], as the graph takes them.
         defective: Whether each shows a defect, bool [N], or None without labelled images.
-        description: Which images they are.
+        description: A description of the images.
     """
 
     frames: Frame
@@ -41,7 +41,7 @@ class Reference:
 
 
 def reference_images(bundle: Bundle) -> Reference:
-    """Held-out good images and, where the data has them, labelled test images; seeded noise if all of them are missing."""
+    """Held-out good images and, if available, labelled test images; noise with a fixed random seed if all are missing."""
     model = bundle.manifest.model
     pixels = model.height * model.width * len(model.tile_rows) * len(model.tile_columns)
     count = min(max(_PIXELS // pixels, _FEWEST), _MOST)
@@ -53,7 +53,7 @@ def reference_images(bundle: Bundle) -> Reference:
             paths = [image.path for image in images if image.defective is defective]
             labelled += [(path, defective) for path in _spread(paths, count // 4)]
     except DataError:
-        labelled = []  # data without test images: parity of scores and heatmaps is measured all the same
+        labelled = []  # no test images: only scores and heatmaps are compared
     if not good and not labelled:
         noise = np.random.default_rng(0).integers(0, 256, (_FEWEST, *model.frame_shape)).astype(np.uint8)
         return Reference(noise, None, f"{_FEWEST} frames of noise, since the images that training used are gone")
@@ -66,13 +66,13 @@ def reference_images(bundle: Bundle) -> Reference:
 
 
 def _spread(paths: list[Path], count: int) -> list[Path]:
-    """At most `count` of them, evenly spread over the list, so that every kind of defect is there."""
+    """At most `count` paths, evenly spread over the list, to include every kind of defect."""
     places = np.linspace(0, len(paths) - 1, min(count, len(paths))).round().astype(int)
     return [paths[place] for place in places]
 
 
 def torch_outputs(module: "torch.nn.Module", frames: Frame, batch: int = 8) -> tuple[Floats, Floats]:
-    """Scores [N] and heatmaps [N, h, w] of the deploy module, float32, `batch` frames at once."""
+    """Scores [N] and heatmaps [N, h, w] of the deploy module, float32, computed `batch` frames at a time."""
     import torch
 
     with torch.inference_mode():
@@ -90,7 +90,7 @@ def measure(
         precision: The graph's.
         graph: Its bytes.
         reference: The images.
-        expected: PyTorch's scores and heatmaps of them, in float32.
+        expected: PyTorch's scores and heatmaps of the images, in float32.
         unit: The unit of scores; see `Scoring.unit`.
 
     Returns:
@@ -126,7 +126,7 @@ def _outputs(backend: Backend, frames: Frame) -> tuple[Floats, Floats]:
 def write_report(
     stage: Stage, command: str, reference: Reference, expected: Floats, rows: list[Parity], missing: list[str]
 ) -> None:
-    """Write ``reports/parity.json`` and the page made from it."""
+    """Write ``reports/parity.json`` and ``.md``."""
     report = ParityReport(
         schema_version=SCHEMA_VERSION,
         command=command,

@@ -1,1 +1,1 @@
-"""What is deployed, in PyTorch: the networks, the scoring head, tiling and precision."""
+"""The deployed model in PyTorch: the networks, the scoring head, tiling and precision."""

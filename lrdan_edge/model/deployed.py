@@ -1,4 +1,4 @@
-"""What is deployed: preprocessing, AE2 and the scoring head as one module, the deploy graph in PyTorch."""
+"""The deploy graph in PyTorch: preprocessing, AE2 and the scoring head in one module."""
 
 import math
 from typing import Literal
@@ -22,8 +22,8 @@ LEAST_CONTRAST = 0.06  # of a range of 2; added to an image's deviation before d
 SAMPLING_STEP = 4  # pixels
 CONTEXT_WINDOW = 0.5  # of each side
 CONTEXT_FRACTION = 0.01  # this fraction of defective pixels in the window doubles the odds of a pixel
-CONTEXT_CELLS = 16  # along a side: the average over so wide a window changes slowly
-LEAST_SIGMA = 0.1  # pixels; below it the Gaussian's neighbours weigh nothing
+CONTEXT_CELLS = 16  # per side: the average over such a wide window changes slowly
+LEAST_SIGMA = 0.1  # pixels; a narrower Gaussian has no effect
 
 
 class ScoringHead(Float32Module):
@@ -43,12 +43,12 @@ class ScoringHead(Float32Module):
 
         Args:
             spec: The networks' shape.
-            scoring: What to do.
+            scoring: How to score.
             error_mean: The good images' mean map, float32 [H, W] of ``spec.heatmap_shape``.
             error_std: Its standard deviation, likewise.
 
         Raises:
-            BundleError: The constants are not of the images' size.
+            BundleError: The constants do not have the heatmap's size.
         """
         super().__init__()
         for name, constant in (("error_mean", error_mean), ("error_std", error_std)):
@@ -75,7 +75,7 @@ class ScoringHead(Float32Module):
         """
         if self.normalise:
             heat = (heat - self.error_mean) / self.error_deviation
-        heat = smooth(heat, self.kernel).squeeze(1)  # OpenVINO adds over the last axis: the channels, where there are any
+        heat = smooth(heat, self.kernel).squeeze(1)  # OpenVINO sums over the last axis, so drop the channel axis
         gain = self.nearby(heat) if self.nearby else None
         if self.adds_area_term:
             heat = heat + area_term(heat)
@@ -87,7 +87,7 @@ class ScoringHead(Float32Module):
 
 
 class DeployModule(nn.Module):
-    """The deploy graph: frames as a camera gives them in, score and heatmap out. Always in evaluation mode."""
+    """The deploy graph: camera frames in, score and heatmap out. Always in evaluation mode."""
 
     def __init__(
         self,
@@ -97,19 +97,19 @@ class DeployModule(nn.Module):
         source: MapSource,
         spec: ModelSpec | None = None,
     ) -> None:
-        """Put together.
+        """Combine the parts.
 
         Args:
             ae2: The network.
-            head: What turns its map into a score.
-            preprocessing: What happens to the networks' images first.
-            source: What the map shows; see `Scoring`.
-            spec: The network's shape, where it has a geometry; None: a frame is an image.
+            head: Turns the map of the network into score and heatmap.
+            preprocessing: Preprocessing of the network's images.
+            source: The map's content; see `Scoring`.
+            spec: The network's shape if it has a geometry, else None (a frame is one image).
         """
         super().__init__()
         self.ae2, self.head, self.source, self.preprocessing = ae2, head, source, preprocessing
         geometry = spec.geometry if spec else None
-        # The attributes' names are those of the graph's initialisers: calibration looks for them, also in graphs of earlier versions.
+        # The attribute names become the names of the graph's initialisers. Calibration relies on them, also in older graphs.
         self.cut = Tile(spec, geometry) if spec and geometry else None
         self.stitch = Untile(spec) if spec and geometry else None
         self.eval()
@@ -123,8 +123,8 @@ class DeployModule(nn.Module):
         Returns:
             Score float32 [N] and heatmap float32 [N, H, W].
         """
-        # TensorRT takes uint8 into a cast and nowhere else, so the cast comes first. The arithmetic stays in float32 (a
-        # grey level is not exact in half precision after scaling); only AE2 works in its own precision.
+        # TensorRT accepts uint8 only as the input of a cast, so the cast comes first. The arithmetic stays in float32 (a
+        # scaled grey level is not exact in half precision); only AE2 uses its own precision.
         x = frames.float().permute(0, 3, 1, 2)
         x = preprocess(self.cut(x) if self.cut else x, self.preprocessing)
         heat = anomaly_map(x, self.ae2, self.source)
@@ -133,8 +133,8 @@ class DeployModule(nn.Module):
 
 
 def preprocess(frames: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """Frames as the networks see them: float32 [N, C, H, W] in [0, 255] to float32 [N, C, H, W]."""
-    if preprocessing.standardise:  # scale and offset cancel, except in the unit of the least contrast: two operations less
+    """Scale and standardise frames for the networks: float32 [N, C, H, W] in [0, 255] to float32 [N, C, H, W]."""
+    if preprocessing.standardise:  # scale and offset cancel, except in the least contrast; this saves two operations
         mean, deviation = standardisation(frames, LEAST_CONTRAST / preprocessing.scale)
         return (frames - mean) / deviation
     return frames * preprocessing.scale + preprocessing.offset
@@ -143,32 +143,32 @@ def preprocess(frames: Tensor, preprocessing: Preprocessing) -> Tensor:
 def standardisation(x: Tensor, least: float = LEAST_CONTRAST) -> tuple[Tensor, Tensor]:
     """Each image's mean, and its deviation plus `least` (so that a blank image stays blank), both float32 [N, 1, 1, 1]."""
     mean = image_mean(x)
-    centred = x - mean  # a product: ONNX has no square, only a general, slow power
+    centred = x - mean  # squared by a product: ONNX has only a general, slow power
     return mean, image_mean(centred * centred).sqrt() + least
 
 
 def image_mean(x: Tensor) -> Tensor:
     """Each image's mean, [N, 1, 1, 1] of [N, C, H, W], as the mean of its rows' means.
 
-    Inference engines add values one after another; over a whole image they lost three digits. The flattening between the two means
-    keeps engines from fusing them into one sum.
+    Inference engines sum sequentially, which loses three digits over a whole image. Flattening between the two means prevents
+    engines from fusing them into one sum.
     """
     return x.mean(3).flatten(1).mean(1).reshape(-1, 1, 1, 1)
 
 
 def anomaly_map(x: Tensor, ae2: Autoencoder | Restorer | Marker, source: MapSource) -> Tensor:
-    """What is scored.
+    """Compute the anomaly map, which is scored.
 
     Args:
         x: Images, float32 [N, C, H, W].
         ae2: The network, in any precision.
-        source: Which of its outputs to take.
+        source: The map's content; see `Scoring`.
 
     Returns:
-        The mean over channels of |x − x''|, or the log-odds of a defect as `Restorer.marks` gives them: float32 [N, 1, H, W].
+        The mean over channels of |x − x''|, or the log-odds of a defect from `Restorer.marks`: float32 [N, 1, H, W].
 
     Raises:
-        BundleError: An autoencoder is to mark defects.
+        BundleError: `source` is ``defects``, but the network is an autoencoder.
     """
     seen = x.to(next(ae2.parameters()).dtype)
     if isinstance(ae2, Marker) or (isinstance(ae2, Restorer) and source == "defects"):
@@ -186,7 +186,7 @@ def anomaly_map(x: Tensor, ae2: Autoencoder | Restorer | Marker, source: MapSour
 def sampled_probabilities(heat: Tensor) -> Tensor:
     """The probabilities of log-odds float32 [N, H, W] at every fourth row and column: float32 [N, h, w].
 
-    For a mean they are as good as all of them, since defects are many pixels wide, and they cost almost nothing.
+    This is precise enough for a mean, since defects are many pixels wide, and it costs almost nothing.
     """
     first, step = SAMPLING_STEP // 2, SAMPLING_STEP
     return torch.sigmoid(heat[:, first::step, first::step])
@@ -195,14 +195,14 @@ def sampled_probabilities(heat: Tensor) -> Tensor:
 def area_term(heat: Tensor) -> Tensor:
     """The log of the defective fraction of each image, from log-odds float32 [N, H, W]: float32 [N, 1, 1].
 
-    It tells a large, faint defect from a small, faint mark. One pixel is added, so that the logarithm of 0 is never taken.
+    It separates a large, faint defect from a small, faint mark. One pixel is added to avoid the logarithm of 0.
     """
     fraction = image_mean(sampled_probabilities(heat)[:, None]).squeeze(1)
     return torch.log(fraction + 1 / (heat.shape[-2] * heat.shape[-1]))
 
 
 class ContextGain(Float32Module):
-    """What the log-odds of a pixel gain from the defective fraction f of its context: log(1 + f / 0.01).
+    """The context gain: the log-odds of a pixel rise by log(1 + f / 0.01), where f is the defective fraction of its context.
 
     A network often marks only a part of a large defect, and the pixels between the parts are defective too. The context is a window of
     half of each side, as far as it lies in the image. The average over such a wide window changes slowly, so it is computed at 16 by 16
@@ -224,24 +224,24 @@ class ContextGain(Float32Module):
             self.register_buffer(f"to_{name}", (interpolation.T if transposed else interpolation)[None].contiguous())
 
     def forward(self, heat: Tensor) -> Tensor:
-        """Gains, float32 [N, H, W] from 0 to log(101), by log-odds float32 [N, H, W]."""
+        """Compute gains, float32 [N, H, W] from 0 to log(101), from log-odds float32 [N, H, W]."""
         fraction = self.rows @ sampled_probabilities(heat) @ self.columns
         gain: Tensor = self.to_rows @ torch.log(1 + fraction / CONTEXT_FRACTION) @ self.to_columns
         return gain
 
 
 def _context_weights(side: int) -> tuple[Tensor, Tensor]:
-    """Along one axis: averages of sampled places around each cell, [cells, places], and pixels between cells, [side, cells]."""
+    """Matrices for one axis: averages of samples around each cell [cells, samples], and interpolation to pixels [side, cells]."""
     places = torch.arange(SAMPLING_STEP // 2, side, SAMPLING_STEP)
     centres = (torch.arange(CONTEXT_CELLS) + 0.5) * side / CONTEXT_CELLS - 0.5
     near = ((centres[:, None] - places).abs() <= CONTEXT_WINDOW / 2 * side).float()
     steps = (torch.arange(side)[:, None] - centres) * CONTEXT_CELLS / side
-    tents = (1 - steps.abs()).clamp_min(0)  # beyond the first and the last centre only one is left, with weight 1
+    tents = (1 - steps.abs()).clamp_min(0)  # beyond the first and last centre, only the nearest cell counts, with weight 1
     return near / near.sum(1, keepdim=True), tents / tents.sum(1, keepdim=True)
 
 
 def gaussian_kernel(sigma: float, side: int) -> Tensor:
-    """A normalised Gaussian, float32 [2r + 1], r about 2.5 sigma and less than `side`; [1] for a sigma too small to smooth."""
+    """A normalised Gaussian, float32 [2r + 1], r about 2.5 sigma and less than `side`; [1] if sigma is below `LEAST_SIGMA`."""
     if sigma < LEAST_SIGMA:
         return torch.ones(1)
     radius = min(math.ceil(2.5 * sigma), side - 1)
@@ -268,7 +268,7 @@ def load_ae2(bundle: Bundle, device: str = "cpu") -> DeployModule:
 
     Raises:
         MissingStageError: The bundle is not trained.
-        ChangedFileError: The weights are not the manifest's.
+        ChangedFileError: The weights do not have the sha256 in the manifest.
         BundleError: The weights do not match the manifest's model.
     """
     from safetensors import SafetensorError

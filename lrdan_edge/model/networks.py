@@ -1,4 +1,4 @@
-"""The networks that are deployed as AE2: the paper's autoencoder (AE1 is one too), and a U-Net that restores images."""
+"""The networks for AE2: the paper's autoencoder (also used for AE1), and a U-Net that restores images."""
 
 import math
 from itertools import pairwise
@@ -52,7 +52,7 @@ def autoencoder_spec(
         shape: (H, W, C) of its images.
         base_channels: Feature maps after the first convolution.
         latent_channels: Feature maps of a spatial code, or the length of a vector.
-        smallest_grid: The image is halved until its shorter side is about this, and at least twice.
+        smallest_grid: The image is halved, at least twice, until its shorter side is about this.
         code: See `ModelSpec.code`.
         decoder: How the decoder upsamples.
 
@@ -80,7 +80,7 @@ def feature_maps(spec: ModelSpec) -> list[int]:
 
 
 def encoder_layers(spec: ModelSpec) -> list[nn.Module]:
-    """The convolutions of an autoencoder that halve the image, with batch normalisation and activation."""
+    """The downsampling convolutions of an autoencoder, with batch normalisation and activation."""
     layers: list[nn.Module] = []
     before = int(spec.channels)
     for width in feature_maps(spec):
@@ -90,7 +90,7 @@ def encoder_layers(spec: ModelSpec) -> list[nn.Module]:
 
 
 def code_grid(spec: ModelSpec) -> tuple[int, int]:
-    """Rows and columns of the smallest feature maps; the image is padded up to a whole number of cells."""
+    """Rows and columns of the smallest feature maps; the image is padded to a whole number of cells."""
     block = 1 << spec.downsamplings
     return -(-spec.height // block), -(-spec.width // block)
 
@@ -125,7 +125,7 @@ class Decoder(nn.Sequential):
 
 
 class Autoencoder(nn.Module):
-    """Encoder and decoder: AE1 (the paper's generator G) and AE2 (its second autoencoder D') alike."""
+    """Encoder and decoder, for both AE1 (the paper's generator G) and AE2 (its second autoencoder D')."""
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
@@ -152,12 +152,12 @@ class Autoencoder(nn.Module):
 
 
 def restorer_widths(base: int, downsamplings: int) -> list[int]:
-    """Feature maps of a restorer after each halving: they grow slowly, since a step at 256 pixels must stay short on a CPU."""
+    """Feature maps of a restorer after each downsampling; they grow slowly so that a training step stays short on a CPU."""
     return [base * factor for factor in (1, 2, 3, 4, 6, 8, 8)][:downsamplings]
 
 
 class _Block(nn.Sequential):
-    """Two convolutions, the first of which may halve."""
+    """Two convolutions; the first one may downsample."""
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
         layers: list[nn.Module] = []
@@ -167,7 +167,7 @@ class _Block(nn.Sequential):
 
 
 class UNet(nn.Module):
-    """An encoder and a decoder with skip connections (U-Net, arXiv 1505.04597), whose first convolution halves."""
+    """An encoder and a decoder with skip connections (U-Net, arXiv 1505.04597); the first convolution downsamples."""
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
@@ -186,7 +186,7 @@ class UNet(nn.Module):
         self.spec, self.height, self.width, self.pad = spec, spec.height, spec.width, padding(spec)
 
     def features(self, x: Tensor) -> Tensor:
-        """The last layer's output, float [N, K, h/2, w/2] of float [N, C, H, W], with h and w what H and W are padded to."""
+        """The last feature maps, float [N, K, h/2, w/2], of images float [N, C, H, W]; h and w are H and W after padding."""
         features: Tensor = self.stem(F.pad(x, self.pad, mode="replicate") if any(self.pad) else x)
         passed = [features]
         for down in self.down:
@@ -198,9 +198,9 @@ class UNet(nn.Module):
 
 
 class Restorer(UNet):
-    """AE2 of the recipe ``inspection``: restores the good image from a defective one, and marks what it had to restore.
+    """AE2 of the recipe ``inspection``: it restores the good image from a defective one and marks the defects.
 
-    Its head gives two outputs for every pixel: a correction that is added to the input, and the log-odds of a defect.
+    Its head has two outputs per pixel: a correction that is added to the input, and the log-odds of a defect.
     """
 
     def __init__(self, spec: ModelSpec) -> None:
@@ -223,7 +223,7 @@ class Restorer(UNet):
         return x + outputs[:, : self.channels], outputs[:, self.channels :]
 
     def marks(self, x: Tensor) -> Tensor:
-        """The log-odds as they are scored: of every 2 by 2 pixels the mean, which smooths as much as a score can bear.
+        """The log-odds for scoring: the mean of each block of 2 by 2 pixels; more smoothing would make scores worse.
 
         Args:
             x: As for `forward`.
@@ -236,10 +236,10 @@ class Restorer(UNet):
 
 
 class Marker(UNet):
-    """What the deploy graph needs of a restorer: its `Restorer.marks`, the same numbers with less work.
+    """A restorer reduced to `Restorer.marks` for the deploy graph: the same numbers with less computation.
 
-    The head is linear. Of the four pixels that it gives for each of its places, the mean is one output of the mean weights: no
-    restored image, no pixel shuffle, no pooling.
+    The head is linear, so the mean of the four pixels at each position is one output with the mean weights. No restored image, pixel
+    shuffle or pooling is needed.
     """
 
     def __init__(self, restorer: Restorer) -> None:
@@ -263,12 +263,12 @@ def doubled(maps: Tensor) -> Tensor:
 
 
 def ae2_for(spec: ModelSpec) -> "Autoencoder | Restorer":
-    """AE2 as the specification has it, newly initialised."""
+    """Create AE2 for the specification, newly initialised."""
     return Restorer(spec) if spec.architecture == "restorer" else Autoencoder(spec)
 
 
 def padding(spec: ModelSpec) -> tuple[int, int, int, int]:
-    """What `torch.nn.functional.pad` adds so that every halving is exact: (left, right, top, bottom)."""
+    """Padding for `torch.nn.functional.pad` that makes every downsampling exact: (left, right, top, bottom)."""
     rows, columns = code_grid(spec)
     return (0, (columns << spec.downsamplings) - spec.width, 0, (rows << spec.downsamplings) - spec.height)
 

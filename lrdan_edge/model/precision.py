@@ -1,4 +1,4 @@
-"""What stays in float32 when the networks go to half precision."""
+"""Conversion to half precision, with the parts that stay in float32."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class Float32Module(nn.Module):
-    """A module whose constants and weights move to a device, but keep their type: ``half()`` neither halves nor rounds them."""
+    """A module whose constants and weights stay in float32: ``half()`` does not convert them, but they can move to a device."""
 
     def _apply(self, fn: Any, recurse: bool = True) -> "Float32Module":
         def move(tensor: Tensor) -> Tensor:
@@ -17,14 +17,14 @@ class Float32Module(nn.Module):
 
 
 class Float32Layer(Float32Module):
-    """A layer in float32 among halves: whatever comes in, its output is in half precision, or as it is."""
+    """A float32 layer in a half-precision network: it accepts any precision, and its output is half precision or float32."""
 
     def __init__(self, layer: nn.Module, *, halves: bool) -> None:
         """Wrap.
 
         Args:
             layer: The layer, in float32.
-            halves: Whether its output goes on in half precision.
+            halves: Whether to convert its output to half precision.
         """
         super().__init__()
         self.layer, self.halves = layer, halves
@@ -36,17 +36,17 @@ class Float32Layer(Float32Module):
 
 
 def halve(module: nn.Module, network: nn.Module, first: int, *, last: bool = True) -> None:
-    """Turn a network to half precision, in place, but for its first convolutions, two or more, and its last.
+    """Convert a network to half precision in place, except for its first convolutions and its last.
 
-    The first ones see grey levels: what their weights, biases and input lose moves every activation after them alike, and was
-    four fifths of the fp16 graph's distance from fp32 (docs/reference/graph.md). The last one's output is what the score is made of.
-    They have few channels.
+    Rounding errors in the first convolutions shift all later activations. They caused four fifths of the difference between the
+    fp16 and fp32 graphs (docs/reference/graph.md). The last convolution's output becomes the score. All of them have few channels,
+    so float32 costs little.
 
     Args:
-        module: What is deployed; `Float32Module` in it stay as they are.
-        network: Its network, whose batch normalisation is folded.
-        first: How many convolutions at its start stay in float32.
-        last: Whether the last one does.
+        module: The deploy module; each `Float32Module` in it is not changed.
+        network: Its network, with batch normalisation folded.
+        first: Number of convolutions at the start that stay in float32, 2 or more.
+        last: Whether the last convolution stays in float32.
     """
     names = [name for name, layer in network.named_modules() if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)]
     for name in {*names[:first], *names[-1:][:last]}:

@@ -1,7 +1,7 @@
-"""Both ends of the deploy graph: from frames to the networks' images (region, scale, tiles), and from the tiles' maps to one heatmap.
+"""Tiling in the deploy graph: frames to the networks' images (crop, resize, tile), and the tiles' maps to one heatmap (untile).
 
-They consist of slices, matrix products and sums: every backend has them, and TensorRT runs the products on its tensor cores. ONNX's
-Resize with antialiasing cannot be used: TensorRT's parser refuses the attribute, and its filter differs from that of training.
+The code uses only slices, matrix products and sums, which every backend supports and TensorRT runs on tensor cores. ONNX's Resize
+with antialiasing cannot be used: TensorRT's parser refuses the attribute, and its filter differs from the one in training.
 """
 
 from math import gcd
@@ -20,10 +20,10 @@ Matrix = npt.NDArray[np.float32]
 
 
 class AreaResize(Float32Module):
-    """Scales images as `lrdan_edge.data.images.fit_frame` does (OpenCV's area average, rounded to grey levels).
+    """Resizes images as `lrdan_edge.data.images.fit_frame` does (OpenCV's area average, rounded to grey levels).
 
-    Averaging areas is linear in rows and in columns: two products with constant matrices. When a side shrinks by p/q, each p pixels
-    become q independently of the others, so a matrix of q by p is applied repeatedly instead of a full one.
+    Area averaging is linear in rows and in columns, so it is two products with constant matrices. If a side shrinks from p to q
+    pixels (in lowest terms), each block of p pixels is independent, so a q by p matrix is applied to each block.
     """
 
     columns: Tensor
@@ -47,23 +47,23 @@ class AreaResize(Float32Module):
         self.register_buffer("columns", torch.from_numpy(matrices[1].T.copy()))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Scale float32 [N, C, H, W] with values in [0, 255]; whole numbers come out."""
+        """Resize float32 [N, C, H, W] in [0, 255]; the results are whole numbers."""
         channels, height = int(x.shape[1]), int(x.shape[2])
         if self.columns.numel() > 1:
             x = (x.reshape(-1, self.columns.shape[0]) @ self.columns).reshape(-1, channels, height, self.target[1])
         if self.rows.numel() > 1:
             x = (self.rows @ x.reshape(-1, self.rows.shape[1], self.target[1])).reshape(-1, channels, *self.target)
-        # OpenCV rounds halves to the even grey level, but up when it halves an image, which it does in integers.
+        # OpenCV rounds x.5 to the even grey level, except when it halves an image: there it uses integers and rounds up.
         return (x + 0.5).floor() if self.halves else x.round()
 
 
 def area_matrix(before: int, after: int, *, shrinks: bool) -> Matrix:
-    """The matrix by which OpenCV's area interpolation scales one side.
+    """The matrix of OpenCV's area interpolation along one side.
 
     Args:
         before: Pixels before.
         after: Pixels after.
-        shrinks: Whether neither side of the image grows. OpenCV averages areas then, and otherwise interpolates.
+        shrinks: Whether neither side of the image grows. OpenCV then averages areas; otherwise it interpolates.
 
     Returns:
         float32 [after, before], rows summing to 1.
@@ -73,13 +73,13 @@ def area_matrix(before: int, after: int, *, shrinks: bool) -> Matrix:
     if shrinks:
         unit = cv2.resize(np.eye(before, dtype=np.float32), (before, after), interpolation=cv2.INTER_AREA)
         return np.asarray(unit, np.float32)
-    # Columns doubled make OpenCV interpolate rows as it does when an image grows; every second one is as it was.
+    # Doubling the columns makes OpenCV interpolate rows as for a growing image; every second column is unchanged.
     unit = cv2.resize(np.eye(before, dtype=np.float32), (2 * before, after), interpolation=cv2.INTER_AREA)
     return np.ascontiguousarray(unit[:, ::2], np.float32)
 
 
 def _first_block(matrix: Matrix) -> Matrix:
-    """The smallest block whose repetition along the diagonal is this area average."""
+    """The smallest block that gives the matrix when repeated along the diagonal."""
     after, before = matrix.shape
     blocks = gcd(before, after)
     return np.ascontiguousarray(matrix[: after // blocks, : before // blocks])
@@ -89,11 +89,11 @@ class Tile(nn.Module):
     """Makes the networks' images from frames: crops the region, resizes it to the canvas, and cuts the canvas into tiles."""
 
     def __init__(self, spec: ModelSpec, geometry: Geometry) -> None:
-        """Prepare.
+        """Set up the slices.
 
         Args:
-            spec: The networks.
-            geometry: Their `ModelSpec.geometry`.
+            spec: The networks' specification.
+            geometry: Its `ModelSpec.geometry`.
         """
         super().__init__()
         self.region = geometry.region
@@ -126,7 +126,7 @@ class Tile(nn.Module):
 
 
 class Untile(Float32Module):
-    """Blends the maps of the tiles into the map of the canvas: where tiles overlap, one fades into the other, so there is no seam."""
+    """Blends the tiles' maps into one map of the canvas; in overlaps, linear weights avoid a seam."""
 
     row_weights: Tensor
     column_weights: Tensor
@@ -174,7 +174,7 @@ def blend_weights(starts: list[int], tile: int) -> Matrix:
 
 
 def _overlap_add(x: Tensor, starts: list[int], tile: int, axis: int) -> Tensor:
-    """Move weighted tiles, which lie side by side along `axis`, to their places, and add them where they overlap."""
+    """Move weighted tiles, placed side by side along `axis`, to their positions, and add them where they overlap."""
     parts, place = [], 0
     ends = [*blend_zones(starts, tile), (starts[-1] + tile, starts[-1] + tile)]
     for index, (begin, end) in enumerate(ends):

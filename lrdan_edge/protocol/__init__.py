@@ -1,1 +1,1 @@
-"""The one-class protocol: one class normal, nine anomalous, by every detector under the same budget (needs torch)."""
+"""The one-class protocol: one class normal, nine anomalous, with the same budget for every detector (needs torch)."""

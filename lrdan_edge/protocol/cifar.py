@@ -1,7 +1,7 @@
 """CIFAR-10's binary version (https://www.cs.toronto.edu/~kriz/cifar.html).
 
-A record is its label (uint8), then 1024 red, 1024 green and 1024 blue pixels, each plane row by row. The python version of the
-same data is a pickle, which can run code when it is read: it is recognised here, but never opened.
+A record is its label (uint8), then 1024 red, 1024 green and 1024 blue pixels, each plane row by row. The Python version of the
+data is a pickle, which can run code when it is read. This module detects it but never opens it.
 """
 
 from pathlib import Path
@@ -48,13 +48,13 @@ def read(folder: Path) -> dict[str, tuple[Array, npt.NDArray[np.int64]]]:
     """Read both parts.
 
     Args:
-        folder: Where the files lie; see `find`.
+        folder: The folder of the files; see `find`.
 
     Returns:
         For ``train`` and ``test`` images uint8 [N, 3, 32, 32] in the order blue, green, red, and labels int64 [N].
 
     Raises:
-        DataError: A file is missing, damaged, or of another length than the others (all six are equally long).
+        DataError: A file is missing, damaged, or has another length than the others (all six are equally long).
     """
     records = {name: _records(folder / name) for names in FILES.values() for name in names}
     longest = max(records, key=lambda name: len(records[name]))
@@ -80,7 +80,7 @@ def _records(path: Path) -> Array:
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror})", _FIX) from error
     if not data.size or data.size % RECORD:
-        raise DataError(f"{path} has {data.size} bytes, not a multiple of {RECORD}, so it is not whole", _FIX)
+        raise DataError(f"{path} has {data.size} bytes, not a multiple of {RECORD}, so it is not complete", _FIX)
     records = data.reshape(-1, RECORD)
     if (worst := int(records[:, 0].max())) >= CLASSES:
         place = int(records[:, 0].argmax())

@@ -1,4 +1,4 @@
-"""Studies: detectors side by side, LRDAN's losses added one by one, or the two readings of its dual term."""
+"""Studies: a comparison of detectors, LRDAN's losses added one by one, or the two readings of its dual term."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,9 +14,9 @@ from lrdan_edge.train.recipes.lrdan.hyperparameters import DualReading, LossWeig
 LABELLED_RATIO = 0.05
 
 REMARK_LABELLED = (
-    "Columns marked semi-supervised were shown labelled anomalies that the others were not, so they do not compete with them: so "
-    "large a share of their training images as the column says, drawn from the training images of one other class (another for "
-    "every seed), as Deep SAD's authors do. No test image was shown to any detector; the test images of that class stay in the test."
+    "Columns marked semi-supervised also trained on labelled anomalies, so they cannot be compared with the other columns. The "
+    "column gives the fraction of labelled anomalies in the training images. They are training images of one other class (a "
+    "different one for every seed), as in Deep SAD. No detector trained on test images; the test includes that class."
 )
 
 TERMS = ("irec", "adv", "zrec", "c", "dual")
@@ -28,13 +28,13 @@ class Study:
     """One comparison.
 
     Attributes:
-        title: What is compared.
+        title: A title for the comparison.
         suffix: The suffix of its file names.
         command_options: The options of the command ``protocol`` that choose it.
         columns: Makes the detector of each column, by the title of the column.
         remark: A remark about the columns for the reader.
-        published: Whether published figures are shown next to it.
-        histograms: Whether the scores are drawn.
+        published: Whether to show published figures next to it.
+        histograms: Whether to draw score histograms.
     """
 
     title: str
@@ -51,7 +51,7 @@ def of_detectors(names: tuple[str, ...], labelled_ratio: float = LABELLED_RATIO)
 
     Args:
         names: Their registered names.
-        labelled_ratio: γ_l of the semi-supervised ones: the fraction of labelled anomalies among all training images, in (0, 1).
+        labelled_ratio: γ_l of semi-supervised detectors: the fraction of labelled anomalies in all training images, in (0, 1).
 
     Raises:
         DataError: There is no such detector, or the ratio is out of range.
@@ -84,9 +84,9 @@ def of_losses(weights: LossWeights | None = None) -> Study:
         title = term if count == 1 else f"+{term}"
         columns[title] = partial(Lrdan, part, scorer="ae2" if term == "dual" else "ae1")
     remark = (
-        "From left to right each column adds a term to the loss. Until the dual term is in, nothing teaches AE2 to reconstruct "
-        "(L_zrec reaches its encoder alone), so the score is AE1's reconstruction error. The last column scores with AE2, as LRDAN "
-        "does; the one before it has the same loss and AE1's score, so that the term and the change of network stay apart."
+        "From left to right, each column adds a term to the loss. Without the dual term, AE2 does not learn to reconstruct "
+        "(L_zrec trains only its encoder), so the score is AE1's reconstruction error. The last column scores with AE2, as LRDAN "
+        "does. The column before it has the same loss but AE1's score, to separate the effect of the term from that of the network."
     )
     return Study("LRDAN's losses, added one by one", "-ablation", {"ablate": True}, columns, remark, histograms=True)
 
@@ -97,7 +97,7 @@ def of_readings() -> Study:
         reading: partial(Lrdan, dual_reading=reading) for reading in get_args(DualReading)
     }
     remark = (
-        "joint: AE1 and AE2 both minimise L_girec − k·L_direc. began: AE2 does, AE1 minimises L_direc, and k is held in BEGAN's "
-        "balance. All else is equal."
+        "joint: AE1 and AE2 both minimise L_girec − k·L_direc. began: AE2 minimises it, AE1 minimises L_direc, and k is controlled "
+        "as in BEGAN. Everything else is equal."
     )
     return Study("Who minimises LRDAN's dual term", "-dual-readings", {"dual_readings": True}, columns, remark, histograms=True)

@@ -23,7 +23,7 @@ def read_part(folder: Path, classes: tuple[str, ...], channels: int) -> tuple[Ar
         Images uint8 [N, C, H, W] and labels int64 [N].
 
     Raises:
-        DataError: The folders are not the classes', or an image is broken or of another size than the first.
+        DataError: The folders do not match the classes, or an image is broken or has another size than the first.
     """
     paths = [(label, path) for label, name in enumerate(_class_folders(folder, classes)) for path in list_images(name)]
     height, width = read_image(paths[0][1]).shape[:2]
@@ -32,7 +32,7 @@ def read_part(folder: Path, classes: tuple[str, ...], channels: int) -> tuple[Ar
         image = read_image(path)
         if image.shape[:2] != (height, width):
             raise DataError(
-                f"{path} is {image.shape[0]}x{image.shape[1]}, {paths[0][1]} is {height}x{width}: all images need one size"
+                f"{path} is {image.shape[0]}x{image.shape[1]}, {paths[0][1]} is {height}x{width}: all images must have the same size"
             )
         frames[index] = fit_frame(image, (height, width, channels))
     labels = np.array([label for label, _ in paths], np.int64)

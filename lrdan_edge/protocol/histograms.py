@@ -1,4 +1,4 @@
-"""Score histograms of normal and anomalous test images, one picture per class."""
+"""Score histograms of normal and anomalous test images, one figure per class."""
 
 import io
 from pathlib import Path
@@ -35,7 +35,7 @@ def draw_histograms(folder: Path, stem: str, results: Results, settings: Setting
 
 
 def _picture(title: str, runs: list[Entry]) -> bytes:
-    """A PNG's bytes."""
+    """The figure as PNG bytes."""
     figure = new_figure(2.6 * len(runs) + 0.6, 2.9)
     for axes, run in zip(figure.subplots(1, len(runs), squeeze=False)[0], runs, strict=True):
         found = run.histogram

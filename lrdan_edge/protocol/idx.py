@@ -17,14 +17,14 @@ from lrdan_edge.errors import DataError
 
 Array = npt.NDArray[np.uint8]
 
-PARTS = {"train": "train", "test": "t10k"}  # our name of the part, and how its files begin
+PARTS = {"train": "train", "test": "t10k"}  # names of the parts, with the prefix of their files
 _UINT8 = 8
-_MOST_INFLATION = 1032  # deflate cannot make a byte into more than this (zlib's technical notes)
+_MOST_INFLATION = 1032  # largest compression ratio of deflate (zlib's technical notes)
 _FIX = "download the file again"
 
 
 def find(folder: Path, part: str, kind: str, dimensions: int) -> Path | None:
-    """The IDX file ``<part>-<kind>-idx<dimensions>-ubyte``, also with ``.idx`` and gzipped, or None."""
+    """The IDX file ``<part>-<kind>-idx<dimensions>-ubyte`` (also with ``.idx``, also gzipped), or None."""
     for separator in "-.":
         for suffix in ("", ".gz"):
             path = folder / f"{PARTS[part]}-{kind}{separator}idx{dimensions}-ubyte{suffix}"
@@ -37,15 +37,15 @@ def read_part(folder: Path, part: str, classes: int) -> tuple[Array, npt.NDArray
     """Read one part's images and labels.
 
     Args:
-        folder: Where the files lie.
+        folder: The folder of the files.
         part: ``train`` or ``test``.
-        classes: How many classes there are.
+        classes: Number of classes.
 
     Returns:
         Images uint8 [N, 1, H, W] and labels int64 [N] in [0, classes).
 
     Raises:
-        DataError: A file is missing or damaged, a label is out of range, or there are not as many labels as images.
+        DataError: A file is missing or damaged, a label is out of range, or the numbers of labels and images differ.
     """
     paths = {kind: find(folder, part, kind, dimensions) for kind, dimensions in (("images", 3), ("labels", 1))}
     for (kind, path), dimensions in zip(paths.items(), (3, 1), strict=True):
@@ -70,13 +70,13 @@ def read(path: Path, dimensions: int) -> Array:
 
     Args:
         path: The file; gzipped if it ends in ``.gz``.
-        dimensions: How many dimensions it must have.
+        dimensions: The expected number of dimensions.
 
     Returns:
-        Its elements, uint8, none of its sides 0.
+        The elements, uint8, with no side of 0.
 
     Raises:
-        DataError: The file cannot be read, has another format, or another length than its header says.
+        DataError: The file cannot be read, has another format, or does not have the length in its header.
     """
     packed = path.suffix == ".gz"
     try:
@@ -84,7 +84,7 @@ def read(path: Path, dimensions: int) -> Array:
         with cast(BinaryIO, gzip.open(path)) if packed else path.open("rb") as file:
             shape = _header(path, file.read(4 + 4 * dimensions), dimensions)
             size = math.prod(shape)
-            # A header may promise more than memory holds: nothing is allocated that the file cannot contain.
+            # A header may claim more data than memory holds, so nothing larger than the possible content is allocated.
             elements = file.read(size + 1) if size <= most else b""
     except (OSError, EOFError, zlib.error) as error:  # gzip.BadGzipFile is an OSError
         raise DataError(f"{path} cannot be read ({error})", _FIX) from error

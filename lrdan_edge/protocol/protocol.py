@@ -1,7 +1,7 @@
 """The one-class protocol of Deep SVDD (Ruff et al., ICML 2018) and LRDAN (arXiv 2002.01607).
 
-One class is normal: a detector is trained on its training images only and scores the test images of all ten classes. Those of the
-other nine classes are anomalous. The figure is the image AUROC after the last step; no epoch is selected by its result.
+One class is normal: a detector is trained only on its training images and scores the test images of all ten classes. Those of the
+other nine classes are anomalous. The result is the image AUROC after the last step; no epoch is selected by its result.
 """
 
 import time
@@ -28,8 +28,8 @@ from lrdan_edge.protocol.results import SCHEMA_VERSION, Entry, Results, Settings
 from lrdan_edge.protocol.table import as_markdown
 from lrdan_edge.train.options import choose_device
 
-STEPS = 1500  # of 32 images: about a minute a class for LRDAN on one core, at 28 x 28
-_LIMIT_SEED = 0  # draws the images of `train_limit` and `test_limit`, the same for all detectors and seeds
+STEPS = 1500  # of 32 images: about a minute per class for LRDAN on one core, at 28 x 28
+_LIMIT_SEED = 0  # random seed of the images of `train_limit` and `test_limit`, the same for all detectors and seeds
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class ProtocolOptions:
     """Options of `run_protocol`.
 
     Attributes:
-        seeds: Random seeds of the detectors; every class is run with each.
-        classes: Names of the classes to take as normal, or empty for all.
+        seeds: Random seeds of the detectors; every class is run with each seed.
+        classes: Names of the normal classes to run, or empty for all.
         steps: Optimiser steps per run, the same for every detector.
         train_limit: Number of training images per run, at most, or None for all of the class.
         test_limit: Number of test images per class, at most, or None for all.
@@ -61,7 +61,7 @@ class ProtocolOptions:
 
 @dataclass(frozen=True)
 class Written:
-    """The results of `run_protocol`, and the files they are in."""
+    """The results of `run_protocol`, and their files."""
 
     results: Results
     json: Path
@@ -82,22 +82,22 @@ def run_protocol(
     processor: str,
     report: Report = lambda _entry, _done, _total: None,
 ) -> Written:
-    """Run what is not yet in `output`, and write JSON and Markdown after every finished run.
+    """Do the runs that are not yet in `output`, and write JSON and Markdown after every finished run.
 
     Several processes may share an output: each adds its runs, and no process starts a run that another has finished. A process
-    does not know which runs others are working on: give each its own classes, seeds or detectors.
+    does not know the unfinished runs of others, so give each different classes, seeds or detectors.
 
     Args:
         dataset: The data.
-        study: What is compared.
-        output: Folder of ``<dataset><study's suffix>.json``, ``.md`` and pictures; earlier results there are continued.
+        study: The comparison.
+        output: Folder of ``<dataset><study's suffix>.json``, ``.md`` and figures; earlier results there are continued.
         options: The options.
         processor: Name of the CPU, for the results; a GPU reports its own name.
         report: Called after each run.
 
     Raises:
         DataError: A class is unknown, or `output` cannot be written or holds results of other data or recipes.
-        TrainingError: CUDA was asked for and PyTorch finds none.
+        TrainingError: The device is ``cuda``, but PyTorch finds no GPU.
     """
     device = choose_device(options.device)
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else processor
@@ -134,9 +134,9 @@ def run_protocol(
 
 
 def _add(path: Path, fresh: Results, entry: Entry | None = None) -> Results:
-    """Add a run to the results at `path`, to which other processes may add too; returns all results.
+    """Add a run to the results at `path`, which other processes may also extend; returns all results.
 
-    The JSON file is written first, then the page made from it.
+    The JSON file is written first, then the Markdown page.
     """
     with writing(path.parent):
         results = open_results(path, fresh)
@@ -225,7 +225,7 @@ def measure(
 
 
 def draw(part: Part, labels: Iterable[int], limit: int | None) -> tuple[Tensor, npt.NDArray[np.int64]]:
-    """Images of some classes, at most `limit` of each, drawn by a fixed seed.
+    """Images of some classes, at most `limit` of each, drawn with a fixed random seed.
 
     Args:
         part: Training or test images.
@@ -246,12 +246,12 @@ def draw(part: Part, labels: Iterable[int], limit: int | None) -> tuple[Tensor, 
 
 
 def draw_labelled(train: Part, normal: int, seed: int, ratio: float, good: int) -> Tensor | None:
-    """Labelled anomalies as Deep SAD's authors draw them: from the training images of one other class, by the run's seed.
+    """Draw labelled anomalies as in Deep SAD: from the training images of one other class, chosen by the run's seed.
 
     Args:
         train: Training images.
         normal: The normal class.
-        seed: Random seed of the run; nine consecutive seeds take each other class once.
+        seed: Random seed of the run; nine consecutive seeds use each other class once.
         ratio: γ_l, the fraction of labelled images among all training images; 0 for none.
         good: Number of good images.
 

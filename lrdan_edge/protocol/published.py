@@ -1,7 +1,7 @@
-"""Published figures of the same protocol, to compare with: only those that could be checked, with their source.
+"""Published figures of the same protocol for comparison, with their source; only verified figures are included.
 
-Left out: LRDAN's own table (arXiv 2002.01607), which could not be checked; GANomaly's (arXiv 1805.06725), whose protocol is the
-reverse, one class anomalous and nine normal.
+Left out: LRDAN's table (arXiv 2002.01607), which could not be verified, and GANomaly's (arXiv 1805.06725), whose protocol is the
+reverse: one class anomalous and nine normal.
 """
 
 from dataclasses import dataclass

@@ -29,7 +29,7 @@ CLASSES: dict[DatasetName, tuple[str, ...]] = {
     ),
     "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
 }
-"""The classes' names in the order of their labels; folders of images are named by them."""
+"""The classes' names in the order of their labels; image folders have these names."""
 
 _CHANNELS: dict[DatasetName, int] = {"mnist": 1, "fashion-mnist": 1, "cifar10": 3}
 _TORCHVISION: dict[DatasetName, str] = {"mnist": "MNIST/raw", "fashion-mnist": "FashionMNIST/raw"}
@@ -50,7 +50,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set: every class has at least 2 training images and 1 test image, all images are of one shape."""
+    """A data set: every class has at least 2 training images and 1 test image, and all images have the same shape."""
 
     name: DatasetName
     root: Path
@@ -75,11 +75,11 @@ def read_dataset(name: DatasetName, root: Path) -> Dataset:
     (CIFAR-10). Image folders are ``train/<class>`` and ``test/<class>``.
 
     Args:
-        name: Which data set.
-        root: The folder it lies in.
+        name: The data set.
+        root: Its folder.
 
     Raises:
-        DataError: There are no such files, or they are damaged, incomplete or of different sizes.
+        DataError: There are no such files, or they are damaged, incomplete or have different sizes.
     """
     if not root.is_dir():
         raise DataError(f"{root} is not a folder", "give the folder with the files of {name} as {root}", name=name)

@@ -14,7 +14,7 @@ from lrdan_edge.protocol.readers import DatasetName
 
 SCHEMA_VERSION = 1
 _BINS = 60
-_TAIL = 0.002  # fraction of the scores at either end that falls into the outermost bins
+_TAIL = 0.002  # fraction of the scores at either end that goes to the outermost bins
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -34,7 +34,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 class Histogram(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Test scores in equal bins: `edges` [k + 1] ascending, counts [k] of normal and anomalous images; outliers in the ends."""
+    """Test scores in equal bins: `edges` [k + 1] ascending, counts [k] of normal and anomalous images; end bins hold outliers."""
 
     edges: list[float]
     normal: list[int]
@@ -49,12 +49,12 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         normal_class: The class that was normal.
         seed: The run's seed.
         settings: The settings of the run.
-        auroc: Image AUROC in [0, 1]; None when the run failed.
+        auroc: Image AUROC in [0, 1]; None if the run failed.
         failure: The reason of a failure, or None.
-        training_seconds: How long `fit` took.
+        training_seconds: Duration of `fit` in seconds.
         images: Number of images: ``training``, ``normal`` and ``anomalous`` test images.
-        histogram: The test images' scores; None when the run failed.
-        processor: The CPU or GPU that computed.
+        histogram: Histogram of the test images' scores; None if the run failed.
+        processor: Name of the CPU or GPU.
         versions: Versions of Python and of packages.
     """
 
@@ -80,14 +80,14 @@ class Results(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """The results file.
 
     Attributes:
-        schema_version: Of this layout.
-        title: What is compared.
+        schema_version: Version of this layout.
+        title: The title of the comparison.
         remark: A remark about the columns for the reader.
         dataset: The data set.
         fingerprint: Sha256 of its pixels and labels.
-        published: Whether published figures stand beside it.
+        published: Whether to show published figures next to it.
         recipes: The recipe of each column, or empty if the detector has none.
-        commands: The commands that made it, oldest first.
+        commands: The commands that wrote it, oldest first.
         entries: Finished runs, oldest first.
     """
 
@@ -103,7 +103,7 @@ class Results(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 def histogram(normal: npt.NDArray[np.float32], anomalous: npt.NDArray[np.float32]) -> Histogram:
-    """Count scores of normal [n] and anomalous [m] images in common bins."""
+    """Count scores of normal [n] and anomalous [m] images in the same bins."""
     low, high = (
         float(edge) for edge in np.quantile(np.concatenate([normal, anomalous]).astype(np.float64), [_TAIL, 1 - _TAIL])
     )
@@ -116,7 +116,7 @@ def open_results(path: Path, fresh: Results) -> Results:
     """The earlier results at `path`, with the new columns and command, or `fresh` if there are none.
 
     Raises:
-        DataError: The file is damaged, or was made from other data or by other recipes.
+        DataError: The file is damaged, or was made from other data or with other recipes.
     """
     if not path.exists():
         return fresh
@@ -140,7 +140,7 @@ def open_results(path: Path, fresh: Results) -> Results:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Replace a file in one step, so that neither a reader nor an interruption finds half of it.
+    """Replace a file atomically.
 
     Raises:
         DataError: It cannot be written.

@@ -1,4 +1,4 @@
-"""The results of the protocol as tables: Markdown, and cells for other output."""
+"""The results of the protocol as tables, in Markdown or as cells for other formats."""
 
 import statistics
 from collections.abc import Iterable
@@ -13,12 +13,12 @@ NOTHING = "—"
 
 @dataclass(frozen=True)
 class Table:
-    """A table of texts: one row per class, one column per detector, then the mean and the training time.
+    """A table of strings: one row per class, one column per detector, then the mean and the training time.
 
     Attributes:
         settings: The settings of its runs.
         header: The columns' titles.
-        rows: The cells of each row, one per title.
+        rows: The cells of each row, one per column.
     """
 
     settings: Settings
@@ -27,17 +27,17 @@ class Table:
 
 
 def tables(results: Results) -> list[Table]:
-    """One table per settings, in the order in which they were first run; AUROC in percent."""
+    """One table per settings, in the order of their first run; AUROC in percent."""
     return [_table(results, settings) for settings in dict.fromkeys(entry.settings for entry in results.entries)]
 
 
 def as_markdown(results: Results) -> str:
-    """The results as a page."""
+    """The results as a Markdown page."""
     lines = [
         f"# {results.title}: {results.dataset}",
         "",
-        "Every class in turn is normal, the other nine are anomalous. Image AUROC in percent, mean ± standard deviation over the "
-        "seeds. The last state of training is used, no epoch is selected; batch normalisation is in evaluation mode.",
+        "Each class in turn is normal; the other nine are anomalous. Image AUROC in percent, mean ± standard deviation over the "
+        "seeds. The final state of training is used, without selection of an epoch; batch normalisation is in evaluation mode.",
     ]
     if results.remark:
         lines += ["", results.remark]
@@ -58,7 +58,7 @@ def as_markdown(results: Results) -> str:
 
 
 def describe(settings: Settings) -> str:
-    """Settings in words."""
+    """A description of the settings."""
     training = "all training images" if settings.train_limit is None else f"at most {settings.train_limit} training images"
     test = "all test images" if settings.test_limit is None else f"at most {settings.test_limit} test images per class"
     return f"{settings.steps} steps, {training}, {test}, {settings.device}"
@@ -95,7 +95,7 @@ def _cell(runs: list[Entry]) -> str:
 
 
 def _mean_cell(by_class: list[list[Entry]]) -> str:
-    """Mean over classes and its standard deviation over seeds; only if every class has the same finished seeds."""
+    """Mean over classes and its standard deviation over seeds; `NOTHING` unless every class has the same finished seeds."""
     figures = [{run.seed: run.auroc for run in runs if run.auroc is not None} for runs in by_class]
     seeds = figures[0].keys()
     if not seeds or any(

@@ -1,7 +1,7 @@
-"""Checkpoints: all that training needs to continue after it was killed, in one safetensors file with JSON in its header.
+"""Checkpoints: the complete state of a training run, in one safetensors file with JSON in its header.
 
-A resumed run gives the same bits as an uninterrupted one: the order of the images and all random draws depend only on seed and step
-(`prefetch`, `Learner.prepare`), and networks, optimisers, PyTorch's random generators and the epoch's sums are saved.
+A resumed run gives the same bits as an uninterrupted one. The order of the images and all random draws depend only on seed and step
+(`prefetch`, `Learner.prepare`); networks, optimisers, PyTorch's random generators and the epoch's sums are saved.
 """
 
 import hashlib
@@ -19,18 +19,18 @@ from torch import Tensor, nn
 from lrdan_edge.bundle.files import Folder
 from lrdan_edge.train.report import Epoch
 
-_NETWORK, _OPTIMISER, _GENERATOR = "network.", "optimiser.", "generator."  # how tensors' names begin
+_NETWORK, _OPTIMISER, _GENERATOR = "network.", "optimiser.", "generator."  # prefixes of tensor names
 
 
 class State(msgspec.Struct, forbid_unknown_fields=True):
-    """How far training has come.
+    """The progress of a training run.
 
     Attributes:
-        step: Steps made.
-        history: The finished epochs' mean losses.
-        sums: The unfinished epoch's sums of losses.
-        counts: For how many steps in a row each sign of a collapse has been seen; see `collapse.CollapseDetector`.
-        seconds: Time that the steps took, over all starts.
+        step: Number of completed steps.
+        history: Mean losses of the finished epochs.
+        sums: Sums of losses of the unfinished epoch.
+        counts: Consecutive steps with each sign of a collapse; see `collapse.CollapseDetector`.
+        seconds: Duration of all steps in seconds, over all starts.
     """
 
     step: int = 0
@@ -52,8 +52,8 @@ class Checkpoint:
 
     Attributes:
         path: The file.
-        identity: All that the result depends on: the data's fingerprint, the model, the options, the hyperparameters, the version.
-        conditions: What may differ, but then the last bits differ: device, threads, versions of libraries.
+        identity: Everything that determines the result: data fingerprint, model, options, hyperparameters, version.
+        conditions: Settings that change only the last bits of the result: device, threads, library versions.
         seconds: Seconds between two writes.
     """
 
@@ -69,16 +69,16 @@ class Checkpoint:
 
     @property
     def run(self) -> str:
-        """The run's name: a sha256 over its identity, in hex."""
+        """The run's identifier: the sha256 of its identity, in hex."""
         return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
 
     @property
     def due(self) -> bool:
-        """Whether it is time to write it."""
+        """Whether `seconds` have passed since the last write."""
         return time.monotonic() - self._written >= self.seconds
 
     def write(self, networks: nn.Module, optimisers: Sequence[torch.optim.Optimizer], state: State) -> None:
-        """Replace the checkpoint atomically and durably: a kill leaves the older one or this one."""
+        """Replace the checkpoint atomically and durably: after a kill, the old or the new one is there."""
         from safetensors.torch import save
 
         tensors = {f"{_NETWORK}{name}": tensor for name, tensor in networks.state_dict().items()}
@@ -92,16 +92,16 @@ class Checkpoint:
         self._written = time.monotonic()
 
     def remove(self) -> None:
-        """Remove the checkpoint, if there is one, and what a killed run left of another."""
+        """Remove the checkpoint and its temporary file, if they exist."""
         with Folder(self.path.parent) as folder:
             folder.remove(self.path.name)
             folder.remove(f"{self.path.name}.tmp")
 
     def read(self) -> tuple["Saved | None", str | None]:
-        """The checkpoint that an earlier, killed run left.
+        """Read the checkpoint of an earlier, interrupted start.
 
         Returns:
-            It, or None if there is none of this run; and a warning for the user, or None.
+            The checkpoint, or None if there is none of this run; and a warning for the user, or None.
         """
         try:
             header, tensors = _parse(self.path)
@@ -121,13 +121,13 @@ class Checkpoint:
 
 @dataclass
 class Saved:
-    """A checkpoint that was read."""
+    """The content of a checkpoint file."""
 
     tensors: dict[str, Tensor]
     state: State
 
     def restore(self, networks: nn.Module, optimisers: Sequence[torch.optim.Optimizer]) -> State:
-        """Put networks, optimisers and PyTorch's generators into the saved state, in place."""
+        """Restore networks, optimisers and PyTorch's random generators in place."""
         networks.load_state_dict(_under(self.tensors, _NETWORK))
         saved = _under(self.tensors, _OPTIMISER)
         for place, optimiser in enumerate(optimisers):
@@ -144,8 +144,8 @@ class Saved:
 
 
 def _like(tensor: Tensor, parameter: Tensor) -> Tensor:
-    """`tensor` where and as the optimiser keeps it: laid out like its parameter (fused Adam walks both as they lie)."""
-    if tensor.shape != parameter.shape:  # the count of steps
+    """`tensor` on the parameter's device and with its memory layout (fused Adam needs the same layout for both)."""
+    if tensor.shape != parameter.shape:  # the step count
         return tensor.to(parameter.device)
     return torch.empty_like(parameter, dtype=tensor.dtype, requires_grad=False).copy_(tensor)
 
@@ -178,7 +178,7 @@ def _parse(path: Path) -> tuple[_Header, dict[str, Tensor]]:
     from safetensors import SafetensorError, safe_open
 
     try:
-        # By its descriptor: safe_open takes a path, and would follow a link that was put there.
+        # Opened by descriptor: safe_open takes only a path, and would follow a symbolic link.
         with Folder(path.parent) as folder, folder.open(path.name) as opened, safe_open(_path_of(opened), "pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no dictionary
@@ -203,7 +203,7 @@ def _digest(header: bytes, tensors: Mapping[str, Tensor]) -> str:
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    """As JSON gives them back."""
+    """The values after a round trip through JSON."""
     plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(values))
     return plain
 

@@ -1,7 +1,7 @@
-"""Detects collapsed trainings at every step, so that they end within an epoch (of ten steps or more) and say what to change.
+"""Detect a collapse of training at every step, so that training stops within an epoch (or 10 steps) and the error names a fix.
 
-An AE2 that diverges (with a large k, it only learns to reconstruct fakes badly) is not a sign of its own: it ends in constant images, G's
-or its own, while a high L_direc is what the dual term asks for.
+A diverging AE2 (with a large k, it only learns to reconstruct fakes badly) has no separate sign. It ends in constant images of G or
+AE2, which are detected; a high L_direc is not a sign, since the dual term maximises it.
 """
 
 import math
@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from lrdan_edge.errors import CollapseError
 
 AFTER = 100  # steps; before that the networks may be constant
-LEAST_PATIENCE, MOST_PATIENCE = 10, 50  # steps in a row that prove a collapse: an epoch's, if it has so many
-COLLAPSED = 0.01  # fraction of the images' spread below which all reconstructions count as the same
-LEAST_SPREAD = 0.05  # images more alike than this (of a range of 2) say nothing about a collapse
-CERTAIN = 0.05  # a discriminator's loss: it gives about 95 % to what is right; healthy runs stay far above
+LEAST_PATIENCE, MOST_PATIENCE = 10, 50  # limits of the consecutive steps that prove a collapse; in between, one epoch
+COLLAPSED = 0.01  # fraction of the images' spread below which all reconstructions count as equal
+LEAST_SPREAD = 0.05  # in a range of 2; below this, the images are too similar to detect a collapse
+CERTAIN = 0.05  # discriminator loss at about 95 % certainty; healthy runs stay far above
 
 
 class CollapseDetector:
@@ -23,8 +23,8 @@ class CollapseDetector:
         """Start, or continue.
 
         Args:
-            steps_per_epoch: A sign must last for at most an epoch, if that has `LEAST_PATIENCE` steps.
-            counts: For how many steps in a row each sign has been seen; kept up to date.
+            steps_per_epoch: Steps that a sign must last, limited to `LEAST_PATIENCE` and `MOST_PATIENCE`.
+            counts: Consecutive steps with each sign; updated in place.
         """
         self.patience = min(MOST_PATIENCE, max(LEAST_PATIENCE, steps_per_epoch))
         self.counts = counts
@@ -33,13 +33,13 @@ class CollapseDetector:
         """Check the losses of one step.
 
         Args:
-            losses: As `Learner.step` gives them, with ``spread_x``, the images' own spread in the same units as ``spread_ae2``.
-            epoch: The epoch it belongs to, from 1, for the message.
+            losses: The results of `Learner.step`, including ``spread_x``, the images' spread in the units of ``spread_ae2``.
+            epoch: The epoch of the step, from 1, for the message.
             step: The step, from 1.
 
         Raises:
-            CollapseError: A loss is not finite; or, for `patience` steps in a row, a network has given the same output for every image,
-                or the discriminator has been nearly certain.
+            CollapseError: A loss is not finite; or for `patience` consecutive steps, a network's output was the same for every image
+                or the discriminator was nearly certain.
         """
         for name, value in losses.items():
             if not math.isfinite(value):

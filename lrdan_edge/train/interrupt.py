@@ -19,7 +19,7 @@ class Interrupt:
 def graceful_interrupt() -> Iterator[Interrupt]:
     """Turn the first SIGINT into `Interrupt.asked`; a second one raises KeyboardInterrupt as usual.
 
-    Outside the main thread nothing changes, since only the main thread gets signals.
+    Outside the main thread this does nothing, since only the main thread receives signals.
     """
     interrupt = Interrupt()
     if threading.current_thread() is not threading.main_thread():

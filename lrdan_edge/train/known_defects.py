@@ -1,11 +1,11 @@
-"""A few labelled defects that training learns from, besides the good images (`TrainOptions.known_defects`, a folder DIR).
+"""Known defects: a few labelled defects to train on, besides the good images (`TrainOptions.known_defects`, a folder DIR).
 
-After Deep SAD (arXiv 1906.02694): labelled anomalies are pushed away from normal images; all other training stays the same.
+As in Deep SAD (arXiv 1906.02694), labelled anomalies are pushed away from normal images; the rest of training is unchanged.
 
 DIR/<image> or DIR/<kind>/<image>     the defects
 DIR/masks/<image's name below DIR>    optional: its mask, as a .png, non-zero where defective
 DIR/test/<kind>, DIR/ground_truth/<kind>  the same in the layout of MVTec AD; test/good is skipped
-A folder ``good`` elsewhere is refused: its images would be learnt as defects.
+Any other folder ``good`` is refused, since its images would be learnt as defects.
 """
 
 import hashlib
@@ -35,8 +35,8 @@ class KnownDefects:
 
     Attributes:
         frames: uint8 [K, C, H, W].
-        masks: float32 [K, H, W], 1 where defective; all 0 where there is no mask.
-        sha256: Of each image file.
+        masks: float32 [K, H, W], 1 where defective; all 0 for an image without a mask.
+        sha256: Sha256 of each image file, in hex.
     """
 
     frames: Tensor
@@ -45,18 +45,18 @@ class KnownDefects:
 
     @property
     def digest(self) -> str:
-        """Sha256 over images and masks as they are fitted."""
+        """Sha256 over the resized images and masks."""
         return hashlib.sha256(self.frames.numpy().tobytes() + self.masks.numpy().tobytes()).hexdigest()
 
     def draw(self, count: int, seed: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        """Draw some at random.
+        """Draw random defects.
 
         Args:
-            count: How many.
+            count: Number of defects.
             seed: Random seed.
 
         Returns:
-            The defects, float32 [M, C, H, W] in [-1, 1], and where to look, float32 [M, 1, H, W]: everywhere if there is no mask.
+            The defects, float32 [M, C, H, W] in [-1, 1], and their masks, float32 [M, 1, H, W]; all 1 for a defect without a mask.
         """
         places = torch.from_numpy(np.random.default_rng(seed).integers(0, len(self.frames), count))
         masks = self.masks[places][:, None]
@@ -65,7 +65,7 @@ class KnownDefects:
 
 
 def draw_known(known: KnownDefects | None, batch_size: int, fraction: float, seed: tuple[int, ...]) -> tuple[Tensor, ...]:
-    """Draw known defects for a batch of good images, at least one; `KnownDefects.draw`, or nothing if there are none."""
+    """Draw at least one known defect for a batch of good images, as `KnownDefects.draw`; empty if there are none."""
     return known.draw(round(fraction * batch_size) or 1, (*seed, batch_size)) if known else ()
 
 
@@ -73,12 +73,12 @@ def read_known(folder: Path, spec: ModelSpec, bit_depth: int = 16) -> KnownDefec
     """Read labelled defects, resized and cut like the good images.
 
     Args:
-        folder: DIR, as the module describes it.
-        spec: The networks and their geometry; if images are cut into tiles, only the tiles with the defect are taken.
+        folder: DIR; see the module's docstring.
+        spec: The networks and their geometry; with tiles, only the tiles that show the defect are used.
         bit_depth: As `lrdan_edge.data.images.to_eight_bits`.
 
     Raises:
-        DataError: There is no image; an image cannot be read; the folder holds good images; a mask is empty; or with tiles, an
+        DataError: There is no image; an image cannot be read; the folder has good images; a mask is empty; or, with tiles, an
             image has no mask.
     """
     images = _listed(folder)
@@ -109,7 +109,7 @@ def read_known(folder: Path, spec: ModelSpec, bit_depth: int = 16) -> KnownDefec
 
 
 def _cut_mask(mask: npt.NDArray[np.bool_], spec: ModelSpec) -> Image:
-    """Resize and cut a mask of any size like its image: float32 [T, h, w], 1 where any of a pixel is defective."""
+    """Resize and tile a mask of any size like its image: float32 [T, h, w], 1 where any part of a pixel is defective."""
     rows, columns = spec.frame_shape[:2]
     whole = cv2.resize(mask.astype(np.float32), (columns, rows), interpolation=cv2.INTER_AREA)
     if spec.geometry:
@@ -143,16 +143,16 @@ def _listed(folder: Path) -> list[LabelledImage]:
 
 
 def inverse_error(good: Tensor, x: Tensor, reconstructed: Tensor, where: Tensor) -> Tensor:
-    """Deep SAD's term for labelled anomalies, (d(x))⁻¹, with d the reconstruction error in units of the good images'.
+    """Deep SAD's term for labelled anomalies, (d(x))⁻¹, with d the reconstruction error divided by the good images' error.
 
-    It is scaled by the good images' error once more, so that it weighs as much as that error: E²·mean(1 / e), where E is the error of
-    the good images and e that of a defect.
+    It is also multiplied by the good images' error, to give it the same scale: E²·mean(1 / e), where E is the error of the good
+    images and e the error of a defect.
 
     Args:
-        good: The good images' mean error E, a scalar; not trained through (detached).
+        good: The good images' mean error E, a scalar; no gradient flows through it (detached).
         x: Known defects, float [M, C, H, W].
         reconstructed: Their reconstructions, the same shape.
-        where: Where they are defective, float [M, 1, H, W]; only the error there counts, scaled up to the whole image.
+        where: 1 where defective, float [M, 1, H, W]; only the error there counts, scaled up to the whole image.
     """
     squared = (x - reconstructed).square().sum(1, keepdim=True)
     pixels = where.shape[-2] * where.shape[-1]

@@ -1,4 +1,4 @@
-"""What the training loop drives, whatever the recipe."""
+"""The interface between the training loop and a recipe."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -17,16 +17,16 @@ class Learner(ABC):
     """Networks with their losses and optimisers.
 
     Attributes:
-        optimisers: All optimisers, always in the same order. With the networks, they are a learner's whole state.
-        paints: Whether `prepare` takes so long that worker processes are worth it when a GPU trains.
-        shown: Which part of a batch is the input of AE2.
+        optimisers: All optimisers, always in the same order. With the networks, they are the learner's complete state.
+        paints: Whether `prepare` is slow enough to need worker processes when a GPU trains.
+        shown: Index of the part of a batch that is the input of AE2.
     """
 
     paints = False
     shown = 0
 
     def __init__(self, optimisers: Sequence[torch.optim.Optimizer] = ()) -> None:
-        """Keep the optimisers; their learning rates now are the peak learning rates."""
+        """Keep the optimisers; their current learning rates are the peak learning rates."""
         self.optimisers = tuple(optimisers)
         self._peak_rates: list[float] = [optimiser.param_groups[0]["lr"] for optimiser in self.optimisers]
 
@@ -43,11 +43,11 @@ class Learner(ABC):
 
     @abstractmethod
     def prepare(self, frames: Tensor, step: int) -> Batch:
-        """Prepare a batch on the host, in any process and order: random draws depend only on seed, step and place in the batch.
+        """Prepare a batch on the host, in any process and order: random draws depend only on seed, step and index in the batch.
 
         Args:
             frames: The good images of the whole batch, uint8 [N, C, H, W].
-            step: Which step it is for, from 0.
+            step: The step, from 0.
 
         Returns:
             The arguments of `step`.
@@ -55,15 +55,15 @@ class Learner(ABC):
 
     @abstractmethod
     def step(self, *batch: Any, **named: Any) -> dict[str, Tensor]:
-        """Make one step on one batch: takes what `prepare` returns, on the networks' device.
+        """Make one step on the output of `prepare`, moved to the networks' device.
 
         Returns:
-            Each loss term over the batch, a detached scalar each; ``total``; ``spread_ae2`` and perhaps ``spread_g``, which a
-            collapse brings to zero; and ``spread_x``, the spread of the images in the same units.
+            The loss terms of the batch as detached scalars; ``total``; ``spread_ae2`` and optionally ``spread_g``, which become
+            zero in a collapse; and ``spread_x``, the spread of the images in the same units.
         """
 
 
 def to_input(frames: Tensor, device: torch.device | None = None) -> Tensor:
-    """Frames uint8 [N, C, H, W] as the networks see them: float32 in [-1, 1], channels last."""
+    """Convert frames uint8 [N, C, H, W] to network input: float32 in [-1, 1], channels last."""
     x = frames.to(device).float() * SCALE + OFFSET
     return x.contiguous(memory_format=torch.channels_last)

@@ -23,15 +23,15 @@ class Loop:
     """One run of the training loop.
 
     Attributes:
-        networks: What is trained; holds `ae2`.
+        networks: The networks to train; they include `ae2`.
         learner: The networks with their optimisers.
         frames: The good images, uint8 [N, C, H, W].
         schedule: The length of the run.
         seed: Random seed of the order of the images.
-        progress: Gets progress and notes.
-        log: Gets losses and images.
+        progress: Receives progress and notes.
+        log: Receives losses and images.
         interrupt: Whether the user asked to stop.
-        checkpoint: Where the state is saved.
+        checkpoint: Saves the state.
     """
 
     networks: Networks
@@ -45,7 +45,7 @@ class Loop:
     checkpoint: Checkpoint
 
     def run(self, state: State) -> float:
-        """Train from `state`, which is kept up to date, to the end or until interrupted.
+        """Train from `state` (updated in place) to the end or until interrupted.
 
         Returns:
             Images per second.
@@ -94,5 +94,5 @@ class Loop:
 
 
 def _values(terms: dict[str, Tensor]) -> dict[str, float]:
-    """The terms as numbers, in one transfer."""
+    """The terms as numbers, copied from the device in one transfer."""
     return dict(zip(terms, torch.stack(list(terms.values())).tolist(), strict=True))

@@ -1,4 +1,4 @@
-"""The scoring constants: what the anomaly maps of good images look like at each pixel."""
+"""The scoring constants: mean and deviation of the good images' anomaly maps at each pixel."""
 
 import torch
 from torch import Tensor, nn
@@ -18,18 +18,18 @@ def map_statistics(
     spec: ModelSpec | None = None,
     batch_size: int = 32,
 ) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of the scored map at every pixel, in evaluation mode.
+    """Compute mean and standard deviation of the anomaly map at every pixel, in evaluation mode.
 
     Args:
-        ae2: The network that is deployed; left in evaluation mode.
-        frames: Good images, uint8 [N, C, H, W]; with tiles, the tiles of a frame one after another, as `Tile` makes them.
+        ae2: The deployed network; left in evaluation mode.
+        frames: Good images, uint8 [N, C, H, W]; with tiles, the tiles of each frame together, in the order of `Tile`.
         preprocessing: How frames are preprocessed.
         scoring: Which map is scored.
         spec: The networks, if frames are cut into tiles. Each tile position then has its own statistics.
         batch_size: Images per forward pass.
 
     Returns:
-        Two tensors float32 [H, W]; with tiles, of the untiled map.
+        Two tensors float32 [H, W]; with tiles, in the size of the untiled map.
     """
 
     def maps_of(images: Tensor) -> Tensor:

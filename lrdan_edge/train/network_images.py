@@ -1,7 +1,7 @@
-"""The training images as the networks see them, kept in memory while a data folder is scanned.
+"""The networks' training images, kept in memory while a data folder is scanned.
 
-What all images have in common is known only at the end: whether they are grey, and how many bits they use. So a grey image is kept
-in one channel, and a 16-bit image once for each bit depth that may still be chosen. Nothing is decoded a second time.
+Whether all images are grey, and how many bits they use, is known only at the end of the scan. So a grey image is kept in one
+channel, and a 16-bit image once for each bit depth that is still possible. No image is decoded twice.
 """
 
 from collections.abc import Sequence
@@ -24,14 +24,14 @@ LARGEST_AUTOMATIC, COARSE_MULTIPLE = 256, 16
 
 
 class NetworkImages:
-    """Images resized, and cut into tiles where the options ask for them."""
+    """Images that are resized, and tiled if the options say so."""
 
     def __init__(self, paths: Sequence[Path], options: TrainOptions) -> None:
         """Begin with no images.
 
         Args:
             paths: The images to keep; others are ignored.
-            options: Sizes, channels, bit depth and view asked for.
+            options: The options with sizes, channels, bit depth and view.
         """
         self._wanted, self._options = frozenset(paths), options
         self._spec: ModelSpec | None = None
@@ -39,10 +39,10 @@ class NetworkImages:
         self._kept: dict[Path, dict[BitDepth, Frame]] = {}
 
     def add(self, path: Path, pixels: Pixels) -> None:
-        """Keep an image; the first one, added before any other, decides the networks' size. May be called from several threads.
+        """Keep an image. The first image sets the networks' size; the others may be added from several threads.
 
         Raises:
-            DataError: The networks cannot have the size asked for, or all images need more memory than there is.
+            DataError: The networks do not support the size, or all images need more memory than is available.
         """
         if path not in self._wanted:
             return
@@ -61,12 +61,12 @@ class NetworkImages:
         }
 
     def take(self, paths: Sequence[Path], channels: int, bit_depth: BitDepth) -> Tensor:
-        """The images of `paths`, a file's tiles together, uint8 [N, C, H, W]; the others are dropped.
+        """Return the images of `paths`, uint8 [N, C, H, W], each file's tiles together; all other images are dropped.
 
         Args:
             paths: Images that were added.
-            channels: C; 3 where any image has colour.
-            bit_depth: How many bits of 16-bit images are used; at least what the images need, or what the options say.
+            channels: C; 3 if any image has colour.
+            bit_depth: Number of bits used in 16-bit images; at least what the images need, or the option.
         """
         kept, self._kept = self._kept, {}
         tiles, height, width, _ = next(iter(kept[paths[0]].values())).shape
@@ -78,10 +78,10 @@ class NetworkImages:
 
 
 def spec_of(size: tuple[int, int], channels: Literal[1, 3], options: TrainOptions) -> ModelSpec:
-    """The networks for images of this (height, width).
+    """The networks' specification for images of `size` (height, width).
 
     Raises:
-        DataError: The size is not supported, or the view does not fit in it.
+        DataError: The size is not supported, or the view is not possible in it.
     """
     view = options.view
     size = view.frame_size or size
@@ -91,7 +91,7 @@ def spec_of(size: tuple[int, int], channels: Literal[1, 3], options: TrainOption
 
 
 def require_memory(needed: int) -> None:
-    """Raise DataError where the system has less memory available than `needed` bytes."""
+    """Raise DataError if the system has less available memory than `needed` bytes."""
     available = _available_memory()
     if available is not None and needed > available:
         raise DataError(
@@ -102,7 +102,7 @@ def require_memory(needed: int) -> None:
 
 
 def _available_memory() -> int | None:
-    """Bytes that can be allocated without swapping; None where the system does not tell."""
+    """Bytes that can be allocated without swapping; None if the system does not report it."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     except OSError:
@@ -111,13 +111,13 @@ def _available_memory() -> int | None:
 
 
 def automatic_size(height: int, width: int) -> tuple[int, int]:
-    """The networks' (height, width) for images of this size, if the user names none.
+    """The default (height, width) of the networks for images of this size.
 
-    Up to 256 pixels the size stays, rounded to a multiple of 4; larger images are scaled until their longer side is 256,
-    and the other side is rounded to a multiple of 16.
+    Up to 256 pixels the size is kept, rounded to a multiple of 4. Larger images are resized to a longer side of 256, and the
+    other side is rounded to a multiple of 16.
 
     Raises:
-        DataError: A side would be smaller than the networks take.
+        DataError: A side would be smaller than the networks support.
     """
     longest = max(height, width)
     multiple = MULTIPLE if longest <= LARGEST_AUTOMATIC else COARSE_MULTIPLE

@@ -19,26 +19,26 @@ class TrainOptions:
     """Options of `train`.
 
     Attributes:
-        image_size: (height, width) in pixels that the networks see, or None to take it from the images.
+        image_size: (height, width) of the networks' images in pixels, or None to derive it from the images.
         channels: 1 (grey) or 3 (blue, green, red), or None for 1 if all images are grey, else 3.
-        epochs: Passes over the training images, or None for the recipe's own number.
-        seed: Random seed of the weights, the order of the images and the images held out.
+        epochs: Passes over the training images, or None for the recipe's default.
+        seed: Random seed of the weights, the order of the images and the held-out images.
         device: ``cpu``, ``cuda``, or ``auto``: CUDA if PyTorch finds a GPU.
         batch_size: Images per step; replaces the hyperparameter.
         learning_rate: Peak learning rate; replaces the hyperparameter.
         recipe: The name of a recipe; see `lrdan_edge.train.recipes`.
         hyperparameters: Hyperparameters of that recipe, or None for its defaults.
         group_by: ``auto`` or a regular expression: images of one group are held out together; see `lrdan_edge.data.grouping`.
-        known_defects: Folder of a few labelled defects to learn from too, or None; see `lrdan_edge.train.known_defects`.
-        scoring: How AE2's output becomes a score, or None for what the recipe and the image size ask for.
-        bit_depth: How many bits of 16-bit images are used, or None for as many as the largest value of all good images needs.
-        resume: Whether to continue from the checkpoint of a killed or interrupted run: None does if it is of the same run, True
-            requires it, False starts from scratch.
-        overwrite: Whether an existing trained bundle may be replaced, once the new training is complete.
-        checkpoint_seconds: Seconds between two checkpoints; a killed run loses no more.
-        compile: Whether to compile the networks with torch.compile, which takes about a minute; None does on a GPU.
-        tensorboard: Folder for TensorBoard's event files, or None for none.
-        view: What of a camera's frame the networks see, and in which tiles.
+        known_defects: Folder of a few labelled defects to train on too, or None; see `lrdan_edge.train.known_defects`.
+        scoring: How AE2's output becomes a score, or None for the default of the recipe and image size.
+        bit_depth: Number of bits used in 16-bit images, or None for as many as the largest value of all good images needs.
+        resume: Whether to continue from a checkpoint: None continues if it is of the same run, True requires it, False starts from
+            scratch.
+        overwrite: Whether an existing trained bundle may be replaced when the new training is complete.
+        checkpoint_seconds: Seconds between two checkpoints; a killed run loses at most this much work.
+        compile: Whether to compile the networks with torch.compile, which takes about a minute; None compiles only on a GPU.
+        tensorboard: Folder for TensorBoard's event files, or None for no log.
+        view: The part of a camera's frame that the networks see, and its tiles.
     """
 
     image_size: tuple[int, int] | None = None
@@ -84,10 +84,11 @@ class TrainOptions:
         self.resolved_hyperparameters()
 
     def resolved_hyperparameters(self) -> Hyperparameters:
-        """The hyperparameters of the run: those given, or the recipe's, with `batch_size` and `learning_rate` if these are given.
+        """The hyperparameters of the run: `hyperparameters` or the recipe's defaults, with `batch_size` and `learning_rate` applied.
 
         Raises:
-            TrainingError: There is no such recipe, the hyperparameters are of another recipe, or it has no batch size or learning rate.
+            TrainingError: The recipe does not exist, the hyperparameters are of another recipe, or it has no batch size or learning
+                rate.
         """
         defaults: Hyperparameters = recipe_named(self.recipe).defaults
         chosen = self.hyperparameters or defaults
@@ -109,7 +110,7 @@ class TrainOptions:
         return recipe_named(self.recipe).spec_for(height, width, channels, self.resolved_hyperparameters())
 
     def as_dict(self) -> dict[str, Any]:
-        """For the manifest, with the hyperparameters of the run."""
+        """The options for the manifest, with the hyperparameters of the run."""
         plain = {one.name: getattr(self, one.name) for one in fields(self)}
         return plain | {
             "hyperparameters": self.resolved_hyperparameters().as_dict(),
@@ -121,10 +122,10 @@ class TrainOptions:
 
 
 def choose_device(device: Literal["auto", "cpu", "cuda"]) -> torch.device:
-    """The device asked for.
+    """Choose the device; ``auto`` is a GPU if there is one.
 
     Raises:
-        TrainingError: CUDA was asked for and PyTorch finds no GPU.
+        TrainingError: `device` is ``cuda``, but PyTorch finds no GPU.
     """
     cuda = torch.cuda.is_available()
     if device == "cuda" and not cuda:
@@ -133,7 +134,7 @@ def choose_device(device: Literal["auto", "cpu", "cuda"]) -> torch.device:
 
 
 def computes_bfloat16(device: torch.device) -> bool:
-    """Whether the device has instructions for bfloat16; emulating it costs more than it saves."""
+    """Whether the device has instructions for bfloat16; emulated bfloat16 is slower than float32."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # no public name for it yet

@@ -1,4 +1,4 @@
-"""What is at the bundle's path before a training, and whether the training may replace it."""
+"""Check whether training may replace an existing bundle."""
 
 import os
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ class ExistingBundle:
 
     Attributes:
         path: Its folder.
-        what: What it is, in a few words.
-        interrupted: Whether its training was stopped early, so that the same run may be resumed and replace it.
-        run: The run that trained it (`Checkpoint.run`), or None where that is not known.
+        what: A short description for messages.
+        interrupted: Whether its training was interrupted, so that the same run may resume and replace it.
+        run: Identifier of the run that trained it (`Checkpoint.run`), or None if unknown.
     """
 
     path: Path
@@ -34,10 +34,10 @@ class ExistingBundle:
 
 
 def require_room(path: Path, *, overwrite: bool) -> ExistingBundle | None:
-    """The bundle that a training at `path` would replace, or None; without `overwrite`, only an interrupted training's is allowed.
+    """The bundle that training at `path` would replace, or None; without `overwrite`, only one of an interrupted run is allowed.
 
     Raises:
-        BundleError: It may not be replaced.
+        BundleError: The bundle may not be replaced.
     """
     existing = _find(path)
     if existing and not overwrite and not existing.interrupted:
@@ -46,7 +46,7 @@ def require_room(path: Path, *, overwrite: bool) -> ExistingBundle | None:
 
 
 def _find(path: Path) -> ExistingBundle | None:
-    """The bundle at `path`, if it has trained weights; a bundle that cannot be read counts as trained."""
+    """The bundle at `path` if it has trained weights; an unreadable bundle counts as trained."""
     try:
         manifest = Bundle.open(path).manifest
     except MissingStageError:

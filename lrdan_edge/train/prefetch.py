@@ -1,4 +1,4 @@
-"""Which images each step sees, and making their batches ready ahead of it; both depend only on the seed and the step."""
+"""Selection of each step's images, and preparation of batches in advance; both depend only on the seed and the step."""
 
 import ctypes
 import os
@@ -19,20 +19,20 @@ from lrdan_edge.errors import TrainingError
 from lrdan_edge.train.learner import Batch, Learner
 
 MOST_WORKERS = 15
-AHEAD = 2  # batches that each worker process makes before they are asked for
-SHARED_MEMORY = "/dev/shm"  # where PyTorch puts what one process hands to another; containers often have 64 MiB
+AHEAD = 2  # batches that each worker process prepares in advance
+SHARED_MEMORY = "/dev/shm"  # used by PyTorch to pass batches between processes; containers often have 64 MiB
 _SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
 def batch_of(step: int, seed: int, count: int, size: int) -> Tensor:
-    """The images of a step: every image once an epoch, in random order, in whole batches.
+    """The image indices of a step: each epoch is a new random order of all images, cut into full batches.
 
-    Images that do not fill a last batch are left out of the epoch: a smaller batch would disturb batch normalisation.
+    An incomplete last batch is skipped, since a smaller batch would disturb batch normalisation.
 
     Args:
         step: The step, from 0.
-        seed: Decides the order, with the epoch.
-        count: How many images there are.
+        seed: Random seed; with the epoch, it sets the order.
+        count: Number of images.
         size: Images per batch.
 
     Returns:
@@ -48,9 +48,9 @@ def _permutation(seed: int, epoch: int, count: int) -> Tensor:
 
 
 def workers_for(learner: Learner, device: torch.device) -> int:
-    """How many worker processes should make batches ready: one for each processor but one, where a GPU would wait for painting.
+    """The number of worker processes: all processors but one, up to `MOST_WORKERS`, if a GPU would wait for batches; else 0.
 
-    On a CPU the steps take so much longer than painting that a worker gains nothing that can be measured.
+    On a CPU, steps take so much longer than preparing batches that workers bring no measurable gain.
     """
     return min(MOST_WORKERS, len(os.sched_getaffinity(0)) - 1) if learner.paints and device.type == "cuda" else 0
 
@@ -58,19 +58,19 @@ def workers_for(learner: Learner, device: torch.device) -> int:
 def batches(
     make: Callable[[int], Batch], steps: range, workers: int, note: Callable[[str], None]
 ) -> Generator[Batch, None, None]:
-    """The batch of each step, in order, the same with any number of workers.
+    """Yield the batch of each step, in order; the number of workers does not change the batches.
 
-    Workers are forked, so `make` need not be copied; none of them touches the GPU. There are fewer where shared memory has no room
-    for what they hand over. Without workers, this process makes each batch when it is asked for.
+    Workers are forked, so `make` is not copied, and they do not use the GPU. Fewer workers are started if shared memory is too
+    small for their batches. Without workers, this process makes each batch when it is needed.
 
     Args:
         make: Makes the batch of a step; depends only on the step.
         steps: The steps.
-        workers: How many worker processes, at most.
-        note: Is told where there are fewer for lack of shared memory.
+        workers: Largest number of worker processes.
+        note: Receives a message if shared memory limits the workers.
 
     Raises:
-        TrainingError: A worker process ended, or ran out of memory.
+        TrainingError: A worker process died or ran out of memory.
     """
     if not steps:
         return
@@ -83,7 +83,7 @@ def batches(
         sampler=steps[1:],
         num_workers=(workers := _with_room(workers, first, note)),
         prefetch_factor=AHEAD if workers else None,
-        generator=torch.Generator(),  # its own: PyTorch's global one belongs to the networks
+        generator=torch.Generator(),  # separate: PyTorch's global generator is for the networks
         multiprocessing_context="fork" if workers else None,
         worker_init_fn=_end_with_parent if workers else None,
         pin_memory=torch.cuda.is_available(),
@@ -93,7 +93,7 @@ def batches(
     for _ in steps[1:]:
         try:
             batch = next(made)
-        except RuntimeError as error:  # PyTorch's, for a process that was killed and for memory that it cannot have
+        except RuntimeError as error:  # raised by PyTorch for a killed process and for lack of memory
             if not workers:
                 raise
             reason = str(error).strip().splitlines()[-1]
@@ -114,12 +114,12 @@ class _Batches(Dataset[Batch]):
         batch = self._make(step)
         if torch.utils.data.get_worker_info() is not None:
             for part in batch:
-                part.share_memory_()  # type: ignore[no-untyped-call]  # here, where a failure is reported; later it is lost
+                part.share_memory_()  # type: ignore[no-untyped-call]  # done here, since a later failure is not reported
         return batch
 
 
 def _with_room(workers: int, batch: Batch, note: Callable[[str], None]) -> int:
-    """How many of the workers shared memory has room for."""
+    """The number of workers whose batches fit in shared memory, at most `workers`."""
     each = max(1, (AHEAD + 1) * sum(part.nbytes for part in batch))
     room = min(workers, _free_shared_memory() // each)
     if room < workers:
@@ -139,13 +139,13 @@ def _free_shared_memory() -> int:
 
 
 def _end_with_parent(_worker: int) -> None:
-    """Have the kernel end this worker as soon as training is killed: it holds the bundle's lock too, as all that is inherited."""
+    """Make the kernel kill this worker when training is killed, since the worker has inherited the bundle's lock."""
     ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
 
 
 @contextmanager
 def _one_opencv_thread() -> Iterator[None]:
-    """Keep OpenCV from having threads while processes are forked: a fork lacks them, and would wait for them for ever."""
+    """Run OpenCV without threads while processes are forked: a fork does not have the threads and would deadlock."""
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:

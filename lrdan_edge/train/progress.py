@@ -8,18 +8,18 @@ from rich.progress import Progress as Bars
 
 
 class Progress:
-    """Receives the progress of a training run; this one is silent, subclasses show or record it."""
+    """Receives the progress of a training run. This class does nothing; subclasses show or record it."""
 
     def step(self, epoch: int, epochs: int, step: int, steps: int, losses: dict[str, float], seconds_left: float) -> None:
         """A step was made.
 
         Args:
-            epoch: The epoch it belongs to, from 1.
-            epochs: How many there will be.
+            epoch: The epoch of the step, from 1.
+            epochs: Number of all epochs.
             step: The step, from 1, counted over all epochs.
-            steps: How many there will be.
-            losses: Its losses by term, unweighted, and their weighted sum ``total``.
-            seconds_left: Estimated time to the end.
+            steps: Number of all steps.
+            losses: The step's losses by term, unweighted, and their weighted sum ``total``.
+            seconds_left: Estimated remaining time in seconds.
         """
 
     def note(self, text: str) -> None:
@@ -36,7 +36,7 @@ SHOWN = ("total", "irec", "adv", "zrec", "c", "girec", "direc", "known")
 
 
 class TerminalProgress(Progress):
-    """A bar with losses and the time left on a terminal; elsewhere a line for each tenth of the epochs."""
+    """A progress bar with losses and remaining time on a terminal; elsewhere one line per tenth of the epochs."""
 
     def __init__(self, console: Console | None = None) -> None:
         """Show on `console`, standard error by default."""

@@ -1,4 +1,4 @@
-"""What makes two runs the same run, and continuing a run from its checkpoint."""
+"""Identity of a run, and resuming it from its checkpoint."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,13 +30,13 @@ _ELSEWHERE = {
     "known_defects",
     "hyperparameters",
 }
-"""Options that do not belong to the identity of a run, or belong to it in another form."""
+"""Options that are not part of a run's identity, or are part of it in another form."""
 
 
 def checkpoint_for(
     path: Path, data: TrainingData, options: TrainOptions, schedule: Schedule, device: torch.device
 ) -> Checkpoint:
-    """The checkpoint of a run at `path`, with all that the result depends on as its identity."""
+    """The checkpoint of a run at `path`; its identity includes everything that determines the result."""
     identity = {name: value for name, value in options.as_dict().items() if name not in _ELSEWHERE} | {
         "images": data.fingerprint,
         "known defects": data.known and data.known.digest,
@@ -72,8 +72,8 @@ def resume(
         The state to start from, and notes for the user.
 
     Raises:
-        TrainingError: The options require resuming, and it is not possible.
-        BundleError: There is a bundle that may be replaced only by resuming, and that is not possible.
+        TrainingError: The options require resuming, but it is not possible.
+        BundleError: The existing bundle may only be replaced by resuming, but that is not possible.
     """
     saved, warning = checkpoint.read() if options.resume is not False else (None, None)
     if existing and not options.overwrite and not (saved and existing.run == checkpoint.run):
@@ -91,7 +91,7 @@ def resume(
 
 @contextmanager
 def removed_on_failure(checkpoint: Checkpoint) -> Iterator[None]:
-    """Remove the checkpoint if training collapses: it would collapse again from there."""
+    """Remove the checkpoint if training collapses, since a resumed run would collapse again."""
     try:
         yield
     except CollapseError:

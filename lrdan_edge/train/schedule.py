@@ -1,4 +1,4 @@
-"""How long a training run is, and its learning rate at each step."""
+"""The length of a training run, and its learning rate at each step."""
 
 import math
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class Schedule:
 
     @property
     def steps(self) -> int:
-        """Steps of all epochs."""
+        """Number of steps of all epochs."""
         return self.steps_per_epoch * self.epochs
 
     def rate_at(self, step: int) -> float:

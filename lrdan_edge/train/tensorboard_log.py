@@ -14,7 +14,7 @@ SHOWN_IMAGES = 4
 
 
 class TrainingLog:
-    """Receives losses and images while training runs; this one writes nothing."""
+    """Receives losses and images during training. This class writes nothing."""
 
     def step(self, step: int, losses: dict[str, float], rate: float | None) -> None:
         """A step was made; `rate` is the learning rate of the first optimiser, if there is one."""
@@ -25,26 +25,26 @@ class TrainingLog:
         Args:
             step: The last step, from 1.
             ae2: The second autoencoder.
-            x: What AE2 is trained on, float32 [n, C, H, W] in [-1, 1].
+            x: Training inputs of AE2, float32 [n, C, H, W] in [-1, 1].
         """
 
     def __enter__(self) -> "TrainingLog":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        """End writing."""
+        """Stop writing."""
 
 
 class TensorBoardLog(TrainingLog):
-    """Writes event files, which the command ``tensorboard`` shows."""
+    """Writes event files for the command ``tensorboard``."""
 
     def __init__(self, folder: Path, preprocessing: Preprocessing, first_step: int) -> None:
         """Begin.
 
         Args:
-            folder: Where the event files go.
-            preprocessing: What happens to frames before AE2.
-            first_step: Steps made before; what a killed run wrote for later steps is removed.
+            folder: Folder for the event files.
+            preprocessing: The preprocessing before AE2.
+            first_step: Number of completed steps; events of an earlier start for later steps are removed.
 
         Raises:
             MissingExtraError: TensorBoard is not installed.
@@ -65,7 +65,7 @@ class TensorBoardLog(TrainingLog):
 
     @torch.no_grad()
     def epoch(self, step: int, ae2: nn.Module, x: Tensor) -> None:
-        """See `TrainingLog.epoch`: each image beside what AE2 makes of it."""
+        """Write each image beside AE2's reconstruction; see `TrainingLog.epoch`."""
         training = ae2.training
         ae2.eval()
         shown = preprocess((x[:SHOWN_IMAGES] + 1) * 127.5, self._preprocessing)
@@ -76,5 +76,5 @@ class TensorBoardLog(TrainingLog):
         self._writer.add_images("image and reconstruction", pairs.clamp(0, 1).flip(1).cpu(), step)  # BGR to RGB
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        """Write what is left."""
+        """Write the remaining events."""
         self._writer.close()

@@ -32,28 +32,27 @@ __all__ = ["TrainOptions", "command_for", "train"]
 def train(data: Path, bundle_path: Path, options: TrainOptions | None = None, progress: Progress | None = None) -> Bundle:
     """Train a detector on the good images of `data` and write a bundle.
 
-    An existing trained bundle is replaced only if the options say ``overwrite``, and only when the new training is complete.
+    An existing trained bundle is replaced only with the option ``overwrite``, and only when the new training is complete.
 
-    Ctrl-C ends training after the current step and still writes a usable bundle (``results["interrupted"]`` is True then), unless
-    it would replace an existing one. A second Ctrl-C raises KeyboardInterrupt and leaves the bundle as it was. A run that was killed
-    or interrupted continues from its checkpoint when it is started again, and ends with the weights that it would have had without
-    the interruption.
+    Ctrl-C ends training after the current step and writes a usable bundle (``results["interrupted"]`` is then True), unless that
+    would replace an existing one. A second Ctrl-C raises KeyboardInterrupt and leaves the bundle unchanged. A killed or interrupted
+    run continues from its checkpoint when it is started again, and gives the same weights as without the interruption.
 
-    Training runs in one process. The processes of ``torchrun`` are refused, since each would train the same bundle.
+    Training runs in one process. Processes of ``torchrun`` are refused, since each would train the same bundle.
 
     Args:
         data: Folder of good images, or one with ``train/good``; see `lrdan_edge.data.dataset`.
         bundle_path: The bundle.
         options: The options.
-        progress: Gets progress and notes; the terminal by default.
+        progress: Receives progress and notes; the terminal by default.
 
     Raises:
         DataError: The images cannot be used.
         CollapseError: A loss is no longer finite, or a network has collapsed; nothing is saved.
-        TrainingError: The options require resuming, but there is nothing to resume, or the environment asks for several processes.
-        InterruptedTrainingError: Training was interrupted, and the bundle that it would replace is unchanged.
-        BundleError: The bundle cannot be written, or there is a trained one that may not be replaced.
-        MissingExtraError: TensorBoard was asked for and is not installed.
+        TrainingError: The options require resuming, but there is nothing to resume; or ``WORLD_SIZE`` is above 1.
+        InterruptedTrainingError: Training was interrupted; the existing bundle is unchanged.
+        BundleError: The bundle cannot be written, or an existing trained one may not be replaced.
+        MissingExtraError: The option ``tensorboard`` is given, but TensorBoard is not installed.
     """
     _require_one_process()
     options = options or TrainOptions()
@@ -132,7 +131,7 @@ def _require_one_process() -> None:
 
 
 def _require_finite(mean: Tensor, deviation: Tensor) -> None:
-    """Refuse networks that the last step broke."""
+    """Raise CollapseError if the scoring constants are not finite, which means that the last step broke the networks."""
     if not bool(torch.isfinite(mean).all() and torch.isfinite(deviation).all()):
         raise CollapseError(
             "AE2's output is not finite after training; nothing was saved",
@@ -165,7 +164,7 @@ def _save(stage: Stage, networks: nn.Module, mean: Tensor, deviation: Tensor, ep
 
     tensors = {name: tensor.cpu().contiguous() for name, tensor in networks.state_dict().items()}
     tensors |= {"scoring.error_mean": mean, "scoring.error_std": deviation}
-    stage.path(WEIGHTS).write_bytes(save(tensors))  # not save_file: it leaves the file readable by its owner alone
+    stage.path(WEIGHTS).write_bytes(save(tensors))  # not save_file, which makes the file readable only by its owner
     write_losses(stage.path(f"{REPORTS}/training.json"), epochs)
     draw_losses(stage.path(f"{REPORTS}/training.png"), epochs)
 

@@ -1,4 +1,4 @@
-"""The images a training run uses: all of them decoded and checked before training starts."""
+"""The images of a training run, all decoded and checked before training starts."""
 
 import hashlib
 from dataclasses import dataclass
@@ -22,15 +22,15 @@ class TrainingData:
     """Good images, ready for training.
 
     Attributes:
-        frames: The training images as the networks see them, uint8 [N, C, H, W]: with tiles, several of each file.
-        spec: The networks for images of this size.
-        bit_depth: How many bits of 16-bit images are used.
+        frames: The networks' training images, uint8 [N, C, H, W]; with tiles, several per file.
+        spec: The networks' specification.
+        bit_depth: Number of bits used in 16-bit images.
         training: The training images' paths, relative to the data folder.
         held_out: The held-out images' paths, likewise.
-        held_out_groups: How many groups the held-out ones are from, or None where no groups were asked for.
+        held_out_groups: Number of groups among the held-out images, or None without grouping.
         fingerprint: Sha256 over all paths and contents.
-        notes: What was decided about the images and may surprise, one sentence each.
-        known: Labelled defects to learn from too, or None.
+        notes: Warnings and automatic choices, one sentence each.
+        known: Labelled defects to train on too, or None.
     """
 
     frames: Tensor
@@ -49,10 +49,10 @@ def load_training_data(data: Path, options: TrainOptions) -> TrainingData:
 
     Args:
         data: The data folder.
-        options: What was asked for.
+        options: The options of the run.
 
     Raises:
-        DataError: No images, too few, a broken one, or sizes that differ or are not supported.
+        DataError: There are no or too few images, one is broken, or their sizes differ or are not supported.
     """
     paths = [path for folder in good_folders(data) for path in folder]
     network_images = NetworkImages(paths, options)
@@ -82,7 +82,7 @@ def load_training_data(data: Path, options: TrainOptions) -> TrainingData:
 
 
 def _settle(scanned: dict[Path, ScannedImage], options: TrainOptions) -> tuple[ModelSpec, BitDepth]:
-    """The networks and the bit depth for these images.
+    """Choose the networks and the bit depth for these images.
 
     Raises:
         DataError: Sizes differ.

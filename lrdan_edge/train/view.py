@@ -1,4 +1,4 @@
-"""What of a camera's frame the networks are to see, as the user asks for it, and the geometry that follows."""
+"""The view: the user's choice of region and tiles in a camera's frame, and the geometry that follows from it."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -6,20 +6,20 @@ from dataclasses import dataclass
 from lrdan_edge.bundle.view import Geometry, Region, tile_starts, tiles_needed
 from lrdan_edge.errors import DataError
 
-NATIVE_TILE = 256  # pixels of a tile that is cut at the frame's own resolution, if the user names no other size
-OVERLAP_DIVISOR = 8  # neighbours have an eighth of a tile in common, if the user names no overlap
+NATIVE_TILE = 256  # default side in pixels of a tile at the frame's own resolution
+OVERLAP_DIVISOR = 8  # by default, neighbouring tiles overlap by an eighth of a tile
 
 
 @dataclass(frozen=True)
 class View:
-    """What the networks see; by default all of an image, scaled to their size before it enters the graph.
+    """The part of a frame that the networks see; by default the whole image, resized before it enters the graph.
 
     Attributes:
-        frame_size: (rows, columns) of the frames that enter the deploy graph, or None for the images' own.
-        region: The part of a frame that is inspected (left, top, width, height in its pixels), or None for all of it.
-        tiles: (rows, columns) of the grid of tiles that the region is scaled to and cut into; ``native`` cuts as many as cover
-            it at the frame's own resolution; None: the networks see the region as one image.
-        overlap: Pixels, of the networks' images, that neighbouring tiles have in common at least; None for an eighth of a tile.
+        frame_size: (rows, columns) of the frames that enter the deploy graph, or None for the images' size.
+        region: The region of interest (left, top, width, height in pixels of the frame), or None for the whole frame.
+        tiles: (rows, columns) of the grid of tiles; the region is resized for it. ``native``: as many tiles as cover the region at
+            the frame's own resolution. None: the region is one image.
+        overlap: Smallest overlap of neighbouring tiles in pixels of the networks' images; None for an eighth of a tile.
     """
 
     frame_size: tuple[int, int] | None = None
@@ -35,11 +35,11 @@ class View:
 
     @property
     def is_default(self) -> bool:
-        """Whether nothing was asked for."""
+        """Whether all attributes have their defaults."""
         return self == View()
 
     def options(self) -> dict[str, object]:
-        """The options of the command ``train`` that ask for it, as `Command` takes them."""
+        """The options of the command ``train`` for this view, as keywords of `Command`."""
         return {
             "frame_size": self.frame_size and "{}x{}".format(*self.frame_size),
             "roi": self.region and ",".join(map(str, self.region)),
@@ -48,28 +48,28 @@ class View:
         }
 
     def region_size(self, frame: tuple[int, int]) -> tuple[int, int]:
-        """(rows, columns) of what one image of the networks shows, in pixels of a frame of (rows, columns) `frame`."""
+        """(rows, columns) that one image of the networks covers, in pixels of a frame of size `frame` (rows, columns)."""
         rows, columns = (self.region[3], self.region[2]) if self.region else frame
         if self.tiles is None or isinstance(self.tiles, str):
             return rows, columns
         return max(1, rows // self.tiles[0]), max(1, columns // self.tiles[1])
 
     def image_size(self, frame: tuple[int, int]) -> tuple[int, int] | None:
-        """The networks' (height, width) where tiles have the frame's own resolution; None otherwise."""
+        """The networks' (height, width) for ``native`` tiles; None otherwise."""
         if self.tiles != "native":
             return None
         rows, columns = self.region_size(frame)
         return min(NATIVE_TILE, rows // 4 * 4), min(NATIVE_TILE, columns // 4 * 4)
 
     def geometry(self, frame: tuple[int, int], image: tuple[int, int]) -> Geometry | None:
-        """The geometry that this view has.
+        """The geometry of this view.
 
         Args:
             frame: (rows, columns) of the frames.
             image: (height, width) of the networks' images.
 
         Returns:
-            None by default.
+            The geometry, or None for the default view.
 
         Raises:
             DataError: The region leaves the frame, or tiles do not cover it.
@@ -89,7 +89,7 @@ class View:
         if self.tiles is None:
             canvas, tiles = image, (1, 1)
         elif isinstance(self.tiles, str):
-            # A side that one tile covers but for a few pixels is scaled to it.
+            # A side that is only a few pixels longer than one tile is resized to one tile.
             canvas = _pair(tile if side // 4 * 4 == tile else side for side, tile in zip(size, image, strict=True))
             tiles = _pair(tiles_needed(*sides) for sides in zip(canvas, image, overlaps, strict=True))
         else:

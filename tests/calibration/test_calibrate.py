@@ -110,7 +110,7 @@ def test_labelled_defects_hold_int8_to_fp32s_auroc_and_the_report_says_that_they
         assert len(graph.defect_scores) == 20
         assert sum(score > graph.threshold for score in graph.defect_scores) / 20 >= 0.9
     said = (own_bundle.path / "reports/calibration.md").read_text()
-    assert "20 labelled defects had a part in the choice of the int8 graph and the threshold" in said
+    assert "20 labelled defects were used for the choice of the int8 graph and the threshold" in said
 
 
 def test_masks_beside_the_defects_are_no_defects(tmp_path: Path) -> None:

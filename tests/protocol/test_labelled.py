@@ -34,7 +34,7 @@ def test_the_table_marks_them_and_the_others_get_none(tiny: Path, tmp_path: Path
     assert labelled == [None, 2, 2]
     page = written.markdown.read_text()
     assert "| deep-sad (semi-supervised, 0.1) |" in page
-    assert "do not compete" in page
+    assert "cannot be compared" in page
     assert "--labelled-ratio 0.1" in page
     assert json.loads(written.json.read_text())["recipes"]["deep-sad (semi-supervised, 0.1)"].startswith("semi-supervised")
 

@@ -1,4 +1,4 @@
-"""Detectors that the one-class protocol compares; each is imported when it is first made (needs torch)."""
+"""Detectors that the one-class protocol compares; each module is imported on first use (needs torch)."""
 
 from collections.abc import Callable
 from importlib import import_module
@@ -36,10 +36,10 @@ DETECTORS: "dict[str, Callable[[], Detector]]" = {
     "deep-svdd": _lazy("deep_svdd", "DeepSvdd"),
     "geom": _lazy("geom", "Geom"),
 }
-"""Detectors by name; these learn from good images only."""
+"""Detectors that learn from good images only, by name."""
 
 SEMI_SUPERVISED: "dict[str, Callable[[float], Detector]]" = {
     "deep-sad": _labelled("deep_sad", "DeepSad"),
     "inspection-known": _labelled("lrdan", "inspection_known"),
 }
-"""Detectors that also learn from a few labelled anomalies: made with γ_l, their fraction of the training images."""
+"""Factories of detectors that also learn from labelled anomalies; the argument is γ_l, their fraction of the training images."""

@@ -18,10 +18,9 @@ _IMAGES_AT_ONCE = 256
 
 
 class PlainAutoencoder:
-    """The network that LRDAN deploys, trained with L1 only; it shows what the second autoencoder and the discriminator add.
+    """The network that LRDAN deploys, trained with L1 only, to show the effect of the second autoencoder and the discriminator.
 
-    Network, loss's reduction, optimiser, learning rate, and the way from error to score are those of the LRDAN recipe; only the
-    training differs.
+    Network, reduction of the loss, optimiser, learning rate and scoring are those of the LRDAN recipe; only the training differs.
     """
 
     recipe = f"L1 alone; batches of {BATCH_SIZE}, learning rate {RECIPE.defaults.learning_rate:g}; network and scoring as lrdan"

@@ -14,14 +14,14 @@ class Detector(Protocol):
 
         Args:
             good: Good images, uint8 [N, C, H, W].
-            steps: Optimiser steps; what has no optimiser ignores it.
-            seed: Of everything random; the same seed on the same machine gives the same detector.
-            device: Where to compute.
-            defects: Defective images, uint8 [M, C, H, W], for detectors that can use some; the others ignore them.
+            steps: Optimiser steps; ignored by detectors without an optimiser.
+            seed: Random seed; the same seed on the same machine gives the same detector.
+            device: The device to compute on.
+            defects: Defective images, uint8 [M, C, H, W]; ignored by detectors that cannot learn from them.
         """
 
     def score(self, frames: Tensor) -> Tensor:
-        """Score, in evaluation mode: an image's score depends on no other image, batch size or order.
+        """Score in evaluation mode: an image's score does not depend on other images, batch size or order.
 
         Args:
             frames: uint8 [N, C, H, W].

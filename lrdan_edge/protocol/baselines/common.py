@@ -16,19 +16,19 @@ SMALL_SIDE = 64
 
 
 def require_frames(frames: Tensor, steps: int, least: int = 2) -> tuple[Literal[1, 3], int, int]:
-    """Check what `fit` was given.
+    """Check the arguments of `fit`.
 
     Args:
-        frames: Should be uint8 [N, C, H, W].
-        steps: Should be at least 1.
-        least: How many images are needed.
+        frames: Must be uint8 [N, C, H, W].
+        steps: Must be at least 1.
+        least: Smallest number of images.
 
     Returns:
         C, H and W.
 
     Raises:
-        DataError: The images are too few or not of that form.
-        TrainingError: Less than one step was asked for.
+        DataError: There are too few images, or they have another dtype or shape.
+        TrainingError: `steps` is below 1.
     """
     if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[1] not in (1, 3):
         raise DataError(f"images are uint8 [N, C, H, W] with 1 or 3 channels; these are {frames.dtype} {list(frames.shape)}")
@@ -44,8 +44,8 @@ def require_finite(loss: Tensor, detector: str) -> None:
     """Refuse a training that ended in NaN or infinity.
 
     Args:
-        loss: The last step's loss, a scalar; a NaN in any earlier step reaches it through the weights.
-        detector: Whose.
+        loss: The last step's loss, a scalar; a NaN of an earlier step reaches it through the weights.
+        detector: The detector's name for the message.
 
     Raises:
         TrainingError: It is not finite.
@@ -57,7 +57,7 @@ def require_finite(loss: Tensor, detector: str) -> None:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[np.random.Generator]:
-    """Seed torch inside the block, leave its global state as it was, and give NumPy's generator for the same seed."""
+    """Seed torch inside the block and restore its global state afterwards; yields a NumPy generator with the same seed."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         yield np.random.default_rng(seed)
@@ -66,7 +66,7 @@ def seeded(seed: int) -> Iterator[np.random.Generator]:
 def index_batches(rng: np.random.Generator, count: int, size: int, steps: int) -> Iterator[Tensor]:
     """`steps` batches of indices below `count`, int64 [min(size, count)].
 
-    Every epoch is a new random order cut into whole batches: a short rest would unsettle batch normalisation.
+    Every epoch is a new random order cut into full batches, since a smaller last batch would disturb batch normalisation.
     """
     size = min(size, count)
     order, start = rng.permutation(count), 0
@@ -79,12 +79,12 @@ def index_batches(rng: np.random.Generator, count: int, size: int, steps: int) -
 
 @torch.inference_mode()
 def in_chunks(function: Callable[[Tensor], Tensor], frames: Tensor, size: int) -> Tensor:
-    """`function` of at most `size` frames at a time, so that memory stays bounded: float32 [N, ...] on the CPU."""
+    """Apply `function` to at most `size` frames at a time to limit memory: float32 [N, ...] on the CPU."""
     return torch.cat([function(part).float().cpu() for part in torch.split(frames, size)])
 
 
 def small_squares(frames: Tensor) -> Tensor:
-    """Frames for networks made for small images: those above 64 pixels, or not square, are resized by averaging areas.
+    """Resize frames for networks for small images: frames above 64 pixels or not square are resized by averaging areas.
 
     Args:
         frames: uint8 [N, C, H, W].

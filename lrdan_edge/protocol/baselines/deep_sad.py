@@ -12,13 +12,13 @@ _IMAGES_AT_ONCE = 256
 
 
 class DeepSad:
-    """Minimises `objective`, scores ‖φ(x) − c‖²; c is the mean code of the good images before training, and stays.
+    """Minimises `objective` and scores ‖φ(x) − c‖²; c is the mean code of the good images before training and is not trained.
 
-    Network, budget and preparation are `DeepSvdd`'s, so that only the labelled anomalies differ; pretraining is left out as there.
+    Network, budget and preprocessing are those of `DeepSvdd`, so that only the labelled anomalies differ. There is no pretraining.
     """
 
     def __init__(self, labelled_ratio: float) -> None:
-        """Choose γ_l, the fraction of labelled anomalies among the training images, in (0, 1); the protocol draws so many."""
+        """Choose γ_l, the fraction of labelled anomalies among the training images, in (0, 1), for the protocol's draw."""
         self.labelled_ratio = labelled_ratio
 
     @property

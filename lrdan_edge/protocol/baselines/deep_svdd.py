@@ -18,11 +18,11 @@ _IMAGES_AT_ONCE = 256
 
 
 class DeepSvdd:
-    """Mean ‖φ(x) − c‖², minimised and scored; c is the mean code of the good images before training, and stays.
+    """Minimises the mean of ‖φ(x) − c‖² and scores ‖φ(x) − c‖²; c is the mean code of the good images before training.
 
-    No layer has a bias and no normalisation learns a shift, else φ(x) = c for every x would be a solution. The layers are
-    LeNet's, as in the paper; its pretraining by an autoencoder is left out, so that the budget is everybody's. Images above 64
-    pixels are made smaller first.
+    No layer has a bias and no normalisation learns a shift, since φ(x) = c for every x would then be a solution. The layers are
+    those of LeNet, as in the paper. The paper's pretraining by an autoencoder is left out to keep the same budget for every
+    detector. Images above 64 pixels are resized first.
     """
 
     recipe = f"code of {CODE}, no pretraining; batches of {BATCH_SIZE}, Adam {LEARNING_RATE:g}, weight decay {WEIGHT_DECAY:g}"
@@ -62,16 +62,16 @@ def learn(
     device: torch.device,
     name: str,
 ) -> tuple[nn.Module, Tensor]:
-    """Train the code.
+    """Train the network φ.
 
     Args:
         good: uint8 [N, C, H, W].
-        anomalies: Labelled ones, uint8 [M, C, H, W], if the objective uses any.
-        objective: What is minimised: of ‖φ − c‖², float [B], and which images are labelled anomalies, bool [B].
+        anomalies: Labelled anomalies, uint8 [M, C, H, W], or None.
+        objective: The loss; its arguments are ‖φ − c‖², float [B], and whether each image is a labelled anomaly, bool [B].
         steps: Optimiser steps.
-        seed: Of everything random.
-        device: Where to compute.
-        name: The detector's, for errors.
+        seed: Random seed.
+        device: The device to compute on.
+        name: The detector's name for errors.
 
     Returns:
         φ in evaluation mode, and c, float32 [CODE].
@@ -116,7 +116,7 @@ def as_input(frames: Tensor, device: torch.device) -> Tensor:
 
 
 def lenet(channels: int, side: int) -> nn.Sequential:
-    """Convolutions of five by five, each halved by a pooling until about four by four are left, then a linear layer."""
+    """5x5 convolutions, each followed by a pooling that halves the image, down to about 4x4, then a linear layer."""
     layers: list[nn.Module] = []
     width = BASE_CHANNELS
     for _ in range(max(2, round(math.log2(side / 4)))):
@@ -132,6 +132,6 @@ def lenet(channels: int, side: int) -> nn.Sequential:
 
 @torch.no_grad()
 def centre_of(network: nn.Module, x: Tensor) -> Tensor:
-    """The mean code, no coordinate nearer to zero than `LEAST_CENTRE`: float32 [CODE]."""
+    """The mean code, with every coordinate at least `LEAST_CENTRE` away from zero: float32 [CODE]."""
     centre: Tensor = network.eval()(x).mean(0)
     return torch.where(centre < 0, -1.0, 1.0) * centre.abs().clamp_min(LEAST_CENTRE)

@@ -14,12 +14,12 @@ BATCH_SIZE, LEARNING_RATE, BETAS = 32, 2e-4, (0.5, 0.999)
 CONTEXTUAL, ADVERSARIAL, ENCODING = 50.0, 1.0, 1.0  # the paper's weights
 CODE = 100
 BASE_CHANNELS, MOST_CHANNELS = 32, 256
-GRID = 4  # the encoder halves the image until its shorter side is near this
+GRID = 4  # the encoder halves the image until its shorter side is about this
 _IMAGES_AT_ONCE = 64
 
 
 class Shape:
-    """How often an image is halved, into which widths, and what it is padded by to be halved evenly."""
+    """The number of downsamplings, the feature maps after each, and the padding that makes each one exact."""
 
     def __init__(self, channels: int, height: int, width: int) -> None:
         """Choose for images [channels, height, width]."""
@@ -32,7 +32,7 @@ class Shape:
 
 
 class Encoder(nn.Module):
-    """DCGAN's discriminator: image [N, C, H, W] to `outputs` numbers [N, outputs], and the features below them."""
+    """DCGAN's discriminator: image [N, C, H, W] to outputs [N, outputs], and the features before the last layer."""
 
     def __init__(self, shape: Shape, outputs: int) -> None:
         super().__init__()
@@ -75,20 +75,20 @@ class Generator(nn.Module):
         self.encoder, self.decoder, self.second = Encoder(shape, CODE), Decoder(shape), Encoder(shape, CODE)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Give x̂, z and ẑ."""
+        """Return x̂, z and ẑ."""
         z, _ = self.encoder(x)
         fake = self.decoder(z)
         return fake, z, self.second(fake)[0]
 
 
 class Ganomaly:
-    """How far the code of the reconstruction is from the code of the image: mean |z − ẑ|, the paper's A(x) over its length.
+    """GANomaly; the score is mean |z − ẑ|, the difference of the image's and reconstruction's codes (the paper's A(x) / length).
 
     The generator minimises 50·L_con (mean absolute error) + L_adv (mean squared difference of the discriminator's features) +
-    L_enc (mean squared difference of the codes); the discriminator binary cross-entropy. Batches of 32, as LRDAN's. Layers
-    are DCGAN's with its initialisation, of half the width of the authors' code and at most 256 channels, for two processor
-    cores; images are padded where they cannot be halved. The paper's scaling of all test scores to [0, 1] is left out: it
-    changes no ranking and would make a score depend on other images.
+    L_enc (mean squared difference of the codes). The discriminator minimises binary cross-entropy. Batches have 32 images, as for
+    LRDAN. Layers and initialisation are DCGAN's, with half the width of the authors' code and at most 256 channels, to suit two
+    processor cores. Images are padded if they cannot be halved. The paper's scaling of all test scores to [0, 1] is left out: it
+    does not change the ranking, and a score would depend on other images.
     """
 
     recipe = f"weights {CONTEXTUAL:g}, {ADVERSARIAL:g}, {ENCODING:g}; code of {CODE}; batches of {BATCH_SIZE}; Adam {LEARNING_RATE:g}"
@@ -131,7 +131,7 @@ class Ganomaly:
 
 
 def _step(networks: nn.ModuleList, optimisers: list[torch.optim.Adam], x: Tensor, *, half: bool) -> Tensor:
-    """One step of the generator, then one of the discriminator on the same fakes; the sum of both losses, a scalar."""
+    """Make a step of the generator, then one of the discriminator on the same fakes; returns the sum of both losses."""
     (generator, discriminator), (generator_optimiser, discriminator_optimiser) = networks, optimisers
     with torch.autocast(x.device.type, torch.bfloat16, enabled=half):
         fake, z, z2 = generator(x)
@@ -161,7 +161,7 @@ def _step(networks: nn.ModuleList, optimisers: list[torch.optim.Adam], x: Tensor
 
 @torch.no_grad()
 def _initialise(layer: nn.Module) -> None:
-    """DCGAN's: convolutions N(0, 0.02), scales of batch normalisation N(1, 0.02)."""
+    """DCGAN's initialisation: convolutions N(0, 0.02), scales of batch normalisation N(1, 0.02)."""
     if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.normal_(layer.weight, 0.0, 0.02)
     elif isinstance(layer, nn.BatchNorm2d):

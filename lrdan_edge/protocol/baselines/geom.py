@@ -1,4 +1,4 @@
-"""Geometric transformations (GEOM, arXiv 1805.10917): good images are those whose transformations a classifier can name."""
+"""Geometric transformations (GEOM, arXiv 1805.10917): a classifier recognises the transformations of good images only."""
 
 from functools import lru_cache
 from itertools import product
@@ -12,19 +12,19 @@ from lrdan_edge.train.options import computes_bfloat16
 from lrdan_edge.train.schedule import rate_at
 
 BATCH_SIZE, LEARNING_RATE = 32, 1e-3
-DRAWN = 4  # transformations of each image in a step
+DRAWN = 4  # random transformations of each image in a step
 WIDTHS = (16, 32, 64, 128)
 TRANSFORMATIONS = tuple(product((False, True), (-1, 0, 1), (-1, 0, 1), range(4)))
-"""All 72 of the paper: mirrored or not, moved by a quarter of the side along each axis or not, turned by right angles."""
-_AT_ONCE = {"cpu": 4, "cuda": 64}  # images to score, 72 times as many to compute
+"""The paper's 72: mirrored or not, shifted along each axis by a quarter of the side or not, rotated by multiples of 90°."""
+_AT_ONCE = {"cpu": 4, "cuda": 64}  # images per batch when scoring; each is transformed 72 times
 
 
 class Geom:
-    """One minus the mean probability of the transformation that was applied, over all 72.
+    """GEOM; the score is one minus the mean probability of the applied transformation, over all 72.
 
-    That is the paper's score without its Dirichlet fit, which changes little there. The network is a
-    wide residual network of ten layers and width two, small enough for processor cores; every step sees four transformations
-    of each image. Images above 64 pixels are made smaller first.
+    This is the paper's score without its Dirichlet fit, which has little effect. The network is a wide residual network of ten
+    layers and width two, small enough for processor cores. Every step uses four transformations of each image. Images above 64
+    pixels are resized first.
     """
 
     recipe = (
@@ -89,7 +89,7 @@ def transformed(x: Tensor, labels: Tensor, places: Tensor) -> Tensor:
 
     Args:
         x: float [N, C, S, S].
-        labels: Which, int64 [N], 0 to 71.
+        labels: Index of each transformation, int64 [N], 0 to 71.
         places: `places_of` S, on the same device.
 
     Returns:
@@ -101,7 +101,7 @@ def transformed(x: Tensor, labels: Tensor, places: Tensor) -> Tensor:
 
 @lru_cache(maxsize=2)
 def places_of(side: int) -> Tensor:
-    """Where each pixel of a transformed image is from, int64 [72, S * S]; what moves out of it leaves its reflection behind."""
+    """The source index of each pixel of a transformed image, int64 [72, S * S]; shifts reflect the image at its edges."""
     grid, index, quarter = torch.arange(side * side).view(side, side), torch.arange(side), side // 4
     places = []
     for mirrored, down, right, turns in TRANSFORMATIONS:

@@ -1,4 +1,4 @@
-"""The toolkit's own recipes as detectors of the protocol: trained as `trainer.train` trains, but for so many steps, without files."""
+"""The recipes of lrdan-edge as detectors of the protocol: trained as by `trainer.train`, but for a fixed number of steps."""
 
 from dataclasses import replace
 from typing import Any, Literal, cast
@@ -18,12 +18,12 @@ from lrdan_edge.train.schedule import rate_at
 
 Scorer = Literal["ae1", "ae2"]
 
-BATCH_SIZE = 32  # the protocol has thousands of small images; the recipe's own suits hundreds of large ones
+BATCH_SIZE = 32  # the protocol has thousands of small images; the recipe's default is for hundreds of large ones
 _SCORED_AT_ONCE = 256
 
 
 class Lrdan:
-    """LRDAN (arXiv 2002.01607), or another recipe of the toolkit, as a `Detector`."""
+    """LRDAN (arXiv 2002.01607), or another recipe of lrdan-edge, as a `Detector`."""
 
     def __init__(
         self,
@@ -38,10 +38,10 @@ class Lrdan:
 
         Args:
             weights: The weights of LRDAN's losses; the options' by default.
-            dual_reading: Who minimises LRDAN's dual term; the options' by default.
-            scorer: Whose output is scored: AE2's, which is deployed, or, with LRDAN, AE1's for losses that leave AE2 untrained.
-            labelled_ratio: Share of the training images that are labelled anomalies (see `lrdan_edge.train.known_defects`); 0 for none.
-            options: Recipe, hyperparameters and scoring (LRDAN's own by default); the rest is not used.
+            dual_reading: Which networks minimise LRDAN's dual term; the options' by default.
+            scorer: The network whose output is scored: AE2 (deployed), or with LRDAN also AE1, for losses that do not train AE2.
+            labelled_ratio: Fraction of labelled anomalies in the training images (see `lrdan_edge.train.known_defects`); 0 for none.
+            options: Recipe, hyperparameters and scoring (LRDAN's by default); other options are ignored.
         """
         options = options or TrainOptions(recipe="lrdan", batch_size=BATCH_SIZE)
         given = {"weights": weights, "dual_reading": dual_reading}
@@ -53,7 +53,7 @@ class Lrdan:
 
     @property
     def recipe(self) -> str:
-        """What was chosen, in one line; results measured with another recipe are not mixed with these."""
+        """The configuration in one line; results with another one are not mixed with these."""
         scoring = "the image size's own" if self.options.scoring is None else str(self.options.scoring)
         labelled = self.labelled_ratio and (
             f"semi-supervised: {self.labelled_ratio:g} of the training images are labelled anomalies of one other class; "
@@ -119,10 +119,10 @@ def inspection() -> Lrdan:
 
 
 def inspection_known(labelled_ratio: float) -> Lrdan:
-    """The recipe ``inspection`` with so many labelled anomalies as a `Detector`."""
+    """The recipe ``inspection`` with the fraction `labelled_ratio` of labelled anomalies as a `Detector`."""
     return Lrdan(options=TrainOptions(recipe="inspection", batch_size=BATCH_SIZE), labelled_ratio=labelled_ratio)
 
 
 def known_of(defects: Tensor) -> KnownDefects:
-    """Defects uint8 [K, C, H, W] without masks, as training takes them."""
+    """Convert defects uint8 [K, C, H, W] to `KnownDefects` without masks."""
     return KnownDefects(defects, torch.zeros(len(defects), *defects.shape[-2:]), [])

@@ -1,4 +1,4 @@
-"""The floor: the distance to the nearest good image."""
+"""The simplest baseline: the distance to the nearest good image."""
 
 import math
 
@@ -13,8 +13,8 @@ _CHUNK_BYTES = 1 << 28
 class PixelNearestNeighbour:
     """Euclidean distance in grey levels to the nearest good image.
 
-    Nothing is trained. Squares and products of grey levels are whole numbers below 2⁵³ for every supported
-    size, so their sums in float64 are exact, and a score cannot depend on how the images were divided.
+    Nothing is trained. Squares and products of grey levels are whole numbers below 2⁵³ for every supported size. So their sums in
+    float64 are exact, and a score does not depend on the batches.
     """
 
     recipe = "nothing trained; score: Euclidean distance of grey levels"
@@ -31,7 +31,7 @@ class PixelNearestNeighbour:
         """Keep the good images; see `Detector.fit`.
 
         Raises:
-            DataError: There is no image, or its form is wrong.
+            DataError: There is no image, or its dtype or shape is wrong.
         """
         channels, height, width = require_frames(good, steps, least=1)
         self._good, self._device = good.clone(), device

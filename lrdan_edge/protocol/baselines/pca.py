@@ -7,14 +7,14 @@ from lrdan_edge.protocol.baselines.common import in_chunks, require_frames
 
 COMPONENTS = 20
 _IMAGES_AT_ONCE = 256
-_LEAST_VARIANCE = 1e-12  # of the largest: components below it are rounding, as repeated images give
+_LEAST_VARIANCE = 1e-12  # fraction of the largest variance; smaller ones are rounding errors, as from repeated images
 
 
 class PrincipalComponents:
-    """What at most 20 principal components of the good images leave over of an image: its mean square.
+    """Reconstruction by at most 20 principal components of the good images; the score is the mean squared residual.
 
-    The components come exactly from whichever is smaller, the covariance of the pixels or the Gram matrix of the images; all
-    sums are float64, so that a small rest of a large image is not rounding.
+    The components are computed exactly from the smaller of the pixels' covariance and the images' Gram matrix. All sums are float64,
+    so that a small residual of a large image is not lost in rounding.
     """
 
     recipe = f"{COMPONENTS} components; score: mean squared error of grey levels"
@@ -31,7 +31,7 @@ class PrincipalComponents:
         """Find the components; see `Detector.fit`.
 
         Raises:
-            DataError: There are fewer than two images, or their form is wrong.
+            DataError: There are fewer than two images, or their dtype or shape is wrong.
         """
         require_frames(good, steps)
         x = good.to(device).flatten(1).double()
@@ -47,11 +47,11 @@ class PrincipalComponents:
         self._device = device
 
     def score(self, frames: Tensor) -> Tensor:
-        """Mean squared rest in squared grey levels; see `Detector.score`."""
+        """Mean squared residual in squared grey levels; see `Detector.score`."""
         return in_chunks(lambda part: self._rest(part).square().mean(1), frames, _IMAGES_AT_ONCE)
 
     def _rest(self, frames: Tensor) -> Tensor:
-        """The image less its reconstruction, float64 [N, C*H*W]."""
+        """The image minus its reconstruction, float64 [N, C*H*W]."""
         x = frames.to(self._device).flatten(1).double() - self._mean
         rest: Tensor = x - (x @ self._components.T) @ self._components
         return rest

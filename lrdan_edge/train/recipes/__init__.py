@@ -16,7 +16,7 @@ RECIPES = {
     "inspection": "a network that restores and marks synthetic defects",
     "lrdan": "the networks of the LRDAN paper",
 }
-"""What each recipe trains, by its name."""
+"""A description of each recipe's networks, by the recipe's name."""
 
 DEFAULT_RECIPE = "inspection"
 

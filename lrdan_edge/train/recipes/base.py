@@ -1,7 +1,7 @@
-"""What a recipe is: all decisions that turn good images into a trained network and its scoring constants.
+"""The interface of a recipe, which turns good images into a trained network and its scoring constants.
 
-Most recipes are trained by gradient steps: `GradientRecipe`. A recipe that is fitted instead derives from `Recipe`: its learner has no
-optimisers and gathers statistics in buffers of the networks, its schedule is one epoch, and `Recipe.finish` computes the rest.
+Most recipes are trained by gradient steps (`GradientRecipe`). A recipe that is fitted instead derives from `Recipe`. Its learner
+has no optimisers and gathers statistics in the networks' buffers, its schedule is one epoch, and `Recipe.finish` does the rest.
 """
 
 import math
@@ -27,10 +27,10 @@ class Hyperparameters(ABC):
 
     @abstractmethod
     def describe(self) -> str:
-        """The main ones in one line; the one-class protocol refuses to mix results with different descriptions."""
+        """The main hyperparameters in one line; the one-class protocol does not mix results with different descriptions."""
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The hyperparameters as JSON values."""
         return asdict(self)
 
 
@@ -39,8 +39,8 @@ class GradientHyperparameters(Hyperparameters):
     """The schedule of a recipe that is trained by gradient steps.
 
     Attributes:
-        passes: Epochs, unless they are fewer steps than `least_steps` or more than `most_steps`.
-        least_steps: Minimum number of steps. Few images are shown more often.
+        passes: Number of epochs, within the limits `least_steps` and `most_steps`.
+        least_steps: Minimum number of steps; with few images, this means more epochs.
         most_steps: Maximum number of steps.
         batch_size: Images per step, 2 or more.
         learning_rate: Peak learning rate.
@@ -55,7 +55,7 @@ class GradientHyperparameters(Hyperparameters):
     warm_up_steps: int = WARM_UP_STEPS
 
     def epochs(self, steps_per_epoch: int) -> int:
-        """How many epochs of `steps_per_epoch` steps to train for."""
+        """The number of epochs of `steps_per_epoch` steps."""
         steps = min(max(self.least_steps, self.passes * steps_per_epoch), self.most_steps)
         return math.ceil(steps / steps_per_epoch)
 
@@ -64,7 +64,7 @@ class Networks(nn.Module):
     """The networks that a recipe trains.
 
     Attributes:
-        ae2: The network that is deployed.
+        ae2: The deployed network.
     """
 
     ae2: Autoencoder | Restorer
@@ -101,7 +101,7 @@ class Recipe(ABC, Generic[N, H]):
 
     @abstractmethod
     def networks_for(self, spec: ModelSpec) -> N:
-        """Make all networks that are trained, newly initialised from torch's random generator."""
+        """Make all networks to train, initialised from torch's random generator."""
 
     def preprocessing_for(self, spec: ModelSpec, bit_depth: BitDepth = 16) -> Preprocessing:
         """How frames are preprocessed in the deploy graph; `bit_depth` as in `Preprocessing`."""
@@ -110,11 +110,11 @@ class Recipe(ABC, Generic[N, H]):
 
     @abstractmethod
     def scoring_for(self, spec: ModelSpec) -> Scoring:
-        """How the output of the deployed network becomes a score, unless the user says otherwise."""
+        """The default scoring of the deployed network's output."""
 
     @abstractmethod
     def schedule_for(self, hyperparameters: H, images: int, epochs: int | None = None) -> Schedule:
-        """The length of a run over `images` images; `epochs` replaces the recipe's own number."""
+        """The length of a run over `images` images; `epochs` replaces the recipe's default."""
 
     @abstractmethod
     def learner_for(
@@ -131,13 +131,13 @@ class Recipe(ABC, Generic[N, H]):
         """Make the learner.
 
         Args:
-            networks: What to train, in place, on their device.
-            spec: The specification they were made for.
+            networks: The networks, which are trained in place on their device.
+            spec: The networks' specification.
             frames: The good images, uint8 [N, C, H, W].
             hyperparameters: The hyperparameters.
-            seed: Random seed of what `Learner.prepare` draws.
+            seed: Random seed of `Learner.prepare`.
             half: Whether convolutions run in bfloat16.
-            known: Labelled defects to learn from too.
+            known: Labelled defects to train on too.
         """
 
     def finish(

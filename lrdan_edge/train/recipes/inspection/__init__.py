@@ -1,4 +1,4 @@
 """The recipe `inspection`: AE2 only, trained to restore images with synthetic defects and to mark the defects.
 
-Images of one small object are coded as a vector instead, and their reconstruction error is scored.
+For images of one small object, an autoencoder with a vector code is used instead, and its reconstruction error is scored.
 """

@@ -15,36 +15,36 @@ class InspectionHyperparameters(GradientHyperparameters):
     Attributes:
         base_channels: Feature maps after the first convolution.
         downsamplings: How often a restorer halves the image.
-        largest_vector_image: Images with no side longer than this show one object. An autoencoder codes them as one vector: a
-            restorer with skip connections would copy a wrong object as well as a right one.
+        largest_vector_image: Largest side in pixels of an image that shows one object. An autoencoder codes it as one vector, since
+            a restorer with skip connections would copy a wrong object too.
         vector_length: Length of that vector.
-        code_grid: That autoencoder halves the image until its shorter side is about this, and at least twice.
+        code_grid: That autoencoder halves the image, at least twice, until its shorter side is about this.
         betas: AdamW's, for a restorer.
         reconstruction_betas: AdamW's, for an autoencoder.
         weight_decay: AdamW's.
         largest_gradient: The norm that a restorer's gradients are clipped to.
-        marking_weight: Weight of marking the defects; the restoration's is 1.
-        overlap_weight: Weight of the overlap of marks and defects.
-        smallest_area: Pixels; smaller defects count like defects of this size.
-        reference_area: Pixels; a defect of this size weighs as much as a fortieth of its image, others by the root of their area.
+        marking_weight: Weight of the marking loss; the restoration's is 1.
+        overlap_weight: Weight of the overlap loss.
+        smallest_area: In pixels; smaller defects count like defects of this area.
+        reference_area: In pixels; a defect of this area weighs as much as a fortieth of its image, others by the root of their area.
         most_shift: Largest shift of a good image, as a fraction of its side.
         most_turn: Largest rotation of a good image, in degrees.
         most_zoom: Largest enlargement of a good image, a factor.
-        most_stretch: Largest stretch of rows or of columns, a factor, if there are few images.
-        few_images: Fewer images than this are stretched; see `variation.stretch_for`.
+        most_stretch: Largest stretch of rows or of columns, a factor, for few images.
+        few_images: Images are stretched if there are fewer than this; see `variation.stretch_for`.
         noisy_fraction: Fraction of images that get noise.
         most_noise: Largest standard deviation of the noise, of a range of 1.
         clean_fraction: Fraction of images that get no defect.
-        details_fraction: Of the images with defects, the fraction that gets only details, faint ones too.
+        details_fraction: Of the images with defects, the fraction that gets only details, including faint ones.
         detail_shapes: Shapes of details.
         region_shapes: Shapes of defects in the other images.
-        least_prominence: How much such a defect must stand out; see `synthetic.prominence`.
-        attempts: How often a defect is drawn again that stands out too little.
-        least_change: Of a range of 1. A smaller change is not visible and not marked.
+        least_prominence: Smallest prominence of such a defect; see `synthetic.prominence`.
+        attempts: How often a defect with too little prominence is drawn again.
+        least_change: Smallest change, in a range of 1, that is visible and marked.
         known_fraction: Fraction of a batch that shows known defects.
-        known_mask_level: Exposure scales a mask too. What is left of 1 counts as defective from here on.
-        known_pixels: Pixels of a known defect without a mask that must look defective.
-        known_weight: Weight of that. With a larger one, the network marks everything.
+        known_mask_level: Smallest value of a defective pixel in a varied mask, which exposure scales too.
+        known_pixels: Number of pixels that must look defective in a known defect without a mask.
+        known_weight: Weight of the loss of these pixels. With a larger one, the network marks everything.
         known_error_weight: Weight of known defects for an autoencoder; the reconstruction's is 1.
     """
 

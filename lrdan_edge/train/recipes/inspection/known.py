@@ -1,4 +1,4 @@
-"""How a restorer learns from known defects (`lrdan_edge.train.known_defects`)."""
+"""Training of a restorer on known defects (`lrdan_edge.train.known_defects`)."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -20,8 +20,8 @@ class MixedBatch(NamedTuple):
         good: The images to restore, float32 [N, C, H, W].
         defective: The input, the same shape.
         mask: Float32 [N, 1, H, W], 1 where defective.
-        known: Bool [N]: the image shows a known defect. How it would look without the defect is not known.
-        has_mask: Bool [N]: it is known where the defect is.
+        known: Bool [N]: the image shows a known defect, so there is no restoration target inside the defect.
+        has_mask: Bool [N]: the position of the defect is known.
     """
 
     good: Tensor
@@ -32,7 +32,7 @@ class MixedBatch(NamedTuple):
 
 
 def restoration_target(restored: Tensor, good: Tensor, mask: Tensor, known: Tensor) -> Tensor:
-    """`good`, but `restored` where the right answer is not known, so that the loss there is 0.
+    """The target of restoration: `good`, but `restored` where the true target is unknown, so that the loss there is 0.
 
     Args:
         restored: The restorer's output for a batch, float [N, C, H, W].
@@ -57,9 +57,9 @@ def mix_known_defects(
     Args:
         known: The defects.
         good: Good images, float32 [N, C, H, W] in [-1, 1]; overwritten.
-        defective: The same with synthetic defects; likewise.
-        mask: Float32 [N, 1, H, W]; likewise.
-        generator: The random generator of each place of the batch.
+        defective: The same with synthetic defects; overwritten.
+        mask: Float32 [N, 1, H, W]; overwritten.
+        generator: Returns the random generator of a batch index.
         vary: Applies natural variation to an image float32 [H, W, C] in [0, 1].
         hyperparameters: The hyperparameters.
     """
@@ -94,7 +94,7 @@ def most_suspicious_loss(logits: Tensor, pixels: int) -> Tensor:
 
     Args:
         logits: Log-odds of a defect, float [N, 1, H, W].
-        pixels: How many pixels of each image count.
+        pixels: Number of pixels of each image that count.
 
     Returns:
         The mean over the images, a scalar; 0 if there are none.

@@ -1,6 +1,6 @@
 """The learner for images of one small object: an autoencoder reconstructs good images from a short vector.
 
-A restorer with skip connections copies a wrong digit as well as a right one; ten numbers cannot.
+A restorer with skip connections would copy a wrong digit too; a code of ten numbers cannot.
 """
 
 import torch
@@ -37,11 +37,11 @@ class ReconstructionLearner(Learner):
         """Set up the optimiser.
 
         Args:
-            ae2: What to train, in place.
+            ae2: The network, which is trained in place.
             hyperparameters: The hyperparameters.
             seed: Random seed of the draws of known defects.
             half: Whether convolutions run in bfloat16 (losses and weights stay in float32).
-            known: Labelled defects to learn from too.
+            known: Labelled defects to train on too.
         """
         self.ae2, self.hyperparameters, self.half, self._known, self._seed = ae2, hyperparameters, half, known, seed
         self._optimiser = torch.optim.AdamW(
@@ -58,11 +58,11 @@ class ReconstructionLearner(Learner):
         return to_input(frames), *draw_known(self._known, len(frames), self.hyperparameters.known_fraction, (self._seed, step))
 
     def step(self, x: Tensor, *known: Tensor) -> dict[str, Tensor]:
-        """One step on one batch.
+        """Make one step on one batch.
 
         Args:
             x: Good images, float32 [N, C, H, W] in [-1, 1].
-            known: Known defects, float32 [M, C, H, W] in [-1, 1], and where they are defective, [M, 1, H, W]; or nothing.
+            known: Known defects, float32 [M, C, H, W] in [-1, 1], and their masks, [M, 1, H, W]; or nothing.
 
         Returns:
             The terms (detached scalars), ``total``, and ``spread_x`` and ``spread_ae2``, the mean standard deviations over the

@@ -1,6 +1,6 @@
 """The learner for a restorer: it restores good images from images with synthetic defects, and marks the defects.
 
-This is the idea of the dual term (AE2 must not reconstruct fakes), with fakes that look like defects instead of G's.
+This is the idea of LRDAN's dual term (AE2 must not reconstruct fakes), with synthetic defects instead of fakes of G.
 """
 
 from functools import partial
@@ -20,13 +20,13 @@ from lrdan_edge.train.recipes.inspection.known import mix_known_defects, most_su
 from lrdan_edge.train.recipes.inspection.synthetic import paint
 from lrdan_edge.train.recipes.inspection.variation import Image, vary
 
-SPREAD_STEP = 4  # pixels: every fourth one each way shows a collapse as well as all do
+SPREAD_STEP = 4  # every fourth pixel in each direction is enough to detect a collapse
 
 
 def restoration(restored: Tensor, good: Tensor, mask: Tensor) -> Tensor:
     """E‖x − D'(x̃)‖₁ over the good pixels, plus the same over the defective ones; x̃ is x with defects.
 
-    In a mean over all pixels, the few defective ones would count so little that AE2 would learn to change nothing.
+    With one mean over all pixels, the few defective ones would count so little that AE2 would learn the identity.
 
     Args:
         restored: D'(x̃), float [N, C, H, W].
@@ -41,7 +41,7 @@ def restoration(restored: Tensor, good: Tensor, mask: Tensor) -> Tensor:
 def marking(logits: Tensor, mask: Tensor, hyperparameters: InspectionHyperparameters) -> Tensor:
     """Focal cross entropy (arXiv 1708.02002, γ = 1) in which a defect counts by the root of its area.
 
-    Counted by pixels, one large stain would outweigh a hundred hairline cracks, and these matter most in inspection.
+    If every pixel counted the same, one large stain would outweigh a hundred hairline cracks, which matter most in inspection.
 
     Args:
         logits: Log-odds of a defect, float [N, 1, H, W].
@@ -88,12 +88,12 @@ class RestorationLearner(Learner):
         """Set up the optimiser.
 
         Args:
-            ae2: What to train, in place.
+            ae2: The network, which is trained in place.
             hyperparameters: The hyperparameters.
             seed: Random seed of variation and defects.
             half: Whether convolutions run in bfloat16 (losses and weights stay in float32).
-            known: Labelled defects to learn from too.
-            stretch: How far good images are stretched; see `stretch_for`.
+            known: Labelled defects to train on too.
+            stretch: Largest stretch of good images, a factor; see `stretch_for`.
         """
         self.ae2, self.hyperparameters, self.half, self._known, self._seed = ae2, hyperparameters, half, known, seed
         self._vary = partial(vary, hyperparameters=hyperparameters, stretch=stretch)
@@ -127,11 +127,11 @@ class RestorationLearner(Learner):
         return mix_known_defects(self._known, good, defective, masks, generator, self._vary, self.hyperparameters)
 
     def step(self, good: Tensor, defective: Tensor, mask: Tensor, *known: Tensor) -> dict[str, Tensor]:
-        """One step on one batch: predict the good images and the masks from the defective images.
+        """Make one step on one batch: predict the good images and the masks from the defective images.
 
         Args:
             good: Good images, float32 [N, C, H, W] in [-1, 1].
-            defective: The same with defects, likewise.
+            defective: The same with defects, same shape.
             mask: 1 where defective, float32 [N, 1, H, W].
             known: `MixedBatch.known` and `MixedBatch.has_mask`; or nothing.
 
@@ -171,7 +171,7 @@ class RestorationLearner(Learner):
     def _draw(self, images: Image, index: int, step: int) -> tuple[Image, Image, Image]:
         """Image `index` of the batch [N, H, W, C] in [0, 1] varied, the same with defects, and the mask [H, W, 1].
 
-        Random draws depend only on seed, step and place, so worker processes and resuming do not change them.
+        Random draws depend only on seed, step and index, so worker processes and resuming do not change them.
         """
         rng = np.random.default_rng((self._seed, step, index))
         varied = self._vary(images[index], rng)

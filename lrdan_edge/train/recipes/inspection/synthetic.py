@@ -1,11 +1,11 @@
 """Synthetic defects for training: shapes, fillings and soft edges, painted into good images.
 
-They look like the defects of a production line: cracks, holes and stains, chipped edges, scratches, foreign or missing texture. After
-CutPaste (arXiv 2104.04015), DRAEM (arXiv 2108.07610) and NSA (arXiv 2109.15222), with shapes of our own. Smooth unevenness is left
-out on purpose: natural shading looks the same.
+They imitate defects of a production line: cracks, holes, stains, chipped edges, scratches, and foreign or missing texture. The
+method follows CutPaste (arXiv 2104.04015), DRAEM (arXiv 2108.07610) and NSA (arXiv 2109.15222), with additional shapes. Smooth
+unevenness is left out, since natural shading looks the same.
 
-Some images get details, faint ones too. The others also get whole regions with a different surface. There, only what stands out from
-the texture around it is kept and marked, since the rest of a region cannot be told from good texture.
+Some images get only details, including faint ones. The others also get whole regions with a different surface. There, only changes
+that stand out from the surrounding texture are kept and marked, since the rest of a region looks like good texture.
 """
 
 from collections.abc import Callable
@@ -58,7 +58,7 @@ def paint_one(
     rng: np.random.Generator,
     hyperparameters: InspectionHyperparameters,
 ) -> tuple[Image, Image] | None:
-    """One defect and its mask, or None if it is empty or stands out too little from `texture` (None: it need not stand out)."""
+    """Paint one defect; return it with its mask, or None if it is empty or does not stand out from `texture` (None: no check)."""
     names, probabilities = zip(*shapes, strict=True)
     shape = _SHAPES[names[rng.choice(len(names), p=probabilities)]]
     drawn = shape(rng, *image.shape[:2])
@@ -67,7 +67,7 @@ def paint_one(
     opacity = cv2.GaussianBlur(drawn, (0, 0), _softness(shape, rng))
     filling = _filling(shape, image, other, drawn > 0, rng)
     blend = image + opacity[..., None] * (np.clip(filling, 0, 1) - image)
-    painted = np.clip(blend, 0, 1).astype(np.float32)  # again: rounding takes a blend past its ends
+    painted = np.clip(blend, 0, 1).astype(np.float32)  # rounding can leave the range
     change, inside = np.abs(painted - image).max(2), opacity > 0.35
     if texture is None:
         return painted, (inside & (cv2.blur(change, (5, 5)) > hyperparameters.least_change)).astype(np.float32)
@@ -137,7 +137,7 @@ def _smeared(image: Image, rng: np.random.Generator) -> Image:
 
 
 def _tone(image: Image, inside: npt.NDArray[np.bool_], rng: np.random.Generator) -> Image:
-    """Darker or, less often, brighter; the texture below may be visible."""
+    """A darker or, less often, brighter tone; the original texture may stay visible."""
     height, width = inside.shape
     change = _between(rng, 0.06, 0.6) * (-1 if rng.random() < 0.72 else 1)
     grain = 0.4 * rng.uniform(0, 1) * _noise(rng, height, width, min(height, width) / rng.uniform(2, 12))[..., None]

@@ -6,10 +6,10 @@ from typing import Literal
 from lrdan_edge.train.recipes.base import GradientHyperparameters
 
 DualReading = Literal["began", "joint"]
-"""Who minimises the dual term L_girec − k·L_direc. The paper's summary leaves this open.
+"""Which networks minimise the dual term L_girec − k·L_direc. The paper's summary leaves this open.
 
-``joint``: G and AE2 both do, with a fixed k, so that G looks for what AE2 cannot reconstruct. ``began``: AE2 does, and G
-minimises L_direc; k is kept in BEGAN's balance (`learner.balanced_k`). That is our addition: the published k is its upper limit.
+``joint``: G and AE2 both minimise it, with a fixed k, so that G searches for images that AE2 cannot reconstruct. ``began``: AE2
+minimises it, and G minimises L_direc; k is controlled as in BEGAN (`learner.balanced_k`), an addition to the paper, up to its k.
 """
 
 
@@ -31,16 +31,16 @@ class LrdanHyperparameters(GradientHyperparameters):
 
     Attributes:
         weights: The weights of the losses.
-        dual_reading: Who minimises the dual term.
+        dual_reading: Which networks minimise the dual term.
         discriminator_rate: The discriminator's learning rate, as a fraction of the autoencoders'.
         betas: Adam's.
         center_images: Images whose mean code is the centre c.
         decoder: ``resize`` (can be quantised everywhere) or ``transposed`` (the paper's).
         base_channels: Feature maps after the first convolution.
-        code_grid: The encoder halves the image until its shorter side is about this, and at least twice.
+        code_grid: The encoder halves the image, at least twice, until its shorter side is about this.
         latent_channels: Feature maps of a spatial code. Each of its cells describes a patch.
-        largest_vector_image: Images with no side longer than this show one object. Their code is one vector: a spatial code of 7x7
-            cells could represent any other object as well.
+        largest_vector_image: Largest side in pixels of an image that shows one object. Its code is one vector, since a spatial code
+            of 7x7 cells could represent any other object too.
         vector_length: Length of that vector.
         known_weight: Weight of known defects.
         known_fraction: Known defects per good image of a batch.

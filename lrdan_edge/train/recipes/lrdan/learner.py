@@ -1,4 +1,4 @@
-"""One optimisation step of the recipe `lrdan`: all three networks move at once."""
+"""The optimisation step of the recipe `lrdan`, which updates all three networks at once."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ from lrdan_edge.train.recipes.lrdan.networks import AdversarialNetworks
 
 @contextmanager
 def without_statistics(network: nn.Module) -> Iterator[None]:
-    """Keep the running statistics of batch normalisation: AE2 is deployed on images, so only images may change them."""
+    """Freeze the running statistics of batch normalisation: AE2 is deployed on images, so fakes must not change them."""
     layers = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
     momenta = [layer.momentum for layer in layers]
     for layer in layers:
@@ -28,15 +28,15 @@ def without_statistics(network: nn.Module) -> Iterator[None]:
 
 
 def balanced_k(girec: Tensor, direc: Tensor, k: float) -> Tensor:
-    """`k` as long as AE2 reconstructs fakes no worse than images (L_direc ≤ L_girec), else 0.
+    """`k` while AE2 reconstructs fakes no worse than images (L_direc ≤ L_girec), else 0.
 
-    This is not in the paper's loss. It is BEGAN's control of k (arXiv 1703.10717, γ = 1), limited to its two extremes. With a fixed k,
-    AE2 diverges: the loss falls without limit as it reconstructs fakes worse, and its reconstructions of images suffer too.
+    This is not part of the paper's loss. It is BEGAN's control of k (arXiv 1703.10717, γ = 1), reduced to its two extremes. With a
+    fixed k, AE2 diverges: the loss falls without limit as fakes are reconstructed worse, and reconstructions of images suffer too.
 
     Args:
         girec: L_girec, scalar.
         direc: L_direc, scalar.
-        k: The published k, the most it can be.
+        k: The published k, the upper limit.
     """
     return k * (direc.detach() <= girec.detach()).to(direc.dtype)
 
@@ -56,7 +56,7 @@ class AdversarialLearner(Learner):
         """Set up the optimisers.
 
         Args:
-            networks: What to train, in place.
+            networks: The networks, which are trained in place.
             hyperparameters: The hyperparameters.
             seed: Random seed of the draws of known defects.
             half: Whether convolutions run in bfloat16 (losses, sums and weights stay in float32).
@@ -76,19 +76,19 @@ class AdversarialLearner(Learner):
         return to_input(frames), *draw_known(self._known, len(frames), self.hyperparameters.known_fraction, (self._seed, step))
 
     def step(self, x: Tensor, *known: Tensor) -> dict[str, Tensor]:
-        """One step on one batch.
+        """Make one step on one batch.
 
         Args:
             x: Images, float32 [N, C, H, W] in [-1, 1].
-            known: Known defects, float32 [M, C, H, W] in [-1, 1], and where they are defective, [M, 1, H, W]; or nothing.
+            known: Known defects, float32 [M, C, H, W] in [-1, 1], and their masks, [M, 1, H, W]; or nothing.
 
         Returns:
             Every term (unweighted scalars, detached), ``total`` and ``discriminator``; and ``spread_x``, ``spread_g`` and
-            ``spread_ae2``, the mean standard deviation over the batch of x, G(x) and D'(x), of which a collapse brings the last
-            two to zero.
+            ``spread_ae2``, the mean standard deviation over the batch of x, G(x) and D'(x); the last two become zero in a
+            collapse.
         """
         net, w, reading = self.networks, self.hyperparameters.weights, self.hyperparameters.dual_reading
-        shown = torch.cat([x, known[0]]) if known else x  # one batch: batch normalisation must not give the defects away
+        shown = torch.cat([x, known[0]]) if known else x  # one batch: batch normalisation must not reveal the defects
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.half):
             gx, z = net.ae1(x)
             logits_x, features_x = net.discriminator(x)

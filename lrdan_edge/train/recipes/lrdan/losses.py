@@ -2,10 +2,10 @@
 
 L = w_irec·L_irec + w_adv·L_adv + w_zrec·L_zrec + w_c·L_c + w_dual·(L_girec − k·L_direc)
 
-The published weights need reductions, and these decide who wins. Here the equation is taken at its word: a norm is a norm,
-summed over all elements of one image, feature map or code, and E and "mean" are the mean over the batch. With means over
-pixels and features instead, w_adv·L_adv outweighs L_irec by far, and G follows the discriminator more
-than its image. The price: L1 sums grow with the pixels, L2 norms with their root, so larger images weigh reconstruction more.
+The balance of the published weights depends on the reductions. Here the equations are used literally: a norm sums over all elements
+of one image, feature map or code, and E and "mean" are the mean over the batch. With means over pixels and features instead,
+w_adv·L_adv is far larger than L_irec, and G follows the discriminator more than its image. The drawback is that L1 sums grow with
+the number of pixels and L2 norms with its root, so reconstruction weighs more in larger images.
 """
 
 import torch
@@ -26,11 +26,11 @@ def irec(x: Tensor, gx: Tensor) -> Tensor:
 def adv(features_x: Tensor, features_gx: Tensor) -> Tensor:
     """Adversarial loss of AE1 as feature matching: L_adv = E‖f(x) − f(G(x))‖₂, f the discriminator's features.
 
-    GANomaly's form. The logarithmic form (−log D(G(x))) rewards any image that D likes, one constant image too; matched
-    features pull G(x) towards its own x, so G cannot collapse on them.
+    This is GANomaly's form. The logarithmic form (−log D(G(x))) rewards any image that D accepts, even a constant one. Feature
+    matching pulls G(x) towards its own x, so G cannot collapse.
 
     Args:
-        features_x: f(x), float [N, K, h, w]; not trained through (detached).
+        features_x: f(x), float [N, K, h, w]; no gradient flows through it (detached).
         features_gx: f(G(x)), the same shape.
     """
     return _norms(features_x.detach() - features_gx).mean()
@@ -57,7 +57,7 @@ def c(z: Tensor, center: Tensor) -> Tensor:
 
 
 def girec(x: Tensor, ae2_x: Tensor) -> Tensor:
-    """First half of the dual term: L_girec = E‖x − D'(x)‖₁: AE2 reconstructs images.
+    """First half of the dual term, AE2's reconstruction of images: L_girec = E‖x − D'(x)‖₁.
 
     Args:
         x: Images, float [N, C, H, W].
@@ -67,7 +67,7 @@ def girec(x: Tensor, ae2_x: Tensor) -> Tensor:
 
 
 def direc(gx: Tensor, ae2_gx: Tensor) -> Tensor:
-    """Second half of the dual term: L_direc = E‖G(x) − D'(G(x))‖₁: AE2 reconstructs fakes.
+    """Second half of the dual term, AE2's reconstruction of fakes: L_direc = E‖G(x) − D'(G(x))‖₁.
 
     Args:
         gx: G(x), float [N, C, H, W].
@@ -82,13 +82,13 @@ def dual(girec_value: Tensor, direc_value: Tensor, k: Tensor | float) -> Tensor:
     Args:
         girec_value: `girec`, scalar.
         direc_value: `direc`, scalar.
-        k: How much the fakes count.
+        k: Weight of the fakes.
     """
     return girec_value - k * direc_value
 
 
 def discrimination(logits_x: Tensor, logits_gx: Tensor) -> Tensor:
-    """What the discriminator itself minimises: −E log D(x) − E log(1 − D(G(x))), the mean over patches, halved.
+    """The discriminator's loss: −E log D(x) − E log(1 − D(G(x))), the mean over patches, halved.
 
     Args:
         logits_x: D's logits for images, float [N, 1, h, w].

@@ -9,7 +9,7 @@ from lrdan_edge.train.recipes.base import Networks
 
 
 class Discriminator(nn.Module):
-    """Tells images from AE1's reconstructions; the adversarial loss compares its features."""
+    """Distinguishes images from AE1's reconstructions; the adversarial loss compares its features."""
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
@@ -24,8 +24,8 @@ class Discriminator(nn.Module):
             x: float [N, C, H, W] in [-1, 1].
 
         Returns:
-            Logits per patch, float [N, 1, h, w], high for real ones, and the features f(x) they are computed from, float
-            [N, K, h, w].
+            Logits per patch, float [N, 1, h, w], high for real images, and the features f(x) that they are computed from,
+            float [N, K, h, w].
         """
         features: Tensor = self.features(x)
         return self.logit(features), features

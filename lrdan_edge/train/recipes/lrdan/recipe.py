@@ -17,7 +17,7 @@ from lrdan_edge.train.recipes.lrdan.networks import AdversarialNetworks
 
 
 class Lrdan(GradientRecipe[AdversarialNetworks, LrdanHyperparameters]):
-    """AE2 learns to reconstruct good images and not to reconstruct AE1's; its reconstruction error is scored."""
+    """AE2 learns to reconstruct good images but not AE1's images; its reconstruction error is scored."""
 
     name = "lrdan"
     defaults = LrdanHyperparameters()
@@ -45,7 +45,7 @@ class Lrdan(GradientRecipe[AdversarialNetworks, LrdanHyperparameters]):
     def scoring_for(self, spec: ModelSpec) -> Scoring:
         """Score the error relative to the good images' error at the same pixel.
 
-        The score is the largest error where defects are small in a large image, and the mean square where the image is one object.
+        The score is the largest error in a large image, where defects are small, and the mean square in an image of one object.
         """
         if spec.code == "vector":
             return Scoring(normalise=True, smoothing_sigma=1.0, pooling="rms", deviation_floor=0.2)
