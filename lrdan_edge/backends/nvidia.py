@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from lrdan_edge.bundle.command import Command
 from lrdan_edge.errors import EngineError, LrdanError, MissingExtraError
 
 MODULES = ("tensorrt", "tensorrt_rtx")
@@ -70,8 +71,8 @@ def how_to_install(root: Path) -> LrdanError:
         return MissingExtraError("tensorrt", "tensorrt", "TensorRT")
     return EngineError(
         "TensorRT is not installed, and no NVIDIA driver is found on this machine",
-        "build for its processor with '{target:onnxruntime}', or on the machine with the GPU after pip install "
-        "'lrdan-edge[tensorrt]'",
+        "build for its processor with '{command}', or on the machine with the GPU after pip install 'lrdan-edge[tensorrt]'",
+        command=Command("build-engine", target="onnxruntime"),
     )
 
 

@@ -13,7 +13,7 @@ import click
 import msgspec
 
 from lrdan_edge.cli.console import show, status_line, table
-from lrdan_edge.cli.options import require
+from lrdan_edge.cli.options import Option, require
 from lrdan_edge.cli.run import inspect_sources
 from lrdan_edge.errors import DataError, LrdanError
 
@@ -220,7 +220,7 @@ def _build_engines(bundle: "Bundle") -> None:
     try:
         show(f"  {build_engine(bundle, BuildRequest('fp16', 'tensorrt'))}")
     except LrdanError as error:
-        show(f"  no TensorRT engine: {error}")
+        show(f"  no TensorRT engine: {error.worded(Option)}")
 
 
 @dataclass(frozen=True)
