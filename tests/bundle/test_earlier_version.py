@@ -26,7 +26,7 @@ def earlier(tmp_path: Path) -> Bundle:
 
 
 def test_it_is_whole_and_nothing_in_it_is_stale(earlier: Bundle) -> None:
-    assert earlier.manifest.written_by == "0.1.0"
+    assert earlier.manifest.written_by == "lrdan-edge 0.1.0"
     assert verify_bundle(earlier).passed
     shown = CliRunner().invoke(cli, ["info", "-b", str(earlier.path)], catch_exceptions=False)
     assert shown.exit_code == 0, shown.output
