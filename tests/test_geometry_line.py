@@ -1,6 +1,7 @@
 """Frames of a camera through the whole line: a region in tiles, from training to the picture with its verdict."""
 
 import base64
+import shutil
 from pathlib import Path
 
 import cv2
@@ -10,6 +11,7 @@ import numpy.typing as npt
 import onnx
 import pytest
 from click.testing import CliRunner
+from made_once import made_once
 from parts import write
 
 from lrdan_edge import Inspector
@@ -48,9 +50,7 @@ def camera_frame(rng: np.random.Generator, defect: tuple[int, int] | None = None
     return image
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("camera")
+def write_frames(folder: Path) -> None:
     rng = np.random.default_rng(3)
     for index in range(24):
         write(folder / "train/good" / f"{index}.png", camera_frame(rng))
@@ -62,22 +62,34 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write(folder / "test/dot" / f"{index}.png", camera_frame(rng, place))
         mask = np.zeros((ROWS, COLUMNS), np.uint8)
         write(folder / "ground_truth/dot" / f"{index}_mask.png", cv2.circle(mask, place, 6, 255, -1))  # type: ignore[arg-type]
-    return folder
 
 
-@pytest.fixture(scope="module")
-def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def train_on_tiles(folder: Path) -> None:
     """By the command line: a region of 100x70 pixels in 2x3 tiles of 44x40."""
-    bundle = tmp_path_factory.mktemp("tiled") / "bundle"
+    write_frames(folder / "data")
     commands = [
-        ["train", str(data), *["--recipe", "lrdan", "--image-size", "44x40", "--epochs", "15"], *VIEW.split()],
+        ["train", str(folder / "data"), *["--recipe", "lrdan", "--image-size", "44x40", "--epochs", "15"], *VIEW.split()],
         ["export"],
         ["calibrate", "--method", "min-max", "--method", "percentile-99.99"],
     ]
     for words in commands:
-        result = CliRunner().invoke(cli, [*words, "-b", str(bundle)], catch_exceptions=False)
+        result = CliRunner().invoke(cli, [*words, "-b", str(folder / "bundle")], catch_exceptions=False)
         assert result.exit_code == 0, result.output
-    return Bundle.open(bundle)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made_once(tmp_path_factory, "tiled", train_on_tiles)
+
+
+@pytest.fixture(scope="module")
+def data(made: Path) -> Path:
+    return made / "data"
+
+
+@pytest.fixture(scope="module")
+def trained(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return Bundle.open(shutil.copytree(made / "bundle", tmp_path_factory.mktemp("tiled") / "bundle"))
 
 
 def test_the_manifest_says_what_the_camera_shows(trained: Bundle) -> None:
@@ -193,8 +205,6 @@ def test_only_ae2_is_quantised(trained: Bundle) -> None:
 
 
 def test_the_camera_may_have_another_resolution(trained: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import shutil
-
     from fewer_exports import export_as_before, export_one_graph
 
     from lrdan_edge.export.graph import export

@@ -21,7 +21,7 @@ from parts import Line
 from lrdan_edge import Inspector
 
 ROOT = Path(__file__).parents[1]
-BASE = {"click", "msgspec", "numpy", "onnxruntime", "opencv-python-headless", "rich"}
+BASE = {"click", "msgspec", "numpy", "onnxruntime", "opencv-python-headless", "platformdirs", "rich"}
 # In the repository but not in the source archive: links to folders it has, and what benchmarks wrote beside their tables.
 LINKS = {"train", "export", "calibration", "runtime"}
 LEFT_OUT = (".json", ".json.xz", ".png")

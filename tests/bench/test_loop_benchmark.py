@@ -5,11 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from parts import Line
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "loop.py"
 
 
+@pytest.mark.slow
 def test_one_command_measures_the_loop(line: Line, tmp_path: Path) -> None:
     options = [
         "--rounds",

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import pytest
+from made_once import made_once
 from parts import Line
 
 from lrdan_edge.backends.onnxruntime import OnnxRuntimeBackend
@@ -31,11 +32,13 @@ def restorer(line: Line, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     from lrdan_edge.train.progress import Progress
     from lrdan_edge.train.trainer import TrainOptions, train
 
-    options = TrainOptions(recipe="inspection", image_size=(64, 64), epochs=12)
-    bundle = train(line.data, tmp_path_factory.mktemp("restorer") / "bundle", options, Progress())
-    export(bundle)
-    calibrate(bundle, methods=("min-max", "painted-min-max"))
-    return Bundle.open(bundle.path)
+    def make(folder: Path) -> None:
+        options = TrainOptions(recipe="inspection", image_size=(64, 64), epochs=8)
+        bundle = train(line.data, folder / "bundle", options, Progress())
+        export(bundle)
+        calibrate(bundle, methods=("min-max", "painted-min-max"))
+
+    return Bundle.open(made_once(tmp_path_factory, "restorer", make) / "bundle")
 
 
 def scores(bundle: Bundle, precision: str, folder: Path) -> npt.NDArray[Any]:
@@ -96,6 +99,7 @@ def test_a_pixel_has_a_threshold_of_its_own_and_pictures_glow_from_it(restorer: 
         )
 
 
+@pytest.mark.slow
 def test_fp16_keeps_more_in_float32_where_its_bound_would_break(
     restorer: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -235,7 +235,13 @@ def test_interrupted_training_leaves_a_usable_bundle(images: Path, tmp_path: Pat
     pytest.importorskip("torch")
     from fewer_exports import export_one_graph
 
-    words = ["train", str(images), "-b", str(tmp_path / "b"), "--epochs", "100000"]
+    words = [
+        "train",
+        str(images),
+        "-b",
+        str(tmp_path / "b"),
+        *["--recipe", "lrdan", "--image-size", "32", "--epochs", "100000"],
+    ]
     process = subprocess.Popen(
         [sys.executable, "-m", "lrdan_edge", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

@@ -37,7 +37,7 @@ def test_a_broken_installation_says_so(nothing_installed: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "words"),
     [
-        ({}, r"no NVIDIA driver .*target=onnxruntime.*pip install 'lrdan-edge\[tensorrt\]'"),
+        ({}, r"no NVIDIA driver .*--target onnxruntime.*pip install 'lrdan-edge\[tensorrt\]'"),
         ({"proc/driver/nvidia/version": ""}, r"not installed: pip install 'lrdan-edge\[tensorrt\]'"),
         ({"etc/nv_tegra_release": ""}, r"sudo apt-get install python3-libnvinfer, and .*--system-site-packages"),
         ({"proc/device-tree/compatible": "nvidia,p3701\0nvidia,tegra234"}, r"comes with JetPack"),

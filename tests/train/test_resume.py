@@ -66,7 +66,9 @@ def stopped(data: Path, bundle: Path, options: TrainOptions, step: int) -> Path:
     return bundle / CHECKPOINT
 
 
-@pytest.mark.parametrize(("recipe", "size", "seed"), [("inspection", (36, 40), 0), ("lrdan", (32, 32), 1)])
+@pytest.mark.parametrize(
+    ("recipe", "size", "seed"), [("lrdan", (32, 32), 1), pytest.param("inspection", (36, 40), 0, marks=pytest.mark.slow)]
+)
 def test_sigkill_at_random_moments_changes_no_bit(
     tmp_path: Path, write_stripes: WriteStripes, recipe: str, size: tuple[int, int], seed: int
 ) -> None:

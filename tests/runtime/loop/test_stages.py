@@ -153,6 +153,7 @@ def test_a_sink_that_draws_nothing_keeps_no_pictures_waiting(null: Inspector) ->
     assert not any(one.frame.fault for one in plain.got)
 
 
+@pytest.mark.slow
 def test_memory_of_a_long_run_does_not_grow(null: Inspector) -> None:
     import tracemalloc
 

@@ -182,20 +182,18 @@ def test_a_mute_server_does_not_hang_and_stops_nobody_else(scheme: str, http_cam
         errors: list[SourceError] = []
 
         def attempt() -> None:
-            with pytest.raises(SourceTimeoutError, match=r"within 1\.5 s|does not answer") as caught:
-                open_source(f"{scheme}://127.0.0.1:{mute.getsockname()[1]}/x", open_timeout_s=1.5)
+            with pytest.raises(SourceTimeoutError, match=r"within 3 s|does not answer") as caught:
+                open_source(f"{scheme}://127.0.0.1:{mute.getsockname()[1]}/x", open_timeout_s=3)
             errors.append(caught.value)
 
         thread = threading.Thread(target=attempt)
-        started = time.monotonic()
         thread.start()
         time.sleep(0.2)
         with open_source(http_camera.url) as source:  # OpenCV alone would wait here for the other to fail
             next(iter(source))
-        assert time.monotonic() - started < 1.2
-        thread.join(5)
+        assert thread.is_alive(), "the camera delivers while the mute server is still waited for"
+        thread.join(30)
         assert len(errors) == 1
-        assert time.monotonic() - started < 3
 
 
 def scripted(log: Path, *scripts: str, read_timeout_s: float = 10, limits: Limits | None = None) -> LiveSource:

@@ -145,7 +145,7 @@ def test_few_images_are_stretched_and_many_are_not(upright: bool) -> None:
     assert widest[120] > 20 * (DEFAULTS.most_zoom + 0.1)
 
 
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("channels", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_training_lowers_every_loss_and_repeats_bit_for_bit(channels: Literal[1, 3]) -> None:
     grain = np.random.default_rng(1).normal(0, 0.05, (8, channels, 36, 36))
     waves = np.sin(np.arange(36) / 2)[None, None, None] * 0.3 + grain
