@@ -19,6 +19,7 @@ from read_only import read_only
 
 from lrdan_edge.cli.main import cli
 from lrdan_edge.cli.options import next_step
+from lrdan_edge.runtime.sources.native import quiet
 
 
 def call(*words: object) -> Result:
@@ -46,10 +47,11 @@ def images(tmp_path: Path) -> Path:
 
 def video_of(path: Path, frames: int = 30) -> Path:
     rng = np.random.default_rng(0)
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 25, (32, 32))
-    for _ in range(frames):
-        writer.write(cv2.cvtColor(good_image(rng), cv2.COLOR_GRAY2BGR))
-    writer.release()
+    with quiet:  # FFmpeg keeps the log level of its first use in a process
+        writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 25, (32, 32))
+        for _ in range(frames):
+            writer.write(cv2.cvtColor(good_image(rng), cv2.COLOR_GRAY2BGR))
+        writer.release()
     return path
 
 
