@@ -41,7 +41,7 @@ def changed(hyperparameters: Hyperparameters, change: str) -> Hyperparameters:
     """Replace one hyperparameter by ``name=value``; ``weights.k=0.5`` replaces a field of a field.
 
     Raises:
-        SystemExit: There is no such hyperparameter, or the value is of another type.
+        SystemExit: No hyperparameter has this name, or the value has the wrong type.
     """
     name, _, text = change.partition("=")
     *outer, last = name.split(".")
