@@ -61,7 +61,7 @@ def write_frames(folder: Path) -> None:
         place = (int(rng.integers(30, 110)), int(rng.integers(20, 70)))
         write(folder / "test/dot" / f"{index}.png", camera_frame(rng, place))
         mask = np.zeros((ROWS, COLUMNS), np.uint8)
-        write(folder / "ground_truth/dot" / f"{index}_mask.png", cv2.circle(mask, place, 6, 255, -1))  # type: ignore[arg-type]
+        write(folder / "ground_truth/dot" / f"{index}_mask.png", cv2.circle(mask, place, 6, 255, -1))
 
 
 def train_on_tiles(folder: Path) -> None:
@@ -99,7 +99,7 @@ def test_the_manifest_says_what_the_camera_shows(trained: Bundle) -> None:
     command = trained.manifest.stages["train"].command
     assert command.endswith(f"--image-size 44x40 {VIEW} --epochs 15")
     for precision in ("fp32", "fp16", "int8"):
-        graph = onnx.load(trained.graph(precision)).graph  # type: ignore[arg-type]
+        graph = onnx.load(trained.graph(precision)).graph
         shapes = [[d.dim_value for d in value.type.tensor_type.shape.dim] for value in [*graph.input, *graph.output]]
         assert shapes == [[0, ROWS, COLUMNS, 1], [0], [0, 80, 104]]
 
@@ -164,6 +164,7 @@ def test_an_explanation_shows_the_region(trained: Bundle, data: Path, tmp_path: 
     html = page.path.read_text()
     frames = read_image(data / "test/dot/0.png")[None, :, :, None]
     module = load_ae2(trained)
+    assert module.cut is not None
     with torch.inference_mode():
         seen = module.cut(torch.from_numpy(frames).permute(0, 3, 1, 2).float())
         drawn, _ = module.ae2(preprocess(seen, trained.manifest.preprocessing))

@@ -166,7 +166,8 @@ def test_every_command_explains_itself_without_loading_anything(command: str) ->
 
 
 def test_all_commands_are_listed() -> None:
-    from lrdan_edge.cli.main import cli, engine
+    from lrdan_edge.cli.engine import engine
+    from lrdan_edge.cli.main import cli
 
     assert sorted(cli.commands) == sorted(COMMANDS)
     assert sorted(engine.commands) == sorted(ENGINE_COMMANDS)

@@ -13,12 +13,12 @@ from importlib.metadata import requires
 from importlib.util import find_spec
 from pathlib import Path
 
-import cv2
 import pytest
 from packaging.requirements import Requirement
 from parts import Line
 
 from lrdan_edge import Inspector
+from lrdan_edge.data.images import read_image
 
 ROOT = Path(__file__).parents[1]
 BASE = {"click", "msgspec", "numpy", "onnxruntime", "opencv-python-headless", "platformdirs", "rich"}
@@ -133,7 +133,7 @@ def check_inspection(python: Path, line: Line, folder: Path) -> None:
     """Inspect a frame outside the checkout with what is installed in an environment, and only that."""
     image = line.data / "test/blob/0.png"
     with Inspector.open(line.bundle, backend="onnxruntime", precision="fp32") as inspector:
-        expected = inspector.inspect(cv2.imread(str(image), cv2.IMREAD_UNCHANGED))[0]
+        expected = inspector.inspect(read_image(image))[0]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     command = [str(python), "-I", "-c", INSPECT, str(line.bundle), str(image)]
     finished = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)

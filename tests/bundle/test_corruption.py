@@ -35,7 +35,7 @@ SEED = 20260101
 def built(line: Line, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A bundle with an engine, for this module to damage and mend."""
     folder = tmp_path_factory.mktemp("corruption") / "bundle"
-    bundle = Bundle.open(shutil.copytree(line.bundle, folder))  # type: ignore[attr-defined]
+    bundle = Bundle.open(shutil.copytree(line.bundle, folder))
     build_engine(bundle, BuildRequest("int8", "onnxruntime"))
     return bundle
 

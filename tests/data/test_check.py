@@ -50,6 +50,7 @@ def test_clean_data_gives_no_warning(clean: Path) -> None:
 
 def test_a_test_part_that_was_trained_on_is_found(clean: Path) -> None:
     image = cv2.imread(str(clean / "train/good/7-0.png"), cv2.IMREAD_GRAYSCALE)
+    assert image is not None
     write(clean / "test/good/again.png", np.clip(0.7 * image + 20, 0, 255).astype(np.uint8))
     found = check(clean)
     assert found.copies.across == {"train/good and test/good": 1}

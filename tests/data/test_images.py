@@ -1,10 +1,12 @@
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from parts import Array
 from PIL import Image
 
 from lrdan_edge.data.images import decode_image, fit_frame, list_images, natural_key, read_image, to_eight_bits
@@ -32,7 +34,7 @@ def test_listing_says_what_is_wrong(tmp_path: Path) -> None:
 def test_reads_what_pillow_wrote(tmp_path: Path, suffix: str) -> None:
     rng = np.random.default_rng(0)
     rgb = cv2.GaussianBlur(rng.integers(0, 256, (40, 60, 3), np.uint8), (0, 0), 3)
-    options = {"quality": 95} if suffix in {"jpg", "webp"} else {}
+    options: dict[str, Any] = {"quality": 95} if suffix in {"jpg", "webp"} else {}
     Image.fromarray(rgb).save(tmp_path / f"x.{suffix}", **options)
     read = read_image(tmp_path / f"x.{suffix}")
     assert read.dtype == np.uint8
@@ -82,7 +84,7 @@ def test_a_header_that_claims_a_huge_image_is_one_clear_error() -> None:
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int16, np.int32, bool])
 def test_pixels_of_another_type_are_refused_and_not_taken_for_sixteen_bits(dtype: type) -> None:
     with pytest.raises(DataError, match="cannot be judged: give uint8, or uint16"):
-        to_eight_bits(np.ones((4, 4), dtype), 16)  # type: ignore[arg-type]
+        to_eight_bits(np.ones((4, 4), dtype), 16)
 
 
 @settings(deadline=None, max_examples=60)
@@ -111,6 +113,6 @@ def test_shrinking_averages_every_pixel() -> None:
 
 
 @pytest.mark.parametrize("frame", [np.zeros((4, 4), np.float32), np.zeros((4, 4, 2), np.uint8), np.zeros((0, 4), np.uint8)])
-def test_what_is_no_frame_is_refused(frame: np.ndarray) -> None:
+def test_what_is_no_frame_is_refused(frame: Array) -> None:
     with pytest.raises(DataError, match="a frame"):
         fit_frame(frame, (8, 8, 3))

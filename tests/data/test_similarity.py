@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from parts import exposed, good_image, shared_data, surface
+from parts import Array, exposed, good_image, shared_data, surface
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
@@ -17,7 +17,7 @@ from lrdan_edge.data.scan import Scan
 from lrdan_edge.data.similarity import find_near_copies, join, thumbnail, whiten
 
 
-def thumbnails(images: list[np.ndarray]) -> np.ndarray:
+def thumbnails(images: list[Array]) -> Array:
     return np.stack([thumbnail(image) for image in images])
 
 

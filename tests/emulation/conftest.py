@@ -1,13 +1,7 @@
 """A bundle as devices get it."""
 
-import sys
-from pathlib import Path
-
 import pytest
 from parts import Line
-
-sys.path.append(str(Path(__file__).parent))  # so that tests of this folder can share modules
-
 from shipped import Device, ship
 
 

@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from parts import Line, defective_image, good_image
+from parts import Array, Line, defective_image, good_image
 from scipy.stats import betabinom
 
 from lrdan_edge import Bundle, Inspector
@@ -37,7 +37,7 @@ def test_one_frame_a_batch_and_a_list_are_judged_alike(inspector: Inspector) -> 
 
 
 def test_frames_of_any_size_are_fitted_as_in_training(inspector: Inspector) -> None:
-    frame = np.kron(good_image(np.random.default_rng(0)), np.ones((3, 3), np.uint8))
+    frame = good_image(np.random.default_rng(0)).repeat(3, 0).repeat(3, 1)
     small = fit_frame(frame, (32, 32, 1))
     assert inspector.inspect(frame)[0].score == pytest.approx(inspector.inspect(small)[0].score)
 
@@ -62,7 +62,7 @@ class _Scripted(Backend):
         super().__init__(BackendSpec((32, 32, 1), (32, 32), 8, "test", "fp32"))
         self.answer = answer
 
-    def _infer(self, frames: np.ndarray, heatmap: bool) -> Detections:  # noqa: ARG002
+    def _infer(self, frames: Array, heatmap: bool) -> Detections:  # noqa: ARG002
         if isinstance(self.answer, Exception):
             raise self.answer
         return Detections(np.full(len(frames), self.answer, np.float32), None)

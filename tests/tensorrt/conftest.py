@@ -7,12 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nvidia_wheels
 import pytest
 
 HERE = Path(__file__).parent
-sys.path.append(str(HERE))  # so that tests of this folder can share modules
-
-import nvidia_wheels  # noqa: E402
 
 
 @pytest.fixture(scope="session")
