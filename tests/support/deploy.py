@@ -55,25 +55,28 @@ def geometry_for(name: str, height: int, width: int) -> Geometry | None:
 
 
 def deploy_module(shape: tuple[int, int, int], decoder: Any = "resize", geometry: str = "none") -> "DeployModule":
-    """An untrained deploy module: ``decoder`` is ``resize``, ``transposed`` or ``restorer``."""
+    """An untrained deploy module: ``decoder`` is ``resize``, ``transposed`` or ``restorer``, the default recipe's network.
+
+    That recipe restores images of more than one small object only: a small ``restorer`` is its autoencoder.
+    """
     import torch
     from specs import spec_for
 
     from lrdan_edge.model.deployed import DeployModule, ScoringHead
-    from lrdan_edge.model.networks import ae2_for
+    from lrdan_edge.model.networks import Restorer, ae2_for
     from lrdan_edge.train.recipes import recipe_named
 
     torch.manual_seed(0)
     height, width, channels = shape
     variant: Any = {"recipe": "inspection"} if decoder == "restorer" else {"decoder": decoder}
-    spec = spec_for(height, width, channels, **variant)  # type: ignore[arg-type]
+    spec = spec_for(height, width, 1 if channels == 1 else 3, **variant)
     spec = msgspec.structs.replace(spec, geometry=geometry_for(geometry, height, width))
     recipe = recipe_named(spec.recipe)
     scoring = recipe.scoring_for(spec)
     head = ScoringHead(spec, scoring, torch.rand(*spec.heatmap_shape), torch.rand(*spec.heatmap_shape))
     ae2 = ae2_for(spec).eval()
-    if decoder == "restorer":  # which starts from marking nothing
-        torch.nn.init.normal_(ae2.head.weight, std=0.1)  # type: ignore[union-attr, arg-type]
+    if isinstance(ae2, Restorer):  # which starts from marking nothing
+        torch.nn.init.normal_(ae2.head.weight, std=0.1)
     return DeployModule(ae2, head, recipe.preprocessing_for(spec), scoring.source, spec)
 
 

@@ -1,16 +1,45 @@
-"""Real TensorRT builders without a GPU, each used in a subprocess so that the test process stays clean."""
+"""The GPU of the doubles, and real TensorRT builders without a GPU, each in a subprocess so that the test process stays clean."""
 
+import gc
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import nvidia_wheels
 import pytest
+from cuda_bindings_double import cuda_bindings
+from cuda_double import Machine, cuda_driver
+from tensorrt_double import tensorrt_module
 
 HERE = Path(__file__).parent
+
+
+@pytest.fixture(params=["slow GPU", "fast GPU"])
+def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
+    """The doubles in place of TensorRT and PyCUDA, and afterwards: nothing misused, and everything given back."""
+    machine = Machine()
+    machine.eager = request.param == "fast GPU"
+    monkeypatch.setitem(sys.modules, "tensorrt", tensorrt_module(machine))
+    monkeypatch.setitem(sys.modules, "pycuda", ModuleType("pycuda"))
+    monkeypatch.setitem(sys.modules, "pycuda.driver", cuda_driver(machine))
+    monkeypatch.setitem(sys.modules, "cuda.bindings.driver", None)
+    yield machine
+    gc.collect()
+    assert machine.violations == []
+    assert machine.idle(), "something of the GPU was not given back"
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("tensorrt")]
+
+
+@pytest.fixture
+def bindings(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    """The machine, with NVIDIA's bindings too."""
+    monkeypatch.setitem(sys.modules, "cuda.bindings.driver", cuda_bindings(machine))
+    return machine
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""A double of ``pycuda.driver`` and ``cuda.bindings.driver`` that is stricter than a GPU.
+"""A double of ``pycuda.driver`` that is stricter than a GPU.
 
 Device memory is host memory under made-up addresses. Work queued on a stream happens when somebody waits for it, not before, so
 a missing wait gives wrong results; or, with `Machine.eager`, at once, as on a GPU that is faster than its host. What a GPU would
@@ -284,6 +284,39 @@ class EventFlags:
     BLOCKING_SYNC = 1
 
 
+def _copies(machine: Machine) -> dict[str, Callable[..., None]]:
+    """The driver's functions that copy between host and device, by name."""
+
+    def memcpy_htod(destination: Any, source: Any) -> None:
+        machine.call("memcpy_htod")
+        machine.bytes_at(int(destination), source.nbytes, "memcpy_htod")[:] = source.reshape(-1).view(np.uint8)
+
+    def memcpy_htod_async(destination: Any, source: Any, stream: Stream) -> None:
+        machine.call("memcpy_htod_async")
+        view, size, address = machine.pinned_view(source, "memcpy_htod_async"), source.nbytes, int(destination)
+        seen = None if stream.captured is not None else view().copy()
+
+        def copy() -> None:
+            now = view()
+            if seen is not None and not np.array_equal(seen, now):
+                machine.blame("host memory changed while a copy of it was under way")
+            machine.bytes_at(address, size, "memcpy_htod_async")[:] = now
+
+        stream.queue(copy)
+
+    def memcpy_dtoh_async(destination: Any, source: Any, stream: Stream) -> None:
+        machine.call("memcpy_dtoh_async")
+        view, size, address = machine.pinned_view(destination, "memcpy_dtoh_async"), destination.nbytes, int(source)
+
+        def copy() -> None:
+            view()[:] = machine.bytes_at(address, size, "memcpy_dtoh_async")
+
+        stream.queue(copy)
+
+    functions = (memcpy_htod, memcpy_htod_async, memcpy_dtoh_async)
+    return {function.__name__: function for function in functions}
+
+
 def cuda_driver(machine: Machine) -> ModuleType:
     """The double of ``pycuda.driver``."""
 
@@ -315,109 +348,12 @@ def cuda_driver(machine: Machine) -> ModuleType:
         machine.call("pagelocked_empty")
         return np.asarray(HostMemory(machine, shape, dtype, mem_flags))
 
-    def memcpy_htod(destination: Any, source: Any) -> None:
-        machine.call("memcpy_htod")
-        machine.bytes_at(int(destination), source.nbytes, "memcpy_htod")[:] = source.reshape(-1).view(np.uint8)
-
-    def memcpy_htod_async(destination: Any, source: Any, stream: Stream) -> None:
-        machine.call("memcpy_htod_async")
-        view, size, address = machine.pinned_view(source, "memcpy_htod_async"), source.nbytes, int(destination)
-        seen = None if stream.captured is not None else view().copy()
-
-        def copy() -> None:
-            now = view()
-            if seen is not None and not np.array_equal(seen, now):
-                machine.blame("host memory changed while a copy of it was under way")
-            machine.bytes_at(address, size, "memcpy_htod_async")[:] = now
-
-        stream.queue(copy)
-
-    def memcpy_dtoh_async(destination: Any, source: Any, stream: Stream) -> None:
-        machine.call("memcpy_dtoh_async")
-        view, size, address = machine.pinned_view(destination, "memcpy_dtoh_async"), destination.nbytes, int(source)
-
-        def copy() -> None:
-            view()[:] = machine.bytes_at(address, size, "memcpy_dtoh_async")
-
-        stream.queue(copy)
-
     module = ModuleType("pycuda.driver")
-    functions = (init, Device, mem_alloc, pagelocked_empty, memcpy_htod, memcpy_htod_async, memcpy_dtoh_async)
-    module.__dict__.update({function.__name__: function for function in functions})
+    functions = (init, Device, mem_alloc, pagelocked_empty)
+    module.__dict__.update({function.__name__: function for function in functions} | _copies(machine))
     module.__dict__.update(Error=machine.Error, Stream=lambda flags=0: Stream(machine, flags))
     module.__dict__.update(Event=lambda flags=0: Event(machine, flags), event_flags=EventFlags)
     module.__dict__.update(host_alloc_flags=HostAllocFlags, device_attribute=DeviceAttribute)
-    return module
-
-
-class CaptureMode(enum.IntEnum):
-    CU_STREAM_CAPTURE_MODE_THREAD_LOCAL = 1
-
-
-class Result(enum.IntEnum):
-    CUDA_SUCCESS = 0
-    CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED = 900
-
-
-class Graph:
-    """Captured work, instantiated or not."""
-
-    def __init__(self, machine: Machine, works: list[Work]) -> None:
-        self.works, self.thread = works, threading.get_ident()
-        machine.count("graphs", 1)
-
-
-def cuda_bindings(machine: Machine) -> ModuleType:
-    """The double of ``cuda.bindings.driver``; its functions return an error code and perhaps a value."""
-
-    def fails(name: str) -> bool:
-        failing = machine.fail_next == name
-        if failing:
-            machine.fail_next = None
-        machine.call(name)
-        return failing
-
-    def cuStreamBeginCapture(stream: int, mode: CaptureMode) -> tuple[Result]:  # noqa: N802
-        assert mode is CaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
-        if fails("cuStreamBeginCapture"):
-            return (Result.CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED,)
-        if machine.streams[stream].pending:
-            machine.blame("a capture began while its stream still worked")
-        machine.streams[stream].captured = []
-        return (Result.CUDA_SUCCESS,)
-
-    def cuStreamEndCapture(stream: int) -> tuple[Any, ...]:  # noqa: N802
-        works, machine.streams[stream].captured = machine.streams[stream].captured, None
-        if fails("cuStreamEndCapture") or works is None:
-            return Result.CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, None
-        return Result.CUDA_SUCCESS, Graph(machine, works)
-
-    def cuGraphInstantiate(graph: Graph, flags: int) -> tuple[Any, ...]:  # noqa: N802
-        assert flags == 0
-        if fails("cuGraphInstantiate"):
-            return Result.CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, None
-        return Result.CUDA_SUCCESS, Graph(machine, graph.works)
-
-    def cuGraphLaunch(executable: Graph, stream: int) -> tuple[Result]:  # noqa: N802
-        if fails("cuGraphLaunch"):
-            return (Result.CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED,)
-        if executable.thread != threading.get_ident():
-            machine.blame("a graph launched on another thread")
-        for work in executable.works:
-            machine.streams[stream].queue(work)
-        return (Result.CUDA_SUCCESS,)
-
-    def destroy(graph: Graph) -> tuple[Result]:
-        machine.call("destroy")
-        if any(stream.pending and stream.thread == graph.thread for stream in list(machine.streams.values())):
-            machine.blame("a graph freed while it may be running")
-        machine.count("graphs", -1)
-        return (Result.CUDA_SUCCESS,)
-
-    module = ModuleType("cuda.bindings.driver")
-    functions = (cuStreamBeginCapture, cuStreamEndCapture, cuGraphInstantiate, cuGraphLaunch)
-    module.__dict__.update({function.__name__: function for function in functions})
-    module.__dict__.update(CUstreamCaptureMode=CaptureMode, cuGraphDestroy=destroy, cuGraphExecDestroy=destroy)
     return module
 
 
@@ -429,10 +365,3 @@ def cuda_surface() -> set[str]:
     for kind in (Memory, HostMemory, Context, Stream, Event, DeviceAttribute, EventFlags, HostAllocFlags, module.Device):
         names |= {member for member in vars(kind) if not member.startswith("_")} - own
     return names | {"handle"}
-
-
-def bindings_surface() -> set[str]:
-    """Every public name of the double of ``cuda.bindings.driver``, and the modes and results that the code relies on."""
-    module = cuda_bindings(Machine())
-    names = {name for name in vars(module) if not name.startswith("_")}
-    return names | {f"CUstreamCaptureMode.{mode.name}" for mode in CaptureMode} | {f"CUresult.{code.name}" for code in Result}

@@ -8,7 +8,8 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from cuda_double import Machine, cuda_bindings, cuda_driver
+from cuda_bindings_double import cuda_bindings
+from cuda_double import Machine, cuda_driver
 from deploy_graphs import deploy_graph
 from tensorrt_double import PLAN, tensorrt_module
 

@@ -2,62 +2,21 @@
 
 import gc
 import os
-import re
-import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from types import ModuleType
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import onnxruntime as ort
 import pytest
-from cuda_double import Machine, cuda_bindings, cuda_driver
-from deploy_graphs import deploy_graph
-from hypothesis import given
-from hypothesis import strategies as st
-from tensorrt_double import PLAN, SCRATCH, tensorrt_module, tensorrt_rtx_module
+from cuda_double import Machine
+from small_graph import GRAPH, expected, frames
+from tensorrt_double import PLAN, SCRATCH
 
 from lrdan_edge.backends import tensorrt as backend_module
 from lrdan_edge.backends import tensorrt_slot as slot_module
 from lrdan_edge.backends.tensorrt import TensorRTBackend
-from lrdan_edge.backends.tensorrt_engine import Profile, profile_for
-from lrdan_edge.errors import BackendError, EngineError, MissingExtraError
-
-GRAPH = deploy_graph("fp32", 16, 3)
-Frames = npt.NDArray[np.uint8]
-
-
-@pytest.fixture(params=["slow GPU", "fast GPU"])
-def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
-    machine = Machine()
-    machine.eager = request.param == "fast GPU"
-    monkeypatch.setitem(sys.modules, "tensorrt", tensorrt_module(machine))
-    monkeypatch.setitem(sys.modules, "pycuda", ModuleType("pycuda"))
-    monkeypatch.setitem(sys.modules, "pycuda.driver", cuda_driver(machine))
-    monkeypatch.setitem(sys.modules, "cuda.bindings.driver", None)
-    yield machine
-    gc.collect()
-    assert machine.violations == []
-    assert machine.idle(), "something of the GPU was not given back"
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("tensorrt")]
-
-
-@pytest.fixture
-def bindings(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Machine:
-    """The machine, with NVIDIA's bindings too."""
-    monkeypatch.setitem(sys.modules, "cuda.bindings.driver", cuda_bindings(machine))
-    return machine
-
-
-def frames(count: int, seed: int = 0) -> Frames:
-    return np.random.default_rng(seed).integers(0, 256, (count, 16, 16, 3)).astype(np.uint8)
-
-
-def expected(batch: Frames) -> list[Any]:
-    return list(ort.InferenceSession(GRAPH).run(["score", "heatmap"], {"frames": batch}))
+from lrdan_edge.errors import BackendError
 
 
 @pytest.mark.parametrize("count", [1, 3, 8, 19])
@@ -98,43 +57,6 @@ def test_a_shape_is_set_when_it_changes(machine: Machine) -> None:
             assert backend.infer(frames(count)).score == pytest.approx(expected(frames(count))[0], rel=1e-5)
     assert machine.calls.count("set_input_shape") == 3
     assert machine.calls.count("set_optimization_profile_async") == 1
-
-
-def test_a_profile_that_starts_above_one_frame_is_filled_up(machine: Machine) -> None:
-    machine.profiles = [(4, 4, 8)]
-    with TensorRTBackend(PLAN + GRAPH, "fp32") as backend:
-        assert backend.infer(frames(9)).score == pytest.approx(expected(frames(9))[0], rel=1e-5)
-
-
-@pytest.mark.parametrize("with_graphs", [False, True])
-def test_every_batch_runs_by_the_profile_that_was_built_for_it(
-    bindings: Machine, monkeypatch: pytest.MonkeyPatch, with_graphs: bool
-) -> None:
-    if not with_graphs:
-        monkeypatch.setitem(sys.modules, "cuda.bindings.driver", None)
-    bindings.profiles = [(2, 4, 8), (1, 1, 1), (8, 16, 16)]
-    with TensorRTBackend(PLAN + GRAPH, "fp32") as backend:
-        assert backend.spec.max_batch == 16
-        for seed, count in enumerate((1, 3, 1, 16, 40, 9, 1, 2, 16, 16, 3)):
-            batch = frames(count, seed)
-            assert backend.infer(batch).score == pytest.approx(expected(batch)[0], rel=1e-5)
-    assert bindings.calls.count("set_optimization_profile_async") >= 2
-
-
-PROFILES = st.lists(st.lists(st.integers(1, 64), min_size=3, max_size=3).map(sorted), min_size=1, max_size=5)
-
-
-@given(sizes=PROFILES, data=st.data())
-def test_the_profile_taken_holds_the_batch_and_wastes_least(sizes: list[list[int]], data: st.DataObject) -> None:
-    profiles = [Profile(index, *size) for index, size in enumerate(sizes)]
-    count = data.draw(st.integers(1, max(profile.largest for profile in profiles)))
-    taken = profile_for(profiles, count)
-    assert count <= taken.largest
-    run = max(count, taken.smallest)
-    holding = [profile for profile in profiles if count <= profile.largest]
-    assert run == min(max(count, profile.smallest) for profile in holding)
-    exact = [profile for profile in holding if profile.best == count and profile.smallest <= count]
-    assert not exact or taken.best == count
 
 
 def test_calls_from_two_threads_are_on_the_gpu_together(machine: Machine) -> None:
@@ -185,67 +107,6 @@ def test_a_gpu_that_shares_the_hosts_memory_copies_nothing(bindings: Machine) ->
             assert backend.infer(batch, heatmap=False).score == pytest.approx(score, rel=1e-5)
         assert {len(memory.data) for memory in bindings.live.values()} == {SCRATCH}
     assert not {"memcpy_htod_async", "memcpy_dtoh_async"} & {*bindings.calls}
-
-
-def test_a_batch_size_seen_before_is_one_launch(bindings: Machine) -> None:
-    with TensorRTBackend(PLAN + GRAPH, "fp32", streams=1) as backend:
-        backend.infer(frames(3))
-        bindings.calls.clear()
-        for seed in range(4):
-            batch = frames(3, seed)
-            found = backend.infer(batch, heatmap=seed % 2 == 0)
-            assert found.score == pytest.approx(expected(batch)[0], rel=1e-5)
-            if found.heatmap is not None:
-                np.testing.assert_allclose(found.heatmap, expected(batch)[1], rtol=1e-4, atol=1e-6)
-        assert bindings.calls.count("cuGraphLaunch") == 4
-        assert not {"execute_async_v3", "memcpy_htod_async", "set_input_shape"} & {*bindings.calls}
-        assert bindings.calls.count("memcpy_dtoh_async") == 2, "heatmaps alone, where asked for"
-
-
-def test_graphs_are_kept_for_the_first_sizes_alone(bindings: Machine) -> None:
-    with TensorRTBackend(PLAN + GRAPH, "fp32", streams=1) as backend:
-        for count in (1, 2, 3, 4, 5, 6, 7, 8, 7, 6, 5, 4, 3, 2, 1):
-            assert backend.infer(frames(count)).score == pytest.approx(expected(frames(count))[0], rel=1e-5)
-    assert bindings.calls.count("cuGraphInstantiate") == 4
-    assert bindings.calls.count("cuGraphLaunch") == 4
-
-
-@pytest.mark.parametrize(
-    "call",
-    [
-        "cuStreamBeginCapture",
-        "cuStreamEndCapture",
-        "cuGraphInstantiate",
-        "memcpy_htod_async",
-        "execute_async_v3",
-        "memcpy_dtoh_async",
-        "IExecutionContext",
-    ],
-)
-def test_without_a_graph_it_goes_on_and_says_so(
-    bindings: Machine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, call: str
-) -> None:
-    with TensorRTBackend(PLAN + GRAPH, "fp32", streams=1) as backend:
-        capture = slot_module.Slot._capture
-
-        def failing(self: Any, *arguments: Any) -> None:
-            bindings.fail_next = call
-            capture(self, *arguments)
-
-        monkeypatch.setattr(slot_module.Slot, "_capture", failing)
-        for seed in range(3):
-            assert backend.infer(frames(2, seed)).score == pytest.approx(expected(frames(2, seed))[0], rel=1e-5)
-    assert len(caplog.messages) == 1
-    assert re.match(f"running without CUDA graphs: .*{call} failed", caplog.messages[0])
-    assert "cuGraphLaunch" not in bindings.calls
-
-
-def test_tensorrt_for_rtx_captures_by_itself(bindings: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "tensorrt", tensorrt_rtx_module(bindings))
-    with TensorRTBackend(PLAN + GRAPH, "fp32") as backend:
-        for seed in range(4):
-            assert backend.infer(frames(2, seed)).score == pytest.approx(expected(frames(2, seed))[0], rel=1e-5)
-    assert "cuStreamBeginCapture" not in bindings.calls
 
 
 def test_a_gpu_that_writes_nothing_gives_no_score(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -309,31 +170,6 @@ def test_a_forked_process_is_refused_and_frees_nothing(machine: Machine, monkeyp
     backend.close()
 
 
-def test_an_engine_of_another_version_names_the_command_that_rebuilds(machine: Machine) -> None:
-    with pytest.raises(EngineError, match=r"TensorRT 10\.3\.0 cannot load .*Version tag does not match.*build-engine --int8"):
-        TensorRTBackend(b"something else", "int8")
-    assert machine.idle()
-
-
-def test_an_engine_of_another_graph_is_refused(machine: Machine) -> None:
-    assert machine
-    with pytest.raises(EngineError, match=r"not built from a deploy graph .*pixels"):
-        TensorRTBackend(PLAN + GRAPH.replace(b"frames", b"pixels"), "fp32")
-
-
-def test_too_little_gpu_memory(machine: Machine) -> None:
-    machine.memory = 10_000
-    with pytest.raises(BackendError, match=r"out of memory.*free GPU memory"):
-        TensorRTBackend(PLAN + GRAPH, "fp32")
-    assert machine.idle()
-
-
-def test_no_gpu(machine: Machine) -> None:
-    machine.gpus = 0
-    with pytest.raises(BackendError, match=r"no CUDA-capable device.*another backend"):
-        TensorRTBackend(PLAN + GRAPH, "fp32")
-
-
 CALLS = ["memcpy_htod_async", "execute_async_v3", "memcpy_dtoh_async", "set_input_shape", "record", "event_synchronize"]
 
 
@@ -346,51 +182,6 @@ def test_a_failed_call_is_an_error_and_never_the_last_result(machine: Machine, c
             backend.infer(frames(3, seed=5))
         assert len(list(walk(caught.value))) == 2, "the streams' frames must not travel with the error"
         assert backend.infer(frames(2)).score == pytest.approx(expected(frames(2))[0], rel=1e-5)
-
-
-def test_a_failed_launch_is_an_error(bindings: Machine) -> None:
-    with TensorRTBackend(PLAN + GRAPH, "fp32", streams=1) as backend:
-        backend.infer(frames(2))
-        bindings.fail_next = "cuGraphLaunch"
-        with pytest.raises(BackendError, match="cuGraphLaunch failed: CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED"):
-            backend.infer(frames(2))
-        assert backend.infer(frames(2, 1)).score == pytest.approx(expected(frames(2, 1))[0], rel=1e-5)
-
-
-OPENING = [
-    "pagelocked_empty",
-    "mem_alloc",
-    "Stream",
-    "Event",
-    "IExecutionContext",
-    "ICudaEngine",
-    "Runtime",
-    "set_device_memory",
-]
-
-
-@pytest.mark.parametrize("call", OPENING)
-@pytest.mark.parametrize("skipped", [0, 1])
-def test_what_fails_while_opening_leaves_nothing_behind(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch, call: str, skipped: int
-) -> None:
-    """The first such call fails, or the one after, which may be the second stream's."""
-    seen, plain = [0], Machine.call
-
-    def counting(self: Machine, name: str) -> None:
-        seen[0] += name == call
-        if name == call and seen[0] == skipped + 1:
-            self.fail_next = name
-        plain(self, name)
-
-    monkeypatch.setattr(Machine, "call", counting)
-    if skipped and call in ("Runtime", "ICudaEngine"):  # there is one
-        TensorRTBackend(PLAN + GRAPH, "fp32").close()
-    else:
-        with pytest.raises(BackendError, match=f"CUDA cannot use the GPU .{call} failed"):
-            TensorRTBackend(PLAN + GRAPH, "fp32")
-    gc.collect()
-    assert machine.idle()
 
 
 def walk(error: BaseException | None) -> Iterator[str]:
@@ -409,10 +200,3 @@ def test_wrong_frames_are_refused_in_words(machine: Machine, wrong: Any) -> None
     assert machine
     with TensorRTBackend(PLAN + GRAPH, "fp32") as backend, pytest.raises(BackendError, match="16×16×3"):
         backend.infer(wrong)
-
-
-def test_a_missing_pycuda_names_its_extra(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert machine
-    monkeypatch.delitem(sys.modules, "pycuda.driver")
-    with pytest.raises(MissingExtraError, match=r"needs pycuda.*lrdan-edge\[tensorrt\]"):
-        TensorRTBackend(PLAN + GRAPH, "fp32")

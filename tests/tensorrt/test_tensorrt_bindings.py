@@ -8,7 +8,8 @@ from pathlib import Path
 
 import nvidia_wheels
 import pytest
-from cuda_double import bindings_surface, cuda_surface
+from cuda_bindings_double import bindings_surface
+from cuda_double import cuda_surface
 from tensorrt_double import surface, tensorrt_surface
 
 from lrdan_edge.backends import nvidia, tensorrt_engine, tensorrt_rtx, tensorrt_slot

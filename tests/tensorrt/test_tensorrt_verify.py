@@ -10,7 +10,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from cuda_double import Machine, cuda_bindings, cuda_driver
+from cuda_bindings_double import cuda_bindings
+from cuda_double import Machine, cuda_driver
 from tensorrt_double import PLAN, VERSION, tensorrt_module
 
 from lrdan_edge.backends import tensorrt_engine as engine_module
