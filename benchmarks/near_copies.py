@@ -18,7 +18,7 @@ from skimage import data as photographs
 
 from lrdan_edge.backends.processor import processor
 from lrdan_edge.data.images import Frame, list_images, read_image
-from lrdan_edge.data.similarity import find_near_copies, join, similarities, thumbnail
+from lrdan_edge.data.similarity import blocks, find_near_copies, join, thumbnail, whiten
 from lrdan_edge.protocol.readers import read_dataset
 
 RESULTS = Path(__file__).parent / "results"
@@ -30,7 +30,7 @@ def row(name: str, images: list[Frame]) -> str:
     started = time.monotonic()
     copies = find_near_copies(found)
     seconds = time.monotonic() - started
-    pairs = np.concatenate([block[block > 0.3] for _, block in similarities(found)])
+    pairs = np.concatenate([block[block > 0.3] for _, block in blocks(whiten(found))])
     counts = [int(((pairs >= low) & (pairs < low + 0.1)).sum()) for low in (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)]
     counts[-1] = int((pairs >= 0.9).sum())
     said = (

@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -133,11 +132,7 @@ class Backend(ABC):
 
     @contextmanager
     def _running(self) -> Iterator[None]:
-        """Keep the backend open while a call runs.
-
-        Raises:
-            BackendError: It is closed, or another process opened it.
-        """
+        """Keep the backend open while a call runs."""
         if os.getpid() != self._process:
             raise BackendError(
                 f"this {self.name} backend belongs to process {self._process}, and neither threads nor CUDA survive a fork",
@@ -158,8 +153,18 @@ class Backend(ABC):
     def __enter__(self) -> "Self":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def slices(frames: Frame, size: int) -> list[Frame]:
+    """Frames [N, ...] cut into views of at most `size` frames."""
+    return [frames[start : start + size] for start in range(0, len(frames), size)]
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or the name of its type if it has no text."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 _MOST_FRAMES, _MOST_PIXELS = 64, 1 << 22

@@ -61,11 +61,7 @@ def capture(driver: Any, stream: int, enqueue: Callable[[], None]) -> CudaGraph:
 
 
 def _require(answer: tuple[Any, ...], call: str) -> Any:
-    """The result of a cuda-bindings function, without its error code.
-
-    Raises:
-        BackendError: The code is an error.
-    """
+    """The result of a cuda-bindings function, without its error code, which must not be an error."""
     code, *values = answer
     if int(code):
         raise BackendError(f"{call} failed: {getattr(code, 'name', code)}")

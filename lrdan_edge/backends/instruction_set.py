@@ -9,17 +9,7 @@ import platform
 from collections.abc import Callable
 from pathlib import Path
 
-FEATURES = (
-    "avx2",
-    "avx_vnni",
-    "avx512f",
-    "avx512_vnni",
-    "avx512_bf16",
-    "amx_int8",
-    "asimd",
-    "asimddp",
-    "i8mm",
-)
+FEATURES = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "asimd", "asimddp", "i8mm")
 """Instruction sets that decide which CPU kernels run (x86, then Arm), by their names in Linux."""
 
 # cpuid leaves as glibc numbers them (<sys/platform/x86.h>): 1 is leaf 7, 6 is leaf 7.1. Then register (eax, ebx, ecx, edx) and bit.
@@ -52,11 +42,7 @@ def features() -> list[str]:
 
 
 def _x86() -> set[str]:
-    """Ask glibc 2.33 or later.
-
-    Raises:
-        AttributeError: This C library has no such function.
-    """
+    """Ask glibc 2.33 or later; other C libraries raise AttributeError."""
     ask = ctypes.CDLL(None)["__x86_get_cpuid_feature_leaf"]
     ask.restype, ask.argtypes = ctypes.POINTER(_Leaf), [ctypes.c_uint]
     return {name for name, (leaf, register, bit) in _X86_BITS.items() if int(ask(leaf).contents.active[register]) >> bit & 1}

@@ -2,13 +2,13 @@
 
 import ctypes
 import importlib
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from lrdan_edge.backends.processor import available_memory
 from lrdan_edge.bundle.command import Command
 from lrdan_edge.errors import EngineError, LrdanError, MissingExtraError
 
@@ -133,7 +133,7 @@ class Gpu:
 
     def free_bytes(self) -> int:
         """Memory that is free now, in bytes; 0 if unknown. Slow: except on a Jetson, this makes a CUDA context."""
-        return _free_shared_memory() if self.integrated else _free_device_memory()
+        return available_memory() or 0 if self.integrated else _free_device_memory()
 
 
 def gpu_feature(compute_capability: str) -> str:
@@ -176,9 +176,3 @@ def _free_device_memory() -> int:
     driver.cuCtxPopCurrent_v2(ctypes.byref(context))
     driver.cuDevicePrimaryCtxRelease_v2(device)
     return free.value
-
-
-def _free_shared_memory() -> int:
-    """The memory that the kernel reports as available; here GPU and CPU share it."""
-    match = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
-    return int(match[1]) * 1024 if match else 0

@@ -21,7 +21,9 @@ from lrdan_edge.backends.base import (
     Detections,
     Port,
     deploy_shapes,
+    first_line,
     largest_batch,
+    slices,
 )
 from lrdan_edge.backends.layers import onnxruntime_layers
 from lrdan_edge.backends.nvidia import find_gpu
@@ -80,7 +82,7 @@ class OnnxRuntimeBackend(Backend):
         # ONNX Runtime's exceptions have no common base class.
         except Exception as error:
             raise BackendError(
-                f"ONNX Runtime {ort.__version__} cannot load the {precision} graph: {_first_line(error)}"
+                f"ONNX Runtime {ort.__version__} cannot load the {precision} graph: {first_line(error)}"
             ) from error
         if provider not in self._session.get_providers():  # ONNX Runtime would silently use the CPU
             raise BackendError(
@@ -96,9 +98,9 @@ class OnnxRuntimeBackend(Backend):
     def _infer(self, frames: Frame, heatmap: bool) -> Detections:
         wanted = ["score", "heatmap"] if heatmap else ["score"]
         try:
-            parts = [self._session.run(wanted, {"frames": part}) for part in _split(frames, self.spec.max_batch)]
+            parts = [self._session.run(wanted, {"frames": part}) for part in slices(frames, self.spec.max_batch)]
         except Exception as error:
-            raise BackendError(f"ONNX Runtime failed on {list(frames.shape)}: {_first_line(error)}") from error
+            raise BackendError(f"ONNX Runtime failed on {list(frames.shape)}: {first_line(error)}") from error
         columns = parts[0] if len(parts) == 1 else [np.concatenate(column) for column in zip(*parts, strict=True)]
         return Detections(columns[0], columns[1] if heatmap else None)
 
@@ -122,11 +124,9 @@ def session_options(cores: Cores = ANY_CORES) -> "ort.SessionOptions":
 
 
 def _disabled_optimizers(precision: str) -> list[str] | None:
-    """Optimisers to switch off, because they harm int8 graphs.
-
-    The first lays out channels in blocks of 16, which slows down the few float layers of an int8 graph: they have 1 to 4
-    channels. The second quantises weights that calibration kept in float.
-    """
+    """Optimisers to switch off, because they harm int8 graphs."""
+    # The first lays out channels in blocks of 16, which slows down float layers with 1 to 4 channels. The second quantises weights
+    # that calibration kept in float.
     return ["NchwcTransformer", "WeightBiasQuantization"] if precision == "int8" else None
 
 
@@ -160,7 +160,7 @@ def optimise(graph: Path, precision: str, target: Path) -> None:
     try:
         ort.InferenceSession(graph.read_bytes(), options, providers=[_CPU], disabled_optimizers=_disabled_optimizers(precision))
     except Exception as error:
-        raise BackendError(f"ONNX Runtime {ort.__version__} cannot optimise {graph}: {_first_line(error)}") from error
+        raise BackendError(f"ONNX Runtime {ort.__version__} cannot optimise {graph}: {first_line(error)}") from error
 
 
 def run_layers(graph: bytes) -> list[EngineLayer]:
@@ -181,7 +181,7 @@ def run_layers(graph: bytes) -> list[EngineLayer]:
             session.run(None, {"frames": np.zeros((1, *shape), np.uint8)})
             events = json.loads(Path(session.end_profiling()).read_bytes())
         except Exception as error:
-            raise BackendError(f"ONNX Runtime {ort.__version__} cannot run the graph: {_first_line(error)}") from error
+            raise BackendError(f"ONNX Runtime {ort.__version__} cannot run the graph: {first_line(error)}") from error
     return onnxruntime_layers(events)
 
 
@@ -192,11 +192,3 @@ def _ports(values: list[Any]) -> dict[str, Port]:
         value.name: (names.get(value.type, value.type), [size if isinstance(size, int) else None for size in value.shape])
         for value in values
     }
-
-
-def _split(frames: Frame, size: int) -> list[Frame]:
-    return [frames[start : start + size] for start in range(0, len(frames), size)]
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -7,16 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lrdan_edge.backends.base import (
-    ANY_CORES,
-    Backend,
-    BackendSpec,
-    Cores,
-    Detections,
-    Port,
-    deploy_shapes,
-    largest_batch,
-)
+from lrdan_edge.backends.base import ANY_CORES, Backend, BackendSpec, Cores, Detections, Port, deploy_shapes, largest_batch
 from lrdan_edge.backends.layers import openvino_layers
 from lrdan_edge.bundle.engine_sidecar import EngineLayer
 from lrdan_edge.data.images import Frame
@@ -60,10 +51,7 @@ class OpenVinoBackend(Backend):
         super().__init__(BackendSpec(frame, heatmap, largest_batch(heatmap), "CPU", precision))
 
     def _infer(self, frames: Frame, heatmap: bool) -> Detections:
-        """Run small batches on all cores together; split batches of at least one frame per core between the cores.
-
-        A core that works on separate frames does not wait for the others after every layer.
-        """
+        """Run small batches on all cores together; cores share larger batches, so that none waits for others after every layer."""
         count = len(frames)
         score = np.empty(count, np.float32)
         heat = np.empty((count, *self.spec.heatmap_shape), np.float32) if heatmap else None
@@ -164,21 +152,17 @@ def _ports(ports: Any) -> dict[str, Port]:
 
 
 def _config(precision: str) -> dict[str, Any]:
-    """OpenVINO's settings: compute in float32; an fp16 graph in float16 if the CPU supports it.
-
-    By default OpenVINO uses bfloat16 on many CPUs. Its 8 bits change the scores of the fp16 graph by a tenth.
-    """
+    """OpenVINO's settings: compute in float32; an fp16 graph in float16 if the CPU supports it."""
+    # By default OpenVINO uses bfloat16 on many CPUs. Its 8 bits change the scores of the fp16 graph by a tenth.
     half = precision == "fp16" and "FP16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f16" if half else "f32"}
 
 
 @cache
 def _core() -> Any:
-    """The process's only OpenVINO ``Core``, never freed.
-
-    The CPU plugin of each ``Core`` gives its thread another stack for signal handlers, and restores the previous one when it is
-    freed. With several ``Core`` objects the thread ends up on a freed stack, and the next Ctrl-C is a segmentation fault.
-    """
+    """The process's only OpenVINO ``Core``, never freed."""
+    # The CPU plugin of each Core gives its thread another stack for signal handlers, and restores the previous one when it is freed.
+    # With several Core objects the thread ends up on a freed stack, and the next Ctrl-C is a segmentation fault.
     import openvino
 
     return openvino.Core()

@@ -69,6 +69,15 @@ def processor() -> Processor:
     )
 
 
+def available_memory() -> int | None:
+    """Bytes of memory that can be allocated without swapping; None if the system does not report it."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:")), None)
+
+
 def _device_tree_model() -> str | None:
     """The board's name on Arm (``NVIDIA Jetson AGX Orin``), or None."""
     try:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lrdan_edge.backends.base import Backend, BackendSpec, Detections
+from lrdan_edge.backends.base import Backend, BackendSpec, Detections, first_line
 from lrdan_edge.backends.cuda_graphs import find_cuda_bindings
 from lrdan_edge.backends.nvidia import find_tensorrt
 from lrdan_edge.backends.tensorrt_engine import EngineRequest, GpuContext, LoadedEngine
@@ -182,7 +182,7 @@ def _close(gpu: GpuContext) -> None:
     try:
         gpu.close()
     except Exception as error:  # PyCUDA's, the bindings' or TensorRT's
-        logging.getLogger(__name__).warning("the GPU could not be released cleanly: %s", _first_line(error))
+        logging.getLogger(__name__).warning("the GPU could not be released cleanly: %s", first_line(error))
 
 
 def _stop(requests: _Queue, streams: int, owner: threading.Thread, process: int) -> None:
@@ -201,7 +201,7 @@ def _find_pycuda() -> Any:
         if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] == "pycuda":
             raise MissingExtraError("pycuda", "tensorrt", "the tensorrt backend") from error
         raise BackendError(
-            f"PyCUDA does not load ({_first_line(error)})", "install the NVIDIA driver, or PyCUDA again"
+            f"PyCUDA does not load ({first_line(error)})", "install the NVIDIA driver, or PyCUDA again"
         ) from error
 
 
@@ -212,11 +212,7 @@ def _for_caller(error: Exception, what: str) -> LrdanError:
     if isinstance(bare, LrdanError):
         return bare
     translated = BackendError(
-        f"CUDA {what} ({_first_line(bare)})", "check the driver and free GPU memory, or choose another {backend}"
+        f"CUDA {what} ({first_line(bare)})", "check the driver and free GPU memory, or choose another {backend}"
     )
     translated.__cause__ = bare
     return translated
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lrdan_edge.backends.base import first_line
 from lrdan_edge.backends.cuda_graphs import CudaGraph, capture
 from lrdan_edge.backends.tensorrt_engine import HEATMAP, INPUT, SCORE, GpuContext, LoadedEngine, Profile, profile_for
 from lrdan_edge.data.images import Frame
@@ -40,10 +41,8 @@ class Slot:
         gpu.callback(self._forget)
         self._stream: Any = cuda.Stream(_NON_BLOCKING)
         self._begun: Any = cuda.Event()
-        flags = cuda.event_flags
-        self._ended: Any = cuda.Event(
-            flags.DEFAULT if loaded.spin else flags.BLOCKING_SYNC
-        )  # blocking: a waiting thread sleeps
+        flags = cuda.event_flags  # blocking: a waiting thread sleeps
+        self._ended: Any = cuda.Event(flags.DEFAULT if loaded.spin else flags.BLOCKING_SYNC)
         self._allocate(gpu)
         gpu.callback(self._finish)
         self._execution: Any = self._new_execution()
@@ -124,11 +123,9 @@ class Slot:
         self._prepared = wanted
 
     def _capture(self, profile: Profile, batch: int) -> None:
-        """Capture this batch size as a CUDA graph.
-
-        The graph gets a separate execution context, because TensorRT forbids changing a context that a graph was captured from.
-        The context runs once before the capture, because its first run with a new shape does extra work.
-        """
+        """Capture this batch size as a CUDA graph."""
+        # TensorRT forbids changing a context that a graph was captured from, so the graph gets a separate one. That context runs
+        # once before the capture, because its first run with a new shape does extra work.
         try:
             execution = self._new_execution()
             self._set_profile(execution, profile)
@@ -139,7 +136,7 @@ class Slot:
         except Exception as error:  # of this package, PyCUDA or the bindings; results do not depend on the graph
             self._bindings = None
             self._stream.synchronize()
-            logging.getLogger(__name__).warning("running without CUDA graphs: %s", next(iter(str(error).splitlines()), error))
+            logging.getLogger(__name__).warning("running without CUDA graphs: %s", first_line(error))
         else:
             self._graphs[batch] = execution, graph
 

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lrdan_edge.backends.base import ANY_CORES, Backend, BackendSpec, Cores, Detections, largest_batch
+from lrdan_edge.backends.base import ANY_CORES, Backend, BackendSpec, Cores, Detections, first_line, largest_batch, slices
 from lrdan_edge.data.images import Frame
 from lrdan_edge.errors import BackendError, MissingExtraError
 
@@ -49,14 +49,13 @@ class TorchBackend(Backend):
         scores, heatmaps = [], []
         try:
             with torch.inference_mode():
-                for start in range(0, len(frames), self.spec.max_batch):
-                    part = torch.from_numpy(frames[start : start + self.spec.max_batch])
-                    score, heat = self._module(part.to(self._device))
+                for part in slices(frames, self.spec.max_batch):
+                    score, heat = self._module(torch.from_numpy(part).to(self._device))
                     scores.append(score.cpu().numpy())
                     if heatmap:
                         heatmaps.append(heat.cpu().numpy())
         except RuntimeError as error:
-            raise BackendError(f"PyTorch failed on {list(frames.shape)}: {str(error).splitlines()[0]}") from error
+            raise BackendError(f"PyTorch failed on {list(frames.shape)}: {first_line(error)}") from error
         return Detections(np.concatenate(scores), np.concatenate(heatmaps) if heatmap else None)
 
     def _close(self) -> None:

@@ -62,9 +62,7 @@ def bench(
         MissingStageError: The bundle is not calibrated.
     """
     bundle.file(DECISION, "lrdan-edge calibrate")
-    inputs = {
-        name: bundle.path / name for name in bundle.manifest.files if _runs(name)
-    }  # without decisions, which take no time
+    inputs = {name: bundle.path / name for name in bundle.manifest.files if _runs(name)}  # decisions take no time
     command = str(Command("bench", batch=batches, seconds=seconds, rounds=rounds))
     options = {"batches": batches, "seconds": seconds, "rounds": rounds}
     with bundle.stage("bench", command=command, inputs=inputs, options=options) as stage:
@@ -83,12 +81,7 @@ def _runs(name: str) -> bool:
 
 
 def _measure(
-    bundle: Bundle,
-    command: str,
-    batches: tuple[int, ...],
-    seconds: float,
-    rounds: int,
-    report: Callable[[str], None] | None,
+    bundle: Bundle, command: str, batches: tuple[int, ...], seconds: float, rounds: int, report: Callable[[str], None] | None
 ) -> BenchmarkReport:
     measured, not_measured = _open_all(bundle)
     entries: list[BenchmarkEntry] = []

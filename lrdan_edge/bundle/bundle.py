@@ -221,10 +221,8 @@ class Bundle:
         return first and first[1]
 
     def _first_stale(self, stage: str, seen: dict[str, tuple[str, str] | None]) -> tuple[str, str] | None:
-        """The earliest stale stage that `stage` depends on (or `stage` itself), and why; None if all are fresh.
-
-        `seen` holds the results for other stages. Each stage is visited once, so a manifest with circular inputs does no harm.
-        """
+        """The earliest stale stage that `stage` depends on (or `stage` itself), and why; None if all are fresh."""
+        # `seen` holds the results for other stages. Each stage is visited once, so a manifest with circular inputs does no harm.
         record = self.manifest.stages.get(stage)
         if record is None or stage in seen:
             return seen.get(stage)

@@ -5,7 +5,6 @@ from typing import Literal
 import msgspec
 
 ThresholdRule = Literal["conformal", "best-f1", "recall"]
-THRESHOLD_RULES: tuple[ThresholdRule, ...] = ("conformal", "best-f1", "recall")
 
 
 class GraphDecision(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -7,7 +7,6 @@ import msgspec
 from lrdan_edge.bundle.spec import Precision
 
 EngineTarget = Literal["tensorrt", "openvino", "onnxruntime"]
-ENGINE_TARGETS: tuple[EngineTarget, ...] = ("tensorrt", "openvino", "onnxruntime")
 
 
 class EngineLayer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

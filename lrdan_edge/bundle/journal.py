@@ -191,11 +191,7 @@ def _read(folder: Folder, name: str) -> bytes | None:
 
 
 def _own(folder: Folder, data: bytes, manifest: bytes | None) -> Journal:
-    """Parse the journal and check that it was written for the bundle in its current state.
-
-    Raises:
-        BundleError: It was written for another state or bundle, or it is damaged.
-    """
+    """Parse the journal and check that it was written for the bundle in its current state."""
     try:
         journal = msgspec.json.decode(data, type=Journal)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -134,12 +134,7 @@ def commit_stage(folder: Folder, name: str, stage: Stage, record: StageRecord, m
 
 
 def _clear(folder: Folder, stage: str) -> None:
-    """Finish the commit of a killed stage, remove its uncommitted files, and refuse a folder that cannot be written.
-
-    Raises:
-        BundleError: The journal belongs to another bundle.
-        OSError: The folder cannot be written, or an entry blocks one of the bundle's files.
-    """
+    """Finish the commit of a killed stage, remove its uncommitted files, and refuse a folder that cannot be written."""
     try:
         recover(folder)
     except (BundleError, UnexpectedKindError):

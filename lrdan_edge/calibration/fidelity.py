@@ -10,8 +10,9 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from lrdan_edge.backends.base import Backend
+from lrdan_edge.backends.base import Backend, slices
 from lrdan_edge.backends.onnxruntime import OnnxRuntimeBackend
+from lrdan_edge.calibration.decision import conformal_rank
 from lrdan_edge.calibration.images import FrameLoader
 from lrdan_edge.calibration.painted import paint_defects
 from lrdan_edge.data.dataset import LabelledImage
@@ -66,7 +67,10 @@ class Fidelity(msgspec.Struct, frozen=True, kw_only=True):
         Args:
             false_reject_rate: The target rate; at most this fraction of good images may change its verdict.
         """
-        return self.broken_among_good(false_reject_rate) + self._broken_auroc()
+        found, difference = self.broken_among_good(false_reject_rate), abs(self.auroc - self.auroc_fp32)
+        if not difference <= LARGEST_AUROC_DIFFERENCE:
+            found.append(f"AUROC differs by {difference:.4f}, bound {LARGEST_AUROC_DIFFERENCE}")
+        return found
 
     def broken_among_good(self, false_reject_rate: float) -> list[str]:
         """Describe the bounds that are broken on good images; see `broken`."""
@@ -77,11 +81,6 @@ class Fidelity(msgspec.Struct, frozen=True, kw_only=True):
         if self.verdicts_changed > most + 1e-9:
             found.append(f"{self.verdicts_changed:.1%} of good images change their verdict, bound {most:.1%}")
         return found
-
-    def _broken_auroc(self) -> list[str]:
-        difference = abs(self.auroc - self.auroc_fp32)
-        holds = difference <= LARGEST_AUROC_DIFFERENCE
-        return [] if holds else [f"AUROC differs by {difference:.4f}, bound {LARGEST_AUROC_DIFFERENCE}"]
 
 
 @dataclass(frozen=True)
@@ -118,15 +117,15 @@ class QuantizationEvaluator:
         self._loader, self._rate = loader, false_reject_rate
         self._frames = loader.load(good)
         self._labelled = labelled or []
-        self.fp32 = self.scores(fp32, _batches(self._frames))
+        self.fp32 = self.scores(fp32, slices(self._frames, _BATCH))
         self._painted = paint_defects(self._frames, loader.region)
-        self._painted_fp32 = self.scores(fp32, _batches(self._painted))
+        self._painted_fp32 = self.scores(fp32, slices(self._painted, _BATCH))
         self._auroc_fp32 = self._auroc(fp32, self.fp32, self._painted_fp32)
 
     def measure(self, model: "onnx.ModelProto") -> Fidelity:
         """Measure an int8 graph's fidelity to fp32."""
-        scores = self.scores(model, _batches(self._frames))
-        painted = self.scores(model, _batches(self._painted))
+        scores = self.scores(model, slices(self._frames, _BATCH))
+        painted = self.scores(model, slices(self._painted, _BATCH))
         return Fidelity(
             images=len(scores),
             rank_correlation=rank_correlation(self.fp32, scores),
@@ -150,14 +149,14 @@ class QuantizationEvaluator:
         places = np.linspace(0, len(self._frames) - 1, min(most, len(self._frames))).astype(int)
         kinds = {"good": (self._frames, self.fp32), "painted": (self._painted, self._painted_fp32)}
         return max(
-            _added_spread(ScorePair(fp32[places], self.scores(model, _batches(frames[places]))))
+            _added_spread(ScorePair(fp32[places], self.scores(model, slices(frames[places], _BATCH))))
             for name, (frames, fp32) in kinds.items()
             if kind in (name, "both")
         )
 
     def score_pair(self, model: "onnx.ModelProto") -> ScorePair:
         """Both graphs' scores of the good images."""
-        return ScorePair(self.fp32, self.scores(model, _batches(self._frames)))
+        return ScorePair(self.fp32, self.scores(model, slices(self._frames, _BATCH)))
 
     def scores(self, model: "onnx.ModelProto", frames: Iterable[Frame]) -> Scores:
         """Score in floating point, so that every processor gives the same float32 [n].
@@ -179,7 +178,7 @@ class QuantizationEvaluator:
         Returns:
             The difference in standard deviations of the fp32 scores, 0 or more.
         """
-        scores = np.concatenate([kernels.infer(part, heatmap=False).score for part in _batches(self._frames)])
+        scores = np.concatenate([kernels.infer(part, heatmap=False).score for part in slices(self._frames, _BATCH)])
         difference = float(np.abs(scores.astype(np.float64) - int8).max())
         spread = float(np.std(self.fp32.astype(np.float64)))
         return difference / spread if spread else (0.0 if difference == 0 else math.inf)
@@ -192,10 +191,6 @@ class QuantizationEvaluator:
         scores = self.scores(model, frames)
         defective = np.array([image.defective for image in self._labelled])
         return auroc(scores[~defective], scores[defective])
-
-
-def _batches(frames: Frame) -> list[Frame]:
-    return [frames[start : start + _BATCH] for start in range(0, len(frames), _BATCH)]
 
 
 def rank_correlation(first: Scores, second: Scores) -> float:
@@ -219,11 +214,7 @@ def _added_spread(pair: ScorePair) -> float:
 
 
 def _verdicts_changed(pair: ScorePair, false_reject_rate: float) -> float:
-    rejected = [scores > _quantile(scores, false_reject_rate) for scores in (pair.fp32, pair.int8)]
+    """The fraction of images that only one graph rejects, each by its conformal threshold, or above all scores if they are few."""
+    rank = min(conformal_rank(len(pair.fp32), false_reject_rate), len(pair.fp32))
+    rejected = [scores > np.sort(scores)[rank - 1] for scores in (pair.fp32, pair.int8)]
     return float(np.mean(rejected[0] != rejected[1]))
-
-
-def _quantile(scores: Scores, false_reject_rate: float) -> float:
-    """The conformal threshold, or the largest score if there are too few."""
-    rank = math.ceil(round((len(scores) + 1) * (1 - false_reject_rate), 9))
-    return float(np.sort(scores)[min(rank, len(scores)) - 1])

@@ -23,8 +23,7 @@ from lrdan_edge.calibration.scales import (
     weight_scales,
     without_ties,
 )
-from lrdan_edge.calibration.unsigned import ACTIVATION_ZERO, RELU_ZERO
-from lrdan_edge.calibration.validity import checked
+from lrdan_edge.calibration.unsigned import ACTIVATION_ZERO, RELU_ZERO, checked
 from lrdan_edge.errors import CalibrationError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -54,7 +53,6 @@ class QuantisableGraph:
             CalibrationError: It has no AE2 convolution.
         """
         self.model = model
-        self._weights: dict[str, onnx.TensorProto]
         nodes = model.graph.node
         self._weights = {tensor.name: tensor for tensor in model.graph.initializer if _AE2_WEIGHT.fullmatch(tensor.name)}
         places = [index for index, node in enumerate(nodes) if self._weights.keys() & set(node.input)]
@@ -306,10 +304,7 @@ class _Builder:
     def quantise_weight(
         self, tensor: "onnx.TensorProto", most_steps: int, input_scale: float, output_scale: float | None
     ) -> str:
-        """Replace a weight by int8 values, symmetric per output channel; returns the name of the dequantised result.
-
-        The arguments are those of `lrdan_edge.calibration.scales.weight_scales`.
-        """
+        """Replace a weight by int8 values with the scales of `weight_scales`; returns the name of the dequantised result."""
         from onnx import helper, numpy_helper
 
         name = tensor.name

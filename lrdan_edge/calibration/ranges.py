@@ -171,10 +171,7 @@ def least_divergent(counts: Counts) -> int:
 
 
 def collect_ranges(
-    graph: "QuantisableGraph",
-    images: list[Path],
-    loader: FrameLoader,
-    progress: Callable[[float], None] | None = None,
+    graph: "QuantisableGraph", images: list[Path], loader: FrameLoader, progress: Callable[[float], None] | None = None
 ) -> dict[str, ActivationRange]:
     """Measure the range of every activation to quantise, on good images and on the same images with painted defects.
 

@@ -149,14 +149,11 @@ class _Search:
             helped = min(waiting[:_CANDIDATES], key=lambda layer: self._spread(method, [*kept, layer], kind))
             waiting.remove(helped)
             added.append(helped)
-            trial = self.attempt(method, self._in_order([*kept, helped]))
+            trial = self.attempt(method, [layer for layer in self._graph.layers if layer in (*kept, helped)])
         for layer in added[:-1]:  # the last one is needed: without it, a bound was broken
             without = self.attempt(method, [other for other in trial.kept_in_float if other != layer])
             trial = trial if without.broken else without
         return trial
-
-    def _in_order(self, layers: list[str]) -> list[str]:
-        return [layer for layer in self._graph.layers if layer in layers]
 
     def _spread(self, method: Method, kept: list[str], kind: ImageKind = "both") -> float:
         return self._evaluator.added_spread(self.graph(method, kept), _SENSITIVITY_IMAGES, kind)

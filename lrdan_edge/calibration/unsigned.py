@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from lrdan_edge.calibration.validity import checked
+from lrdan_edge.errors import CalibrationError
 
 if TYPE_CHECKING:
     import onnx
@@ -113,3 +113,18 @@ def _bounded(quantiser: "onnx.NodeProto", constants: _Constants) -> list["onnx.N
     result, largest = quantiser.output[0], constants.put(f"{quantiser.output[0]}_largest", np.array(127, np.uint8))
     quantiser.output[0] = f"{result}_unbounded"
     return [quantiser, helper.make_node("Clip", [quantiser.output[0], "", largest], [result], name=f"{result}_Clip")]
+
+
+def checked(model: "onnx.ModelProto") -> "onnx.ModelProto":
+    """Check the graph against the ONNX specification and return it.
+
+    Raises:
+        CalibrationError: The graph is not valid.
+    """
+    import onnx
+
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise CalibrationError(f"the quantised graph is not valid ONNX: {error}") from error
+    return model

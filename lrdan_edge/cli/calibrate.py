@@ -136,12 +136,7 @@ def _print_int8(bundle: "Bundle") -> None:
 
 
 def _print_decision(bundle: "Bundle") -> None:
-    """Explain the threshold of every graph and engine.
-
-    Raises:
-        MissingStageError: The bundle is not calibrated.
-        StaleStageError: Its graphs are newer than the decision.
-    """
+    """Explain the threshold of every graph and engine."""
     from lrdan_edge.engines.open import engine_names
 
     decision: Decision = bundle.decision()

@@ -33,9 +33,9 @@ def table(*columns: "str | Column", title: str | None = None, header: bool = Tru
 
 def write_json(value: object) -> None:
     """Print a value as indented JSON."""
-    import msgspec
+    from lrdan_edge.bundle.encoding import to_json
 
-    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
+    sys.stdout.write(to_json(value).decode())
 
 
 @contextmanager

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from lrdan_edge.bundle.benchmark_report import BenchmarkReport
     from lrdan_edge.bundle.bundle import Bundle
     from lrdan_edge.demo.conveyor import BeltFrame, Conveyor
-    from lrdan_edge.evaluation.result import Evaluation
 
 _EPOCHS = 3  # 20 s on two cores
 _IMAGE_SIZE = (64, 64)  # a tile's 96 pixels are scaled to this
@@ -107,6 +106,7 @@ def run_demo(output: Path, seed: int = 0) -> DemoResult:
     from lrdan_edge.bundle.names import REPORTS
     from lrdan_edge.demo.conveyor import make_conveyor
     from lrdan_edge.evaluation.evaluate import evaluate
+    from lrdan_edge.metrics import binomial_bound
     from lrdan_edge.runtime.sinks.files import VERDICTS
 
     started = time.monotonic()
@@ -121,7 +121,23 @@ def run_demo(output: Path, seed: int = 0) -> DemoResult:
     benchmark = _benchmark(bundle)
     lines = (output / "run" / VERDICTS).read_text().splitlines()
     tally = count(conveyor.frames, len(conveyor.defects), [json.loads(line)["outcome"] for line in lines])
-    result = _result(fp32, int8, tally, len(conveyor.defects), promised, benchmark, time.monotonic() - started)
+    fastest = max((entry for entry in benchmark.entries if entry.batch == 1), key=lambda entry: entry.speedup or 0)
+    result = DemoResult(
+        image_auroc=fp32.image_auroc,
+        int8_image_auroc=int8.image_auroc,
+        pixel_auroc=fp32.pixel_auroc,
+        false_reject_rate=tally.false_rejects / tally.good_frames,
+        promised_false_reject_rate=promised,
+        false_rejects_explained=binomial_bound(tally.good_frames, promised),
+        good_frames=tally.good_frames,
+        defective_frames=tally.defective_frames,
+        missed_frames=tally.missed_frames,
+        defects=len(conveyor.defects),
+        missed_defects=tally.missed_defects,
+        seconds=round(time.monotonic() - started, 1),
+        speedup_over_eager=fastest.speedup or float("nan"),
+        fastest=fastest.title,
+    )
     (output / "demo.json").write_bytes(to_json(result))
     _print(result, [*pictures, bundle.path / REPORTS / "benchmark.png", bundle.path / REPORTS / "training.png"], output)
     return result
@@ -159,36 +175,6 @@ def _benchmark(bundle: "Bundle") -> "BenchmarkReport":
 
     with _step("bench: every engine and PyTorch eager mode, taking turns"), status_line("loading") as report:
         return bench(bundle, seconds=_BENCH_SECONDS, report=report)
-
-
-def _result(
-    fp32: "Evaluation",
-    int8: "Evaluation",
-    tally: "Tally",
-    defects: int,
-    promised: float,
-    benchmark: "BenchmarkReport",
-    seconds: float,
-) -> DemoResult:
-    from lrdan_edge.metrics import binomial_bound
-
-    fastest = max((entry for entry in benchmark.entries if entry.batch == 1), key=lambda entry: entry.speedup or 0)
-    return DemoResult(
-        image_auroc=fp32.image_auroc,
-        int8_image_auroc=int8.image_auroc,
-        pixel_auroc=fp32.pixel_auroc,
-        false_reject_rate=tally.false_rejects / tally.good_frames,
-        promised_false_reject_rate=promised,
-        false_rejects_explained=binomial_bound(tally.good_frames, promised),
-        good_frames=tally.good_frames,
-        defective_frames=tally.defective_frames,
-        missed_frames=tally.missed_frames,
-        defects=defects,
-        missed_defects=tally.missed_defects,
-        seconds=round(seconds, 1),
-        speedup_over_eager=fastest.speedup or float("nan"),
-        fastest=fastest.title,
-    )
 
 
 def _clear(output: Path) -> None:

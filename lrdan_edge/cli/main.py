@@ -44,22 +44,9 @@ def cli() -> None:
     """
 
 
-for command in (
-    dataset,
-    train,
-    export,
-    calibrate,
-    build_engine,
-    engine,
-    camera,
-    run,
-    evaluate,
-    explain,
-    bench,
-    protocol,
-    info,
-    demo,
-):
+for command in (dataset, train, export, calibrate, build_engine, engine, camera):
+    cli.add_command(command)
+for command in (run, evaluate, explain, bench, protocol, info, demo):
     cli.add_command(command)
 
 

@@ -116,11 +116,7 @@ def foreign_folder(folder: Path) -> str | None:
 
 
 def _draw_groups(data: Path, names: list[str], count: int, rng: np.random.Generator) -> set[int]:
-    """Indices of about `count` images: whole groups in random order, skipping groups that are far too large.
-
-    Raises:
-        DataError: There is only one group.
-    """
+    """Indices of about `count` images: whole groups in random order, skipping groups that are far too large."""
     members: dict[str, list[int]] = {}
     for place, name in enumerate(names):
         members.setdefault(name, []).append(place)

@@ -83,7 +83,7 @@ def find_near_copies(found: Features) -> NearCopies:
 
 def _pairs_above(own: Features, threshold: float) -> NearCopies:
     pairs, similarity = [], []
-    for start, block in _blocks(own):
+    for start, block in blocks(own):
         rows, columns = np.nonzero(block >= threshold)
         pairs.append(np.stack([rows + start, columns + start], 1))
         similarity.append(block[rows, columns])
@@ -94,19 +94,6 @@ def _completeness(pairs: npt.NDArray[np.int64], count: int) -> float:
     """The fraction of all pairs within the joined groups that are in `pairs`."""
     sizes = np.bincount(join(count, pairs)).astype(np.int64)
     return len(pairs) / max(1, int((sizes * (sizes - 1) // 2).sum()))
-
-
-def similarities(found: Features) -> Iterator[tuple[int, Features]]:
-    """Similarities of every pair once, block by block.
-
-    Args:
-        found: What `thumbnail` gives, stacked, float32 [N, D].
-
-    Yields:
-        The block's first index `start`, and the similarities float32 [rows, N - start] of its images to the images from `start`
-        on; -1 for a pair of another block or of an image with itself.
-    """
-    return _blocks(whiten(found))
 
 
 def whiten(found: Features) -> Features:
@@ -146,8 +133,16 @@ def join(count: int, pairs: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     return np.unique([root(place) for place in range(count)], return_inverse=True)[1].astype(np.int64)
 
 
-def _blocks(own: Features) -> Iterator[tuple[int, Features]]:
-    """Yield every pair's similarity once, block by block: the block's first index and the block; -1 where there is no pair."""
+def blocks(own: Features) -> Iterator[tuple[int, Features]]:
+    """Similarities of every pair once, block by block.
+
+    Args:
+        own: What `whiten` gives, float32 [N, K].
+
+    Yields:
+        The block's first index `start`, and the similarities float32 [rows, N - start] of its images to the images from `start`
+        on; -1 for a pair of another block or of an image with itself.
+    """
     for start in range(0, len(own), _BLOCK):
         rows = own[start : start + _BLOCK]
         block = rows @ own[start:].T
@@ -158,7 +153,7 @@ def _blocks(own: Features) -> Iterator[tuple[int, Features]]:
 def _tail(own: Features) -> list[tuple[int, int]]:
     """For each of `THRESHOLDS`: the numbers of pairs above it and in the band below it."""
     counts = np.zeros((len(THRESHOLDS), 2), np.int64)
-    for _, block in _blocks(own):
+    for _, block in blocks(own):
         high = block[block >= THRESHOLDS[0] - BAND]
         for place, threshold in enumerate(THRESHOLDS):
             above = int((high >= threshold).sum())

@@ -212,15 +212,7 @@ def _slug(built: _Built) -> str:
 
 
 def _check_golden(bundle: Bundle, data: bytes, sidecar: EngineSidecar) -> float | str:
-    """Load the new engine, and run it on the golden frames.
-
-    Returns:
-        The largest relative difference of the scores, or why it could not be measured here.
-
-    Raises:
-        EngineError: A score is not finite, or differs by more than the bound.
-        BackendError: The engine does not load, or fails.
-    """
+    """The largest relative difference of the new engine's scores on the golden frames, or why it could not be measured here."""
     if reason := incompatibility_of(sidecar):  # built ahead of time for another machine, or without PyCUDA
         return f"not measured: {reason}"
     with load_engine(data, sidecar, weights_for(bundle, sidecar)) as backend:

@@ -1,7 +1,6 @@
 """Golden frames: a few good images in the bundle, as the graph sees them, with the scores that each graph gave them."""
 
 import numpy as np
-import numpy.typing as npt
 
 from lrdan_edge.backends.base import Backend
 from lrdan_edge.bundle.bundle import Bundle
@@ -89,7 +88,8 @@ def check_against_graph(bundle: Bundle, backend: Backend, precision: Precision) 
         compared.append(("heatmaps' largest values", heatmap.max(axis=(1, 2)), peaks))
     worst = 0.0
     for what, actual, expected in compared:
-        differs = relative_difference(actual, np.array(expected, np.float32), bundle.manifest.scoring.unit)
+        unit = bundle.manifest.scoring.unit
+        differs = float(relative_differences(actual, np.array(expected, np.float32), unit).max())  # NaN where a score is NaN
         if not differs <= GOLDEN_TOLERANCE[precision]:
             raise EngineError(
                 f"the {backend.name} {precision} engine's {what} differ from the graph's by {differs:.1%} on the golden frames "
@@ -138,11 +138,7 @@ def check_against_threshold(bundle: Bundle, backend: Backend, decision: GraphDec
 
 
 def _stored_scores(bundle: Bundle, decision: GraphDecision, precision: str) -> list[float]:
-    """The score of every golden frame, from the backend whose scores the threshold was fitted on.
-
-    Raises:
-        BundleError: Some are missing.
-    """
+    """The score of every golden frame, from the backend whose scores the threshold was fitted on."""
     golden = golden_scores(bundle)
     stored = decision.golden_scores or golden.scores.get(precision, [])
     if not stored or len(stored) != len(golden.images) or not decision.good_scores:
@@ -152,8 +148,3 @@ def _stored_scores(bundle: Bundle, decision: GraphDecision, precision: str) -> l
             command=Command("calibrate", bundle=bundle.path),
         )
     return stored
-
-
-def relative_difference(actual: npt.NDArray[np.float32], expected: npt.NDArray[np.float32], unit: float = 0.0) -> float:
-    """The largest of `lrdan_edge.metrics.relative_differences`; NaN where a score is NaN."""
-    return float(relative_differences(actual, expected, unit).max())

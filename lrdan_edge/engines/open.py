@@ -12,13 +12,7 @@ from lrdan_edge.bundle.names import ENGINES, engine_stage, graph_name
 from lrdan_edge.engines.compatibility import incompatibility_of
 from lrdan_edge.engines.tensorrt.refit import tensorrt_settings, with_weights
 from lrdan_edge.engines.trust import Trust, accept, trust_in
-from lrdan_edge.errors import (
-    ChangedFileError,
-    EngineError,
-    IncompatibleEngineError,
-    MissingStageError,
-    UntrustedEngineError,
-)
+from lrdan_edge.errors import ChangedFileError, EngineError, IncompatibleEngineError, MissingStageError, UntrustedEngineError
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """Select the requested backend, or the fastest one that runs here, and say in one line which and why."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
-from typing import Protocol
 
 from lrdan_edge.backends import BACKENDS
 from lrdan_edge.backends.base import ANY_CORES, Backend, Cores
@@ -34,14 +34,6 @@ def preferred() -> tuple[str, ...]:
     return (*_ON_GPU, *_FP32_ON_PROCESSOR, *_INT8_ON_PROCESSOR)
 
 
-class Opener(Protocol):
-    """Opens a backend."""
-
-    def __call__(self, cores: Cores = ANY_CORES) -> Backend:
-        """Open the backend."""
-        ...
-
-
 @dataclass(frozen=True)
 class Choice:
     """A way to run the bundle.
@@ -50,7 +42,7 @@ class Choice:
         title: Its name in tables: ``tensorrt int8``, or ``onnxruntime fp32 (graph)`` if no engine was built.
         backend: Which backend runs it.
         precision: The graph's precision, which also selects the threshold.
-        open: Opens the backend.
+        open: Opens the backend; its only argument, `Cores`, is optional.
         because: Why it was chosen, in a few words.
         passed_over: The choices that were not taken, each with the reason.
         engine: The engine's file name below ``engines/``, or None if a graph runs without an engine.
@@ -59,7 +51,7 @@ class Choice:
     title: str
     backend: str
     precision: Precision
-    open: "Opener"
+    open: Callable[..., Backend]
     because: str = ""
     passed_over: tuple[str, ...] = ()
     engine: str | None = None

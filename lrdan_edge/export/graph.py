@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from lrdan_edge.model.deployed import DeployModule
 
 OPSET = 18
+GRAPHS: tuple[Precision, ...] = ("fp32", "fp16")
 FLOAT32_FIRST = (2, 4, 6, 8)
 """Candidate numbers of first convolutions that stay in float32 in an fp16 graph; the smallest that meets the bound is used."""
 
@@ -94,9 +95,6 @@ def export(bundle: Bundle, *, frame_size: tuple[int, int] | None = None) -> None
         onnx.save_model(to_onnx(explaining, reference.frames, outputs=("reconstruction",)), stage.path(RECONSTRUCTION))
 
 
-GRAPHS: tuple[Precision, ...] = ("fp32", "fp16")
-
-
 def _with_frame_size(bundle: Bundle, frame_size: tuple[int, int] | None) -> ModelSpec:
     """The trained model's specification, for frames of `frame_size` if given."""
     trained = bundle.manifest.stages["train"].results.get("geometry")
@@ -115,11 +113,7 @@ def _with_frame_size(bundle: Bundle, frame_size: tuple[int, int] | None) -> Mode
 
 
 def _require_bounds(precision: Precision, rows: list[Parity]) -> dict[str, float]:
-    """Check the bounds of a graph's rows, and return the largest differences for the manifest.
-
-    Raises:
-        ExportError: A bound is broken.
-    """
+    """Check the bounds of a graph's rows, and return the largest differences for the manifest."""
     for row in rows:
         if broken := row.broken():
             raise ExportError(

@@ -39,8 +39,7 @@ def refuse_pickles(root: Path) -> None:
         for name in _PICKLED:
             if (folder / name).exists():
                 raise DataError(
-                    f"{folder / name} is the pickled python version, which is never read (a pickle can run code)",
-                    _FIX,
+                    f"{folder / name} is the pickled python version, which is never read (a pickle can run code)", _FIX
                 )
 
 

@@ -118,13 +118,7 @@ def run_protocol(
         training = Training(good=good, steps=options.steps, seed=seed, device=device, defects=defects)
         figures = measure(detector, training, test, test_labels == label)
         entry = Entry(
-            column=column,
-            normal_class=name,
-            seed=seed,
-            settings=settings,
-            processor=machine,
-            versions=versions(),
-            **figures,
+            column=column, normal_class=name, seed=seed, settings=settings, processor=machine, versions=versions(), **figures
         )
         results = _add(path, fresh, entry)
         report(entry, done, len(wanted))
@@ -135,10 +129,7 @@ def run_protocol(
 
 
 def _add(path: Path, fresh: Results, entry: Entry | None = None) -> Results:
-    """Add a run to the results at `path`, which other processes may also extend; returns all results.
-
-    The JSON file is written first, then the Markdown page.
-    """
+    """Add a run to the results at `path`, which other processes may also extend; returns all results."""
     with writing(path.parent):
         results = open_results(path, fresh)
         if entry and entry.key not in {before.key for before in results.entries}:

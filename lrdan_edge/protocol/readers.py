@@ -15,18 +15,7 @@ DatasetName = Literal["mnist", "fashion-mnist", "cifar10"]
 
 CLASSES: dict[DatasetName, tuple[str, ...]] = {
     "mnist": tuple(map(str, range(10))),
-    "fashion-mnist": (
-        "t-shirt",
-        "trouser",
-        "pullover",
-        "dress",
-        "coat",
-        "sandal",
-        "shirt",
-        "sneaker",
-        "bag",
-        "ankle-boot",
-    ),
+    "fashion-mnist": ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle-boot"),
     "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
 }
 """The classes' names in the order of their labels; image folders have these names."""

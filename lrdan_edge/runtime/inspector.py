@@ -3,8 +3,7 @@
 import os
 import warnings
 from collections.abc import Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +18,6 @@ from lrdan_edge.engines.golden import check_against_threshold
 from lrdan_edge.engines.select import Choice, choose
 from lrdan_edge.errors import BackendError, DataError, LrdanError, MissingStageError
 from lrdan_edge.runtime.verdict import Thresholder, Verdict, Verdicts
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 
 def decision_for(bundle: Bundle, choice: Choice) -> GraphDecision:
@@ -67,8 +63,9 @@ def _drift_fix(bundle: Bundle, choice: Choice) -> str:
     return "choose another precision or backend"
 
 
+@dataclass(eq=False, repr=False)
 class Inspector:
-    """Inspects frames with one backend of a bundle.
+    """Inspects frames with one backend of a bundle; `open` makes one.
 
     Attributes:
         bundle: The bundle.
@@ -77,12 +74,10 @@ class Inspector:
         choice: Why this backend was chosen.
     """
 
-    def __init__(self, bundle: Bundle, backend: Backend, thresholder: Thresholder, choice: Choice) -> None:
-        """Combine the parts; use `open` instead."""
-        self.bundle = bundle
-        self.backend = backend
-        self.thresholder = thresholder
-        self.choice = choice
+    bundle: Bundle
+    backend: Backend
+    thresholder: Thresholder
+    choice: Choice
 
     @property
     def judge(self) -> Thresholder:
@@ -207,8 +202,8 @@ class Inspector:
         """Free the backend; may be called again."""
         self.backend.close()
 
-    def __enter__(self) -> "Self":
+    def __enter__(self) -> "Inspector":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import msgspec
 import torch
@@ -108,7 +108,7 @@ class Checkpoint:
         except FileNotFoundError:
             return None, None
         except (OSError, ValueError, KeyError, RecursionError, msgspec.DecodeError) as error:
-            return None, f"the checkpoint {self.path} is damaged ({_line(error)})"
+            return None, f"the checkpoint {self.path} is damaged ({' '.join(str(error).split())})"
         if differing := _differences(header.identity, self.identity):
             return None, f"the checkpoint {self.path} is of another run ({'; '.join(differing[:3])})"
         warning = None
@@ -179,7 +179,11 @@ def _parse(path: Path) -> tuple[_Header, dict[str, Tensor]]:
 
     try:
         # Opened by descriptor: safe_open takes only a path, and would follow a symbolic link.
-        with Folder(path.parent) as folder, folder.open(path.name) as opened, safe_open(_path_of(opened), "pt") as file:
+        with (
+            Folder(path.parent) as folder,
+            folder.open(path.name) as opened,
+            safe_open(f"/proc/self/fd/{opened.fileno()}", "pt") as file,
+        ):
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no dictionary
     except SafetensorError as error:
@@ -188,10 +192,6 @@ def _parse(path: Path) -> tuple[_Header, dict[str, Tensor]]:
     if metadata["sha256"] != _digest(raw, tensors):
         raise ValueError("its sha256 does not match")
     return msgspec.json.decode(raw, type=_Header), tensors
-
-
-def _path_of(file: BinaryIO) -> str:
-    return f"/proc/self/fd/{file.fileno()}"
 
 
 def _digest(header: bytes, tensors: Mapping[str, Tensor]) -> str:
@@ -220,7 +220,3 @@ def _differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
 def _short(value: object) -> str:
     text = str(value)
     return text if len(text) <= 40 else f"{text[:12]}…"
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())

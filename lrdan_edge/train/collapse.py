@@ -69,9 +69,6 @@ def _signs(losses: dict[str, float]) -> Iterator[tuple[str, str]]:
     spread = losses["spread_x"]
     for name, network in (("spread_g", "AE1 (the generator)"), ("spread_ae2", "AE2")):
         if name in losses and spread > LEAST_SPREAD and losses[name] < COLLAPSED * spread:
-            yield (
-                name,
-                f"{network} collapsed to one constant image (spread {losses[name]:.2g}, the images' is {spread:.2g})",
-            )
+            yield (name, f"{network} collapsed to one constant image (spread {losses[name]:.2g}, the images' is {spread:.2g})")
     if losses.get("discriminator", math.inf) < CERTAIN:
         yield "discriminator", f"the discriminator ran away (its loss is {losses['discriminator']:.2g}, below {CERTAIN:g})"

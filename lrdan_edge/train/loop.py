@@ -62,7 +62,8 @@ class Loop:
             for batch in prepared:
                 self.learner.set_rate(schedule.rate_at(state.step))
                 on_device = tuple(part.to(device, non_blocking=True) for part in batch)
-                values = _values(self.learner.step(*on_device))
+                terms = self.learner.step(*on_device)
+                values = dict(zip(terms, torch.stack(list(terms.values())).tolist(), strict=True))  # one transfer
                 state.step += 1
                 state.seconds = before + time.monotonic() - started
                 epoch = (state.step - 1) // schedule.steps_per_epoch + 1
@@ -91,8 +92,3 @@ class Loop:
     def _end_epoch(self, state: State, steps: int) -> None:
         state.history.append({name: value / steps for name, value in state.sums.items()})
         state.sums = {}
-
-
-def _values(terms: dict[str, Tensor]) -> dict[str, float]:
-    """The terms as numbers, copied from the device in one transfer."""
-    return dict(zip(terms, torch.stack(list(terms.values())).tolist(), strict=True))

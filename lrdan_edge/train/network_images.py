@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lrdan_edge.backends.processor import available_memory
 from lrdan_edge.bundle.spec import BIT_DEPTHS, BitDepth, ModelSpec
 from lrdan_edge.data.images import Frame, Pixels, bits_used, cut_frame, fit_frame, to_eight_bits
 from lrdan_edge.data.scan import is_grey
@@ -92,22 +93,13 @@ def spec_of(size: tuple[int, int], channels: Literal[1, 3], options: TrainOption
 
 def require_memory(needed: int) -> None:
     """Raise DataError if the system has less available memory than `needed` bytes."""
-    available = _available_memory()
+    available = available_memory()
     if available is not None and needed > available:
         raise DataError(
             f"the images take {needed / 2**30:.1f} GiB of memory as the networks see them, and {available / 2**30:.1f} GiB are "
             "available",
             "give a smaller {image_size}, fewer {tiles} or fewer images",
         )
-
-
-def _available_memory() -> int | None:
-    """Bytes that can be allocated without swapping; None if the system does not report it."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:")), None)
 
 
 def automatic_size(height: int, width: int) -> tuple[int, int]:

@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-import msgspec
-
+from lrdan_edge.bundle.encoding import to_json
 from lrdan_edge.evaluation.figure import new_figure
 
 Epoch = dict[str, float]
@@ -12,7 +11,7 @@ Epoch = dict[str, float]
 
 def write_losses(path: Path, epochs: list[Epoch]) -> None:
     """Write the losses as JSON: ``{"epochs": [{"irec": …}, …]}``, first epoch first."""
-    path.write_bytes(msgspec.json.format(msgspec.json.encode({"epochs": epochs}), indent=2) + b"\n")
+    path.write_bytes(to_json({"epochs": epochs}))
 
 
 def draw_losses(path: Path, epochs: list[Epoch]) -> None:

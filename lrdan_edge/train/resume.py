@@ -60,11 +60,7 @@ def checkpoint_for(
 
 
 def resume(
-    checkpoint: Checkpoint,
-    networks: nn.Module,
-    learner: Learner,
-    options: TrainOptions,
-    existing: ExistingBundle | None = None,
+    checkpoint: Checkpoint, networks: nn.Module, learner: Learner, options: TrainOptions, existing: ExistingBundle | None = None
 ) -> tuple[State, list[str]]:
     """Restore the state of an earlier, interrupted start of this run, if there is one.
 

@@ -1,7 +1,6 @@
 """TensorBoard: losses, learning rate and restored images while training runs."""
 
 from pathlib import Path
-from types import TracebackType
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +30,7 @@ class TrainingLog:
     def __enter__(self) -> "TrainingLog":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         """Stop writing."""
 
 
@@ -75,6 +74,6 @@ class TensorBoardLog(TrainingLog):
         pairs = (torch.cat([shown, restored], 3) - low) / (high - low).clamp_min(1e-6)
         self._writer.add_images("image and reconstruction", pairs.clamp(0, 1).flip(1).cpu(), step)  # BGR to RGB
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         """Write the remaining events."""
         self._writer.close()

@@ -82,11 +82,7 @@ def load_training_data(data: Path, options: TrainOptions) -> TrainingData:
 
 
 def _settle(scanned: dict[Path, ScannedImage], options: TrainOptions) -> tuple[ModelSpec, BitDepth]:
-    """Choose the networks and the bit depth for these images.
-
-    Raises:
-        DataError: Sizes differ.
-    """
+    """Choose the networks and the bit depth for these images, which must not differ in size."""
     view = options.view
     examples: dict[tuple[int, int], Path] = {}
     for path, image in scanned.items():

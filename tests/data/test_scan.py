@@ -101,7 +101,7 @@ def test_grey_images_stored_as_colour_give_grey_networks(tmp_path: Path) -> None
 
 
 def test_images_that_memory_cannot_hold_are_refused_at_once(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(network_images, "_available_memory", lambda: 10_000)
+    monkeypatch.setattr(network_images, "available_memory", lambda: 10_000)
     with pytest.raises(DataError, match=r"GiB are available: give a smaller image_size"):
         load_training_data(data, TrainOptions())
 

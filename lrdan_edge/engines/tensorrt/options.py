@@ -1,13 +1,13 @@
 """Options of TensorRT's builder."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from lrdan_edge.errors import EngineError
 
 Hardware = Literal["ampere-plus", "same-compute-capability"]
-HARDWARE: tuple[Hardware, ...] = ("ampere-plus", "same-compute-capability")
+HARDWARE: tuple[Hardware, ...] = get_args(Hardware)
 
 
 @dataclass(frozen=True)
@@ -78,17 +78,9 @@ class BuildOptions:
         return max(largest for _, _, largest in self.batches)
 
     def record(self) -> dict[str, Any]:
-        """The options for the sidecar, without paths of files: plain values, ready for JSON."""
-        return {
-            "batches": [list(profile) for profile in self.batches],
-            "workspace_mib": self.workspace_mib,
-            "optimization_level": self.optimization_level,
-            "version_compatible": self.version_compatible,
-            "hardware_compatible": self.hardware_compatible,
-            "refit": self.refit,
-            "strip_weights": self.strip_weights,
-            "dla_core": self.dla_core,
-        }
+        """The options for the sidecar, without those of files and logs: plain values, ready for JSON."""
+        kept = {name: value for name, value in asdict(self).items() if name not in ("timing_cache", "verbose", "log_path")}
+        return kept | {"batches": [list(profile) for profile in self.batches]}
 
     def command_options(self) -> dict[str, Any]:
         """The options as options of the command ``build-engine``, in its order."""

@@ -62,8 +62,7 @@ def with_weights(plan: bytes, graph: bytes, *, dla_core: int | None = None, vers
         )
     serialization = engine.create_serialization_config()
     serialization.clear_flag(trt.SerializationFlag.EXCLUDE_WEIGHTS)
-    if (
-        refittable := getattr(trt.SerializationFlag, "INCLUDE_REFIT", None)
-    ) is not None:  # by default, TensorRT 11 writes an engine that cannot be refitted
+    # By default, TensorRT 11 writes an engine that cannot be refitted.
+    if (refittable := getattr(trt.SerializationFlag, "INCLUDE_REFIT", None)) is not None:
         serialization.set_flag(refittable)
     return bytes(engine.serialize_with_config(serialization))

@@ -31,13 +31,7 @@ class DeepSvdd(Detector):
         self._learn(training, training.good[:0], lambda distances, _: distances.mean())
 
     def _learn(self, training: Training, anomalies: Tensor, objective: Callable[[Tensor, Tensor], Tensor]) -> None:
-        """Train the network φ.
-
-        Args:
-            training: What to learn from.
-            anomalies: Labelled anomalies, uint8 [M, C, H, W].
-            objective: The loss; its arguments are ‖φ − c‖², float [B], and whether each image is a labelled anomaly, bool [B].
-        """
+        """Train φ; the objective takes ‖φ − c‖², float [B], and whether each image is a labelled anomaly, bool [B]."""
         good, device = training.good, training.device
         x = small_squares(torch.cat([good, anomalies])).to(device)
         anomalous = torch.arange(len(x), device=device) >= len(good)

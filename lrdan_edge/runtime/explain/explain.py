@@ -66,7 +66,7 @@ def explain(
     paths = [path for given in images for path in (list_images(given) if given.is_dir() else [given])]
     if len(paths) > MOST:
         raise DataError(f"{len(paths)} images are too many for one page, at most {MOST} are allowed", "give fewer images")
-    session = _session(bundle)
+    session = _Session(bundle.read(RECONSTRUCTION, "lrdan-edge export"))
     with Inspector.open(bundle, backend=backend, precision=precision, threshold=threshold) as inspector:
         decision, scoring = inspector.thresholder.decision, bundle.manifest.scoring
         page = PageContext(
@@ -139,7 +139,3 @@ class _Session:
             return np.asarray(self._session.run(["reconstruction"], {"frames": frames})[0], np.float32)
         except Exception as error:
             raise BackendError(f"ONNX Runtime cannot run {RECONSTRUCTION} on {list(frames.shape)}: {error}") from error
-
-
-def _session(bundle: Bundle) -> _Session:
-    return _Session(bundle.read(RECONSTRUCTION, "lrdan-edge export"))

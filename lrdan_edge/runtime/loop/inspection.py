@@ -161,11 +161,7 @@ class InspectionLoop:
         return self.progress
 
     def _require_working_backend(self, scored: _Scored) -> None:
-        """End the run if the backend keeps failing: only a new process can use a GPU again after it was lost.
-
-        Raises:
-            BackendError: Every call has failed for `BACKEND_GONE_S` seconds.
-        """
+        """End the run if the backend keeps failing: only a new process can use a GPU again after it was lost."""
         if scored.detections is not None:
             self._failing_since_ns = None
         elif scored.failure is not None:

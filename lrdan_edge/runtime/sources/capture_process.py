@@ -144,12 +144,7 @@ class CaptureWorker:
                 capture.release()
 
     def _next(self, capture: VideoCapture) -> Frame | None:
-        """The next frame; None if the process must end.
-
-        Raises:
-            SourceTimeoutError: No frame came in time.
-            SourceEndedError: The connection ended.
-        """
+        """The next frame; None if the process must end. Raises a SourceError if no frame came in time or the connection ended."""
         failed, began = 0, time.monotonic()
         while failed < _FAILED_READS:
             asked = time.monotonic()

@@ -68,11 +68,7 @@ def _find_aravis(address: str) -> Any:
 
 
 def _position(name: str, found: Sequence[tuple[str, ...]]) -> int:
-    """The position of camera `name` among the found cameras, each given by its names.
-
-    Raises:
-        SourceAddressError: No found camera has this name.
-    """
+    """The position of camera `name` among the found cameras, each given by its names."""
     for place, names in enumerate(found):
         if name in names:
             return place
@@ -204,11 +200,7 @@ _BAYER = {
 
 
 def _image(data: Any, height: int, width: int, pixel_format: str) -> object:
-    """A copy of a buffer as grey [H, W] or BGR [H, W, 3].
-
-    Raises:
-        SourceFormatError: The buffer has another pixel format.
-    """
+    """A copy of a buffer as grey [H, W] or BGR [H, W, 3]."""
     if pixel_format == "Mono8":
         return np.array(data, np.uint8).reshape(height, width)
     if pixel_format in _BAYER:

@@ -132,11 +132,7 @@ class LiveSource(Source):
         return message.error
 
     def _reconnect(self, *, fresh: bool) -> None:
-        """Reconnect, with growing pauses, until it succeeds or the source is closed.
-
-        Args:
-            fresh: Whether to restart the signal monitor. Not after a frozen image: the image must change first.
-        """
+        """Reconnect, with growing pauses; `fresh` restarts the signal monitor (not after a frozen image, which must change first)."""
         while not self._closed.wait(self._pause_s * random.uniform(0.5, 1)):
             self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
             try:

@@ -2,7 +2,6 @@
 
 import os
 import threading
-from types import TracebackType
 from typing import Any, Protocol
 
 import cv2
@@ -53,7 +52,7 @@ class Quiet:
                 if "OPENCV_LOG_LEVEL" not in os.environ:
                     log_level(_SILENT)
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         with self._lock:
             self._inside -= 1
             if self._inside == 0:

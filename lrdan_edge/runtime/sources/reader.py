@@ -136,11 +136,8 @@ class Reader:
             self._stopped = True
             process, self._process = self._process, None
         os.eventfd_write(self._wake, 1)
-        threading.Thread(target=self._end, args=(process,), name="lrdan-capture-end", daemon=True).start()
-
-    def _end(self, process: "_Process | None") -> None:
         if process is not None:
-            process.end(kill=False)
+            threading.Thread(target=process.end, kwargs={"kill": False}, name="lrdan-capture-end", daemon=True).start()
 
     def __del__(self) -> None:
         """Close the descriptor: no thread can wait on it any more."""

@@ -6,14 +6,7 @@ import msgspec
 from torch import Tensor
 
 from lrdan_edge.bundle.spec import BitDepth, ModelSpec, Preprocessing, Scoring
-from lrdan_edge.model.networks import (
-    Autoencoder,
-    Restorer,
-    ae2_for,
-    autoencoder_spec,
-    require_supported_size,
-    restorer_widths,
-)
+from lrdan_edge.model.networks import Autoencoder, Restorer, ae2_for, autoencoder_spec, require_supported_size, restorer_widths
 from lrdan_edge.train.learner import Learner, LearnerOptions
 from lrdan_edge.train.recipes.base import GradientRecipe, Networks
 from lrdan_edge.train.recipes.inspection.hyperparameters import InspectionHyperparameters

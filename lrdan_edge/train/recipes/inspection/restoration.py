@@ -151,10 +151,7 @@ class RestorationLearner(Learner):
         return {name: value.detach() for name, value in terms.items()} | spreads
 
     def _draw(self, images: Image, index: int, step: int) -> tuple[Image, Image, Image]:
-        """Image `index` of the batch [N, H, W, C] in [0, 1] varied, the same with defects, and the mask [H, W, 1].
-
-        Random draws depend only on seed, step and index, so worker processes and resuming do not change them.
-        """
+        """Image `index` of the batch [N, H, W, C] in [0, 1] varied, the same with defects, and the mask [H, W, 1]."""
         rng = np.random.default_rng((self.options.seed, step, index))
         varied = self._vary(images[index], rng)
         painted, mask = varied, np.zeros(varied.shape[:2], np.float32)
