@@ -46,6 +46,7 @@ class BackendSpec:
         device: The device's name for users (``CPU``, ``NVIDIA Orin``).
         precision: The graph's precision.
         in_flight: How many calls, each from a separate thread, run at the same time; further calls wait.
+        on_gpu: Whether the device is a GPU.
     """
 
     frame_shape: tuple[int, int, int]
@@ -54,6 +55,7 @@ class BackendSpec:
     device: str
     precision: str
     in_flight: int = 1
+    on_gpu: bool = False
 
 
 class Backend(ABC):

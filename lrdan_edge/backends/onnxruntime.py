@@ -91,7 +91,9 @@ class OnnxRuntimeBackend(Backend):
             *(_ports(values) for values in (self._session.get_inputs(), self._session.get_outputs()))
         )
         gpu = find_gpu() if provider != _CPU else None
-        super().__init__(BackendSpec(frame, heatmap, largest_batch(heatmap), gpu.name if gpu else "CPU", precision))
+        device = gpu.name if gpu else "CPU"
+        most = largest_batch(heatmap)
+        super().__init__(BackendSpec(frame, heatmap, most, device, precision, on_gpu=gpu is not None))
 
     def _infer(self, frames: Frame, heatmap: bool) -> Detections:
         wanted = ["score", "heatmap"] if heatmap else ["score"]

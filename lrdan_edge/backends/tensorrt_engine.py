@@ -156,6 +156,7 @@ class LoadedEngine:
             device=device,
             precision=request.precision,
             in_flight=request.streams,
+            on_gpu=True,
         )
 
     def execution(self, scratch: int) -> Any:

@@ -61,7 +61,7 @@ def bench(
     Raises:
         MissingStageError: The bundle is not calibrated.
     """
-    bundle.file(DECISION, "lrdan-edge calibrate")
+    bundle.file(DECISION, Command("calibrate"))
     inputs = {
         name: bundle.path / name for name in bundle.manifest.files if _runs(name)
     }  # without decisions, which take no time

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from lrdan_edge.calibration.device import FittedThresholds
 
 _BARS, _WIDTH = 16, 40
-_CALIBRATE = "lrdan-edge calibrate"
 
 _target_options = option_group(
     "target",
@@ -141,6 +140,7 @@ def _print_decision(bundle: "Bundle") -> None:
         MissingStageError: The bundle is not calibrated.
         StaleStageError: Its graphs are newer than the decision.
     """
+    from lrdan_edge.bundle.command import Command
     from lrdan_edge.engines.open import engine_names
 
     decision: Decision = bundle.decision()
@@ -150,7 +150,8 @@ def _print_decision(bundle: "Bundle") -> None:
     for name in engine_names(bundle):
         own = bundle.engine_decision(name)
         if own is None:
-            show(f"\nengine {name}: judged by its graph's threshold; '{_CALIBRATE} --decision-only' fits its own")
+            command = Command("calibrate", decision_only=True)
+            show(f"\nengine {name}: judged by its graph's threshold; '{command}' fits its own")
         else:
             _explain(f"engine {name}", own)
     show(

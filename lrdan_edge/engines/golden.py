@@ -31,7 +31,7 @@ _PIXELS_AT_OPENING = 2 << 16
 _QUARTILES = 1.349
 """The distance between the quartiles of a normal distribution, in standard deviations."""
 
-_MAKER = str(Command("calibrate"))
+_MAKER = Command("calibrate")
 
 
 def golden_scores(bundle: Bundle) -> Golden:

@@ -61,7 +61,7 @@ def export(bundle: Bundle, *, frame_size: tuple[int, int] | None = None) -> None
     from lrdan_edge.export.reconstruction import ReconstructionModule
     from lrdan_edge.model.deployed import load_ae2
 
-    weights = bundle.file(WEIGHTS, "lrdan-edge train")
+    weights = bundle.file(WEIGHTS, Command("train"))
     model = _with_frame_size(bundle, frame_size)
     size = f"{frame_size[0]}x{frame_size[1]}" if frame_size else None
     command = str(Command("export", frame_size=size))

@@ -99,7 +99,7 @@ def read_known(folder: Path, spec: ModelSpec, bit_depth: int = 16) -> KnownDefec
         masks += list(where[shows])
     if not frames:
         raise DataError(
-            f"{folder} has no defect in the region that is inspected", "check {roi} and the masks in {known_defects}"
+            f"{folder} has no defect in the region that is inspected", "check {region} and the masks in {known_defects}"
         )
     return KnownDefects(
         frames=torch.from_numpy(np.stack(frames).transpose(0, 3, 1, 2).copy()),

@@ -83,7 +83,7 @@ class View:
             if self.tiles and not 0 <= overlap <= side // 2:
                 raise DataError(
                     f"tiles of {side} pixels cannot overlap by {overlap}",
-                    "give {tile_overlap} from 0 to {largest}",
+                    "give {overlap} from 0 to {largest}",
                     largest=side // 2,
                 )
         if self.tiles is None:
@@ -100,7 +100,7 @@ class View:
                 tile_starts(*sides)
             return Geometry(frame=frame, region=region, canvas=canvas, tiles=tiles)
         except ValueError as error:
-            raise DataError(str(error), "give another {roi}, {tiles} or {image_size}") from error
+            raise DataError(str(error), "give another {region}, {tiles} or {image_size}") from error
 
 
 def _pair(values: Iterable[int]) -> tuple[int, int]:

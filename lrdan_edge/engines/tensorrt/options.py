@@ -47,7 +47,7 @@ class BuildOptions:
 
     def __post_init__(self) -> None:
         if not self.batches:
-            raise EngineError("an engine needs at least one batch profile, got none", "give one, as {batch:1:1:8}")
+            raise EngineError("an engine needs at least one batch profile, got none", "give one, as {batches:1:1:8}")
         for smallest, best, largest in self.batches:
             if not 1 <= smallest <= best <= largest:
                 raise EngineError(
@@ -65,7 +65,7 @@ class BuildOptions:
             asked = " ".join(":".join(map(str, profile)) for profile in self.batches)
             best = self.batches[0][1]
             problem = f"DLA runs only one batch size, got {asked}"
-            raise EngineError(problem, "give one size, as {batch:{best}}", best=best)
+            raise EngineError(problem, "give one size, as {batches:{best}}", best=best)
 
     @property
     def smallest(self) -> int:

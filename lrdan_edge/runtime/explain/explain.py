@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from lrdan_edge.backends.onnxruntime import session_options
 from lrdan_edge.bundle.bundle import Bundle
+from lrdan_edge.bundle.command import Command
 from lrdan_edge.bundle.decision import GraphDecision
 from lrdan_edge.bundle.names import RECONSTRUCTION
 from lrdan_edge.bundle.spec import Precision
@@ -142,4 +143,4 @@ class _Session:
 
 
 def _session(bundle: Bundle) -> _Session:
-    return _Session(bundle.read(RECONSTRUCTION, "lrdan-edge export"))
+    return _Session(bundle.read(RECONSTRUCTION, Command("export")))
