@@ -168,7 +168,7 @@ _MOST_FRAMES, _MOST_PIXELS = 64, 1 << 22
 
 
 def largest_batch(heatmap_shape: tuple[int, int]) -> int:
-    """Most frames in one call on a CPU, to bound memory; fewer if frames have many pixels.
+    """Most frames in one call on a processor, to bound memory; fewer if frames have many pixels.
 
     Args:
         heatmap_shape: (h, w) of a heatmap.
@@ -177,7 +177,7 @@ def largest_batch(heatmap_shape: tuple[int, int]) -> int:
 
 
 class Cores(NamedTuple):
-    """How a backend may use the CPU's cores.
+    """How a backend may use the processor's cores.
 
     Attributes:
         threads: Threads per call; None: one for each core that this process may use.
@@ -200,7 +200,7 @@ def deploy_shapes(inputs: Mapping[str, Port], outputs: Mapping[str, Port]) -> tu
 
     Args:
         inputs: The graph's inputs, by name.
-        outputs: Its outputs, by name.
+        outputs: The graph's outputs, by name.
 
     Raises:
         BackendError: The graph is not a deploy graph.
@@ -230,6 +230,6 @@ def check_frames(frames: Frame, spec: BackendSpec) -> None:
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:] != spec.frame_shape or len(frames) == 0:
         wanted = "×".join(map(str, spec.frame_shape))
         raise BackendError(
-            f"a backend takes uint8 frames [N, H, W, C] of {wanted}; these are {frames.dtype} {list(frames.shape)}",
+            f"frames must be uint8 [N, H, W, C] of {wanted}, got {frames.dtype} {list(frames.shape)}",
             "resize them with lrdan_edge.data.images.fit_frame",
         )

@@ -96,7 +96,7 @@ def runtime_for(trt: ModuleType, logger: Any, *, dla_core: int | None = None, ho
         trt: TensorRT's module.
         logger: The logger, made by `logger_for`.
         dla_core: The DLA core that the engine uses; None: none.
-        host_code: Whether the engine may contain code for the CPU, as version-compatible engines do.
+        host_code: Whether the engine may contain code for the processor, as version-compatible engines do.
 
     Raises:
         EngineError: TensorRT finds no GPU that it can use.
@@ -123,7 +123,7 @@ class Gpu:
         name: The driver's name for it.
         compute_capability: Such as ``8.7``.
         cuda: The newest CUDA version that the driver supports, such as ``12.6``.
-        integrated: Whether it shares its memory with the CPU, as on a Jetson.
+        integrated: Whether it shares its memory with the processor, as on a Jetson.
     """
 
     name: str
@@ -179,6 +179,6 @@ def _free_device_memory() -> int:
 
 
 def _free_shared_memory() -> int:
-    """The memory that the kernel reports as available; here GPU and CPU share it."""
+    """The memory that the kernel reports as available; here GPU and processor share it."""
     match = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
     return int(match[1]) * 1024 if match else 0

@@ -22,7 +22,7 @@ class TorchBackend(Backend):
 
         Args:
             bundle: A trained bundle.
-            cores: How it may use the CPU; the number of threads applies to the whole process.
+            cores: How it may use the processor; the number of threads applies to the whole process.
 
         Raises:
             MissingStageError: The bundle is not trained.

@@ -128,8 +128,8 @@ def _print_int8(bundle: "Bundle") -> None:
     kept = ", ".join(record["kept_in_float"]) or "none"
     show(
         f"int8 by {record['method']}: rank correlation with fp32 {record['rank_correlation']:.4f}, AUROC "
-        f"{record['auroc']:.4f} (fp32 {record['auroc_fp32']:.4f}) on {'labelled' if record['labelled'] else 'painted'} defects, "
-        f"of {record['layers']} layers in float: {kept}; see {bundle.path}/reports/calibration.md"
+        f"{record['auroc']:.4f} (fp32 {record['auroc_fp32']:.4f}) on {'labelled' if record['labelled'] else 'painted'} defects; "
+        f"kept in float, of {record['layers']} layers: {kept}; see {bundle.path}/reports/calibration.md"
     )
 
 
@@ -205,7 +205,7 @@ def _explain_conformal(graph: "GraphDecision") -> None:
     )
     show(
         f"That is the average over sets of {graph.n} images. With these {graph.n}, the real rate lies between {low:.2%} and "
-        f"{high:.2%} with a confidence of 90 %; more images narrow it."
+        f"{high:.2%} with a confidence of 90 %; more images make this interval narrower."
     )
 
 

@@ -82,7 +82,7 @@ _tensorrt_options = option_group(
     type=click.Choice(["tensorrt", "openvino", "onnxruntime"]),
     default="tensorrt",
     show_default=True,
-    help="Runtime of the engine. openvino and onnxruntime run on the CPU.",
+    help="Runtime of the engine. openvino and onnxruntime run on the processor.",
 )
 @_tensorrt_options
 def build_engine(bundle_path: Path, precision: "Precision | None", target: Any, build: dict[str, Any]) -> None:

@@ -28,8 +28,8 @@ _FP32_ON_PROCESSOR = ("onnxruntime fp32", "openvino fp32", "onnxruntime fp32 (gr
 def preferred() -> tuple[str, ...]:
     """The order in which `auto` prefers backends until a benchmark has measured this machine, best first. Others come last.
 
-    On CPUs, int8 comes before fp32 only if the CPU multiplies 8-bit integers faster. ONNX Runtime's GPU providers are not listed:
-    only opening them shows whether their libraries are installed.
+    On a processor, int8 comes before fp32 only if the processor multiplies 8-bit integers faster. ONNX Runtime's GPU providers are
+    not listed: only opening them shows whether their libraries are installed.
     """
     if processor().int8_is_faster:
         return (*_ON_GPU, *_INT8_ON_PROCESSOR, *_FP32_ON_PROCESSOR)

@@ -41,8 +41,8 @@ def evaluate(
     Args:
         bundle: A calibrated bundle.
         data: A folder with ``test/good``, ``test/<defect>`` and optionally ``ground_truth/<defect>``.
-        backend: As `Inspector.open`.
-        precision: As `Inspector.open`.
+        backend: See `Inspector.open`.
+        precision: See `Inspector.open`.
         write: Whether to write the figures and pictures into the bundle. If it is read-only, a note says so.
 
     Returns:

@@ -109,7 +109,7 @@ def _with_frame_size(bundle: Bundle, frame_size: tuple[int, int] | None) -> Mode
             geometry = geometry.of_frame(rows, columns) if geometry else plain
         except ValueError as error:
             raise ExportError(
-                f"frames of {rows}x{columns} do not go with this bundle: {error}", "give another {frame_size}"
+                f"frames of {rows}x{columns} are not compatible with this bundle: {error}", "give another {frame_size}"
             ) from error
     return msgspec.structs.replace(model, geometry=geometry)
 

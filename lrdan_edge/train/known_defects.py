@@ -75,7 +75,7 @@ def read_known(folder: Path, spec: ModelSpec, bit_depth: int = 16) -> KnownDefec
     Args:
         folder: DIR; see the module's docstring.
         spec: The networks and their geometry; with tiles, only the tiles that show the defect are used.
-        bit_depth: As `lrdan_edge.data.images.to_eight_bits`.
+        bit_depth: See `lrdan_edge.data.images.to_eight_bits`.
 
     Raises:
         DataError: There is no image; an image cannot be read; the folder has good images; a mask is empty; or, with tiles, an
@@ -122,7 +122,9 @@ def _cut_mask(mask: npt.NDArray[np.bool_], spec: ModelSpec) -> Image:
 
 def _listed(folder: Path) -> list[LabelledImage]:
     if not folder.is_dir():
-        raise DataError(f"{folder} is not a folder", "give {known_defects} with images of defects, and perhaps masks/ in it")
+        raise DataError(
+            f"{folder} is not a folder", "give a folder of defect images, which may contain masks/, as {known_defects}"
+        )
     layout = (folder / "test").is_dir()
     if not layout and (folder / "good").is_dir():
         raise DataError(

@@ -94,5 +94,5 @@ class Loop:
 
 
 def _values(terms: dict[str, Tensor]) -> dict[str, float]:
-    """The terms as numbers, copied from the device in one transfer."""
+    """The loss terms as Python floats, copied from the device in one transfer."""
     return dict(zip(terms, torch.stack(list(terms.values())).tolist(), strict=True))

@@ -29,9 +29,9 @@ class View:
 
     def __post_init__(self) -> None:
         if self.overlap is not None and self.tiles is None:
-            raise DataError(f"a tile overlap of {self.overlap} pixels needs tiles", "give {tiles} too, RxC or native")
+            raise DataError(f"a tile overlap of {self.overlap} pixels needs tiles", "give {tiles} too, as RxC or native")
         if isinstance(self.tiles, str) and self.tiles != "native":
-            raise DataError(f"tiles are {self.tiles!r}", "give rows and columns, such as 2x3, or native")
+            raise DataError(f"tiles must be rows and columns or native, got {self.tiles!r}", "give {tiles:2x3}, for example")
 
     @property
     def is_default(self) -> bool:

@@ -100,8 +100,8 @@ def test_what_cannot_be_had_is_refused_in_words(trt: Any, gpu: Gpu | None, optio
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"hardware_compatible": "volta"}, "this one is 'volta'"),
-        ({"dla_core": -1, "batches": ((1, 1, 1),)}, "this one is -1"),
+        ({"hardware_compatible": "volta"}, "got 'volta'"),
+        ({"dla_core": -1, "batches": ((1, 1, 1),)}, "got -1"),
         ({"dla_core": 0}, "DLA runs only one batch size, got 1:1:8"),
         ({"dla_core": 0, "batches": ((1, 1, 1), (2, 2, 2))}, "got 1:1:1 2:2:2: give one size, as batches=1"),
         ({"batches": ()}, "an engine needs at least one batch profile"),

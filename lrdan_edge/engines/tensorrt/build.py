@@ -178,7 +178,7 @@ def _refusal(trt: Any, log: BuildLog, options: BuildOptions, workspace: int | st
         limit = f"{workspace} MiB" if isinstance(workspace, int) else workspace
         return EngineError(
             f"{describe_tensorrt(trt)} ran out of memory while building ({reason})",
-            "close other programs, lower the largest of {batches} (now {largest}), change {workspace_mib} (now {limit}), or train "
+            "close other programs, lower the largest batch in {batches} (now {largest}), change {workspace_mib} (now {limit}), or train "
             "with a smaller {image_size}",
             largest=options.largest,
             limit=limit,

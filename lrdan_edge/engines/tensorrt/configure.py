@@ -16,7 +16,7 @@ def configure(
 
     Args:
         trt: TensorRT's module.
-        builder: Its builder.
+        builder: TensorRT's builder.
         network: The parsed network.
         config: The configuration to set.
         frame: (H, W, C) of a frame.

@@ -54,9 +54,9 @@ def explain(
         bundle: A calibrated bundle.
         images: Image files, or folders of them.
         output: The page, HTML; replaced if it exists.
-        backend: As `Inspector.open`.
-        precision: As `Inspector.open`.
-        threshold: As `Inspector.open`.
+        backend: See `Inspector.open`.
+        precision: See `Inspector.open`.
+        threshold: See `Inspector.open`.
 
     Raises:
         MissingStageError: A stage has not run.
