@@ -48,7 +48,7 @@ from lrdan_edge.data.images import Frame
 from lrdan_edge.engines.build import BuildRequest, build_engine
 from lrdan_edge.engines.golden import golden_frames
 from lrdan_edge.engines.open import engine, engine_bytes, open_engine
-from lrdan_edge.engines.select import Choice
+from lrdan_edge.engines.select import BackendChoice
 from lrdan_edge.engines.tensorrt.options import BuildOptions
 from lrdan_edge.errors import BackendError, LrdanError
 from lrdan_edge.export.graph import GRAPHS, export
@@ -151,7 +151,7 @@ class Check:
         def opener(cores: Cores = ANY_CORES) -> Backend:
             return self.open(precision, cores)
 
-        choice = Choice(f"{self.title} {precision}", "tensorrt", precision, opener)
+        choice = BackendChoice(f"{self.title} {precision}", "tensorrt", precision, opener)
         return Inspector(self.bundle, opener(), thresholder, choice)
 
 

@@ -64,7 +64,7 @@ def graph(source: tuple[int, int], target: tuple[int, int], kind: str) -> bytes:
 
 def scaling() -> None:
     """Time and distance from `cv2.INTER_AREA`, which training uses, per way and size."""
-    print("| frame | to | way | ms | grey levels off, largest | mean |\n|---|---|---|---|---|---|")
+    print("| frame | to | method | ms | grey-level error, largest | mean |\n|---|---|---|---|---|---|")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     for source, target in SIZES:

@@ -27,7 +27,7 @@ def auroc(good: npt.ArrayLike, defective: npt.ArrayLike) -> float:
 
 
 def roc_curve(good: npt.ArrayLike, defective: npt.ArrayLike) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """False-reject and detection rate over all thresholds, each float64 [k] ascending from 0 to 1."""
+    """False-reject rate and recall over all thresholds, each float64 [k] ascending from 0 to 1."""
     low, high = np.sort(np.asarray(good, np.float64)), np.sort(np.asarray(defective, np.float64))
     thresholds = np.unique(np.concatenate([low, high]))[::-1]
     rejects = 1 - np.searchsorted(low, thresholds, side="left") / len(low)

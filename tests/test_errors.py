@@ -1,8 +1,11 @@
 """Errors keep their parts, and are worded for Python and for the command line."""
 
 import ast
+import string
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -41,9 +44,34 @@ def test_the_command_line_words_an_error_with_its_options(tmp_path: Path) -> Non
     assert "--bundle" in result.output
 
 
-def test_fixes_are_templates_and_never_text_with_values_inside() -> None:
+def raised() -> Iterator[tuple[ast.Call, list[ast.expr], str]]:
+    """Every call in the package that makes an error: the call, its fix if it has one, and where it is."""
     for path in Path(lrdan_edge.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in NAMES:
-                for fix in [*node.args[1:2], *(word.value for word in node.keywords if word.arg == "fix")]:
-                    assert not isinstance(fix, ast.JoinedStr), f"{path}:{node.lineno}: give the values as keywords"
+                fixes = [*node.args[1:2], *(word.value for word in node.keywords if word.arg == "fix")]
+                yield node, fixes, f"{path}:{node.lineno}"
+
+
+def parameters(group: click.Group = cli) -> set[str]:
+    """The parameters of every command, as the code names them."""
+    found = {"bundle", "hyperparameters"}  # each command has the first as bundle_path; the second has no option
+    for command in group.commands.values():
+        found |= parameters(command) if isinstance(command, click.Group) else {str(one.name) for one in command.params}
+    return found
+
+
+def test_fixes_are_templates_and_never_contain_formatted_values() -> None:
+    for _, fixes, where in raised():
+        for fix in fixes:
+            assert not isinstance(fix, ast.JoinedStr), f"{where}: give the values as keywords"
+
+
+def test_every_parameter_that_a_fix_names_exists() -> None:
+    known = parameters()
+    for call, fixes, where in raised():
+        given = {word.arg for word in call.keywords}
+        for fix in fixes:
+            if isinstance(fix, ast.Constant):
+                named = {name for _, name, _, _ in string.Formatter().parse(str(fix.value)) if name}
+                assert named - given <= known, where

@@ -45,6 +45,7 @@ class BackendSpec:
         device: The device's name for users (``CPU``, ``NVIDIA Orin``).
         precision: The graph's precision.
         in_flight: How many calls, each from a separate thread, run at the same time; further calls wait.
+        on_gpu: Whether the device is a GPU.
     """
 
     frame_shape: tuple[int, int, int]
@@ -53,6 +54,7 @@ class BackendSpec:
     device: str
     precision: str
     in_flight: int = 1
+    on_gpu: bool = False
 
 
 class Backend(ABC):
@@ -171,7 +173,7 @@ _MOST_FRAMES, _MOST_PIXELS = 64, 1 << 22
 
 
 def largest_batch(heatmap_shape: tuple[int, int]) -> int:
-    """Most frames in one call on a CPU, to bound memory; fewer if frames have many pixels.
+    """Most frames in one call on a processor, to bound memory; fewer if frames have many pixels.
 
     Args:
         heatmap_shape: (h, w) of a heatmap.
@@ -180,7 +182,7 @@ def largest_batch(heatmap_shape: tuple[int, int]) -> int:
 
 
 class Cores(NamedTuple):
-    """How a backend may use the CPU's cores.
+    """How a backend may use the processor's cores.
 
     Attributes:
         threads: Threads per call; None: one for each core that this process may use.
@@ -203,7 +205,7 @@ def deploy_shapes(inputs: Mapping[str, Port], outputs: Mapping[str, Port]) -> tu
 
     Args:
         inputs: The graph's inputs, by name.
-        outputs: Its outputs, by name.
+        outputs: The graph's outputs, by name.
 
     Raises:
         BackendError: The graph is not a deploy graph.
@@ -233,6 +235,6 @@ def check_frames(frames: Frame, spec: BackendSpec) -> None:
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:] != spec.frame_shape or len(frames) == 0:
         wanted = "×".join(map(str, spec.frame_shape))
         raise BackendError(
-            f"a backend takes uint8 frames [N, H, W, C] of {wanted}; these are {frames.dtype} {list(frames.shape)}",
+            f"frames must be uint8 [N, H, W, C] of {wanted}, got {frames.dtype} {list(frames.shape)}",
             "resize them with lrdan_edge.data.images.fit_frame",
         )

@@ -1,6 +1,6 @@
-"""Which instruction sets this CPU has.
+"""Which instruction sets this processor has.
 
-This asks glibc instead of reading ``/proc/cpuinfo``: under user-mode emulation the file describes the host's CPU, and glibc
+This asks glibc instead of reading ``/proc/cpuinfo``: under user-mode emulation the file describes the host's processor, and glibc
 describes the emulated one.
 """
 
@@ -26,7 +26,7 @@ _ARM_BITS = {"asimd": (_AT_HWCAP, 1), "asimddp": (_AT_HWCAP, 20), "i8mm": (_AT_H
 
 
 class _Leaf(ctypes.Structure):
-    """glibc's ``struct cpuid_feature``: the features that the CPU has, and those that the kernel lets programs use."""
+    """glibc's ``struct cpuid_feature``: the features that the processor has, and those that the kernel lets programs use."""
 
     _fields_ = (("cpuid", ctypes.c_uint * 4), ("active", ctypes.c_uint * 4))
 
@@ -55,7 +55,7 @@ def _arm() -> set[str]:
 
 
 def _listed() -> set[str]:
-    """The features that ``/proc/cpuinfo`` lists for the first CPU."""
+    """The features that ``/proc/cpuinfo`` lists for the first processor."""
     for key, value in cpuinfo().items():
         if key in ("flags", "features"):
             return set(value.split())
@@ -63,7 +63,7 @@ def _listed() -> set[str]:
 
 
 def cpuinfo() -> dict[str, str]:
-    """The first CPU's fields in ``/proc/cpuinfo``, by name in lower case; empty if the file does not exist."""
+    """The first processor's fields in ``/proc/cpuinfo``, by name in lower case; empty if the file does not exist."""
     fields: dict[str, str] = {}
     path = Path("/proc/cpuinfo")
     if path.is_file():

@@ -96,7 +96,7 @@ def runtime_for(trt: ModuleType, logger: Any, *, dla_core: int | None = None, ho
         trt: TensorRT's module.
         logger: The logger, made by `logger_for`.
         dla_core: The DLA core that the engine uses; None: none.
-        host_code: Whether the engine may contain code for the CPU, as version-compatible engines do.
+        host_code: Whether the engine may contain code for the processor, as version-compatible engines do.
 
     Raises:
         EngineError: TensorRT finds no GPU that it can use.
@@ -123,7 +123,7 @@ class Gpu:
         name: The driver's name for it.
         compute_capability: Such as ``8.7``.
         cuda: The newest CUDA version that the driver supports, such as ``12.6``.
-        integrated: Whether it shares its memory with the CPU, as on a Jetson.
+        integrated: Whether it shares its memory with the processor, as on a Jetson.
     """
 
     name: str

@@ -1,6 +1,6 @@
-"""ONNX Runtime: runs the deploy graph on any CPU, or on a GPU if ONNX Runtime's build for GPUs is installed.
+"""ONNX Runtime: runs the deploy graph on any processor, or on a GPU if ONNX Runtime's build for GPUs is installed.
 
-It is called without I/O binding. On a CPU it reads the caller's frames in place anyway, and binding the outputs takes more time
+It is called without I/O binding. On a processor it reads the caller's frames in place anyway, and binding the outputs takes more time
 in Python than the copy that it saves (docs/reference/backends.md).
 """
 
@@ -36,7 +36,7 @@ _GPU_PROVIDERS = {"onnxruntime-cuda": "CUDAExecutionProvider", "onnxruntime-tens
 
 
 class OnnxRuntimeBackend(Backend):
-    """Runs an ONNX deploy graph on the CPU, or on a GPU with one of ONNX Runtime's execution providers."""
+    """Runs an ONNX deploy graph on the processor, or on a GPU with one of ONNX Runtime's execution providers."""
 
     name = "onnxruntime"
 
@@ -56,10 +56,10 @@ class OnnxRuntimeBackend(Backend):
             graph: The ONNX file's bytes.
             precision: The graph's precision, for the spec.
             optimised: Whether ONNX Runtime wrote the graph after optimising it; it is then not optimised again.
-            cores: How it may use the CPU.
+            cores: How it may use the processor.
             in_floats: Whether an int8 graph is computed in float32 between its Q/DQ nodes, without integer kernels. The results
-                are then the same on every CPU, and serve as the reference for the integer kernels.
-            name: ``onnxruntime`` for the CPU, ``onnxruntime-cuda`` or ``onnxruntime-tensorrt`` for a GPU.
+                are then the same on every processor, and serve as the reference for the integer kernels.
+            name: ``onnxruntime`` for the processor, ``onnxruntime-cuda`` or ``onnxruntime-tensorrt`` for a GPU.
 
         Raises:
             BackendError: ONNX Runtime cannot load the graph, it is not a deploy graph, or the GPU provider does not work here.
@@ -84,7 +84,7 @@ class OnnxRuntimeBackend(Backend):
             raise BackendError(
                 f"ONNX Runtime {ort.__version__} cannot load the {precision} graph: {first_line(error)}"
             ) from error
-        if provider not in self._session.get_providers():  # ONNX Runtime would silently use the CPU
+        if provider not in self._session.get_providers():  # ONNX Runtime would silently use the processor
             raise BackendError(
                 f"ONNX Runtime {ort.__version__} has no working {provider} here",
                 "install onnxruntime-gpu with the CUDA libraries it needs, or choose another {backend}",
@@ -93,7 +93,9 @@ class OnnxRuntimeBackend(Backend):
             *(_ports(values) for values in (self._session.get_inputs(), self._session.get_outputs()))
         )
         gpu = find_gpu() if provider != _CPU else None
-        super().__init__(BackendSpec(frame, heatmap, largest_batch(heatmap), gpu.name if gpu else "CPU", precision))
+        device = gpu.name if gpu else "CPU"
+        most = largest_batch(heatmap)
+        super().__init__(BackendSpec(frame, heatmap, most, device, precision, on_gpu=gpu is not None))
 
     def _infer(self, frames: Frame, heatmap: bool) -> Detections:
         wanted = ["score", "heatmap"] if heatmap else ["score"]
@@ -131,7 +133,7 @@ def _disabled_optimizers(precision: str) -> list[str] | None:
 
 
 def _providers(provider: str, precision: str) -> list[Any]:
-    """Execution providers, the preferred first; the CPU comes last, for nodes that a GPU provider lacks."""
+    """Execution providers, the preferred first; the processor comes last, for nodes that a GPU provider lacks."""
     cuda = ("CUDAExecutionProvider", {"use_tf32": "0"})  # TF32 would round float32 inputs to ten bits of fraction
     if provider == _CPU:
         return [_CPU]
@@ -142,11 +144,11 @@ def _providers(provider: str, precision: str) -> list[Any]:
 
 
 def optimise(graph: Path, precision: str, target: Path) -> None:
-    """Optimise a graph for this machine's CPU, and save it.
+    """Optimise a graph for this machine's processor, and save it.
 
     Args:
         graph: The ONNX file.
-        precision: Its precision.
+        precision: The graph's precision.
         target: The file to write.
 
     Raises:
@@ -155,7 +157,7 @@ def optimise(graph: Path, precision: str, target: Path) -> None:
     options = session_options()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.optimized_model_filepath = str(target)
-    # Hides the warning that such a file runs only on this kind of CPU: the engine's sidecar records that.
+    # Hides the warning that such a file runs only on this kind of processor: the engine's sidecar records that.
     options.log_severity_level = 4
     try:
         ort.InferenceSession(graph.read_bytes(), options, providers=[_CPU], disabled_optimizers=_disabled_optimizers(precision))

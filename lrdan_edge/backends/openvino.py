@@ -1,4 +1,4 @@
-"""OpenVINO: the fastest way to run the deploy graph on Intel (and most x86) CPUs."""
+"""OpenVINO: the fastest way to run the deploy graph on Intel (and most x86) processors."""
 
 import threading
 from functools import cache, partial
@@ -15,18 +15,18 @@ from lrdan_edge.errors import BackendError, MissingExtraError
 
 
 class OpenVinoBackend(Backend):
-    """Runs an ONNX deploy graph with OpenVINO on the CPU."""
+    """Runs an ONNX deploy graph with OpenVINO on the processor."""
 
     name = "openvino"
 
     def __init__(self, graph: bytes, precision: str, *, compiled: bool = False, cores: Cores = ANY_CORES) -> None:
-        """Compile a graph for this CPU.
+        """Compile a graph for this processor.
 
         Args:
             graph: The ONNX file's bytes.
             precision: The graph's precision. In fp32 and int8 graphs, layers that are not quantised run in float32.
             compiled: Whether `graph` is a model that `compile_graph` compiled, instead of an ONNX file.
-            cores: How it may use the CPU.
+            cores: How it may use the processor.
 
         Raises:
             BackendError: OpenVINO cannot load the graph, or it is not a deploy graph.
@@ -87,7 +87,7 @@ class OpenVinoBackend(Backend):
 
 
 def compile_graph(graph: bytes, precision: str) -> tuple[bytes, list[EngineLayer]]:
-    """Compile a graph for this CPU. The compiled model loads faster, and does not need the graph.
+    """Compile a graph for this processor. The compiled model loads faster, and does not need the graph.
 
     Args:
         graph: The ONNX file's bytes.
@@ -152,8 +152,8 @@ def _ports(ports: Any) -> dict[str, Port]:
 
 
 def _config(precision: str) -> dict[str, Any]:
-    """OpenVINO's settings: compute in float32; an fp16 graph in float16 if the CPU supports it."""
-    # By default OpenVINO uses bfloat16 on many CPUs. Its 8 bits change the scores of the fp16 graph by a tenth.
+    """OpenVINO's settings: compute in float32; an fp16 graph in float16 if the processor supports it."""
+    # By default OpenVINO uses bfloat16 on many processors. Its 8 bits change the scores of the fp16 graph by a tenth.
     half = precision == "fp16" and "FP16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f16" if half else "f32"}
 

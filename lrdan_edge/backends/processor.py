@@ -1,4 +1,4 @@
-"""This machine's CPU: the features that engines depend on, and whether int8 is faster on it."""
+"""This machine's processor: the features that engines depend on, and whether int8 is faster on it."""
 
 import platform
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ _INT8 = {
 
 @dataclass(frozen=True)
 class Processor:
-    """The CPU.
+    """The processor.
 
     Attributes:
         platform: Operating system and architecture, such as ``linux-x86_64``.
@@ -60,7 +60,7 @@ class Processor:
 
 @cache
 def processor() -> Processor:
-    """This machine's CPU."""
+    """This machine's processor."""
     machine = platform.machine() or "unknown"
     return Processor(
         platform=f"{platform.system().lower()}-{machine}",

@@ -50,7 +50,7 @@ class TensorRTBackend(Backend):
             plan: The engine file's bytes.
             precision: The graph's precision, for the spec and for messages.
             dla_core: The DLA core that the engine was built for; None: none.
-            version_compatible: Whether the engine was built to be version-compatible; it then contains code for the CPU.
+            version_compatible: Whether the engine was built to be version-compatible; it then contains code for the processor.
             streams: How many calls overlap; each has its own buffers and scratch memory.
             spin: Whether threads busy-wait for the GPU: latency is lower, and a core stays busy.
 

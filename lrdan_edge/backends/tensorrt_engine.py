@@ -58,7 +58,7 @@ class EngineRequest:
         plan: The engine file's bytes.
         precision: The graph's precision, for the spec and for messages.
         dla_core: The DLA core that the engine was built for; None: none.
-        host_code: Whether it contains code for the CPU, as version-compatible engines do.
+        host_code: Whether it contains code for the processor, as version-compatible engines do.
         streams: How many calls may overlap.
         spin: Whether threads busy-wait for the GPU.
     """
@@ -99,10 +99,10 @@ class LoadedEngine:
     Attributes:
         spec: Its input, output and device.
         profiles: Its optimisation profiles.
-        integrated: Whether this GPU shares its memory with the CPU, as on a Jetson.
+        integrated: Whether this GPU shares its memory with the processor, as on a Jetson.
         own_graphs: Whether its contexts capture CUDA graphs themselves, as in TensorRT for RTX.
         scratch_bytes: Bytes of GPU memory that a context needs while it runs.
-        spin: As in `EngineRequest`.
+        spin: See `EngineRequest`.
     """
 
     spec: BackendSpec
@@ -156,6 +156,7 @@ class LoadedEngine:
             device=device,
             precision=request.precision,
             in_flight=request.streams,
+            on_gpu=True,
         )
 
     def execution(self, scratch: int) -> Any:

@@ -20,7 +20,7 @@ class Slot:
     """A stream with its events, buffers and execution contexts. Only one thread makes, uses and frees them.
 
     Buffers hold the engine's largest batch, are allocated once, and never leave this object. A GPU that shares its memory with
-    the CPU works in the host's buffers, so nothing is copied. If NVIDIA's bindings are installed, copying in, computing and
+    the processor works in the host's buffers, so nothing is copied. If NVIDIA's bindings are installed, copying in, computing and
     copying out become one CUDA graph for each of the first few batch sizes.
     """
 

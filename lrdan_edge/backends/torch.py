@@ -22,7 +22,7 @@ class TorchBackend(Backend):
 
         Args:
             bundle: A trained bundle.
-            cores: How it may use the CPU; the number of threads applies to the whole process.
+            cores: How it may use the processor; the number of threads applies to the whole process.
 
         Raises:
             MissingStageError: The bundle is not trained.
@@ -39,9 +39,10 @@ class TorchBackend(Backend):
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._module = load_ae2(bundle).to(self._device).eval()
         model = bundle.manifest.model
-        name = torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else "CPU"
+        on_gpu = self._device.type == "cuda"
+        name = torch.cuda.get_device_name(self._device) if on_gpu else "CPU"
         shape = model.heatmap_shape
-        super().__init__(BackendSpec(model.frame_shape, shape, largest_batch(shape), name, "fp32"))
+        super().__init__(BackendSpec(model.frame_shape, shape, largest_batch(shape), name, "fp32", on_gpu=on_gpu))
 
     def _infer(self, frames: Frame, heatmap: bool) -> Detections:
         import torch

@@ -61,7 +61,7 @@ def bench(
     Raises:
         MissingStageError: The bundle is not calibrated.
     """
-    bundle.file(DECISION, "lrdan-edge calibrate")
+    bundle.file(DECISION, Command("calibrate"))
     inputs = {name: bundle.path / name for name in bundle.manifest.files if _runs(name)}  # decisions take no time
     command = str(Command("bench", batch=batches, seconds=seconds, rounds=rounds))
     options = {"batches": batches, "seconds": seconds, "rounds": rounds}

@@ -192,7 +192,7 @@ class Bundle:
         return path
 
     def processor_graph(self, precision: Precision) -> Path:
-        """Path of the graph for processors at `precision`, checked like `graph`; older bundles have only the one of `graph`."""
+        """Path of the graph for processors at `precision`, checked like `graph`; for bundles of earlier versions, the path of `graph`."""
         graph, name = self.graph(precision), processor_graph_name(precision)
         twin = precision == "int8" and name in self.manifest.files
         return self.file(name, Command("calibrate")) if twin else graph

@@ -13,7 +13,7 @@ class GraphDecision(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     Attributes:
         graph_sha256: Sha256 of the graph that gave the scores, or that the engine was built from.
         threshold: A part is rejected if its score exceeds this.
-        false_reject_rate: Fraction of good parts that are rejected, in (0, 1): guaranteed by the rule ``conformal``, otherwise
+        false_reject_rate: Fraction of good parts that are rejected, in (0, 1): promised by the rule ``conformal``, otherwise
             estimated from the good images as (rejected + 1) / (n + 1).
         n: Number of held-out good images that the threshold is fitted on.
         good_scores: Scores of those images, ascending; a verdict's p-value is its rank among them.
@@ -21,7 +21,7 @@ class GraphDecision(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         rule: How the threshold was set: from good images only (``conformal``), or also from labelled defects (``best-f1``, ``recall``).
         good_images: Names of the images, in the order of their scores.
         defect_scores: Scores of the labelled defects, ascending; empty if the threshold does not depend on them.
-        recall: Fraction of defective parts found: guaranteed by the rule ``recall``, measured by ``best-f1``, else None.
+        recall: Fraction of defective parts found: promised by the rule ``recall``, measured by ``best-f1``, else None.
         engine_sha256: Sha256 of the engine that gave the scores, or None for the graph.
         pixel_threshold: Heatmap value that the largest value of a good image exceeds with a probability of at most the false-reject
             rate, found by the rank of a conformal threshold (the largest of n values if n is too small). None if the score is the

@@ -166,7 +166,7 @@ def _flushed(folder: Folder, name: str) -> FileRecord:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python, lrdan-edge and the installed packages that make or run its files."""
+    """Versions of Python, lrdan-edge and the installed packages that make or run the stage's files."""
     found = {"python": ".".join(map(str, sys.version_info[:3])), "lrdan-edge": __version__}
     for package in _VERSIONED:
         try:

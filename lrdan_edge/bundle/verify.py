@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from lrdan_edge.bundle.bundle import Bundle
+from lrdan_edge.bundle.command import Command
 from lrdan_edge.errors import BundleError
 
 
@@ -29,7 +30,7 @@ def verify_bundle(bundle: Bundle) -> BundleCheck:
     damaged: dict[str, str] = {}
     for name in bundle.manifest.files:
         records = bundle.manifest.stages.values()
-        maker = next((record.command for record in records if name in record.outputs), "lrdan-edge train")
+        maker = next((record.command for record in records if name in record.outputs), Command("train"))
         try:
             bundle.file(name, maker)
         except BundleError as error:

@@ -46,7 +46,7 @@ class Geometry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         left, top, width, height = self.region
         if top + height > self.frame[0] or left + width > self.frame[1]:
             raise ValueError(
-                f"the region {left},{top},{width},{height} (x, y, width, height) leaves the frame {self.size_text}"
+                f"the region {left},{top},{width},{height} (x, y, width, height) extends beyond the frame {self.size_text}"
             )
 
     @property
@@ -98,7 +98,7 @@ def tile_starts(canvas: int, tile: int, count: int) -> list[int]:
     """
     starts = [round(index * (canvas - tile) / (count - 1)) for index in range(count)] if count > 1 else [0]
     if starts[-1] + tile != canvas or not all(before < after <= before + tile for before, after in pairwise(starts)):
-        raise ValueError(f"{count} tiles of {tile} pixels do not cover {canvas} pixels, or leave them")
+        raise ValueError(f"{count} tiles of {tile} pixels leave gaps in {canvas} pixels, or extend beyond them")
     return starts
 
 

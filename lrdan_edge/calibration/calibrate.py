@@ -70,7 +70,7 @@ def calibrate(
 ) -> Decision:
     """Quantise the graph, and fit each graph's threshold on its own scores of held-out good images.
 
-    Each image serves only one purpose, so that the guaranteed rate holds: some training images give the activation ranges, others
+    Each image serves only one purpose, so that the promised rate holds: some training images give the activation ranges, others
     select the method and the layers kept in float, and held-out images set the thresholds.
 
     Args:

@@ -30,7 +30,7 @@ class ThresholdTarget:
     Attributes:
         rule: ``conformal``: reject at most the fraction `false_reject_rate` of good parts; needs only good images. ``recall``:
             find the fraction `recall` of defective parts, and reject at most `false_reject_rate` of good ones. ``best-f1``: the
-            best F1 on the labelled images, without a guarantee.
+            best F1 on the labelled images; promises nothing.
         false_reject_rate: In (0, 1).
         recall: In (0, 1).
     """
@@ -64,24 +64,24 @@ class ThresholdTarget:
             require_rate("recall", self.recall)
             if defects < (needed := images_needed(1 - self.recall)):
                 raise CalibrationError(
-                    f"{defects} defective images cannot promise a recall of {self.recall:g}, which takes {needed}",
+                    f"{defects} defective images cannot promise a recall of {self.recall:g}, which needs {needed}",
                     "give more, or ask for {recall:{most}} or less",
                     most=math.floor(1000 * defects / (defects + 1)) / 1000,
                 )
 
 
 def images_needed(false_reject_rate: float) -> int:
-    """The smallest number of held-out good images that can guarantee `false_reject_rate`: n ≥ 1/α − 1."""
+    """The smallest number of held-out good images that can promise `false_reject_rate`: n ≥ 1/α − 1."""
     return math.ceil(round(1 / false_reject_rate - 1, 9))
 
 
 def parts_note(images: int, parts: int | None, false_reject_rate: float) -> list[str]:
-    """A note that the guarantee is weaker for new parts if several images show the same part; otherwise empty.
+    """A note that new parts get a weaker promise if several images show the same part; otherwise empty.
 
     Args:
         images: Number of held-out good images.
         parts: Number of parts that they show, or None if unknown.
-        false_reject_rate: The guaranteed rate, in (0, 1).
+        false_reject_rate: The promised rate, in (0, 1).
     """
     if parts is None or parts >= images_needed(false_reject_rate):
         return []
@@ -98,11 +98,11 @@ def require_rate(name: str, rate: float) -> None:
         CalibrationError: The rate is outside (0, 1).
     """
     if not 0 < rate < 1:
-        raise CalibrationError(f"the {name} must lie between 0 and 1 (0.02 is 2 %); it is {rate:g}")
+        raise CalibrationError(f"the {name} must lie between 0 and 1 (0.02 is 2 %), got {rate:g}")
 
 
 def require_enough(n: int, false_reject_rate: float) -> None:
-    """Refuse a rate that `n` held-out good images cannot guarantee.
+    """Refuse a rate that `n` held-out good images cannot promise.
 
     Raises:
         CalibrationError: The rate is outside (0, 1), or `n` is too small for it.
@@ -111,7 +111,7 @@ def require_enough(n: int, false_reject_rate: float) -> None:
     if n < (needed := images_needed(false_reject_rate)):
         best = math.ceil(1000 / (n + 1)) / 1000
         raise CalibrationError(
-            f"{n} held-out good images cannot promise a false-reject rate of {false_reject_rate:g}, which takes {needed}",
+            f"{n} held-out good images cannot promise a false-reject rate of {false_reject_rate:g}, which needs {needed}",
             "give more good images, or ask for {false_reject_rate:{best}} or more",
             best=best,
         )
@@ -158,7 +158,7 @@ def recall_rank(m: int, recall: float) -> int:
 
 
 def recall_threshold(defects: Scores, recall: float) -> float:
-    """The largest threshold that guarantees `recall`: just below the ⌊(m+1)(1−r)⌋-th smallest score.
+    """The largest threshold that can promise `recall`: just below the ⌊(m+1)(1−r)⌋-th smallest score.
 
     Args:
         defects: Scores of labelled defects, float32 [m], finite, enough for `ThresholdTarget.require`.
@@ -243,8 +243,8 @@ def _threshold(good: Scores, defects: Scores, target: ThresholdTarget) -> tuple[
     rate = _observed_rate(good, threshold)
     if rate > target.false_reject_rate:
         raise CalibrationError(
-            f"finding {target.recall:g} of the defects takes the threshold {threshold:.6g}, which rejects {rate:.3g} of the good "
-            f"parts (asked: at most {target.false_reject_rate:g})",
+            f"finding {target.recall:g} of the defects needs the threshold {threshold:.6g}, which rejects {rate:.3g} of the good "
+            f"parts (allowed: at most {target.false_reject_rate:g})",
             "ask for a lower {recall}, for {false_reject_rate:{least}}, or train longer",
             least=math.ceil(1000 * rate) / 1000,
         )
@@ -266,7 +266,7 @@ def _require_finite(scores: Scores, kind: str) -> None:
 def rate_interval(decision: GraphDecision, confidence: float = 0.9) -> tuple[float, float]:
     """The interval of the true false-reject rate: quantiles of Beta(n+1−k, k), k the threshold's rank.
 
-    The guaranteed rate holds on average over sets of n held-out images. For one set, the rate lies in this interval (Vovk, 2012).
+    The promised rate holds on average over sets of n held-out images. For one set, the true rate lies in this interval (Vovk, 2012).
 
     Args:
         decision: A conformal decision.

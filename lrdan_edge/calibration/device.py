@@ -60,7 +60,7 @@ def fit_thresholds(
 ) -> FittedThresholds:
     """Set the threshold of every graph again, and one for every engine that runs here.
 
-    Engines round differently from the graph they were built from. So the guaranteed rate holds for an engine only with a threshold
+    Engines round differently from the graph they were built from. So the promised rate holds for an engine only with a threshold
     fitted on its own scores. `lrdan_edge.runtime.inspector.Inspector` uses that threshold.
 
     Args:

@@ -54,7 +54,7 @@ class Fidelity(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def worst_rank_correlation(self) -> float:
-        """The lower of both correlations; -1 if one is NaN.
+        """The lower of the two correlations; -1 if one is NaN.
 
         Defects reveal a range that is too narrow, good images one that is too wide.
         """

@@ -97,7 +97,7 @@ def threshold_images(bundle: Bundle, folder: Path) -> list[Path]:
         DataError: There are none, the folder also has other images, or some were trained on.
     """
     if other := foreign_folder(folder):
-        raise DataError(f"{folder} has a folder '{other}'", "as {good} give a folder with only good images, never trained on")
+        raise DataError(f"{folder} has a folder '{other}'", "give a folder of only good images, never trained on, as {good}")
     images = list_images(folder)
     trained = {path.resolve() for path in recorded_images(bundle, "training")}
     if known := sum(path.resolve() in trained for path in images):
@@ -116,7 +116,7 @@ def labelled_images(folder: Path) -> tuple[list[Path], list[LabelledImage]]:
         return [image.path for image in labelled if image.defective], labelled
     if (folder / "good").is_dir():
         raise DataError(
-            f"{folder} has a folder 'good'", "as {defects} give a folder with only defective images, or one with test/good"
+            f"{folder} has a folder 'good'", "give a folder of only defective images, or one with test/good, as {defects}"
         )
     images = [path for path in list_images(folder) if path.relative_to(folder).parts[0] not in ("masks", "ground_truth")]
     if not images:
@@ -134,7 +134,7 @@ def recorded(bundle: Bundle, part: Literal["training", "held_out"]) -> list[Path
     missing = [path for path in paths if not path.is_file()]
     if missing:
         raise DataError(
-            f"{len(missing)} of the {len(paths)} {part.replace('_', '-')} images that training used are gone ({missing[0]})",
+            f"{len(missing)} of the {len(paths)} {part.replace('_', '-')} images that training used are missing ({missing[0]})",
             "put them back" + (", or give others with {good}" if part == "held_out" else ""),
         )
     return paths

@@ -228,7 +228,7 @@ def load_quantisable(graph: Any) -> QuantisableGraph:
     """Read an fp32 deploy graph for quantisation.
 
     Args:
-        graph: Its path.
+        graph: Path of the graph.
 
     Raises:
         CalibrationError: It has no AE2 convolution.

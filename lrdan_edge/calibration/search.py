@@ -135,7 +135,7 @@ class _Search:
         return found
 
     def repair(self, method: Method, sensitive: list[str]) -> Trial:
-        """Put layers back to float until no bound is broken, then quantise those again that are not needed in float."""
+        """Keep layers in float until no bound is broken, then quantise each of them again that is not needed in float."""
         trial = next(one for one in reversed(self.trials) if one.method == method and not one.kept_in_float)
         waiting, added = list(sensitive), list[str]()
         while trial.broken:

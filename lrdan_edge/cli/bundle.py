@@ -73,13 +73,15 @@ def _print_stages(bundle: "Bundle", check: "BundleCheck") -> None:
 
 
 def _print_engines(bundle: "Bundle") -> None:
+    from lrdan_edge.bundle.command import Command
     from lrdan_edge.bundle.names import graph_name, processor_graph_name
     from lrdan_edge.engines.open import engines
 
     if graph_name("int8") in bundle.manifest.files and processor_graph_name("int8") not in bundle.manifest.files:
+        command = Command("calibrate", bundle=bundle.path)
         show(
-            "int8: this graph was made by an older lrdan-edge and may score differently on other processors; run 'lrdan-edge "
-            f"calibrate --bundle {bundle.path}' to replace it"
+            "int8: this graph was made by an older lrdan-edge and may score differently on other processors; run "
+            f"'{command}' to replace it"
         )
     try:
         for engine in engines(bundle):

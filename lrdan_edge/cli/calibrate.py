@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from lrdan_edge.calibration.device import FittedThresholds
 
 _BARS, _WIDTH = 16, 40
-_CALIBRATE = "lrdan-edge calibrate"
 
 _target_options = option_group(
     "target",
@@ -130,13 +129,14 @@ def _print_int8(bundle: "Bundle") -> None:
     kept = ", ".join(record["kept_in_float"]) or "none"
     show(
         f"int8 by {record['method']}: rank correlation with fp32 {record['rank_correlation']:.4f}, AUROC "
-        f"{record['auroc']:.4f} (fp32 {record['auroc_fp32']:.4f}) on {'labelled' if record['labelled'] else 'painted'} defects, "
-        f"of {record['layers']} layers in float: {kept}; see {bundle.path}/reports/calibration.md"
+        f"{record['auroc']:.4f} (fp32 {record['auroc_fp32']:.4f}) on {'labelled' if record['labelled'] else 'painted'} defects; "
+        f"kept in float, of {record['layers']} layers: {kept}; see {bundle.path}/reports/calibration.md"
     )
 
 
 def _print_decision(bundle: "Bundle") -> None:
     """Explain the threshold of every graph and engine."""
+    from lrdan_edge.bundle.command import Command
     from lrdan_edge.engines.open import engine_names
 
     decision: Decision = bundle.decision()
@@ -146,7 +146,8 @@ def _print_decision(bundle: "Bundle") -> None:
     for name in engine_names(bundle):
         own = bundle.engine_decision(name)
         if own is None:
-            show(f"\nengine {name}: judged by its graph's threshold; '{_CALIBRATE} --decision-only' fits its own")
+            command = Command("calibrate", decision_only=True)
+            show(f"\nengine {name}: judged by its graph's threshold; '{command}' fits its own")
         else:
             _explain(f"engine {name}", own)
     show(
@@ -200,7 +201,7 @@ def _explain_conformal(graph: "GraphDecision") -> None:
     )
     show(
         f"That is the average over sets of {graph.n} images. With these {graph.n}, the real rate lies between {low:.2%} and "
-        f"{high:.2%} with a confidence of 90 %; more images narrow it."
+        f"{high:.2%} with a confidence of 90 %; more images make this interval narrower."
     )
 
 

@@ -82,7 +82,7 @@ _tensorrt_options = option_group(
     type=click.Choice(["tensorrt", "openvino", "onnxruntime"]),
     default="tensorrt",
     show_default=True,
-    help="Runtime of the engine. openvino and onnxruntime run on the CPU.",
+    help="Runtime of the engine. openvino and onnxruntime run on the processor.",
 )
 @_tensorrt_options
 def build_engine(bundle_path: Path, precision: "Precision | None", target: Any, build: dict[str, Any]) -> None:
@@ -243,7 +243,10 @@ def refit_engine(name: str, bundle_path: Path) -> None:
 
 
 def _print_none(bundle: "Bundle") -> None:
-    show(f"{bundle.path} has no engines: 'lrdan-edge build-engine --int8 --bundle {bundle.path}' makes one")
+    from lrdan_edge.bundle.command import Command
+
+    command = Command("build-engine", int8=True, bundle=bundle.path)
+    show(f"{bundle.path} has no engines: '{command}' makes one")
 
 
 def _properties(bundle: "Bundle", name: str, size: int, sidecar: "EngineSidecar") -> dict[str, str]:

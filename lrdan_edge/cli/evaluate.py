@@ -58,7 +58,7 @@ def _print_evaluation(result: "Evaluation") -> None:
     type=click.Path(path_type=Path, dir_okay=False),
     default=Path("explanation.html"),
     show_default=True,
-    help="The page to write.",
+    help="HTML file to write.",
 )
 @click.option("--threshold", type=float, help="Judge by this threshold instead of the calibrated one.")
 def explain(

@@ -121,7 +121,7 @@ def backend_options(function: Function) -> Function:
 def device_option(function: Function) -> Function:
     """``--device``: where PyTorch trains."""
     choice = click.Choice(["auto", "cpu", "cuda"])
-    return click.option("--device", type=choice, default="auto", show_default=True, help="Where to train.")(function)
+    return click.option("--device", type=choice, default="auto", show_default=True, help="Device to train on.")(function)
 
 
 def require(extra: str, purpose: str, *modules: str) -> None:

@@ -94,7 +94,7 @@ _source_options = option_group(
     default=None,
     help="Busy-wait (lower latency) or sleep (idle cores). [default: ONNX Runtime busy-waits, TensorRT sleeps]",
 )
-@click.option("--require-gpu", is_flag=True, help="Fail if inference would run on the CPU.")
+@click.option("--require-gpu", is_flag=True, help="Fail if inference would run on the processor.")
 @click.option(
     "--output", type=click.Path(path_type=Path, file_okay=False), help="Folder for verdicts.jsonl and annotated frames."
 )
@@ -154,7 +154,7 @@ def run(
 
 
 def _rule(reject_after: Any, min_area: Any, regions: Any, pixel_threshold: float | None) -> Any:
-    """The rule that the options describe, or None where none is given."""
+    """The rule that the options describe, or None without such options."""
     from lrdan_edge.runtime.rule import Rule
 
     if not (reject_after or min_area or regions or pixel_threshold is not None):

@@ -64,7 +64,7 @@ def training_notes(data: Path, images: GoodImages, scan: Scan) -> list[str]:
 
     Args:
         data: The data folder.
-        images: Its good images, split.
+        images: The folder's good images, split.
         scan: Scans the images that were not scanned before.
 
     Raises:
@@ -96,7 +96,7 @@ def evaluation_notes(
 
     Args:
         data: The data folder.
-        images: Its test images.
+        images: The folder's test images.
         training: The detector's training images; missing files are skipped.
         known: Sha256 of the labelled defects that the detector was trained on.
     """
@@ -110,10 +110,10 @@ def evaluation_notes(
     hashes = [scan.images[image.path].sha256 for image in images if image.defective and image.path in scan.images]
     if shown := sum(sha256 in known for sha256 in hashes):
         lines.append(
-            f"training was shown {shown} of these defects as known defects, so figures come out too good: take them out"
+            f"training used {shown} of these defects as known defects, so the figures are too good: remove them from the test images"
         )
     if not present:
-        return ["the training images are gone, so near-copies of them among the test images would not be noticed", *lines]
+        return ["the training images are missing, so near-copies of them among the test images cannot be found", *lines]
     copies = describe_near_copies({name: folders[name] for name in ("training", "test/good") if name in folders}, scan, data)
     return [across_warning(pair, count) for pair, count in copies.across.items()] + lines
 
@@ -155,13 +155,15 @@ def form_warnings(folders: Sequence[FolderReport]) -> list[str]:
     """Warnings about bit depths, colours and file types that differ within or between classes."""
     first, lines = folders[0], []
     if len(first.forms) > 1:
-        lines.append(f"{first.name} mixes {_listed(first.forms)}: all become 8-bit of one colour; save them alike")
+        lines.append(
+            f"{first.name} mixes {_listed(first.forms)}: all are converted to 8 bits and one colour; save them all the same way"
+        )
     for kind, of in (("", "forms"), ("file type ", "suffixes")):
         for folder in folders[1:]:
             if other := {key: n for key, n in getattr(folder, of).items() if key not in getattr(first, of)}:
                 lines.append(
                     f"{folder.name} has {kind}{_listed(other)} where {first.name} has {_listed(getattr(first, of))}: a detector "
-                    "may tell classes by that; save all images the same way"
+                    "may distinguish the classes by that; save all images the same way"
                 )
     return lines
 
@@ -171,7 +173,7 @@ def size_warnings(folders: Sequence[FolderReport]) -> list[str]:
     first, lines = folders[0], []
     if len(first.sizes) > 1:
         lines.append(
-            f"{first.name} has {len(first.sizes)} sizes: all are resized to one, whatever their proportions; crop them alike if you can"
+            f"{first.name} has {len(first.sizes)} sizes: all are resized to one, which may distort them; crop them to one size if you can"
         )
     for folder in folders[1:]:
         if not folder.side or not first.side:
@@ -180,7 +182,7 @@ def size_warnings(folders: Sequence[FolderReport]) -> list[str]:
         if (len(first.sizes) == 1 and folder.sizes.keys() != first.sizes.keys()) or apart > SIZES_APART:
             lines.append(
                 f"the longer side of {folder.name}'s images is {folder.side:g} pixels (median), of {first.name}'s {first.side:g}: "
-                "resizing blurs them differently, and a detector may tell classes by that"
+                "resizing blurs them differently, and a detector may distinguish the classes by that"
             )
     return lines
 
@@ -210,7 +212,7 @@ def promise_warnings(kept: int, fraction: float | None, *, parts: int | None = N
     Args:
         kept: Number of held-out images.
         fraction: Fraction of all good images that is held out, or None if the user chose them.
-        parts: Number of parts that they show, or None if unknown; the guarantee then depends on parts instead of images.
+        parts: Number of parts that they show, or None if unknown; if known, the promise depends on parts instead of images.
     """
     independent = kept if parts is None else parts
     needed = round(1 / PROMISE - 1)
@@ -220,8 +222,8 @@ def promise_warnings(kept: int, fraction: float | None, *, parts: int | None = N
     least = "image" if parts is None else "part"
     more = "" if fraction is None else f" ({round(needed / fraction)} good {least}s in all)"
     return [
-        f"{what} can promise a false-reject rate of {1 / (independent + 1):.1%} at best: {PROMISE:.0%} takes {needed} {least}s{more}, "
-        f"1% takes 99"
+        f"{what} can promise a false-reject rate of {1 / (independent + 1):.1%} at best: {PROMISE:.0%} needs {needed} {least}s{more}, "
+        "1% needs 99"
     ]
 
 

@@ -68,9 +68,9 @@ def decode_image(data: bytes, name: str, bit_depth: int = 16) -> Frame:
     """Decode an image file's bytes: uint8, [H, W] or [H, W, 3] (BGR); 16-bit is scaled to 8, alpha dropped.
 
     Args:
-        data: The whole file.
-        name: Its name in messages.
-        bit_depth: As `to_eight_bits`.
+        data: The bytes of the whole file.
+        name: The file's name in messages.
+        bit_depth: See `to_eight_bits`.
 
     Raises:
         DataError: It is not a complete image, or has pixels of another type.
@@ -83,9 +83,9 @@ def decode_pixels(data: npt.NDArray[np.uint8], name: str) -> Pixels:
     try:
         image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION) if data.size else None
     except cv2.error as error:  # a damaged header, such as one of 65312x65312 pixels
-        raise DataError(f"{name} is not a whole image ({error.err})", "replace or remove it") from error
+        raise DataError(f"{name} is not a complete image ({error.err})", "replace or remove it") from error
     if image is None or _truncated(data):
-        raise DataError(f"{name} is not a whole image ({data.size} bytes)", "replace or remove it")
+        raise DataError(f"{name} is not a complete image ({data.size} bytes)", "replace or remove it")
     if image.dtype not in (np.uint8, np.uint16):
         raise DataError(f"{name} has {image.dtype} pixels; 8 or 16 bits per channel are supported", "convert it")
     if image.ndim == 3 and image.shape[2] == 4:
@@ -127,7 +127,7 @@ def read_image(path: Path, bit_depth: int = 16) -> Frame:
 
     Args:
         path: The file.
-        bit_depth: As `to_eight_bits`.
+        bit_depth: See `to_eight_bits`.
 
     Raises:
         DataError: As `read_pixels`.
@@ -169,7 +169,7 @@ def fit_frame(frame: Frame, shape: tuple[int, int, int]) -> Frame:
         DataError: The frame has another dtype or shape.
     """
     if frame.dtype != np.uint8 or frame.ndim not in (2, 3) or frame.size == 0:
-        raise DataError(f"a frame is uint8 [H, W] or [H, W, C]; this one is {frame.dtype} {list(frame.shape)}")
+        raise DataError(f"a frame must be uint8 [H, W] or [H, W, C], got {frame.dtype} {list(frame.shape)}")
     if frame.shape == shape:
         return np.ascontiguousarray(frame)
     height, width, channels = shape
@@ -181,7 +181,7 @@ def fit_frame(frame: Frame, shape: tuple[int, int, int]) -> Frame:
         (4, 3): cv2.COLOR_BGRA2BGR,
     }
     if source not in (1, 3, 4):
-        raise DataError(f"a frame has 1, 3 or 4 channels; this one has {source}")
+        raise DataError(f"a frame must have 1, 3 or 4 channels, got {source}")
     image: Frame = frame
     if source != channels:
         image = np.asarray(cv2.cvtColor(image, conversions[source, channels]), dtype=np.uint8)

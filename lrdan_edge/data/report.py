@@ -60,7 +60,7 @@ def describe_folder(name: str, paths: Sequence[Path], scan: Scan) -> FolderRepor
 
     Args:
         name: The folder's name in messages.
-        paths: Its images.
+        paths: The folder's images.
         scan: Scans the images that were not scanned before.
     """
     scan.add(paths)

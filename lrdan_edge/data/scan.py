@@ -27,7 +27,7 @@ class ScannedImage:
         grey: Whether it is stored as grey, or has three equal channels.
         bytes_per_channel: 1 or 2.
         largest: Its largest value.
-        thumbnail: As `lrdan_edge.data.similarity.thumbnail` gives it.
+        thumbnail: See `lrdan_edge.data.similarity.thumbnail`.
     """
 
     sha256: str

@@ -30,7 +30,7 @@ _PIXELS_AT_OPENING = 2 << 16
 _QUARTILES = 1.349
 """The distance between the quartiles of a normal distribution, in standard deviations."""
 
-_MAKER = str(Command("calibrate"))
+_MAKER = Command("calibrate")
 
 
 def golden_scores(bundle: Bundle) -> Golden:
@@ -80,7 +80,7 @@ def check_against_graph(bundle: Bundle, backend: Backend, precision: Precision) 
     if wrong:
         raise EngineError(
             f"{wrong} of {len(scores)} scores of the {backend.name} {precision} engine on the golden frames are not finite",
-            "do not let it decide about parts; build another precision",
+            "do not inspect parts with it; build another precision",
         )
     compared = [("scores", scores, golden.scores[precision])]
     if peaks is not None:
@@ -94,7 +94,7 @@ def check_against_graph(bundle: Bundle, backend: Backend, precision: Precision) 
             raise EngineError(
                 f"the {backend.name} {precision} engine's {what} differ from the graph's by {differs:.1%} on the golden frames "
                 f"(bound {GOLDEN_TOLERANCE[precision]:.1%})",
-                "do not let it decide about parts; build another precision",
+                "do not inspect parts with it; build another precision",
             )
         worst = max(worst, differs)
     return worst

@@ -164,7 +164,7 @@ def trust_key(public_key: str) -> None:
     """
     key, path = public_key.strip().lower(), _trusted_path()
     if not _is_key(key):
-        raise EngineError(f"a public key is 64 hex digits; this one is {public_key!r}", "copy it from 'engine verify'")
+        raise EngineError(f"a public key must be 64 hex digits, got {public_key!r}", "copy it from 'engine verify'")
     if key in trusted_keys():
         return
     try:

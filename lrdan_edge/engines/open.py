@@ -153,9 +153,9 @@ def load_engine(data: bytes, sidecar: EngineSidecar, weights: bytes | None, core
 
     Args:
         data: The engine file's bytes.
-        sidecar: Its sidecar.
+        sidecar: The engine's sidecar.
         weights: The result of `weights_for`.
-        cores: How the engine may use the CPU.
+        cores: How the engine may use the processor.
 
     Raises:
         EngineError: TensorRT cannot load the engine.

@@ -18,6 +18,7 @@ from lrdan_edge.bundle.spec import PRECISIONS, Precision
 from lrdan_edge.engines.open import engines, open_engine
 from lrdan_edge.errors import BackendError
 
+_BENCH = Command("bench")
 _ON_GPU = ("tensorrt int8", "tensorrt fp16", "tensorrt fp32")
 _INT8_ON_PROCESSOR = ("openvino int8", "onnxruntime int8", "onnxruntime int8 (graph)")
 _FP32_ON_PROCESSOR = ("onnxruntime fp32", "openvino fp32", "onnxruntime fp32 (graph)")
@@ -26,8 +27,8 @@ _FP32_ON_PROCESSOR = ("onnxruntime fp32", "openvino fp32", "onnxruntime fp32 (gr
 def preferred() -> tuple[str, ...]:
     """The order in which `auto` prefers backends until a benchmark has measured this machine, best first. Others come last.
 
-    On CPUs, int8 comes before fp32 only if the CPU multiplies 8-bit integers faster. ONNX Runtime's GPU providers are not listed:
-    only opening them shows whether their libraries are installed.
+    On a processor, int8 comes before fp32 only if the processor multiplies 8-bit integers faster. ONNX Runtime's GPU providers are
+    not listed: only opening them shows whether their libraries are installed.
     """
     if processor().int8_is_faster:
         return (*_ON_GPU, *_INT8_ON_PROCESSOR, *_FP32_ON_PROCESSOR)
@@ -35,7 +36,7 @@ def preferred() -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class Choice:
+class BackendChoice:
     """A way to run the bundle.
 
     Attributes:
@@ -62,27 +63,33 @@ class Choice:
         return f"{line}; passed over: {'; '.join(self.passed_over)}" if self.passed_over else line
 
 
-def candidates(bundle: Bundle) -> tuple[list[Choice], list[str]]:
+def candidates(bundle: Bundle) -> tuple[list[BackendChoice], list[str]]:
     """Every way to run the bundle on this machine without PyTorch, and the engines that cannot run here, each with the reason."""
-    found: list[Choice] = []
+    found: list[BackendChoice] = []
     unusable: list[str] = []
     for engine in engines(bundle):
         if engine.unusable_reason:
             unusable.append(f"{engine.title}: {engine.unusable_reason}, rebuild with '{engine.rebuild}'")
         else:
             opener = partial(open_engine, bundle, engine)
-            found.append(Choice(engine.title, engine.sidecar.target, engine.sidecar.precision, opener, engine=engine.name))
+            found.append(
+                BackendChoice(engine.title, engine.sidecar.target, engine.sidecar.precision, opener, engine=engine.name)
+            )
     built = {(choice.backend, choice.precision) for choice in found}
     for precision in PRECISIONS:
         if graph_name(precision) not in bundle.manifest.files:
             continue
         if ("onnxruntime", precision) not in built:
             opener = partial(_open_onnxruntime, bundle, precision, "onnxruntime")
-            found.append(Choice(f"onnxruntime {precision} (graph)", "onnxruntime", precision, opener))
+            found.append(BackendChoice(f"onnxruntime {precision} (graph)", "onnxruntime", precision, opener))
         if ("openvino", precision) not in built and find_spec("openvino"):
-            found.append(Choice(f"openvino {precision}", "openvino", precision, partial(_open_openvino, bundle, precision)))
+            found.append(
+                BackendChoice(f"openvino {precision}", "openvino", precision, partial(_open_openvino, bundle, precision))
+            )
         for name in _gpu_providers():
-            found.append(Choice(f"{name} {precision}", name, precision, partial(_open_onnxruntime, bundle, precision, name)))
+            found.append(
+                BackendChoice(f"{name} {precision}", name, precision, partial(_open_onnxruntime, bundle, precision, name))
+            )
     return found, unusable
 
 
@@ -95,7 +102,7 @@ def _gpu_providers() -> list[str]:
     return gpu_backends()
 
 
-def choose(bundle: Bundle, backend: str = "auto", precision: Precision | None = None) -> Choice:
+def choose(bundle: Bundle, backend: str = "auto", precision: Precision | None = None) -> BackendChoice:
     """Choose the requested backend, or the fastest that runs here. Measures nothing.
 
     Args:
@@ -111,7 +118,9 @@ def choose(bundle: Bundle, backend: str = "auto", precision: Precision | None = 
     if backend == "torch":
         return _torch(bundle, precision)
     if backend == "null":
-        return Choice("null", "null", precision or "fp32", partial(_open_null, bundle), "inspects nothing, measures the loop")
+        return BackendChoice(
+            "null", "null", precision or "fp32", partial(_open_null, bundle), "inspects nothing, measures the loop"
+        )
     found, unusable = candidates(bundle)
     matching = [choice for choice in found if backend in ("auto", choice.backend) and precision in (None, choice.precision)]
     if not matching:
@@ -126,24 +135,22 @@ def choose(bundle: Bundle, backend: str = "auto", precision: Precision | None = 
     if not measured:
         stale = BENCHMARK in bundle.manifest.files and bundle.staleness("bench")
         why = f"the last benchmark is older than the bundle ({stale})" if stale else "no benchmark of this machine yet"
-        return replace(first, because=f"{why}; 'lrdan-edge bench' finds the fastest", passed_over=tuple(unusable))
+        return replace(first, because=f"{why}; '{_BENCH}' finds the fastest", passed_over=tuple(unusable))
     best = max(measured, key=lambda choice: speeds[choice.title])
     since = [choice for choice in matching if choice.engine and choice.title not in speeds and not _refused(choice, report)]
     if first in since and _rank(first) < _rank(best):
-        return replace(
-            first, because="built since the last benchmark; 'lrdan-edge bench' measures it", passed_over=tuple(unusable)
-        )
+        return replace(first, because=f"built since the last benchmark; '{_BENCH}' measures it", passed_over=tuple(unusable))
     unusable += [f"{choice.title}: built since the last benchmark" for choice in since]
     because = f"fastest in the last benchmark, {speeds[best.title]:.0f} frames/s"
     return replace(best, because=because, passed_over=tuple(unusable))
 
 
-def _rank(choice: Choice) -> int:
+def _rank(choice: BackendChoice) -> int:
     order = preferred()
     return order.index(choice.title) if choice.title in order else len(order)
 
 
-def _refused(choice: Choice, report: BenchmarkReport | None) -> bool:
+def _refused(choice: BackendChoice, report: BenchmarkReport | None) -> bool:
     """Whether the benchmark tried the engine and could not measure it. Its entries are ``title: reason``."""
     return report is not None and choice.title in {entry.partition(": ")[0] for entry in report.not_measured}
 
@@ -152,7 +159,7 @@ def fresh_benchmark(bundle: Bundle) -> BenchmarkReport | None:
     """The last benchmark, or None if it ran on another machine or the bundle has changed since."""
     if BENCHMARK not in bundle.manifest.files or bundle.staleness("bench"):
         return None
-    report = from_json(bundle.read(BENCHMARK, "lrdan-edge bench"), BenchmarkReport, str(bundle.path / BENCHMARK))
+    report = from_json(bundle.read(BENCHMARK, _BENCH), BenchmarkReport, str(bundle.path / BENCHMARK))
     here = processor()
     same = report.machine == here.name and report.instruction_set in ("", here.instruction_set)
     return report if same else None
@@ -163,12 +170,12 @@ def speeds_of(report: BenchmarkReport) -> dict[str, float]:
     return {entry.title: 1000 / entry.latency_ms["p50"] for entry in report.entries if entry.batch == 1}
 
 
-def _torch(bundle: Bundle, precision: Precision | None) -> Choice:
+def _torch(bundle: Bundle, precision: Precision | None) -> BackendChoice:
     if precision not in (None, "fp32"):
         raise BackendError(
             f"the torch backend runs fp32, not {precision}", "leave the precision out, or choose another {backend}"
         )
-    return Choice("torch fp32", "torch", "fp32", partial(_open_torch, bundle), "the reference")
+    return BackendChoice("torch fp32", "torch", "fp32", partial(_open_torch, bundle), "the reference")
 
 
 def _open_onnxruntime(bundle: Bundle, precision: Precision, backend: str, cores: Cores = ANY_CORES) -> Backend:

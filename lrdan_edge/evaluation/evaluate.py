@@ -21,7 +21,7 @@ from lrdan_edge.bundle.view import RegionFractions
 from lrdan_edge.data.check import evaluation_notes
 from lrdan_edge.data.dataset import LabelledImage, recorded_images, test_images
 from lrdan_edge.data.images import crop_region, fit_frame, read_image, read_mask
-from lrdan_edge.engines.select import Choice
+from lrdan_edge.engines.select import BackendChoice
 from lrdan_edge.errors import DataError
 from lrdan_edge.evaluation import plots
 from lrdan_edge.evaluation.figure import matplotlib_found
@@ -41,8 +41,8 @@ def evaluate(
     Args:
         bundle: A calibrated bundle.
         data: A folder with ``test/good``, ``test/<defect>`` and optionally ``ground_truth/<defect>``.
-        backend: As `Inspector.open`.
-        precision: As `Inspector.open`.
+        backend: See `Inspector.open`.
+        precision: See `Inspector.open`.
         write: Whether to write the figures and pictures into the bundle. If it is read-only, a note says so.
 
     Returns:
@@ -72,7 +72,7 @@ def evaluate(
     return result, [bundle.path / picture for picture in pictures]
 
 
-def _measured(bundle: Bundle, choice: Choice) -> dict[str, Path]:
+def _measured(bundle: Bundle, choice: BackendChoice) -> dict[str, Path]:
     """The inputs of the figures, by name: the selected graph or engine, and its decision."""
     names = [DECISION, f"{ENGINES}/{choice.engine}" if choice.engine else graph_name(choice.precision)]
     if choice.engine and bundle.engine_decision(choice.engine):

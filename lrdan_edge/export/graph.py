@@ -62,7 +62,7 @@ def export(bundle: Bundle, *, frame_size: tuple[int, int] | None = None) -> None
     from lrdan_edge.export.reconstruction import ReconstructionModule
     from lrdan_edge.model.deployed import load_ae2
 
-    weights = bundle.file(WEIGHTS, "lrdan-edge train")
+    weights = bundle.file(WEIGHTS, Command("train"))
     model = _with_frame_size(bundle, frame_size)
     size = f"{frame_size[0]}x{frame_size[1]}" if frame_size else None
     command = str(Command("export", frame_size=size))
@@ -107,7 +107,7 @@ def _with_frame_size(bundle: Bundle, frame_size: tuple[int, int] | None) -> Mode
             geometry = geometry.of_frame(rows, columns) if geometry else plain
         except ValueError as error:
             raise ExportError(
-                f"frames of {rows}x{columns} do not go with this bundle: {error}", "give another {frame_size}"
+                f"frames of {rows}x{columns} are not compatible with this bundle: {error}", "give another {frame_size}"
             ) from error
     return msgspec.structs.replace(model, geometry=geometry)
 

@@ -97,8 +97,8 @@ def compare(
 
     Args:
         precision: The graph's precision.
-        runner: The backend that ran it.
-        actual: Its scores, float32 [n], and heatmaps, float32 [n, h, w], or None.
+        runner: The backend that ran the graph.
+        actual: The runner's scores, float32 [n], and heatmaps, float32 [n, h, w], or None.
         expected: The reference's scores and heatmaps of the same images.
         unit: The unit of scores; see `Scoring.unit`.
         defective: Whether each image is defective, or None if unknown.

@@ -56,7 +56,7 @@ def reference_images(bundle: Bundle) -> Reference:
         labelled = []  # no test images: only scores and heatmaps are compared
     if not good and not labelled:
         noise = np.random.default_rng(0).integers(0, 256, (_FEWEST, *model.frame_shape)).astype(np.uint8)
-        return Reference(noise, None, f"{_FEWEST} frames of noise, since the images that training used are gone")
+        return Reference(noise, None, f"{_FEWEST} frames of noise, since the images that training used are missing")
     labels = [False] * len(good) + [defective for _, defective in labelled]
     description = f"{len(good)} held-out good images"
     if labelled:
@@ -87,9 +87,9 @@ def measure(
     """Run a graph with every CPU backend of this machine, and compare it with PyTorch.
 
     Args:
-        precision: The graph's.
-        graph: Its bytes.
-        reference: The images.
+        precision: The graph's precision.
+        graph: The bytes of the ONNX file.
+        reference: The images to run it on.
         expected: PyTorch's scores and heatmaps of the images, in float32.
         unit: The unit of scores; see `Scoring.unit`.
 
@@ -119,7 +119,7 @@ def measure(
 def _outputs(backend: Backend, frames: Frame) -> tuple[Floats, Floats]:
     score, heatmap, _ = backend.infer(frames)
     if heatmap is None:
-        raise BackendError(f"the {backend.name} backend gave no heatmap though one was asked for", "report this")
+        raise BackendError(f"the {backend.name} backend returned no heatmap, although one was requested", "report this")
     return score, heatmap
 
 

@@ -45,7 +45,7 @@ class ScoringHead(Float32Module):
             spec: The networks' shape.
             scoring: How to score.
             error_mean: The good images' mean map, float32 [H, W] of ``spec.heatmap_shape``.
-            error_std: Its standard deviation, likewise.
+            error_std: The standard deviation of the same maps at each pixel, same shape.
 
         Raises:
             BundleError: The constants do not have the heatmap's size.

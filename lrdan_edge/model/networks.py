@@ -152,7 +152,7 @@ class Autoencoder(nn.Module):
 
 
 def restorer_widths(base: int, downsamplings: int) -> list[int]:
-    """Feature maps of a restorer after each downsampling; they grow slowly so that a training step stays short on a CPU."""
+    """Feature maps of a restorer after each downsampling; they grow slowly so that a training step stays short on a processor."""
     return [base * factor for factor in (1, 2, 3, 4, 6, 8, 8)][:downsamplings]
 
 

@@ -44,7 +44,7 @@ def halve(module: nn.Module, network: nn.Module, first: int, *, last: bool = Tru
 
     Args:
         module: The deploy module; each `Float32Module` in it is not changed.
-        network: Its network, with batch normalisation folded.
+        network: The module's network, with batch normalisation folded.
         first: Number of convolutions at the start that stay in float32, 2 or more.
         last: Whether the last convolution stays in float32.
     """

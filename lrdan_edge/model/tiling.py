@@ -93,7 +93,7 @@ class Tile(nn.Module):
 
         Args:
             spec: The networks' specification.
-            geometry: Its `ModelSpec.geometry`.
+            geometry: The geometry in `spec` (`ModelSpec.geometry`), which is not None.
         """
         super().__init__()
         self.region = geometry.region
@@ -159,7 +159,7 @@ def blend_weights(starts: list[int], tile: int) -> Matrix:
 
     Args:
         starts: Where each tile begins on the canvas.
-        tile: Its pixels along this side.
+        tile: Length of a tile along this side, in pixels.
 
     Returns:
         float32 [len(starts), tile].

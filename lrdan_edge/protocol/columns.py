@@ -57,7 +57,8 @@ def of_detectors(names: tuple[str, ...], labelled_ratio: float = LABELLED_RATIO)
         DataError: There is no such detector, or the ratio is out of range.
     """
     if not 0 < labelled_ratio < 1:
-        raise DataError(f"the labelled ratio is {labelled_ratio:g}", "give {labelled_ratio} between 0 and 1, such as 0.05")
+        problem = f"the labelled ratio must be between 0 and 1, got {labelled_ratio:g}"
+        raise DataError(problem, "give {labelled_ratio:0.05}, for example")
     columns: dict[str, Callable[[], Detector]] = {}
     for name in names:
         if name in SEMI_SUPERVISED:

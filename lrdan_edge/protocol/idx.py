@@ -56,7 +56,7 @@ def read_part(folder: Path, part: str, classes: int) -> tuple[Array, npt.NDArray
     if len(images) != len(labels):
         raise DataError(
             f"{labels_path} has {len(labels)} labels, {images_path.name} has {len(images)} images; "
-            "they are of different data sets",
+            "they come from different data sets",
             "download both again",
         )
     if labels.max() >= classes:

@@ -42,7 +42,7 @@ class ProtocolOptions:
         steps: Optimiser steps per run, the same for every detector.
         train_limit: Number of training images per run, at most, or None for all of the class.
         test_limit: Number of test images per class, at most, or None for all.
-        device: As in `TrainOptions`.
+        device: See `TrainOptions`.
     """
 
     seeds: tuple[int, ...] = (0,)
@@ -92,7 +92,7 @@ def run_protocol(
         study: The comparison.
         output: Folder of ``<dataset><study's suffix>.json``, ``.md`` and figures; earlier results there are continued.
         options: The options.
-        processor: Name of the CPU, for the results; a GPU reports its own name.
+        processor: Name of the processor, for the results; a GPU reports its own name.
         report: Called after each run.
 
     Raises:

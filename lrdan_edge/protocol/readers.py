@@ -100,7 +100,7 @@ def _require_complete(dataset: Dataset) -> None:
     train, test = dataset.train.frames.shape[1:], dataset.test.frames.shape[1:]
     if train != test:
         raise DataError(
-            f"{dataset.root}: training images are {_text(train)}, test images {_text(test)}; they are of different data sets"
+            f"{dataset.root}: training images are {_text(train)}, test images {_text(test)}; they come from different data sets"
         )
     for part, least, title in ((dataset.train, 2, "training"), (dataset.test, 1, "test")):
         counts = np.bincount(part.labels, minlength=len(dataset.classes))

@@ -54,7 +54,7 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         training_seconds: Duration of `fit` in seconds.
         images: Number of images: ``training``, ``normal`` and ``anomalous`` test images.
         histogram: Histogram of the test images' scores; None if the run failed.
-        processor: Name of the CPU or GPU.
+        processor: Name of the processor or GPU.
         versions: Versions of Python and of packages.
     """
 
@@ -130,7 +130,7 @@ def open_results(path: Path, fresh: Results) -> Results:
     if found.schema_version != SCHEMA_VERSION:
         raise DataError(f"{path} has schema version {found.schema_version}, this lrdan-edge writes {SCHEMA_VERSION}", fix)
     if (found.dataset, found.fingerprint) != (fresh.dataset, fresh.fingerprint):
-        raise DataError(f"{path} was measured on other data than this {fresh.dataset}", fix)
+        raise DataError(f"{path} was measured on data other than this {fresh.dataset}", fix)
     for column, recipe in fresh.recipes.items():
         if (before := found.recipes.get(column, recipe)) != recipe:
             raise DataError(f"{path} has {column} by another recipe ({before}) than the current one ({recipe})", fix)

@@ -59,7 +59,7 @@ def annotate(frame: Frame, verdict: Verdict) -> Frame:
 
     Args:
         frame: uint8 [H, W], [H, W, 1] or [H, W, 3] (BGR).
-        verdict: Its verdict.
+        verdict: The frame's verdict.
 
     Returns:
         uint8 [H', W', 3] (BGR).

@@ -15,12 +15,12 @@ from lrdan_edge.bundle.decision import GraphDecision
 from lrdan_edge.bundle.spec import BitDepth, Precision
 from lrdan_edge.data.images import Frame, fit_frame, to_eight_bits
 from lrdan_edge.engines.golden import check_against_threshold
-from lrdan_edge.engines.select import Choice, choose
+from lrdan_edge.engines.select import BackendChoice, choose
 from lrdan_edge.errors import BackendError, DataError, LrdanError, MissingStageError
 from lrdan_edge.runtime.verdict import Thresholder, Verdict, Verdicts
 
 
-def decision_for(bundle: Bundle, choice: Choice) -> GraphDecision:
+def decision_for(bundle: Bundle, choice: BackendChoice) -> GraphDecision:
     """The thresholds of a backend: its engine's own if it has some, else its graph's.
 
     Raises:
@@ -34,7 +34,7 @@ def decision_for(bundle: Bundle, choice: Choice) -> GraphDecision:
     return found
 
 
-def open_verified(bundle: Bundle, choice: Choice, decision: GraphDecision, cores: Cores = ANY_CORES) -> Backend:
+def open_verified(bundle: Bundle, choice: BackendChoice, decision: GraphDecision, cores: Cores = ANY_CORES) -> Backend:
     """Open the chosen backend and check its scores on golden frames; see `lrdan_edge.engines.golden.check_against_threshold`.
 
     Raises:
@@ -51,7 +51,7 @@ def open_verified(bundle: Bundle, choice: Choice, decision: GraphDecision, cores
     return backend
 
 
-def _drift_fix(bundle: Bundle, choice: Choice) -> str:
+def _drift_fix(bundle: Bundle, choice: BackendChoice) -> str:
     """How to fix a backend whose scores differ from those that its threshold was fitted on."""
     refit = f"'{Command('calibrate', decision_only=True, bundle=bundle.path)}'"
     other = "or choose another precision or backend"
@@ -77,7 +77,7 @@ class Inspector:
     bundle: Bundle
     backend: Backend
     thresholder: Thresholder
-    choice: Choice
+    choice: BackendChoice
 
     @property
     def judge(self) -> Thresholder:
@@ -133,12 +133,12 @@ class Inspector:
         """Check that the backend runs on a GPU.
 
         Raises:
-            BackendError: It runs on the CPU; the message says why the GPU's engines were not chosen.
+            BackendError: It does not; the message says why no engine for the GPU was chosen.
         """
-        device = self.backend.spec.device
-        if device.lower().startswith(("cpu", "none")):
+        spec = self.backend.spec
+        if not spec.on_gpu:
             raise BackendError(
-                f"a GPU is required, and {self.choice.describe()} would run on {device}",
+                f"a GPU is required, and {self.choice.describe()} would run on {spec.device}",
                 "build an engine for the GPU with '{command}', or choose it with {backend:tensorrt}",
                 command=Command("build-engine", fp16=True, bundle=self.bundle.path),
             )

@@ -42,9 +42,9 @@ class RecordedRun:
             save: Which frames to draw; None: all, or only rejects and faults where a source is live.
             append: Add to an earlier run's verdicts; this run's frames go into a separate folder.
             overwrite: Replace an earlier run's verdicts and frames.
-            policy: As `InspectionLoop`.
-            batch: As `InspectionLoop`.
-            rule: As `InspectionLoop`.
+            policy: See `InspectionLoop`.
+            batch: See `InspectionLoop`.
+            rule: See `InspectionLoop`.
 
         Raises:
             DataError: The folder cannot be written or holds an earlier run, there is no source, or the rule cannot be applied.

@@ -40,11 +40,11 @@ class Region:
         if not inside or top + height > 1 + 1e-9 or min(width, height) <= 0:
             shown = ",".join(f"{side:g}" for side in self.place)
             fix = "give x,y,width,height as fractions of the frame, such as 0.25,0.1,0.5,0.3"
-            raise DataError(f"the region {self.name!r} at {shown} leaves the frame or is empty", fix)
+            raise DataError(f"the region {self.name!r} at {shown} extends beyond the frame or is empty", fix)
         if not self.name or self.name == ELSEWHERE:
             raise DataError(f"a region cannot be called {self.name!r}", "choose another name")
         if math.isnan(self.limit):
-            raise DataError(f"the limit of the region {self.name!r} is {self.limit:g}", "give a number")
+            raise DataError(f"the limit of the region {self.name!r} must be a number, got nan", "give a number, or inf")
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Rule:
         """
         needed, window = self.reject_after
         if not 1 <= needed <= window:
-            raise DataError(f"{needed} of {window} frames is not valid", "give N/M with 1 <= N <= M, such as 2/3")
+            raise DataError(f"{needed} of {window} frames is not a valid rule", "give N/M with 1 <= N <= M, such as 2/3")
         if self.min_pixels < 0 or not 0 <= self.min_share <= 1:
             problem = f"a minimum area of {self.min_pixels} pixels and {self.min_share:%} is not valid"
             raise DataError(problem, "give pixels, or a fraction up to 100%")

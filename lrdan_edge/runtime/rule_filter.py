@@ -160,13 +160,13 @@ def pixel_threshold(inspector: Inspector) -> float:
 
 
 def _as_float32(limit: float) -> np.float32:
-    """The largest float32 that is not above `limit`: every float32 exceeds both of them or neither."""
+    """The largest float32 that is not above `limit`. A float32 value exceeds it if and only if it exceeds `limit`."""
     nearest = np.float32(limit)
     return np.nextafter(nearest, np.float32(-np.inf)) if float(nearest) > limit else nearest
 
 
 def _pixels(region: Region, shape: tuple[int, int], shown: RegionFractions | None) -> tuple[slice, slice]:
-    """A region's rows and columns in the heatmap: at least one pixel, otherwise those whose centre lies in the region."""
+    """A region's rows and columns in the heatmap: the pixels whose centre lies in the region, and at least one pixel."""
     slices = []
     for side, axis in ((1, 0), (0, 1)):
         start, size = (0.0, 1.0) if shown is None else (shown[side], shown[side + 2])

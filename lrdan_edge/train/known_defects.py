@@ -75,7 +75,7 @@ def read_known(folder: Path, spec: ModelSpec, bit_depth: int = 16) -> KnownDefec
     Args:
         folder: DIR; see the module's docstring.
         spec: The networks and their geometry; with tiles, only the tiles that show the defect are used.
-        bit_depth: As `lrdan_edge.data.images.to_eight_bits`.
+        bit_depth: See `lrdan_edge.data.images.to_eight_bits`.
 
     Raises:
         DataError: There is no image; an image cannot be read; the folder has good images; a mask is empty; or, with tiles, an
@@ -99,7 +99,7 @@ def read_known(folder: Path, spec: ModelSpec, bit_depth: int = 16) -> KnownDefec
         masks += list(where[shows])
     if not frames:
         raise DataError(
-            f"{folder} has no defect in the region that is inspected", "check {roi} and the masks in {known_defects}"
+            f"{folder} has no defect in the region that is inspected", "check {region} and the masks in {known_defects}"
         )
     return KnownDefects(
         frames=torch.from_numpy(np.stack(frames).transpose(0, 3, 1, 2).copy()),
@@ -122,7 +122,9 @@ def _cut_mask(mask: npt.NDArray[np.bool_], spec: ModelSpec) -> Image:
 
 def _listed(folder: Path) -> list[LabelledImage]:
     if not folder.is_dir():
-        raise DataError(f"{folder} is not a folder", "give {known_defects} with images of defects, and perhaps masks/ in it")
+        raise DataError(
+            f"{folder} is not a folder", "give a folder of defect images, which may contain masks/, as {known_defects}"
+        )
     layout = (folder / "test").is_dir()
     if not layout and (folder / "good").is_dir():
         raise DataError(

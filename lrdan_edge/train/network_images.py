@@ -96,7 +96,7 @@ def require_memory(needed: int) -> None:
     available = available_memory()
     if available is not None and needed > available:
         raise DataError(
-            f"the images take {needed / 2**30:.1f} GiB of memory as the networks see them, and {available / 2**30:.1f} GiB are "
+            f"the images take {needed / 2**30:.1f} GiB of memory at the networks' size, and {available / 2**30:.1f} GiB are "
             "available",
             "give a smaller {image_size}, fewer {tiles} or fewer images",
         )

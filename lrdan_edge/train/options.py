@@ -63,23 +63,26 @@ class TrainOptions:
 
     def __post_init__(self) -> None:
         if self.epochs is not None and self.epochs < 1:
-            raise TrainingError(f"epochs is {self.epochs}", "give {epochs} of at least 1")
+            raise TrainingError(f"the number of epochs must be at least 1, got {self.epochs}", "give {epochs:1} or more")
         if self.batch_size is not None and self.batch_size < 2:
             raise TrainingError(
-                f"batch size is {self.batch_size}",
-                "give {batch_size} of at least 2, since images of a batch are compared with each other",
+                f"the batch size must be at least 2, got {self.batch_size}",
+                "give {batch_size:2} or more, since images of a batch are compared with each other",
             )
         if self.learning_rate is not None and not self.learning_rate > 0:
-            raise TrainingError(f"learning rate is {self.learning_rate}", "give {learning_rate} above 0, such as 0.001")
+            raise TrainingError(
+                f"the learning rate must be above 0, got {self.learning_rate}", "give another {learning_rate}, such as 0.001"
+            )
         if self.seed < 0:
-            raise TrainingError(f"seed is {self.seed}", "give {seed} of 0 or more")
+            raise TrainingError(f"the random seed must be 0 or more, got {self.seed}", "give another {seed}")
         if self.bit_depth is not None and self.bit_depth not in BIT_DEPTHS:
             raise TrainingError(
-                f"bit depth is {self.bit_depth}", "give {bit_depth} of {known}", known=", ".join(map(str, BIT_DEPTHS))
+                f"there is no bit depth {self.bit_depth}", "give {known} as {bit_depth}", known=", ".join(map(str, BIT_DEPTHS))
             )
         if not self.checkpoint_seconds >= 0:
             raise TrainingError(
-                f"checkpoint seconds are {self.checkpoint_seconds}", "give {checkpoint_seconds} of 0 or more, such as 30"
+                f"the seconds between checkpoints must be 0 or more, got {self.checkpoint_seconds}",
+                "give another {checkpoint_seconds}",
             )
         self.resolved_hyperparameters()
 

@@ -29,12 +29,12 @@ class ExistingBundle:
     run: str | None = None
 
     def refused(self, why: str = "") -> BundleError:
-        """The error for a training that may not replace it."""
+        """The error for a training run that may not replace this bundle."""
         return BundleError(f"{self.path} already holds {self.what}{f', and {why}' if why else ''}", _FIX)
 
 
 def require_room(path: Path, *, overwrite: bool) -> ExistingBundle | None:
-    """The bundle that training at `path` would replace, or None; without `overwrite`, only one of an interrupted run is allowed.
+    """The bundle that training at `path` would replace, or None; without `overwrite`, it must be of an interrupted run.
 
     Raises:
         BundleError: The bundle may not be replaced.

@@ -50,7 +50,7 @@ def _permutation(seed: int, epoch: int, count: int) -> Tensor:
 def workers_for(learner: Learner, device: torch.device) -> int:
     """The number of worker processes: all processors but one, up to `MOST_WORKERS`, if a GPU would wait for batches; else 0.
 
-    On a CPU, steps take so much longer than preparing batches that workers bring no measurable gain.
+    On a processor, steps take so much longer than preparing batches that workers bring no measurable gain.
     """
     return min(MOST_WORKERS, len(os.sched_getaffinity(0)) - 1) if learner.paints and device.type == "cuda" else 0
 
@@ -98,7 +98,7 @@ def batches(
                 raise
             reason = str(error).strip().splitlines()[-1]
             raise TrainingError(
-                f"a process that makes batches failed ({reason})",
+                f"a worker process failed ({reason})",
                 "free memory (a container: raise its limits of memory and of shared memory), or give a smaller {batch_size}",
             ) from error
         yield tuple(batch)
@@ -124,7 +124,7 @@ def _with_room(workers: int, batch: Batch, note: Callable[[str], None]) -> int:
     room = min(workers, _free_shared_memory() // each)
     if room < workers:
         note(
-            f"{SHARED_MEMORY} has room for {room} of {workers} processes that make batches, so training is slower: give it "
+            f"{SHARED_MEMORY} has room for {room} of {workers} worker processes, so training is slower: give it "
             f"{workers * each >> 20} MiB (a container: raise its limit of shared memory)"
         )
     return room

@@ -29,9 +29,9 @@ class View:
 
     def __post_init__(self) -> None:
         if self.overlap is not None and self.tiles is None:
-            raise DataError(f"a tile overlap of {self.overlap} pixels needs tiles", "give {tiles} too, RxC or native")
+            raise DataError(f"a tile overlap of {self.overlap} pixels needs tiles", "give {tiles} too, as RxC or native")
         if isinstance(self.tiles, str) and self.tiles != "native":
-            raise DataError(f"tiles are {self.tiles!r}", "give rows and columns, such as 2x3, or native")
+            raise DataError(f"tiles must be rows and columns or native, got {self.tiles!r}", "give {tiles:2x3}, for example")
 
     @property
     def is_default(self) -> bool:
@@ -83,7 +83,7 @@ class View:
             if self.tiles and not 0 <= overlap <= side // 2:
                 raise DataError(
                     f"tiles of {side} pixels cannot overlap by {overlap}",
-                    "give {tile_overlap} from 0 to {largest}",
+                    "give {overlap} from 0 to {largest}",
                     largest=side // 2,
                 )
         if self.tiles is None:
@@ -100,7 +100,7 @@ class View:
                 tile_starts(*sides)
             return Geometry(frame=frame, region=region, canvas=canvas, tiles=tiles)
         except ValueError as error:
-            raise DataError(str(error), "give another {roi}, {tiles} or {image_size}") from error
+            raise DataError(str(error), "give another {region}, {tiles} or {image_size}") from error
 
 
 def _pair(values: Iterable[int]) -> tuple[int, int]:

@@ -132,7 +132,7 @@ def test_batches_beyond_the_largest_are_cut(backend: Backend, frames: Frame) -> 
     ],
 )
 def test_wrong_frames_are_refused_in_words(backend: Backend, wrong: Frame) -> None:
-    with pytest.raises(BackendError, match="uint8 frames"):
+    with pytest.raises(BackendError, match="frames must be uint8"):
         backend.infer(wrong)
 
 

@@ -53,7 +53,7 @@ def test_blend_zones_lie_in_what_two_tiles_share_and_apart(tile: int, count: int
 
 @pytest.mark.parametrize(("canvas", "tile", "count"), [(100, 64, 1), (200, 64, 3), (63, 64, 1), (64, 64, 2), (70, 64, 10)])
 def test_tiles_that_do_not_cover_the_canvas_are_refused(canvas: int, tile: int, count: int) -> None:
-    with pytest.raises(ValueError, match=rf"{count} tiles of {tile} pixels do not cover {canvas} pixels"):
+    with pytest.raises(ValueError, match=rf"{count} tiles of {tile} pixels leave gaps in {canvas} pixels"):
         tile_starts(canvas, tile, count)
 
 
@@ -85,8 +85,8 @@ def test_the_model_says_what_enters_and_what_comes_out() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"region": [200, 0, 500, 300]}, "leaves the frame 400x600"),
-        ({"canvas": [500, 260]}, "2 tiles of 64 pixels do not cover 500 pixels"),
+        ({"region": [200, 0, 500, 300]}, "extends beyond the frame 400x600"),
+        ({"canvas": [500, 260]}, "2 tiles of 64 pixels leave gaps in 500 pixels"),
         ({"tiles": [0, 3]}, "tiles"),
         ({"frame": [0, 600]}, "frame"),
         ({"tilt": 3}, "tilt"),

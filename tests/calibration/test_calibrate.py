@@ -136,14 +136,14 @@ def test_int8_can_be_left_out(own_bundle: Bundle) -> None:
 
 def test_too_few_held_out_images_leave_the_bundle_alone(own_bundle: Bundle) -> None:
     before = (own_bundle.path / "manifest.json").read_bytes()
-    with pytest.raises(CalibrationError, match="takes 999"):
+    with pytest.raises(CalibrationError, match="needs 999"):
         calibrate(own_bundle, false_reject_rate=0.001)
     assert (own_bundle.path / "manifest.json").read_bytes() == before
 
 
 def test_images_that_are_gone_are_named(own_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(own_bundle.manifest.stages["train"].results, "data", "/nowhere")
-    with pytest.raises(DataError, match=r"are gone .* give others with good"):
+    with pytest.raises(DataError, match=r"are missing .* give others with good"):
         calibrate(own_bundle)
 
 

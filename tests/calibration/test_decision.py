@@ -118,14 +118,14 @@ def test_rules_that_need_defects_say_so(rule: ThresholdRule) -> None:
 
 
 def test_too_few_defects_for_a_recall_say_how_many_are_needed() -> None:
-    with pytest.raises(CalibrationError, match=r"98 defective images .* takes 99: .* recall=0\.989 or less"):
+    with pytest.raises(CalibrationError, match=r"98 defective images .* needs 99: .* recall=0\.989 or less"):
         ThresholdTarget("recall", recall=0.99).require(100, 98)
     ThresholdTarget("recall", recall=0.99).require(100, 99)
     ThresholdTarget("recall", recall=0.989).require(100, 98)
 
 
 def test_too_few_images_say_how_many_are_needed() -> None:
-    with pytest.raises(CalibrationError, match=r"48 held-out good images .* takes 49: .* false_reject_rate=0\.021 or more"):
+    with pytest.raises(CalibrationError, match=r"48 held-out good images .* needs 49: .* false_reject_rate=0\.021 or more"):
         require_enough(48, 0.02)
     require_enough(49, 0.02)
     require_enough(48, 0.021)

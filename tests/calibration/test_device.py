@@ -136,7 +136,7 @@ def test_it_needs_neither_onnx_nor_torch(own_bundle: Bundle, engine_name: str) -
 
 def test_too_few_images_leave_the_bundle_alone(own_bundle: Bundle) -> None:
     before = (own_bundle.path / "manifest.json").read_bytes()
-    with pytest.raises(CalibrationError, match="takes 999"):
+    with pytest.raises(CalibrationError, match="needs 999"):
         fit_thresholds(own_bundle, ThresholdTarget(false_reject_rate=0.001))
     assert (own_bundle.path / "manifest.json").read_bytes() == before
 

@@ -77,7 +77,7 @@ def test_training_on_an_empty_folder(tmp_path: Path) -> None:
 def test_training_on_a_corrupt_image_names_it_before_it_starts(images: Path, tmp_path: Path) -> None:
     data = (images / "3.png").read_bytes()
     (images / "3.png").write_bytes(data[: len(data) // 2])
-    refused(call("train", images, "-b", tmp_path / "b"), "3.png", "is not a whole image")
+    refused(call("train", images, "-b", tmp_path / "b"), "3.png", "is not a complete image")
 
 
 def test_training_on_images_of_mixed_size_needs_a_size(images: Path, tmp_path: Path) -> None:

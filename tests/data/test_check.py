@@ -89,7 +89,7 @@ def test_what_is_broken_is_listed_and_fails_the_command(clean: Path) -> None:
     (clean / "test/crack/0-0.png").write_bytes(b"no image")
     result = CliRunner().invoke(cli, ["dataset", "check", str(clean)])
     assert result.exit_code == 1
-    assert "0-0.png is not a whole image" in result.output
+    assert "0-0.png is not a complete image" in result.output
     as_json = CliRunner().invoke(cli, ["dataset", "check", str(clean), "--json"])
     assert msgspec.json.decode(as_json.output, type=DatasetReport) == check(clean)
 
@@ -98,18 +98,18 @@ def test_too_few_images_say_for_which_promise(tmp_path: Path) -> None:
     fill(tmp_path, 40)
     few, promise = check(tmp_path).warnings
     assert "40 good images are few" in few
-    assert "8 held-out good images can promise a false-reject rate of 11.1% at best: 2% takes 49 images (245 good" in promise
+    assert "8 held-out good images can promise a false-reject rate of 11.1% at best: 2% needs 49 images (245 good" in promise
 
 
 def test_defects_that_training_was_shown_are_counted(clean: Path) -> None:
     shown = [hashlib.sha256((clean / f"test/crack/{part}-0.png").read_bytes()).hexdigest() for part in (2, 5)]
     (note,) = evaluation_notes(clean, labelled_images(clean), good_images(clean).training, shown)
-    assert "training was shown 2 of these defects" in note
+    assert "training used 2 of these defects" in note
 
 
 def test_images_that_are_gone_are_said_to_be(clean: Path) -> None:
     (note,) = evaluation_notes(clean, labelled_images(clean), [clean / "gone.png"])
-    assert "are gone" in note
+    assert "are missing" in note
 
 
 @pytest.mark.parametrize("group_by", ["auto", r"(\d+)-\d", r"\d+(?=-)"])

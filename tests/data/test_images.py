@@ -56,7 +56,7 @@ def test_a_cut_image_is_refused(tmp_path: Path, suffix: str, share: float) -> No
     cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
     data = path.read_bytes()
     path.write_bytes(data[: int(share * len(data))])
-    with pytest.raises(DataError, match="is not a whole image"):
+    with pytest.raises(DataError, match="is not a complete image"):
         read_image(path)
 
 
@@ -68,7 +68,7 @@ def test_what_a_file_is_shows_in_its_bytes_and_not_in_its_name(tmp_path: Path) -
         path.rename(tmp_path / f"called.{other}")
         assert read_image(tmp_path / f"called.{other}").shape == (64, 64, 3)
         cut = (tmp_path / f"called.{other}").read_bytes()[:-100]
-        with pytest.raises(DataError, match="is not a whole image"):
+        with pytest.raises(DataError, match="is not a complete image"):
             decode_image(cut, "frame")
 
 
@@ -77,7 +77,7 @@ def test_a_header_that_claims_a_huge_image_is_one_clear_error() -> None:
     data = bytearray(cv2.imencode(".jpg", np.zeros((64, 64), np.uint8))[1].tobytes())
     place = data.index(b"\xff\xc0")
     data[place + 5 : place + 9] = b"\xff\x20\xff\x20"
-    with pytest.raises(DataError, match="is not a whole image"):
+    with pytest.raises(DataError, match="is not a complete image"):
         decode_image(bytes(data), "frame 2")
 
 

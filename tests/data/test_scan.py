@@ -114,7 +114,7 @@ def test_broken_files_are_kept_apart_and_required_ones_raise(data: Path) -> None
     scan.add(paths)
     assert list(scan.broken) == [broken]
     assert len(scan.images) == len(paths) - 1
-    with pytest.raises(DataError, match=r"3-0\.png is not a whole image"):
+    with pytest.raises(DataError, match=r"3-0\.png is not a complete image"):
         scan.require(paths)
 
 

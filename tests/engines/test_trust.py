@@ -258,7 +258,7 @@ def test_a_list_of_trusted_keys_that_is_not_one_is_refused(device: Bundle, key: 
 @pytest.mark.usefixtures("key")
 def test_only_a_key_is_trusted() -> None:
     assert trusted_keys() == set()
-    with pytest.raises(EngineError, match="a public key is 64 hex digits; this one is 'abc'"):
+    with pytest.raises(EngineError, match="a public key must be 64 hex digits, got 'abc'"):
         trust_key("abc")
 
 

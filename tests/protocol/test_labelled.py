@@ -41,7 +41,7 @@ def test_the_table_marks_them_and_the_others_get_none(tiny: Path, tmp_path: Path
 
 def test_only_good_images_are_the_rule(tiny: Path) -> None:
     assert columns.of_detectors(("deep-svdd",)).remark == ""
-    with pytest.raises(DataError, match="ratio is 1"):
+    with pytest.raises(DataError, match="must be between 0 and 1, got 1"):
         columns.of_detectors(("deep-sad",), 1.0)
     with pytest.raises(DataError, match=r"choose from .*deep-sad"):
         columns.of_detectors(("deep-sod",))

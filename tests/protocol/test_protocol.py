@@ -137,7 +137,7 @@ def test_a_run_that_fails_is_told_and_stops_nothing(dataset: Dataset, tmp_path: 
     [
         (lambda text: text[: len(text) // 2], "holds no results"),
         (lambda text: text.replace(b'"schema_version": 1', b'"schema_version": 2'), "schema version 2"),
-        (lambda text: text.replace(b'"fingerprint": "', b'"fingerprint": "0'), "other data"),
+        (lambda text: text.replace(b'"fingerprint": "', b'"fingerprint": "0'), "data other than"),
         (lambda text: text.replace(b"distance from", b"nearness to"), "another recipe"),
         (lambda _text: b"[" * 100_000, "holds no results"),
     ],

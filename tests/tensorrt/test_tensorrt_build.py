@@ -140,10 +140,10 @@ def test_ctrl_c_stops_the_builder(rtx_build: Build, graph: Callable[..., Path]) 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"batches": ((0, 1, 1),)}, "this one is 0:1:1"),
-        ({"batches": ((1, 1, 1), (1, 9, 8))}, "this one is 1:9:8"),
-        ({"workspace_mib": 0}, "this one is 0"),
-        ({"optimization_level": 6}, "this one is 6"),
+        ({"batches": ((0, 1, 1),)}, "got 0:1:1"),
+        ({"batches": ((1, 1, 1), (1, 9, 8))}, "got 1:9:8"),
+        ({"workspace_mib": 0}, "got 0"),
+        ({"optimization_level": 6}, "got 6"),
     ],
 )
 def test_options_out_of_range_are_refused(options: dict[str, Any], words: str) -> None:
@@ -174,7 +174,7 @@ def test_running_out_of_memory_says_what_to_lower(said: str) -> None:
     log.add(1, said)
     error = builder._refusal(SimpleNamespace(__name__="tensorrt", __version__="10.3.0"), log, BuildOptions(), 256)
     assert "TensorRT 10.3.0 ran out of memory" in str(error)
-    assert "lower the largest batch (now 8)" in str(error)
+    assert "lower the largest batch in batches (now 8)" in str(error)
     assert "256 MiB" in str(error)
 
 

@@ -100,10 +100,10 @@ def test_what_cannot_be_had_is_refused_in_words(trt: Any, gpu: Gpu | None, optio
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"hardware_compatible": "volta"}, "this one is 'volta'"),
-        ({"dla_core": -1, "batches": ((1, 1, 1),)}, "this one is -1"),
+        ({"hardware_compatible": "volta"}, "got 'volta'"),
+        ({"dla_core": -1, "batches": ((1, 1, 1),)}, "got -1"),
         ({"dla_core": 0}, "DLA runs only one batch size, got 1:1:8"),
-        ({"dla_core": 0, "batches": ((1, 1, 1), (2, 2, 2))}, "got 1:1:1 2:2:2: give one size, as batch=1"),
+        ({"dla_core": 0, "batches": ((1, 1, 1), (2, 2, 2))}, "got 1:1:1 2:2:2: give one size, as batches=1"),
         ({"batches": ()}, "an engine needs at least one batch profile"),
     ],
 )
@@ -132,7 +132,7 @@ def test_dla_runs_what_it_can_and_the_rest_is_listed() -> None:
 @pytest.mark.parametrize(
     ("cores", "core", "runs", "said"),
     [
-        (0, 0, True, "finds no DLA on this device.*leave out dla"),
+        (0, 0, True, "finds no DLA on this device.*leave out dla_core"),
         (2, 2, True, "finds 2 DLA cores, 0 to 1.*choose another core than 2"),
         (1, 0, False, "supports none of this graph's 3 layers"),
     ],

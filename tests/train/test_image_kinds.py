@@ -102,7 +102,7 @@ def test_the_depth_comes_from_all_images_and_can_be_given(tmp_path: Path) -> Non
     assert not any("bits of" in note for note in given_depth.notes)
     expected = load_frames([tmp_path / "data" / name for name in material.training], (32, 32, 1), 12)
     assert np.array_equal(material.frames[:].numpy(), expected.transpose(0, 3, 1, 2))
-    with pytest.raises(TrainingError, match="bit depth is 11: give bit_depth of 8, 10, 12, 14, 16"):
+    with pytest.raises(TrainingError, match="there is no bit depth 11: give 8, 10, 12, 14, 16 as bit_depth"):
         TrainOptions(bit_depth=11)  # type: ignore[arg-type]
 
 

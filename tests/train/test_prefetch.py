@@ -166,7 +166,7 @@ def test_as_many_processes_work_as_shared_memory_has_room_for(
         assert [int(next(prepared)[0]) for _ in range(9)] == [step * step for step in range(9)]
         assert len(multiprocessing.active_children()) == processes
     assert len(notes) == (processes < 4)
-    assert all(f"room for {processes} of 4 processes" in note for note in notes)
+    assert all(f"room for {processes} of 4 worker processes" in note for note in notes)
 
 
 @FORKING

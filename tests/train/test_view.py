@@ -50,10 +50,10 @@ def test_tiles_share_an_eighth_unless_told() -> None:
     ("view", "words"),
     [
         ({"overlap": 4}, "needs tiles"),
-        ({"tiles": "many"}, "rows and columns, such as 2x3, or native"),
-        ({"tiles": (2, 2), "overlap": 40}, "cannot overlap by 40: give tile_overlap from 0 to 32"),
-        ({"region": (300, 0, 200, 100)}, "leaves the frame 300x400: give another roi"),
-        ({"region": (0, 0, 40, 40), "tiles": "native"}, "do not cover 40 pixels, or leave them: give another roi"),
+        ({"tiles": "many"}, "tiles must be rows and columns or native"),
+        ({"tiles": (2, 2), "overlap": 40}, "cannot overlap by 40: give overlap from 0 to 32"),
+        ({"region": (300, 0, 200, 100)}, "extends beyond the frame 300x400: give another region"),
+        ({"region": (0, 0, 40, 40), "tiles": "native"}, "leave gaps in 40 pixels, or extend beyond them: give another region"),
     ],
 )
 def test_what_cannot_be_seen_is_refused(view: dict[str, object], words: str) -> None:

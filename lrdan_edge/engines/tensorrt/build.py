@@ -178,14 +178,12 @@ def _refusal(trt: Any, log: BuildLog, options: BuildOptions, workspace: int | st
         limit = f"{workspace} MiB" if isinstance(workspace, int) else workspace
         return EngineError(
             f"{describe_tensorrt(trt)} ran out of memory while building ({reason})",
-            "close other programs, lower the largest {batch} (now {largest}), change {workspace} (now {limit}), or train with a "
-            "smaller {image_size}",
+            "close other programs, lower the largest batch in {batches} (now {largest}), change {workspace_mib} (now {limit}), or train "
+            "with a smaller {image_size}",
             largest=options.largest,
             limit=limit,
         )
-    return EngineError(
-        f"{describe_tensorrt(trt)} cannot build this engine: {reason}", "build with {verbose_log:FILE} to see more"
-    )
+    return EngineError(f"{describe_tensorrt(trt)} cannot build this engine: {reason}", "build with {log_path:FILE} to see more")
 
 
 def _inspect(

@@ -16,7 +16,7 @@ def configure(
 
     Args:
         trt: TensorRT's module.
-        builder: Its builder.
+        builder: TensorRT's builder.
         network: The parsed network.
         config: The configuration to set.
         frame: (H, W, C) of a frame.
@@ -85,7 +85,7 @@ def use_dla(trt: Any, builder: Any, network: Any, config: Any, core: int) -> dic
         raise EngineError(
             f"{describe_tensorrt(trt)} finds {has} on this device (Orin and Xavier have it with TensorRT 10.3 to 10.7, AGX Orin "
             "with 11.4.1 too, Thor never)",
-            "choose another core than {core}" if cores else "leave out {dla}",
+            "choose another core than {core}" if cores else "leave out {dla_core}",
             core=core,
         )
     config.default_device_type = trt.DeviceType.DLA
@@ -96,7 +96,7 @@ def use_dla(trt: Any, builder: Any, network: Any, config: Any, core: int) -> dic
     if len(fallbacks) == len(layers):
         raise EngineError(
             f"DLA supports none of this graph's {len(layers)} layers with {describe_tensorrt(trt)}",
-            "leave out {dla}, or build fp16 or int8",
+            "leave out {dla_core}, or build fp16 or int8",
         )
     return {"core": core, "layers_on_dla": len(layers) - len(fallbacks), "gpu_fallbacks": fallbacks}
 

@@ -47,25 +47,25 @@ class BuildOptions:
 
     def __post_init__(self) -> None:
         if not self.batches:
-            raise EngineError("an engine needs at least one batch profile, got none", "give one, as {batch:1:1:8}")
+            raise EngineError("an engine needs at least one batch profile, got none", "give one, as {batches:1:1:8}")
         for smallest, best, largest in self.batches:
             if not 1 <= smallest <= best <= largest:
                 raise EngineError(
-                    f"a batch profile is MIN:OPT:MAX with 1 ≤ MIN ≤ OPT ≤ MAX; this one is {smallest}:{best}:{largest}"
+                    f"a batch profile must be MIN:OPT:MAX with 1 ≤ MIN ≤ OPT ≤ MAX, got {smallest}:{best}:{largest}"
                 )
         if self.workspace_mib is not None and self.workspace_mib < 1:
-            raise EngineError(f"the workspace is a number of MiB, 1 or more; this one is {self.workspace_mib}")
+            raise EngineError(f"the workspace must be 1 MiB or more, got {self.workspace_mib}")
         if self.optimization_level is not None and not 0 <= self.optimization_level <= 5:
-            raise EngineError(f"the optimisation level is 0 to 5; this one is {self.optimization_level}")
+            raise EngineError(f"the optimisation level must be from 0 to 5, got {self.optimization_level}")
         if self.hardware_compatible not in (None, *HARDWARE):
-            raise EngineError(f"hardware compatibility is {' or '.join(HARDWARE)}; this one is {self.hardware_compatible!r}")
+            raise EngineError(f"hardware compatibility must be {' or '.join(HARDWARE)}, got {self.hardware_compatible!r}")
         if self.dla_core is not None and self.dla_core < 0:
-            raise EngineError(f"a DLA core is a number, 0 or more; this one is {self.dla_core}")
+            raise EngineError(f"a DLA core must be 0 or more, got {self.dla_core}")
         if self.dla_core is not None and (self.smallest != self.largest or len(self.batches) > 1):
             asked = " ".join(":".join(map(str, profile)) for profile in self.batches)
             best = self.batches[0][1]
             problem = f"DLA runs only one batch size, got {asked}"
-            raise EngineError(problem, "give one size, as {batch:{best}}", best=best)
+            raise EngineError(problem, "give one size, as {batches:{best}}", best=best)
 
     @property
     def smallest(self) -> int:

@@ -13,7 +13,7 @@ class TensorRTSettings(TypedDict):
 
     Attributes:
         dla_core: The DLA core that the engine uses; None: none.
-        version_compatible: Whether later TensorRT versions may run it; it then contains code for the CPU.
+        version_compatible: Whether later TensorRT versions may run it; it then contains code for the processor.
     """
 
     dla_core: int | None

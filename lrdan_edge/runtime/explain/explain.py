@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from lrdan_edge.backends.onnxruntime import session_options
 from lrdan_edge.bundle.bundle import Bundle
+from lrdan_edge.bundle.command import Command
 from lrdan_edge.bundle.decision import GraphDecision
 from lrdan_edge.bundle.names import RECONSTRUCTION
 from lrdan_edge.bundle.spec import Precision
@@ -53,9 +54,9 @@ def explain(
         bundle: A calibrated bundle.
         images: Image files, or folders of them.
         output: The page, HTML; replaced if it exists.
-        backend: As `Inspector.open`.
-        precision: As `Inspector.open`.
-        threshold: As `Inspector.open`.
+        backend: See `Inspector.open`.
+        precision: See `Inspector.open`.
+        threshold: See `Inspector.open`.
 
     Raises:
         MissingStageError: A stage has not run.
@@ -66,7 +67,7 @@ def explain(
     paths = [path for given in images for path in (list_images(given) if given.is_dir() else [given])]
     if len(paths) > MOST:
         raise DataError(f"{len(paths)} images are too many for one page, at most {MOST} are allowed", "give fewer images")
-    session = _Session(bundle.read(RECONSTRUCTION, "lrdan-edge export"))
+    session = _Session(bundle.read(RECONSTRUCTION, Command("export")))
     with Inspector.open(bundle, backend=backend, precision=precision, threshold=threshold) as inspector:
         decision, scoring = inspector.thresholder.decision, bundle.manifest.scoring
         page = PageContext(

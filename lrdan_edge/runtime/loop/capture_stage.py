@@ -36,7 +36,7 @@ class CaptureStage:
         Args:
             number: The source's number.
             source: Delivers the frames.
-            inspector: Its graph determines the frames' size.
+            inspector: The inspector, whose graph determines the frames' size.
             frame_queue: Receives the frames.
             progress: The source's progress.
             stopping: When set, no more frames are captured.

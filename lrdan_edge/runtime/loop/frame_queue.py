@@ -39,7 +39,7 @@ class _SourceQueue:
     dropped: int = 0
 
     def make_room(self, ready: ReadyFrame) -> None:
-        """Drop the oldest images. Keeps the last fault, even as one frame more than `size`, so that no gap goes unnoticed."""
+        """Drop the oldest images. The last fault is kept, even beyond `size`, so that no gap goes unnoticed."""
         while len(self.frames) >= self.size:
             oldest = next((place for place, waiting in enumerate(self.frames) if waiting.resized is not None), None)
             if oldest is None and ready.resized is not None and len(self.frames) == 1:

@@ -78,7 +78,7 @@ def usb(path: str, query: str = "") -> Callable[[], VideoCapture]:
 
     Args:
         path: ``/dev/video0``, or a link to it such as ``/dev/v4l/by-id/…``, resolved each time the camera is opened.
-        query: Its settings.
+        query: The camera's settings, as `settings_of` takes them.
 
     Raises:
         SourceAddressError: A setting is not valid.

@@ -37,7 +37,7 @@ class CaptureJob:
     Attributes:
         module: The function's module, imported in the process.
         function: The function's name.
-        arguments: Its arguments, strings and numbers.
+        arguments: The function's arguments, strings and numbers.
         read_timeout_s: Longest time that the capture waits for one frame.
     """
 

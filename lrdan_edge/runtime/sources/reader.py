@@ -230,7 +230,7 @@ class _Process:
         return f"signal {-code}" if code < 0 else f"exit code {code}"
 
     def end(self, *, kill: bool) -> None:
-        """End the process and wait for it: at once with `kill`, else after it has released its capture. May be called again."""
+        """End the process and wait for it; may be called again. Unless `kill` is true, the process first releases its capture."""
         with self._ending:
             if self._ended:
                 return

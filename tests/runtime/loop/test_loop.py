@@ -58,13 +58,13 @@ def test_live_frames_are_dropped_oldest_first_and_counted(null: Inspector, monke
 def test_a_fault_of_the_source_is_a_fault_verdict(null: Inspector) -> None:
     def broken(source: Frames) -> Iterator[CapturedFrame]:
         yield CapturedFrame.of(BLACK, 0, source.uri, "a")
-        yield CapturedFrame.missing("b.png is not a whole image", 1, source.uri, "b.png")
+        yield CapturedFrame.missing("b.png is not a complete image", 1, source.uri, "b.png")
         yield CapturedFrame.of(BLACK, 2, source.uri, "c")
 
     sink = Collect()
     progress = InspectionLoop(null, Frames(broken), [sink], batch=3).run()
     assert [one.verdict.outcome for one in sink.got] == ["good", "fault", "good"]
-    assert progress.problems == ["b.png is not a whole image"]
+    assert progress.problems == ["b.png is not a complete image"]
 
 
 def test_a_source_that_dies_raises_after_its_frames_were_delivered(null: Inspector) -> None:

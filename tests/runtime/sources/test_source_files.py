@@ -98,5 +98,5 @@ def test_a_name_that_is_not_utf8_can_be_written_down(tmp_path: Path) -> None:
     whole, damaged = open_source(tmp_path)
     assert whole.name == "1_gr\ufffdn.png"
     assert whole.image is not None
-    assert "2_gr\ufffdn.png is not a whole image" in (damaged.fault or "")
+    assert "2_gr\ufffdn.png is not a complete image" in (damaged.fault or "")
     assert (whole.name + str(damaged.fault)).encode()

@@ -59,8 +59,8 @@ def overlap(logits: Tensor, mask: Tensor) -> Tensor:
     """Soft Dice loss (arXiv 1606.04797) over the images that have a defect; 0 if none has.
 
     Args:
-        logits: As `marking`.
-        mask: As `marking`.
+        logits: See `marking`.
+        mask: See `marking`.
     """
     marked = torch.sigmoid(logits)
     common, both = (marked * mask).sum((1, 2, 3)), marked.sum((1, 2, 3)) + mask.sum((1, 2, 3))
