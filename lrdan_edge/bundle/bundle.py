@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO
 
 from lrdan_edge import __version__
 from lrdan_edge.bundle.command import Command
@@ -32,13 +32,17 @@ from lrdan_edge.bundle.names import (
     decide_stage,
     engine_decision_name,
     graph_name,
+    is_graph,
     processor_graph_name,
 )
+from lrdan_edge.bundle.self_contained import require_self_contained
 from lrdan_edge.bundle.spec import ModelSpec, Precision, Preprocessing, Scoring
 from lrdan_edge.bundle.stage import Stage, commit_stage, staging, versions
 from lrdan_edge.errors import BundleError, ChangedFileError, MissingStageError, StaleStageError
 
-T = TypeVar("T")
+
+def _digest_only(file: BinaryIO) -> tuple[str, bytes]:
+    return digest_of(file), b""
 
 
 def _read_and_digest(file: BinaryIO) -> tuple[str, bytes]:
@@ -138,15 +142,17 @@ class Bundle:
         Raises:
             MissingStageError: The file's stage has not run.
             ChangedFileError: The file is missing or not the one in the manifest.
+            BundleError: It is a graph that is not self-contained (`lrdan_edge.bundle.self_contained`).
         """
-        return self._checked(name, made_by, lambda file: (digest_of(file), None))[0]
+        load = _read_and_digest if is_graph(name) else _digest_only
+        return self._checked(name, made_by, load)[0]
 
     def read(self, name: str, made_by: str | Command) -> bytes:
         """As `file`, but return the file's bytes, read once: they are the ones whose sha256 was checked."""
         return self._checked(name, made_by, _read_and_digest)[1]
 
-    def _checked(self, name: str, made_by: str | Command, load: Callable[[BinaryIO], tuple[str, T]]) -> tuple[Path, T]:
-        """Return the file's path and the value that `load` returns with the sha256; the sha256 must match the manifest."""
+    def _checked(self, name: str, made_by: str | Command, load: Callable[[BinaryIO], tuple[str, bytes]]) -> tuple[Path, bytes]:
+        """Return the file's path and the bytes that `load` returns with the sha256; the sha256 must match the manifest."""
         record = self.manifest.files.get(name)
         if record is None:
             command = Command.recorded(made_by).with_options(bundle=self.path)
@@ -167,6 +173,8 @@ class Bundle:
                 wrong = wrong or self._changed(name, made_by, f"is in the manifest but cannot be read ({reason})")
                 continue
             if actual == record.sha256:
+                if is_graph(name):
+                    require_self_contained(loaded, path)
                 return path, loaded
             differs = f"sha256 {actual[:12]}…, the manifest says {record.sha256[:12]}…"
             wrong = wrong or self._changed(name, made_by, f"was changed after it was made ({differs})")

@@ -13,6 +13,11 @@ TIMING_CACHE = ".timing.cache"
 CHECKPOINT = ".checkpoint.safetensors"
 
 
+def is_graph(name: str) -> bool:
+    """Whether the bundle's file `name` is a graph for a runtime; engines, which are trusted by their signatures, are not."""
+    return name.endswith(".onnx") and not name.startswith(f"{ENGINES}/")
+
+
 def graph_name(precision: Precision) -> str:
     """File name of the deploy graph at `precision`."""
     return f"model.{precision}.onnx"

@@ -29,7 +29,11 @@ class _Group(click.Group):
             return super().invoke(ctx)
         except LrdanError as error:
             option = options_of(self.commands[str(ctx.invoked_subcommand)])
-            raise click.ClickException(" ".join(error.worded(option).split())) from error
+            words = " ".join(error.worded(option).split())
+            # A stranger's file name or bundle may hold a terminal's control codes.
+            raise click.ClickException(
+                "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in words)
+            ) from error
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         return list(self.commands)  # in the order of use, not alphabetical

@@ -169,9 +169,10 @@ def trust_key(public_key: str) -> None:
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        unfinished = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")  # a list edited by hand
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            file.write(f"{key}\n")
+            file.write(("\n" if unfinished else "") + f"{key}\n")
     except OSError as error:
         raise EngineError(
             f"the list of trusted keys, {path}, cannot be written ({error.strerror})", "check its folder"

@@ -1,5 +1,7 @@
 """Progress of a training run."""
 
+from statistics import fmean
+
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
@@ -34,7 +36,7 @@ SHOWN = ("total", "irec", "adv", "zrec", "c", "girec", "direc", "known")
 
 
 class TerminalProgress(Progress):
-    """A progress bar with losses and remaining time on a terminal; elsewhere one line per tenth of the epochs."""
+    """A progress bar with the step's losses on a terminal; elsewhere one line with the epoch's mean losses per tenth of the epochs."""
 
     def __init__(self, console: Console | None = None) -> None:
         """Show on `console`, standard error by default."""
@@ -49,17 +51,21 @@ class TerminalProgress(Progress):
         )
         self._task: TaskID | None = None
         self._last_line = 0
+        self._epoch: list[dict[str, float]] = []
 
     def step(self, epoch: int, epochs: int, step: int, steps: int, losses: dict[str, float], seconds_left: float) -> None:
         """Move the bar, or print a line when a tenth of the epochs is complete."""
-        text = " ".join(f"{name} {losses[name]:.3f}" for name in SHOWN if name in losses)
         if self._console.is_terminal:
             if self._task is None:
                 self._task = self._bars.add_task("training", total=steps, left="", losses="")
-            self._bars.update(self._task, completed=step, left=_clock(seconds_left), losses=text)
-        elif step * epochs == epoch * steps and (epoch * 10 // epochs > self._last_line or epoch == epochs):
-            self._last_line = epoch * 10 // epochs
-            self.note(f"epoch {epoch}/{epochs}  {_clock(seconds_left)} left  {text}")
+            self._bars.update(self._task, completed=step, left=_clock(seconds_left), losses=_text([losses]))
+            return
+        self._epoch.append(losses)
+        if step * epochs == epoch * steps:
+            means, self._epoch = _text(self._epoch), []
+            if epoch * 10 // epochs > self._last_line or epoch == epochs:
+                self._last_line = epoch * 10 // epochs
+                self.note(f"epoch {epoch}/{epochs}  {_clock(seconds_left)} left  {means}")
 
     def note(self, text: str) -> None:
         """Print a sentence above the bar."""
@@ -72,6 +78,11 @@ class TerminalProgress(Progress):
     def __exit__(self, *_: object) -> None:
         """Stop updating the bar."""
         self._bars.stop()
+
+
+def _text(losses: list[dict[str, float]]) -> str:
+    """The means over some steps."""
+    return " ".join(f"{name} {fmean(step[name] for step in losses):.3f}" for name in SHOWN if name in losses[0])
 
 
 def _clock(seconds: float) -> str:

@@ -75,7 +75,7 @@ def test_a_changed_file_is_refused(tmp_path: Path, change: bytes) -> None:
 
 def test_staleness_follows_the_chain(tmp_path: Path) -> None:
     bundle = new_bundle(tmp_path / "b")
-    commit(bundle, "export", {"model.fp32.onnx": b"graph"}, ("weights.safetensors",))
+    commit(bundle, "export", {"model.fp32.onnx": b"\x08graph"}, ("weights.safetensors",))
     commit(bundle, "calibrate", {"decision.json": b"{}"}, ("model.fp32.onnx",))
     assert bundle.staleness("calibrate") is None
     commit(bundle, "train", {"weights.safetensors": b"new weights"})
@@ -83,14 +83,14 @@ def test_staleness_follows_the_chain(tmp_path: Path) -> None:
     assert bundle.staleness("calibrate") == "weights.safetensors is newer"
     with pytest.raises(StaleStageError, match=r"run 'lrdan-edge export --bundle .*' again"):
         bundle.graph("fp32")
-    commit(bundle, "export", {"model.fp32.onnx": b"new graph"}, ("weights.safetensors",))
+    commit(bundle, "export", {"model.fp32.onnx": b"\x08new graph"}, ("weights.safetensors",))
     assert bundle.staleness("export") is None
     assert bundle.staleness("calibrate") == "model.fp32.onnx is newer"
 
 
 def test_a_copied_bundle_names_commands_for_where_it_is_now(tmp_path: Path) -> None:
     bundle = new_bundle(tmp_path / "workstation")
-    commit(bundle, "export", {"model.fp32.onnx": b"graph"}, ("weights.safetensors",))
+    commit(bundle, "export", {"model.fp32.onnx": b"\x08graph"}, ("weights.safetensors",))
     commit(bundle, "train", {"weights.safetensors": b"new weights"})
     copy = Bundle.open(bundle.path.rename(tmp_path / "jetson"))
     with pytest.raises(StaleStageError, match=f"run 'lrdan-edge export --bundle {copy.path}' again"):
@@ -104,7 +104,7 @@ def test_a_failing_stage_changes_nothing(tmp_path: Path, failure: type[BaseExcep
 
     def fail() -> None:
         with bundle.stage("export", command="x") as stage:
-            stage.path("model.fp32.onnx").write_bytes(b"half")
+            stage.path("model.fp32.onnx").write_bytes(b"\x08half")
             raise failure
 
     with pytest.raises((ZeroDivisionError, KeyboardInterrupt, BundleError)):
@@ -149,7 +149,7 @@ def test_a_stage_killed_anywhere_leaves_the_old_or_the_new_bundle_whole(tmp_path
         assert data == again.file("weights.safetensors", "lrdan-edge train").read_bytes()
         assert data in (b"old weights", b"new weights")
         assert ("reports/training.json" in again.manifest.files) is (data == b"new weights")
-        commit(again, "export", {"model.fp32.onnx": b"graph"}, ("weights.safetensors",))
+        commit(again, "export", {"model.fp32.onnx": b"\x08graph"}, ("weights.safetensors",))
         assert sorted(path.name for path in folder.iterdir() if path.name.startswith(".")) == [".lock"]
         outcomes.append((killed, data))
         if killed == 0:
@@ -175,7 +175,7 @@ def test_two_writers_do_not_meet(tmp_path: Path) -> None:
 def test_a_writer_keeps_what_another_added_meanwhile(tmp_path: Path) -> None:
     first = new_bundle(tmp_path / "b")
     second = Bundle.open(tmp_path / "b")
-    commit(first, "export", {"model.fp32.onnx": b"graph"})
+    commit(first, "export", {"model.fp32.onnx": b"\x08graph"})
     commit(second, "bench", {"reports/x.json": b"{}"})
     assert {"export", "bench"} <= set(Bundle.open(tmp_path / "b").manifest.stages)
 
@@ -242,7 +242,7 @@ def test_a_file_is_read_once_and_checked(tmp_path: Path) -> None:
 
 def test_a_new_model_makes_the_old_ones_stages_stale(tmp_path: Path) -> None:
     bundle = new_bundle(tmp_path / "b")
-    commit(bundle, "export", {"model.fp32.onnx": b"graph"}, ("weights.safetensors",))
+    commit(bundle, "export", {"model.fp32.onnx": b"\x08graph"}, ("weights.safetensors",))
     commit(bundle, "calibrate", {"decision.json": b"{}"}, ("model.fp32.onnx",))
     again = new_bundle(tmp_path / "b", b"other weights")
     assert set(again.manifest.stages) == {"train", "export", "calibrate"}
@@ -279,7 +279,7 @@ def test_what_a_bundle_keeps_for_itself_is_no_foreign_file(tmp_path: Path) -> No
 def test_a_folder_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     bundle = new_bundle(tmp_path / "b")
     with read_only(bundle.path), pytest.raises(BundleError, match=r"cannot be written \(Permission denied: .*check its perm"):
-        commit(bundle, "export", {"model.fp32.onnx": b""})
+        commit(bundle, "export", {"model.fp32.onnx": b"\x08"})
 
 
 def test_sha256_is_sha256sums(tmp_path: Path) -> None:

@@ -255,6 +255,16 @@ def test_a_list_of_trusted_keys_that_is_not_one_is_refused(device: Bundle, key: 
     assert said in str(engines(device)[0].unusable_reason)
 
 
+@pytest.mark.parametrize("last", ["1" * 64, f"{'1' * 64}  # the build server"])
+def test_a_key_is_added_to_a_list_that_was_edited_by_hand(key: Path, last: str) -> None:
+    """An editor may leave the last line without its end."""
+    key.parent.mkdir(exist_ok=True)
+    key.with_name("trusted-keys").write_text(last)
+    key.with_name("trusted-keys").chmod(0o644)
+    trust_key("2" * 64)
+    assert trusted_keys() == {"1" * 64, "2" * 64}
+
+
 @pytest.mark.usefixtures("key")
 def test_only_a_key_is_trusted() -> None:
     assert trusted_keys() == set()

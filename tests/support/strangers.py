@@ -18,7 +18,7 @@ SCORING = Scoring(normalise=True, smoothing_sigma=2.0, pooling="max")
 ENGINE = "engines/e.onnx"
 FILES = {
     "weights.safetensors": b"weights",
-    "model.fp32.onnx": b"graph",
+    "model.fp32.onnx": b"\x08graph",
     "decision.json": b"{}",
     "golden/00.png": b"picture",
     "reports/training.json": b"[]",

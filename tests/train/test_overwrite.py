@@ -53,7 +53,7 @@ def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished bundle with a later stage."""
     bundle = train(data, tmp_path_factory.mktemp("whole") / "bundle", TINY, Progress())
     with bundle.stage("export", command="lrdan-edge export", inputs={WEIGHTS: bundle.path / WEIGHTS}) as stage:
-        stage.path("model.fp32.onnx").write_bytes(b"graph")
+        stage.path("model.fp32.onnx").write_bytes(b"\x08graph")
     return bundle.path
 
 
@@ -130,7 +130,7 @@ def test_an_interrupted_one_leaves_the_bundle_and_goes_on(finished: Path, data: 
         assert not (finished / ".staging").exists()
         bundle = Bundle.open(finished)
         assert bundle.staleness("export") is None
-        assert bundle.read("model.fp32.onnx", "x") == b"graph"
+        assert bundle.read("model.fp32.onnx", "x") == b"\x08graph"
     with pytest.raises(BundleError, match="give overwrite"):
         train(data, finished, OTHER, Progress())
     assert train(data, finished, again, Progress()).read(WEIGHTS, "x") == others_weights
