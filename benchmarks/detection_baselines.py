@@ -29,6 +29,7 @@ from lrdan_edge.data.dataset import good_images, test_images
 from lrdan_edge.data.images import load_frames
 from lrdan_edge.metrics import auroc
 from lrdan_edge.protocol.baselines import DETECTORS
+from lrdan_edge.protocol.baselines.base import Training
 
 BASELINES = ("pixel-1nn", "pca", "autoencoder", "deep-svdd", "ganomaly", "geom")
 SPREAD = 48.0  # grey levels of one standard deviation after standardising: 128 ± 2.6 deviations fill the range
@@ -60,7 +61,7 @@ def measure(data: Path, shape: tuple[int, int, int], name: str, seed: int, steps
     detector = DETECTORS[name]()
     started = time.monotonic()
     good = standardised(load_frames(good_images(data, seed).training, shape))
-    detector.fit(good, steps=steps, seed=seed, device=torch.device("cpu"))
+    detector.fit(Training(good=good, steps=steps, seed=seed, device=torch.device("cpu")))
     seconds = time.monotonic() - started
     scores = detector.score(standardised(load_frames([image.path for image in tests], shape))).numpy()
     kinds = np.array([image.kind for image in tests])

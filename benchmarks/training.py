@@ -30,7 +30,7 @@ from lrdan_edge.backends.processor import processor
 from lrdan_edge.bundle.encoding import to_json
 from lrdan_edge.bundle.stage import versions
 from lrdan_edge.train.compilation import compile_networks
-from lrdan_edge.train.learner import Batch, Learner
+from lrdan_edge.train.learner import Batch, Learner, LearnerOptions
 from lrdan_edge.train.options import TrainOptions, choose_device, computes_bfloat16
 from lrdan_edge.train.prefetch import AHEAD, MOST_WORKERS, batch_of, batches, workers_for
 from lrdan_edge.train.recipes import recipe_named
@@ -80,7 +80,7 @@ def measure(
     chosen, hyperparameters = recipe_named(recipe), options.resolved_hyperparameters()
     networks = chosen.networks_for(material.spec).to(device, memory_format=torch.channels_last)
     half = computes_bfloat16(device)
-    learner: Learner = chosen.learner_for(networks, material.spec, frames, hyperparameters, seed=0, half=half)
+    learner: Learner = chosen.learner_for(networks, material.spec, frames, hyperparameters, LearnerOptions(half=half))
     for note in compile_networks(networks, options, device):
         print(note)
     networks.train()

@@ -142,16 +142,7 @@ class Bundle:
         return self._checked(name, made_by, lambda file: (digest_of(file), None))[0]
 
     def read(self, name: str, made_by: str | Command) -> bytes:
-        """Read the bundle's file `name` once: the returned bytes are the ones whose sha256 was checked.
-
-        Args:
-            name: Relative POSIX path in the bundle.
-            made_by: The command that makes it, without the bundle's path, for the message.
-
-        Raises:
-            MissingStageError: The file's stage has not run.
-            ChangedFileError: The file is missing or not the one in the manifest.
-        """
+        """As `file`, but return the file's bytes, read once: they are the ones whose sha256 was checked."""
         return self._checked(name, made_by, _read_and_digest)[1]
 
     def _checked(self, name: str, made_by: str | Command, load: Callable[[BinaryIO], tuple[str, T]]) -> tuple[Path, T]:

@@ -26,8 +26,9 @@ from lrdan_edge.calibration import plots
 from lrdan_edge.calibration.decision import DEFAULT_FALSE_REJECT_RATE, DEFAULT_RECALL, ThresholdTarget, decide, parts_note
 from lrdan_edge.calibration.fidelity import QuantizationEvaluator
 from lrdan_edge.calibration.images import CalibrationSplit, FrameLoader, calibration_split
+from lrdan_edge.calibration.methods import METHODS, Method
 from lrdan_edge.calibration.quantise import load_quantisable
-from lrdan_edge.calibration.ranges import METHODS, ActivationRange, Method, collect_ranges
+from lrdan_edge.calibration.ranges import ActivationRange, collect_ranges
 from lrdan_edge.calibration.report import CalibrationReport, as_markdown, describe_labels, ranges_of
 from lrdan_edge.calibration.scores import score_images
 from lrdan_edge.calibration.search import SearchResult, search_int8

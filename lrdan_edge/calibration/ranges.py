@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -11,30 +11,13 @@ import onnxruntime as ort
 
 from lrdan_edge.backends.onnxruntime import session_options
 from lrdan_edge.calibration.images import FrameLoader
+from lrdan_edge.calibration.methods import Method
 from lrdan_edge.calibration.painted import paint_defects
 from lrdan_edge.errors import CalibrationError
 
 if TYPE_CHECKING:
     from lrdan_edge.calibration.quantise import QuantisableGraph
 
-Method = Literal[
-    "min-max",
-    "percentile-99.999",
-    "percentile-99.997",
-    "percentile-99.99",
-    "entropy",
-    "painted-min-max",
-    "painted-percentile-99.99",
-]
-METHODS: tuple[Method, ...] = (
-    "min-max",
-    "percentile-99.999",
-    "percentile-99.997",
-    "percentile-99.99",
-    "entropy",
-    "painted-min-max",
-    "painted-percentile-99.99",
-)
 _PAINTED = "painted-"
 
 BINS = 2048

@@ -5,7 +5,8 @@ import msgspec
 from lrdan_edge.bundle.decision import Decision
 from lrdan_edge.calibration.fidelity import LARGEST_AUROC_DIFFERENCE, LEAST_RANK_CORRELATION
 from lrdan_edge.calibration.images import CalibrationSplit
-from lrdan_edge.calibration.ranges import ActivationRange, Method
+from lrdan_edge.calibration.methods import Method
+from lrdan_edge.calibration.ranges import ActivationRange
 from lrdan_edge.calibration.search import SearchResult, Sensitivity, Trial
 
 

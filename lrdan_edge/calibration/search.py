@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from lrdan_edge.calibration.fidelity import Fidelity, ImageKind, QuantizationEvaluator
-from lrdan_edge.calibration.ranges import METHODS, ActivationRange, Method
+from lrdan_edge.calibration.methods import METHODS, Method
+from lrdan_edge.calibration.ranges import ActivationRange
 from lrdan_edge.errors import CalibrationError
 
 if TYPE_CHECKING:

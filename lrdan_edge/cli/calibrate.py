@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lrdan_edge.calibration.methods import METHODS
 from lrdan_edge.cli.console import progress_bar, show
-from lrdan_edge.cli.options import METHODS, bundle_option, next_step, option_group
+from lrdan_edge.cli.options import bundle_option, next_step, option_group
 
 if TYPE_CHECKING:
     from lrdan_edge.bundle.bundle import Bundle

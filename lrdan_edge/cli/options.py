@@ -10,21 +10,8 @@ from typing import Any, ClassVar, TypeVar
 
 import click
 
+from lrdan_edge.backends import BACKENDS
 from lrdan_edge.errors import SWITCHES, LrdanError, MissingExtraError, Parameter
-
-BACKENDS = ["auto", "tensorrt", "onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "openvino", "torch", "null"]
-"""The backends of `lrdan_edge.engines.select`, copied so that ``--help`` imports nothing heavy; a test keeps them equal."""
-
-METHODS = [
-    "min-max",
-    "percentile-99.999",
-    "percentile-99.997",
-    "percentile-99.99",
-    "entropy",
-    "painted-min-max",
-    "painted-percentile-99.99",
-]
-"""The methods of `lrdan_edge.calibration.ranges`, copied for the same reason."""
 
 
 class Option(Parameter):
@@ -123,7 +110,7 @@ def backend_options(function: Function) -> Function:
     """``--backend``, and the precisions."""
     function = click.option(
         "--backend",
-        type=click.Choice(BACKENDS),
+        type=click.Choice(["auto", *BACKENDS]),
         default="auto",
         show_default=True,
         help="Runtime of the graph. auto takes the fastest that works here; any other choice fails if it does not work.",

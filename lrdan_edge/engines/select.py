@@ -5,6 +5,7 @@ from functools import partial
 from importlib.util import find_spec
 from typing import Protocol
 
+from lrdan_edge.backends import BACKENDS
 from lrdan_edge.backends.base import ANY_CORES, Backend, Cores
 from lrdan_edge.backends.nvidia import find_gpu
 from lrdan_edge.backends.processor import processor
@@ -16,8 +17,6 @@ from lrdan_edge.bundle.names import BENCHMARK, graph_name
 from lrdan_edge.bundle.spec import PRECISIONS, Precision
 from lrdan_edge.engines.open import engines, open_engine
 from lrdan_edge.errors import BackendError
-
-BACKENDS = ("tensorrt", "onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "openvino", "torch", "null")
 
 _ON_GPU = ("tensorrt int8", "tensorrt fp16", "tensorrt fp32")
 _INT8_ON_PROCESSOR = ("openvino int8", "onnxruntime int8", "onnxruntime int8 (graph)")

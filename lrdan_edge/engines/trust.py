@@ -78,12 +78,7 @@ def trust_in(bundle: Bundle, name: str, sidecar: bytes) -> Trust:
 
 
 def accept(bundle: Bundle, name: str, sidecar: bytes) -> None:
-    """Let this machine load an engine; keeps the engine's other signatures.
-
-    Args:
-        bundle: The bundle.
-        name: The engine's file name below ``engines/``.
-        sidecar: The bytes of its sidecar.
+    """Let this machine load an engine; keeps the engine's other signatures. The arguments are those of `trust_in`.
 
     Raises:
         EngineError: The key cannot be made or read, or others can read it.

@@ -20,7 +20,7 @@ from lrdan_edge.bundle.encoding import to_json
 from lrdan_edge.bundle.stage import versions
 from lrdan_edge.errors import DataError, TrainingError
 from lrdan_edge.metrics import auroc
-from lrdan_edge.protocol.baselines.base import Detector
+from lrdan_edge.protocol.baselines.base import Detector, Training
 from lrdan_edge.protocol.columns import Study
 from lrdan_edge.protocol.histograms import draw_histograms
 from lrdan_edge.protocol.readers import Dataset, Part
@@ -114,8 +114,9 @@ def run_protocol(
             continue
         good, _ = draw(dataset.train, [label], options.train_limit)
         detector = study.columns[column]()
-        defects = draw_labelled(dataset.train, label, seed, getattr(detector, "labelled_ratio", 0.0), len(good))
-        figures = measure(detector, good, test, test_labels == label, options.steps, seed, device, defects)
+        defects = draw_labelled(dataset.train, label, seed, detector.labelled_ratio, len(good))
+        training = Training(good=good, steps=options.steps, seed=seed, device=device, defects=defects)
+        figures = measure(detector, training, test, test_labels == label)
         entry = Entry(
             column=column,
             normal_class=name,
@@ -173,44 +174,31 @@ def _fresh(dataset: Dataset, study: Study, command: Command) -> Results:
         dataset=dataset.name,
         fingerprint=dataset.fingerprint(),
         published=study.published,
-        recipes={name: str(getattr(make(), "recipe", "")) for name, make in study.columns.items()},
+        recipes={name: make().recipe for name, make in study.columns.items()},
         commands=[str(command)],
         entries=[],
     )
 
 
-def measure(
-    detector: Detector,
-    good: Tensor,
-    test: Tensor,
-    is_normal: npt.NDArray[np.bool_],
-    steps: int,
-    seed: int,
-    device: torch.device,
-    defects: Tensor | None = None,
-) -> dict[str, Any]:
-    """Train on `good` and score `test`; returns the measured fields of an `Entry`.
+def measure(detector: Detector, training: Training, test: Tensor, is_normal: npt.NDArray[np.bool_]) -> dict[str, Any]:
+    """Train, and score `test`; returns the measured fields of an `Entry`.
 
     Args:
         detector: A new, untrained detector.
-        good: Training images, uint8 [N, C, H, W].
+        training: What it learns from.
         test: Test images, uint8 [M, C, H, W].
         is_normal: Whether each is normal, bool [M].
-        steps: Optimiser steps.
-        seed: Random seed of the run.
-        device: The device to compute on.
-        defects: Labelled anomalies for detectors that learn from some, uint8 [K, C, H, W], or None.
     """
-    images = {"training": len(good), "normal": int(is_normal.sum()), "anomalous": int((~is_normal).sum())}
-    if defects is not None:
-        images["labelled"] = len(defects)
+    images = {"training": len(training.good), "normal": int(is_normal.sum()), "anomalous": int((~is_normal).sum())}
+    if training.defects is not None:
+        images["labelled"] = len(training.defects)
     started = time.monotonic()
     failure = None
     scores = np.empty(0, np.float32)
     try:
-        detector.fit(good, steps=steps, seed=seed, device=device, defects=defects)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        detector.fit(training)
+        if training.device.type == "cuda":
+            torch.cuda.synchronize(training.device)
         seconds = time.monotonic() - started
         scores = detector.score(test).numpy()
         if not np.isfinite(scores).all():

@@ -114,7 +114,7 @@ class Inspector:
 
         Args:
             bundle: The folder, or an opened bundle.
-            backend: ``auto`` for the fastest compatible backend, or one of `lrdan_edge.engines.select.BACKENDS`, which never falls
+            backend: ``auto`` for the fastest compatible backend, or one of `lrdan_edge.backends.BACKENDS`, which never falls
                 back to another.
             precision: Only this precision; None: the fastest.
             threshold: A threshold instead of the calibrated one, in the score's unit.

@@ -2,10 +2,13 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from lrdan_edge.train.known_defects import KnownDefects
 
 SCALE, OFFSET = 2 / 255, -1.0  # uint8 to [-1, 1], the range of tanh
 
@@ -13,10 +16,26 @@ Batch = tuple[Tensor, ...]
 """The tensors of one step, on the host."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class LearnerOptions:
+    """What every learner is told.
+
+    Attributes:
+        seed: Random seed of `Learner.prepare`.
+        half: Whether convolutions run in bfloat16; losses, sums and weights stay in float32.
+        known: Labelled defects to train on too, or None.
+    """
+
+    seed: int = 0
+    half: bool = False
+    known: KnownDefects | None = None
+
+
 class Learner(ABC):
     """Networks with their losses and optimisers.
 
     Attributes:
+        options: The options.
         optimisers: All optimisers, always in the same order. With the networks, they are the learner's complete state.
         paints: Whether `prepare` is slow enough to need worker processes when a GPU trains.
         shown: Index of the part of a batch that is the input of AE2.
@@ -25,8 +44,9 @@ class Learner(ABC):
     paints = False
     shown = 0
 
-    def __init__(self, optimisers: Sequence[torch.optim.Optimizer] = ()) -> None:
+    def __init__(self, optimisers: Sequence[torch.optim.Optimizer] = (), options: LearnerOptions | None = None) -> None:
         """Keep the optimisers; their current learning rates are the peak learning rates."""
+        self.options = options or LearnerOptions()
         self.optimisers = tuple(optimisers)
         self._peak_rates: list[float] = [optimiser.param_groups[0]["lr"] for optimiser in self.optimisers]
 

@@ -16,6 +16,7 @@ from lrdan_edge.errors import CollapseError, InterruptedTrainingError, TrainingE
 from lrdan_edge.train.checkpoint import State
 from lrdan_edge.train.compilation import compile_networks
 from lrdan_edge.train.interrupt import graceful_interrupt
+from lrdan_edge.train.learner import LearnerOptions
 from lrdan_edge.train.loop import Loop
 from lrdan_edge.train.options import TrainOptions, choose_device, computes_bfloat16
 from lrdan_edge.train.overwrite import require_room
@@ -78,15 +79,8 @@ def _train(data: Path, bundle_path: Path, options: TrainOptions, progress: Progr
         torch.manual_seed(options.seed)
         networks = recipe.networks_for(spec).to(device)
         networks.to(memory_format=torch.channels_last)
-        learner = recipe.learner_for(
-            networks,
-            spec,
-            training_data.frames,
-            hyperparameters,
-            seed=options.seed,
-            half=computes_bfloat16(device),
-            known=training_data.known,
-        )
+        learner_options = LearnerOptions(seed=options.seed, half=computes_bfloat16(device), known=training_data.known)
+        learner = recipe.learner_for(networks, spec, training_data.frames, hyperparameters, learner_options)
         # Again, while the bundle is locked: another training may have ended meanwhile.
         existing = require_room(bundle_path, overwrite=options.overwrite)
         state, resumed = resume(checkpoint, networks, learner, options, existing)

@@ -15,7 +15,7 @@ from lrdan_edge.bundle.spec import PRECISIONS
 from lrdan_edge.calibration.calibrate import calibrate
 from lrdan_edge.calibration.fidelity import LEAST_RANK_CORRELATION
 from lrdan_edge.calibration.images import calibration_split, labelled_images
-from lrdan_edge.calibration.ranges import METHODS
+from lrdan_edge.calibration.methods import METHODS
 from lrdan_edge.calibration.report import CalibrationReport
 from lrdan_edge.engines.golden import golden_frames, golden_scores
 from lrdan_edge.errors import CalibrationError, DataError

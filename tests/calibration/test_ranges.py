@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lrdan_edge.calibration.ranges import BINS, METHODS, ActivationRange, MagnitudeHistogram, Method
-from lrdan_edge.cli import options as cli_options
+from lrdan_edge.calibration.methods import METHODS, Method
+from lrdan_edge.calibration.ranges import BINS, ActivationRange, MagnitudeHistogram
 from lrdan_edge.errors import CalibrationError
 
 
@@ -81,10 +81,6 @@ def test_entropy_clips_where_information_is_lost_least() -> None:
     counts, edges = np.histogram(values, bins=2 * BINS + 1, range=(-np.abs(values).max(), np.abs(values).max()))
     theirs = collector.get_entropy_threshold((counts, edges, edges[0], edges[-1], edges[-1]), 255)
     assert counted([values]).amplitude("entropy") == pytest.approx(float(theirs[1]), rel=0.25)
-
-
-def test_the_command_line_offers_every_method() -> None:
-    assert list(METHODS) == cli_options.METHODS
 
 
 @pytest.mark.parametrize("method", METHODS)

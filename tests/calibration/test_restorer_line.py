@@ -61,6 +61,7 @@ def test_what_is_defective_is_restored_and_the_rest_is_kept(restorer: Bundle, li
     """Held against the good images themselves, which defects never seen in training were painted into."""
     from lrdan_edge.model.deployed import load_ae2, standardisation
     from lrdan_edge.model.networks import Restorer
+    from lrdan_edge.train.learner import LearnerOptions
     from lrdan_edge.train.recipes.inspection.hyperparameters import InspectionHyperparameters
     from lrdan_edge.train.recipes.inspection.restoration import RestorationLearner
 
@@ -68,7 +69,7 @@ def test_what_is_defective_is_restored_and_the_rest_is_kept(restorer: Bundle, li
     assert isinstance(ae2, Restorer)
     good = load_frames(list_images(line.data / "test" / "good"), restorer.manifest.model.frame_shape)
     images = torch.from_numpy(good).permute(0, 3, 1, 2)
-    x, defective, mask = RestorationLearner(ae2, InspectionHyperparameters(), seed=99, half=False).prepare(images, step=0)
+    x, defective, mask = RestorationLearner(ae2, InspectionHyperparameters(), LearnerOptions(seed=99)).prepare(images, step=0)
     mean, deviation = standardisation(defective)
     with torch.inference_mode():
         restored = ae2((defective - mean) / deviation)[0] * deviation + mean

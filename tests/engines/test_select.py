@@ -15,10 +15,9 @@ from lrdan_edge.bundle.names import BENCHMARK
 from lrdan_edge.bundle.spec import Precision
 from lrdan_edge.calibration.decision import ThresholdTarget
 from lrdan_edge.calibration.device import fit_thresholds
-from lrdan_edge.cli import options as cli_options
 from lrdan_edge.engines import select
 from lrdan_edge.engines.build import BuildRequest, build_engine
-from lrdan_edge.engines.select import BACKENDS, candidates, choose
+from lrdan_edge.engines.select import candidates, choose
 from lrdan_edge.errors import BackendError
 
 WITH_VNNI = Processor("linux-x86_64", "a server", ["avx2", "avx512f", "avx512_vnni"])
@@ -144,7 +143,3 @@ def test_gpu_providers_are_to_be_had_where_there_is_a_gpu_and_taken_unasked_once
     bench(own_bundle, batches=(1,), seconds=0.3, rounds=3)
     monkeypatch.setattr(select, "speeds_of", lambda _: {"onnxruntime-cuda fp32": 900.0, "onnxruntime fp32 (graph)": 90.0})
     assert choose(own_bundle).title == "onnxruntime-cuda fp32"
-
-
-def test_the_command_line_knows_every_backend() -> None:
-    assert ["auto", *BACKENDS] == cli_options.BACKENDS

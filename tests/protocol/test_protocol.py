@@ -18,6 +18,7 @@ from lrdan_edge.cli.main import cli
 from lrdan_edge.errors import DataError, TrainingError
 from lrdan_edge.protocol import columns
 from lrdan_edge.protocol.baselines import DETECTORS
+from lrdan_edge.protocol.baselines.base import Detector, Training
 from lrdan_edge.protocol.baselines.lrdan import Lrdan
 from lrdan_edge.protocol.columns import Study
 from lrdan_edge.protocol.protocol import ProtocolOptions, Written, draw, run_protocol
@@ -27,26 +28,27 @@ from lrdan_edge.protocol.results import Results, histogram
 FITS: list[int] = []
 
 
-class MeanImage:
+class MeanImage(Detector):
     """Scores by the distance from the mean good image, blurred by the seed."""
 
     recipe = "distance from the mean"
 
-    def fit(self, good: Tensor, *, steps: int, seed: int, device: torch.device, defects: Tensor | None = None) -> None:  # noqa: ARG002
-        FITS.append(len(good))
-        self.mean = good.float().mean(0) + 20 * torch.randn(good.shape[1:], generator=torch.Generator().manual_seed(seed))
+    def _fit(self, training: Training) -> None:
+        FITS.append(len(training.good))
+        generator = torch.Generator().manual_seed(training.seed)
+        self.mean = training.good.float().mean(0) + 20 * torch.randn(training.good.shape[1:], generator=generator)
 
-    def score(self, frames: Tensor) -> Tensor:
+    def _score(self, frames: Tensor, device: torch.device) -> Tensor:  # noqa: ARG002
         return (frames.float() - self.mean).square().mean((1, 2, 3))
 
 
 class Fails(MeanImage):
-    def score(self, frames: Tensor) -> Tensor:
-        return super().score(frames) * torch.nan
+    def _score(self, frames: Tensor, device: torch.device) -> Tensor:
+        return super()._score(frames, device) * torch.nan
 
 
 class Diverges(MeanImage):
-    def fit(self, good: Tensor, *, steps: int, seed: int, device: torch.device, defects: Tensor | None = None) -> None:  # noqa: ARG002
+    def _fit(self, training: Training) -> None:  # noqa: ARG002
         raise TrainingError("loss irec became nan")
 
 
@@ -74,7 +76,7 @@ def test_auroc_is_scikit_learns_for_each_class(dataset: Dataset, tmp_path: Path)
     for label, entry in enumerate(results.entries):
         detector = MeanImage()
         good = torch.from_numpy(dataset.train.frames[dataset.train.labels == label])
-        detector.fit(good, steps=1, seed=3, device=torch.device("cpu"))
+        detector.fit(Training(good=good, steps=1, seed=3, device=torch.device("cpu")))
         scores = detector.score(torch.from_numpy(dataset.test.frames.copy()))
         assert entry.auroc == pytest.approx(roc_auc_score(dataset.test.labels != label, scores))
         assert entry.images == {"training": 20, "normal": 6, "anomalous": 54}
@@ -155,11 +157,11 @@ def test_two_runs_add_to_one_folder(dataset: Dataset, tmp_path: Path) -> None:
     """While one trains on its first class, the other runs: neither loses what the other found, nor runs it again."""
 
     class Meanwhile(MeanImage):
-        def fit(self, good: Tensor, **options: Any) -> None:
+        def _fit(self, training: Training) -> None:
             if not FITS:
-                super().fit(good, **options)
+                super()._fit(training)
                 run(dataset, tmp_path, study(type("Meanwhile", (MeanImage,), {})), classes=("0", "1"))
-            super().fit(good, **options)
+            super()._fit(training)
 
     results = run(dataset, tmp_path, study(Meanwhile), classes=("0", "1", "2")).results
     assert sorted(entry.normal_class for entry in results.entries) == ["0", "1", "2"]

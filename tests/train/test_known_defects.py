@@ -19,6 +19,7 @@ from lrdan_edge.metrics import auroc
 from lrdan_edge.model.deployed import load_ae2
 from lrdan_edge.model.networks import Restorer
 from lrdan_edge.train.known_defects import KnownDefects, inverse_error, read_known
+from lrdan_edge.train.learner import LearnerOptions
 from lrdan_edge.train.options import TrainOptions
 from lrdan_edge.train.progress import Progress
 from lrdan_edge.train.recipes.inspection.hyperparameters import InspectionHyperparameters
@@ -110,8 +111,8 @@ def test_known_defects_change_no_other_draw() -> None:
     restorer = Restorer(spec_for(36, 36, 1, recipe="inspection"))
     frames = torch.randint(0, 256, (4, 1, 36, 36), dtype=torch.uint8)
     nothing = KnownDefects(torch.zeros(1, 1, 36, 36, dtype=torch.uint8), torch.zeros(1, 36, 36), [])
-    without = RestorationLearner(restorer, DEFAULTS, half=False).prepare(frames, 0)
-    with_some = RestorationLearner(restorer, DEFAULTS, half=False, known=nothing).prepare(frames, 0)
+    without = RestorationLearner(restorer, DEFAULTS).prepare(frames, 0)
+    with_some = RestorationLearner(restorer, DEFAULTS, LearnerOptions(known=nothing)).prepare(frames, 0)
     assert (len(without), len(with_some)) == (3, 5)
     assert all(torch.equal(part[0], same[0]) for part, same in zip(without, with_some, strict=False))
 

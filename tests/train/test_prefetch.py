@@ -24,7 +24,7 @@ from lrdan_edge.bundle.names import WEIGHTS
 from lrdan_edge.errors import TrainingError
 from lrdan_edge.model.networks import Restorer
 from lrdan_edge.train import loop, prefetch
-from lrdan_edge.train.learner import Batch, Learner
+from lrdan_edge.train.learner import Batch, Learner, LearnerOptions
 from lrdan_edge.train.options import TrainOptions
 from lrdan_edge.train.prefetch import batch_of, batches, workers_for
 from lrdan_edge.train.progress import Progress
@@ -200,7 +200,7 @@ FRAMES = torch.randint(0, 256, (6, 1, 36, 40), dtype=torch.uint8, generator=torc
 @given(st.integers(0, 5000), st.integers(0, 3))
 def test_a_batch_is_drawn_by_seed_and_step(step: int, seed: int) -> None:
     restorer = Restorer(spec_for(36, 40, 1, recipe="inspection"))
-    learner = RestorationLearner(restorer, InspectionHyperparameters(), seed, half=False)
+    learner = RestorationLearner(restorer, InspectionHyperparameters(), LearnerOptions(seed=seed))
     whole = learner.prepare(FRAMES, step)
     again = learner.prepare(FRAMES, step)
     assert all(torch.equal(one, other) for one, other in zip(whole, again, strict=True))
@@ -232,7 +232,7 @@ def test_compiled_networks_keep_their_names_and_losses(recipe: str) -> None:
     for compiled in (False, True):
         torch.manual_seed(0)
         networks = chosen.networks_for(spec)
-        learner = chosen.learner_for(networks, spec, FRAMES, chosen.defaults, seed=0, half=False)
+        learner = chosen.learner_for(networks, spec, FRAMES, chosen.defaults, LearnerOptions())
         if compiled:
             for network in networks.children():
                 network.compile(backend="eager")

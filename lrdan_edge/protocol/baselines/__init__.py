@@ -8,22 +8,9 @@ if TYPE_CHECKING:
     from lrdan_edge.protocol.baselines.base import Detector
 
 
-def _lazy(module: str, name: str) -> "Callable[[], Detector]":
+def _lazy(module: str, name: str) -> "Callable[..., Detector]":
     """A factory that imports ``baselines.<module>.<name>`` when it is called."""
-
-    def make() -> "Detector":
-        return cast("Detector", getattr(import_module(f"{__name__}.{module}"), name)())
-
-    return make
-
-
-def _labelled(module: str, name: str) -> "Callable[[float], Detector]":
-    """The same for detectors that take a fraction of labelled anomalies."""
-
-    def make(ratio: float) -> "Detector":
-        return cast("Detector", getattr(import_module(f"{__name__}.{module}"), name)(ratio))
-
-    return make
+    return lambda *arguments: cast("Detector", getattr(import_module(f"{__name__}.{module}"), name)(*arguments))
 
 
 DETECTORS: "dict[str, Callable[[], Detector]]" = {
@@ -39,7 +26,7 @@ DETECTORS: "dict[str, Callable[[], Detector]]" = {
 """Detectors that learn from good images only, by name."""
 
 SEMI_SUPERVISED: "dict[str, Callable[[float], Detector]]" = {
-    "deep-sad": _labelled("deep_sad", "DeepSad"),
-    "inspection-known": _labelled("lrdan", "inspection_known"),
+    "deep-sad": _lazy("deep_sad", "DeepSad"),
+    "inspection-known": _lazy("lrdan", "inspection_known"),
 }
 """Factories of detectors that also learn from labelled anomalies; the argument is γ_l, their fraction of the training images."""

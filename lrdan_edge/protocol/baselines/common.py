@@ -1,43 +1,18 @@
-"""Shared parts of the baselines: checks, seeding, batches."""
+"""Shared parts of the baselines: seeding, batches, gradient steps."""
 
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Literal, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lrdan_edge.errors import DataError, TrainingError
+from lrdan_edge.errors import TrainingError
+from lrdan_edge.train.schedule import rate_at
 
 SMALL_SIDE = 64
-
-
-def require_frames(frames: Tensor, steps: int, least: int = 2) -> tuple[Literal[1, 3], int, int]:
-    """Check the arguments of `fit`.
-
-    Args:
-        frames: Must be uint8 [N, C, H, W].
-        steps: Must be at least 1.
-        least: Smallest number of images.
-
-    Returns:
-        C, H and W.
-
-    Raises:
-        DataError: There are too few images, or they have another dtype or shape.
-        TrainingError: `steps` is below 1.
-    """
-    if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[1] not in (1, 3):
-        raise DataError(f"images are uint8 [N, C, H, W] with 1 or 3 channels; these are {frames.dtype} {list(frames.shape)}")
-    if len(frames) < least:
-        raise DataError(f"{len(frames)} images are given; at least {least} are needed, and some hundreds are better")
-    if steps < 1:
-        raise TrainingError(f"steps is {steps}; at least 1 is needed")
-    _, channels, height, width = frames.shape
-    return cast(Literal[1, 3], channels), height, width
 
 
 def require_finite(loss: Tensor, detector: str) -> None:
@@ -77,10 +52,31 @@ def index_batches(rng: np.random.Generator, count: int, size: int, steps: int) -
         start += size
 
 
-@torch.inference_mode()
-def in_chunks(function: Callable[[Tensor], Tensor], frames: Tensor, size: int) -> Tensor:
-    """Apply `function` to at most `size` frames at a time to limit memory: float32 [N, ...] on the CPU."""
-    return torch.cat([function(part).float().cpu() for part in torch.split(frames, size)])
+def minimise(
+    loss_of: Callable[[Tensor], Tensor], batches: Iterator[Tensor], steps: int, optimiser: torch.optim.Optimizer, detector: str
+) -> None:
+    """Make a gradient step per batch, with the learning rate of `rate_at`.
+
+    Args:
+        loss_of: The loss of a batch, a scalar.
+        batches: The batches.
+        steps: Their number.
+        optimiser: Has the peak learning rate.
+        detector: The detector's name for the message.
+
+    Raises:
+        TrainingError: The last loss is not finite.
+    """
+    rate = optimiser.param_groups[0]["lr"]
+    loss = torch.zeros(())
+    for step, batch in enumerate(batches):
+        for group in optimiser.param_groups:
+            group["lr"] = rate * rate_at(step, steps)
+        loss = loss_of(batch)
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+    require_finite(loss.detach(), detector)
 
 
 def small_squares(frames: Tensor) -> Tensor:
@@ -90,9 +86,11 @@ def small_squares(frames: Tensor) -> Tensor:
         frames: uint8 [N, C, H, W].
 
     Returns:
-        float32 [N, C, S, S] in [0, 255], S the longer side, at most 64.
+        float32 [N, C, S, S] in [-1, 1], S the longer side, at most 64.
     """
     side = min(SMALL_SIDE, max(frames.shape[-2:]))
     if frames.shape[-2:] == (side, side):
-        return frames.float()
-    return torch.cat([F.interpolate(part.float(), size=(side, side), mode="area") for part in torch.split(frames, 64)])
+        levels = frames.float()
+    else:
+        levels = torch.cat([F.interpolate(part.float(), size=(side, side), mode="area") for part in torch.split(frames, 64)])
+    return levels / 127.5 - 1

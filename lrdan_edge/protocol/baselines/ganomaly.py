@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lrdan_edge.protocol.baselines.common import in_chunks, index_batches, require_finite, require_frames, seeded
+from lrdan_edge.protocol.baselines.base import Detector, Training
+from lrdan_edge.protocol.baselines.common import index_batches, require_finite, seeded
 from lrdan_edge.train.learner import to_input
 from lrdan_edge.train.options import computes_bfloat16
 
@@ -15,7 +16,6 @@ CONTEXTUAL, ADVERSARIAL, ENCODING = 50.0, 1.0, 1.0  # the paper's weights
 CODE = 100
 BASE_CHANNELS, MOST_CHANNELS = 32, 256
 GRID = 4  # the encoder halves the image until its shorter side is about this
-_IMAGES_AT_ONCE = 64
 
 
 class Shape:
@@ -81,7 +81,7 @@ class Generator(nn.Module):
         return fake, z, self.second(fake)[0]
 
 
-class Ganomaly:
+class Ganomaly(Detector):
     """GANomaly; the score is mean |z − ẑ|, the difference of the image's and reconstruction's codes (the paper's A(x) / length).
 
     The generator minimises 50·L_con (mean absolute error) + L_adv (mean squared difference of the discriminator's features) +
@@ -93,41 +93,26 @@ class Ganomaly:
 
     recipe = f"weights {CONTEXTUAL:g}, {ADVERSARIAL:g}, {ENCODING:g}; code of {CODE}; batches of {BATCH_SIZE}; Adam {LEARNING_RATE:g}"
 
-    def fit(
-        self,
-        good: Tensor,
-        *,
-        steps: int,
-        seed: int,
-        device: torch.device,
-        defects: Tensor | None = None,  # noqa: ARG002
-    ) -> None:
-        """Train; see `Detector.fit`.
+    images_at_once = 64
 
-        Raises:
-            DataError: The images cannot be used.
-            TrainingError: The loss is no longer finite.
-        """
-        shape, half = Shape(*require_frames(good, steps)), computes_bfloat16(device)
-        with seeded(seed) as rng:
+    def _fit(self, training: Training) -> None:
+        good, device = training.good, training.device
+        shape, half = Shape(*good.shape[1:]), computes_bfloat16(device)
+        with seeded(training.seed) as rng:
             networks = nn.ModuleList([Generator(shape), Encoder(shape, 1)]).apply(_initialise).to(device)
             networks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             optimisers = [torch.optim.Adam(network.parameters(), LEARNING_RATE, betas=BETAS) for network in networks]
             networks.train()
-            for indices in index_batches(rng, len(good), BATCH_SIZE, steps):
+            for indices in index_batches(rng, len(good), BATCH_SIZE, training.steps):
                 loss = _step(networks, optimisers, to_input(good[indices], device), half=half)
         require_finite(loss, "GANomaly")
-        self._generator, self._device = networks[0].eval(), device
+        self._generator = networks[0].eval()
 
-    def score(self, frames: Tensor) -> Tensor:
-        """Mean |z − ẑ|; see `Detector.score`."""
-
-        def distance(part: Tensor) -> Tensor:
-            _, z, z2 = self._generator(to_input(part, self._device))
-            apart: Tensor = (z.double() - z2.double()).abs().mean(1)
-            return apart
-
-        return in_chunks(distance, frames, _IMAGES_AT_ONCE)
+    def _score(self, frames: Tensor, device: torch.device) -> Tensor:
+        """Mean |z − ẑ|."""
+        _, z, z2 = self._generator(to_input(frames, device))
+        apart: Tensor = (z.double() - z2.double()).abs().mean(1)
+        return apart
 
 
 def _step(networks: nn.ModuleList, optimisers: list[torch.optim.Adam], x: Tensor, *, half: bool) -> Tensor:

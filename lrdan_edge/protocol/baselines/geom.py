@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lrdan_edge.protocol.baselines.common import in_chunks, index_batches, require_finite, require_frames, seeded, small_squares
+from lrdan_edge.protocol.baselines.base import Detector, Training
+from lrdan_edge.protocol.baselines.common import index_batches, minimise, seeded, small_squares
 from lrdan_edge.train.options import computes_bfloat16
-from lrdan_edge.train.schedule import rate_at
 
 BATCH_SIZE, LEARNING_RATE = 32, 1e-3
 DRAWN = 4  # random transformations of each image in a step
@@ -19,7 +19,7 @@ TRANSFORMATIONS = tuple(product((False, True), (-1, 0, 1), (-1, 0, 1), range(4))
 _AT_ONCE = {"cpu": 4, "cuda": 64}  # images per batch when scoring; each is transformed 72 times
 
 
-class Geom:
+class Geom(Detector):
     """GEOM; the score is one minus the mean probability of the applied transformation, over all 72.
 
     This is the paper's score without its Dirichlet fit, which has little effect. The network is a wide residual network of ten
@@ -32,56 +32,35 @@ class Geom:
         "score: one minus the mean probability of what was applied"
     )
 
-    def fit(
-        self,
-        good: Tensor,
-        *,
-        steps: int,
-        seed: int,
-        device: torch.device,
-        defects: Tensor | None = None,  # noqa: ARG002
-    ) -> None:
-        """Train; see `Detector.fit`.
-
-        Raises:
-            DataError: The images cannot be used.
-            TrainingError: The loss is no longer finite.
-        """
-        channels, _, _ = require_frames(good, steps)
-        half = computes_bfloat16(device)
-        x = small_squares(good).to(device) / 127.5 - 1
+    def _fit(self, training: Training) -> None:
+        device = training.device
+        self.images_at_once = _AT_ONCE[device.type]
+        x = small_squares(training.good).to(device)
         places = places_of(x.shape[-1]).to(device)
-        with seeded(seed) as rng:
-            network = _network(channels).to(device)
+        with seeded(training.seed) as rng:
+            network = _network(x.shape[1]).to(device)
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             optimiser = torch.optim.Adam(network.parameters(), LEARNING_RATE)
-            network.train()
-            for step, indices in enumerate(index_batches(rng, len(x), BATCH_SIZE, steps)):
-                for group in optimiser.param_groups:
-                    group["lr"] = LEARNING_RATE * rate_at(step, steps)
+
+            def loss_of(indices: Tensor) -> Tensor:
                 labels = torch.from_numpy(rng.integers(len(TRANSFORMATIONS), size=DRAWN * len(indices))).to(device)
                 images = transformed(x[indices.repeat(DRAWN).to(device)], labels, places)
-                with torch.autocast(device.type, torch.bfloat16, enabled=half):
+                with torch.autocast(device.type, torch.bfloat16, enabled=computes_bfloat16(device)):
                     logits = network(images.contiguous(memory_format=torch.channels_last))
-                loss = F.cross_entropy(logits.float(), labels)
-                optimiser.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimiser.step()
-        require_finite(loss.detach(), "GEOM")
-        self._network, self._device, self._places = network.eval(), device, places
+                return F.cross_entropy(logits.float(), labels)
 
-    def score(self, frames: Tensor) -> Tensor:
-        """One minus the mean probability; see `Detector.score`."""
+            network.train()
+            minimise(loss_of, index_batches(rng, len(x), BATCH_SIZE, training.steps), training.steps, optimiser, "GEOM")
+        self._network, self._places = network.eval(), places
 
-        def doubt(part: Tensor) -> Tensor:
-            x = small_squares(part).to(self._device) / 127.5 - 1
-            labels = torch.arange(len(TRANSFORMATIONS), device=self._device)
-            images = transformed(x.repeat_interleave(len(labels), 0), labels.repeat(len(x)), self._places)
-            named = self._network(images).softmax(1).view(len(x), len(labels), len(labels))
-            mean: Tensor = named.diagonal(dim1=1, dim2=2).mean(1)
-            return 1 - mean
-
-        return in_chunks(doubt, frames, _AT_ONCE[self._device.type])
+    def _score(self, frames: Tensor, device: torch.device) -> Tensor:
+        """One minus the mean probability."""
+        x = small_squares(frames).to(device)
+        labels = torch.arange(len(TRANSFORMATIONS), device=device)
+        images = transformed(x.repeat_interleave(len(labels), 0), labels.repeat(len(x)), self._places)
+        named = self._network(images).softmax(1).view(len(x), len(labels), len(labels))
+        mean: Tensor = named.diagonal(dim1=1, dim2=2).mean(1)
+        return 1 - mean
 
 
 def transformed(x: Tensor, labels: Tensor, places: Tensor) -> Tensor:

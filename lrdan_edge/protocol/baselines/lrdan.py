@@ -6,23 +6,26 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor
 
-from lrdan_edge.errors import TrainingError
+from lrdan_edge.bundle.spec import ModelSpec, Scoring
 from lrdan_edge.model.deployed import DeployModule, ScoringHead
+from lrdan_edge.model.networks import Autoencoder, Restorer
+from lrdan_edge.protocol.baselines.base import Detector, Training
 from lrdan_edge.train.known_defects import KnownDefects
+from lrdan_edge.train.learner import LearnerOptions
 from lrdan_edge.train.map_statistics import map_statistics
 from lrdan_edge.train.options import TrainOptions, computes_bfloat16
 from lrdan_edge.train.prefetch import batch_of
 from lrdan_edge.train.recipes import recipe_named
+from lrdan_edge.train.recipes.base import Recipe
 from lrdan_edge.train.recipes.lrdan.hyperparameters import DualReading, LossWeights
 from lrdan_edge.train.schedule import rate_at
 
 Scorer = Literal["ae1", "ae2"]
 
 BATCH_SIZE = 32  # the protocol has thousands of small images; the recipe's default is for hundreds of large ones
-_SCORED_AT_ONCE = 256
 
 
-class Lrdan:
+class Lrdan(Detector):
     """LRDAN (arXiv 2002.01607), or another recipe of lrdan-edge, as a `Detector`."""
 
     def __init__(
@@ -49,35 +52,17 @@ class Lrdan:
         self.hyperparameters = replace(options.resolved_hyperparameters(), **changes)
         self.options = replace(options, hyperparameters=self.hyperparameters)
         self.scorer, self.labelled_ratio = scorer, labelled_ratio
-        self._fitted: tuple[DeployModule, torch.device] | None = None
-
-    @property
-    def recipe(self) -> str:
-        """The configuration in one line; results with another one are not mixed with these."""
-        scoring = "the image size's own" if self.options.scoring is None else str(self.options.scoring)
-        labelled = self.labelled_ratio and (
-            f"semi-supervised: {self.labelled_ratio:g} of the training images are labelled anomalies of one other class; "
-        )
-        return (
-            f"{labelled or ''}recipe {self.options.recipe}; {self.hyperparameters.describe()}; {self.scorer.upper()} is scored; "
-            f"scoring: {scoring}"
+        labelled = f"semi-supervised: {labelled_ratio:g} of the training images are labelled anomalies of one other class; "
+        scoring = options.scoring or "the image size's own"
+        self.recipe = (
+            f"{labelled if labelled_ratio else ''}recipe {options.recipe}; {self.hyperparameters.describe()}; "
+            f"{scorer.upper()} is scored; scoring: {scoring}"
         )
 
-    def fit(
-        self,
-        good: Tensor,
-        *,
-        steps: int,
-        seed: int,
-        device: torch.device,
-        defects: Tensor | None = None,
-    ) -> None:
-        """Train for exactly `steps` steps and keep the last state; see `Detector.fit`.
-
-        Raises:
-            DataError: The images' size is not supported.
-        """
+    def _fit(self, training: Training) -> None:
+        """Train for exactly the given number of steps and keep the last state."""
         recipe, hyperparameters = recipe_named(self.options.recipe), self.hyperparameters
+        good, steps, seed, device = training.good, training.steps, training.seed, training.device
         _, channels, height, width = good.shape
         spec = recipe.spec_for(height, width, cast(Literal[1, 3], channels), hyperparameters)
         with torch.random.fork_rng():
@@ -85,32 +70,21 @@ class Lrdan:
             networks = recipe.networks_for(spec).to(device)
         networks.to(memory_format=torch.channels_last)
         networks.train()
-        known = known_of(defects) if self.labelled_ratio and defects is not None else None
-        half = computes_bfloat16(device)
-        learner = recipe.learner_for(networks, spec, good, hyperparameters, seed=seed, half=half, known=known)
+        known = known_of(training.defects) if self.labelled_ratio and training.defects is not None else None
+        options = LearnerOptions(seed=seed, half=computes_bfloat16(device), known=known)
+        learner = recipe.learner_for(networks, spec, good, hyperparameters, options)
         batch_size = recipe.schedule_for(hyperparameters, len(good)).batch_size
         for step in range(steps):
             learner.set_rate(rate_at(step, steps))
             batch = learner.prepare(good[batch_of(step, seed, len(good), batch_size)], step)
             learner.step(*(part.to(device) for part in batch))
-        network = getattr(networks, self.scorer)
-        preprocessing, scoring = recipe.preprocessing_for(spec), self.options.scoring or recipe.scoring_for(spec)
-        mean, deviation = map_statistics(network, good, preprocessing, scoring)
-        head = ScoringHead(spec, scoring, mean, deviation)
-        self._fitted = DeployModule(network, head, preprocessing, scoring.source).to(device), device
+        scoring = self.options.scoring or recipe.scoring_for(spec)
+        self._module = deploy_module(getattr(networks, self.scorer), good, spec, recipe, scoring)
 
-    @torch.inference_mode()
-    def score(self, frames: Tensor) -> Tensor:
-        """The deploy graph's score; see `Detector.score`.
-
-        Raises:
-            TrainingError: `fit` has not run.
-        """
-        if self._fitted is None:
-            raise TrainingError("LRDAN scores before it was fitted: call fit first")
-        module, device = self._fitted
-        parts = torch.split(frames.permute(0, 2, 3, 1), _SCORED_AT_ONCE)
-        return torch.cat([module(part.to(device))[0].cpu() for part in parts])
+    def _score(self, frames: Tensor, device: torch.device) -> Tensor:
+        """The deploy graph's score."""
+        score: Tensor = self._module(frames.permute(0, 2, 3, 1).to(device))[0]
+        return score
 
 
 def inspection() -> Lrdan:
@@ -126,3 +100,12 @@ def inspection_known(labelled_ratio: float) -> Lrdan:
 def known_of(defects: Tensor) -> KnownDefects:
     """Convert defects uint8 [K, C, H, W] to `KnownDefects` without masks."""
     return KnownDefects(defects, torch.zeros(len(defects), *defects.shape[-2:]), [])
+
+
+def deploy_module(
+    network: Autoencoder | Restorer, good: Tensor, spec: ModelSpec, recipe: Recipe[Any, Any], scoring: Scoring
+) -> DeployModule:
+    """The deploy graph of a trained network, on the network's device, with scoring constants from the good images."""
+    preprocessing = recipe.preprocessing_for(spec)
+    head = ScoringHead(spec, scoring, *map_statistics(network, good, preprocessing, scoring))
+    return DeployModule(network, head, preprocessing, scoring.source).to(next(network.parameters()).device)

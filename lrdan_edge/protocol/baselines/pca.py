@@ -3,14 +3,13 @@
 import torch
 from torch import Tensor
 
-from lrdan_edge.protocol.baselines.common import in_chunks, require_frames
+from lrdan_edge.protocol.baselines.base import Detector, Training
 
 COMPONENTS = 20
-_IMAGES_AT_ONCE = 256
 _LEAST_VARIANCE = 1e-12  # fraction of the largest variance; smaller ones are rounding errors, as from repeated images
 
 
-class PrincipalComponents:
+class PrincipalComponents(Detector):
     """Reconstruction by at most 20 principal components of the good images; the score is the mean squared residual.
 
     The components are computed exactly from the smaller of the pixels' covariance and the images' Gram matrix. All sums are float64,
@@ -19,22 +18,8 @@ class PrincipalComponents:
 
     recipe = f"{COMPONENTS} components; score: mean squared error of grey levels"
 
-    def fit(
-        self,
-        good: Tensor,
-        *,
-        steps: int,
-        seed: int,  # noqa: ARG002  # nothing is random
-        device: torch.device,
-        defects: Tensor | None = None,  # noqa: ARG002
-    ) -> None:
-        """Find the components; see `Detector.fit`.
-
-        Raises:
-            DataError: There are fewer than two images, or their dtype or shape is wrong.
-        """
-        require_frames(good, steps)
-        x = good.to(device).flatten(1).double()
+    def _fit(self, training: Training) -> None:
+        x = training.good.to(training.device).flatten(1).double()
         self._mean = x.mean(0)
         x = x - self._mean
         wide = x.shape[1] > len(x)
@@ -44,14 +29,9 @@ class PrincipalComponents:
         real = variances > _LEAST_VARIANCE * variances[-1]
         directions, variances = directions[:, real], variances[real]
         self._components = (directions / variances.sqrt()).T @ x if wide else directions.T
-        self._device = device
 
-    def score(self, frames: Tensor) -> Tensor:
-        """Mean squared residual in squared grey levels; see `Detector.score`."""
-        return in_chunks(lambda part: self._rest(part).square().mean(1), frames, _IMAGES_AT_ONCE)
-
-    def _rest(self, frames: Tensor) -> Tensor:
-        """The image minus its reconstruction, float64 [N, C*H*W]."""
-        x = frames.to(self._device).flatten(1).double() - self._mean
-        rest: Tensor = x - (x @ self._components.T) @ self._components
-        return rest
+    def _score(self, frames: Tensor, device: torch.device) -> Tensor:
+        """Mean squared residual in squared grey levels."""
+        x = frames.to(device).flatten(1).double() - self._mean
+        residual: Tensor = x - (x @ self._components.T) @ self._components
+        return residual.square().mean(1)

@@ -7,18 +7,15 @@ has no optimisers and gathers statistics in the networks' buffers, its schedule 
 import math
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from torch import Tensor, nn
 
 from lrdan_edge.bundle.spec import BitDepth, ModelSpec, Preprocessing, Scoring
 from lrdan_edge.model.networks import Autoencoder, Restorer
-from lrdan_edge.train.learner import OFFSET, SCALE, Learner
+from lrdan_edge.train.learner import OFFSET, SCALE, Learner, LearnerOptions
 from lrdan_edge.train.map_statistics import map_statistics
 from lrdan_edge.train.schedule import WARM_UP_STEPS, Schedule
-
-if TYPE_CHECKING:
-    from lrdan_edge.train.known_defects import KnownDefects
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,14 +83,14 @@ class Recipe(ABC, Generic[N, H]):
     defaults: H
 
     @abstractmethod
-    def spec_for(self, height: int, width: int, channels: Literal[1, 3], hyperparameters: H | None = None) -> ModelSpec:
+    def spec_for(self, height: int, width: int, channels: Literal[1, 3], hyperparameters: H) -> ModelSpec:
         """Choose the networks for images of this size.
 
         Args:
             height: Rows of the networks' images.
             width: Their columns.
             channels: 1 (grey) or 3 (blue, green, red).
-            hyperparameters: `defaults` by default.
+            hyperparameters: The hyperparameters.
 
         Raises:
             DataError: The size is not supported.
@@ -117,17 +114,7 @@ class Recipe(ABC, Generic[N, H]):
         """The length of a run over `images` images; `epochs` replaces the recipe's default."""
 
     @abstractmethod
-    def learner_for(
-        self,
-        networks: N,
-        spec: ModelSpec,
-        frames: Tensor,
-        hyperparameters: H,
-        *,
-        seed: int,
-        half: bool,
-        known: "KnownDefects | None" = None,
-    ) -> Learner:
+    def learner_for(self, networks: N, spec: ModelSpec, frames: Tensor, hyperparameters: H, options: LearnerOptions) -> Learner:
         """Make the learner.
 
         Args:
@@ -135,9 +122,7 @@ class Recipe(ABC, Generic[N, H]):
             spec: The networks' specification.
             frames: The good images, uint8 [N, C, H, W].
             hyperparameters: The hyperparameters.
-            seed: Random seed of `Learner.prepare`.
-            half: Whether convolutions run in bfloat16.
-            known: Labelled defects to train on too.
+            options: The learner's options.
         """
 
     def finish(

@@ -12,7 +12,7 @@ from sklearn.decomposition import PCA
 
 from lrdan_edge.errors import DataError, LrdanError
 from lrdan_edge.protocol.baselines import DETECTORS
-from lrdan_edge.protocol.baselines.base import Detector
+from lrdan_edge.protocol.baselines.base import Detector, Training
 from lrdan_edge.protocol.baselines.geom import TRANSFORMATIONS, places_of, transformed
 from lrdan_edge.protocol.baselines.pca import COMPONENTS
 
@@ -30,7 +30,7 @@ def frames(count: int, channels: int = 1, side: int = 28, seed: int = 0) -> torc
 
 def fitted(name: str, good: torch.Tensor, steps: int = 3, seed: int = 0) -> Detector:
     detector = DETECTORS[name]()
-    detector.fit(good, steps=steps, seed=seed, device=CPU)
+    detector.fit(Training(good=good, steps=steps, seed=seed, device=CPU))
     return detector
 
 

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lrdan_edge.errors import DataError
+from lrdan_edge.protocol.baselines.base import Training
 from lrdan_edge.protocol.baselines.deep_sad import EPSILON, DeepSad, objective
 from lrdan_edge.protocol.baselines.deep_svdd import DeepSvdd, distance
 
@@ -41,8 +42,8 @@ def test_without_labels_it_is_deep_svdds_objective() -> None:
 def test_labelled_anomalies_are_pushed_away() -> None:
     good, known = frames(64, 0), frames(4, 1, turned=True)
     sad, svdd = DeepSad(0.05), DeepSvdd()
-    sad.fit(good, steps=60, seed=0, device=CPU, defects=known)
-    svdd.fit(good, steps=60, seed=0, device=CPU)
+    sad.fit(Training(good=good, steps=60, seed=0, device=CPU, defects=known))
+    svdd.fit(Training(good=good, steps=60, seed=0, device=CPU))
     others, bad = frames(32, 2), frames(32, 3, turned=True)
 
     def ratio(detector: DeepSad | DeepSvdd) -> float:
@@ -55,7 +56,7 @@ def test_a_score_is_its_own_images_and_the_seed_decides() -> None:
     good, known = frames(24, 0), frames(3, 1, turned=True)
     first, second = DeepSad(0.1), DeepSad(0.1)
     for detector in (first, second):
-        detector.fit(good, steps=3, seed=5, device=CPU, defects=known)
+        detector.fit(Training(good=good, steps=3, seed=5, device=CPU, defects=known))
     assert torch.equal(first.score(good), second.score(good))
     alone = torch.cat([first.score(frame[None]) for frame in good])
     torch.testing.assert_close(first.score(good), alone, rtol=1e-5, atol=1e-5)
@@ -63,4 +64,4 @@ def test_a_score_is_its_own_images_and_the_seed_decides() -> None:
 
 def test_without_anomalies_it_points_to_deep_svdd() -> None:
     with pytest.raises(DataError, match="deep-svdd"):
-        DeepSad(0.05).fit(frames(8, 0), steps=1, seed=0, device=CPU)
+        DeepSad(0.05).fit(Training(good=frames(8, 0), steps=1, seed=0, device=CPU))

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from lrdan_edge.errors import TrainingError
 from lrdan_edge.model.deployed import load_ae2
+from lrdan_edge.protocol.baselines.base import Training
 from lrdan_edge.protocol.baselines.lrdan import Lrdan
 from lrdan_edge.train.progress import Progress
 from lrdan_edge.train.recipes.lrdan.hyperparameters import LossWeights
@@ -23,7 +24,7 @@ FRAMES = torch.randint(0, 256, (24, 1, 28, 28), dtype=torch.uint8, generator=tor
 
 def fitted(scorer: str = "ae2", seed: int = 0) -> Lrdan:
     detector = Lrdan(scorer=scorer)  # type: ignore[arg-type]
-    detector.fit(FRAMES[:16], steps=3, seed=seed, device=CPU)
+    detector.fit(Training(good=FRAMES[:16], steps=3, seed=seed, device=CPU))
     return detector
 
 
@@ -46,7 +47,7 @@ def test_it_scores_as_the_deploy_graph_of_the_same_training_does(
     bundle = train(good_images, tmp_path / "bundle", options, Progress())
     frames = load_training_data(good_images, options).frames[:]
     detector = Lrdan(options=options)
-    detector.fit(frames, steps=3 * (len(frames) // 8), seed=4, device=CPU)
+    detector.fit(Training(good=frames, steps=3 * (len(frames) // 8), seed=4, device=CPU))
     with torch.inference_mode():
         expected, _ = load_ae2(bundle)(frames.permute(0, 2, 3, 1))
     torch.testing.assert_close(detector.score(frames), expected, rtol=1e-4, atol=1e-4)
@@ -76,7 +77,7 @@ def test_the_scorer_is_chosen() -> None:
 
 def test_fewer_images_than_a_batch_train_too() -> None:
     detector = Lrdan()
-    detector.fit(FRAMES[:3], steps=2, seed=0, device=CPU)
+    detector.fit(Training(good=FRAMES[:3], steps=2, seed=0, device=CPU))
     assert torch.isfinite(detector.score(FRAMES)).all()
 
 

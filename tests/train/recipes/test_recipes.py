@@ -28,7 +28,7 @@ def test_names_are_listed_without_torch() -> None:
 @pytest.mark.parametrize("side", [32, 64])
 def test_what_a_recipe_chooses_is_its_own_and_fits_into_json(name: str, side: int) -> None:
     recipe = recipe_named(name)
-    spec = recipe.spec_for(side, side, 1)
+    spec = recipe.spec_for(side, side, 1, recipe.defaults)
     assert spec.recipe == name
     assert recipe.networks_for(spec).ae2 is not None
     assert recipe.scoring_for(spec).source == ("defects" if recipe.preprocessing_for(spec).standardise else "error")

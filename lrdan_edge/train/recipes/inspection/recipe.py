@@ -14,8 +14,7 @@ from lrdan_edge.model.networks import (
     require_supported_size,
     restorer_widths,
 )
-from lrdan_edge.train.known_defects import KnownDefects
-from lrdan_edge.train.learner import Learner
+from lrdan_edge.train.learner import Learner, LearnerOptions
 from lrdan_edge.train.recipes.base import GradientRecipe, Networks
 from lrdan_edge.train.recipes.inspection.hyperparameters import InspectionHyperparameters
 from lrdan_edge.train.recipes.inspection.reconstruction import ReconstructionLearner
@@ -38,17 +37,16 @@ class Inspection(GradientRecipe[OneNetwork, InspectionHyperparameters]):
     defaults = InspectionHyperparameters()
 
     def spec_for(
-        self, height: int, width: int, channels: Literal[1, 3], hyperparameters: InspectionHyperparameters | None = None
+        self, height: int, width: int, channels: Literal[1, 3], hyperparameters: InspectionHyperparameters
     ) -> ModelSpec:
         """A restorer, or for images of one small object an autoencoder; see `Recipe.spec_for`."""
-        chosen = hyperparameters or self.defaults
-        if max(height, width) <= chosen.largest_vector_image:
+        if max(height, width) <= hyperparameters.largest_vector_image:
             return autoencoder_spec(
                 self.name,
                 (height, width, channels),
-                base_channels=chosen.base_channels,
-                latent_channels=chosen.vector_length,
-                smallest_grid=chosen.code_grid,
+                base_channels=hyperparameters.base_channels,
+                latent_channels=hyperparameters.vector_length,
+                smallest_grid=hyperparameters.code_grid,
                 code="vector",
             )
         require_supported_size(height, width)
@@ -57,9 +55,9 @@ class Inspection(GradientRecipe[OneNetwork, InspectionHyperparameters]):
             height=height,
             width=width,
             channels=channels,
-            base_channels=chosen.base_channels,
-            latent_channels=restorer_widths(chosen.base_channels, chosen.downsamplings)[-1],
-            downsamplings=chosen.downsamplings,
+            base_channels=hyperparameters.base_channels,
+            latent_channels=restorer_widths(hyperparameters.base_channels, hyperparameters.downsamplings)[-1],
+            downsamplings=hyperparameters.downsamplings,
             decoder="resize",
             architecture="restorer",
         )
@@ -85,17 +83,14 @@ class Inspection(GradientRecipe[OneNetwork, InspectionHyperparameters]):
         spec: ModelSpec,
         frames: Tensor,
         hyperparameters: InspectionHyperparameters,
-        *,
-        seed: int,
-        half: bool,
-        known: KnownDefects | None = None,
+        options: LearnerOptions,
     ) -> Learner:
         """See `Recipe.learner_for`."""
         if isinstance(networks.ae2, Autoencoder):
-            return ReconstructionLearner(networks.ae2, hyperparameters, seed, half=half, known=known)
+            return ReconstructionLearner(networks.ae2, hyperparameters, options)
         images = len(frames) // (len(spec.tile_rows) * len(spec.tile_columns))
         stretch = stretch_for(images, hyperparameters)
-        return RestorationLearner(networks.ae2, hyperparameters, seed, half=half, known=known, stretch=stretch)
+        return RestorationLearner(networks.ae2, hyperparameters, options, stretch)
 
 
 RECIPE = Inspection()

@@ -4,11 +4,11 @@ A restorer with skip connections would copy a wrong digit too; a code of ten num
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lrdan_edge.model.networks import Autoencoder
-from lrdan_edge.train.known_defects import KnownDefects, draw_known, inverse_error
-from lrdan_edge.train.learner import Batch, Learner, to_input
+from lrdan_edge.train.known_defects import draw_known, inverse_error
+from lrdan_edge.train.learner import Batch, Learner, LearnerOptions, to_input
 from lrdan_edge.train.recipes.inspection.hyperparameters import InspectionHyperparameters
 
 
@@ -22,40 +22,27 @@ def reconstruction(x: Tensor, reconstructed: Tensor) -> Tensor:
     return (x - reconstructed).square().flatten(1).sum(1).mean()
 
 
+def adamw(network: nn.Module, hyperparameters: InspectionHyperparameters, betas: tuple[float, float]) -> torch.optim.AdamW:
+    """The optimiser of a network."""
+    rate, decay = hyperparameters.learning_rate, hyperparameters.weight_decay
+    return torch.optim.AdamW(network.parameters(), rate, betas=betas, weight_decay=decay, fused=True)
+
+
 class ReconstructionLearner(Learner):
     """Trains an `Autoencoder` to reconstruct good images, and known defects badly."""
 
     def __init__(
-        self,
-        ae2: Autoencoder,
-        hyperparameters: InspectionHyperparameters,
-        seed: int = 0,
-        *,
-        half: bool,
-        known: KnownDefects | None = None,
+        self, ae2: Autoencoder, hyperparameters: InspectionHyperparameters, options: LearnerOptions | None = None
     ) -> None:
-        """Set up the optimiser.
-
-        Args:
-            ae2: The network, which is trained in place.
-            hyperparameters: The hyperparameters.
-            seed: Random seed of the draws of known defects.
-            half: Whether convolutions run in bfloat16 (losses and weights stay in float32).
-            known: Labelled defects to train on too.
-        """
-        self.ae2, self.hyperparameters, self.half, self._known, self._seed = ae2, hyperparameters, half, known, seed
-        self._optimiser = torch.optim.AdamW(
-            ae2.parameters(),
-            hyperparameters.learning_rate,
-            betas=hyperparameters.reconstruction_betas,
-            weight_decay=hyperparameters.weight_decay,
-            fused=True,
-        )
-        super().__init__((self._optimiser,))
+        """Set up the optimiser of the network, which is trained in place."""
+        self.ae2, self.hyperparameters = ae2, hyperparameters
+        self._optimiser = adamw(ae2, hyperparameters, hyperparameters.reconstruction_betas)
+        super().__init__((self._optimiser,), options)
 
     def prepare(self, frames: Tensor, step: int) -> Batch:
         """Convert the images to float32 in [-1, 1], and draw known defects and their masks, if any; see `Learner.prepare`."""
-        return to_input(frames), *draw_known(self._known, len(frames), self.hyperparameters.known_fraction, (self._seed, step))
+        known, seed = self.options.known, (self.options.seed, step)
+        return to_input(frames), *draw_known(known, len(frames), self.hyperparameters.known_fraction, seed)
 
     def step(self, x: Tensor, *known: Tensor) -> dict[str, Tensor]:
         """Make one step on one batch.
@@ -69,7 +56,7 @@ class ReconstructionLearner(Learner):
             batch of the images and the reconstructions.
         """
         shown = torch.cat([x, known[0]]) if known else x  # one batch: batch normalisation must not reveal the defects
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.half):
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.options.half):
             reconstructed, _ = self.ae2(shown)
         reconstructed_x, reconstructed_defects = reconstructed[: len(x)].float(), reconstructed[len(x) :].float()
         loss = reconstruction(x, reconstructed_x)

@@ -13,10 +13,10 @@ from torch.nn import functional as F
 
 from lrdan_edge.model.deployed import standardisation
 from lrdan_edge.model.networks import Restorer
-from lrdan_edge.train.known_defects import KnownDefects
-from lrdan_edge.train.learner import Batch, Learner
+from lrdan_edge.train.learner import Batch, Learner, LearnerOptions
 from lrdan_edge.train.recipes.inspection.hyperparameters import InspectionHyperparameters
 from lrdan_edge.train.recipes.inspection.known import mix_known_defects, most_suspicious_loss, restoration_target
+from lrdan_edge.train.recipes.inspection.reconstruction import adamw
 from lrdan_edge.train.recipes.inspection.synthetic import paint
 from lrdan_edge.train.recipes.inspection.variation import Image, vary
 
@@ -79,32 +79,14 @@ class RestorationLearner(Learner):
         self,
         ae2: Restorer,
         hyperparameters: InspectionHyperparameters,
-        seed: int = 0,
-        *,
-        half: bool,
-        known: KnownDefects | None = None,
+        options: LearnerOptions | None = None,
         stretch: float = 1.0,
     ) -> None:
-        """Set up the optimiser.
-
-        Args:
-            ae2: The network, which is trained in place.
-            hyperparameters: The hyperparameters.
-            seed: Random seed of variation and defects.
-            half: Whether convolutions run in bfloat16 (losses and weights stay in float32).
-            known: Labelled defects to train on too.
-            stretch: Largest stretch of good images, a factor; see `stretch_for`.
-        """
-        self.ae2, self.hyperparameters, self.half, self._known, self._seed = ae2, hyperparameters, half, known, seed
+        """Set up the optimiser of the network, which is trained in place; `stretch` as in `variation.vary`."""
+        self.ae2, self.hyperparameters = ae2, hyperparameters
         self._vary = partial(vary, hyperparameters=hyperparameters, stretch=stretch)
-        self._optimiser = torch.optim.AdamW(
-            ae2.parameters(),
-            hyperparameters.learning_rate,
-            betas=hyperparameters.betas,
-            weight_decay=hyperparameters.weight_decay,
-            fused=True,
-        )
-        super().__init__((self._optimiser,))
+        self._optimiser = adamw(ae2, hyperparameters, hyperparameters.betas)
+        super().__init__((self._optimiser,), options)
 
     def prepare(self, frames: Tensor, step: int) -> Batch:
         """Vary the good images and paint defects into them; see `Learner.prepare`.
@@ -117,14 +99,14 @@ class RestorationLearner(Learner):
         drawn = [self._draw(images, index, step) for index in range(len(images))]
         good, defective, masks = (_tensor(list(part)) for part in zip(*drawn, strict=True))
         good, defective = good * 2 - 1, defective * 2 - 1
-        if self._known is None:
+        if self.options.known is None:
             return good, defective, masks
         count = len(images)
 
         def generator(place: int) -> np.random.Generator:
-            return np.random.default_rng((self._seed, step, count + place))  # `_draw` uses the seeds below `count`
+            return np.random.default_rng((self.options.seed, step, count + place))  # `_draw` uses the seeds below `count`
 
-        return mix_known_defects(self._known, good, defective, masks, generator, self._vary, self.hyperparameters)
+        return mix_known_defects(self.options.known, good, defective, masks, generator, self._vary, self.hyperparameters)
 
     def step(self, good: Tensor, defective: Tensor, mask: Tensor, *known: Tensor) -> dict[str, Tensor]:
         """Make one step on one batch: predict the good images and the masks from the defective images.
@@ -141,7 +123,7 @@ class RestorationLearner(Learner):
         """
         mean, deviation = standardisation(defective)
         good, defective = (good - mean) / deviation, (defective - mean) / deviation
-        with torch.autocast(good.device.type, torch.bfloat16, enabled=self.half):
+        with torch.autocast(good.device.type, torch.bfloat16, enabled=self.options.half):
             restored, logits = self.ae2(defective.contiguous(memory_format=torch.channels_last))
         restored, logits = restored.float(), logits.float()
         spread_x = _spread(good)
@@ -173,7 +155,7 @@ class RestorationLearner(Learner):
 
         Random draws depend only on seed, step and index, so worker processes and resuming do not change them.
         """
-        rng = np.random.default_rng((self._seed, step, index))
+        rng = np.random.default_rng((self.options.seed, step, index))
         varied = self._vary(images[index], rng)
         painted, mask = varied, np.zeros(varied.shape[:2], np.float32)
         if rng.random() >= self.hyperparameters.clean_fraction and len(images) > 1:

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from lrdan_edge.train.known_defects import KnownDefects, draw_known, inverse_error
-from lrdan_edge.train.learner import Batch, Learner, to_input
+from lrdan_edge.train.known_defects import draw_known, inverse_error
+from lrdan_edge.train.learner import Batch, Learner, LearnerOptions, to_input
 from lrdan_edge.train.recipes.lrdan import losses
 from lrdan_edge.train.recipes.lrdan.hyperparameters import LrdanHyperparameters
 from lrdan_edge.train.recipes.lrdan.networks import AdversarialNetworks
@@ -45,35 +45,21 @@ class AdversarialLearner(Learner):
     """Trains all three networks at once, each by the gradient of its own terms."""
 
     def __init__(
-        self,
-        networks: AdversarialNetworks,
-        hyperparameters: LrdanHyperparameters,
-        seed: int = 0,
-        *,
-        half: bool,
-        known: KnownDefects | None = None,
+        self, networks: AdversarialNetworks, hyperparameters: LrdanHyperparameters, options: LearnerOptions | None = None
     ) -> None:
-        """Set up the optimisers.
-
-        Args:
-            networks: The networks, which are trained in place.
-            hyperparameters: The hyperparameters.
-            seed: Random seed of the draws of known defects.
-            half: Whether convolutions run in bfloat16 (losses, sums and weights stay in float32).
-            known: Labelled defects that AE2 must not reconstruct.
-        """
-        self.networks, self.hyperparameters, self.half = networks, hyperparameters, half
-        self._known, self._seed = known, seed
+        """Set up the optimisers of the networks, which are trained in place."""
+        self.networks, self.hyperparameters = networks, hyperparameters
         self._ae1, self._ae2 = list(networks.ae1.parameters()), list(networks.ae2.parameters())
         self._d = list(networks.discriminator.parameters())
         rate, betas = hyperparameters.learning_rate, hyperparameters.betas
         self._autoencoders = torch.optim.Adam([*self._ae1, *self._ae2], rate, betas=betas, fused=True)
         self._discriminator = torch.optim.Adam(self._d, rate * hyperparameters.discriminator_rate, betas=betas, fused=True)
-        super().__init__((self._autoencoders, self._discriminator))
+        super().__init__((self._autoencoders, self._discriminator), options)
 
     def prepare(self, frames: Tensor, step: int) -> Batch:
         """Convert the images to float32 in [-1, 1], and draw known defects and their masks, if any; see `Learner.prepare`."""
-        return to_input(frames), *draw_known(self._known, len(frames), self.hyperparameters.known_fraction, (self._seed, step))
+        known, seed = self.options.known, (self.options.seed, step)
+        return to_input(frames), *draw_known(known, len(frames), self.hyperparameters.known_fraction, seed)
 
     def step(self, x: Tensor, *known: Tensor) -> dict[str, Tensor]:
         """Make one step on one batch.
@@ -89,7 +75,7 @@ class AdversarialLearner(Learner):
         """
         net, w, reading = self.networks, self.hyperparameters.weights, self.hyperparameters.dual_reading
         shown = torch.cat([x, known[0]]) if known else x  # one batch: batch normalisation must not reveal the defects
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.half):
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.options.half):
             gx, z = net.ae1(x)
             logits_x, features_x = net.discriminator(x)
             logits_gx, features_gx = net.discriminator(gx)

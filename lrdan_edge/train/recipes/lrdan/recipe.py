@@ -8,8 +8,7 @@ from torch import Tensor
 
 from lrdan_edge.bundle.spec import ModelSpec, Scoring
 from lrdan_edge.model.networks import autoencoder_spec
-from lrdan_edge.train.known_defects import KnownDefects
-from lrdan_edge.train.learner import to_input
+from lrdan_edge.train.learner import LearnerOptions, to_input
 from lrdan_edge.train.recipes.base import GradientRecipe
 from lrdan_edge.train.recipes.lrdan.hyperparameters import LrdanHyperparameters
 from lrdan_edge.train.recipes.lrdan.learner import AdversarialLearner
@@ -22,20 +21,17 @@ class Lrdan(GradientRecipe[AdversarialNetworks, LrdanHyperparameters]):
     name = "lrdan"
     defaults = LrdanHyperparameters()
 
-    def spec_for(
-        self, height: int, width: int, channels: Literal[1, 3], hyperparameters: LrdanHyperparameters | None = None
-    ) -> ModelSpec:
+    def spec_for(self, height: int, width: int, channels: Literal[1, 3], hyperparameters: LrdanHyperparameters) -> ModelSpec:
         """An autoencoder; see `Recipe.spec_for`."""
-        chosen = hyperparameters or self.defaults
-        vector = max(height, width) <= chosen.largest_vector_image
+        vector = max(height, width) <= hyperparameters.largest_vector_image
         return autoencoder_spec(
             self.name,
             (height, width, channels),
-            base_channels=chosen.base_channels,
-            latent_channels=chosen.vector_length if vector else chosen.latent_channels,
-            smallest_grid=chosen.code_grid,
+            base_channels=hyperparameters.base_channels,
+            latent_channels=hyperparameters.vector_length if vector else hyperparameters.latent_channels,
+            smallest_grid=hyperparameters.code_grid,
             code="vector" if vector else "spatial",
-            decoder=chosen.decoder,
+            decoder=hyperparameters.decoder,
         )
 
     def networks_for(self, spec: ModelSpec) -> AdversarialNetworks:
@@ -57,15 +53,12 @@ class Lrdan(GradientRecipe[AdversarialNetworks, LrdanHyperparameters]):
         spec: ModelSpec,  # noqa: ARG002
         frames: Tensor,
         hyperparameters: LrdanHyperparameters,
-        *,
-        seed: int,
-        half: bool,
-        known: KnownDefects | None = None,
+        options: LearnerOptions,
     ) -> AdversarialLearner:
         """Place the centre of the codes, and make the learner; see `Recipe.learner_for`."""
-        some = torch.from_numpy(np.random.default_rng(seed).permutation(len(frames))[: hyperparameters.center_images])
+        some = torch.from_numpy(np.random.default_rng(options.seed).permutation(len(frames))[: hyperparameters.center_images])
         networks.place_center(to_input(frames[some], networks.center.device))
-        return AdversarialLearner(networks, hyperparameters, seed, half=half, known=known)
+        return AdversarialLearner(networks, hyperparameters, options)
 
 
 RECIPE = Lrdan()

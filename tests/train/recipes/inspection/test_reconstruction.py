@@ -22,7 +22,7 @@ def test_it_learns_and_repeats_bit_for_bit() -> None:
     def run() -> list[float]:
         torch.manual_seed(0)
         autoencoder = Autoencoder(spec_for(28, 28, 1, recipe="inspection")).train()
-        learner = ReconstructionLearner(autoencoder, InspectionHyperparameters(learning_rate=2e-3), half=False)
+        learner = ReconstructionLearner(autoencoder, InspectionHyperparameters(learning_rate=2e-3))
         return [learner.step(frames)["total"].item() for _ in range(30)]
 
     first = run()

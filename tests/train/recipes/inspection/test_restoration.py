@@ -154,7 +154,7 @@ def test_training_lowers_every_loss_and_repeats_bit_for_bit(channels: Literal[1,
     def run(count: int) -> list[dict[str, float]]:
         torch.manual_seed(0)
         restorer = Restorer(spec_for(36, 36, channels, recipe="inspection"))
-        learner = RestorationLearner(restorer, DEFAULTS, half=False)
+        learner = RestorationLearner(restorer, DEFAULTS)
         steps = [learner.step(*learner.prepare(frames, step)) for step in range(count)]
         return [{name: value.item() for name, value in terms.items()} for terms in steps]
 

@@ -25,7 +25,7 @@ def one_step(weights: LossWeights, reading: DualReading) -> tuple[dict[str, bool
     networks = AdversarialNetworks(spec_for(32, 32, 1))
     before = {name: parameter.detach().clone() for name, parameter in networks.named_parameters()}
     hyperparameters = LrdanHyperparameters(weights=weights, dual_reading=reading)
-    terms = AdversarialLearner(networks, hyperparameters, half=False).step(torch.rand(4, 1, 32, 32) * 2 - 1)
+    terms = AdversarialLearner(networks, hyperparameters).step(torch.rand(4, 1, 32, 32) * 2 - 1)
     parts = {
         name: {key.removeprefix(f"{name}."): value for key, value in before.items()} for name, _ in networks.named_children()
     }
@@ -53,7 +53,7 @@ def test_readings_differ_in_what_g_wants(monkeypatch: pytest.MonkeyPatch) -> Non
         torch.manual_seed(0)
         networks = AdversarialNetworks(spec_for(32, 32, 1))
         hyperparameters = LrdanHyperparameters(weights=ONLY_DUAL, dual_reading=reading)
-        AdversarialLearner(networks, hyperparameters, half=False).step(torch.rand(4, 1, 32, 32) * 2 - 1)
+        AdversarialLearner(networks, hyperparameters).step(torch.rand(4, 1, 32, 32) * 2 - 1)
         gradients[reading] = [
             torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None])
             for network in (networks.ae1, networks.ae2)
