@@ -40,7 +40,7 @@ def test_every_graph_and_the_weights_score_as_they_did(earlier: Bundle, backend:
     frames = [read_image(earlier.path / "golden" / name) for name in stored["images"]]
     with Inspector.open(earlier, backend=backend, precision=precision) as inspector:
         verdicts = inspector.inspect(frames)
-    np.testing.assert_allclose([one.score for one in verdicts], stored["scores"][precision], rtol=5e-3)  # type: ignore[arg-type]
+    np.testing.assert_allclose(verdicts.scores, stored["scores"][precision], rtol=5e-3)
     assert {one.outcome for one in verdicts} == {"good"}
 
 

@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -6,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lrdan_edge.calibration.methods import METHODS
+from lrdan_edge.calibration.methods import METHODS, Method
 from lrdan_edge.calibration.ranges import BINS, ActivationRange, MagnitudeHistogram
 from lrdan_edge.errors import CalibrationError
 
@@ -18,7 +19,7 @@ def counted(parts: list[npt.NDArray[Any]]) -> MagnitudeHistogram:
     return histogram
 
 
-def seen(good: list[npt.NDArray[Any]], painted: list[npt.NDArray[Any]]) -> ActivationRange:
+def seen(good: Sequence[npt.NDArray[Any]], painted: Sequence[npt.NDArray[Any]]) -> ActivationRange:
     found = ActivationRange(len(good))
     for pair in zip(good, painted, strict=True):
         found.add(*pair)
@@ -83,9 +84,9 @@ def test_entropy_clips_where_information_is_lost_least() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_an_activation_that_is_always_zero_has_no_range(method: str) -> None:
+def test_an_activation_that_is_always_zero_has_no_range(method: Method) -> None:
     zeros = [np.zeros(10, np.float32)] * 2
-    assert seen(zeros, zeros).amplitude(method) == 0  # type: ignore[arg-type]
+    assert seen(zeros, zeros).amplitude(method) == 0
 
 
 def test_an_activation_that_is_no_number_is_refused() -> None:

@@ -14,6 +14,7 @@ from parts import Line
 
 from lrdan_edge.backends.onnxruntime import OnnxRuntimeBackend
 from lrdan_edge.bundle.bundle import Bundle
+from lrdan_edge.bundle.spec import Precision
 from lrdan_edge.data.images import list_images, load_frames
 from lrdan_edge.export.parity import Parity
 from lrdan_edge.metrics import auroc
@@ -41,9 +42,9 @@ def restorer(line: Line, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return Bundle.open(made_once(tmp_path_factory, "restorer", make) / "bundle")
 
 
-def scores(bundle: Bundle, precision: str, folder: Path) -> npt.NDArray[Any]:
+def scores(bundle: Bundle, precision: Precision, folder: Path) -> npt.NDArray[Any]:
     frames = load_frames(list_images(folder), bundle.manifest.model.frame_shape)
-    with OnnxRuntimeBackend(bundle.graph(precision).read_bytes(), precision) as backend:  # type: ignore[arg-type]
+    with OnnxRuntimeBackend(bundle.graph(precision).read_bytes(), precision) as backend:
         return backend.infer(frames, heatmap=False).score
 
 
@@ -120,8 +121,8 @@ def test_fp16_keeps_more_in_float32_where_its_bound_would_break(
         again = tried.count("fp16") == 1 and outputs == SCORING
         return (export_anew if again else export_stored)(module, frames, outputs)
 
-    def measured(precision: str, *rest: Any) -> tuple[list[Parity], list[str]]:
-        rows, missing = measure(precision, *rest)  # type: ignore[arg-type]
+    def measured(precision: Precision, *rest: Any) -> tuple[list[Parity], list[str]]:
+        rows, missing = measure(precision, *rest)
         tried.append(precision)
         too_far = tried.count("fp16") == 1 and precision == "fp16"
         return [msgspec.structs.replace(row, score_max=1.0) if too_far else row for row in rows], missing

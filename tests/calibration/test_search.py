@@ -1,8 +1,10 @@
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from lrdan_edge.calibration.fidelity import Fidelity
+from lrdan_edge.calibration.fidelity import Fidelity, QuantizationEvaluator
+from lrdan_edge.calibration.quantise import QuantisableGraph
+from lrdan_edge.calibration.ranges import ActivationRange
 from lrdan_edge.calibration.search import search_int8
 from lrdan_edge.errors import CalibrationError
 
@@ -48,8 +50,10 @@ class Evaluator:
 
 
 def chosen(hurts: dict[str, float], cut_off: float = 0) -> Any:
+    """What the search finds; the doubles have of the real classes what it uses."""
     graph = Graph(hurts)
-    return search_int8(graph, {"x": Amplitude()}, Evaluator(graph, cut_off), 0.02)  # type: ignore[arg-type, dict-item]
+    evaluator = cast(QuantizationEvaluator, Evaluator(graph, cut_off))
+    return search_int8(cast(QuantisableGraph, graph), {"x": cast(ActivationRange, Amplitude())}, evaluator, 0.02)
 
 
 def test_a_method_within_the_bounds_leaves_no_layer_in_float() -> None:

@@ -114,7 +114,8 @@ def test_a_call_takes_what_the_command_takes(name: str) -> None:
 def test_the_command_makes_its_call(name: str) -> None:
     """The module of the command imports it, so that the table cannot name a function that nobody uses."""
     callback = dict(commands())[name].callback
-    source = inspect.getsource(importlib.import_module(inspect.unwrap(callback).__module__))  # type: ignore[arg-type]
+    assert callback is not None
+    source = inspect.getsource(importlib.import_module(inspect.unwrap(callback).__module__))
     imported = {
         f"{node.module}.{alias.name}"
         for node in ast.walk(ast.parse(source))

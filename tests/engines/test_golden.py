@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -12,12 +13,15 @@ from click.testing import CliRunner
 from parts import Line, rewrite_manifest
 
 from lrdan_edge import Bundle, Inspector
+from lrdan_edge.backends.base import Detections
 from lrdan_edge.backends.onnxruntime import OnnxRuntimeBackend
 from lrdan_edge.bench.latency import bench
+from lrdan_edge.bundle.engine_sidecar import EngineTarget
 from lrdan_edge.bundle.files import sha256_of
 from lrdan_edge.calibration.decision import ThresholdTarget
 from lrdan_edge.calibration.device import fit_thresholds
 from lrdan_edge.cli.main import cli
+from lrdan_edge.data.images import Frame
 from lrdan_edge.engines.build import BuildRequest, build_engine
 from lrdan_edge.engines.golden import LARGEST_SHIFT, check_against_threshold, golden_scores
 from lrdan_edge.errors import BundleError, DriftError
@@ -40,13 +44,13 @@ def shift_golden(bundle: Path, deviations: float) -> None:
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 @pytest.mark.parametrize("engine", [False, True], ids=["graph", "engine"])
 def test_what_scores_otherwise_than_its_threshold_was_fitted_on_does_not_decide(
-    own_bundle: Bundle, backend: str, engine: bool
+    own_bundle: Bundle, backend: EngineTarget, engine: bool
 ) -> None:
     """A bundle calibrated with VNNI and run without it decided by a threshold that was not its scores'."""
     if backend == "openvino":
         pytest.importorskip("openvino")
     if engine:
-        build_engine(own_bundle, BuildRequest("int8", backend))  # type: ignore[arg-type]
+        build_engine(own_bundle, BuildRequest("int8", backend))
     shift_golden(own_bundle.path, 0.2 * LARGEST_SHIFT)
     with Inspector.open(own_bundle.path, backend=backend, precision="int8") as inspector:
         assert inspector.choice.precision == "int8"
@@ -95,14 +99,16 @@ def test_the_threshold_fitted_here_is_the_way_out(own_bundle: Bundle) -> None:
     assert bundle.decision().graphs["int8"].golden_scores
 
 
-def test_a_score_that_is_no_number_proves_nothing(own_bundle: Bundle) -> None:
+def test_a_score_that_is_no_number_proves_nothing(own_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     decision = own_bundle.decision().graphs["fp32"]
     with OnnxRuntimeBackend(own_bundle.graph("fp32").read_bytes(), "fp32") as backend:
         check_against_threshold(own_bundle, backend, decision, "onnxruntime fp32", "")
         infer = backend.infer
-        backend.infer = lambda frames, **given: infer(frames, **given)._replace(  # type: ignore[method-assign]
-            score=np.full(len(frames), np.nan, np.float32)
-        )
+
+        def no_number(frames: Frame, **given: Any) -> Detections:
+            return infer(frames, **given)._replace(score=np.full(len(frames), np.nan, np.float32))
+
+        monkeypatch.setattr(backend, "infer", no_number)
         with pytest.raises(DriftError, match="difference nan"):
             check_against_threshold(own_bundle, backend, decision, "onnxruntime fp32", "")
 

@@ -5,12 +5,14 @@ import pytest
 from lrdan_edge.backends import onnxruntime as onnxruntime_module
 from lrdan_edge.backends.nvidia import Gpu
 from lrdan_edge.backends.onnxruntime import OnnxRuntimeBackend
+from lrdan_edge.backends.openvino import OpenVinoBackend
 from lrdan_edge.backends.processor import Processor
 from lrdan_edge.bench.latency import bench
 from lrdan_edge.bundle.benchmark_report import BenchmarkReport
 from lrdan_edge.bundle.bundle import Bundle
 from lrdan_edge.bundle.encoding import from_json
 from lrdan_edge.bundle.names import BENCHMARK
+from lrdan_edge.bundle.spec import Precision
 from lrdan_edge.calibration.decision import ThresholdTarget
 from lrdan_edge.calibration.device import fit_thresholds
 from lrdan_edge.engines import select
@@ -23,22 +25,22 @@ WITHOUT_VNNI = Processor("linux-x86_64", "an industrial PC", ["avx2"])
 
 
 @pytest.fixture(params=[WITH_VNNI, WITHOUT_VNNI], ids=["with VNNI", "without VNNI"])
-def faster(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+def faster(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Precision:
     """The precision that may be expected to be faster on this processor."""
     monkeypatch.setattr(select, "processor", lambda: request.param)
     return "int8" if request.param is WITH_VNNI else "fp32"
 
 
-def test_an_engine_is_preferred_to_its_bare_graph(own_bundle: Bundle, faster: str) -> None:
+def test_an_engine_is_preferred_to_its_bare_graph(own_bundle: Bundle, faster: Precision) -> None:
     assert choose(own_bundle, "onnxruntime").title == f"onnxruntime {faster} (graph)"
-    build_engine(own_bundle, BuildRequest(faster, "onnxruntime"))  # type: ignore[arg-type]
+    build_engine(own_bundle, BuildRequest(faster, "onnxruntime"))
     chosen = choose(own_bundle, "onnxruntime")
     assert chosen.title == f"onnxruntime {faster}"
     assert "lrdan-edge bench" in chosen.describe()
     assert choose(own_bundle, precision="fp32").precision == "fp32"
 
 
-def test_without_a_benchmark_int8_comes_first_only_where_it_may_be_faster(own_bundle: Bundle, faster: str) -> None:
+def test_without_a_benchmark_int8_comes_first_only_where_it_may_be_faster(own_bundle: Bundle, faster: Precision) -> None:
     """Without VNNI int8 took longer than fp32, and came first all the same."""
     pytest.importorskip("openvino")
     build_engine(own_bundle, BuildRequest("int8", "onnxruntime"))
@@ -97,14 +99,17 @@ def test_threads_reach_the_backend(own_bundle: Bundle) -> None:
     from lrdan_edge import Inspector
 
     with Inspector.open(own_bundle, backend="onnxruntime", threads=1) as inspector:
-        assert inspector.backend._session.get_session_options().intra_op_num_threads == 1  # type: ignore[attr-defined]
+        assert isinstance(inspector.backend, OnnxRuntimeBackend)
+        assert inspector.backend._session.get_session_options().intra_op_num_threads == 1
     if find_spec("openvino"):
         with Inspector.open(own_bundle, backend="openvino", threads=1) as inspector:
-            assert inspector.backend._model.get_property("INFERENCE_NUM_THREADS") == 1  # type: ignore[attr-defined]
+            assert isinstance(inspector.backend, OpenVinoBackend)
+            assert inspector.backend._model.get_property("INFERENCE_NUM_THREADS") == 1
     build_engine(own_bundle, BuildRequest("fp32", "onnxruntime"))
     with Inspector.open(own_bundle.path, backend="onnxruntime", precision="fp32", threads=1) as inspector:
         assert inspector.choice.engine is not None
-        assert inspector.backend._session.get_session_options().intra_op_num_threads == 1  # type: ignore[attr-defined]
+        assert isinstance(inspector.backend, OnnxRuntimeBackend)
+        assert inspector.backend._session.get_session_options().intra_op_num_threads == 1
 
 
 def test_threads_sleep_between_frames_where_asked(own_bundle: Bundle) -> None:
@@ -112,7 +117,8 @@ def test_threads_sleep_between_frames_where_asked(own_bundle: Bundle) -> None:
 
     for spin, entry in ((None, "1"), (True, "1"), (False, "0")):
         with Inspector.open(own_bundle, backend="onnxruntime", spin=spin) as inspector:
-            options = inspector.backend._session.get_session_options()  # type: ignore[attr-defined]
+            assert isinstance(inspector.backend, OnnxRuntimeBackend)
+            options = inspector.backend._session.get_session_options()
             assert options.get_session_config_entry("session.intra_op.allow_spinning") == entry
 
 

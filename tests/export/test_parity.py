@@ -10,6 +10,7 @@ from sklearn.metrics import roc_auc_score
 from lrdan_edge.backends.base import largest_batch
 from lrdan_edge.bundle.bundle import Bundle
 from lrdan_edge.bundle.encoding import from_json
+from lrdan_edge.bundle.spec import Precision
 from lrdan_edge.errors import ExportError
 from lrdan_edge.export.parity import SCORE_BOUND, ParityReport, as_markdown, compare
 from lrdan_edge.metrics import relative_differences
@@ -38,10 +39,10 @@ def test_the_numbers_are_what_they_say() -> None:
 
 
 @pytest.mark.parametrize(("precision", "off", "broken"), [("fp32", 2e-4, True), ("fp16", 2e-4, False), ("fp16", 6e-3, True)])
-def test_a_bound_breaks_or_holds(precision: str, off: float, broken: bool) -> None:
+def test_a_bound_breaks_or_holds(precision: Precision, off: float, broken: bool) -> None:
     expected = np.full(4, 10, np.float32)
     actual = expected * np.float32(1 + off)
-    found = compare(precision, "x", (actual, None), (expected, None), unit=0.0)  # type: ignore[arg-type]
+    found = compare(precision, "x", (actual, None), (expected, None), unit=0.0)
     assert bool(found.broken()) is broken
 
 

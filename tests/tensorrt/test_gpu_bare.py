@@ -24,7 +24,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     driver = cuda_driver(machine)
     pycuda = ModuleType("pycuda")
-    pycuda.driver = driver  # type: ignore[attr-defined]
+    monkeypatch.setattr(pycuda, "driver", driver, raising=False)
     doubles = {"tensorrt": tensorrt_module(machine), "pycuda": pycuda, "pycuda.driver": driver}
     for name, module in (doubles | {"cuda.bindings.driver": cuda_bindings(machine)}).items():
         monkeypatch.setitem(sys.modules, name, module)

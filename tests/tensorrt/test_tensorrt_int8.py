@@ -43,7 +43,7 @@ def test_it_builds(
     torch.manual_seed(0)
     height, width, channels = shape
     variant: Any = {"recipe": "inspection"} if decoder == "restorer" else {"decoder": decoder}
-    spec = spec_for(height, width, channels, **variant)  # type: ignore[arg-type]
+    spec = spec_for(height, width, 1 if channels == 1 else 3, **variant)
     scoring = recipe_named(spec.recipe).scoring_for(spec)
     head = ScoringHead(spec, scoring, torch.rand(height, width), torch.rand(height, width))
     colour: Any = "grey" if channels == 1 else "bgr"

@@ -233,5 +233,6 @@ def test_a_runtime_that_does_not_start_is_said_so() -> None:
     def null(_: Any) -> Any:
         raise TypeError("pybind11::init(): factory function returned nullptr")
 
+    trt: Any = SimpleNamespace(__name__="tensorrt", __version__="10.3.0", Runtime=null)
     with pytest.raises(EngineError, match=r"TensorRT 10.3.0 cannot start its runtime: .* driver"):
-        runtime_for(SimpleNamespace(__name__="tensorrt", __version__="10.3.0", Runtime=null), None)  # type: ignore[arg-type]
+        runtime_for(trt, None)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -92,8 +93,8 @@ def provoked(monkeypatch: pytest.MonkeyPatch, change: Callable[[AdversarialLearn
     """Every learner is changed by `change` before it makes its first step."""
     original = AdversarialLearner.__init__
 
-    def init(self: AdversarialLearner, *words: object, **named: object) -> None:
-        original(self, *words, **named)  # type: ignore[arg-type]
+    def init(self: AdversarialLearner, *words: Any, **named: Any) -> None:
+        original(self, *words, **named)
         change(self)
 
     monkeypatch.setattr(AdversarialLearner, "__init__", init)

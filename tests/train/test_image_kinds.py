@@ -61,8 +61,8 @@ def test_every_kind_of_image_trains(
     tmp_path: Path, recipe: Literal["inspection", "lrdan"], shape: tuple[int, ...], bits: int, seen: tuple[int, int, int] | None
 ) -> None:
     write_images(tmp_path / "data", 6, shape, bits)
-    size = None if seen else shape[:2]
-    options = TrainOptions(recipe=recipe, epochs=1, batch_size=4, device="cpu", image_size=size)  # type: ignore[arg-type]
+    size = None if seen else (shape[0], shape[1])
+    options = TrainOptions(recipe=recipe, epochs=1, batch_size=4, device="cpu", image_size=size)
     bundle = train(tmp_path / "data", tmp_path / "bundle", options, Progress())
     frame_shape = seen or (*shape, 1)
     assert bundle.manifest.model.frame_shape == frame_shape

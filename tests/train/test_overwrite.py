@@ -109,7 +109,7 @@ def test_a_bundle_that_cannot_be_read_counts_as_finished(finished: Path, data: P
     assert snapshot(finished) == before
     with pytest.raises(InterruptedTrainingError):
         train(data, finished, replace(TINY, overwrite=True), InterruptAt(1))
-    assert manifest.read_text() == before["manifest.json"][2].decode()  # type: ignore[attr-defined]
+    assert manifest.read_bytes() == before["manifest.json"][2]
 
 
 def test_a_training_that_is_complete_replaces_the_bundle(finished: Path, data: Path, others_weights: bytes) -> None:

@@ -1,6 +1,7 @@
 """What users ask to see, and the geometry that follows."""
 
 import shlex
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -56,9 +57,9 @@ def test_tiles_share_an_eighth_unless_told() -> None:
         ({"region": (0, 0, 40, 40), "tiles": "native"}, "leave gaps in 40 pixels, or extend beyond them: give another region"),
     ],
 )
-def test_what_cannot_be_seen_is_refused(view: dict[str, object], words: str) -> None:
+def test_what_cannot_be_seen_is_refused(view: dict[str, Any], words: str) -> None:
     with pytest.raises(DataError, match=words):
-        View(**view).geometry((300, 400), (64, 64))  # type: ignore[arg-type]
+        View(**view).geometry((300, 400), (64, 64))
 
 
 counts, pixels = st.integers(1, 64), st.integers(1, 65535)

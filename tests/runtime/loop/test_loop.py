@@ -146,7 +146,7 @@ def test_a_backend_that_is_gone_ends_the_run(line: Line, monkeypatch: pytest.Mon
     assert {one.verdict.outcome for one in sink.got} == {"fault"}
 
 
-def test_a_full_disk_leaves_no_half_of_a_line(null: Inspector, tmp_path: Path) -> None:
+def test_a_full_disk_leaves_no_half_of_a_line(null: Inspector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Full:
         """A file whose disk has room for ten bytes more."""
 
@@ -162,7 +162,7 @@ def test_a_full_disk_leaves_no_half_of_a_line(null: Inspector, tmp_path: Path) -
     sink = JsonLinesSink(tmp_path / "out")
     InspectionLoop(null, Frames(numbered(2)), [collect := Collect()]).run()
     sink.write(collect.got[0])
-    sink._file = Full(sink._file)  # type: ignore[assignment]
+    monkeypatch.setattr(sink, "_file", Full(sink._file))
     with pytest.raises(OSError, match="No space left"):
         sink.write(collect.got[1])
     sink.close()

@@ -84,7 +84,7 @@ class Buffer:
 
 def test_a_genicam_camera_is_a_capture(monkeypatch: pytest.MonkeyPatch) -> None:
     core = ModuleType("harvesters.core")
-    core.Harvester = Harvester  # type: ignore[attr-defined]
+    monkeypatch.setattr(core, "Harvester", Harvester, raising=False)
     monkeypatch.setitem(sys.modules, "harvesters.core", core)
     capture = genicam.genicam("S2", "cti=/opt/vendor.cti&exposure=900&rate=20")()
     arrived, image = capture.read()
