@@ -1,6 +1,5 @@
 """What is printed where there is no terminal."""
 
-import io
 from io import StringIO
 
 from rich.console import Console
@@ -36,7 +35,7 @@ def test_a_bar_with_losses_and_time_left_on_a_terminal() -> None:
 
 def test_a_line_shows_the_mean_of_its_epoch() -> None:
     """The last batch alone says little: its losses rise and fall from batch to batch."""
-    stream = io.StringIO()
+    stream = StringIO()
     with TerminalProgress(Console(file=stream, width=200)) as progress:
         for step, total in enumerate((3.0, 1.0, 2.0, 0.0), 1):
             progress.step((step + 1) // 2, 2, step, 4, {"total": total}, 0.0)
