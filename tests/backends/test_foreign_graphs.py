@@ -44,7 +44,7 @@ def near_graph(
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_the_graph_they_are_near_to_is_taken(backend: type[OnnxRuntimeBackend] | type[OpenVinoBackend]) -> None:
+def test_a_valid_deploy_graph_is_accepted(backend: type[OnnxRuntimeBackend] | type[OpenVinoBackend]) -> None:
     if backend is OpenVinoBackend:
         pytest.importorskip("openvino")
     with backend(near_graph(), "fp32") as opened:
@@ -66,7 +66,7 @@ def test_the_graph_they_are_near_to_is_taken(backend: type[OnnxRuntimeBackend] |
     ],
     ids=str,
 )
-def test_what_is_nearly_one_is_refused(
+def test_an_almost_valid_deploy_graph_is_refused(
     backend: type[OnnxRuntimeBackend] | type[OpenVinoBackend], change: dict[str, object]
 ) -> None:
     if backend is OpenVinoBackend:

@@ -166,7 +166,7 @@ def put(request: pytest.FixtureRequest) -> Put:
     return chosen
 
 
-def test_reading_writes_nothing_and_takes_no_odd_file(tmp_path: Path, outside: Path, name: str, put: Put) -> None:
+def test_reading_writes_nothing_and_refuses_special_files(tmp_path: Path, outside: Path, name: str, put: Put) -> None:
     new_bundle(tmp_path / "b")
     planted(tmp_path / "b", name, put, outside)
     before = snapshot(tmp_path)
@@ -232,7 +232,7 @@ KEPT_BESIDE = [".timing.cache", ".checkpoint.safetensors", ".checkpoint.safetens
 
 
 @pytest.mark.parametrize("name", KEPT_BESIDE)
-def test_what_is_kept_beside_the_manifest_is_written_likewise(tmp_path: Path, outside: Path, name: str, put: Put) -> None:
+def test_files_beside_the_manifest_are_written_safely_too(tmp_path: Path, outside: Path, name: str, put: Put) -> None:
     torch = pytest.importorskip("torch")
     from lrdan_edge.train.checkpoint import Checkpoint, State
 
@@ -273,7 +273,7 @@ def test_the_bundles_own_folder_may_be_a_link(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("step", range(14))
-def test_a_folder_swapped_for_a_link_between_check_and_use_leads_nowhere(
+def test_a_folder_replaced_by_a_link_between_check_and_use_is_not_followed(
     tmp_path: Path, outside: Path, step: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = new_bundle(tmp_path / "b")
@@ -299,7 +299,7 @@ def test_a_folder_swapped_for_a_link_between_check_and_use_leads_nowhere(
 
 
 @pytest.mark.parametrize("use", [Folder.open, Folder.open_lock], ids=["open", "lock"])
-def test_a_file_swapped_between_check_and_use_is_refused(
+def test_a_file_replaced_between_check_and_use_is_refused(
     tmp_path: Path, outside: Path, put: Put, use: Callable[[Folder, str], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "b").mkdir()
@@ -324,7 +324,7 @@ def test_a_file_swapped_between_check_and_use_is_refused(
     assert snapshot(outside) == before
 
 
-def test_a_temporary_file_that_is_put_there_first_is_not_written(
+def test_a_planted_temporary_file_is_not_written(
     tmp_path: Path, outside: Path, put: Put, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "b").mkdir()
@@ -364,7 +364,7 @@ def cut_off(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_commit_that_was_cut_off_is_read_in_place_and_finished_by_the_next_writer(cut_off: Path) -> None:
+def test_an_interrupted_commit_is_readable_and_finished_by_the_next_writer(cut_off: Path) -> None:
     before = snapshot(cut_off)
     bundle = Bundle.open(cut_off)
     assert bundle.pending == {"weights.safetensors"}
@@ -384,7 +384,7 @@ def test_a_commit_that_was_cut_off_is_read_in_place_and_finished_by_the_next_wri
     assert Bundle.open(cut_off).read("reports/benchmark.json", "x") == b"{}"
 
 
-def test_a_reader_that_opened_before_the_next_writer_came_goes_on(cut_off: Path) -> None:
+def test_a_reader_opened_before_the_next_writer_keeps_working(cut_off: Path) -> None:
     reader = Bundle.open(cut_off)
     write_all(Bundle.open(cut_off), "evaluate", b"new weights")
     assert reader.read("weights.safetensors", "x") == b"new weights"
@@ -501,9 +501,7 @@ FOREIGN = [
 
 
 @pytest.mark.parametrize("make", FOREIGN, ids=lambda make: make.__name__)
-def test_a_journal_that_does_not_fit_is_not_obeyed(
-    tmp_path: Path, outside: Path, make: Callable[[Path], Journal | bytes]
-) -> None:
+def test_an_invalid_journal_is_not_followed(tmp_path: Path, outside: Path, make: Callable[[Path], Journal | bytes]) -> None:
     folder = new_bundle(tmp_path / "b").path
     opened = Bundle.open(folder)
     journal = make(folder)
@@ -531,7 +529,7 @@ def test_a_journal_that_does_not_fit_is_not_obeyed(
     assert snapshot(outside) == away
 
 
-def test_a_new_model_is_made_over_a_foreign_journal(tmp_path: Path, outside: Path) -> None:
+def test_a_new_model_replaces_a_foreign_journal(tmp_path: Path, outside: Path) -> None:
     folder = new_bundle(tmp_path / "b").path
     (folder / ".journal.json").write_bytes(to_json(other_manifest(folder)))
     away = snapshot(outside)
@@ -540,7 +538,7 @@ def test_a_new_model_is_made_over_a_foreign_journal(tmp_path: Path, outside: Pat
     assert snapshot(outside) == away
 
 
-def test_a_foreign_journal_that_fits_moves_files_inside_the_bundle_only(tmp_path: Path, outside: Path) -> None:
+def test_a_forged_journal_moves_files_only_inside_the_bundle(tmp_path: Path, outside: Path) -> None:
     """All that it can do is what its maker could have done to the bundle directly."""
     folder = new_bundle(tmp_path / "b").path
     journal = journal_for(folder)
@@ -567,7 +565,7 @@ with bundle.stage("train", command="x") as stage:
 """
 
 
-def test_a_first_training_killed_while_it_commits_is_there_and_can_be_trained_over(tmp_path: Path) -> None:
+def test_a_first_training_killed_during_its_commit_is_complete_and_replaceable(tmp_path: Path) -> None:
     """It used to be refused as a folder with other files."""
     new_bundle(tmp_path / "other")
     done = subprocess.run([sys.executable, "-c", KILLED, tmp_path / "b", tmp_path / "other"], check=False)
@@ -606,7 +604,7 @@ def test_a_stage_writes_only_files_of_a_bundle(tmp_path: Path, name: str) -> Non
 
 
 @pytest.mark.parametrize("name", ["../outside/file", "/etc/passwd", "", "a/../../outside/file"])
-def test_a_name_cannot_lead_out_of_a_folder(tmp_path: Path, outside: Path, name: str) -> None:
+def test_a_name_cannot_leave_its_folder(tmp_path: Path, outside: Path, name: str) -> None:
     (tmp_path / "b" / "a").mkdir(parents=True)
     before = snapshot(outside)
     uses: list[Callable[[Folder], object]] = [
@@ -624,7 +622,7 @@ def test_a_name_cannot_lead_out_of_a_folder(tmp_path: Path, outside: Path, name:
     assert snapshot(outside) == before
 
 
-def test_removing_a_tree_removes_links_and_not_what_they_lead_to(tmp_path: Path, outside: Path) -> None:
+def test_removing_a_tree_removes_links_but_not_their_targets(tmp_path: Path, outside: Path) -> None:
     before = snapshot(outside)
     tree = tmp_path / "b" / "tree"
     (tree / "deep").mkdir(parents=True)
@@ -637,7 +635,7 @@ def test_removing_a_tree_removes_links_and_not_what_they_lead_to(tmp_path: Path,
     assert snapshot(outside) == before
 
 
-def test_folders_far_too_deep_give_one_clear_error(tmp_path: Path) -> None:
+def test_too_deeply_nested_folders_give_one_clear_error(tmp_path: Path) -> None:
     bundle = new_bundle(tmp_path / "b")
     (bundle.path / ".staging" / "/".join("d" * 60)).mkdir(parents=True)
     with pytest.raises(BundleError, match="levels of folders"):
@@ -678,19 +676,19 @@ def test_a_bundle_on_a_read_only_disk_is_read(tmp_path: Path) -> None:
     assert (shown.exit_code, shown.output) == (0, usual)
 
 
-def test_a_commit_that_was_cut_off_is_read_on_a_read_only_disk(cut_off: Path) -> None:
+def test_an_interrupted_commit_is_readable_on_a_read_only_disk(cut_off: Path) -> None:
     with read_only(cut_off):
         assert Bundle.open(cut_off).read("weights.safetensors", "x") == b"new weights"
 
 
-def test_the_manifest_of_a_journal_is_the_one_that_is_written(cut_off: Path) -> None:
+def test_a_commit_writes_the_manifest_of_its_journal(cut_off: Path) -> None:
     expected = Bundle.open(cut_off).manifest
     write = msgspec.structs.replace(expected)
     with Bundle.open(cut_off).stage("bench", command="x"):
         assert (cut_off / "manifest.json").read_bytes() == manifest_to_json(write)
 
 
-def test_stages_that_rest_on_each_other_are_looked_at_once(tmp_path: Path) -> None:
+def test_each_stage_is_checked_once_even_in_a_cycle(tmp_path: Path) -> None:
     """A stranger's manifest may have a circle of stages, or a ladder with more ways through it than anybody can walk."""
     bundle = new_bundle(tmp_path / "b")
     record = StageRecord(finished="", seconds=0, command="x", versions={}, inputs={}, outputs=[], options={}, results={})
@@ -703,7 +701,7 @@ def test_stages_that_rest_on_each_other_are_looked_at_once(tmp_path: Path) -> No
     assert bundle.staleness("s59") == "a30 is newer"
 
 
-def test_a_file_of_any_size_is_not_read(tmp_path: Path) -> None:
+def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
     bundle = new_bundle(tmp_path / "b")
     write_all(bundle, "train", b"weights")
     os.truncate(bundle.path / "weights.safetensors", 1 << 42)  # sparse: it takes no room

@@ -100,13 +100,13 @@ def test_grey_images_stored_as_colour_give_grey_networks(tmp_path: Path) -> None
     assert torch.equal(found.frames, torch.from_numpy(expected))
 
 
-def test_images_that_memory_cannot_hold_are_refused_at_once(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_beyond_the_available_memory_are_refused_at_once(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(network_images, "_available_memory", lambda: 10_000)
     with pytest.raises(DataError, match=r"GiB are available: give a smaller image_size"):
         load_training_data(data, TrainOptions())
 
 
-def test_broken_files_are_kept_apart_and_required_ones_raise(data: Path) -> None:
+def test_broken_files_are_listed_separately_and_required_ones_raise(data: Path) -> None:
     broken = data / "train/good/3-0.png"
     broken.write_bytes(broken.read_bytes()[:50])
     paths = sorted((data / "train/good").iterdir())

@@ -74,13 +74,13 @@ def test_results_are_the_graphs(machine: Machine, count: int) -> None:
     assert machine.calls.count("execute_async_v3") == -(-count // 8)
 
 
-def test_the_heatmap_stays_on_the_gpu_unless_asked_for(machine: Machine) -> None:
+def test_the_heatmap_stays_on_the_gpu_unless_requested(machine: Machine) -> None:
     with TensorRTBackend(PLAN + GRAPH, "fp32") as backend:
         assert backend.infer(frames(2), heatmap=False).heatmap is None
         assert machine.calls.count("memcpy_dtoh_async") == 1
 
 
-def test_buffers_are_made_once_and_results_are_the_callers(machine: Machine) -> None:
+def test_buffers_are_allocated_once_and_results_belong_to_the_caller(machine: Machine) -> None:
     with TensorRTBackend(PLAN + GRAPH, "fp32") as backend:
         first = backend.infer(frames(8))
         kept = first.score.copy()
@@ -100,14 +100,14 @@ def test_a_shape_is_set_when_it_changes(machine: Machine) -> None:
     assert machine.calls.count("set_optimization_profile_async") == 1
 
 
-def test_a_profile_that_starts_above_one_frame_is_filled_up(machine: Machine) -> None:
+def test_a_profile_that_starts_above_one_frame_is_padded(machine: Machine) -> None:
     machine.profiles = [(4, 4, 8)]
     with TensorRTBackend(PLAN + GRAPH, "fp32") as backend:
         assert backend.infer(frames(9)).score == pytest.approx(expected(frames(9))[0], rel=1e-5)
 
 
 @pytest.mark.parametrize("with_graphs", [False, True])
-def test_every_batch_runs_by_the_profile_that_was_built_for_it(
+def test_every_batch_runs_with_the_profile_built_for_it(
     bindings: Machine, monkeypatch: pytest.MonkeyPatch, with_graphs: bool
 ) -> None:
     if not with_graphs:
@@ -125,7 +125,7 @@ PROFILES = st.lists(st.lists(st.integers(1, 64), min_size=3, max_size=3).map(sor
 
 
 @given(sizes=PROFILES, data=st.data())
-def test_the_profile_taken_holds_the_batch_and_wastes_least(sizes: list[list[int]], data: st.DataObject) -> None:
+def test_the_chosen_profile_holds_the_batch_with_least_padding(sizes: list[list[int]], data: st.DataObject) -> None:
     profiles = [Profile(index, *size) for index, size in enumerate(sizes)]
     count = data.draw(st.integers(1, max(profile.largest for profile in profiles)))
     taken = profile_for(profiles, count)
@@ -137,7 +137,7 @@ def test_the_profile_taken_holds_the_batch_and_wastes_least(sizes: list[list[int
     assert not exact or taken.best == count
 
 
-def test_calls_from_two_threads_are_on_the_gpu_together(machine: Machine) -> None:
+def test_calls_from_two_threads_overlap_on_the_gpu(machine: Machine) -> None:
     with TensorRTBackend(PLAN + GRAPH, "fp32") as backend, ThreadPoolExecutor(2) as pool:
         assert backend.spec.in_flight == 2
         machine.together = threading.Barrier(2)  # breaks unless both wait for the GPU at once
@@ -156,7 +156,7 @@ def test_warming_up_reaches_every_stream(bindings: Machine) -> None:
         backend.warm_up(1000)
 
 
-def test_waiting_sleeps_unless_asked_to_spin(machine: Machine) -> None:
+def test_waiting_sleeps_unless_spin_is_set(machine: Machine) -> None:
     for spin, (once, never) in ((False, ("sleeps", "spins")), (True, ("spins", "sleeps"))):
         machine.calls.clear()
         with TensorRTBackend(PLAN + GRAPH, "fp32", spin=spin) as backend:
@@ -165,7 +165,7 @@ def test_waiting_sleeps_unless_asked_to_spin(machine: Machine) -> None:
         assert never not in machine.calls
 
 
-def test_the_gpus_own_time_is_told(machine: Machine) -> None:
+def test_the_gpus_own_time_is_reported(machine: Machine) -> None:
     assert machine
     with TensorRTBackend(PLAN + GRAPH, "fp32") as backend:
         assert backend.infer(frames(2)).device_ms == 0.25
@@ -202,7 +202,7 @@ def test_a_batch_size_seen_before_is_one_launch(bindings: Machine) -> None:
         assert bindings.calls.count("memcpy_dtoh_async") == 2, "heatmaps alone, where asked for"
 
 
-def test_graphs_are_kept_for_the_first_sizes_alone(bindings: Machine) -> None:
+def test_graphs_are_kept_only_for_the_first_sizes(bindings: Machine) -> None:
     with TensorRTBackend(PLAN + GRAPH, "fp32", streams=1) as backend:
         for count in (1, 2, 3, 4, 5, 6, 7, 8, 7, 6, 5, 4, 3, 2, 1):
             assert backend.infer(frames(count)).score == pytest.approx(expected(frames(count))[0], rel=1e-5)
@@ -222,7 +222,7 @@ def test_graphs_are_kept_for_the_first_sizes_alone(bindings: Machine) -> None:
         "IExecutionContext",
     ],
 )
-def test_without_a_graph_it_goes_on_and_says_so(
+def test_without_a_cuda_graph_inference_continues_with_a_warning(
     bindings: Machine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, call: str
 ) -> None:
     with TensorRTBackend(PLAN + GRAPH, "fp32", streams=1) as backend:
@@ -248,7 +248,7 @@ def test_tensorrt_for_rtx_captures_by_itself(bindings: Machine, monkeypatch: pyt
     assert "cuStreamBeginCapture" not in bindings.calls
 
 
-def test_a_gpu_that_writes_nothing_gives_no_score(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unwritten_output_gives_no_score(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     with TensorRTBackend(PLAN + GRAPH, "fp32", streams=1) as backend:
         backend.infer(frames(2))
         pretending = slot_module.Slot._enqueue
@@ -258,7 +258,7 @@ def test_a_gpu_that_writes_nothing_gives_no_score(machine: Machine, monkeypatch:
     assert machine
 
 
-def test_callers_on_many_threads_get_their_own_answers(machine: Machine) -> None:
+def test_callers_on_many_threads_get_their_own_results(machine: Machine) -> None:
     with TensorRTBackend(PLAN + GRAPH, "fp32") as backend, ThreadPoolExecutor(8) as pool:
         batches = [frames(1 + seed % 9, seed) for seed in range(40)]
         for batch, detections in zip(batches, pool.map(backend.infer, batches), strict=True):
@@ -287,7 +287,7 @@ def test_closing_from_another_thread_while_callers_wait(machine: Machine) -> Non
     assert machine.idle()
 
 
-def test_a_backend_nobody_holds_frees_the_gpu(machine: Machine) -> None:
+def test_an_unreferenced_backend_frees_the_gpu(machine: Machine) -> None:
     backend = TensorRTBackend(PLAN + GRAPH, "fp32")
     backend.infer(frames(1))
     del backend
@@ -371,7 +371,7 @@ OPENING = [
 
 @pytest.mark.parametrize("call", OPENING)
 @pytest.mark.parametrize("skipped", [0, 1])
-def test_what_fails_while_opening_leaves_nothing_behind(
+def test_a_failure_while_opening_leaves_nothing_behind(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, call: str, skipped: int
 ) -> None:
     """The first such call fails, or the one after, which may be the second stream's."""
@@ -405,7 +405,7 @@ def walk(error: BaseException | None) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("wrong", [np.zeros((1, 16, 16, 1), np.uint8), np.zeros((1, 16, 16, 3), np.float32), frames(0)])
-def test_wrong_frames_are_refused_in_words(machine: Machine, wrong: Any) -> None:
+def test_wrong_frames_are_refused_with_a_clear_message(machine: Machine, wrong: Any) -> None:
     assert machine
     with TensorRTBackend(PLAN + GRAPH, "fp32") as backend, pytest.raises(BackendError, match="16×16×3"):
         backend.infer(wrong)
