@@ -32,12 +32,12 @@ def test_braces_in_a_value_are_not_read_as_names() -> None:
 
 
 @pytest.mark.parametrize("kind", TYPES, ids=lambda kind: kind.__name__)
-def test_every_type_has_a_code_of_its_own(kind: type[LrdanError]) -> None:
+def test_every_type_has_its_own_code(kind: type[LrdanError]) -> None:
     assert "code" in vars(kind)
     assert [other for other in TYPES if other.code == kind.code] == [kind]
 
 
-def test_the_command_line_words_an_error_with_its_options(tmp_path: Path) -> None:
+def test_the_command_line_names_options_in_errors(tmp_path: Path) -> None:
     (tmp_path / "bundle").touch()
     result = CliRunner().invoke(cli, ["export", "-b", str(tmp_path / "bundle" / "deeper")])
     assert result.exit_code == 1

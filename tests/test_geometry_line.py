@@ -92,7 +92,7 @@ def trained(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return Bundle.open(shutil.copytree(made / "bundle", tmp_path_factory.mktemp("tiled") / "bundle"))
 
 
-def test_the_manifest_says_what_the_camera_shows(trained: Bundle) -> None:
+def test_the_manifest_records_the_geometry(trained: Bundle) -> None:
     model = trained.manifest.model
     assert model.geometry == Geometry(frame=(ROWS, COLUMNS), region=REGION, canvas=(80, 104), tiles=(2, 3))
     assert model.frame_shape == (ROWS, COLUMNS, 1)
@@ -114,7 +114,7 @@ def test_parity_was_measured_on_frames(trained: Bundle) -> None:
     assert trained.file("reports/parity.md", "lrdan-edge export").read_text().count("| fp16 |") >= 1
 
 
-def test_what_is_outside_the_region_does_not_count(trained: Bundle) -> None:
+def test_pixels_outside_the_region_do_not_count(trained: Bundle) -> None:
     rng = np.random.default_rng(8)
     frame = camera_frame(rng)
     left, top, width, height = REGION
@@ -127,7 +127,7 @@ def test_what_is_outside_the_region_does_not_count(trained: Bundle) -> None:
 
 
 @pytest.mark.parametrize("place", [(40, 30), (70, 45), (112, 74)])  # the middle one lies where tiles overlap
-def test_a_defect_shows_where_it_is(trained: Bundle, place: tuple[int, int]) -> None:
+def test_a_defect_appears_at_its_place_in_the_heatmap(trained: Bundle, place: tuple[int, int]) -> None:
     frame = camera_frame(np.random.default_rng(5), place)
     with Inspector.open(trained, backend="onnxruntime", precision="fp32") as inspector:
         (verdict,) = inspector.inspect(frame)

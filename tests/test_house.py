@@ -78,7 +78,7 @@ def test_every_module_is_in_a_room() -> None:
     }
 
 
-def test_no_modules_import_each_other_in_a_circle() -> None:
+def test_no_circular_imports() -> None:
     known = modules()
     below: dict[str, set[str]] = {}
     for name, path in known.items():
@@ -95,7 +95,7 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
         below = {name: found for name, found in below.items() if name not in ground}
 
 
-def test_the_command_line_alone_writes_options() -> None:
+def test_only_the_command_line_writes_options() -> None:
     """Library messages name parameters (`lrdan_edge.errors`), and commands are data (`lrdan_edge.bundle.command`)."""
     for path in ROOT.rglob("*.py"):
         if path.relative_to(ROOT).parts[0] not in {"cli", "demo"}:
@@ -116,7 +116,7 @@ def test_files_and_functions_are_short(path: Path) -> None:
 
 
 @pytest.mark.parametrize("room", WITHOUT_TORCH)
-def test_rooms_of_the_device_import_neither_torch_nor_the_model(room: str) -> None:
+def test_device_rooms_import_neither_torch_nor_the_model(room: str) -> None:
     for path in (ROOT / room).rglob("*.py"):
         found = imports(path)
         assert not [name for name in found if name.split(".")[0] == "torch" or name.startswith("lrdan_edge.model")], path
@@ -196,7 +196,7 @@ def test_public_names_are_those_documented() -> None:
 
 
 @pytest.mark.parametrize("stage", ["train", "export", "calibration", "runtime"])
-def test_doors_at_the_root_lead_to_the_stages(stage: str) -> None:
+def test_folders_at_the_root_link_to_the_stages(stage: str) -> None:
     door = ROOT.parent / stage
     if not (ROOT.parent / "pyproject.toml").exists() or (ROOT.parent / "PKG-INFO").exists():
         pytest.skip("not a checkout: packages and source archives carry the code once")

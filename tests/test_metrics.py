@@ -17,7 +17,7 @@ def test_auroc_is_scikit_learns(good: list[float], bad: list[float]) -> None:
     assert auroc(good, bad) == pytest.approx(roc_auc_score(labels, good + bad))
 
 
-def test_auroc_of_nothing_is_not_a_number() -> None:
+def test_auroc_without_images_is_nan() -> None:
     assert np.isnan(auroc([], [1.0]))
     assert np.isnan(PixelAuroc().value())
 

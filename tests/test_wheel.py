@@ -36,7 +36,7 @@ print(json.dumps({"files": files, "outcome": verdict.outcome, "score": verdict.s
 """
 
 
-def test_the_base_package_asks_for_nothing_heavy() -> None:
+def test_the_base_package_requires_nothing_heavy() -> None:
     base = {Requirement(text).name for text in requires("lrdan-edge") or [] if not Requirement(text).marker}
     assert base == BASE
 
@@ -147,7 +147,7 @@ def check_inspection(python: Path, line: Line, folder: Path) -> None:
     assert finished.returncode == 0, finished.stderr
 
 
-def test_the_wheel_inspects_where_the_checkout_cannot_be_seen(archives: Archives, line: Line, tmp_path: Path) -> None:
+def test_the_wheel_inspects_without_the_checkout(archives: Archives, line: Line, tmp_path: Path) -> None:
     python = empty_environment(tmp_path / "environment")
     install(python, "--no-index", "--no-deps", str(archives.wheel))
     borrow_dependencies(python)

@@ -100,7 +100,7 @@ def test_without_heatmap_the_scores_are_the_same(backend: Backend, frames: Frame
 
 @settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(order=st.permutations(range(8)), cut=st.integers(1, 7))
-def test_a_score_depends_on_its_own_frame_alone(backend: Backend, frames: Frame, order: list[int], cut: int) -> None:
+def test_a_score_depends_only_on_its_own_frame(backend: Backend, frames: Frame, order: list[int], cut: int) -> None:
     whole = backend.infer(frames).score
     mixed = np.ascontiguousarray(frames[order])
     parts = np.concatenate([backend.infer(mixed[:cut]).score, backend.infer(mixed[cut:]).score])
@@ -114,7 +114,7 @@ def test_results_are_the_callers_own(backend: Backend, frames: Frame) -> None:
     assert np.array_equal(first.score, copy)
 
 
-def test_batches_beyond_the_largest_are_cut(backend: Backend, frames: Frame) -> None:
+def test_batches_beyond_the_largest_are_split(backend: Backend, frames: Frame) -> None:
     many = np.ascontiguousarray(np.tile(frames, (9, 1, 1, 1))[:70])
     scores = backend.infer(many).score
     assert scores.shape == (70,)
@@ -131,7 +131,7 @@ def test_batches_beyond_the_largest_are_cut(backend: Backend, frames: Frame) -> 
         np.zeros((0, 32, 32, 1), np.uint8),
     ],
 )
-def test_wrong_frames_are_refused_in_words(backend: Backend, wrong: Frame) -> None:
+def test_wrong_frames_are_refused_with_a_clear_message(backend: Backend, wrong: Frame) -> None:
     with pytest.raises(BackendError, match="frames must be uint8"):
         backend.infer(wrong)
 
@@ -153,7 +153,7 @@ def test_callers_on_many_threads_get_their_own_scores(backend: Backend, frames: 
     assert not wrong
 
 
-def test_a_closed_backend_says_so_and_can_be_closed_again(opener: Callable[[], Backend], frames: Frame) -> None:
+def test_a_closed_backend_is_reported_and_can_be_closed_again(opener: Callable[[], Backend], frames: Frame) -> None:
     backend = opener()
     backend.close()
     backend.close()
@@ -201,7 +201,7 @@ def test_a_forked_process_must_open_its_own(
 
 
 @pytest.mark.parametrize("data", [b"", b"not onnx", b"\x08\x08"])
-def test_what_is_no_graph_is_refused(data: bytes) -> None:
+def test_a_non_graph_is_refused(data: bytes) -> None:
     with pytest.raises(BackendError, match="cannot load"):
         OnnxRuntimeBackend(data, "fp32")
 

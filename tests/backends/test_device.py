@@ -21,7 +21,7 @@ def test_numpy_finds_the_same_instruction_sets() -> None:
             assert (feature in ours) == theirs[name], feature
 
 
-def test_the_kernels_list_serves_where_the_c_library_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_kernels_list_is_used_if_glibc_does_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
     def silent() -> set[str]:
         raise AttributeError("another C library")
 

@@ -46,7 +46,7 @@ def near_graph(
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_the_graph_they_are_near_to_is_taken(backend: type[OnnxRuntimeBackend] | type[OpenVinoBackend]) -> None:
+def test_a_valid_deploy_graph_is_accepted(backend: type[OnnxRuntimeBackend] | type[OpenVinoBackend]) -> None:
     if backend is OpenVinoBackend:
         pytest.importorskip("openvino")
     with backend(near_graph(), "fp32") as opened:

@@ -27,7 +27,7 @@ def test_a_layer_of_tensorrts_inspector() -> None:
 @pytest.mark.parametrize(
     "text", ["", "just a name", "[1, 2]", "{}", '{"Outputs": 3}', '{"Outputs": [{"Dimensions": "?"}]}', "null"]
 )
-def test_what_the_inspector_does_not_tell_is_unknown(text: str) -> None:
+def test_facts_missing_from_the_inspector_are_unknown(text: str) -> None:
     layer = tensorrt_layer(text)
     assert (layer.precision, layer.shape, layer.weights) == ("unknown", [], None)
 
@@ -53,5 +53,5 @@ def test_kernels_of_onnx_runtimes_profile() -> None:
     ("words", "precision"),
     [("u8", "int8"), ("FP32", "fp32"), ("bfloat16", "bf16"), ("float16", "fp16"), ("i64", "other"), ("", "other")],
 )
-def test_a_precision_is_told_from_words(words: str, precision: str) -> None:
+def test_a_precision_is_read_from_its_description(words: str, precision: str) -> None:
     assert precision_of(words) == precision

@@ -21,7 +21,7 @@ def lists(value: Any) -> list[list[Any]]:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_a_summary_is_small_and_holds_no_score_of_each_image(path: Path) -> None:
+def test_a_summary_is_small_and_has_no_scores_of_single_images(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert text.count("\n") < 500
     assert all(sum(isinstance(one, (int, float)) for one in found) <= MOST_NUMBERS for found in lists(json.loads(text)))
@@ -67,7 +67,7 @@ def test_packing_what_was_unpacked_changes_nothing(tmp_path: Path, monkeypatch: 
         assert path.read_bytes() == (RESULTS / path.name).read_bytes(), path.name
 
 
-def test_a_run_keeps_its_histogram_where_its_picture_shows_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_keeps_its_histogram_if_a_figure_shows_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The run of the least seed that did not fail, of each column, class and settings."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     import protocol_results

@@ -41,7 +41,7 @@ def new_bundle(folder: Path, weights: bytes = b"weights") -> Bundle:
     return bundle
 
 
-def test_a_stage_is_found_again(tmp_path: Path) -> None:
+def test_a_stage_can_be_read_back(tmp_path: Path) -> None:
     new_bundle(tmp_path / "b")
     again = Bundle.open(tmp_path / "b")
     path = again.file("weights.safetensors", "lrdan-edge train")
@@ -52,7 +52,7 @@ def test_a_stage_is_found_again(tmp_path: Path) -> None:
     assert record.versions["python"] == ".".join(map(str, sys.version_info[:3]))
 
 
-def test_no_bundle_names_the_command(tmp_path: Path) -> None:
+def test_a_missing_bundle_names_its_command(tmp_path: Path) -> None:
     with pytest.raises(MissingStageError, match="lrdan-edge train DATA"):
         Bundle.open(tmp_path / "nothing")
 
@@ -88,7 +88,7 @@ def test_staleness_follows_the_chain(tmp_path: Path) -> None:
     assert bundle.staleness("calibrate") == "model.fp32.onnx is newer"
 
 
-def test_a_copied_bundle_names_commands_for_where_it_is_now(tmp_path: Path) -> None:
+def test_a_copied_bundle_names_commands_with_its_new_path(tmp_path: Path) -> None:
     bundle = new_bundle(tmp_path / "workstation")
     commit(bundle, "export", {"model.fp32.onnx": b"\x08graph"}, ("weights.safetensors",))
     commit(bundle, "train", {"weights.safetensors": b"new weights"})
@@ -98,7 +98,7 @@ def test_a_copied_bundle_names_commands_for_where_it_is_now(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("failure", [ZeroDivisionError, KeyboardInterrupt, OSError(28, "No space left on device", "x")])
-def test_a_failing_stage_changes_nothing(tmp_path: Path, failure: type[BaseException] | OSError) -> None:
+def test_a_failed_stage_changes_nothing(tmp_path: Path, failure: type[BaseException] | OSError) -> None:
     bundle = new_bundle(tmp_path / "b")
     before = {path: path.read_bytes() for path in (tmp_path / "b").rglob("*") if path.is_file()}
 
@@ -134,7 +134,7 @@ with bundle.stage("train", command="x") as stage:
 """
 
 
-def test_a_stage_killed_anywhere_leaves_the_old_or_the_new_bundle_whole(tmp_path: Path) -> None:
+def test_a_stage_killed_at_any_point_leaves_the_old_or_the_new_bundle(tmp_path: Path) -> None:
     outcomes = []
     for steps in range(40):
         folder = tmp_path / str(steps)
@@ -159,20 +159,20 @@ def test_a_stage_killed_anywhere_leaves_the_old_or_the_new_bundle_whole(tmp_path
     assert outcomes[-1] == (0, b"new weights")
 
 
-def test_work_before_the_stage_counts_where_it_is_said(tmp_path: Path) -> None:
+def test_time_before_the_stage_counts_if_started_is_given(tmp_path: Path) -> None:
     bundle = new_bundle(tmp_path / "b")
     with bundle.stage("build-engine e", command="x", started=time.monotonic() - 60):
         pass
     assert 60 <= bundle.manifest.stages["build-engine e"].seconds < 90
 
 
-def test_two_writers_do_not_meet(tmp_path: Path) -> None:
+def test_two_writers_cannot_write_at_once(tmp_path: Path) -> None:
     bundle = new_bundle(tmp_path / "b")
     with bundle.stage("export", command="x"), pytest.raises(BundleError, match="another lrdan-edge command"):
         commit(Bundle.open(tmp_path / "b"), "bench", {"reports/x.json": b"{}"})
 
 
-def test_a_writer_keeps_what_another_added_meanwhile(tmp_path: Path) -> None:
+def test_a_writer_keeps_what_another_writer_added(tmp_path: Path) -> None:
     first = new_bundle(tmp_path / "b")
     second = Bundle.open(tmp_path / "b")
     commit(first, "export", {"model.fp32.onnx": b"\x08graph"})
@@ -180,7 +180,7 @@ def test_a_writer_keeps_what_another_added_meanwhile(tmp_path: Path) -> None:
     assert {"export", "bench"} <= set(Bundle.open(tmp_path / "b").manifest.stages)
 
 
-def test_a_stage_run_again_drops_what_it_no_longer_makes(tmp_path: Path) -> None:
+def test_a_stage_run_again_removes_files_it_no_longer_writes(tmp_path: Path) -> None:
     bundle = new_bundle(tmp_path / "b")
     commit(bundle, "bench", {"reports/a.json": b"{}", "reports/b.json": b"{}"})
     commit(bundle, "bench", {"reports/a.json": b"{}"})
@@ -199,7 +199,7 @@ def test_another_schema_version_is_refused(tmp_path: Path) -> None:
         Bundle.open(tmp_path / "b")
 
 
-def test_a_manifest_may_not_point_outside(tmp_path: Path) -> None:
+def test_a_manifest_must_not_name_files_outside_the_bundle(tmp_path: Path) -> None:
     bundle = new_bundle(tmp_path / "b")
     (tmp_path / "secret").write_bytes(b"weights")
     rewrite_manifest(bundle.path, lambda manifest: manifest["files"].update({"../secret": {"sha256": "0", "bytes": 7}}))
@@ -240,7 +240,7 @@ def test_a_file_is_read_once_and_checked(tmp_path: Path) -> None:
         Bundle.open(bundle.path).read("a\0b", "x")
 
 
-def test_a_new_model_makes_the_old_ones_stages_stale(tmp_path: Path) -> None:
+def test_a_new_model_makes_the_old_models_stages_stale(tmp_path: Path) -> None:
     bundle = new_bundle(tmp_path / "b")
     commit(bundle, "export", {"model.fp32.onnx": b"\x08graph"}, ("weights.safetensors",))
     commit(bundle, "calibrate", {"decision.json": b"{}"}, ("model.fp32.onnx",))
@@ -252,7 +252,7 @@ def test_a_new_model_makes_the_old_ones_stages_stale(tmp_path: Path) -> None:
         again.decision()
 
 
-def test_a_new_model_is_made_whatever_an_unreadable_journal_says(tmp_path: Path) -> None:
+def test_a_new_model_is_written_despite_an_unreadable_journal(tmp_path: Path) -> None:
     """The message said to make the bundle anew, and that failed in the same way."""
     bundle = new_bundle(tmp_path / "bundle")
     (bundle.path / ".journal.json").write_text("{")
@@ -270,19 +270,19 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
         Bundle.create(tmp_path / "thesis.txt", MODEL, PREPROCESSING, SCORING)
 
 
-def test_what_a_bundle_keeps_for_itself_is_no_foreign_file(tmp_path: Path) -> None:
+def test_internal_files_of_a_bundle_are_not_foreign(tmp_path: Path) -> None:
     for name in (LOCK, TIMING_CACHE):
         (tmp_path / name).write_bytes(b"")
     new_bundle(tmp_path)
 
 
-def test_a_folder_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+def test_a_read_only_folder_is_reported(tmp_path: Path) -> None:
     bundle = new_bundle(tmp_path / "b")
     with read_only(bundle.path), pytest.raises(BundleError, match=r"cannot be written \(Permission denied: .*check its perm"):
         commit(bundle, "export", {"model.fp32.onnx": b"\x08"})
 
 
-def test_sha256_is_sha256sums(tmp_path: Path) -> None:
+def test_sha256_matches_sha256sum(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_bytes(os.urandom(3 << 20))
     said = subprocess.run(["sha256sum", str(path)], capture_output=True, text=True, check=True).stdout.split()[0]

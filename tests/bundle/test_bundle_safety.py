@@ -33,7 +33,7 @@ from lrdan_edge.errors import BundleError, ChangedFileError
 pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("no_flushing")]  # a FIFO that somebody waits for hangs
 
 
-def test_reading_writes_nothing_and_takes_no_odd_file(tmp_path: Path, outside: Path, name: str, put: Put) -> None:
+def test_reading_writes_nothing_and_refuses_special_files(tmp_path: Path, outside: Path, name: str, put: Put) -> None:
     new_bundle(tmp_path / "b")
     planted(tmp_path / "b", name, put, outside)
     before = snapshot(tmp_path)
@@ -114,7 +114,7 @@ def test_stages_that_rest_on_each_other_are_looked_at_once(tmp_path: Path) -> No
     assert bundle.staleness("s59") == "a30 is newer"
 
 
-def test_a_file_of_any_size_is_not_read(tmp_path: Path) -> None:
+def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
     bundle = new_bundle(tmp_path / "b")
     write_all(bundle, "train", b"weights")
     os.truncate(bundle.path / "weights.safetensors", 1 << 42)  # sparse: it takes no room

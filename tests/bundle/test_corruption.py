@@ -127,7 +127,7 @@ def test_random_corruptions_give_one_clear_error_each(built: Bundle, monkeypatch
 
 @pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: bytes([data[0] ^ 1]) + data[1:]])
 @pytest.mark.parametrize("part", ["manifest", "graph", "sidecar", "engine"])
-def test_every_command_says_it_in_one_line(
+def test_every_command_reports_a_corrupt_bundle_in_one_line(
     built: Bundle, tmp_path: Path, part: str, damage: Callable[[bytes], bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(terminal(), "width", 500)  # so that no name is broken over lines
@@ -166,7 +166,7 @@ def test_every_command_says_it_in_one_line(
         assert str(path.name) in result.output, f"{title}: {result.output}"
 
 
-def test_a_manifest_sealed_anew_around_nonsense_gives_no_other_error(built: Bundle, tmp_path: Path) -> None:
+def test_an_invalid_manifest_with_a_valid_checksum_gives_no_other_error(built: Bundle, tmp_path: Path) -> None:
     """Damage by a program that knows the checksum: values, not bytes, go wrong."""
     folder = shutil.copytree(built.path, tmp_path / "bundle")
     whole = json.loads((folder / "manifest.json").read_text())

@@ -25,7 +25,7 @@ def earlier(tmp_path: Path) -> Bundle:
     return Bundle.open(tmp_path / "bundle-0.1.0")
 
 
-def test_it_is_whole_and_nothing_in_it_is_stale(earlier: Bundle) -> None:
+def test_an_earlier_bundle_is_complete_and_not_stale(earlier: Bundle) -> None:
     assert earlier.manifest.written_by == "lrdan-edge 0.1.0"
     assert verify_bundle(earlier).passed
     shown = CliRunner().invoke(cli, ["info", "-b", str(earlier.path)], catch_exceptions=False)
@@ -33,7 +33,7 @@ def test_it_is_whole_and_nothing_in_it_is_stale(earlier: Bundle) -> None:
 
 
 @pytest.mark.parametrize(("backend", "precision"), [*(("onnxruntime", one) for one in PRECISIONS), ("torch", "fp32")])
-def test_every_graph_and_the_weights_score_as_they_did(earlier: Bundle, backend: str, precision: Precision) -> None:
+def test_graphs_and_weights_of_an_earlier_bundle_score_as_before(earlier: Bundle, backend: str, precision: Precision) -> None:
     if backend == "torch":
         pytest.importorskip("torch")
     stored = json.loads((earlier.path / "golden" / "scores.json").read_text())
@@ -44,7 +44,7 @@ def test_every_graph_and_the_weights_score_as_they_did(earlier: Bundle, backend:
     assert {one.outcome for one in verdicts} == {"good"}
 
 
-def test_engines_are_built_from_it(earlier: Bundle) -> None:
+def test_engines_are_built_from_an_earlier_bundle(earlier: Bundle) -> None:
     name = build_engine(earlier, BuildRequest("fp32", "onnxruntime"))
     shown = CliRunner().invoke(cli, ["engine", "verify", name, "-b", str(earlier.path)], catch_exceptions=False)
     assert shown.exit_code == 0, shown.output

@@ -41,7 +41,7 @@ def test_the_fewest_tiles_cover_the_canvas_and_overlap_enough(tile: int, canvas:
 
 
 @given(sides, st.integers(2, 20), st.data())
-def test_blend_zones_lie_in_what_two_tiles_share_and_apart(tile: int, count: int, data: st.DataObject) -> None:
+def test_blend_zones_lie_within_overlaps_and_do_not_touch(tile: int, count: int, data: st.DataObject) -> None:
     canvas = data.draw(st.integers(tile + count - 1, tile * count))
     starts = tile_starts(canvas, tile, count)
     zones = blend_zones(starts, tile)
@@ -58,13 +58,15 @@ def test_tiles_that_do_not_cover_the_canvas_are_refused(canvas: int, tile: int, 
 
 
 @given(st.tuples(*[st.floats(0, 1)] * 4), st.integers(1, 2000), st.integers(1, 2000))
-def test_a_share_is_at_least_a_pixel_and_inside(share: tuple[float, float, float, float], rows: int, columns: int) -> None:
+def test_a_fraction_is_at_least_one_pixel_and_inside_the_image(
+    share: tuple[float, float, float, float], rows: int, columns: int
+) -> None:
     left, top, width, height = fractions_to_pixels(share, rows, columns)
     assert 0 <= left < left + width <= columns
     assert 0 <= top < top + height <= rows
 
 
-def test_another_camera_of_the_same_view_keeps_region_and_tiles() -> None:
+def test_another_camera_with_the_same_view_keeps_region_and_tiles() -> None:
     assert SPEC.geometry is not None
     twice = SPEC.geometry.of_frame(800, 1200)
     assert twice == Geometry(frame=(800, 1200), region=(40, 20, 1000, 600), canvas=(112, 260), tiles=(2, 3))
@@ -72,7 +74,7 @@ def test_another_camera_of_the_same_view_keeps_region_and_tiles() -> None:
     assert twice.of_frame(400, 600) == SPEC.geometry
 
 
-def test_the_model_says_what_enters_and_what_comes_out() -> None:
+def test_the_model_specification_gives_input_and_output_shapes() -> None:
     assert SPEC.frame_shape == (400, 600, 3)
     assert SPEC.heatmap_shape == (112, 260)
     assert (SPEC.tile_rows, SPEC.tile_columns) == ([0, 48], [0, 82, 164])
@@ -92,7 +94,7 @@ def test_the_model_says_what_enters_and_what_comes_out() -> None:
         ({"tilt": 3}, "tilt"),
     ],
 )
-def test_a_geometry_that_cannot_be_is_refused_when_read(change: dict[str, object], words: str) -> None:
+def test_an_invalid_geometry_is_refused_when_read(change: dict[str, object], words: str) -> None:
     fields = msgspec.to_builtins(SPEC)
     fields["geometry"] |= change
     with pytest.raises(BundleError, match=words):

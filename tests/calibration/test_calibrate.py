@@ -38,7 +38,7 @@ def test_every_quantiser_is_symmetric_int8_and_weights_are_per_channel(int8: onn
     assert per_channel
 
 
-def test_all_of_ae2_is_quantised_but_what_the_manifest_says_and_nothing_else(int8: onnx.ModelProto, line: Line) -> None:
+def test_exactly_ae2_is_quantised_except_the_layers_in_the_manifest(int8: onnx.ModelProto, line: Line) -> None:
     kept = Bundle.open(line.bundle).manifest.stages["calibrate"].results["int8"]["kept_in_float"]
     made_by = {output: node for node in int8.graph.node for output in node.output}
     float_convolutions = []
@@ -97,9 +97,7 @@ def test_no_image_serves_two_purposes(line: Line) -> None:
     assert sum(map(len, parts)) == len(set.union(*parts))
 
 
-def test_labelled_defects_hold_int8_to_fp32s_auroc_and_the_report_says_that_they_were_used(
-    own_bundle: Bundle, line: Line
-) -> None:
+def test_labelled_defects_bound_the_int8_auroc_and_the_report_says_so(own_bundle: Bundle, line: Line) -> None:
     decision = calibrate(own_bundle, false_reject_rate=0.05, defects=line.data, rule="recall", recall=0.9)
     results = own_bundle.manifest.stages["calibrate"].results["int8"]
     assert results["labelled"]
@@ -113,7 +111,7 @@ def test_labelled_defects_hold_int8_to_fp32s_auroc_and_the_report_says_that_they
     assert "20 labelled defects were used for the choice of the int8 graph and the threshold" in said
 
 
-def test_masks_beside_the_defects_are_no_defects(tmp_path: Path) -> None:
+def test_masks_beside_the_defects_are_not_read_as_defects(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for index in range(3):
         image, mask = defective_image(rng)
@@ -141,7 +139,7 @@ def test_too_few_held_out_images_leave_the_bundle_alone(own_bundle: Bundle) -> N
     assert (own_bundle.path / "manifest.json").read_bytes() == before
 
 
-def test_images_that_are_gone_are_named(own_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_images_are_named(own_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(own_bundle.manifest.stages["train"].results, "data", "/nowhere")
     with pytest.raises(DataError, match=r"are missing .* give others with good"):
         calibrate(own_bundle)

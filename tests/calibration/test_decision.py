@@ -38,7 +38,7 @@ def test_threshold_is_the_order_statistic_by_counting(scores: list[float], rate:
     assert sum(score > threshold for score in scores) / n <= rate
 
 
-def test_the_promise_holds_on_average() -> None:
+def test_the_promised_rate_holds_on_average() -> None:
     """P(new score > threshold) ≤ α over calibration draws, and not far below it (Lei et al., 2018, Theorem 2.2)."""
     rng, rate, n = np.random.default_rng(0), 0.05, 99
     rejected = [
@@ -68,7 +68,7 @@ def test_rejections_follow_the_exact_beta_binomial_law(n: int, rate: float) -> N
 
 
 @pytest.mark.parametrize(("n", "rate"), [(85, 0.02), (60, 0.05), (1000, 0.01)])
-def test_the_likely_rates_are_the_beta_laws(n: int, rate: float) -> None:
+def test_the_rate_interval_follows_the_beta_law(n: int, rate: float) -> None:
     decision = decide(np.arange(n, dtype=np.float32), ThresholdTarget(false_reject_rate=rate), "0" * 64)
     rank = conformal_rank(n, rate)
     assert rate_interval(decision) == pytest.approx(stats.beta(n + 1 - rank, rank).ppf([0.05, 0.95]), abs=1e-9)
@@ -86,7 +86,7 @@ def test_recall_is_promised_by_new_defects_too() -> None:
     assert np.mean(found) == pytest.approx(recall, abs=4 * error)
 
 
-def test_a_recall_that_costs_too_many_good_parts_is_refused_with_what_can_be_had() -> None:
+def test_a_recall_that_rejects_too_many_good_parts_is_refused_with_a_possible_rate() -> None:
     good, bad = np.arange(100, dtype=np.float32), np.arange(50, 150, dtype=np.float32)
     with pytest.raises(CalibrationError, match=r"rejects 0\.4\d+ .* false_reject_rate=0\.4"):
         decide(good, ThresholdTarget("recall", 0.1, 0.9), "0" * 64, defects=bad)
@@ -137,7 +137,7 @@ def test_rates_outside_zero_and_one_are_refused(rate: float) -> None:
         require_enough(100, rate)
 
 
-def test_scores_that_are_no_numbers_are_refused() -> None:
+def test_nan_scores_are_refused() -> None:
     scores = np.ones(100, np.float32)
     scores[3] = np.nan
     with pytest.raises(CalibrationError, match="1 of 100 good scores"):
@@ -145,7 +145,7 @@ def test_scores_that_are_no_numbers_are_refused() -> None:
 
 
 @given(st.lists(st.floats(-100, 100, width=32), min_size=1, max_size=80), st.floats(0.01, 0.9))
-def test_good_images_have_a_pixel_above_the_pixel_threshold_as_rarely_as_promised(peaks: list[float], rate: float) -> None:
+def test_the_pixel_threshold_keeps_the_promised_rate(peaks: list[float], rate: float) -> None:
     threshold = pixel_threshold(np.array(peaks, np.float32), rate)
     above = sum(peak > threshold for peak in peaks)
     assert threshold in peaks
@@ -154,12 +154,12 @@ def test_good_images_have_a_pixel_above_the_pixel_threshold_as_rarely_as_promise
         assert above == 0, "the largest one seen"
 
 
-def test_peaks_that_are_no_numbers_are_refused() -> None:
+def test_nan_peaks_are_refused() -> None:
     with pytest.raises(CalibrationError, match="not finite"):
         pixel_threshold(np.array([1, np.nan], np.float32), 0.5)
 
 
-def test_a_promise_that_stands_on_few_parts_says_so() -> None:
+def test_a_promise_from_few_parts_is_noted() -> None:
     assert parts_note(60, None, 0.02) == []
     assert parts_note(60, 49, 0.02) == []
     (said,) = parts_note(60, 10, 0.02)

@@ -45,7 +45,7 @@ def test_an_engine_is_judged_by_its_own_scores(own_line: Line, own_bundle: Bundl
         assert inspector.thresholder.threshold == own.threshold
 
 
-def test_the_decision_of_an_engine_that_was_built_anew_no_longer_counts(own_bundle: Bundle, engine_name: str) -> None:
+def test_the_decision_of_a_rebuilt_engine_no_longer_counts(own_bundle: Bundle, engine_name: str) -> None:
     fit_thresholds(own_bundle, ThresholdTarget())
     path = own_bundle.path / "engines" / engine_name
     other = own_bundle.manifest.files[f"engines/{engine_name}"].sha256[::-1]
@@ -56,7 +56,7 @@ def test_the_decision_of_an_engine_that_was_built_anew_no_longer_counts(own_bund
     assert changed.engine_decision(engine_name) is None
 
 
-def test_calibrating_again_replaces_what_was_decided_for_the_graphs(own_bundle: Bundle) -> None:
+def test_calibrating_again_replaces_the_graphs_decisions(own_bundle: Bundle) -> None:
     fit_thresholds(own_bundle, ThresholdTarget(false_reject_rate=0.1))
     assert "decide" in own_bundle.manifest.stages
     calibrate(own_bundle, int8=False)
@@ -77,7 +77,9 @@ def test_an_engines_threshold_does_not_outlive_the_next_calibration(own_bundle: 
 
 
 @pytest.mark.usefixtures("engine_name")
-def test_a_wish_that_one_engine_cannot_grant_changes_no_threshold(own_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_target_that_one_engine_cannot_reach_changes_no_threshold(
+    own_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fit_thresholds(own_bundle, ThresholdTarget(false_reject_rate=0.1))
     before = (own_bundle.path / "manifest.json").read_bytes()
 
@@ -97,7 +99,7 @@ def test_only_good_images_that_were_not_trained_on_set_a_threshold(own_line: Lin
         calibrate(own_bundle, good=own_line.data / "train" / "good")
 
 
-def test_deciding_again_keeps_what_was_asked_before(own_line: Line) -> None:
+def test_fitting_again_keeps_the_previous_target(own_line: Line) -> None:
     """It used to fall back to the defaults, and a line calibrated for 10 % false rejects was held to 2 % without a word."""
 
     def decided(*arguments: str) -> tuple[str, float, float | None]:
@@ -118,7 +120,7 @@ def test_deciding_again_keeps_what_was_asked_before(own_line: Line) -> None:
     assert decided("--decision-only", *defects)[::2] == ("recall", 0.8)
 
 
-def test_it_needs_neither_onnx_nor_torch(own_bundle: Bundle, engine_name: str) -> None:
+def test_fitting_needs_neither_onnx_nor_torch(own_bundle: Bundle, engine_name: str) -> None:
     code = (
         "import sys\n"
         "class Barred:\n"
@@ -158,7 +160,7 @@ def test_show_explains_the_decision_in_words(own_bundle: Bundle, engine_name: st
     assert f"engine {engine_name}: judged by its graph's threshold" in said
 
 
-def test_show_explains_labelled_defects_part(own_line: Line) -> None:
+def test_show_explains_the_use_of_labelled_defects(own_line: Line) -> None:
     arguments = ["--decision-only", "--defects", str(own_line.data), "--threshold-from", "recall", "--recall", "0.9"]
     result = CliRunner().invoke(cli, ["calibrate", *arguments, "--bundle", str(own_line.bundle)])
     assert result.exit_code == 0, result.output

@@ -3,7 +3,7 @@ import numpy as np
 from lrdan_edge.calibration.painted import paint_defects
 
 
-def test_defects_are_painted_into_the_region_alone() -> None:
+def test_defects_are_painted_only_into_the_region() -> None:
     frames = np.random.default_rng(0).integers(0, 256, (6, 60, 80, 1)).astype(np.uint8)
     left, top, width, height = region = (50, 8, 24, 40)
     changed = paint_defects(frames, region) != frames

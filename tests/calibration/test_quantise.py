@@ -104,7 +104,7 @@ def run(model: bytes, frames: npt.NDArray[Any], level: ort.GraphOptimizationLeve
     return list(session.run(None, {"frames": frames}))
 
 
-def test_the_int8_graph_computes_nearly_what_fp32_does(graph: QuantisableGraph, frames: npt.NDArray[Any]) -> None:
+def test_the_int8_graph_is_close_to_fp32(graph: QuantisableGraph, frames: npt.NDArray[Any]) -> None:
     none = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     int8 = graph.quantise(amplitudes(graph, frames)).SerializeToString()
     exact, rounded = (run(model, frames, none)[1] for model in (graph.model.SerializeToString(), int8))
@@ -125,7 +125,7 @@ def test_weights_are_within_half_a_step_of_what_they_were(graph: QuantisableGrap
     assert (used >= most - 1).all(), "every channel uses its whole range"
 
 
-def test_all_that_a_concatenation_joins_shares_a_scale(graph: QuantisableGraph, frames: npt.NDArray[Any]) -> None:
+def test_inputs_of_a_concatenation_share_a_scale(graph: QuantisableGraph, frames: npt.NDArray[Any]) -> None:
     model = graph.quantise(amplitudes(graph, frames))
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     scales = {n.input[0]: float(constants[n.input[1]]) for n in model.graph.node if n.op_type == "QuantizeLinear"}
@@ -165,7 +165,7 @@ def test_with_every_layer_in_float_nothing_changes(graph: QuantisableGraph, fram
         assert np.array_equal(one, other)
 
 
-def test_unsigned_activations_are_the_same_numbers_to_the_last_bit(graph: QuantisableGraph, frames: npt.NDArray[Any]) -> None:
+def test_unsigned_activations_give_the_same_numbers_to_the_last_bit(graph: QuantisableGraph, frames: npt.NDArray[Any]) -> None:
     ranges = {name: 0.6 * value for name, value in amplitudes(graph, frames).items()}  # so that some values saturate
     signed = graph.quantise(ranges)
     unsigned = with_unsigned_activations(signed)
@@ -219,7 +219,7 @@ def test_no_sum_of_two_products_exceeds_16_bits(graph: QuantisableGraph, frames:
         assert 2 * largest * np.abs(weight).max() < 1 << 15
 
 
-def test_onnxruntime_then_computes_every_layer_but_the_last_in_integers(
+def test_onnxruntime_computes_every_layer_but_the_last_in_integers(
     graph: QuantisableGraph, frames: npt.NDArray[Any], tmp_path: Path
 ) -> None:
     options = ort.SessionOptions()

@@ -28,7 +28,7 @@ def seen(good: Sequence[npt.NDArray[Any]], painted: Sequence[npt.NDArray[Any]]) 
 
 @settings(deadline=None)
 @given(st.integers(0, 2**32 - 1), st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=6))
-def test_a_streamed_percentile_is_the_whole_ones(seed: int, sizes: list[float]) -> None:
+def test_a_streamed_percentile_matches_the_exact_one(seed: int, sizes: list[float]) -> None:
     rng = np.random.default_rng(seed)
     parts = [rng.normal(0, size, 500).astype(np.float32) for size in sizes]
     whole = np.abs(np.concatenate(parts).astype(np.float64))
@@ -41,7 +41,7 @@ def test_a_streamed_percentile_is_the_whole_ones(seed: int, sizes: list[float]) 
         assert at_most <= histogram.amplitude(method) <= exact * (1 + 1e-6)
 
 
-def test_a_percentile_moves_no_more_than_the_values_do() -> None:
+def test_a_percentile_changes_no_more_than_the_values() -> None:
     """A histogram's bins moved it by a whole bin where one value crossed an edge: other processors made other int8 graphs."""
     values = np.random.default_rng(5).laplace(0, 1, 300_000).astype(np.float32)
     moved = (values * np.float32(1 + 3e-6)).astype(np.float32)
@@ -50,7 +50,7 @@ def test_a_percentile_moves_no_more_than_the_values_do() -> None:
         assert other == pytest.approx(one, rel=1e-5)
 
 
-def test_defects_widen_only_the_ranges_that_are_to_hold_them() -> None:
+def test_defects_widen_only_the_ranges_of_painted_methods() -> None:
     rng = np.random.default_rng(0)
     good = [rng.normal(0, 1, 1000).astype(np.float32) for _ in range(3)]
     painted = [values * 4 for values in good]
@@ -89,6 +89,6 @@ def test_an_activation_that_is_always_zero_has_no_range(method: Method) -> None:
     assert seen(zeros, zeros).amplitude(method) == 0
 
 
-def test_an_activation_that_is_no_number_is_refused() -> None:
+def test_a_nan_activation_is_refused() -> None:
     with pytest.raises(CalibrationError, match="not finite"):
         counted([np.array([1, np.nan], np.float32)])

@@ -57,7 +57,7 @@ def test_every_graph_scores_as_the_network_does(restorer: Bundle, line: Line) ->
     assert areas["int8"] == pytest.approx(areas["fp32"], abs=0.02)
 
 
-def test_what_is_defective_is_restored_and_the_rest_is_kept(restorer: Bundle, line: Line) -> None:
+def test_defective_pixels_are_restored_and_the_rest_is_kept(restorer: Bundle, line: Line) -> None:
     """Held against the good images themselves, which defects never seen in training were painted into."""
     from lrdan_edge.model.deployed import load_ae2, standardisation
     from lrdan_edge.model.networks import Restorer
@@ -81,7 +81,7 @@ def test_what_is_defective_is_restored_and_the_rest_is_kept(restorer: Bundle, li
     assert error(restored, 1 - mask) < error(defective, 1 - mask) + 0.02
 
 
-def test_a_pixel_has_a_threshold_of_its_own_and_pictures_glow_from_it(restorer: Bundle, line: Line) -> None:
+def test_the_pixel_threshold_is_separate_and_sets_the_overlay(restorer: Bundle, line: Line) -> None:
     """What is nearby lifts the heatmap alone, so the score's threshold says nothing about pixels."""
     frames = load_frames(list_images(line.data / "test" / "blob"), restorer.manifest.model.frame_shape)
     decided = restorer.decision().graphs["fp32"]
@@ -102,7 +102,7 @@ def test_a_pixel_has_a_threshold_of_its_own_and_pictures_glow_from_it(restorer: 
 
 
 @pytest.mark.slow
-def test_fp16_keeps_more_in_float32_where_its_bound_would_break(
+def test_fp16_keeps_more_layers_in_float32_if_its_bound_would_break(
     restorer: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from fewer_exports import SCORING, export_as_before

@@ -31,7 +31,7 @@ def test_no_sum_of_products_lies_halfway_between_two_output_steps(seed: int, mos
 
 @settings(deadline=None, max_examples=60)
 @given(seed=st.integers(0, 2**32 - 1), source=ONE_STEP, result=st.none() | ONE_STEP)
-def test_a_weights_scale_gives_up_one_percent_at_most(seed: int, source: float, result: float | None) -> None:
+def test_a_weights_scale_changes_by_at_most_one_percent(seed: int, source: float, result: float | None) -> None:
     weight = np.random.default_rng(seed).normal(0, 0.3, (4, 3, 3, 3)).astype(np.float32)
     weight[1] = 0
     least = np.abs(weight).reshape(4, -1).max(axis=1) / 127
@@ -54,7 +54,7 @@ def test_no_value_of_a_leaky_relu_lies_halfway_between_two_steps(ratio: float, s
     assert distance_from_halves(values[inside]).min() > 3e-4
 
 
-def test_equal_scales_are_told_apart() -> None:
+def test_a_scale_that_would_give_ties_is_enlarged() -> None:
     assert without_ties(1.0, [(0.1, 1.0)]) > 1.0
 
 

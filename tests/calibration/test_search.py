@@ -63,7 +63,7 @@ def test_a_method_within_the_bounds_leaves_no_layer_in_float() -> None:
     assert [one.layer for one in result.sensitivities] == ["a", "b"]
 
 
-def test_a_range_that_cuts_defects_off_is_not_the_best_one() -> None:
+def test_a_range_that_clips_defects_is_not_chosen() -> None:
     assert chosen({"a": 0.005}, cut_off=0.01).trial.method == "percentile-99.997"
 
 
@@ -74,6 +74,6 @@ def test_the_fewest_layers_stay_in_float_and_in_the_networks_order() -> None:
     assert result.model == (1.0, frozenset({"b", "d"}))
 
 
-def test_a_network_that_no_layer_of_can_be_int8_is_an_error_that_says_what_to_do() -> None:
+def test_a_network_without_int8_layers_is_an_error_with_a_fix() -> None:
     with pytest.raises(CalibrationError, match=r"rank correlation .* int8=False"):
         chosen({"a": 0.5, "b": 0.6, "c": 0.7})

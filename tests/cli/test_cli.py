@@ -150,7 +150,7 @@ def test_an_unknown_source(line: Line, source: str) -> None:
     refused(call("run", source, "-b", line.bundle))
 
 
-def test_run_over_a_folder_writes_verdicts_and_pictures(line: Line, tmp_path: Path) -> None:
+def test_run_over_a_folder_writes_verdicts_and_images(line: Line, tmp_path: Path) -> None:
     result = call("run", line.data / "test" / "blob", "-b", line.bundle, "--output", tmp_path / "out", "--fp32")
     assert result.exit_code == 0, result.output
     assert "20 frames in" in result.output
@@ -175,7 +175,7 @@ def test_a_video_that_ends_early_keeps_its_verdicts_and_fails(line: Line, tmp_pa
     assert {record["outcome"] for record in records[:-1]} <= {"good", "reject"}
 
 
-def test_a_corrupt_image_is_a_fault_and_the_others_are_judged(line: Line, images: Path, tmp_path: Path) -> None:
+def test_a_corrupt_image_is_a_fault_and_the_others_are_inspected(line: Line, images: Path, tmp_path: Path) -> None:
     (images / "5.png").write_bytes(b"no image")
     result = call("run", images, "-b", line.bundle, "--output", tmp_path / "out")
     assert result.exit_code == 1

@@ -36,9 +36,7 @@ def belt(tmp_path: Path) -> Path:
     return tmp_path / "belt"
 
 
-def test_a_source_that_cannot_be_opened_stops_no_other_and_the_exit_code_says_so(
-    line: Line, belt: Path, tmp_path: Path
-) -> None:
+def test_a_source_that_cannot_be_opened_stops_no_other_and_sets_the_exit_code(line: Line, belt: Path, tmp_path: Path) -> None:
     out, gone = tmp_path / "out", tmp_path / "gone.mp4"
     result = call("run", belt, gone, belt, "-b", line.bundle, "--output", out, "--batch", "4")
     assert result.exit_code == 1
@@ -53,7 +51,7 @@ def test_a_source_that_cannot_be_opened_stops_no_other_and_the_exit_code_says_so
     assert {"wait", "infer", "decide", "total", "deliver verdicts", "deliver frames"} == set(told["latency_ms"])
 
 
-def test_n_of_m_forgives_a_lone_frame_and_keeps_it_visible(line: Line, belt: Path, tmp_path: Path) -> None:
+def test_n_of_m_ignores_a_single_reject_but_records_it(line: Line, belt: Path, tmp_path: Path) -> None:
     words = ("run", belt, "-b", line.bundle, "--fp32", "--save", "none")
     assert call(*words, "--output", tmp_path / "each").exit_code == 0
     assert call(*words, "--output", tmp_path / "debounced", "--reject-after", "2/3").exit_code == 0
@@ -80,7 +78,7 @@ def test_regions_and_areas(line: Line, belt: Path, tmp_path: Path) -> None:
     assert {one["outcome"] for one in records(tmp_path / "large")} == {"good"}
 
 
-def test_a_service_that_is_restarted_adds_to_what_it_wrote(line: Line, belt: Path, tmp_path: Path) -> None:
+def test_a_restarted_service_appends_to_its_verdicts(line: Line, belt: Path, tmp_path: Path) -> None:
     words = ("run", belt, "-b", line.bundle, "--fp32", "--output", tmp_path / "out", "--save", "all", "--append")
     assert call(*words).exit_code == 0
     first = records(tmp_path / "out")
@@ -133,9 +131,7 @@ def test_a_second_signal_ends_at_once(line: Line, belt: Path, number: signal.Sig
     assert process.returncode == -number
 
 
-def test_what_counts_as_lost_and_how_fast_files_are_played_reach_the_sources(
-    line: Line, belt: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_signal_limits_and_playback_rate_reach_the_sources(line: Line, belt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, Any] = {}
     plain = opening.open_sources
 

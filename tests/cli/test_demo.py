@@ -29,13 +29,13 @@ BELT = [
         ("fault good fault fault fault fault", 0, 3, 2),  # a fault rejects nothing
     ],
 )
-def test_a_defect_that_is_found_hides_none_of_its_missed_frames(
+def test_a_found_defect_does_not_hide_its_missed_frames(
     outcomes: str, false_rejects: int, missed_frames: int, missed_defects: int
 ) -> None:
     assert count(BELT, 2, outcomes.split()) == Tally(2, false_rejects, 3, missed_frames, missed_defects)
 
 
-def test_rates_stand_beside_their_counts() -> None:
+def test_rates_are_shown_with_their_counts() -> None:
     result = DemoResult(
         image_auroc=0.99,
         int8_image_auroc=0.99,
@@ -56,7 +56,7 @@ def test_rates_stand_beside_their_counts() -> None:
     assert result.false_rejects_in_words() == "3 of 469 (0.6%, promised 2.0%)"
 
 
-def test_a_folder_that_is_no_demo_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_demo_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     result = CliRunner().invoke(cli, ["demo", "--output", str(tmp_path)])
     assert result.exit_code == 1
@@ -66,7 +66,7 @@ def test_a_folder_that_is_no_demo_is_left_alone(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_the_demo_keeps_its_promises(tmp_path: Path) -> None:
+def test_the_demo_keeps_its_promised_rates(tmp_path: Path) -> None:
     folder = tmp_path / "demo"
     result = CliRunner().invoke(cli, ["demo", "--output", str(folder)])
     assert result.exit_code == 0, result.output

@@ -48,7 +48,7 @@ def test_clean_data_gives_no_warning(clean: Path) -> None:
     assert evaluation_notes(clean, labelled_images(clean), images.training) == []
 
 
-def test_a_test_part_that_was_trained_on_is_found(clean: Path) -> None:
+def test_a_test_part_used_for_training_is_found(clean: Path) -> None:
     image = cv2.imread(str(clean / "train/good/7-0.png"), cv2.IMREAD_GRAYSCALE)
     assert image is not None
     write(clean / "test/good/again.png", np.clip(0.7 * image + 20, 0, 255).astype(np.uint8))
@@ -61,7 +61,7 @@ def test_a_test_part_that_was_trained_on_is_found(clean: Path) -> None:
     assert "share parts" in note
 
 
-def test_several_pictures_of_a_part_name_the_option(tmp_path: Path) -> None:
+def test_several_images_of_a_part_name_the_option(tmp_path: Path) -> None:
     fill(tmp_path, 60, 5)
     (warning,) = check(tmp_path).warnings
     assert warning.startswith("300 of 300 good images have near-copies")
@@ -73,7 +73,7 @@ def test_several_pictures_of_a_part_name_the_option(tmp_path: Path) -> None:
     assert any(f"{len(grouped.held_out)} held-out good images of 12 parts can promise" in note for note in notes)
 
 
-def test_formats_that_differ_by_class_are_told(clean: Path) -> None:
+def test_formats_that_differ_by_class_are_reported(clean: Path) -> None:
     image = surface(np.random.default_rng(5), 48)
     write(clean / "test/crack/deep.png", (30000 + 5000 * image).astype(np.uint16))
     write(clean / "test/crack/colour.png", np.random.default_rng(6).integers(0, 255, (48, 48, 3)).astype(np.uint8))
@@ -85,7 +85,7 @@ def test_formats_that_differ_by_class_are_told(clean: Path) -> None:
     assert len(check(clean).warnings) == 3
 
 
-def test_what_is_broken_is_listed_and_fails_the_command(clean: Path) -> None:
+def test_broken_files_are_listed_and_fail_the_command(clean: Path) -> None:
     (clean / "test/crack/0-0.png").write_bytes(b"no image")
     result = CliRunner().invoke(cli, ["dataset", "check", str(clean)])
     assert result.exit_code == 1
@@ -94,20 +94,20 @@ def test_what_is_broken_is_listed_and_fails_the_command(clean: Path) -> None:
     assert msgspec.json.decode(as_json.output, type=DatasetReport) == check(clean)
 
 
-def test_too_few_images_say_for_which_promise(tmp_path: Path) -> None:
+def test_too_few_images_name_the_possible_rate(tmp_path: Path) -> None:
     fill(tmp_path, 40)
     few, promise = check(tmp_path).warnings
     assert "40 good images are few" in few
     assert "8 held-out good images can promise a false-reject rate of 11.1% at best: 2% needs 49 images (245 good" in promise
 
 
-def test_defects_that_training_was_shown_are_counted(clean: Path) -> None:
+def test_defects_used_in_training_are_counted(clean: Path) -> None:
     shown = [hashlib.sha256((clean / f"test/crack/{part}-0.png").read_bytes()).hexdigest() for part in (2, 5)]
     (note,) = evaluation_notes(clean, labelled_images(clean), good_images(clean).training, shown)
     assert "training used 2 of these defects" in note
 
 
-def test_images_that_are_gone_are_said_to_be(clean: Path) -> None:
+def test_missing_images_are_reported(clean: Path) -> None:
     (note,) = evaluation_notes(clean, labelled_images(clean), [clean / "gone.png"])
     assert "are missing" in note
 
@@ -123,7 +123,7 @@ def test_whole_groups_are_held_out(tmp_path: Path, group_by: str) -> None:
     assert good_images(tmp_path, 4, group_by) != images
 
 
-def test_groups_that_cannot_be_are_refused(tmp_path: Path) -> None:
+def test_invalid_groups_are_refused(tmp_path: Path) -> None:
     fill(tmp_path / "plain", 10)
     for group_by, said in (
         ("(", "not a valid regular expression"),
@@ -140,7 +140,7 @@ def test_groups_that_cannot_be_are_refused(tmp_path: Path) -> None:
     assert good_images(tmp_path / "split", 0, r"good/(.*)\.png").held_out_groups == 1
 
 
-def test_one_large_group_leaves_the_smaller_ones_to_hold_out(tmp_path: Path) -> None:
+def test_with_one_large_group_the_smaller_ones_are_held_out(tmp_path: Path) -> None:
     fill(tmp_path, 1, 17)
     rng = np.random.default_rng(1)
     for part in (1, 2, 3):

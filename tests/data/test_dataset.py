@@ -15,7 +15,7 @@ def fill(folder: Path, count: int) -> None:
         write(folder / f"{index}.png", good_image(rng))
 
 
-def test_a_plain_folder_is_divided_by_seed(tmp_path: Path) -> None:
+def test_a_plain_folder_is_split_by_seed(tmp_path: Path) -> None:
     fill(tmp_path, 50)
     first, same, other = good_images(tmp_path, 1), good_images(tmp_path, 1), good_images(tmp_path, 2)
     assert first == same
@@ -52,7 +52,7 @@ def test_masks_of_nested_folders_are_their_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("other", ["test", "ground_truth", "calibration"])
-def test_a_layout_without_train_good_is_not_learnt_whole(tmp_path: Path, other: str) -> None:
+def test_a_layout_without_train_good_is_refused(tmp_path: Path, other: str) -> None:
     """`parts/Train/good` with `parts/test/scratch` beside it used to be learnt with all its defects and masks as good parts."""
     fill(tmp_path / "Train" / "good", 9)
     fill(tmp_path / other / "scratch", 2)

@@ -23,7 +23,7 @@ def test_natural_order() -> None:
     ]
 
 
-def test_listing_says_what_is_wrong(tmp_path: Path) -> None:
+def test_listing_errors_say_what_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no image"):
         list_images(tmp_path)
     with pytest.raises(DataError, match="is not a folder"):
@@ -51,7 +51,7 @@ def test_sixteen_bits_and_alpha(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.9, 0.999])
-def test_a_cut_image_is_refused(tmp_path: Path, suffix: str, share: float) -> None:
+def test_a_truncated_image_is_refused(tmp_path: Path, suffix: str, share: float) -> None:
     path = tmp_path / f"x.{suffix}"
     cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
     data = path.read_bytes()
@@ -60,7 +60,7 @@ def test_a_cut_image_is_refused(tmp_path: Path, suffix: str, share: float) -> No
         read_image(path)
 
 
-def test_what_a_file_is_shows_in_its_bytes_and_not_in_its_name(tmp_path: Path) -> None:
+def test_the_file_type_comes_from_the_bytes_not_the_name(tmp_path: Path) -> None:
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     for suffix, other in (("png", "jpg"), ("jpg", "png")):
         path = tmp_path / f"whole.{suffix}"
@@ -82,7 +82,7 @@ def test_a_header_that_claims_a_huge_image_is_one_clear_error() -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int16, np.int32, bool])
-def test_pixels_of_another_type_are_refused_and_not_taken_for_sixteen_bits(dtype: type) -> None:
+def test_pixels_of_another_type_are_refused_not_read_as_16_bit(dtype: type) -> None:
     with pytest.raises(DataError, match="cannot be judged: give uint8, or uint16"):
         to_eight_bits(np.ones((4, 4), dtype), 16)
 
@@ -95,7 +95,7 @@ def test_pixels_of_another_type_are_refused_and_not_taken_for_sixteen_bits(dtype
     channels=st.sampled_from([1, 3]),
     seed=st.integers(0, 9),
 )
-def test_any_frame_fits(height: int, width: int, source: int | None, channels: int, seed: int) -> None:
+def test_any_frame_is_converted(height: int, width: int, source: int | None, channels: int, seed: int) -> None:
     shape = (height, width) if source is None else (height, width, source)
     frame = np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
     fitted = fit_frame(frame, (32, 48, channels))

@@ -106,7 +106,7 @@ def test_images_that_memory_cannot_hold_are_refused_at_once(data: Path, monkeypa
         load_training_data(data, TrainOptions())
 
 
-def test_broken_files_are_kept_apart_and_required_ones_raise(data: Path) -> None:
+def test_broken_files_are_listed_separately_and_required_ones_raise(data: Path) -> None:
     broken = data / "train/good/3-0.png"
     broken.write_bytes(broken.read_bytes()[:50])
     paths = sorted((data / "train/good").iterdir())

@@ -32,7 +32,7 @@ def test_parts_under_several_exposures_are_the_groups(parts: int, exposures: int
     assert len({(a, b) for a, b in zip(labels.tolist(), truth.tolist(), strict=True)}) == parts
 
 
-def test_parts_in_one_fixture_that_share_their_layout_are_no_copies() -> None:
+def test_parts_in_one_fixture_are_not_near_copies() -> None:
     rng = np.random.default_rng(1)
     layout = 4 * surface(rng)
     assert find_near_copies(thumbnails([exposed(layout + surface(rng), rng) for _ in range(120)])).threshold is None
@@ -46,7 +46,7 @@ def test_few_copies_among_many_images_are_found_exactly() -> None:
     assert (copies.similarity > 0.99).all()
 
 
-def test_a_gradual_change_is_no_chain_of_copies() -> None:
+def test_a_gradual_change_is_not_a_chain_of_near_copies() -> None:
     rng = np.random.default_rng(3)
     x = np.arange(64)
     stripes = [np.sin(x / 3 + phase)[None, :] + np.zeros((64, 1)) for phase in rng.uniform(0, 6.28, 200)]
@@ -60,7 +60,7 @@ def test_stripes_of_eight_phases_are_eight_groups_or_none() -> None:
 
 
 @pytest.mark.parametrize("digit", [0, 1, 7])
-def test_digits_of_one_kind_are_no_copies(digit: int) -> None:
+def test_digits_of_one_class_are_not_near_copies(digit: int) -> None:
     root = shared_data("mnist")
     pixels = gzip.decompress((root / "train-images-idx3-ubyte.gz").read_bytes())[16:]
     labels = np.frombuffer(gzip.decompress((root / "train-labels-idx1-ubyte.gz").read_bytes())[8:], np.uint8)
@@ -69,7 +69,7 @@ def test_digits_of_one_kind_are_no_copies(digit: int) -> None:
 
 
 @pytest.mark.parametrize("texture", ["brick", "gravel", "grass"])
-def test_crops_of_one_texture_are_no_copies(texture: str) -> None:
+def test_crops_of_one_texture_are_not_near_copies(texture: str) -> None:
     data = pytest.importorskip("skimage.data")
     photograph = getattr(data, texture)()
     crops = [photograph[y : y + 128, x : x + 128] for y in range(0, 385, 24) for x in range(0, 385, 24)]
@@ -93,7 +93,7 @@ def test_real_tiles_are_grouped_as_their_file_names_say() -> None:
 
 @given(st.integers(1, 30), st.data())
 @settings(max_examples=50, deadline=None)
-def test_joining_is_scipys_connected_components(count: int, data: st.DataObject) -> None:
+def test_joining_matches_scipys_connected_components(count: int, data: st.DataObject) -> None:
     place = st.integers(0, count - 1)
     pairs = np.array(data.draw(st.lists(st.tuples(place, place), max_size=40)), np.int64).reshape(-1, 2)
     labels = join(count, pairs)
@@ -103,7 +103,7 @@ def test_joining_is_scipys_connected_components(count: int, data: st.DataObject)
 
 
 @pytest.mark.parametrize("count", [50, 8])  # more images than numbers each, and fewer
-def test_whitening_is_a_float64_version_of_its_formula(count: int) -> None:
+def test_whitening_matches_a_float64_version_of_its_formula(count: int) -> None:
     found = np.random.default_rng(4).standard_normal((count, 12)) @ np.diag(np.arange(1.0, 13))
     centred = found - found.mean(0)
     covariance = centred.T @ centred / count
@@ -116,6 +116,6 @@ def test_whitening_is_a_float64_version_of_its_formula(count: int) -> None:
     np.testing.assert_allclose(own @ own.T, expected @ expected.T, atol=1e-4)
 
 
-def test_alike_to_the_last_pixel_or_alone() -> None:
+def test_blank_images_and_a_single_image_have_no_near_copies() -> None:
     assert find_near_copies(thumbnails([np.full((40, 40), 7, np.uint8)] * 2)).threshold is None  # blank: nothing of its own
     assert find_near_copies(thumbnails([np.eye(40, dtype=np.uint8) * 200])).threshold is None

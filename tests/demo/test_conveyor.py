@@ -31,7 +31,7 @@ def test_strips_share_no_pixel() -> None:
     assert strips[-1][1] <= 512
 
 
-def test_enough_of_everything(conveyor: Conveyor) -> None:
+def test_the_conveyor_has_enough_frames_and_defects(conveyor: Conveyor) -> None:
     images = good_images(conveyor.data)
     assert len(images.training) == 600
     assert len(images.held_out) == 400
@@ -75,7 +75,7 @@ def test_video_is_the_frames_pixel_by_pixel(conveyor: Conveyor) -> None:
             assert np.array_equal(image, np.repeat(read_image(path)[:, :, None], 3, axis=2))
 
 
-def test_truth_is_on_disk(conveyor: Conveyor) -> None:
+def test_the_ground_truth_is_on_disk(conveyor: Conveyor) -> None:
     truth = json.loads(conveyor.truth.read_text())
     assert truth["defects"] == conveyor.defects
     assert len(truth["frames"]) == len(conveyor.frames)
@@ -91,7 +91,7 @@ def test_same_seed_same_conveyor(conveyor: Conveyor, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_defect_is_visible_and_whole(kind: str) -> None:
+def test_a_defect_is_visible_and_complete(kind: str) -> None:
     ground = np.full((104, 96), 90, np.float32)
     for seed in range(20):
         painted, opacity = paint(kind, ground, np.random.default_rng(seed))

@@ -77,7 +77,7 @@ def workstation(device: Device, tmp_path_factory: pytest.TempPathFactory) -> Vis
     return Visit(HASWELL, {}, "", here, folder)
 
 
-def test_a_processor_is_known_by_its_instruction_sets(visit: Visit) -> None:
+def test_a_processor_is_identified_by_its_instruction_sets(visit: Visit) -> None:
     assert visit.processor["platform"] == f"linux-{visit.emulated.machine}"
     assert set(visit.processor["features"]) == visit.emulated.features
 
@@ -90,18 +90,18 @@ def test_int8_scores_are_those_of_the_exact_computation(visit: Visit, device: De
     assert_exact_int8(scores_of(visit.output / "int8"), device.exact_scores("int8"))
 
 
-def test_an_evaluation_finds_there_what_it_finds_here(visit: Visit, workstation: Visit) -> None:
+def test_an_evaluation_gives_the_same_result_on_the_emulated_processor(visit: Visit, workstation: Visit) -> None:
     assert visit.device.figures() == pytest.approx(workstation.device.figures())
 
 
-def test_a_bundle_says_there_what_it_holds(visit: Visit) -> None:
+def test_info_works_on_the_emulated_processor(visit: Visit) -> None:
     for words in ("train", "export", "calibrate", "evaluate", "fp32: threshold", "int8: threshold"):
         assert words in visit.info
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", EVERY, ids=str)
-def test_every_command_works_in_a_process_of_its_own(
+def test_every_command_works_in_a_separate_process(
     model: Processor, device: Device, workstation: Visit, tmp_path: Path
 ) -> None:
     there = device.copied_to(tmp_path)
@@ -125,7 +125,7 @@ def test_every_command_works_in_a_process_of_its_own(
 
 
 @pytest.mark.slow
-def test_an_engine_for_this_machine_is_refused_where_its_instructions_lack(device: Device, tmp_path: Path) -> None:
+def test_an_engine_for_this_machine_is_refused_without_its_instructions(device: Device, tmp_path: Path) -> None:
     if "avx2" not in processor().features:
         pytest.skip("this machine has no AVX2")
     there = device.copied_to(tmp_path)

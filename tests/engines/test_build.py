@@ -47,7 +47,7 @@ def test_an_engine_scores_as_its_graph(own_bundle: Bundle, target: str, precisio
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_the_sidecar_tells_what_was_asked_for_and_what_was_got(own_bundle: Bundle, target: str) -> None:
+def test_the_sidecar_records_request_and_result(own_bundle: Bundle, target: str) -> None:
     build(own_bundle, "int8", target)
     sidecar = engines(own_bundle)[0].sidecar
     assert sidecar.options == {"target": target, "precision": "int8"}
@@ -72,7 +72,7 @@ def test_a_changed_or_truncated_engine_is_refused(own_bundle: Bundle, target: st
 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("kind", ["another model", "no model"])
-def test_a_graph_that_is_not_ours_builds_no_engine(own_bundle: Bundle, target: str, kind: str) -> None:
+def test_a_foreign_graph_builds_no_engine(own_bundle: Bundle, target: str, kind: str) -> None:
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 4]) for name in "xy")
     graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "other", [x], [y])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
@@ -85,7 +85,7 @@ def test_a_graph_that_is_not_ours_builds_no_engine(own_bundle: Bundle, target: s
     assert not [name for name in own_bundle.manifest.files if name.startswith("engines/")]
 
 
-def test_openvinos_engine_needs_its_version(own_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_openvinos_engine_needs_the_same_version(own_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     build(own_bundle, "int8", "openvino")
     monkeypatch.setattr(openvino_backend, "openvino_version", lambda: "2024.0")
     assert "this is 2024.0" in str(engines(own_bundle)[0].unusable_reason)

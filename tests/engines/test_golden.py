@@ -62,7 +62,7 @@ def test_what_scores_otherwise_than_its_threshold_was_fitted_on_does_not_decide(
     Inspector.open(own_bundle.path, backend=backend, precision="fp32").close()
 
 
-def test_no_command_goes_on_with_it(own_line: Line) -> None:
+def test_no_command_continues_with_a_drifted_backend(own_line: Line) -> None:
     bundle, data = own_line.bundle, own_line.data
     shift_golden(bundle, 1.0)
     on_onnxruntime = ["--backend", "onnxruntime"]
@@ -83,7 +83,7 @@ def test_no_command_goes_on_with_it(own_line: Line) -> None:
     assert not any("int8" in entry.title for entry in report.entries)
 
 
-def test_the_threshold_fitted_here_is_the_way_out(own_bundle: Bundle) -> None:
+def test_fitting_the_threshold_on_this_device_fixes_drift(own_bundle: Bundle) -> None:
     name = build_engine(own_bundle, BuildRequest("int8", "onnxruntime"))
     shift_golden(own_bundle.path, 1.0)
     bundle = Bundle.open(own_bundle.path)
@@ -113,7 +113,7 @@ def test_a_score_that_is_no_number_proves_nothing(own_bundle: Bundle, monkeypatc
             check_against_threshold(own_bundle, backend, decision, "onnxruntime fp32", "")
 
 
-def test_a_backend_that_must_not_decide_is_closed(own_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_backend_is_closed(own_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     closed: list[str] = []
 
     def close(self: OnnxRuntimeBackend) -> None:
@@ -126,7 +126,7 @@ def test_a_backend_that_must_not_decide_is_closed(own_bundle: Bundle, monkeypatc
     assert closed == ["onnxruntime"]
 
 
-def test_a_bundle_that_travelled_without_its_golden_frames_is_refused(own_bundle: Bundle) -> None:
+def test_a_bundle_copied_without_its_golden_frames_is_refused(own_bundle: Bundle) -> None:
     shutil.rmtree(own_bundle.path / "golden")
     result = CliRunner().invoke(cli, ["run", "nowhere", "--bundle", str(own_bundle.path)])
     assert result.exit_code == 1
@@ -135,7 +135,7 @@ def test_a_bundle_that_travelled_without_its_golden_frames_is_refused(own_bundle
 
 
 @pytest.mark.parametrize("change", [{"images": []}, {"scores": {}}, {"scores": {"fp32": []}}, {"scores": {"fp32": [1.0]}}])
-def test_golden_scores_that_are_not_all_there_are_one_clear_error(own_bundle: Bundle, change: dict[str, object]) -> None:
+def test_incomplete_golden_scores_are_one_clear_error(own_bundle: Bundle, change: dict[str, object]) -> None:
     path = own_bundle.path / "golden" / "scores.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     digest, size = sha256_of(path), path.stat().st_size

@@ -47,7 +47,7 @@ def test_without_a_benchmark_int8_comes_first_only_where_it_may_be_faster(own_bu
     assert choose(own_bundle).title == {"int8": "openvino int8", "fp32": "openvino fp32"}[faster]
 
 
-def test_openvinos_engine_takes_its_graphs_place(own_bundle: Bundle) -> None:
+def test_openvinos_engine_replaces_its_graph(own_bundle: Bundle) -> None:
     pytest.importorskip("openvino")
     build_engine(own_bundle, BuildRequest("int8", "openvino"))
     titles = [choice.title for choice in candidates(own_bundle)[0]]
@@ -56,7 +56,7 @@ def test_openvinos_engine_takes_its_graphs_place(own_bundle: Bundle) -> None:
         assert backend.spec.precision == "int8"
 
 
-def test_after_a_benchmark_auto_takes_the_fastest_measured(own_bundle: Bundle) -> None:
+def test_after_a_benchmark_auto_chooses_the_fastest(own_bundle: Bundle) -> None:
     build_engine(own_bundle, BuildRequest("fp32", "onnxruntime"))
     bench(own_bundle, batches=(1,), seconds=0.3, rounds=3)
     path = own_bundle.file(BENCHMARK, "lrdan-edge bench")
@@ -74,7 +74,7 @@ def test_after_a_benchmark_auto_takes_the_fastest_measured(own_bundle: Bundle) -
     assert eager.speedup == pytest.approx(1.0)
 
 
-def test_an_engine_built_after_the_benchmark_is_not_forgotten(own_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_built_after_the_benchmark_is_considered(own_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """It used to be: `run` chose among what had been measured, and a TensorRT engine built later never ran."""
     monkeypatch.setattr(select, "preferred", lambda: ("onnxruntime int8", "onnxruntime fp32 (graph)"))
     bench(own_bundle, batches=(1,), seconds=0.3, rounds=3)
@@ -112,7 +112,7 @@ def test_threads_reach_the_backend(own_bundle: Bundle) -> None:
         assert inspector.backend._session.get_session_options().intra_op_num_threads == 1
 
 
-def test_threads_sleep_between_frames_where_asked(own_bundle: Bundle) -> None:
+def test_threads_sleep_between_frames_if_requested(own_bundle: Bundle) -> None:
     from lrdan_edge import Inspector
 
     for spin, entry in ((None, "1"), (True, "1"), (False, "0")):
@@ -123,14 +123,14 @@ def test_threads_sleep_between_frames_where_asked(own_bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime-cuda", "onnxruntime-tensorrt"])
-def test_a_gpu_provider_that_is_missing_or_broken_is_an_error_and_not_the_processor(own_bundle: Bundle, backend: str) -> None:
+def test_a_missing_or_broken_gpu_provider_is_an_error_not_a_fallback(own_bundle: Bundle, backend: str) -> None:
     with pytest.raises(BackendError, match=f"no {backend} runs here"):
         choose(own_bundle, backend)
     with pytest.warns(UserWarning, match="not in available provider names"), pytest.raises(BackendError, match="no working"):
         OnnxRuntimeBackend(own_bundle.graph("fp32").read_bytes(), "fp32", name=backend)
 
 
-def test_gpu_providers_are_to_be_had_where_there_is_a_gpu_and_taken_unasked_once_measured(
+def test_gpu_providers_are_offered_with_a_gpu_and_chosen_automatically_once_measured(
     own_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gpu = Gpu(name="Orin", compute_capability="8.7", cuda="12.6", integrated=True)

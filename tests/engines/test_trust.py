@@ -47,7 +47,7 @@ def test_a_signature_is_the_hmac_of_the_bytes_with_the_key(key: Path) -> None:
 
 
 @pytest.mark.usefixtures("key")
-def test_builds_at_once_agree_on_one_key() -> None:
+def test_simultaneous_builds_agree_on_one_key() -> None:
     signatures: list[str] = []
     threads = [threading.Thread(target=lambda: signatures.append(sign(b"sidecar"))) for _ in range(8)]
     for thread in threads:
@@ -67,7 +67,7 @@ def test_builds_at_once_agree_on_one_key() -> None:
         ("", 0o600, "is not a key"),
     ],
 )
-def test_what_is_not_a_key_is_refused(key: Path, text: str, mode: int, said: str) -> None:
+def test_an_invalid_key_is_refused(key: Path, text: str, mode: int, said: str) -> None:
     key.parent.mkdir()
     key.write_text(text, encoding="utf-8")
     key.chmod(mode)
@@ -101,7 +101,7 @@ def test_a_key_that_cannot_be_written_says_what_to_set(key: Path) -> None:
         sign(b"")
 
 
-def test_another_machines_engine_is_not_loaded_until_vouched_for(
+def test_another_machines_engine_is_not_loaded_until_trusted(
     own_bundle: Bundle, key: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = build_engine(own_bundle, BuildRequest("int8", "onnxruntime"))
@@ -129,7 +129,7 @@ def test_another_machines_engine_is_not_loaded_until_vouched_for(
     assert all(check.passed for check in verify_engine(own_bundle, name))
 
 
-def test_a_signature_does_not_fit_another_engine(own_bundle: Bundle) -> None:
+def test_a_signature_is_not_valid_for_another_engine(own_bundle: Bundle) -> None:
     names = [build_engine(own_bundle, BuildRequest(precision, "onnxruntime")) for precision in ("int8", "fp32")]
     first, second = (own_bundle.path / "engines" / f"{name}.sig" for name in names)
     second.write_bytes(first.read_bytes())
@@ -212,7 +212,7 @@ def test_an_engine_changed_after_signing_is_refused(device: Bundle, key: Path, m
     assert [check.passed for check in verify_engine(changed, engine.name)] == [True, False, True, None]
 
 
-def test_without_the_extra_the_own_engine_runs_and_others_name_the_extra(
+def test_without_the_extra_own_engines_run_and_others_name_the_extra(
     device: Bundle, key: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trust_key(build_machines_key(key))
@@ -246,7 +246,7 @@ def test_accepting_an_engine_keeps_the_build_machines_signature(device: Bundle, 
         (b"\xff".decode("latin-1"), 0o644, "not a public key"),
     ],
 )
-def test_a_list_of_trusted_keys_that_is_not_one_is_refused(device: Bundle, key: Path, text: str, mode: int, said: str) -> None:
+def test_an_invalid_list_of_trusted_keys_is_refused(device: Bundle, key: Path, text: str, mode: int, said: str) -> None:
     path = key.with_name("trusted-keys")
     path.write_text(f"# line 3\n{build_machines_key(key)} # the build server\n{text}\n", encoding="utf-8")
     path.chmod(mode)
@@ -266,12 +266,12 @@ def test_a_key_is_added_to_a_list_that_was_edited_by_hand(key: Path, last: str) 
 
 
 @pytest.mark.usefixtures("key")
-def test_only_a_key_is_trusted() -> None:
+def test_only_a_valid_key_can_be_trusted() -> None:
     assert trusted_keys() == set()
     with pytest.raises(EngineError, match="a public key must be 64 hex digits, got 'abc'"):
         trust_key("abc")
 
 
 @pytest.mark.parametrize("words", [[], ["e.plan"], ["--sha256", "00"], ["e.plan", "--sha256", "00", "--public-key", "00"]])
-def test_trust_takes_an_engine_with_its_sha256_or_a_key(words: list[str]) -> None:
+def test_trust_needs_an_engine_with_its_sha256_or_a_key(words: list[str]) -> None:
     assert CliRunner().invoke(cli, ["engine", "trust", *words]).exit_code == 2

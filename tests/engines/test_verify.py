@@ -43,7 +43,7 @@ def name(own_bundle: Bundle) -> str:
     return build_engine(own_bundle, BuildRequest("int8", "onnxruntime"))
 
 
-def test_a_sound_engine_passes_every_step(own_bundle: Bundle, name: str) -> None:
+def test_a_valid_engine_passes_every_step(own_bundle: Bundle, name: str) -> None:
     checks = verify_engine(own_bundle, name)
     assert [check.name for check in checks] == ["files", "signature", "compatibility", "scores"]
     assert all(check.passed for check in checks)
@@ -63,7 +63,7 @@ def test_damaged_files_fail_and_nothing_is_loaded(own_bundle: Bundle, name: str,
     assert "lrdan-edge build-engine --int8" in checks[0].said
 
 
-def test_an_engine_swapped_with_its_manifest_entry_is_not_the_signed_one(own_bundle: Bundle, name: str) -> None:
+def test_an_engine_replaced_with_its_manifest_entry_fails_the_signature(own_bundle: Bundle, name: str) -> None:
     other = own_bundle.path / "model.fp32.onnx"
     path = own_bundle.path / "engines" / name
     path.write_bytes(other.read_bytes())
@@ -84,14 +84,14 @@ def test_an_engine_of_an_older_graph_is_not_compatible(own_bundle: Bundle, name:
     assert outcome(own_bundle, name) == {"files": True, "signature": True, "compatibility": False, "scores": None}
 
 
-def test_without_golden_frames_the_scores_are_not_proven(
+def test_without_golden_frames_the_scores_are_not_verified(
     own_bundle: Bundle, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(golden, "GOLDEN", "elsewhere")
     assert outcome(own_bundle, name) == {"files": True, "signature": True, "compatibility": True, "scores": None}
 
 
-def test_damaged_golden_frames_prove_nothing(own_bundle: Bundle, name: str) -> None:
+def test_damaged_golden_frames_verify_nothing(own_bundle: Bundle, name: str) -> None:
     picture = next((own_bundle.path / "golden").glob("*.png"))
     picture.write_bytes(picture.read_bytes()[:-1])
     scores = verify_engine(own_bundle, name)[-1]
@@ -99,7 +99,7 @@ def test_damaged_golden_frames_prove_nothing(own_bundle: Bundle, name: str) -> N
     assert picture.name in scores.said
 
 
-def test_drift_and_scores_that_are_no_numbers_fail(own_bundle: Bundle) -> None:
+def test_drift_and_nan_scores_fail(own_bundle: Bundle) -> None:
     golden = golden_scores(own_bundle)
     scores, peaks = golden.scores["fp32"], golden.peaks["fp32"]
     assert check_against_graph(own_bundle, Fixed(scores, peaks), "fp32") < 1e-6

@@ -20,7 +20,7 @@ from lrdan_edge.errors import DataError
 from lrdan_edge.evaluation.evaluate import as_markdown, evaluate
 
 
-def test_figures_are_those_counted_by_hand(own_line: Line) -> None:
+def test_figures_match_a_count_by_hand(own_line: Line) -> None:
     bundle = Bundle.open(own_line.bundle)
     result, pictures = evaluate(bundle, own_line.data, backend="onnxruntime", precision="fp32")
     labels, scores, outcomes, pixels, truth = [], [], [], [], []
@@ -52,7 +52,7 @@ def test_figures_are_those_counted_by_hand(own_line: Line) -> None:
     assert f"{result.image_auroc:.4f}" in page
 
 
-def test_an_evaluation_rests_on_the_engine_it_measured(own_line: Line) -> None:
+def test_an_evaluation_depends_on_the_engine_it_measured(own_line: Line) -> None:
     bundle = Bundle.open(own_line.bundle)
     name = build_engine(bundle, BuildRequest("fp32", "onnxruntime"))
     evaluate(bundle, own_line.data, backend="onnxruntime", precision="fp32")
@@ -77,7 +77,7 @@ def test_a_folder_without_defects_is_refused(own_line: Line) -> None:
         ("best-f1", ["%; the threshold's rule promises nothing"] * 2),
     ],
 )
-def test_only_what_a_rule_promises_is_called_a_promise(own_line: Line, rule: ThresholdRule, said: list[str]) -> None:
+def test_only_a_promised_rate_is_called_promised(own_line: Line, rule: ThresholdRule, said: list[str]) -> None:
     bundle = Bundle.open(own_line.bundle)
     fit_thresholds(bundle, ThresholdTarget(rule, 0.05, 0.9), defects=own_line.data)
     result, _ = evaluate(bundle, own_line.data, backend="onnxruntime", precision="fp32", write=False)

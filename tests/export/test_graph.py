@@ -63,7 +63,7 @@ def test_every_geometry_is_in_a_clean_graph(
     assert relative_differences(actual.score, expected[0], 1.0).max() <= bound
 
 
-def test_constants_are_not_rounded_on_their_way_to_fp16() -> None:
+def test_constants_are_not_rounded_in_the_fp16_graph() -> None:
     import torch
 
     module, whole = (deploy_module((44, 36, 1), "restorer", "tiles") for _ in range(2))

@@ -23,7 +23,7 @@ def test_differences_are_relative_to_the_score_the_median_or_the_unit() -> None:
     np.testing.assert_allclose(relative_differences(actual, expected, 8.0), [0.05, 0.05, 0, 0.1], rtol=1e-5)
 
 
-def test_the_numbers_are_what_they_say() -> None:
+def test_parity_numbers_match_their_definition() -> None:
     rng = np.random.default_rng(0)
     expected, heat = rng.normal(3, 1, 50).astype(np.float32), rng.normal(0, 1, (50, 4, 5)).astype(np.float32)
     actual, other = expected + rng.normal(0, 0.5, 50).astype(np.float32), heat + np.float32(0.25)
@@ -67,7 +67,7 @@ def test_an_export_beyond_a_bound_changes_nothing(own_bundle: Bundle, monkeypatc
     assert own_bundle.manifest.model.geometry is None
 
 
-def test_without_openvino_the_report_says_so(own_bundle: Bundle, line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_openvino_the_report_names_it(own_bundle: Bundle, line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch")
     from fewer_exports import export_as_before
 

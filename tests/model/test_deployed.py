@@ -42,7 +42,7 @@ def deploy_module(channels: Literal[1, 3] = 1) -> DeployModule:
 @pytest.mark.parametrize("pooling", ["max", "mean"])
 @pytest.mark.parametrize("sigma", [0.0, 2.0])
 @pytest.mark.parametrize("normalise", [True, False])
-def test_head_is_what_it_says(pooling: Literal["max", "mean"], sigma: float, normalise: bool) -> None:
+def test_scoring_head_matches_its_definition(pooling: Literal["max", "mean"], sigma: float, normalise: bool) -> None:
     spec = spec_for(32, 40, 3)
     head = head_for(spec, pooling=pooling, sigma=sigma, normalise=normalise)
     ae2 = Autoencoder(spec).eval()
@@ -112,7 +112,7 @@ def test_an_autoencoder_marks_no_defects() -> None:
 
 
 @pytest.mark.parametrize("name", ["extent", "nearby"])
-def test_what_needs_log_odds_is_refused_for_errors(name: str) -> None:
+def test_options_for_log_odds_are_refused_for_errors(name: str) -> None:
     wrong: dict[str, Any] = {name: True}
     with pytest.raises(ValueError, match="probability"):
         Scoring(normalise=True, smoothing_sigma=1, pooling="max", **wrong)
@@ -133,7 +133,7 @@ with torch.inference_mode():
 
 @given(st.lists(st.integers(0, 11), min_size=1, max_size=20))
 @settings(max_examples=40, deadline=None)
-def test_score_depends_on_nothing_but_its_own_frame(indices: list[int]) -> None:
+def test_score_depends_only_on_its_own_frame(indices: list[int]) -> None:
     with torch.inference_mode():
         score, heatmap = MODULE(FRAMES[indices])
     torch.testing.assert_close(score, ALONE[indices], rtol=1e-6, atol=1e-6 * ALONE.abs().max().item())
@@ -152,7 +152,7 @@ def test_half_precision_keeps_outputs_and_constants_in_float32() -> None:
         torch.testing.assert_close(other, one, rtol=2e-2, atol=2e-2)
 
 
-def test_a_pixel_that_never_errs_does_not_explode() -> None:
+def test_a_pixel_without_deviation_gives_a_finite_score() -> None:
     spec = spec_for(32, 32, 1)
     zeros = torch.zeros(32, 32)
     head = ScoringHead(spec, Scoring(normalise=True, smoothing_sigma=0, pooling="max"), zeros, zeros)

@@ -46,7 +46,7 @@ def test_the_matrix_is_the_area_average(before: int, data: st.DataObject) -> Non
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(20, 300), st.integers(20, 300), st.integers(8, 300), st.integers(8, 300))
-def test_the_graph_scales_as_training_does(rows: int, columns: int, height: int, width: int) -> None:
+def test_the_graph_resizes_as_training_does(rows: int, columns: int, height: int, width: int) -> None:
     image = smooth_image(rows, columns)
     expected = fit_frame(image, (height, width, 1)).astype(np.float64)[..., 0]
     module = AreaResize((rows, columns), (height, width))
@@ -76,7 +76,7 @@ def spec_of(geometry: str, channels: Any = 3) -> ModelSpec:
 
 @pytest.mark.parametrize("geometry", sorted(set(GEOMETRIES) - {"none"}))
 @pytest.mark.parametrize("channels", [1, 3])
-def test_the_graph_cuts_as_training_does(geometry: str, channels: int) -> None:
+def test_the_graph_tiles_as_training_does(geometry: str, channels: int) -> None:
     spec = spec_of(geometry, channels)
     assert spec.geometry is not None
     frames = np.stack([smooth_image(*spec.frame_shape), 255 - smooth_image(*spec.frame_shape)])
@@ -98,7 +98,7 @@ def tiled(rows: int, columns: int, overlap: int, other: int) -> ModelSpec:
 
 @settings(max_examples=40, deadline=None)
 @given(grids)
-def test_tiles_of_one_map_are_blended_to_that_map(grid: tuple[int, int, int, int]) -> None:
+def test_tiles_of_one_map_blend_to_that_map(grid: tuple[int, int, int, int]) -> None:
     spec = tiled(*grid)
     rows, columns = spec.heatmap_shape
     canvas = torch.rand(2, 1, rows, columns)
@@ -132,7 +132,7 @@ def test_tiles_that_disagree_leave_no_seam() -> None:
     assert stitched[0, -24:].min() == 1
 
 
-def test_a_tile_that_gives_nan_shows_in_the_score() -> None:
+def test_a_nan_in_a_tile_reaches_the_score() -> None:
     spec = tiled(2, 2, 8, 8)
     maps = torch.zeros(4, 1, 44, 36)
     maps[3] = float("nan")

@@ -12,7 +12,7 @@ from lrdan_edge.protocol.protocol import ProtocolOptions, draw_labelled, run_pro
 from lrdan_edge.protocol.readers import read_dataset
 
 
-def test_nine_seeds_take_each_other_class_once(tiny: Path) -> None:
+def test_nine_seeds_use_each_other_class_once(tiny: Path) -> None:
     train = read_dataset("mnist", tiny).train
     seen = []
     for seed in range(9):
@@ -25,7 +25,7 @@ def test_nine_seeds_take_each_other_class_once(tiny: Path) -> None:
     assert draw_labelled(train, 3, 0, 0.0, 20) is None
 
 
-def test_the_table_marks_them_and_the_others_get_none(tiny: Path, tmp_path: Path) -> None:
+def test_the_table_marks_labelled_detectors_and_others_get_no_labels(tiny: Path, tmp_path: Path) -> None:
     dataset = read_dataset("mnist", tiny)
     study = columns.of_detectors(("deep-svdd", "deep-sad", "inspection-known"), 0.1)
     options = ProtocolOptions(classes=("4",), steps=2)
@@ -39,7 +39,7 @@ def test_the_table_marks_them_and_the_others_get_none(tiny: Path, tmp_path: Path
     assert json.loads(written.json.read_text())["recipes"]["deep-sad (semi-supervised, 0.1)"].startswith("semi-supervised")
 
 
-def test_only_good_images_are_the_rule(tiny: Path) -> None:
+def test_the_labelled_ratio_is_checked_and_other_detectors_need_none(tiny: Path) -> None:
     assert columns.of_detectors(("deep-svdd",)).remark == ""
     with pytest.raises(DataError, match="must be between 0 and 1, got 1"):
         columns.of_detectors(("deep-sad",), 1.0)

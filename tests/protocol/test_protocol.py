@@ -84,7 +84,7 @@ def test_auroc_is_scikit_learns_for_each_class(dataset: Dataset, tmp_path: Path)
         assert (sum(entry.histogram.normal), sum(entry.histogram.anomalous)) == (6, 54)
 
 
-def test_what_is_finished_is_not_run_again(dataset: Dataset, tmp_path: Path) -> None:
+def test_finished_runs_are_not_repeated(dataset: Dataset, tmp_path: Path) -> None:
     def stop(_entry: object, done: int, _total: int) -> None:
         if done == 7:
             raise KeyboardInterrupt
@@ -110,7 +110,7 @@ def test_what_is_finished_is_not_run_again(dataset: Dataset, tmp_path: Path) -> 
     assert "processor: another" in page
 
 
-def test_limits_draw_the_same_images_whatever_the_seed(dataset: Dataset, tmp_path: Path) -> None:
+def test_limits_draw_the_same_images_for_every_seed(dataset: Dataset, tmp_path: Path) -> None:
     results = run(dataset, tmp_path, study(), seeds=(0, 1), classes=("5",), train_limit=4, test_limit=2).results
     assert FITS == [4, 4]
     assert [entry.images for entry in results.entries] == [{"training": 4, "normal": 2, "anomalous": 18}] * 2
@@ -122,7 +122,7 @@ def test_limits_draw_the_same_images_whatever_the_seed(dataset: Dataset, tmp_pat
     assert {frame.numpy().tobytes() for frame in frames} < whole
 
 
-def test_a_run_that_fails_is_told_and_stops_nothing(dataset: Dataset, tmp_path: Path) -> None:
+def test_a_failed_run_is_reported_and_stops_no_other(dataset: Dataset, tmp_path: Path) -> None:
     written = run(dataset, tmp_path, study(Fails, Diverges, MeanImage), classes=("0", "1"))
     failures = [entry.failure for entry in written.results.entries]
     assert failures == ["60 of 60 scores are not finite", "loss irec became nan", None] * 2
@@ -142,7 +142,7 @@ def test_a_run_that_fails_is_told_and_stops_nothing(dataset: Dataset, tmp_path: 
         (lambda _text: b"[" * 100_000, "holds no results"),
     ],
 )
-def test_results_that_do_not_fit_are_kept_and_refused(
+def test_incompatible_results_are_kept_and_refused(
     dataset: Dataset, tmp_path: Path, damage: Callable[[bytes], bytes], message: str
 ) -> None:
     path = run(dataset, tmp_path, study(), classes=("0",)).json
@@ -173,7 +173,7 @@ def test_two_runs_add_to_one_folder(dataset: Dataset, tmp_path: Path) -> None:
     ("options", "message"),
     [({"classes": ("11",)}, "no class '11'"), ({"steps": 0}, "steps is 0"), ({"train_limit": 1}, "train_limit is 1")],
 )
-def test_senseless_options_are_refused(dataset: Dataset, tmp_path: Path, options: dict[str, Any], message: str) -> None:
+def test_invalid_options_are_refused(dataset: Dataset, tmp_path: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         run(dataset, tmp_path, study(), **options)
     assert not (tmp_path / "mnist.json").exists()
@@ -204,7 +204,7 @@ def test_the_ablation_adds_the_terms_in_turn() -> None:
     assert [cast(Lrdan, make()).scorer for make in chosen.values()] == ["ae1"] * 5 + ["ae2"]
 
 
-def test_the_readings_differ_in_nothing_else() -> None:
+def test_the_readings_differ_only_in_the_dual_term() -> None:
     began, joint = (cast(Lrdan, make()) for make in columns.of_readings().columns.values())
     assert began.recipe.replace("read as began", "read as joint") == joint.recipe
 
@@ -217,7 +217,7 @@ def test_the_readings_differ_in_nothing_else() -> None:
         (["--dual-readings"], "mnist-dual-readings", ["began", "joint"]),
     ],
 )
-def test_the_command_writes_what_repeats_it(
+def test_the_command_records_how_to_repeat_it(
     tiny: Path, tmp_path: Path, words: list[str], stem: str, expected: list[str]
 ) -> None:
     output = tmp_path / "out"

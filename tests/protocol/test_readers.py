@@ -34,7 +34,7 @@ def labels_of(values: list[int]) -> bytes:
 
 
 @pytest.mark.parametrize("name", ["x-idx3-ubyte", "x-idx3-ubyte.gz"])
-def test_idx_is_read_as_it_was_written(tmp_path: Path, name: str) -> None:
+def test_idx_round_trip(tmp_path: Path, name: str) -> None:
     path = put(tmp_path, name, gzip.compress(WHOLE) if name.endswith(".gz") else WHOLE)
     assert np.array_equal(idx_files.read(path, 3), PIXELS)
 
@@ -47,7 +47,7 @@ def test_idx_files_are_found_under_their_usual_names(tmp_path: Path, name: str) 
 
 @FEW
 @given(st.integers(0, len(WHOLE) - 1), st.integers(1, 255))
-def test_a_damaged_header_or_a_cut_file_is_refused(tmp_path: Path, place: int, flip: int) -> None:
+def test_a_damaged_header_or_a_truncated_file_is_refused(tmp_path: Path, place: int, flip: int) -> None:
     with pytest.raises(DataError, match="cut"):
         idx_files.read(put(tmp_path, "cut", WHOLE[:place]), 3)
     header = bytearray(WHOLE)
@@ -60,7 +60,7 @@ def test_a_damaged_header_or_a_cut_file_is_refused(tmp_path: Path, place: int, f
 
 @FEW
 @given(st.data())
-def test_a_damaged_gzip_is_refused_or_whole(tmp_path: Path, data: st.DataObject) -> None:
+def test_a_damaged_gzip_is_refused_or_read_correctly(tmp_path: Path, data: st.DataObject) -> None:
     packed = bytearray(gzip.compress(WHOLE, mtime=0))
     packed[data.draw(st.integers(0, len(packed) - 1))] ^= data.draw(st.integers(1, 255))
     del packed[data.draw(st.integers(len(packed) // 2, len(packed))) :]
@@ -72,7 +72,7 @@ def test_a_damaged_gzip_is_refused_or_whole(tmp_path: Path, data: st.DataObject)
     assert np.array_equal(found, PIXELS)  # some bytes of gzip's header mean nothing
 
 
-def test_a_header_that_promises_too_much_allocates_nothing(tmp_path: Path) -> None:
+def test_a_header_with_a_huge_size_allocates_nothing(tmp_path: Path) -> None:
     huge = struct.pack(">HBBIII", 0, 8, 3, 1 << 31, 1 << 31, 1 << 31)
     for name, data in (("huge", huge), ("huge.gz", gzip.compress(huge))):
         with pytest.raises(DataError, match="fewer bytes"):
@@ -120,7 +120,7 @@ def test_cifar_is_read_as_blue_green_red(tmp_path: Path) -> None:
 
 @settings(FEW, max_examples=20)
 @given(st.integers(1, 20 * cifar.RECORD))
-def test_a_cut_cifar_file_is_refused(tmp_path: Path, missing: int) -> None:
+def test_a_truncated_cifar_file_is_refused(tmp_path: Path, missing: int) -> None:
     write_cifar(tmp_path)
     path = tmp_path / "data_batch_3.bin"
     path.write_bytes(path.read_bytes()[:-missing])
@@ -128,7 +128,7 @@ def test_a_cut_cifar_file_is_refused(tmp_path: Path, missing: int) -> None:
         read_dataset("cifar10", tmp_path)
 
 
-def test_cifar_files_that_lack_or_mislabel_are_refused(tmp_path: Path) -> None:
+def test_incomplete_or_mislabelled_cifar_files_are_refused(tmp_path: Path) -> None:
     write_cifar(tmp_path)
     damaged = bytearray((tmp_path / "test_batch.bin").read_bytes())
     damaged[cifar.RECORD] = 10
@@ -170,7 +170,7 @@ def test_grey_data_sets_are_read_grey_from_colour_files(tmp_path: Path) -> None:
     assert read_dataset("fashion-mnist", tmp_path).train.frames.shape == (20, 1, 28, 28)
 
 
-def test_folders_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+def test_inconsistent_folders_are_refused(tmp_path: Path) -> None:
     write_folders(tmp_path, (*CLASSES["cifar10"][:9], "lorry"))
     with pytest.raises(DataError, match=r"lorry.*name them airplane"):
         read_dataset("cifar10", tmp_path)
@@ -183,7 +183,7 @@ def test_folders_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         read_dataset("cifar10", tmp_path)
 
 
-def test_folders_without_data_say_what_was_looked_for(tmp_path: Path) -> None:
+def test_folders_without_data_name_the_expected_files(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not a folder"):
         read_dataset("mnist", tmp_path / "nowhere")
     with pytest.raises(DataError, match="train-images-idx3-ubyte"):
@@ -200,7 +200,7 @@ def test_a_class_without_images_is_refused(tmp_path: Path) -> None:
         read_dataset("mnist", tmp_path)
 
 
-def test_mnist_itself() -> None:
+def test_published_mnist_files_are_read() -> None:
     dataset = read_dataset("mnist", shared_data("mnist"))
     assert dataset.train.frames.shape == (60000, 1, 28, 28)
     assert dataset.test.frames.shape == (10000, 1, 28, 28)

@@ -69,7 +69,7 @@ def test_published_means_are_over_the_rows_shown() -> None:
     assert table.rows[2][-1] == f"{(72.4 + 87.8) / 2:.1f}"
 
 
-def test_the_page_says_how_it_was_made() -> None:
+def test_the_page_names_its_command_and_settings() -> None:
     page = as_markdown(results([entry("one", "cat", 0, 0.5)]))
     for text in ("A remark.", "    lrdan-edge protocol cifar10 --root x", "- one: how one is made", "- processor: a processor"):
         assert f"\n{text}\n" in page or text == "A remark."

@@ -18,7 +18,7 @@ def changed(heatmap: npt.NDArray[np.float32], maximum: float) -> npt.NDArray[np.
 
 
 @pytest.mark.parametrize("full", [-2.0, -3.0, -2.5])
-def test_a_defect_glows_below_zero_too_and_nothing_else_does(full: float) -> None:
+def test_only_a_defect_is_highlighted_even_with_negative_values(full: float) -> None:
     inside = np.zeros((40, 60), bool)
     inside[10:20, 30:40] = True
     assert (changed(HEAT, full) == inside).all()
@@ -26,19 +26,19 @@ def test_a_defect_glows_below_zero_too_and_nothing_else_does(full: float) -> Non
 
 @given(st.integers(-64, 64), st.sampled_from([0.25, 1.0, 4.0]))
 @settings(max_examples=30, deadline=None)
-def test_neither_zero_nor_the_unit_of_scores_means_anything(shift: int, unit: float) -> None:
+def test_the_overlay_ignores_offset_and_unit_of_the_values(shift: int, unit: float) -> None:
     heat = (np.round(HEAT * 64) / 64).astype(np.float32)  # so that shifting and scaling are exact
     moved = (heat * unit + shift).astype(np.float32)
     np.testing.assert_array_equal(overlay(FRAME, moved, -2.0 * unit + shift), overlay(FRAME, heat, -2.0))
 
 
-def test_a_frame_that_is_mostly_defective_glows_where_it_is() -> None:
+def test_a_mostly_defective_frame_is_highlighted_at_its_defects() -> None:
     heat = np.full((40, 60), 3.0, np.float32)
     heat[:, :5] = -9
     assert (changed(heat, -2.0) == (heat > 0)).all()
 
 
-def test_what_is_no_number_does_not_glow() -> None:
+def test_values_that_are_not_finite_are_not_highlighted() -> None:
     heat = HEAT.copy()
     heat[0] = np.nan
     assert not changed(heat, -2.0)[0].any()

@@ -55,7 +55,7 @@ def picture(card: ET.Element, title: str) -> Frame:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_numbers_are_the_inspectors_and_pictures_are_what_they_say(line: Line, tmp_path: Path, precision: Precision) -> None:
+def test_numbers_are_the_inspectors_and_images_are_correct(line: Line, tmp_path: Path, precision: Precision) -> None:
     images = [line.data / "test/good", *sorted((line.data / "test/blob").iterdir())[:3]]
     page = explain(Bundle.open(line.bundle), images, tmp_path / "page.html", backend="onnxruntime", precision=precision)
     cards = list(ET.parse(page.path).iter(f"{X}article"))
@@ -89,7 +89,7 @@ def test_the_reconstruction_is_pytorchs(line: Line, tmp_path: Path) -> None:
     assert np.abs(picture(card, "Reconstruction").astype(float) - expected.clip(0, 255)).max() <= 0.51
 
 
-def test_the_page_asks_nothing_of_the_outside_and_names_cannot_break_it(line: Line, tmp_path: Path) -> None:
+def test_the_page_is_self_contained_and_names_cannot_break_it(line: Line, tmp_path: Path) -> None:
     name = "<script>alert(1)<&\"'>.png"
     shutil.copy(line.data / "test/good/0.png", tmp_path / name.replace("/", ""))
     (tmp_path / "broken<b>.png").write_bytes(b"x")
@@ -110,7 +110,7 @@ def test_the_page_asks_nothing_of_the_outside_and_names_cannot_break_it(line: Li
     assert "@import" not in text
 
 
-def test_a_line_surrounds_what_exceeds_the_threshold() -> None:
+def test_a_line_surrounds_pixels_above_the_threshold() -> None:
     heat = np.zeros((40, 40), np.float32)
     heat[10:20, 5:15] = 3
     plain, lined = heat_picture(heat, 0, 4, None, 160), heat_picture(heat, 0, 4, 2.0, 160)
@@ -121,7 +121,7 @@ def test_a_line_surrounds_what_exceeds_the_threshold() -> None:
     assert not (heat_picture(heat, 0, 4, 3.5, 160) != plain).any()
 
 
-def test_the_strip_is_a_count_of_the_good_scores() -> None:
+def test_the_strip_is_a_histogram_of_the_good_scores() -> None:
     scores = np.random.default_rng(0).normal(size=200).tolist()
     drawing = ET.fromstring(strip(scores, 2.5, 4.0))
     heights = [float(bar.attrib["height"]) for bar in drawing.iter("rect")]
@@ -137,7 +137,7 @@ def _range(scores: list[float], threshold: float, score: float) -> tuple[float, 
     return low - 0.04 * (high - low), high + 0.04 * (high - low)
 
 
-def test_a_bundle_without_the_graph_names_the_command(own_line: Line, tmp_path: Path) -> None:
+def test_a_bundle_without_the_reconstruction_graph_names_the_command(own_line: Line, tmp_path: Path) -> None:
     def forget(manifest: dict[str, Any]) -> None:
         del manifest["files"]["reconstruction.onnx"]
         manifest["stages"]["export"]["outputs"].remove("reconstruction.onnx")
@@ -165,7 +165,7 @@ def test_the_command_says_what_it_wrote_and_needs_no_torch(line: Line, tmp_path:
     assert re.search(r"p\.html: 20 images, \d+ rejected, by \w+ fp32", result.output)
 
 
-def test_what_cannot_be_is_refused(line: Line, tmp_path: Path) -> None:
+def test_invalid_arguments_are_refused(line: Line, tmp_path: Path) -> None:
     bundle = Bundle.open(line.bundle)
     image = line.data / "test/good/0.png"
     with pytest.raises(DataError, match="cannot be written"):
@@ -174,7 +174,7 @@ def test_what_cannot_be_is_refused(line: Line, tmp_path: Path) -> None:
         explain(bundle, [image] * 201, tmp_path / "page.html")
 
 
-def test_without_jinja_it_says_which_extra_brings_it(line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_jinja_the_error_names_the_extra(line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(MissingExtraError, match=r"explain needs jinja2.*pip install 'lrdan-edge\[report\]'"):
         explain(Bundle.open(line.bundle), [line.data / "test/good/0.png"], tmp_path / "page.html")
@@ -183,7 +183,7 @@ def test_without_jinja_it_says_which_extra_brings_it(line: Line, tmp_path: Path,
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed (Debian: chromium)")
 @pytest.mark.parametrize("width", [1280, 500])  # headless Chromium lays out no narrower than 500
-def test_a_browser_shows_it_without_a_sideways_scroll(line: Line, tmp_path: Path, width: int) -> None:
+def test_a_browser_shows_the_page_without_horizontal_scrolling(line: Line, tmp_path: Path, width: int) -> None:
     write(tmp_path / ("long-" * 30 + ".png"), read_image(line.data / "test/blob/0.png"))
     explain(Bundle.open(line.bundle), sorted(tmp_path.glob("*.png")), tmp_path / "page.html")
     words = [

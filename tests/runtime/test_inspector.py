@@ -27,7 +27,7 @@ def test_good_parts_pass_and_defects_do_not(inspector: Inspector, line: Line) ->
     assert sum(verdict.outcome == "reject" for verdict in bad) >= 18
 
 
-def test_one_frame_a_batch_and_a_list_are_judged_alike(inspector: Inspector) -> None:
+def test_one_frame_a_batch_and_a_list_get_the_same_verdicts(inspector: Inspector) -> None:
     rng = np.random.default_rng(3)
     frames = [defective_image(rng)[0] for _ in range(3)]
     batch = np.stack([fit_frame(frame, (32, 32, 1)) for frame in frames])
@@ -42,7 +42,7 @@ def test_frames_of_any_size_are_fitted_as_in_training(inspector: Inspector) -> N
     assert inspector.inspect(frame)[0].score == pytest.approx(inspector.inspect(small)[0].score)
 
 
-def test_missing_and_odd_frames_are_faults_in_their_place(inspector: Inspector) -> None:
+def test_missing_and_invalid_frames_are_faults_in_their_place(inspector: Inspector) -> None:
     frame = good_image(np.random.default_rng(0))
     verdicts = inspector.inspect([None, frame, np.zeros((3, 3, 7), np.uint8), frame, None])
     assert [verdict.outcome for verdict in verdicts] == ["fault", "good", "fault", "good", "fault"]
@@ -50,7 +50,7 @@ def test_missing_and_odd_frames_are_faults_in_their_place(inspector: Inspector) 
     assert [verdict.outcome for verdict in inspector.inspect([None])] == ["fault"]
 
 
-def test_what_is_no_image_is_refused(inspector: Inspector) -> None:
+def test_a_non_image_is_refused(inspector: Inspector) -> None:
     with pytest.raises(DataError, match=r"frames are \[H, W\]"):
         inspector.inspect(np.zeros(5, np.uint8))
 
@@ -83,7 +83,7 @@ def test_a_threshold_can_be_changed_when_opening(line: Line) -> None:
         assert strict.inspect(good_image(np.random.default_rng(0)))[0].outcome == "reject"
 
 
-def test_what_cannot_be_had_is_never_replaced(line: Line) -> None:
+def test_an_unavailable_backend_is_never_replaced(line: Line) -> None:
     with pytest.raises(BackendError, match="no tensorrt"):
         Inspector.open(line.bundle, backend="tensorrt")
     with pytest.raises(BackendError, match="no backend 'cuda'"):

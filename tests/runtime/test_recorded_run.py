@@ -14,7 +14,7 @@ from lrdan_edge.errors import DataError
 from lrdan_edge.runtime.recorded_run import RecordedRun
 
 
-def test_a_run_records_verdicts_frames_and_what_it_came_to(line: Line, tmp_path: Path) -> None:
+def test_a_run_records_verdicts_frames_and_its_result(line: Line, tmp_path: Path) -> None:
     for index in range(3):
         write(tmp_path / "parts" / f"{index}.png", good_image(np.random.default_rng(index)))
     out = tmp_path / "out"
@@ -33,7 +33,7 @@ def test_a_run_records_verdicts_frames_and_what_it_came_to(line: Line, tmp_path:
     assert len((out / "verdicts.jsonl").read_text().splitlines()) == 6
 
 
-def test_without_a_folder_nothing_is_recorded_and_live_faults_are_no_loss(line: Line, tmp_path: Path) -> None:
+def test_without_a_folder_nothing_is_recorded_and_live_faults_do_not_fail_the_run(line: Line, tmp_path: Path) -> None:
     with Inspector.open(line.bundle, backend="null") as inspector:
         run = RecordedRun(inspector, [Frames(numbered(5), live=True)], None)
         run.run()
@@ -42,7 +42,7 @@ def test_without_a_folder_nothing_is_recorded_and_live_faults_are_no_loss(line: 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_old_names_still_work_and_say_the_new_ones(line: Line) -> None:
+def test_deprecated_names_work_and_name_their_replacement(line: Line) -> None:
     with (
         Inspector.open(line.bundle, backend="null") as inspector,
         pytest.warns(DeprecationWarning, match=r"Inspector\.thresholder"),

@@ -40,7 +40,7 @@ def could_be(window: list[Outcome], needed: int) -> set[bool]:
 
 
 @given(st.lists(OUTCOMES, max_size=40), st.integers(1, 6), st.integers(0, 5))
-def test_n_of_m_against_every_way_the_faults_could_have_been(outcomes: list[Outcome], needed: int, more: int) -> None:
+def test_n_of_m_against_every_possible_outcome_of_the_faults(outcomes: list[Outcome], needed: int, more: int) -> None:
     rule_filter = RuleFilter(TemporalFilter(needed, needed + more))
     for place, own in enumerate(outcomes):
         said = rule_filter.apply(verdict(own))
@@ -59,7 +59,7 @@ def test_a_single_reject_among_good_frames_is_forgiven() -> None:
     assert said == ["good", "good", "good", "good", "good", "reject", "reject", "good", "good"]
 
 
-def test_after_a_gap_nothing_is_good_that_lost_rejects_would_have_made_bad() -> None:
+def test_after_a_gap_no_frame_is_good_that_lost_rejects_could_have_rejected() -> None:
     rule_filter = RuleFilter(TemporalFilter(2, 3))
     assert rule_filter.apply(verdict("good")).outcome == "good"
     assert rule_filter.apply(verdict("fault"), gap=True).outcome == "fault"
@@ -67,7 +67,7 @@ def test_after_a_gap_nothing_is_good_that_lost_rejects_would_have_made_bad() -> 
     assert said == ["fault", "good", "good"], "two of the lost frames may have been rejects until they leave the window"
 
 
-def test_a_threshold_that_is_no_number_is_refused() -> None:
+def test_a_nan_threshold_is_refused() -> None:
     """No score exceeds NaN: every part was good."""
     for threshold in (math.nan, math.inf):
         with pytest.raises(DataError, match="must be finite"):
@@ -100,7 +100,7 @@ def test_areas_and_regions_by_counting_pixels(
     assert exceeded == (("elsewhere",) * (outside >= least) + ("label",) * (inside >= least))
 
 
-def test_the_heatmap_decides_where_a_rule_needs_it() -> None:
+def test_the_heatmap_decides_if_a_rule_needs_it() -> None:
     heatmap = np.zeros((4, 4), np.float32)
     heatmap[0, :3] = 2
     rule = Rule(min_pixels=4)
@@ -122,14 +122,14 @@ def test_the_heatmap_decides_where_a_rule_needs_it() -> None:
 
 
 @pytest.mark.parametrize("heatmap", [None, np.full((4, 4), np.nan, np.float32)])
-def test_a_heatmap_that_is_missing_or_no_number_is_a_fault(heatmap: npt.NDArray[np.float32] | None) -> None:
+def test_a_missing_or_nan_heatmap_is_a_fault(heatmap: npt.NDArray[np.float32] | None) -> None:
     rule_filter = RuleFilter(TemporalFilter(1, 1), RegionThresholds(Rule(min_pixels=4), 1.0, (4, 4)))
     said = rule_filter.apply(verdict("good", heatmap))
     assert said.outcome == "fault"
     assert "heatmap" in str(said.fault)
 
 
-def test_a_region_can_be_left_out_and_a_region_of_interest_moves_it() -> None:
+def test_a_region_can_be_excluded_and_follows_the_region_of_interest() -> None:
     heatmap = np.zeros((10, 10), np.float32)
     heatmap[:5, :5] = 9
     rule = Rule(regions=(parse_region("label=0.25,0.25,0.25,0.25:inf"),))
@@ -141,7 +141,7 @@ def test_a_region_can_be_left_out_and_a_region_of_interest_moves_it() -> None:
 
 
 @pytest.mark.parametrize("threshold", [1.0, -1.0])
-def test_a_limit_can_be_told_from_the_pixel_threshold(threshold: float) -> None:
+def test_a_limit_can_be_relative_to_the_pixel_threshold(threshold: float) -> None:
     heatmap = np.full((4, 4), threshold + 0.4, np.float32)
 
     def exceeded(limit: str) -> tuple[int, tuple[str, ...]]:
@@ -166,7 +166,7 @@ def inspector(pooling: Any, *, nearby: bool = False, threshold: float | None = N
     return SimpleNamespace(bundle=SimpleNamespace(path="bundle", manifest=manifest), thresholder=Thresholder(graph, threshold))
 
 
-def test_where_the_pixel_threshold_comes_from() -> None:
+def test_sources_of_the_pixel_threshold() -> None:
     assert pixel_threshold(inspector("max")) == 7.0
     assert pixel_threshold(inspector("rms", pixel_threshold=3.0)) == 3.0
     assert pixel_threshold(inspector("max", nearby=True, pixel_threshold=9.0)) == 9.0
@@ -181,24 +181,24 @@ def test_where_the_pixel_threshold_comes_from() -> None:
     "text", ["label", "label=0,0,1:2", "label=0,0,1,1", "=0,0,1,1:2", "label=0,0,2,1:2", "label=0,0,0,1:2", "label=0,0,1,1:nan",
              "elsewhere=0,0,1,1:2", "label=0,0,1,1:1.5x", "label=0,0,1,1:threshold", "label=0,0,1,1:threshold*2", "label=nan,0,1,1:2"]
 )  # fmt: skip
-def test_what_is_no_region_is_refused(text: str) -> None:
+def test_an_invalid_region_is_refused(text: str) -> None:
     with pytest.raises(DataError):
         parse_region(text)
 
 
 @pytest.mark.parametrize("text", ["0/3", "4/3", "2", "2/3/4", "a/b", "-1/3"])
-def test_what_is_not_n_of_m_is_refused(text: str) -> None:
+def test_an_invalid_n_of_m_is_refused(text: str) -> None:
     with pytest.raises(DataError, match="N/M"):
         parse_reject_after(text)
 
 
 @pytest.mark.parametrize(("text", "area"), [("40", (40, 0.0)), ("0.5%", (1, 0.005)), ("100%", (1, 1.0))])
-def test_areas_as_pixels_and_shares(text: str, area: tuple[int, float]) -> None:
+def test_areas_as_pixels_and_fractions(text: str, area: tuple[int, float]) -> None:
     assert parse_min_area(text) == pytest.approx(area)
 
 
 @pytest.mark.parametrize("text", ["0", "-3", "101%", "0.5", "x"])
-def test_what_is_no_area_is_refused(text: str) -> None:
+def test_an_invalid_area_is_refused(text: str) -> None:
     with pytest.raises(DataError, match="not an area"):
         parse_min_area(text)
 

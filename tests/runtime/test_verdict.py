@@ -26,14 +26,14 @@ def test_outcome_and_p_value_by_counting(good: list[float], score: float, thresh
 
 
 @pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf])
-def test_what_is_no_number_is_a_fault_and_never_good(score: float) -> None:
+def test_a_score_that_is_not_finite_is_a_fault_and_never_good(score: float) -> None:
     verdict = Thresholder(decision([0.5])).verdict(score)
     assert verdict.outcome == "fault"
     assert verdict.score is None
     assert "cannot be trusted" in str(verdict.fault)
 
 
-def test_a_threshold_of_ones_own() -> None:
+def test_a_given_threshold_replaces_the_calibrated_one() -> None:
     assert Thresholder(decision([0.5], threshold=1.0), threshold=3.0).verdict(2.0).outcome == "good"
 
 

@@ -21,14 +21,14 @@ def nothing_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path / "path"
 
 
-def test_a_folder_called_tensorrt_is_not_it(nothing_installed: Path) -> None:
+def test_a_folder_named_tensorrt_is_not_the_module(nothing_installed: Path) -> None:
     assert nothing_installed
     with pytest.raises((MissingExtraError, EngineError), match="tensorrt"):
         nvidia.find_tensorrt()
     sys.modules.pop("tensorrt")
 
 
-def test_a_broken_installation_says_so(nothing_installed: Path) -> None:
+def test_a_broken_installation_is_reported(nothing_installed: Path) -> None:
     (nothing_installed / "tensorrt/__init__.py").write_text("import tensorrt_bindings_that_are_missing\n")
     with pytest.raises(EngineError, match=r"tensorrt is installed but does not load .*tensorrt_bindings_that_are_missing"):
         nvidia.find_tensorrt()
@@ -48,7 +48,7 @@ def test_a_broken_installation_says_so(nothing_installed: Path) -> None:
         ({"proc/driver/nvidia/gpus/0/information": "Model: NVIDIA GeForce RTX 4070"}, r"pip install tensorrt-rtx pycuda"),
     ],
 )
-def test_the_line_to_install_fits_the_machine(tmp_path: Path, files: dict[str, str], words: str) -> None:
+def test_the_install_command_suits_the_machine(tmp_path: Path, files: dict[str, str], words: str) -> None:
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
@@ -98,7 +98,7 @@ class FakeDriver:
         return 0
 
 
-def test_the_gpu_is_asked_of_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_driver_names_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     desktop = FakeDriver()
     monkeypatch.setattr(ctypes, "CDLL", lambda _name: desktop)
     gpu = nvidia.find_gpu()

@@ -37,7 +37,7 @@ def run(environment: dict[str, str], folder: Path, **settings: str) -> dict[str,
 
 
 @pytest.mark.parametrize("settings", [{}, {"SOFTWARE_CUDA_INTEGRATED": "1"}], ids=["card", "shared memory"])
-def test_scores_are_the_graphs_and_everything_is_given_back(
+def test_scores_are_the_graphs_and_everything_is_freed(
     environment: dict[str, str], tmp_path: Path, settings: dict[str, str]
 ) -> None:
     found = run(environment, tmp_path, **settings)

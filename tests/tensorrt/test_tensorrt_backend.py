@@ -33,13 +33,13 @@ def test_results_are_the_graphs(machine: Machine, count: int) -> None:
     assert machine.calls.count("execute_async_v3") == -(-count // 8)
 
 
-def test_the_heatmap_stays_on_the_gpu_unless_asked_for(machine: Machine) -> None:
+def test_the_heatmap_stays_on_the_gpu_unless_requested(machine: Machine) -> None:
     with TensorRTBackend(PLAN + GRAPH, "fp32") as backend:
         assert backend.infer(frames(2), heatmap=False).heatmap is None
         assert machine.calls.count("memcpy_dtoh_async") == 1
 
 
-def test_buffers_are_made_once_and_results_are_the_callers(machine: Machine) -> None:
+def test_buffers_are_allocated_once_and_results_belong_to_the_caller(machine: Machine) -> None:
     with TensorRTBackend(PLAN + GRAPH, "fp32") as backend:
         first = backend.infer(frames(8))
         kept = first.score.copy()
@@ -78,7 +78,7 @@ def test_warming_up_reaches_every_stream(bindings: Machine) -> None:
         backend.warm_up(1000)
 
 
-def test_waiting_sleeps_unless_asked_to_spin(machine: Machine) -> None:
+def test_waiting_sleeps_unless_spin_is_set(machine: Machine) -> None:
     for spin, (once, never) in ((False, ("sleeps", "spins")), (True, ("spins", "sleeps"))):
         machine.calls.clear()
         with TensorRTBackend(PLAN + GRAPH, "fp32", spin=spin) as backend:
@@ -87,7 +87,7 @@ def test_waiting_sleeps_unless_asked_to_spin(machine: Machine) -> None:
         assert never not in machine.calls
 
 
-def test_the_gpus_own_time_is_told(machine: Machine) -> None:
+def test_the_gpus_own_time_is_reported(machine: Machine) -> None:
     assert machine
     with TensorRTBackend(PLAN + GRAPH, "fp32") as backend:
         assert backend.infer(frames(2)).device_ms == 0.25
@@ -119,7 +119,7 @@ def test_a_gpu_that_writes_nothing_gives_no_score(machine: Machine, monkeypatch:
     assert machine
 
 
-def test_callers_on_many_threads_get_their_own_answers(machine: Machine) -> None:
+def test_callers_on_many_threads_get_their_own_results(machine: Machine) -> None:
     with TensorRTBackend(PLAN + GRAPH, "fp32") as backend, ThreadPoolExecutor(8) as pool:
         batches = [frames(1 + seed % 9, seed) for seed in range(40)]
         for batch, detections in zip(batches, pool.map(backend.infer, batches), strict=True):
@@ -148,7 +148,7 @@ def test_closing_from_another_thread_while_callers_wait(machine: Machine) -> Non
     assert machine.idle()
 
 
-def test_a_backend_nobody_holds_frees_the_gpu(machine: Machine) -> None:
+def test_an_unreferenced_backend_frees_the_gpu(machine: Machine) -> None:
     backend = TensorRTBackend(PLAN + GRAPH, "fp32")
     backend.infer(frames(1))
     del backend
@@ -196,7 +196,7 @@ def walk(error: BaseException | None) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("wrong", [np.zeros((1, 16, 16, 1), np.uint8), np.zeros((1, 16, 16, 3), np.float32), frames(0)])
-def test_wrong_frames_are_refused_in_words(machine: Machine, wrong: Any) -> None:
+def test_wrong_frames_are_refused_with_a_clear_message(machine: Machine, wrong: Any) -> None:
     assert machine
     with TensorRTBackend(PLAN + GRAPH, "fp32") as backend, pytest.raises(BackendError, match="16×16×3"):
         backend.infer(wrong)

@@ -24,7 +24,7 @@ SOURCES = [str(module.__file__) for module in MODULES]
 
 
 @pytest.mark.parametrize("version", nvidia_wheels.GENERATIONS)
-def test_every_use_exists_in_this_generation(version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_api_used_exists_in_this_generation(version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(HERE.parents[1] / "benchmarks"))
     import gpu_standin as ours
 
@@ -70,7 +70,7 @@ def test_every_use_exists_in_this_generation(version: str, tmp_path: Path, monke
     } <= set(found["seen"])
 
 
-def test_every_use_exists_in_tensorrt_for_rtx(tensorrt_env: dict[str, str]) -> None:
+def test_every_api_used_exists_in_tensorrt_for_rtx(tensorrt_env: dict[str, str]) -> None:
     named = ["CudaGraphStrategy.WHOLE_GRAPH_CAPTURE", "IRuntimeConfig.cuda_graph_strategy"]
     command = [sys.executable, str(HERE / "api_uses.py"), *SOURCES, str(tensorrt_rtx.__file__), *named]
     finished = subprocess.run(command, env=tensorrt_env, capture_output=True, text=True, timeout=60)
@@ -91,7 +91,7 @@ OPTIONAL = {
 
 
 @pytest.mark.parametrize("version", nvidia_wheels.GENERATIONS)
-def test_what_is_used_only_where_it_is_exists_somewhere(version: str, tmp_path: Path) -> None:
+def test_every_optional_api_exists_in_some_generation(version: str, tmp_path: Path) -> None:
     environment = nvidia_wheels.generation_environment(version, tmp_path)
     finished = subprocess.run(
         [sys.executable, str(HERE / "api_uses.py"), *OPTIONAL],
@@ -107,7 +107,7 @@ def test_what_is_used_only_where_it_is_exists_somewhere(version: str, tmp_path: 
     assert asked == {name.split(".")[1] for name in OPTIONAL}, "every such use is listed here"
 
 
-def test_the_search_finds_what_a_generation_lacks(tmp_path: Path) -> None:
+def test_the_search_finds_apis_missing_from_a_generation(tmp_path: Path) -> None:
     environment = nvidia_wheels.generation_environment("11.4.0.106", tmp_path)
     old = tmp_path / "old.py"
     old.write_text(
@@ -131,7 +131,7 @@ def test_the_search_finds_what_a_generation_lacks(tmp_path: Path) -> None:
     ]
 
 
-def test_the_double_has_nothing_that_pycuda_lacks() -> None:
+def test_the_test_double_has_no_api_that_pycuda_lacks() -> None:
     source = nvidia_wheels.fetch_or_skip(nvidia_wheels.PYCUDA, source=True)
     (wrapper,) = source.glob("*/src/wrapper/wrap_cudadrv.cpp")
     named = r'(?:def|add_property|class_<cl[^>]*>*>?|\.value|enum_<\w+>|cls\.attr|>\s*cls)\s*\(\s*"(\w+)"'

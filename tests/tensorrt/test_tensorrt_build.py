@@ -50,7 +50,7 @@ def test_every_precision_builds(rtx_build: Build, graph: Callable[..., Path], pr
     assert built["stderr"] == ""
 
 
-def test_an_engine_that_does_not_load_where_it_was_built_is_refused_with_what_tensorrt_said(
+def test_an_engine_that_does_not_load_after_its_build_is_refused_with_tensorrts_message(
     rtx_build: Build, graph: Callable[..., Path]
 ) -> None:
     refused = rtx_build(graph(deploy_graph("fp16")), gpu="Some GPU", workspace_mib=64)
@@ -115,13 +115,13 @@ def test_a_refused_graph_names_node_and_operator(rtx_build: Build, graph: Callab
 
 
 @pytest.mark.parametrize("data", [b"", b"not ONNX at all", deploy_graph("fp32")[:500]], ids=["empty", "garbage", "cut"])
-def test_a_file_that_is_no_graph_is_refused(rtx_build: Build, graph: Callable[..., Path], data: bytes) -> None:
+def test_a_file_that_is_not_a_graph_is_refused(rtx_build: Build, graph: Callable[..., Path], data: bytes) -> None:
     built = rtx_build(graph(data))
     assert built["error"] == "EngineError"
     assert "model.onnx" in built["message"]
 
 
-def test_a_graph_of_another_form_is_refused(rtx_build: Build, graph: Callable[..., Path]) -> None:
+def test_a_graph_with_other_inputs_or_outputs_is_refused(rtx_build: Build, graph: Callable[..., Path]) -> None:
     info = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4])
     output = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4])
     other = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "other", [info], [output])
@@ -164,12 +164,12 @@ def test_options_out_of_range_are_refused(options: dict[str, Any], words: str) -
         ("only a name", "unknown"),
     ],
 )
-def test_a_layers_precision_is_read_from_either_schema(layer: object, precision: str) -> None:
+def test_a_layers_precision_is_read_from_both_schemas(layer: object, precision: str) -> None:
     assert tensorrt_layer(json.dumps(layer)).precision == precision
 
 
 @pytest.mark.parametrize("said", ["Could not find any implementation for node conv_3.", "CUDA error: out of memory"])
-def test_running_out_of_memory_says_what_to_lower(said: str) -> None:
+def test_running_out_of_memory_names_the_options_to_lower(said: str) -> None:
     log = BuildLog(BuildOptions(), ExitStack(), noise=None)
     log.add(1, said)
     error = builder._refusal(SimpleNamespace(__name__="tensorrt", __version__="10.3.0"), log, BuildOptions(), 256)

@@ -52,7 +52,9 @@ def refuses(environment: dict[str, str], *words: object) -> str:
     return line
 
 
-def test_engines_of_every_precision_are_built_and_said_not_to_run_here(own_line: Line, without_gpu: dict[str, str]) -> None:
+def test_engines_of_every_precision_are_built_and_reported_as_not_running_here(
+    own_line: Line, without_gpu: dict[str, str]
+) -> None:
     folder = own_line.bundle
     printed = [
         succeeds(without_gpu, "build-engine", "--fp16", folder=folder.parent),  # ./bundle, as typed
@@ -84,7 +86,7 @@ def test_engines_of_every_precision_are_built_and_said_not_to_run_here(own_line:
     assert f"tensorrt fp32: {NO_GPU}" in onnxruntime, "auto says why it passed the engine over"
 
 
-def test_the_timing_cache_stays_in_the_bundle_and_the_log_where_it_was_asked_for(
+def test_the_timing_cache_is_in_the_bundle_and_the_log_at_the_given_path(
     own_line: Line, official_without_gpu: dict[str, str], tmp_path: Path
 ) -> None:
     log = tmp_path / "build.log"
@@ -96,7 +98,7 @@ def test_the_timing_cache_stays_in_the_bundle_and_the_log_where_it_was_asked_for
 
 
 @pytest.mark.parametrize("words", [("--optimization-level", 6), ("--verbose-log", ".")])
-def test_wrong_options_are_wrong_usage(own_line: Line, without_gpu: dict[str, str], words: tuple[object, ...]) -> None:
+def test_invalid_options_exit_two(own_line: Line, without_gpu: dict[str, str], words: tuple[object, ...]) -> None:
     assert call(without_gpu, "build-engine", "--fp16", "--bundle", own_line.bundle, *words).returncode == 2
 
 

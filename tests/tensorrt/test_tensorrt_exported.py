@@ -25,7 +25,7 @@ CASES = [
 ]
 
 
-def test_every_choice_is_among_the_quick_ones() -> None:
+def test_the_quick_graphs_cover_every_option() -> None:
     for place, choices in enumerate((SHAPES, DECODERS, PRECISIONS, GEOMETRIES)):
         assert {case[place] for case in SHARED} == {*choices}
     assert {case[1:3] for case in SHARED} == {*product(DECODERS, PRECISIONS)}
@@ -33,7 +33,7 @@ def test_every_choice_is_among_the_quick_ones() -> None:
 
 
 @pytest.mark.parametrize(("shape", "decoder", "precision", "geometry"), CASES)
-def test_it_builds(
+def test_the_graph_builds(
     rtx_build: Callable[..., dict[str, Any]],
     tmp_path_factory: pytest.TempPathFactory,
     shape: tuple[int, int, int],

@@ -31,7 +31,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("shape", "decoder", "in_float"), CASES)
-def test_it_builds(
+def test_the_graph_builds(
     rtx_build: Callable[..., dict[str, Any]], tmp_path: Path, shape: tuple[int, int, int], decoder: Any, in_float: list[str]
 ) -> None:
     from specs import spec_for
@@ -55,7 +55,7 @@ def test_it_builds(
     assert_builds(rtx_build, graph, in_float, tmp_path / "model.onnx")
 
 
-def test_it_builds_with_two_layers_in_float(
+def test_the_graph_builds_with_two_layers_in_float(
     rtx_build: Callable[..., dict[str, Any]], tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
 ) -> None:
     graph = load_quantisable(exported(tmp_path_factory, (60, 100, 3), "restorer", "fp32", "tiles"))

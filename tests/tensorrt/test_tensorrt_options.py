@@ -74,7 +74,7 @@ def test_each_option_is_its_flag(options: dict[str, Any], expected: set[str]) ->
     assert ("clear_flag", "TF32") in config.calls, "float32 layers are float32"
 
 
-def test_hardware_compatibility_is_a_level_where_this_version_has_it() -> None:
+def test_hardware_compatibility_is_a_level_if_this_version_has_it() -> None:
     new = tensorrt("tensorrt", "10.13.3.9", "SAME_COMPUTE_CAPABILITY")
     for words, level in (("ampere-plus", "AMPERE_PLUS"), ("same-compute-capability", "SAME_COMPUTE_CAPABILITY")):
         assert set_up(new, hardware_compatible=words).hardware_compatibility_level == level
@@ -92,7 +92,9 @@ def test_hardware_compatibility_is_a_level_where_this_version_has_it() -> None:
         (tensorrt(), None, {"strip_weights": True}, "builds stripped engines only on a GPU.*strip_weights"),
     ],
 )
-def test_what_cannot_be_had_is_refused_in_words(trt: Any, gpu: Gpu | None, options: dict[str, Any], said: str) -> None:
+def test_unsupported_options_are_refused_with_a_clear_message(
+    trt: Any, gpu: Gpu | None, options: dict[str, Any], said: str
+) -> None:
     with pytest.raises(EngineError, match=said):
         set_up(trt, gpu, **options)
 
@@ -107,7 +109,7 @@ def test_what_cannot_be_had_is_refused_in_words(trt: Any, gpu: Gpu | None, optio
         ({"batches": ()}, "an engine needs at least one batch profile"),
     ],
 )
-def test_options_that_make_no_sense_are_refused(options: dict[str, Any], said: str) -> None:
+def test_invalid_build_options_are_refused(options: dict[str, Any], said: str) -> None:
     with pytest.raises(EngineError, match=said):
         BuildOptions(**options)
 
@@ -137,12 +139,12 @@ def test_dla_runs_what_it_can_and_the_rest_is_listed() -> None:
         (1, 0, False, "supports none of this graph's 3 layers"),
     ],
 )
-def test_dla_that_cannot_be_had_is_refused(cores: int, core: int, runs: bool, said: str) -> None:
+def test_unavailable_dla_is_refused(cores: int, core: int, runs: bool, said: str) -> None:
     with pytest.raises(EngineError, match=said):
         on_dla(cores, core, lambda _: runs)
 
 
-def test_the_parser_is_asked_to_mind_dla_where_it_can() -> None:
+def test_the_parser_is_adjusted_for_dla_if_it_supports_it() -> None:
     old, new, parser = tensorrt(), tensorrt(), Recorder()
     adjust_parser_for_dla(old, parser)
     assert parser.calls == []
@@ -151,7 +153,7 @@ def test_the_parser_is_asked_to_mind_dla_where_it_can() -> None:
     assert parser.calls == [("set_flag", "ADJUST_FOR_DLA")]
 
 
-def test_the_command_that_rebuilds_asks_for_the_same() -> None:
+def test_the_rebuild_command_has_the_same_options() -> None:
     from click.testing import CliRunner
 
     from lrdan_edge.cli.main import cli
@@ -185,7 +187,7 @@ COMBINATIONS = [
 
 
 @pytest.mark.parametrize("options", COMBINATIONS, ids=lambda options: f"level {options['optimization_level']}")
-def test_nvidias_builder_takes_every_option_it_allows_here(rtx_build: Build, tmp_path: Path, options: dict[str, Any]) -> None:
+def test_nvidias_builder_accepts_every_option_supported_here(rtx_build: Build, tmp_path: Path, options: dict[str, Any]) -> None:
     graph, log = tmp_path / "model.onnx", tmp_path / "build.log"
     graph.write_bytes(deploy_graph("int8"))
     built = rtx_build(graph, log_path=log, verbose=True, **options)
@@ -206,7 +208,7 @@ def test_nvidias_builder_takes_every_option_it_allows_here(rtx_build: Build, tmp
         ({"dla_core": 0, "batches": ((1, 1, 1),)}, "finds no DLA on this device"),
     ],
 )
-def test_nvidias_builder_is_not_asked_for_what_it_lacks_here(
+def test_unsupported_options_do_not_reach_nvidias_builder(
     rtx_build: Build, tmp_path: Path, options: dict[str, Any], said: str
 ) -> None:
     graph = tmp_path / "model.onnx"

@@ -95,7 +95,7 @@ def scores_check(bundle: Bundle) -> tuple[bool | None, str]:
     return check.passed, check.said
 
 
-def test_an_engine_that_scores_as_its_graph_is_sound(own_bundle: Bundle) -> None:
+def test_an_engine_that_scores_as_its_graph_is_valid(own_bundle: Bundle) -> None:
     put(own_bundle, plan_of(own_bundle))
     assert [check.passed for check in verify_engine(own_bundle, NAME)] == [True, True, True, True]
 
@@ -114,7 +114,7 @@ def test_an_engine_that_drifts_fails(own_bundle: Bundle) -> None:
     assert "differ from the graph's" in said
 
 
-def test_a_build_on_a_device_keeps_no_engine_that_drifts(own_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_build_keeps_no_engine_that_drifts(own_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     details = {"tensorrt": VERSION, "module": "tensorrt", "device": "Orin", "compute_capability": "8.7"}
     layer = tensorrt_layer('{"Name": "conv", "LayerType": "CaskConvolution", "Outputs": [{"Format/Datatype": "FP32"}]}')
 
@@ -154,7 +154,7 @@ def test_a_stripped_engine_takes_its_weights_from_the_graph(own_bundle: Bundle, 
     assert scores_check(own_bundle)[0] is True
 
 
-def test_new_weights_go_into_an_engine_built_for_it(own_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_new_weights_are_put_into_a_refittable_engine(own_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build_module, "with_weights", lambda _, graph, **__: PLAN + graph)
     put(own_bundle, plan_of(own_bundle))
     with pytest.raises(EngineError, match="built without refit: build it again with refit=True"):
@@ -229,7 +229,7 @@ def test_weights_are_put_back_by_tensorrts_refitter(
     assert made.kept == (["refit"] if version > "11" else [])
 
 
-def test_a_runtime_that_does_not_start_is_said_so() -> None:
+def test_a_runtime_that_does_not_start_is_reported() -> None:
     def null(_: Any) -> Any:
         raise TypeError("pybind11::init(): factory function returned nullptr")
 

@@ -43,7 +43,7 @@ SIGNS = [
 
 @settings(deadline=None)
 @given(st.integers(1, 300), st.integers(0, 400), st.sampled_from(SIGNS))
-def test_each_sign_ends_training_within_an_epoch_of_ten_steps_or_more(
+def test_each_sign_of_collapse_ends_training_within_one_epoch(
     steps_per_epoch: int, healthy: int, sign: tuple[dict[str, float], str]
 ) -> None:
     detector = CollapseDetector(steps_per_epoch, {})
@@ -58,25 +58,25 @@ def test_each_sign_ends_training_within_an_epoch_of_ten_steps_or_more(
 
 @settings(deadline=None)
 @given(st.sampled_from(SIGNS), st.integers(1, 49))
-def test_what_passes_by_is_no_collapse(sign: tuple[dict[str, float], str], sick: int) -> None:
+def test_a_temporary_sign_is_not_a_collapse(sign: tuple[dict[str, float], str], sick: int) -> None:
     detector = CollapseDetector(1000, {})
     for step in range(AFTER, AFTER + 400):
         detector.check(HEALTHY | sign[0] if step % (sick + 1) else HEALTHY, 1, step)
 
 
-def test_images_that_are_all_alike_say_nothing() -> None:
+def test_identical_images_are_not_evidence_of_collapse() -> None:
     detector = CollapseDetector(10, {})
     for step in range(AFTER, AFTER + 100):
         detector.check(HEALTHY | {"spread_x": 0.01, "spread_g": 0.0, "spread_ae2": 0.0}, 1, step)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_a_loss_that_is_no_number_ends_training_at_once(value: float) -> None:
+def test_a_nan_loss_ends_training_at_once(value: float) -> None:
     with pytest.raises(TrainingError, match=r"loss direc became -?(nan|inf) in epoch 3, step 7; nothing was saved"):
         CollapseDetector(10, {}).check(HEALTHY | {"direc": value}, 3, 7)
 
 
-def test_counting_goes_on_after_a_break() -> None:
+def test_counting_continues_after_resuming() -> None:
     counts: dict[str, int] = {}
     sick = HEALTHY | {"spread_g": 0.0}
     first = CollapseDetector(10, counts)
@@ -117,7 +117,7 @@ def spoiling(self: AdversarialLearner) -> None:
     [(certain, "the discriminator ran away"), (spoiling, "collapsed to one constant image")],
     ids=["discriminator", "AE2"],
 )
-def test_a_runaway_is_noticed_in_training(
+def test_a_runaway_discriminator_ends_training(
     stripes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[AdversarialLearner], None], said: str
 ) -> None:
     provoked(monkeypatch, change)

@@ -82,13 +82,13 @@ def test_sizes_beyond_the_networks_are_refused(tmp_path: Path, shape: tuple[int,
 
 @given(st.sampled_from([8, 10, 12, 14, 16]), st.integers(0, 2**16 - 1))
 @settings(max_examples=200, deadline=None)
-def test_sixteen_bits_are_scaled_by_what_they_use(bits: int, value: int) -> None:
+def test_16_bit_images_are_scaled_by_the_bits_they_use(bits: int, value: int) -> None:
     scaled = int(to_eight_bits(np.array([[value]], np.uint16), bits)[0, 0])
     assert abs(scaled - min(255.0, value * 255 / (2**bits - 1))) <= 0.5 + 1e-6
     assert to_eight_bits(np.array([[value % 256]], np.uint8), bits)[0, 0] == value % 256
 
 
-def test_the_depth_comes_from_all_images_and_can_be_given(tmp_path: Path) -> None:
+def test_the_bit_depth_comes_from_all_images_or_the_option(tmp_path: Path) -> None:
     write_images(tmp_path / "data", 6, (32, 32), 10)
     deeper = np.full((32, 32), 3000, np.uint16)
     cv2.imwrite(str(tmp_path / "data" / "05.png"), deeper)
@@ -106,7 +106,7 @@ def test_the_depth_comes_from_all_images_and_can_be_given(tmp_path: Path) -> Non
         TrainOptions(bit_depth=11)  # type: ignore[arg-type]
 
 
-def test_inspection_reads_sixteen_bits_as_training_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inspection_reads_16_bit_images_as_training_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_images(tmp_path / "data" / "train" / "good", 12, (30, 33), 12)
     write_images(tmp_path / "data" / "calibration" / "good", 8, (30, 33), 12, seed=1)
     options = TrainOptions(recipe="lrdan", epochs=2, batch_size=6, device="cpu")

@@ -50,7 +50,7 @@ def known(tmp_path: Path) -> Path:
     return tmp_path / "known"
 
 
-def test_masks_are_found_and_fitted(known: Path) -> None:
+def test_masks_are_found_and_resized(known: Path) -> None:
     found = read_known(known, spec_for(64, 48, 3))
     assert found.frames.shape == (3, 3, 64, 48)
     assert found.masks.shape == (3, 64, 48)
@@ -58,7 +58,7 @@ def test_masks_are_found_and_fitted(known: Path) -> None:
     assert len(set(found.sha256)) == 3
 
 
-def test_the_layout_of_mvtec_ad_is_the_same(known: Path, tmp_path: Path) -> None:
+def test_the_layout_of_mvtec_ad_is_supported(known: Path, tmp_path: Path) -> None:
     for source in known.rglob("*.png"):
         part = "ground_truth/blob" if "masks" in source.parts else "test/blob"
         write(tmp_path / "mvtec" / part / source.name, read(source))
@@ -89,7 +89,7 @@ def test_good_images_and_empty_masks_are_not_learnt_as_defects(known: Path, tmp_
         read_known(known, spec_for(32, 32, 1))
 
 
-def test_of_tiles_those_with_the_defect_are_taken(tmp_path: Path) -> None:
+def test_only_tiles_with_the_defect_are_used(tmp_path: Path) -> None:
     image, mask = np.full((64, 96), 50, np.uint8), np.zeros((64, 96), np.uint8)
     image[40:50, 10:20], mask[40:50, 10:20] = 200, 255
     write(tmp_path / "known/0.png", image)
@@ -107,7 +107,7 @@ def test_of_tiles_those_with_the_defect_are_taken(tmp_path: Path) -> None:
         read_known(tmp_path / "known", spec)
 
 
-def test_known_defects_change_no_other_draw() -> None:
+def test_known_defects_change_no_other_random_draw() -> None:
     restorer = Restorer(spec_for(36, 36, 1, recipe="inspection"))
     frames = torch.randint(0, 256, (4, 1, 36, 36), dtype=torch.uint8)
     nothing = KnownDefects(torch.zeros(1, 1, 36, 36, dtype=torch.uint8), torch.zeros(1, 36, 36), [])
@@ -117,7 +117,7 @@ def test_known_defects_change_no_other_draw() -> None:
     assert all(torch.equal(part[0], same[0]) for part, same in zip(without, with_some, strict=False))
 
 
-def test_a_mixed_batch_is_what_it_says(known: Path) -> None:
+def test_a_mixed_batch_matches_its_definition(known: Path) -> None:
     found = read_known(known, spec_for(32, 32, 1))
     seen = {"known": 0, "unmarked": 0}
     for step in range(60):
@@ -152,7 +152,7 @@ def test_a_mixed_batch_is_what_it_says(known: Path) -> None:
     assert (restored.grad[~unknown] != 0).all()
 
 
-def test_losses_are_a_float64_version_of_their_equations() -> None:
+def test_losses_match_a_float64_version_of_their_equations() -> None:
     rng = np.random.default_rng(1)
     logits = rng.normal(size=(3, 1, 20, 20))
     top = np.sort(logits.reshape(3, -1), 1)[:, -30:].mean(1)
@@ -165,7 +165,7 @@ def test_losses_are_a_float64_version_of_their_equations() -> None:
     assert float(value) == pytest.approx(25 * (1 / error).mean(), rel=1e-5)
 
 
-def test_the_command_takes_them_and_the_manifest_keeps_what_they_were(known: Path, tmp_path: Path) -> None:
+def test_the_command_uses_known_defects_and_the_manifest_records_them(known: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(2)
     for index in range(12):
         write(tmp_path / "good" / f"{index}.png", good_image(rng))
@@ -188,7 +188,7 @@ def ringed(rng: np.random.Generator, side: int = 48) -> tuple[Array, Array, Arra
 
 
 @pytest.mark.slow
-def test_ten_known_rings_teach_rings(tmp_path: Path) -> None:
+def test_ten_known_rings_improve_detection_of_rings(tmp_path: Path) -> None:
     gains = []
     for seed in (0, 1, 2):
         rng, folder = np.random.default_rng(seed), tmp_path / str(seed)
@@ -213,7 +213,7 @@ def test_ten_known_rings_teach_rings(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("recipe", ["inspection", "lrdan"])
-def test_small_images_learn_to_draw_known_defects_worse(tmp_path: Path, recipe: str) -> None:
+def test_small_images_reconstruct_known_defects_worse(tmp_path: Path, recipe: str) -> None:
     """Deep SAD's term: the defects' error grows in units of the good images'."""
     rng = np.random.default_rng(0)
     good = [good_image(rng) for _ in range(48)]

@@ -90,7 +90,7 @@ def kept(folder: Path) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("options", [TINY, OTHER, replace(TINY, resume=True)])
-def test_a_finished_bundle_is_refused_and_stays_as_it_is(finished: Path, data: Path, options: TrainOptions) -> None:
+def test_a_finished_bundle_is_refused_and_unchanged(finished: Path, data: Path, options: TrainOptions) -> None:
     """Typed again by mistake and stopped after some seconds, `train` used to leave one epoch's weights."""
     before = snapshot(finished)
     for folder in (data, data / "nowhere"):  # before a look at the images, which may take minutes
@@ -112,12 +112,12 @@ def test_a_bundle_that_cannot_be_read_counts_as_finished(finished: Path, data: P
     assert manifest.read_bytes() == before["manifest.json"][2]
 
 
-def test_a_training_that_is_complete_replaces_the_bundle(finished: Path, data: Path, others_weights: bytes) -> None:
+def test_a_complete_training_replaces_the_bundle(finished: Path, data: Path, others_weights: bytes) -> None:
     assert train(data, finished, replace(OTHER, overwrite=True), Progress()).read(WEIGHTS, "x") == others_weights
     assert Bundle.open(finished).staleness("export") == "weights.safetensors is newer"
 
 
-def test_an_interrupted_one_leaves_the_bundle_and_goes_on(finished: Path, data: Path, others_weights: bytes) -> None:
+def test_an_interrupted_training_leaves_the_bundle_and_resumes(finished: Path, data: Path, others_weights: bytes) -> None:
     before = kept(finished)
     again = replace(OTHER, overwrite=True)
     for step in (1, 3):
@@ -138,9 +138,7 @@ def test_an_interrupted_one_leaves_the_bundle_and_goes_on(finished: Path, data: 
     assert not (finished / CHECKPOINT).exists()
 
 
-def test_a_first_training_that_was_interrupted_goes_on_with_the_same_command(
-    interrupted: Path, data: Path, whole: Path
-) -> None:
+def test_an_interrupted_first_training_resumes_with_the_same_command(interrupted: Path, data: Path, whole: Path) -> None:
     results = train(data, interrupted, TINY, InterruptAt(2)).manifest.stages["train"].results
     assert (results["interrupted"], results["steps"], results["resumed_from_step"]) == (True, 2, 1)
     assert train(data, interrupted, TINY, Progress()).read(WEIGHTS, "x") == (whole / WEIGHTS).read_bytes()
@@ -156,7 +154,7 @@ def test_a_first_training_that_was_interrupted_goes_on_with_the_same_command(
         (TINY, r"this run cannot be resumed \(there is no .*checkpoint"),
     ],
 )
-def test_an_interrupted_bundle_is_replaced_by_going_on_only(
+def test_an_interrupted_bundle_is_replaced_only_by_resuming(
     interrupted: Path, data: Path, options: TrainOptions, why: str
 ) -> None:
     if options is TINY:
@@ -173,9 +171,7 @@ def test_an_interrupted_bundle_is_replaced_by_going_on_only(
             train(data, interrupted, OTHER, Progress())
 
 
-def test_a_training_that_ended_while_this_one_decoded_its_images_is_not_replaced(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bundle_finished_during_decoding_is_not_replaced(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def load_late(folder: Path, options: TrainOptions) -> TrainingData:
         monkeypatch.undo()
         train(data, tmp_path / "b", OTHER, Progress())
@@ -187,7 +183,7 @@ def test_a_training_that_ended_while_this_one_decoded_its_images_is_not_replaced
     assert Bundle.open(tmp_path / "b").manifest.stages["train"].options["seed"] == 5
 
 
-def test_on_the_command_line(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_overwriting_on_the_command_line(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = tmp_path / "b"
 
     def call(*words: str) -> Result:

@@ -65,7 +65,7 @@ def silent(_note: str) -> None:
 
 
 @given(st.integers(1, 40), st.integers(1, 12), st.integers(0, 2**31))
-def test_an_epoch_sees_every_image_at_most_once_in_whole_batches(count: int, size: int, seed: int) -> None:
+def test_an_epoch_uses_every_image_at_most_once_in_full_batches(count: int, size: int, seed: int) -> None:
     steps = max(1, count // size)
     for epoch in range(2):
         drawn = [batch_of(epoch * steps + step, seed, count, size) for step in range(steps)]
@@ -75,14 +75,14 @@ def test_an_epoch_sees_every_image_at_most_once_in_whole_batches(count: int, siz
         assert set(seen) <= set(range(count))
 
 
-def test_epochs_and_seeds_differ() -> None:
+def test_epochs_and_seeds_have_different_orders() -> None:
     orders = [batch_of(step, seed, 50, 50).tolist() for seed in range(2) for step in range(2)]
     assert len({tuple(order) for order in orders}) == 4
 
 
 @FORKING
 @pytest.mark.parametrize("workers", [0, 1, 2])
-def test_batches_come_in_order_with_any_number_of_workers(workers: int) -> None:
+def test_batches_are_in_order_with_any_number_of_workers(workers: int) -> None:
     before = torch.get_rng_state()
     for steps in (range(5, 40), range(3, 3), range(3, 4), range(3, 5)):
         assert [int(batch[0]) for batch in batches(squared, steps, workers, silent)] == [step * step for step in steps]
@@ -90,7 +90,9 @@ def test_batches_come_in_order_with_any_number_of_workers(workers: int) -> None:
 
 
 @pytest.mark.parametrize(("device", "paints", "workers"), [("cuda", True, 2), ("cuda", False, 0), ("cpu", True, 0)])
-def test_workers_paint_where_a_gpu_trains(device: str, paints: bool, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_prepare_batches_if_a_gpu_trains(
+    device: str, paints: bool, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2})
     learner = cast(Learner, SimpleNamespace(paints=paints))
     assert workers_for(learner, torch.device(device)) == workers
@@ -98,7 +100,7 @@ def test_workers_paint_where_a_gpu_trains(device: str, paints: bool, workers: in
 
 @FORKING
 @pytest.mark.timeout(60)
-def test_processes_use_opencv_after_this_one_has() -> None:
+def test_workers_can_use_opencv_after_the_parent_has() -> None:
     """OpenCV's threads do not come along, and a process that ends them waits for ever, or crashes."""
     image, here = np.zeros((512, 512), np.float32), os.getpid()
 
@@ -132,7 +134,7 @@ def dying_at_three(step: int) -> Batch:
         (unsharable_from_three, TrainingError, "No space left.*shared memory"),
     ],
 )
-def test_what_fails_in_a_process_is_raised_here(
+def test_a_failure_in_a_worker_is_raised_in_the_parent(
     make: Callable[[int], Batch], error: type[Exception], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)  # how long to wait for each process to end
@@ -146,7 +148,7 @@ def test_what_fails_in_a_process_is_raised_here(
 
 
 @FORKING
-def test_leaving_early_ends_the_processes() -> None:
+def test_leaving_early_ends_the_workers() -> None:
     prepared = batches(squared, range(1000), 2, silent)
     next(prepared)
     next(prepared)
@@ -157,9 +159,7 @@ def test_leaving_early_ends_the_processes() -> None:
 
 @FORKING
 @pytest.mark.parametrize(("free", "processes"), [(8, 0), (24 * 2, 2), (24 * 4, 4)])
-def test_as_many_processes_work_as_shared_memory_has_room_for(
-    free: int, processes: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_number_of_workers_is_limited_by_shared_memory(free: int, processes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prefetch, "_free_shared_memory", lambda: free)
     notes: list[str] = []
     with closing(batches(squared, range(20), 4, notes.append)) as prepared:
@@ -198,7 +198,7 @@ FRAMES = torch.randint(0, 256, (6, 1, 36, 40), dtype=torch.uint8, generator=torc
 
 @settings(deadline=None, max_examples=25)
 @given(st.integers(0, 5000), st.integers(0, 3))
-def test_a_batch_is_drawn_by_seed_and_step(step: int, seed: int) -> None:
+def test_a_batch_depends_on_seed_and_step(step: int, seed: int) -> None:
     restorer = Restorer(spec_for(36, 40, 1, recipe="inspection"))
     learner = RestorationLearner(restorer, InspectionHyperparameters(), LearnerOptions(seed=seed))
     whole = learner.prepare(FRAMES, step)

@@ -16,7 +16,7 @@ def run(console: Console, epochs: int) -> None:
             progress.step((step - 1) // 3 + 1, epochs, step, epochs * 3, LOSSES, 3 * epochs - step + 60)
 
 
-def test_a_line_per_tenth_where_there_is_no_terminal() -> None:
+def test_without_a_terminal_one_line_per_tenth_is_printed() -> None:
     out = StringIO()
     run(Console(file=out), 30)
     lines = out.getvalue().splitlines()

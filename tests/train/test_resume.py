@@ -83,7 +83,7 @@ def test_sigkill_at_random_moments_changes_no_bit(
     assert not (tmp_path / "broken" / CHECKPOINT).exists()
 
 
-def test_what_happens_to_a_checkpoint(data: Path, tmp_path: Path) -> None:
+def test_checkpoints_are_used_replaced_or_removed(data: Path, tmp_path: Path) -> None:
     whole = train(data, tmp_path / "whole", TINY, Progress())
     stopped(data, tmp_path / "b", TINY, 5)
     progress = StopAfter()
@@ -110,7 +110,9 @@ def test_what_happens_to_a_checkpoint(data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("recipe", "size"), [("inspection", 36), ("inspection", 28), ("lrdan", 32)])
-def test_with_known_defects_too(tmp_path: Path, write_stripes: WriteStripes, recipe: Any, size: int) -> None:
+def test_resuming_with_known_defects_changes_no_bit(
+    tmp_path: Path, write_stripes: WriteStripes, recipe: Any, size: int
+) -> None:
     write_stripes(tmp_path / "data", 20, (size, size))
     write_stripes(tmp_path / "known", 3, (size, size), seed=5)
     cv2.imwrite(str(tmp_path / "mask.png"), np.eye(size, dtype=np.uint8) * 255)
@@ -156,7 +158,7 @@ def test_a_checkpoint_of_other_hyperparameters_is_refused(
     assert progress.first == 3
 
 
-def test_an_interrupted_run_goes_on(data: Path, tmp_path: Path) -> None:
+def test_an_interrupted_run_is_resumed(data: Path, tmp_path: Path) -> None:
     whole = train(data, tmp_path / "whole", TINY, Progress())
 
     class Interrupt(Progress):
@@ -173,7 +175,7 @@ def test_an_interrupted_run_goes_on(data: Path, tmp_path: Path) -> None:
     assert (bundle.path / "reports/training.json").read_bytes() == (whole.path / "reports/training.json").read_bytes()
 
 
-def test_resuming_can_be_demanded(data: Path, tmp_path: Path) -> None:
+def test_resuming_can_be_required(data: Path, tmp_path: Path) -> None:
     demanding = replace(TINY, resume=True)
     with pytest.raises(TrainingError, match=r"nothing to resume: there is no .*checkpoint.safetensors: train without resume"):
         train(data, tmp_path / "b", demanding, Progress())
@@ -183,7 +185,7 @@ def test_resuming_can_be_demanded(data: Path, tmp_path: Path) -> None:
         train(data, tmp_path / "b", demanding, Progress())
 
 
-def test_the_command_line_has_it_too(data: Path, tmp_path: Path) -> None:
+def test_the_command_line_resumes_too(data: Path, tmp_path: Path) -> None:
     words = [
         "train",
         str(data),
@@ -208,7 +210,7 @@ def test_the_command_line_has_it_too(data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", [3, 40, 400, -5])
-def test_a_damaged_checkpoint_is_told_and_left_aside(data: Path, tmp_path: Path, place: int) -> None:
+def test_a_damaged_checkpoint_is_reported_and_ignored(data: Path, tmp_path: Path, place: int) -> None:
     path = stopped(data, tmp_path / "b", TINY, 3)
     content = bytearray(path.read_bytes())
     content[place] ^= 1
@@ -220,7 +222,7 @@ def test_a_damaged_checkpoint_is_told_and_left_aside(data: Path, tmp_path: Path,
     assert progress.notes[0].endswith("; training starts from scratch")
 
 
-def test_other_conditions_are_told(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changed_conditions_are_reported(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stopped(data, tmp_path / "b", TINY, 3)
     threads, progress = torch.get_num_threads(), StopAfter()
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads + 1)
@@ -272,7 +274,7 @@ def test_a_kill_while_a_checkpoint_is_written_leaves_the_older_one(
     assert progress.first == 3
 
 
-def test_a_run_that_failed_by_itself_leaves_no_checkpoint(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_collapsed_run_leaves_no_checkpoint(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stopped(data, tmp_path / "b", TINY, 3)
     monkeypatch.setattr(ReconstructionLearner, "step", lambda _self, x: {"total": x.mean() * math.nan, "spread_ae2": x.std()})
     with pytest.raises(TrainingError, match="became nan in epoch 1, step 3"):

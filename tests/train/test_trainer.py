@@ -61,7 +61,7 @@ class Recorder(Progress):
 
 
 @pytest.mark.parametrize("size", ["2", "16"])
-def test_one_of_several_processes_is_refused_in_one_line(
+def test_several_processes_are_refused_in_one_line(
     stripes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: str
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", size)  # what torchrun sets
@@ -128,7 +128,7 @@ def test_same_seed_same_weights(stripes: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("reading", ["began", "joint"])
 @pytest.mark.parametrize("decoder", ["resize", "transposed"])
-def test_every_choice_trains(
+def test_every_reading_and_decoder_trains(
     stripes: Path, tmp_path: Path, reading: DualReading, decoder: Literal["resize", "transposed"]
 ) -> None:
     hyperparameters = LrdanHyperparameters(dual_reading=reading, decoder=decoder)
@@ -205,7 +205,7 @@ def test_collapse_ends_training(stripes: Path, tmp_path: Path, monkeypatch: pyte
     assert not (tmp_path / "bundle" / "manifest.json").exists()
 
 
-def test_images_all_alike_are_no_collapse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_identical_images_are_not_a_collapse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(collapse, "AFTER", 0)
     folder = tmp_path / "data"
     folder.mkdir()
@@ -242,7 +242,7 @@ def test_colour_comes_from_the_images(tmp_path: Path, write_stripes: WriteStripe
     assert (grey.manifest.model.channels, grey.manifest.preprocessing.colour) == (1, "grey")
 
 
-def test_automatic_size_is_said(tmp_path: Path, write_stripes: WriteStripes) -> None:
+def test_automatic_size_is_reported(tmp_path: Path, write_stripes: WriteStripes) -> None:
     write_stripes(tmp_path / "data", 8, (33, 47))
     progress = Recorder()
     bundle = train(tmp_path / "data", tmp_path / "bundle", replace(TINY, epochs=1), progress)
@@ -267,7 +267,7 @@ def test_weights_of_another_model_are_refused(stripes: Path, tmp_path: Path) -> 
         ({"hyperparameters": LrdanHyperparameters()}, "give InspectionHyperparameters as hyperparameters"),
     ],
 )
-def test_options_that_cannot_work_are_refused(wrong: dict[str, Any], fix: str) -> None:
+def test_invalid_training_options_are_refused(wrong: dict[str, Any], fix: str) -> None:
     with pytest.raises(TrainingError, match=fix):
         TrainOptions(**wrong)
 
@@ -281,7 +281,7 @@ def test_learning_rate_rises_then_falls_to_zero() -> None:
 
 
 @given(st.integers(1, 20_000))
-def test_a_recipe_is_as_long_as_the_images_are_many(steps_per_epoch: int) -> None:
+def test_the_length_of_a_recipe_depends_on_the_number_of_images(steps_per_epoch: int) -> None:
     hyperparameters = InspectionHyperparameters()
     epochs = hyperparameters.epochs(steps_per_epoch)
     steps = epochs * steps_per_epoch

@@ -19,7 +19,7 @@ from lrdan_edge.train.network_images import automatic_size
         ((480, 640), (192, 256)),
     ],
 )
-def test_size_from_the_images(size: tuple[int, int], expected: tuple[int, int]) -> None:
+def test_the_default_size_comes_from_the_images(size: tuple[int, int], expected: tuple[int, int]) -> None:
     assert automatic_size(*size) == expected
 
 

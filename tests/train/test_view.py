@@ -41,7 +41,7 @@ def test_native_tiles_keep_the_frames_resolution() -> None:
     assert (narrow.canvas, narrow.tiles) == ((200, 900), (1, 4)), "three rows more are no second row of tiles"
 
 
-def test_tiles_share_an_eighth_unless_told() -> None:
+def test_tiles_overlap_by_an_eighth_by_default() -> None:
     geometry = View(tiles=(1, 2)).geometry((64, 128), (64, 64))
     assert geometry is not None
     assert geometry.canvas == (64, 120)
@@ -71,7 +71,7 @@ counts, pixels = st.integers(1, 64), st.integers(1, 65535)
     st.just("native") | st.tuples(counts, counts),
     st.none() | st.integers(0, 100),
 )
-def test_the_recorded_command_line_asks_for_the_same(
+def test_the_recorded_command_line_repeats_the_view(
     frame_size: tuple[int, int] | None,
     region: tuple[int, int, int, int] | None,
     tiles: tuple[int, int] | str,
@@ -102,7 +102,7 @@ def test_the_recorded_command_line_asks_for_the_same(
         ("--frame-size", "big"),
     ],
 )
-def test_an_option_that_says_nothing_is_a_usage_error(option: str, value: str) -> None:
+def test_an_invalid_option_is_a_usage_error(option: str, value: str) -> None:
     result = CliRunner().invoke(cli, ["train", "DATA", option, value])
     assert result.exit_code == 2
     assert repr(value) in result.output

@@ -51,14 +51,14 @@ def alone(name: str) -> torch.Tensor:
 @pytest.mark.parametrize("name", NAMES)
 @given(st.lists(st.integers(0, 11), min_size=1, max_size=14))
 @settings(max_examples=8, deadline=None)
-def test_a_score_depends_on_nothing_but_its_own_image(name: str, indices: list[int]) -> None:
+def test_a_score_depends_only_on_its_own_image(name: str, indices: list[int]) -> None:
     scores = fitted_once(name).score(GOOD[indices])
     assert (scores.dtype, scores.shape) == (torch.float32, (len(indices),))
     torch.testing.assert_close(scores, alone(name)[indices], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_seed_decides_and_the_callers_randomness_stays(name: str) -> None:
+def test_the_seed_determines_the_result_and_the_callers_generator_is_unchanged(name: str) -> None:
     before = torch.get_rng_state()
     assert torch.equal(fitted(name, GOOD).score(GOOD), fitted_once(name).score(GOOD))
     assert torch.equal(torch.get_rng_state(), before)
@@ -66,7 +66,7 @@ def test_the_seed_decides_and_the_callers_randomness_stays(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(("channels", "side"), [(3, 32), (1, 96)])
-def test_other_shapes(name: str, channels: int, side: int) -> None:
+def test_other_image_shapes_are_supported(name: str, channels: int, side: int) -> None:
     good = frames(6, channels, side)
     assert torch.isfinite(fitted(name, good, steps=1).score(good[:2])).all()
 
@@ -79,7 +79,7 @@ def test_wrong_images_are_refused(name: str) -> None:
         fitted(name, GOOD[:0])
 
 
-def test_what_each_is_said_to_be_is_said() -> None:
+def test_every_detector_describes_itself() -> None:
     assert all(getattr(fitted_once(name), "recipe", "") for name in NAMES)
 
 
@@ -119,7 +119,7 @@ def test_geoms_transformations_are_numpys(label: int, side: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["autoencoder", pytest.param("geom", marks=pytest.mark.slow), "pca", "pixel-1nn"])
-def test_what_is_far_from_good_scores_higher(name: str) -> None:
+def test_distant_images_score_higher(name: str) -> None:
     detector = fitted(name, frames(64), steps=60)
     turned = frames(16, seed=2).transpose(-1, -2).contiguous()
     assert detector.score(turned).median() > detector.score(frames(16, seed=3)).median()

@@ -52,7 +52,7 @@ def test_labelled_anomalies_are_pushed_away() -> None:
     assert ratio(sad) > 1.3 * ratio(svdd)
 
 
-def test_a_score_is_its_own_images_and_the_seed_decides() -> None:
+def test_a_score_depends_only_on_its_image_and_the_seed() -> None:
     good, known = frames(24, 0), frames(3, 1, turned=True)
     first, second = DeepSad(0.1), DeepSad(0.1)
     for detector in (first, second):
@@ -62,6 +62,6 @@ def test_a_score_is_its_own_images_and_the_seed_decides() -> None:
     torch.testing.assert_close(first.score(good), alone, rtol=1e-5, atol=1e-5)
 
 
-def test_without_anomalies_it_points_to_deep_svdd() -> None:
+def test_without_anomalies_the_error_names_deep_svdd() -> None:
     with pytest.raises(DataError, match="deep-svdd"):
         DeepSad(0.05).fit(Training(good=frames(8, 0), steps=1, seed=0, device=CPU))

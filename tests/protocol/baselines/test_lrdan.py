@@ -40,7 +40,7 @@ def alone() -> torch.Tensor:
 
 
 @pytest.mark.parametrize("recipe", ["lrdan", "inspection"])
-def test_it_scores_as_the_deploy_graph_of_the_same_training_does(
+def test_the_detector_scores_as_the_deploy_graph_does(
     good_images: Path, tmp_path: Path, recipe: Literal["lrdan", "inspection"]
 ) -> None:
     options = TrainOptions(recipe=recipe, epochs=3, batch_size=8, device="cpu", seed=4)
@@ -55,20 +55,20 @@ def test_it_scores_as_the_deploy_graph_of_the_same_training_does(
 
 @given(st.lists(st.integers(0, 23), min_size=1, max_size=40))
 @settings(max_examples=25, deadline=None)
-def test_a_score_depends_on_nothing_but_its_own_image(indices: list[int]) -> None:
+def test_a_score_depends_only_on_its_own_image(indices: list[int]) -> None:
     scores = fitted_once().score(FRAMES[indices])
     assert scores.dtype == torch.float32
     torch.testing.assert_close(scores, alone()[indices], rtol=1e-5, atol=1e-5)
 
 
-def test_the_seed_decides_and_the_callers_randomness_stays() -> None:
+def test_the_seed_determines_the_result_and_the_callers_generator_is_unchanged() -> None:
     before = torch.get_rng_state()
     assert torch.equal(fitted().score(FRAMES), fitted_once().score(FRAMES))
     assert not torch.equal(fitted(seed=1).score(FRAMES), fitted_once().score(FRAMES))
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_the_scorer_is_chosen() -> None:
+def test_the_scoring_is_selectable() -> None:
     assert not torch.equal(fitted("ae1").score(FRAMES), fitted_once().score(FRAMES))
     assert "AE1 is scored" in Lrdan(scorer="ae1").recipe
     assert "dual 0," in Lrdan(LossWeights(dual=0), "joint").recipe
@@ -81,6 +81,6 @@ def test_fewer_images_than_a_batch_train_too() -> None:
     assert torch.isfinite(detector.score(FRAMES)).all()
 
 
-def test_it_must_be_fitted_first() -> None:
+def test_scoring_before_fitting_is_refused() -> None:
     with pytest.raises(TrainingError, match="call fit first"):
         Lrdan().score(FRAMES)

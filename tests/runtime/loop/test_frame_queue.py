@@ -51,7 +51,7 @@ def test_latest_keeps_the_newest_and_counts_the_rest(size: int, count: int) -> N
 
 
 @given(st.integers(1, 3), st.lists(st.booleans(), max_size=20))
-def test_latest_keeps_a_fault_whatever_comes_after_it(size: int, faulty: list[bool]) -> None:
+def test_latest_keeps_a_fault_despite_newer_frames(size: int, faulty: list[bool]) -> None:
     """A gap that is dropped would go unnoticed."""
     frame_queue = FrameQueue([(size, "latest")])
     for index, fault in enumerate(faulty):
@@ -88,7 +88,7 @@ def test_a_reorder_buffer_restores_the_order(order: list[int], producers: int) -
     assert [buffer.get() for _ in range(8)] == [*range(0, 70, 10), None]
 
 
-def test_a_reorder_buffer_holds_back_who_is_ahead_and_lets_go_when_abandoned() -> None:
+def test_a_reorder_buffer_blocks_a_producer_that_is_ahead_until_abandoned() -> None:
     buffer: ReorderBuffer[int] = ReorderBuffer(1, 1)
     buffer.put(0, 0)
     ahead = threading.Thread(target=buffer.put, args=(1, 1))

@@ -29,7 +29,7 @@ def null(line: Line) -> Iterator[Inspector]:
 
 
 @pytest.mark.parametrize("batch", [1, 3, 16])
-def test_recorded_frames_are_all_judged_in_order(null: Inspector, batch: int) -> None:
+def test_recorded_frames_are_all_inspected_in_order(null: Inspector, batch: int) -> None:
     sink = Collect(delay_s=0.0005)
     progress = InspectionLoop(null, Frames(numbered(500)), [sink], batch=batch).run()
     assert [one.frame.index for one in sink.got] == list(range(500))
@@ -109,7 +109,7 @@ def test_a_source_with_a_bug_does_not_look_like_one_that_ended(null: Inspector) 
         InspectionLoop(null, Frames(broken), []).run()
 
 
-def test_a_sink_that_stopped_is_told_at_once_whatever_else_went_wrong(null: Inspector) -> None:
+def test_a_stopped_sink_is_reported_at_once_whatever_else_fails(null: Inspector) -> None:
     def losing(source: Frames) -> Iterator[CapturedFrame]:
         for index in range(300):
             fault = f"reason {index}" if 50 <= index < 170 else "signal lost"
@@ -170,7 +170,7 @@ def test_a_full_disk_leaves_no_half_of_a_line(null: Inspector, tmp_path: Path, m
     assert (tmp_path / "out" / "verdicts.jsonl").read_bytes().endswith(b"}\n")
 
 
-def test_a_slow_sink_does_not_hold_up_a_live_source(null: Inspector) -> None:
+def test_a_slow_sink_does_not_delay_a_live_source(null: Inspector) -> None:
     def camera(source: Frames) -> Iterator[CapturedFrame]:
         for index in range(300):
             time.sleep(0.0005)
@@ -205,7 +205,7 @@ def test_the_queue_ends_for_a_waiting_source() -> None:
     assert frame_queue.take(5) == (1, [])
 
 
-def test_verdicts_and_pictures_of_a_folder(line: Line, tmp_path: Path) -> None:
+def test_verdicts_and_images_of_a_folder(line: Line, tmp_path: Path) -> None:
     folder = tmp_path / "parts"
     rng = np.random.default_rng(0)
     for index in range(12):

@@ -27,7 +27,7 @@ def null(line: Line) -> Iterator[Inspector]:
 
 
 @pytest.mark.parametrize("batch", [1, 4, 16])
-def test_each_sources_frames_are_all_judged_in_order(null: Inspector, batch: int) -> None:
+def test_each_sources_frames_are_all_inspected_in_order(null: Inspector, batch: int) -> None:
     counts = [200, 1, 0, 57]
     sink = Collect()
     sources = [Frames(numbered(count), uri=str(number)) for number, count in enumerate(counts)]
@@ -64,7 +64,7 @@ def test_no_source_starves(null: Inspector) -> None:
     assert max(counts) / min(counts) <= 1.2
 
 
-def test_one_source_that_dies_does_not_stop_the_others_and_is_told_at_the_end(null: Inspector) -> None:
+def test_one_source_that_dies_does_not_stop_the_others_and_is_reported_at_the_end(null: Inspector) -> None:
     def dying(source: Frames) -> Iterator[CapturedFrame]:
         yield CapturedFrame.of(BLACK, 0, source.uri, "a")
         raise SourceError("the camera is gone")
@@ -87,12 +87,12 @@ def test_all_sources_that_die_are_named(null: Inspector) -> None:
         InspectionLoop(null, [*dead, Frames(numbered(5))]).run()
 
 
-def test_without_a_source_there_is_nothing_to_do(null: Inspector) -> None:
+def test_no_source_is_refused(null: Inspector) -> None:
     with pytest.raises(DataError, match="no source"):
         InspectionLoop(null, [])
 
 
-def test_a_gap_is_one_however_many_frames_it_takes() -> None:
+def test_a_gap_counts_once_however_many_frames_it_lasts() -> None:
     source = SourceProgress("camera", live=True)
     for second, missing in enumerate([False, True, True, False, False, True]):
         source.saw(second * 10**9, missing=missing)
@@ -101,7 +101,7 @@ def test_a_gap_is_one_however_many_frames_it_takes() -> None:
     assert (source.gap_s, source.in_gap) == (8.0, False)
 
 
-def test_sources_that_cannot_be_opened_stand_for_themselves(tmp_path: Path) -> None:
+def test_sources_that_cannot_be_opened_are_replaced_by_failed_sources(tmp_path: Path) -> None:
     write(tmp_path / "a.png", BLACK)
     good, dead = open_sources([str(tmp_path / "a.png"), str(tmp_path / "none.mp4")])
     assert good.frames == 1
@@ -116,7 +116,7 @@ def test_sources_that_cannot_be_opened_stand_for_themselves(tmp_path: Path) -> N
         open_sources([str(tmp_path / "none.mp4"), str(tmp_path / "other.mp4")])
 
 
-def test_verdicts_and_pictures_of_two_folders_do_not_mix(line: Line, tmp_path: Path) -> None:
+def test_verdicts_and_images_of_two_folders_are_not_mixed(line: Line, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for camera in ("left", "right"):
         for index in range(3):

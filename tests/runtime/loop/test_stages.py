@@ -41,7 +41,7 @@ def test_capture_and_inference_overlap(null: Inspector, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("in_flight", [1, 3])
-def test_verdicts_stay_in_order_whatever_finishes_first(
+def test_verdicts_stay_in_order_if_batches_finish_out_of_order(
     null: Inspector, monkeypatch: pytest.MonkeyPatch, in_flight: int
 ) -> None:
     infer, chance = null.backend.infer, random.Random(0)
@@ -56,7 +56,7 @@ def test_verdicts_stay_in_order_whatever_finishes_first(
     assert [one.frame.index for one in sink.got] == list(range(200))
 
 
-def test_a_loop_that_waits_uses_no_processor(null: Inspector) -> None:
+def test_a_waiting_loop_uses_no_processor_time(null: Inspector) -> None:
     def silent(source: Frames) -> Iterator[CapturedFrame]:
         yield CapturedFrame.of(BLACK, 0, source.uri, "a")
         source.closed.wait(30)
@@ -78,7 +78,7 @@ def test_a_loop_that_waits_uses_no_processor(null: Inspector) -> None:
 @pytest.mark.parametrize(
     "answer", [np.full(1, math.nan, np.float32), np.full(1, math.inf, np.float32), np.empty(0, np.float32)]
 )
-def test_a_score_that_is_none_is_a_fault_and_never_good(
+def test_a_missing_score_is_a_fault_and_never_good(
     null: Inspector, monkeypatch: pytest.MonkeyPatch, answer: npt.NDArray[np.float32]
 ) -> None:
     loop = InspectionLoop(null, Frames(numbered(3)))
@@ -87,7 +87,7 @@ def test_a_score_that_is_none_is_a_fault_and_never_good(
     assert loop.run().outcomes == {"fault": 3}
 
 
-def test_a_backend_that_fails_is_a_fault_and_the_loop_goes_on(null: Inspector, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_backend_failure_is_a_fault_and_the_loop_continues(null: Inspector, monkeypatch: pytest.MonkeyPatch) -> None:
     infer, calls = null.backend.infer, iter(range(100))
 
     def failing(*args: Any, **kwargs: Any) -> Detections:
@@ -144,7 +144,7 @@ def test_every_stage_is_timed_from_capture_to_sink(null: Inspector, monkeypatch:
     assert progress.as_dict()["latency_ms"] == found
 
 
-def test_a_sink_that_draws_nothing_keeps_no_pictures_waiting(null: Inspector) -> None:
+def test_a_sink_without_images_keeps_no_images_waiting(null: Inspector) -> None:
     plain, drawing = Collect(pictures=False), Collect()
     InspectionLoop(null, Frames(numbered(5)), [plain, drawing]).run()
     assert [(one.frame.image, one.verdict.heatmap) for one in plain.got] == [(None, None)] * 5
@@ -183,7 +183,7 @@ def test_a_backend_that_cannot_start_leaves_nothing_open(null: Inspector) -> Non
         loop.run()
 
 
-def test_a_frame_that_its_source_doubts_is_a_fault_though_it_has_an_image(null: Inspector) -> None:
+def test_a_frame_marked_as_a_fault_by_its_source_is_a_fault_even_with_an_image(null: Inspector) -> None:
     def frozen(source: Frames) -> Iterator[CapturedFrame]:
         yield CapturedFrame.of(BLACK, 0, source.uri, "a")
         yield replace(CapturedFrame.of(BLACK, 1, source.uri, "b"), fault="the picture is frozen")
@@ -196,7 +196,7 @@ def test_a_frame_that_its_source_doubts_is_a_fault_though_it_has_an_image(null: 
 
 
 @pytest.mark.parametrize("side", [32, 64])
-def test_a_bug_in_fitting_is_raised_and_hangs_nothing(null: Inspector, monkeypatch: pytest.MonkeyPatch, side: int) -> None:
+def test_a_bug_in_resizing_is_raised_and_hangs_nothing(null: Inspector, monkeypatch: pytest.MonkeyPatch, side: int) -> None:
     def frames(source: Frames) -> Iterator[CapturedFrame]:
         for index in range(1000):
             yield CapturedFrame.of(np.zeros((side, side), np.uint8), index, source.uri, str(index))
@@ -234,7 +234,7 @@ def test_a_stop_that_comes_before_the_run_ends_it_at_once(null: Inspector) -> No
     assert source.closed.is_set()
 
 
-def test_as_many_batches_are_under_way_as_the_backend_overlaps(null: Inspector, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_as_many_batches_are_in_flight_as_the_backend_overlaps(null: Inspector, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(null.backend, "spec", dataclasses.replace(null.backend.spec, in_flight=2))
     monkeypatch.setattr(null, "warm_up", lambda _: None)
     together, infer = threading.Barrier(2), null.backend.infer

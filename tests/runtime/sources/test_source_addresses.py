@@ -40,7 +40,7 @@ def test_credentials_are_never_shown(uri: str, shown: str) -> None:
 @given(
     st.text(alphabet=st.characters(codec="ascii", categories=("L", "N", "P")), min_size=4).filter(lambda s: s[0] not in "/?#")
 )
-def test_no_password_survives(password: str) -> None:
+def test_no_password_survives_redaction(password: str) -> None:
     assert redact(f"rtsp://operator:x{password}@camera.example/main").endswith("***@camera.example/main")
 
 
@@ -63,7 +63,7 @@ def test_camera_addresses(uri: str, path: str | None) -> None:
     assert camera_path(uri) == path
 
 
-def test_a_misspelt_file_is_answered_with_the_near_one(tmp_path: Path) -> None:
+def test_a_misspelt_file_name_suggests_the_nearest_one(tmp_path: Path) -> None:
     (tmp_path / "line_3.mp4").touch()
     with pytest.raises(SourceAddressError, match=r"line3\.mp4 does not exist \(did you mean 'line_3\.mp4'\?\): give a folder"):
         open_source(str(tmp_path / "line3.mp4"))
@@ -84,7 +84,7 @@ def test_a_misspelt_file_is_answered_with_the_near_one(tmp_path: Path) -> None:
         ("a\0b", "does not exist|cannot be read"),
     ],
 )
-def test_what_stands_for_nothing_gets_one_clear_line(uri: str, words: str) -> None:
+def test_an_address_of_nothing_gives_one_clear_line(uri: str, words: str) -> None:
     with pytest.raises(SourceError, match=words) as caught:
         open_source(uri)
     assert "\n" not in str(caught.value)
@@ -103,7 +103,7 @@ def test_a_missing_camera_names_those_that_exist() -> None:
         open_source("987")
 
 
-def test_nobody_listens() -> None:
+def test_an_address_where_nothing_listens() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

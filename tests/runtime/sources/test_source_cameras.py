@@ -36,7 +36,7 @@ def test_settings_are_read() -> None:
         ("speed=3", "there is no setting 'speed': use size, rate, format, exposure"),
     ],
 )
-def test_wrong_settings_are_one_line(query: str, words: str) -> None:
+def test_wrong_settings_are_reported_in_one_line(query: str, words: str) -> None:
     with pytest.raises(SourceAddressError, match=words) as caught:
         open_source(f"/dev/video0?{query}")
     assert "\n" not in str(caught.value)
@@ -68,7 +68,7 @@ class Device:
         return self.values.get(place, 0.0)
 
 
-def test_a_camera_is_set_up_and_what_it_made_of_it_is_read_back() -> None:
+def test_settings_are_applied_to_a_camera_and_read_back() -> None:
     device = Device({(1280, 720)}, {"YUYV", "MJPG"})
     apply(device, Settings((1280, 720), 30, "MJPG", "200"), "/dev/video0")
     assert device.get(cv2.CAP_PROP_AUTO_EXPOSURE) == 1
@@ -80,7 +80,7 @@ def test_a_camera_is_set_up_and_what_it_made_of_it_is_read_back() -> None:
         apply(Device({(640, 480)}, {"YUYV"}), Settings(format="MJPG"), "/dev/video0")
 
 
-def test_a_csi_camera_is_a_pipeline_of_the_jetson() -> None:
+def test_a_csi_camera_is_a_jetson_pipeline() -> None:
     text = csi_pipeline(1, "size=1920x1080&rate=60&exposure=50")
     assert text.startswith('nvarguscamerasrc sensor-id=1 exposuretimerange="5000000 5000000" ! video/x-raw(memory:NVMM)')
     assert "width=1920,height=1080,framerate=60/1" in text
@@ -90,7 +90,7 @@ def test_a_csi_camera_is_a_pipeline_of_the_jetson() -> None:
 
 
 @pytest.mark.parametrize("uri", ["csi://0", "gst:videotestsrc"])
-def test_without_gstreamer_it_says_what_to_install(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_gstreamer_the_error_says_what_to_install(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cv2, "getBuildInformation", lambda: "  GStreamer:   NO\n")
     with pytest.raises(SourceError, match=r"has no GStreamer: on a Jetson, use the system's OpenCV \('sudo apt-get install"):
         open_source(uri)
@@ -118,7 +118,7 @@ def test_addresses_become_jobs() -> None:
     assert camera_job("parts/0?", 3) is None
 
 
-def test_probe_says_what_a_source_delivers(http_camera: Any, tmp_path: Path) -> None:
+def test_probe_reports_what_a_source_delivers(http_camera: Any, tmp_path: Path) -> None:
     runner = CliRunner()
     done = runner.invoke(cli, ["camera", "probe", http_camera.url, "--seconds", "0.5", "--picture", str(tmp_path / "seen.png")])
     assert done.exit_code == 0, done.output
@@ -153,7 +153,7 @@ def test_record_keeps_a_cameras_frames_unchanged(http_camera: Any, picture: Call
     assert len(list(folder.iterdir())) == 7
 
 
-def test_record_says_what_cannot_be_had_or_written(tmp_path: Path) -> None:
+def test_record_says_what_cannot_be_read_or_written(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(b"")
     cv2.imwrite(str(tmp_path / "part.png"), np.zeros((8, 8), np.uint8))

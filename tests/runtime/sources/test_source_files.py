@@ -37,7 +37,7 @@ def test_a_folder_in_natural_order_with_faults_in_their_place(folder: Path) -> N
     assert frames[0].capture_ns <= frames[3].capture_ns
 
 
-def test_names_in_subfolders_are_told_apart(tmp_path: Path) -> None:
+def test_names_in_subfolders_are_distinguished(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         cv2.imwrite(str(tmp_path / name / "1.png"), np.zeros((4, 4), np.uint8))
@@ -69,7 +69,7 @@ def test_an_empty_folder_and_no_match_are_errors(tmp_path: Path) -> None:
         open_source(tmp_path / "*.png")
 
 
-def test_loop_goes_on_counting_until_closed(folder: Path) -> None:
+def test_loop_counts_on_until_closed(folder: Path) -> None:
     source = open_source(folder, loop=True)
     assert source.frames is None
     frames = list(itertools.islice(source, 9))
@@ -80,7 +80,7 @@ def test_loop_goes_on_counting_until_closed(folder: Path) -> None:
     assert list(source) == []
 
 
-def test_images_come_at_the_rate_that_is_asked_for(folder: Path) -> None:
+def test_images_are_delivered_at_the_requested_rate(folder: Path) -> None:
     with open_source(folder, rate=20, loop=True) as source:
         assert source.fps == 20
         began = time.monotonic()
@@ -91,7 +91,7 @@ def test_images_come_at_the_rate_that_is_asked_for(folder: Path) -> None:
         assert list(source) == []
 
 
-def test_a_name_that_is_not_utf8_can_be_written_down(tmp_path: Path) -> None:
+def test_a_name_that_is_not_utf8_can_be_recorded(tmp_path: Path) -> None:
     """One such file used to stop the verdicts of the whole run: its name could not be encoded."""
     for number, data in ((1, cv2.imencode(".png", np.zeros((4, 4), np.uint8))[1].tobytes()), (2, b"damaged")):
         Path(os.fsdecode(os.fsencode(tmp_path) + b"/%d_gr\xfcn.png" % number)).write_bytes(data)

@@ -105,7 +105,7 @@ def test_a_genicam_camera_is_a_capture(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("pattern", ["RGGB", "BGGR", "GRBG", "GBRG"])
 @pytest.mark.parametrize(("colour", "place"), [("B", 0), ("G", 1), ("R", 2)])
-def test_bayer_pictures_have_their_colours(pattern: str, colour: str, place: int) -> None:
+def test_bayer_images_have_their_colours(pattern: str, colour: str, place: int) -> None:
     """A surface of one colour: only that colour's cells are lit."""
     cell = np.array([200 if letter == colour else 0 for letter in pattern], np.uint8).reshape(2, 2)
     image = genicam._image(np.tile(cell, (6, 8)).reshape(-1), 12, 16, f"Bayer{pattern[:2]}8")
@@ -148,7 +148,7 @@ def camera(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCamera]:
     camera.kill()
 
 
-def test_a_gige_vision_camera_without_a_vendors_producer(camera: FakeCamera) -> None:
+def test_a_gige_vision_camera_without_a_producer(camera: FakeCamera) -> None:
     with open_source(f"genicam://{camera.serial}?rate=50&exposure=2000") as source:
         assert (source.live, source.fps) == (True, 50)
         frames = list(itertools.islice(source, 20))

@@ -75,7 +75,7 @@ def consume() -> Iterator[Callable[[Any], Consumer]]:
         consumer.close()
 
 
-def test_an_http_camera_delivers_whole_pictures(http_camera: Camera, picture: Callable[[int], Any]) -> None:
+def test_an_http_camera_delivers_complete_images(http_camera: Camera, picture: Callable[[int], Any]) -> None:
     with open_source(http_camera.url) as source:
         assert (source.live, source.fps, source.frames) == (True, None, None)
         frames = list(itertools.islice(source, 20))
@@ -88,7 +88,7 @@ def test_an_http_camera_delivers_whole_pictures(http_camera: Camera, picture: Ca
     assert np.abs(frames[0].image.astype(int) - picture(0)).mean() < 4
 
 
-def test_a_killed_camera_is_one_fault_and_is_back_within_two_seconds(
+def test_a_killed_camera_is_one_fault_and_returns_within_two_seconds(
     http_camera: Camera, consume: Callable[[Any], Consumer], capfd: pytest.CaptureFixture[str]
 ) -> None:
     consumer = consume(open_source(http_camera.url, read_timeout_s=2))
@@ -134,7 +134,7 @@ def test_a_camera_that_comes_later_is_waited_for(http_camera: Camera, consume: C
     assert len(consumer.faults) == 1
 
 
-def test_a_camera_that_was_waited_for_goes_on_when_it_is_iterated_again(http_camera: Camera) -> None:
+def test_a_camera_that_was_waited_for_can_be_iterated_again(http_camera: Camera) -> None:
     http_camera.kill()
     with open_source(http_camera.url, open_timeout_s=1, wait=True) as source:
         frames = iter(source)
@@ -158,7 +158,7 @@ def test_a_silent_camera_is_a_fault_after_the_read_timeout(http_camera: Camera, 
     assert len(consumer.faults) == 1
 
 
-def test_half_a_picture_is_never_delivered(
+def test_an_incomplete_image_is_never_delivered(
     http_camera: Camera, consume: Callable[[Any], Consumer], picture: Callable[[int], Any]
 ) -> None:
     http_camera.stop_mid_frame = True
@@ -177,7 +177,7 @@ def test_a_wrong_path_says_that_the_host_answers(http_camera: Camera) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["http", "rtsp"])
-def test_a_mute_server_does_not_hang_and_stops_nobody_else(scheme: str, http_camera: Camera) -> None:
+def test_a_silent_server_neither_hangs_nor_blocks_other_sources(scheme: str, http_camera: Camera) -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute:
         errors: list[SourceError] = []
 
@@ -221,7 +221,7 @@ def test_a_native_read_that_hangs_is_killed(tmp_path: Path, consume: Callable[[A
     assert consumer.close() < 1
 
 
-def test_a_capture_that_dies_is_one_fault_and_started_again(tmp_path: Path, consume: Callable[[Any], Consumer]) -> None:
+def test_a_capture_that_dies_is_one_fault_and_is_restarted(tmp_path: Path, consume: Callable[[Any], Consumer]) -> None:
     consumer = consume(scripted(tmp_path, "image*2, die", "image*3, pause 20"))
     consumer.wait(lambda: len(consumer.frames) == 6, 10)
     assert [frame.image is None for frame in consumer.frames] == [False, False, True, False, False, False]
@@ -233,13 +233,13 @@ def test_a_capture_that_dies_is_one_fault_and_started_again(tmp_path: Path, cons
     assert len(consumer.faults) == 2
 
 
-def test_an_opener_that_cannot_be_made_says_why() -> None:
+def test_an_opener_that_cannot_be_created_says_why() -> None:
     with pytest.raises(SourceFormatError, match=r"no driver for it here: set it to \{Mono8\}, not read_timeout_s") as caught:
         LiveSource("camera", CaptureJob("scripted_captures", "no_opener", ("no driver for it here",), 10))
     assert caught.value.values == {"format": "{Mono8}"}, "its parts cross, so that the command line can word them"
 
 
-def test_frames_cross_whole_whatever_their_size(tmp_path: Path) -> None:
+def test_frames_of_any_size_are_transferred_unchanged(tmp_path: Path) -> None:
     with scripted(tmp_path, "image*5") as source:
         frames = list(itertools.islice(source, 5))
     assert [np.unique(np.asarray(frame.image)).tolist() for frame in frames] == [[41], [42], [43], [44], [45]], (
@@ -252,7 +252,7 @@ def descriptors() -> list[Path]:
     return list(Path("/proc/self/fd").iterdir())
 
 
-def test_nothing_is_left_behind(tmp_path: Path) -> None:
+def test_no_process_or_descriptor_is_left_behind(tmp_path: Path) -> None:
     before = descriptors()
     for _ in range(3):
         with scripted(tmp_path, "image*500") as source:
@@ -287,13 +287,13 @@ def test_a_capture_process_ends_with_the_process_it_serves(tmp_path: Path) -> No
     assert not alive(int(done.stdout))
 
 
-def test_a_failed_read_in_between_is_no_loss(tmp_path: Path) -> None:
+def test_an_isolated_failed_read_is_not_a_lost_signal(tmp_path: Path) -> None:
     with scripted(tmp_path, "image, fail, shape, image, image") as source:
         assert source.fps == 30
         assert [frame.fault for frame in itertools.islice(source, 3)] == [None] * 3
 
 
-def test_a_camera_that_opens_and_gives_nothing_is_one_fault_and_tried_in_moderation(
+def test_a_camera_that_opens_without_frames_is_one_fault_and_retried_slowly(
     tmp_path: Path, consume: Callable[[Any], Consumer]
 ) -> None:
     consumer = consume(scripted(tmp_path, "image", "fail"))
@@ -304,7 +304,7 @@ def test_a_camera_that_opens_and_gives_nothing_is_one_fault_and_tried_in_moderat
     assert 2 <= count(tmp_path, "opened") - opened <= 10
 
 
-def test_a_read_that_gives_up_early_is_no_loss_before_the_time_is_over(
+def test_a_read_that_gives_up_early_is_not_a_lost_signal_before_the_timeout(
     tmp_path: Path, consume: Callable[[Any], Consumer]
 ) -> None:
     """V4L2 gives up after 10 s and GStreamer after 30 s, whatever `read_timeout_s` says."""
@@ -314,9 +314,7 @@ def test_a_read_that_gives_up_early_is_no_loss_before_the_time_is_over(
     assert not consumer.faults
 
 
-def test_another_picture_size_is_one_fault_until_the_old_one_is_back(
-    tmp_path: Path, consume: Callable[[Any], Consumer]
-) -> None:
+def test_another_image_size_is_one_fault_until_the_old_size_returns(tmp_path: Path, consume: Callable[[Any], Consumer]) -> None:
     consumer = consume(scripted(tmp_path, "image*2, large*2, pause 20", "large*3, image*2, pause 20"))
     consumer.wait(lambda: len(consumer.frames) == 5, 10)
     assert [frame.image is None for frame in consumer.frames] == [False, False, True, False, False]
@@ -324,7 +322,7 @@ def test_another_picture_size_is_one_fault_until_the_old_one_is_back(
     assert isinstance(consumer.faults[0].error, SourceSignalError)
 
 
-def test_a_frozen_picture_is_one_fault_until_it_moves(tmp_path: Path, consume: Callable[[Any], Consumer]) -> None:
+def test_a_frozen_image_is_one_fault_until_it_changes(tmp_path: Path, consume: Callable[[Any], Consumer]) -> None:
     still = ", ".join(["grey 90, pause 0.05"] * 12)
     source = scripted(tmp_path, f"image, {still}", f"{still}, image*2, pause 20", limits=Limits(frozen_s=0.3))
     consumer = consume(source)
@@ -334,7 +332,7 @@ def test_a_frozen_picture_is_one_fault_until_it_moves(tmp_path: Path, consume: C
     assert all(frame.image is not None and frame.image.max() != 90 for frame in later)
 
 
-def test_a_black_picture_is_one_fault_until_there_is_light(tmp_path: Path, consume: Callable[[Any], Consumer]) -> None:
+def test_a_black_image_is_one_fault_until_it_is_bright_again(tmp_path: Path, consume: Callable[[Any], Consumer]) -> None:
     dark = ", ".join(["grey 3, pause 0.05", "grey 4, pause 0.05"] * 6)
     source = scripted(tmp_path, f"image, {dark}", f"{dark}, image*2, pause 20", limits=Limits(black_s=0.3))
     consumer = consume(source)
@@ -358,7 +356,7 @@ def test_captures_are_released(tmp_path: Path, consume: Callable[[Any], Consumer
     consumer.wait(lambda: count(tmp_path, "released") >= 2, 2)
 
 
-def test_a_bug_in_the_opener_is_not_taken_for_a_dead_camera(tmp_path: Path) -> None:
+def test_a_bug_in_the_opener_is_not_mistaken_for_a_dead_camera(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="ZeroDivisionError: a bug"):
         scripted(tmp_path, "refuse")
 

@@ -35,7 +35,7 @@ def encoded(kind: str, seed: int, side: int = 24, **options: int) -> bytes:
 
 @given(st.lists(st.tuples(st.sampled_from(["png", "jpg"]), st.integers(0, 10_000), st.integers(1, 40)), max_size=5))
 @settings(max_examples=60, deadline=None)
-def test_images_come_apart_as_they_were_put_together(kinds: list[tuple[str, int, int]]) -> None:
+def test_concatenated_images_are_separated_again(kinds: list[tuple[str, int, int]]) -> None:
     files = [encoded(kind, seed, side) for kind, seed, side in kinds]
     pipe = stream(b"".join(files))
     assert [next_image(pipe) for _ in files] == files
@@ -62,7 +62,7 @@ def piped(data: bytes) -> Iterator[int]:
 
 @given(st.sampled_from(["png", "jpg"]), st.integers(1, 400))
 @settings(max_examples=40, deadline=None)
-def test_an_image_cut_short_is_a_fault_and_the_end(kind: str, missing: int) -> None:
+def test_a_truncated_image_is_a_fault_and_ends_the_source(kind: str, missing: int) -> None:
     whole = encoded(kind, 1)
     with piped(whole + whole[: max(1, len(whole) - missing)]) as descriptor:
         frames = list(StandardInput(descriptor))
@@ -70,7 +70,7 @@ def test_an_image_cut_short_is_a_fault_and_the_end(kind: str, missing: int) -> N
     assert frames[1].fault == "standard input ended within an image"
 
 
-def test_what_is_no_image_is_refused_and_a_broken_one_is_a_fault() -> None:
+def test_a_non_image_is_refused_and_a_broken_image_is_a_fault() -> None:
     with piped(b"BM not an image") as descriptor, pytest.raises(SourceFormatError, match="neither JPEG nor PNG"):
         list(StandardInput(descriptor))
     broken = bytearray(encoded("png", 1))

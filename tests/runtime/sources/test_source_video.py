@@ -90,7 +90,7 @@ def test_every_frame_in_order(
 
 
 @pytest.mark.parametrize(("suffix", "codec"), CONTAINERS)
-def test_a_cut_video_is_an_error_or_ends_in_a_fault(
+def test_a_truncated_video_is_an_error_or_ends_in_a_fault(
     video: Callable[[str, str], Path], tmp_path: Path, suffix: str, codec: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Wherever it is cut: no hang, no crash, no invented or half picture, and never taken for whole."""
@@ -119,7 +119,7 @@ def test_a_cut_video_is_an_error_or_ends_in_a_fault(
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_recording_without_index_says_so(video: Callable[[str, str], Path], tmp_path: Path) -> None:
+def test_a_recording_without_index_is_reported(video: Callable[[str, str], Path], tmp_path: Path) -> None:
     data = video("mp4", "mp4v").read_bytes()
     (tmp_path / "cut.mp4").write_bytes(data[: len(data) // 2])
     with pytest.raises(SourceFormatError, match=r"cut\.mp4 has no index \(moov\): it is truncated"):
@@ -129,7 +129,7 @@ def test_a_recording_without_index_says_so(video: Callable[[str, str], Path], tm
 @pytest.mark.parametrize(
     ("content", "words"), [(b"", r"is empty \(0 bytes\)"), (b"just text\n" * 99, "not a video that can be decoded")]
 )
-def test_what_is_no_video(tmp_path: Path, content: bytes, words: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_non_video_is_refused(tmp_path: Path, content: bytes, words: str, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "line.mp4").write_bytes(content)
     with pytest.raises(SourceFormatError, match=words):
         open_source(tmp_path / "line.mp4")
@@ -153,7 +153,7 @@ def test_a_damaged_frame_in_the_middle_is_a_fault_in_its_place(video: Callable[[
     assert len(frames) == FRAMES
 
 
-def test_realtime_keeps_the_rate_and_loop_goes_on(write_video: Callable[..., Path], tmp_path: Path) -> None:
+def test_realtime_keeps_the_rate_and_loop_repeats(write_video: Callable[..., Path], tmp_path: Path) -> None:
     path = write_video(tmp_path / "short.avi", "MJPG", 10, fps=50)
     with open_source(path, realtime=True, loop=True) as source:
         assert source.frames is None
@@ -165,7 +165,7 @@ def test_realtime_keeps_the_rate_and_loop_goes_on(write_video: Callable[..., Pat
     assert 0.4 < seconds < 2
 
 
-def test_a_rate_goes_before_the_videos_own(write_video: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_given_rate_overrides_the_videos_own(write_video: Callable[..., Path], tmp_path: Path) -> None:
     started = time.monotonic()
     assert len(list(open_source(write_video(tmp_path / "slow.avi", "MJPG", 11, fps=1), realtime=True, rate=25))) == 11
     assert 0.35 < time.monotonic() - started < 2
@@ -181,7 +181,7 @@ def test_close_from_another_thread_ends_the_iteration(write_video: Callable[...,
     assert list(source) == []
 
 
-def test_the_settings_of_opencv_are_given_back(video: Callable[[str, str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_opencv_settings_are_restored(video: Callable[[str, str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENCV_FFMPEG_CAPTURE_OPTIONS", "threads;1")
     before, level = dict(os.environ), log_level()
     for _ in open_source(video("avi", "MJPG")):

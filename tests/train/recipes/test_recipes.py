@@ -26,7 +26,7 @@ def test_names_are_listed_without_torch() -> None:
 
 @pytest.mark.parametrize("name", RECIPES)
 @pytest.mark.parametrize("side", [32, 64])
-def test_what_a_recipe_chooses_is_its_own_and_fits_into_json(name: str, side: int) -> None:
+def test_a_recipes_choices_are_its_own_and_serialise_to_json(name: str, side: int) -> None:
     recipe = recipe_named(name)
     spec = recipe.spec_for(side, side, 1, recipe.defaults)
     assert spec.recipe == name

@@ -16,7 +16,7 @@ def test_reconstruction_is_the_squared_error_of_an_image() -> None:
     assert reconstruction(torch.from_numpy(one), torch.from_numpy(other)).item() == pytest.approx(expected, rel=1e-12)
 
 
-def test_it_learns_and_repeats_bit_for_bit() -> None:
+def test_training_lowers_the_loss_and_repeats_bit_for_bit() -> None:
     frames = torch.rand(16, 1, 28, 28, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
     def run() -> list[float]:

@@ -45,7 +45,7 @@ def test_each_term_moves_its_networks_and_the_discriminator_only_its_own(
     assert result["discriminator"]
 
 
-def test_readings_differ_in_what_g_wants(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_readings_differ_in_the_generators_objective(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(learner, "balanced_k", lambda _girec, _direc, k: torch.tensor(k))
     gradients = {}
     readings: tuple[DualReading, ...] = ("began", "joint")
@@ -67,7 +67,7 @@ def test_fakes_stop_counting_once_they_are_worse_than_images(girec: float, direc
     assert balanced_k(torch.tensor(girec), torch.tensor(direc), 0.4).item() == pytest.approx(expected)
 
 
-def test_only_images_form_the_statistics_of_ae2() -> None:
+def test_ae2_statistics_come_from_images_only() -> None:
     networks = AdversarialNetworks(spec_for(32, 32, 1))
     layer = next(layer for layer in networks.ae2.modules() if isinstance(layer, nn.BatchNorm2d))
     before = [buffer.clone() for buffer in (layer.running_mean, layer.running_var) if buffer is not None]
