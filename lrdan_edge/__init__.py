@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lrdan_edge.runtime.sources import open_source
     from lrdan_edge.runtime.verdict import Verdict, Verdicts
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "Bundle",
     "InspectionLoop",
