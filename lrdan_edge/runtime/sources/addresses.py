@@ -60,7 +60,7 @@ def camera_job(uri: str, read_timeout_s: float) -> tuple[str, CaptureJob] | None
         return f"csi://{match[1] or 0}", _job("pipeline", read_timeout_s, text)
     if match := re.fullmatch(r"genicam://([^/]+)", plain):
         genicam.genicam(match[1], query)
-        return plain, CaptureJob(genicam.__name__, "genicam", (match[1], query, read_timeout_s), read_timeout_s)
+        return redact(plain), CaptureJob(genicam.__name__, "genicam", (match[1], query, read_timeout_s), read_timeout_s)
     return None
 
 
@@ -76,7 +76,7 @@ def path_of_file_uri(uri: str) -> str:
     """
     parts = urlsplit(uri)
     if parts.netloc not in ("", "localhost") or not parts.path:
-        raise SourceAddressError(f"{uri} names no file on this machine", "write file:///path, or only the path")
+        raise SourceAddressError(f"{redact(uri)} names no file on this machine", "write file:///path, or only the path")
     return unquote(parts.path)
 
 
@@ -91,12 +91,14 @@ def unknown(uri: str) -> SourceError:
     try:
         names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else None
     except OSError as error:
-        return SourceRefusedError(f"the folder {folder} cannot be read ({error.strerror})", "check its permissions")
+        return SourceRefusedError(
+            f"the folder {redact(str(folder))} cannot be read ({error.strerror})", "check its permissions"
+        )
     if names is None:
-        return SourceAddressError(f"{uri} does not exist, nor does the folder {folder}", GIVE)
+        return SourceAddressError(f"{redact(uri)} does not exist, nor does the folder {redact(str(folder))}", GIVE)
     if not uri:
         return SourceAddressError("the source's address is empty", GIVE)
-    return SourceAddressError(f"{uri} does not exist{_suggest(path.name, names)}", GIVE)
+    return SourceAddressError(f"{redact(uri)} does not exist{_suggest(path.name, names)}", GIVE)
 
 
 def _suggest(word: str, words: list[str]) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 from lrdan_edge.errors import SourceAddressError, SourceError, SourceFormatError, SourceRefusedError
 from lrdan_edge.runtime.sources.cameras import SYSTEM_VENV, Settings, settings_of
 from lrdan_edge.runtime.sources.native import VideoCapture
+from lrdan_edge.runtime.sources.redact import redact
 
 _BUFFERS = 8
 _ARAVIS = f"'sudo apt-get install gir1.2-aravis-0.8 python3-gi', and make the environment with '{SYSTEM_VENV}'"
@@ -34,7 +35,7 @@ def genicam(name: str, query: str = "", wait_s: float = 10) -> Callable[[], Vide
         SourceAddressError: A setting is not valid.
         SourceError: Neither Harvesters with a producer nor Aravis is installed.
     """
-    address = f"genicam://{name}"
+    address = redact(f"genicam://{name}")
     words = dict(parse_qsl(query))
     producers = [words.pop("cti")] if "cti" in words else _producers()
     settings = settings_of("&".join(f"{key}={value}" for key, value in words.items()), address)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lrdan_edge.errors import SourceAddressError, SourceError, SourceRefusedError
+from lrdan_edge.errors import LrdanError, SourceAddressError, SourceError, SourceRefusedError
 from lrdan_edge.runtime.sources import open_source
 from lrdan_edge.runtime.sources.addresses import camera_path
 from lrdan_edge.runtime.sources.redact import redact
@@ -35,6 +35,40 @@ from lrdan_edge.runtime.sources.redact import redact
 )
 def test_credentials_are_never_shown(uri: str, shown: str) -> None:
     assert redact(uri) == shown
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "rtsp:/u:hunter2@127.0.0.1/x",
+        "u:hunter2@h/x",
+        "rtsp:u:hunter2@h",
+        "rtsp//u:hunter2@h/x",
+        " rtsp://u:hunter2@h/x",
+        "file://u:hunter2@h/x",
+        "genicam://u:hunter2@h",
+        "GST:rtspsrc user-pw=hunter2 ! appsink",
+        "gst:rtspsrc user-pw = hunter2 ! appsink",
+        "gst:rtspsrc user-pw='a hunter2' ! appsink",
+        "gst:rtspsrc user-pw=a/hunter2 ! appsink",
+        r'gst:rtspsrc user-pw="a\"hunter2" ! appsink',
+        "gst:rtspsrc proxy-pw=hunter2 ! appsink",
+        "gst:srtsrc passphrase=hunter2 ! appsink",
+        "gst:rtspsrc location=rtsp://u:a/hunter2@h ! appsink",
+        "gst:rtspsrc location=rtsp://u:a!hunter2@h ! appsink",
+        'gst:rtspsrc location="rtsp://u:a hunter2@h" ! appsink',
+        *(
+            f"http://h/x?a=1&{name}=hunter2"
+            for name in ("access_token", "client_secret", "jwt", "psw", "loginpas", "X-Amz-Signature")
+        ),
+    ],
+)
+def test_a_mistyped_address_shows_no_password_either(uri: str) -> None:
+    assert "hunter2" not in redact(uri)
+    if "?" not in uri and not uri.startswith(("gst:", "genicam:")):
+        with pytest.raises(LrdanError) as failure:
+            open_source(uri)
+        assert "hunter2" not in failure.value.worded()
 
 
 @given(
