@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lrdan_edge.cli.console import show, table, write_json
+from lrdan_edge.cli.console import printable, show, table, write_json
 from lrdan_edge.cli.options import bundle_option
 from lrdan_edge.errors import LrdanError
 
@@ -63,7 +63,8 @@ def _print_stages(bundle: "Bundle", check: "BundleCheck") -> None:
     shown = table("stage", "finished", "seconds", "state", "files")
     for name, record in bundle.manifest.stages.items():
         state = f"stale: {check.stale[name]}" if name in check.stale else "fresh"
-        shown.add_row(name, record.finished, f"{record.seconds:.1f}", state, str(len(record.outputs)))
+        cells = (name, record.finished, f"{record.seconds:.1f}", state, str(len(record.outputs)))
+        shown.add_row(*map(printable, cells))
     show(shown)
     if bundle.pending:
         show("a commit was interrupted: nothing is lost, and the next command that writes to the bundle completes it")

@@ -20,8 +20,13 @@ def terminal() -> "Console":
 
 
 def show(what: "RenderableType" = "", style: str | None = None) -> None:
-    """Print a line or a table."""
-    terminal().print(what, style=style)
+    """Print a line or a table. Control codes in a line are replaced (`printable`); cells of a table are the caller's to check."""
+    terminal().print(printable(what) if isinstance(what, str) else what, style=style)
+
+
+def printable(text: str) -> str:
+    """The text with � in place of a terminal's control codes, which a stranger's file name or bundle may hold; line ends stay."""
+    return "".join(char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def table(*columns: "str | Column", title: str | None = None, header: bool = True) -> "Table":

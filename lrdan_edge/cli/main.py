@@ -9,6 +9,7 @@ from lrdan_edge.cli.bench import bench
 from lrdan_edge.cli.bundle import info
 from lrdan_edge.cli.calibrate import calibrate
 from lrdan_edge.cli.camera import camera
+from lrdan_edge.cli.console import printable
 from lrdan_edge.cli.dataset import dataset
 from lrdan_edge.cli.demo import demo
 from lrdan_edge.cli.engine import build_engine, engine
@@ -29,11 +30,7 @@ class _Group(click.Group):
             return super().invoke(ctx)
         except LrdanError as error:
             option = options_of(self.commands[str(ctx.invoked_subcommand)])
-            words = " ".join(error.worded(option).split())
-            # A stranger's file name or bundle may hold a terminal's control codes.
-            raise click.ClickException(
-                "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in words)
-            ) from error
+            raise click.ClickException(printable(" ".join(error.worded(option).split()))) from error
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         return list(self.commands)  # in the order of use, not alphabetical

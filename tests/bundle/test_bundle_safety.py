@@ -124,3 +124,15 @@ def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
     os.truncate(bundle.path / JOURNAL, 1 << 42)
     with pytest.raises(BundleError, match="4398046511104 bytes"):
         Bundle.open(bundle.path)
+
+
+def test_control_codes_do_not_reach_the_terminal(tmp_path: Path) -> None:
+    """A stranger's bundle could otherwise clear the line of an error, or name the terminal."""
+    new_bundle(tmp_path / "b", stage="\x1b[2K\x1b]0;title\x07train")
+    (tmp_path / "b" / "weights.safetensors").write_bytes(b"changed")
+    info = CliRunner().invoke(cli, ["info", "-b", str(tmp_path / "b")])
+    assert info.exit_code == 1
+    assert "[2K" in info.output, "the name is shown"
+    assert "\x1b" not in info.output
+    assert "\x07" not in info.output
+    assert "\x1b" not in CliRunner().invoke(cli, ["run", str(tmp_path / "\x1b[2K"), "-b", str(tmp_path / "b")]).output

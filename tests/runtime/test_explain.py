@@ -1,6 +1,7 @@
 """The page of explanations: its numbers are the inspector's, its pictures are what they say, names cannot break it."""
 
 import base64
+import os
 import re
 import shutil
 import subprocess
@@ -108,6 +109,13 @@ def test_the_page_is_self_contained_and_names_cannot_break_it(line: Line, tmp_pa
     assert all(address.startswith("data:image/png") for address in addresses)
     assert "url(" not in text
     assert "@import" not in text
+
+
+def test_a_name_that_is_not_utf8_is_shown(line: Line, tmp_path: Path) -> None:
+    image = Path(os.fsdecode(bytes(tmp_path) + b"/part\xff.png"))
+    shutil.copy(line.data / "test/good/0.png", image)
+    explain(Bundle.open(line.bundle), [image], tmp_path / "page.html")
+    assert "part?.png" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
 def test_a_line_surrounds_pixels_above_the_threshold() -> None:

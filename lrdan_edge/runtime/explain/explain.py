@@ -85,7 +85,7 @@ def explain(
         for start in range(0, len(paths), _BATCH):
             explained += _explain_batch(inspector, session, paths[start : start + _BATCH])
     try:
-        output.write_text(as_html(page, explained), encoding="utf-8")
+        output.write_bytes(as_html(page, explained).encode("utf-8", "replace"))  # file names need not be UTF-8
     except OSError as error:
         raise DataError(f"{output} cannot be written ({error.strerror})", "choose another {output}") from error
     return Page(output, len(explained), sum(one.verdict.outcome == "reject" for one in explained), page.graph)
