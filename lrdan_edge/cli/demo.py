@@ -253,5 +253,6 @@ def _print(result: DemoResult, pictures: list[Path], output: Path) -> None:
     figures.add_row("fastest engine", f"{result.fastest}, {result.speedup_over_eager:.1f}x PyTorch eager")
     figures.add_row("seconds", f"{result.seconds:.0f}")
     show(figures)
+    show("Frames that show only a part of a defect count as neither good nor defective. Pictures and figures:")
     for path in (*(picture for picture in pictures if picture.is_file()), output / "run" / "frames", output / "demo.json"):
         show(str(path))
