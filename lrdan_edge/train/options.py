@@ -77,7 +77,9 @@ class TrainOptions:
             raise TrainingError(f"the random seed must be 0 or more, got {self.seed}", "give another {seed}")
         if self.bit_depth is not None and self.bit_depth not in BIT_DEPTHS:
             raise TrainingError(
-                f"there is no bit depth {self.bit_depth}", "give {known} as {bit_depth}", known=", ".join(map(str, BIT_DEPTHS))
+                f"there is no bit depth {self.bit_depth}",
+                "choose {bit_depth} from {known}",
+                known=", ".join(map(str, BIT_DEPTHS)),
             )
         if not self.checkpoint_seconds >= 0:
             raise TrainingError(

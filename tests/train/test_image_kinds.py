@@ -102,7 +102,7 @@ def test_the_bit_depth_comes_from_all_images_or_the_option(tmp_path: Path) -> No
     assert not any("bits of" in note for note in given_depth.notes)
     expected = load_frames([tmp_path / "data" / name for name in material.training], (32, 32, 1), 12)
     assert np.array_equal(material.frames[:].numpy(), expected.transpose(0, 3, 1, 2))
-    with pytest.raises(TrainingError, match="there is no bit depth 11: give 8, 10, 12, 14, 16 as bit_depth"):
+    with pytest.raises(TrainingError, match="there is no bit depth 11: choose bit_depth from 8, 10, 12, 14, 16"):
         TrainOptions(bit_depth=11)  # type: ignore[arg-type]
 
 

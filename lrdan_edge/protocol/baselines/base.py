@@ -50,7 +50,7 @@ class Detector(ABC):
 
         Raises:
             DataError: The images have another dtype or shape, or are too few or not supported.
-            TrainingError: `Training.steps` is below 1, or the loss is no longer finite.
+            TrainingError: `Training.steps` is below 1, or the loss became NaN or infinite.
         """
         for images, least in ((training.good, self.least_images), (training.defects, 0)):
             if images is not None:
