@@ -54,7 +54,7 @@ from lrdan_edge.errors import BackendError, LrdanError
 from lrdan_edge.export.graph import GRAPHS, export
 from lrdan_edge.export.parity import compare
 from lrdan_edge.export.reference import reference_images, torch_outputs
-from lrdan_edge.model.deployed import load_ae2
+from lrdan_edge.model.deployed import load_network
 from lrdan_edge.runtime.verdict import Thresholder
 from lrdan_edge.train.options import TrainOptions
 from lrdan_edge.train.trainer import train
@@ -185,7 +185,7 @@ def build(check: Check, precision: Precision) -> Iterator[Row]:
 
 def parity(check: Check, precision: Precision) -> Iterator[Row]:
     reference = reference_images(check.bundle)
-    expected = torch_outputs(load_ae2(check.bundle), reference.frames)
+    expected = torch_outputs(load_network(check.bundle), reference.frames)
     with check.open(precision) as backend:
         score, heatmap, _ = backend.infer(reference.frames)
     assert heatmap is not None
@@ -221,7 +221,7 @@ def contenders(check: Check, batch: int) -> Iterator[tuple[str, Callable[[], Any
 
         if not torch.cuda.is_available():
             raise BackendError("PyTorch finds no GPU")
-        module: Any = load_ae2(check.bundle, "cuda").eval()
+        module: Any = load_network(check.bundle, "cuda").eval()
         if kind == "compile":
             torch._dynamo.reset()  # else the second batch size is compiled for any, which is slower
             module = torch.compile(module, dynamic=False)

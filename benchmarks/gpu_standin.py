@@ -17,7 +17,7 @@ from torch import nn
 from lrdan_edge.bundle.bundle import Bundle
 from lrdan_edge.bundle.spec import Precision
 from lrdan_edge.export.graph import prepare
-from lrdan_edge.model.deployed import load_ae2
+from lrdan_edge.model.deployed import load_network
 
 PROFILES = ((1, 1, 1), (2, 8, 64))  # as `gpu_check` builds engines
 
@@ -122,7 +122,7 @@ def stand_in(bundle: Bundle) -> ModuleType:
     modules: dict[bytes, nn.Module] = {}
 
     def module_for(precision: Precision) -> nn.Module:
-        module = load_ae2(bundle)
+        module = load_network(bundle)
         prepare(module, precision)
         return module.to("cuda", memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]
 

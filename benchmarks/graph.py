@@ -20,7 +20,7 @@ from lrdan_edge.bundle.bundle import Bundle
 from lrdan_edge.export.graph import fold_batch_norm
 from lrdan_edge.export.reference import reference_images, torch_outputs
 from lrdan_edge.metrics import relative_differences
-from lrdan_edge.model.deployed import load_ae2
+from lrdan_edge.model.deployed import load_network
 from lrdan_edge.model.precision import halve
 from lrdan_edge.model.tiling import AreaResize, area_matrix
 
@@ -88,12 +88,12 @@ def drift(bundle: Bundle) -> None:
     """How far scores move when weights, biases and activations are rounded to half precision, but for some convolutions."""
     reference = reference_images(bundle)
     unit = bundle.manifest.scoring.unit
-    expected, _ = torch_outputs(load_ae2(bundle), reference.frames)
+    expected, _ = torch_outputs(load_network(bundle), reference.frames)
     print(f"\n{reference.description}\n\n| float32 convolutions | score difference, largest | mean |\n|---|---|---|")
     for first, last in ((0, False), (0, True), (1, True), (2, True), (3, True), (4, True)):
-        module = load_ae2(bundle)
-        fold_batch_norm(module.ae2)
-        halve(module, module.ae2, first, last=last)
+        module = load_network(bundle)
+        fold_batch_norm(module.network)
+        halve(module, module.network, first, last=last)
         off = relative_differences(torch_outputs(module, reference.frames)[0], expected, unit)
         words = " and ".join([f"the first {first}"] * (first > 0) + ["the last"] * last) or "none"
         print(f"| {words} | {off.max():.1e} | {off.mean():.1e} |")

@@ -26,7 +26,7 @@ from lrdan_edge.bundle.stage import versions
 from lrdan_edge.data.dataset import LabelledImage, test_images
 from lrdan_edge.data.images import batches, read_mask
 from lrdan_edge.metrics import auroc
-from lrdan_edge.model.deployed import load_ae2
+from lrdan_edge.model.deployed import load_network
 from lrdan_edge.train.options import TrainOptions
 from lrdan_edge.train.progress import Progress
 from lrdan_edge.train.recipes import DEFAULT_RECIPE, RECIPES
@@ -80,7 +80,7 @@ def measure(data: Path, column: str, options: TrainOptions) -> Run:
         started = time.monotonic()
         bundle = train(data, Path(folder) / "bundle", replace(options, known_defects=known if count else None), Progress())
         seconds = time.monotonic() - started
-        module = load_ae2(bundle)
+        module = load_network(bundle)
         with torch.inference_mode():
             depth = bundle.manifest.preprocessing.bit_depth
             parts = batches([image.path for image in rest], bundle.manifest.model.frame_shape, 32, depth)

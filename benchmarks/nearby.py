@@ -26,7 +26,7 @@ from lrdan_edge.data.images import fit_frame, read_image
 from lrdan_edge.evaluation.evaluate import mask_of
 from lrdan_edge.metrics import PixelAuroc, auroc
 from lrdan_edge.model import deployed as scoring
-from lrdan_edge.model.deployed import ScoringHead, anomaly_map, load_ae2, preprocess
+from lrdan_edge.model.deployed import ScoringHead, load_network, preprocess
 
 RESULTS = Path(__file__).parent / "results"
 WINDOWS, SHARES = (0.25, 0.5, 0.75), (0.003, 0.01, 0.03, 0.1)
@@ -50,13 +50,13 @@ class Row(msgspec.Struct):
 
 def marks(bundle: Bundle, images: list[LabelledImage]) -> Tensor:
     """The log-odds of every image, float32 [N, 1, H, W]."""
-    module = load_ae2(bundle)
+    module = load_network(bundle)
     shape, depth = bundle.manifest.model.frame_shape, bundle.manifest.preprocessing.bit_depth
     found = []
     with torch.inference_mode():
         for image in images:
             frame = torch.from_numpy(fit_frame(read_image(image.path, depth), shape)).float().permute(2, 0, 1)[None]
-            found.append(anomaly_map(preprocess(frame, module.preprocessing), module.ae2, "defects"))
+            found.append(module.network.anomaly_map(preprocess(frame, module.preprocessing), "defects"))
     return torch.cat(found)
 
 

@@ -29,7 +29,7 @@ from lrdan_edge.runtime.annotate import overlay
 from lrdan_edge.runtime.explain import explain
 
 torch = pytest.importorskip("torch")
-from lrdan_edge.model.deployed import load_ae2, preprocess  # noqa: E402
+from lrdan_edge.model.deployed import load_network, preprocess  # noqa: E402
 from lrdan_edge.model.tiling import Untile  # noqa: E402
 
 ROWS, COLUMNS = 90, 140
@@ -163,11 +163,11 @@ def test_an_explanation_shows_the_region(trained: Bundle, data: Path, tmp_path: 
     assert (page.images, page.rejected) == (1, 1)
     html = page.path.read_text()
     frames = read_image(data / "test/dot/0.png")[None, :, :, None]
-    module = load_ae2(trained)
+    module = load_network(trained)
     assert module.cut is not None
     with torch.inference_mode():
         seen = module.cut(torch.from_numpy(frames).permute(0, 3, 1, 2).float())
-        drawn, _ = module.ae2(preprocess(seen, trained.manifest.preprocessing))
+        drawn, _ = module.network(preprocess(seen, trained.manifest.preprocessing))
     expected = Untile(trained.manifest.model)(drawn * 127.5 + 127.5)[0, 0].numpy()
     encoded = html.split('alt="Reconstruction', 1)[0].rsplit("base64,", 1)[1].split('"')[0]
     picture = cv2.imdecode(np.frombuffer(base64.b64decode(encoded), np.uint8), cv2.IMREAD_UNCHANGED)

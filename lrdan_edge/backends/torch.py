@@ -32,12 +32,12 @@ class TorchBackend(Backend):
             import torch
         except ImportError as error:
             raise MissingExtraError("torch", "train", "the torch backend") from error
-        from lrdan_edge.model.deployed import load_ae2
+        from lrdan_edge.model.deployed import load_network
 
         if cores.threads:
             torch.set_num_threads(cores.threads)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._module = load_ae2(bundle).to(self._device).eval()
+        self._module = load_network(bundle).to(self._device).eval()
         model = bundle.manifest.model
         on_gpu = self._device.type == "cuda"
         name = torch.cuda.get_device_name(self._device) if on_gpu else "CPU"

@@ -9,6 +9,7 @@ from lrdan_edge.bundle.view import Geometry, RegionFractions, Size, tile_starts
 Precision = Literal["fp32", "fp16", "int8"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 
+Backbone = Literal["efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2"]
 BitDepth = Literal[8, 10, 12, 14, 16]
 BIT_DEPTHS: tuple[BitDepth, ...] = (8, 10, 12, 14, 16)
 
@@ -21,13 +22,17 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         height: Rows of the networks' input image, in pixels.
         width: Columns of the networks' input image, in pixels.
         channels: 1 (grey) or 3 (blue, green, red).
-        base_channels: Feature maps after the first convolution; doubled at every further downsampling.
-        latent_channels: Feature maps of the latent code.
-        downsamplings: How often the encoder halves the image.
+        base_channels: Feature maps after the first convolution; in an autoencoder doubled at every further downsampling.
+        latent_channels: Feature maps of the latent code; with a backbone, the number of features that describe one position.
+        downsamplings: How often the encoder, or the backbone, halves the image.
         decoder: ``resize`` (nearest upsampling, then convolution: every backend can quantise it) or ``transposed`` (the paper's).
+            Networks that compare features have no decoder, and the value is ``resize``.
         architecture: ``autoencoder`` (the paper's AE2), or ``restorer``: AE2 with skip connections. It adds a correction to its
-            input and marks defects in a second output.
+            input and marks defects in a second output. ``padim`` and ``patchcore`` compare a backbone's features with those of good
+            images.
         code: ``spatial`` (the autoencoder's code is a grid over the image) or ``vector`` (one per image).
+        backbone: The frozen, pretrained network whose features are used, or None.
+        strides: The strides of these features, ascending; empty without a backbone.
         geometry: How the deploy graph makes the networks' images from a camera's frame, or None if a frame is one image.
     """
 
@@ -39,12 +44,19 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     latent_channels: Size
     downsamplings: Annotated[int, msgspec.Meta(ge=0, le=16)]
     decoder: Literal["resize", "transposed"]
-    architecture: Literal["autoencoder", "restorer"] = "autoencoder"
+    architecture: Literal["autoencoder", "restorer", "padim", "patchcore"] = "autoencoder"
     code: Literal["spatial", "vector"] = "spatial"
+    backbone: Backbone | None = None
+    strides: tuple[Literal[2, 4, 8, 16], ...] = ()
     geometry: Geometry | None = None
 
     def __post_init__(self) -> None:
-        """Refuse tiles that do not cover their canvas exactly."""
+        """Refuse tiles that do not cover their canvas exactly, and a backbone without its strides."""
+        compares = self.architecture in ("padim", "patchcore")
+        if (self.backbone is None) == bool(self.strides) or (compares and self.backbone is None):
+            raise ValueError(f"architecture {self.architecture} with backbone {self.backbone} and strides {list(self.strides)}")
+        if list(self.strides) != sorted(set(self.strides)):
+            raise ValueError(f"strides {list(self.strides)} are not ascending")
         if self.geometry:
             _ = self.tile_rows, self.tile_columns
 
@@ -100,13 +112,14 @@ class Preprocessing(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
 
 class Scoring(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How AE2's reconstruction error becomes heatmap and score (inside the deploy graph).
+    """How the network's anomaly map becomes heatmap and score (inside the deploy graph).
 
     Attributes:
         normalise: Whether the map is normalised per pixel by the mean and deviation of good images.
         smoothing_sigma: Standard deviation of the Gaussian filter on the map, in pixels; 0 for none.
         pooling: ``max``, ``mean`` or ``rms`` (root of the mean square) of the map.
-        source: The map's content: AE2's reconstruction ``error``, or the ``defects`` that a restorer marks (log-odds).
+        source: The map's content: the ``error`` (AE2's reconstruction error, or the distance of features), or the ``defects`` that a
+            restorer marks (log-odds).
         deviation_floor: Smallest deviation that the map is divided by; for an error, in the networks' range of 2.
         extent: Whether to add the area term, the log of the image's defective fraction, to every pixel; only for ``defects``.
         nearby: Whether to add the context gain to the heatmap after the score is taken; only for ``defects``.

@@ -29,7 +29,10 @@ from lrdan_edge.errors import CalibrationError, MissingExtraError
 if TYPE_CHECKING:
     import onnx
 
-_AE2_WEIGHT = re.compile(r"ae2\..*weight")
+_PREFIX = re.compile(r"(?:network|ae2)\.")
+"""The prefix of the network's weights; up to version 0.2 it was ``ae2.``."""
+
+_WEIGHT = re.compile(_PREFIX.pattern + r".*weight")
 _ELEMENTWISE = ("LeakyRelu", "Relu", "Add")
 _PASS_THROUGH = ("Resize", "Concat", "MaxPool", "DepthToSpace", "Reshape", "Flatten", "Transpose", "Slice")
 """Operators that only move values (resize uses nearest neighbours), so their inputs and outputs share a scale."""
@@ -54,7 +57,7 @@ class QuantisableGraph:
         """
         self.model = model
         nodes = model.graph.node
-        self._weights = {tensor.name: tensor for tensor in model.graph.initializer if _AE2_WEIGHT.fullmatch(tensor.name)}
+        self._weights = {tensor.name: tensor for tensor in model.graph.initializer if _WEIGHT.fullmatch(tensor.name)}
         places = [index for index, node in enumerate(nodes) if self._weights.keys() & set(node.input)]
         self._inside = list(nodes[places[0] : places[-1] + 1]) if places else []
         self._readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
@@ -243,7 +246,7 @@ def load_quantisable(graph: Any) -> QuantisableGraph:
 
 def layer_name(node: "onnx.NodeProto") -> str:
     """A layer's readable name, from the name of its weight: ``down.0.3``."""
-    return str(node.input[1]).removeprefix("ae2.").removesuffix(".weight")
+    return _PREFIX.sub("", str(node.input[1]), count=1).removesuffix(".weight")
 
 
 def _data_inputs(node: "onnx.NodeProto") -> list[str]:

@@ -31,6 +31,12 @@ INTERRUPTED = 130
     show_default=True,
     help=f"{'; '.join(f'{name}: {summary}' for name, summary in RECIPES.items())}.",
 )
+@click.option(
+    "--backbone",
+    metavar="NAME|FILE",
+    help="Pretrained network of padim and patchcore: efficientnet-lite0, -lite1, -lite2, timm/NAME, or a .safetensors file. "
+    "[default: efficientnet-lite0]",
+)
 @click.option("--batch-size", type=click.IntRange(min=2), help="Images per step. [default: the recipe's]")
 @click.option(
     "--learning-rate", type=click.FloatRange(0, min_open=True), help="Peak learning rate of Adam. [default: the recipe's]"

@@ -42,7 +42,7 @@ def export(bundle: Bundle, *, frame_size: tuple[int, int] | None = None) -> None
     The input is ``frames`` uint8 [N, H, W, C]; the outputs are ``score`` float32 [N] and ``heatmap`` float32 [N, h, w]; N is
     the only dynamic axis. In the fp16 graph, sums, scores, the last convolution and as many of the first convolutions as its bound
     needs (`FLOAT32_FIRST`) stay in float32. The measured differences are written to ``reports/parity.json`` and ``.md``. A third
-    graph computes AE2's reconstruction, for `lrdan_edge.runtime.explain`.
+    graph computes the reconstruction, for `lrdan_edge.runtime.explain`, if the network makes one.
 
     Args:
         bundle: A trained bundle.
@@ -60,7 +60,7 @@ def export(bundle: Bundle, *, frame_size: tuple[int, int] | None = None) -> None
     except ImportError as error:
         raise MissingExtraError(error.name or "torch", "train", "export") from error
     from lrdan_edge.export.reconstruction import ReconstructionModule
-    from lrdan_edge.model.deployed import load_ae2
+    from lrdan_edge.model.deployed import load_network
 
     weights = bundle.file(WEIGHTS, Command("train"))
     model = _with_frame_size(bundle, frame_size)
@@ -71,12 +71,12 @@ def export(bundle: Bundle, *, frame_size: tuple[int, int] | None = None) -> None
         stage.model = model
         changed = Bundle(bundle.path, msgspec.structs.replace(bundle.manifest, model=model))
         reference = reference_images(changed)
-        expected = torch_outputs(load_ae2(changed), reference.frames, largest_batch(model.heatmap_shape))
+        expected = torch_outputs(load_network(changed), reference.frames, largest_batch(model.heatmap_shape))
         rows: list[Parity] = []
         missing: list[str] = []
         for precision in GRAPHS:
             for first in FLOAT32_FIRST if precision == "fp16" else FLOAT32_FIRST[:1]:
-                module = load_ae2(changed)
+                module = load_network(changed)
                 prepare(module, precision, first)
                 graph = to_onnx(module, reference.frames)
                 graph.producer_name, graph.producer_version = "lrdan-edge", ""
@@ -90,9 +90,11 @@ def export(bundle: Bundle, *, frame_size: tuple[int, int] | None = None) -> None
             if precision == "fp16":
                 stage.results[precision]["float32_convolutions"] = first + 1.0
         write_report(stage, command, reference, expected[0], rows, missing)
-        explaining = ReconstructionModule(load_ae2(changed))
-        fold_batch_norm(explaining.ae2)
-        onnx.save_model(to_onnx(explaining, reference.frames, outputs=("reconstruction",)), stage.path(RECONSTRUCTION))
+        whole = load_network(changed)
+        if whole.network.reconstructs:
+            fold_batch_norm(whole.network)
+            graph = to_onnx(ReconstructionModule(whole), reference.frames, outputs=("reconstruction",))
+            onnx.save_model(graph, stage.path(RECONSTRUCTION))
 
 
 def _with_frame_size(bundle: Bundle, frame_size: tuple[int, int] | None) -> ModelSpec:
@@ -132,20 +134,18 @@ def prepare(module: "DeployModule", precision: Precision, first: int = FLOAT32_F
         precision: fp32 or fp16.
         first: Number of convolutions at the start of an fp16 graph that stay in float32.
     """
-    from lrdan_edge.model.networks import Marker, Restorer
     from lrdan_edge.model.precision import halve
 
-    if isinstance(module.ae2, Restorer) and module.source == "defects":
-        module.ae2 = Marker(module.ae2)
-    fold_batch_norm(module.ae2)  # before conversion to half precision, else the weights would be rounded twice
+    module.network = module.network.for_scoring(module.source)
+    fold_batch_norm(module.network)  # before conversion to half precision, else the weights would be rounded twice
     if precision == "fp16":
-        halve(module, module.ae2, first)
+        halve(module, module.network, first, last=module.network.last_in_float32)
 
 
 def _convolutions(module: "DeployModule") -> int:
     from torch import nn
 
-    return sum(isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) for layer in module.ae2.modules())
+    return sum(isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) for layer in module.network.modules())
 
 
 def fold_batch_norm(network: "torch.nn.Module") -> None:

@@ -17,7 +17,12 @@ class ReconstructionModule(nn.Module):
     def __init__(self, module: DeployModule) -> None:
         """Use AE2, preprocessing and tiling of the deploy module."""
         super().__init__()
-        self.ae2, self.preprocessing, self.cut, self.stitch = module.ae2, module.preprocessing, module.cut, module.stitch
+        self.network, self.preprocessing, self.cut, self.stitch = (
+            module.network,
+            module.preprocessing,
+            module.cut,
+            module.stitch,
+        )
         self.eval()
 
     def forward(self, frames: Tensor) -> Tensor:
@@ -31,7 +36,7 @@ class ReconstructionModule(nn.Module):
         """
         raw = frames.float().permute(0, 3, 1, 2)
         raw = self.cut(raw) if self.cut else raw
-        reconstruction, _ = self.ae2(preprocess(raw, self.preprocessing))
+        reconstruction, _ = self.network(preprocess(raw, self.preprocessing))
         grey_levels = to_grey_levels(reconstruction, raw, self.preprocessing)
         if self.stitch:
             grey_levels = torch.cat([self.stitch(channel) for channel in torch.split(grey_levels, 1, 1)], 1)

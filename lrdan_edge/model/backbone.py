@@ -84,20 +84,21 @@ def feature_channels(variant: str, strides: Sequence[int] = STRIDES) -> list[int
     return [last[stride] for stride in strides]
 
 
-class SamePadding(nn.Module):
-    """TensorFlow's padding ``same`` for a strided convolution: where it is uneven, right and bottom get one row more."""
+class SameConv2d(nn.Conv2d):
+    """A convolution with TensorFlow's padding ``same``: where it is uneven, right and bottom get one row more.
 
-    def __init__(self, kernel: int, stride: int) -> None:
-        super().__init__()
-        self.kernel, self.stride = kernel, stride
+    The exporter folds the padding into the convolution; ONNX, TensorRT and OpenVINO allow uneven padding.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Pad [N, C, H, W] with zeros so that the convolution returns ceil(H / stride) rows and ceil(W / stride) columns."""
+        """Convolve float [N, C, H, W] to [N, K, ceil(H / stride), ceil(W / stride)]."""
         (top, bottom), (left, right) = (self._sides(int(side)) for side in x.shape[2:])
-        return F.pad(x, (left, right, top, bottom))
+        padded = F.pad(x, (left, right, top, bottom)) if top or bottom or left or right else x
+        return super().forward(padded)
 
     def _sides(self, side: int) -> tuple[int, int]:
-        whole = max((-(-side // self.stride) - 1) * self.stride + self.kernel - side, 0)
+        kernel, stride = self.kernel_size[0], self.stride[0]
+        whole = max((-(-side // stride) - 1) * stride + kernel - side, 0)
         return whole // 2, whole - whole // 2
 
 
@@ -105,12 +106,11 @@ def _convolution(
     inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1, *, active: bool = True
 ) -> nn.Sequential:
     """A convolution with batch normalisation and, if `active`, ReLU6; the output has ceil(side / stride) rows and columns."""
-    layers: OrderedDict[str, nn.Module] = OrderedDict()
     if stride > 1:
-        layers["pad"] = SamePadding(kernel, stride)
-    padding = 0 if stride > 1 else kernel // 2
-    layers["conv"] = nn.Conv2d(inputs, outputs, kernel, stride, padding, groups=groups, bias=False)
-    layers["norm"] = nn.BatchNorm2d(outputs, eps=_EPSILON)
+        layer: nn.Conv2d = SameConv2d(inputs, outputs, kernel, stride, groups=groups, bias=False)
+    else:  # the same padding on both sides
+        layer = nn.Conv2d(inputs, outputs, kernel, 1, kernel // 2, groups=groups, bias=False)
+    layers: OrderedDict[str, nn.Module] = OrderedDict(conv=layer, norm=nn.BatchNorm2d(outputs, eps=_EPSILON))
     if active:
         layers["act"] = nn.ReLU6()
     return nn.Sequential(layers)

@@ -1,7 +1,6 @@
-"""The deploy graph in PyTorch: preprocessing, AE2 and the scoring head in one module."""
+"""The deploy graph in PyTorch: preprocessing, the network and the scoring head in one module."""
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +11,10 @@ from lrdan_edge.bundle.command import Command
 from lrdan_edge.bundle.names import WEIGHTS
 from lrdan_edge.bundle.spec import ModelSpec, Preprocessing, Scoring
 from lrdan_edge.errors import BundleError
-from lrdan_edge.model.networks import Autoencoder, Marker, Restorer, ae2_for
+from lrdan_edge.model.architectures import network_for
+from lrdan_edge.model.network import MapSource, Network
 from lrdan_edge.model.precision import Float32Module
 from lrdan_edge.model.tiling import Tile, Untile
-
-MapSource = Literal["error", "defects"]
 
 LEAST_CONTRAST = 0.06  # of a range of 2; added to an image's deviation before dividing by it
 SAMPLING_STEP = 4  # pixels
@@ -27,7 +25,7 @@ LEAST_SIGMA = 0.1  # pixels; a narrower Gaussian has no effect
 
 
 class ScoringHead(Float32Module):
-    """From an anomaly map (AE2's error, or the defects it marks) to score and heatmap; in float32.
+    """From an anomaly map (of the network) to score and heatmap; in float32.
 
     map' = smooth((map − mean) / deviation). The score is the maximum, mean or root mean square of map', and map' is the heatmap.
     To log-odds the head can add the area term (`area_term`), and then to the heatmap only, after the score is taken, the context gain
@@ -68,7 +66,7 @@ class ScoringHead(Float32Module):
         """Score.
 
         Args:
-            heat: The map, float32 [N, 1, H, W]; see `anomaly_map`.
+            heat: The map, float32 [N, 1, H, W]; see `Network.anomaly_map`.
 
         Returns:
             Score float32 [N] and heatmap float32 [N, H, W]; higher is more anomalous.
@@ -91,7 +89,7 @@ class DeployModule(nn.Module):
 
     def __init__(
         self,
-        ae2: Autoencoder | Restorer | Marker,
+        network: Network,
         head: ScoringHead,
         preprocessing: Preprocessing,
         source: MapSource,
@@ -100,14 +98,14 @@ class DeployModule(nn.Module):
         """Combine the parts.
 
         Args:
-            ae2: The network.
+            network: The network.
             head: Turns the map of the network into score and heatmap.
             preprocessing: Preprocessing of the network's images.
             source: The map's content; see `Scoring`.
             spec: The network's shape if it has a geometry, else None (a frame is one image).
         """
         super().__init__()
-        self.ae2, self.head, self.source, self.preprocessing = ae2, head, source, preprocessing
+        self.network, self.head, self.source, self.preprocessing = network, head, source, preprocessing
         geometry = spec.geometry if spec else None
         # The attribute names become the names of the graph's initialisers. Calibration relies on them, also in older graphs.
         self.cut = Tile(spec, geometry) if spec and geometry else None
@@ -124,10 +122,10 @@ class DeployModule(nn.Module):
             Score float32 [N] and heatmap float32 [N, H, W].
         """
         # TensorRT accepts uint8 only as the input of a cast, so the cast comes first. The arithmetic stays in float32 (a
-        # scaled grey level is not exact in half precision); only AE2 uses its own precision.
+        # scaled grey level is not exact in half precision); only the network uses its own precision.
         x = frames.float().permute(0, 3, 1, 2)
         x = preprocess(self.cut(x) if self.cut else x, self.preprocessing)
-        heat = anomaly_map(x, self.ae2, self.source)
+        heat = self.network.anomaly_map(x, self.source)
         score, heatmap = self.head(self.stitch(heat) if self.stitch else heat)
         return score, heatmap
 
@@ -154,33 +152,6 @@ def image_mean(x: Tensor) -> Tensor:
     engines from fusing them into one sum.
     """
     return x.mean(3).flatten(1).mean(1).reshape(-1, 1, 1, 1)
-
-
-def anomaly_map(x: Tensor, ae2: Autoencoder | Restorer | Marker, source: MapSource) -> Tensor:
-    """Compute the anomaly map, which is scored.
-
-    Args:
-        x: Images, float32 [N, C, H, W].
-        ae2: The network, in any precision.
-        source: The map's content; see `Scoring`.
-
-    Returns:
-        The mean over channels of |x − x''|, or the log-odds of a defect from `Restorer.marks`: float32 [N, 1, H, W].
-
-    Raises:
-        BundleError: `source` is ``defects``, but the network is an autoencoder.
-    """
-    seen = x.to(next(ae2.parameters()).dtype)
-    if isinstance(ae2, Marker) or (isinstance(ae2, Restorer) and source == "defects"):
-        return ae2.marks(seen)
-    if source == "defects":
-        raise BundleError(
-            "scoring.source is defects, but an autoencoder marks none",
-            "run '{command}' again",
-            command=Command("train", overwrite=True),
-        )
-    reconstruction: Tensor = ae2(seen)[0]
-    return (x - reconstruction.float()).abs().mean(1, keepdim=True)
 
 
 def sampled_probabilities(heat: Tensor) -> Tensor:
@@ -259,7 +230,7 @@ def smooth(maps: Tensor, kernel: Tensor) -> Tensor:
     return F.conv2d(F.conv2d(maps, kernel.view(1, 1, 1, -1)), kernel.view(1, 1, -1, 1))
 
 
-def load_ae2(bundle: Bundle, device: str = "cpu") -> DeployModule:
+def load_network(bundle: Bundle, device: str = "cpu") -> DeployModule:
     """Rebuild the deploy module from the bundle's weights.
 
     Args:
@@ -278,8 +249,8 @@ def load_ae2(bundle: Bundle, device: str = "cpu") -> DeployModule:
     spec = bundle.manifest.model
     try:
         tensors = load(data)
-        ae2 = ae2_for(spec)
-        ae2.load_state_dict({name.removeprefix("ae2."): tensor for name, tensor in tensors.items() if name.startswith("ae2.")})
+        network = network_for(spec)
+        network.load_state_dict(_network_tensors(tensors))
         mean, deviation = tensors["scoring.error_mean"], tensors["scoring.error_std"]
     except (SafetensorError, RuntimeError, LookupError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -289,4 +260,10 @@ def load_ae2(bundle: Bundle, device: str = "cpu") -> DeployModule:
             command=Command("train", overwrite=True),
         ) from error
     head = ScoringHead(spec, bundle.manifest.scoring, mean, deviation)
-    return DeployModule(ae2, head, bundle.manifest.preprocessing, bundle.manifest.scoring.source, spec).to(device)
+    return DeployModule(network, head, bundle.manifest.preprocessing, bundle.manifest.scoring.source, spec).to(device)
+
+
+def _network_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of the deployed network; up to version 0.2 its prefix was ``ae2.``."""
+    prefix = "network." if any(name.startswith("network.") for name in tensors) else "ae2."
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

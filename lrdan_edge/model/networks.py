@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from lrdan_edge.bundle.spec import ModelSpec
 from lrdan_edge.errors import DataError
+from lrdan_edge.model.network import MapSource, Network, no_such_map, reconstruction_error
 
 SMALLEST, LARGEST, MULTIPLE = 28, 512, 4
 MOST_CHANNELS = 128
@@ -124,7 +125,7 @@ class Decoder(nn.Sequential):
         super().__init__(*layers)
 
 
-class Autoencoder(nn.Module):
+class Autoencoder(Network):
     """Encoder and decoder, for both AE1 (the paper's generator G) and AE2 (its second autoencoder D')."""
 
     def __init__(self, spec: ModelSpec) -> None:
@@ -150,6 +151,13 @@ class Autoencoder(nn.Module):
             reconstruction = reconstruction[:, :, : self.height, : self.width]
         return reconstruction, latent
 
+    def anomaly_map(self, x: Tensor, source: MapSource) -> Tensor:
+        """The reconstruction error; see `Network.anomaly_map`."""
+        if source == "defects":
+            raise no_such_map(source, "an autoencoder marks none")
+        reconstruction: Tensor = self(self.cast(x))[0]
+        return reconstruction_error(x, reconstruction)
+
 
 def restorer_widths(base: int, downsamplings: int) -> list[int]:
     """Feature maps of a restorer after each downsampling; they grow slowly so that a training step stays short on a processor."""
@@ -166,7 +174,7 @@ class _Block(nn.Sequential):
         super().__init__(*layers)
 
 
-class UNet(nn.Module):
+class UNet(Network):
     """An encoder and a decoder with skip connections (U-Net, arXiv 1505.04597); the first convolution downsamples."""
 
     def __init__(self, spec: ModelSpec) -> None:
@@ -234,6 +242,17 @@ class Restorer(UNet):
         _, log_odds = self(x)
         return doubled(F.avg_pool2d(log_odds, 2))
 
+    def anomaly_map(self, x: Tensor, source: MapSource) -> Tensor:
+        """The log-odds of `marks`, or the reconstruction error; see `Network.anomaly_map`."""
+        if source == "defects":
+            return self.marks(self.cast(x))
+        restored: Tensor = self(self.cast(x))[0]
+        return reconstruction_error(x, restored)
+
+    def for_scoring(self, source: MapSource) -> Network:
+        """A `Marker`, if the marks are scored."""
+        return Marker(self) if source == "defects" else self
+
 
 class Marker(UNet):
     """A restorer reduced to `Restorer.marks` for the deploy graph: the same numbers with less computation.
@@ -241,6 +260,8 @@ class Marker(UNet):
     The head is linear, so the mean of the four pixels at each position is one output with the mean weights. No restored image, pixel
     shuffle or pooling is needed.
     """
+
+    reconstructs = False
 
     def __init__(self, restorer: Restorer) -> None:
         """Copy a restorer's weights."""
@@ -256,15 +277,16 @@ class Marker(UNet):
         """See `Restorer.marks`."""
         return doubled(self.head(self.features(x))[:, :, : self.height // 2, : self.width // 2])
 
+    def anomaly_map(self, x: Tensor, source: MapSource) -> Tensor:
+        """The log-odds of `marks`; see `Network.anomaly_map`."""
+        if source != "defects":
+            raise no_such_map(source, "this network only marks defects")
+        return self.marks(self.cast(x))
+
 
 def doubled(maps: Tensor) -> Tensor:
     """Maps [N, 1, h, w] with every value twice along rows and columns: float32 [N, 1, 2h, 2w]."""
     return F.interpolate(maps.float(), scale_factor=2, mode="nearest")
-
-
-def ae2_for(spec: ModelSpec) -> "Autoencoder | Restorer":
-    """Create AE2 for the specification, newly initialised."""
-    return Restorer(spec) if spec.architecture == "restorer" else Autoencoder(spec)
 
 
 def padding(spec: ModelSpec) -> tuple[int, int, int, int]:

@@ -33,7 +33,7 @@ class CollapseDetector:
         """Check the losses of one step.
 
         Args:
-            losses: The results of `Learner.step`, including ``spread_x``, the images' spread in the units of ``spread_ae2``.
+            losses: The results of `Learner.step`, with ``spread_x``, the images' spread in the units of ``spread_ae2``.
             epoch: The epoch of the step, from 1, for the message.
             step: The step, from 1.
 
@@ -66,7 +66,7 @@ _FIXES = {
 
 
 def _signs(losses: dict[str, float]) -> Iterator[tuple[str, str]]:
-    spread = losses["spread_x"]
+    spread = losses.get("spread_x", 0.0)  # a recipe that is fitted cannot collapse
     for name, network in (("spread_g", "AE1 (the generator)"), ("spread_ae2", "AE2")):
         if name in losses and spread > LEAST_SPREAD and losses[name] < COLLAPSED * spread:
             yield (name, f"{network} collapsed to one constant image (spread {losses[name]:.2g}, the images' is {spread:.2g})")

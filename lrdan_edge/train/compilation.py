@@ -11,8 +11,14 @@ from lrdan_edge.errors import TrainingError
 from lrdan_edge.train.options import TrainOptions
 
 
-def compile_networks(networks: nn.Module, options: TrainOptions, device: torch.device) -> list[str]:
+def compile_networks(networks: nn.Module, options: TrainOptions, device: torch.device, *, by_default: bool = True) -> list[str]:
     """Compile the networks with torch.compile, if the options ask for it, or by default on a GPU.
+
+    Args:
+        networks: The networks.
+        options: The options.
+        device: The device that trains.
+        by_default: Whether a run is long enough that compiling pays off on a GPU.
 
     Returns:
         Notes for the user.
@@ -20,7 +26,7 @@ def compile_networks(networks: nn.Module, options: TrainOptions, device: torch.d
     Raises:
         TrainingError: The options require it, and it is not possible.
     """
-    if options.compile is False or (options.compile is None and device.type != "cuda"):
+    if options.compile is False or (options.compile is None and not (by_default and device.type == "cuda")):
         return []
     reasons = {
         "no C compiler is found": not any(map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))),

@@ -79,7 +79,8 @@ class Learner(ABC):
 
         Returns:
             The loss terms of the batch as detached scalars; ``total``; ``spread_ae2`` and optionally ``spread_g``, which become
-            zero in a collapse; and ``spread_x``, the spread of the images in the same units.
+            zero in a collapse; and ``spread_x``, the spread of the images in the same units. A learner without a loss returns any
+            measures of the batch.
         """
 
 

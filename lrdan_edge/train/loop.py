@@ -23,7 +23,7 @@ class Loop:
     """One run of the training loop.
 
     Attributes:
-        networks: The networks to train; they include `ae2`.
+        networks: The networks to train; see `Networks`.
         learner: The networks with their optimisers.
         frames: The good images, uint8 [N, C, H, W].
         schedule: The length of the run.
@@ -75,7 +75,7 @@ class Loop:
                 stop = self.interrupt.asked
                 if state.step % schedule.steps_per_epoch == 0:
                     self._end_epoch(state, schedule.steps_per_epoch)
-                    self.log.epoch(state.step, self.networks.ae2, on_device[self.learner.shown])
+                    self.log.epoch(state.step, self.networks.network, on_device[self.learner.shown])
                 if state.step < schedule.steps and (stop or self.checkpoint.due):
                     self.checkpoint.write(self.networks, self.learner.optimisers, state)
                 if stop:
@@ -86,7 +86,8 @@ class Loop:
 
     def _prepare(self, step: int) -> Batch:
         """The batch of a step."""
-        frames = self.frames[batch_of(step, self.seed, len(self.frames), self.schedule.batch_size)]
+        schedule = self.schedule
+        frames = self.frames[batch_of(step, self.seed, len(self.frames), schedule.batch_size, whole=schedule.whole)]
         return self.learner.prepare(frames, step)
 
     def _end_epoch(self, state: State, steps: int) -> None:

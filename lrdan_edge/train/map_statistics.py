@@ -4,14 +4,14 @@ import torch
 from torch import Tensor, nn
 
 from lrdan_edge.bundle.spec import ModelSpec, Preprocessing, Scoring
-from lrdan_edge.model.deployed import anomaly_map, preprocess
-from lrdan_edge.model.networks import Autoencoder, Restorer
+from lrdan_edge.model.deployed import preprocess
+from lrdan_edge.model.network import Network
 from lrdan_edge.model.tiling import Untile
 
 
 @torch.inference_mode()
 def map_statistics(
-    ae2: Autoencoder | Restorer,
+    network: Network,
     frames: Tensor,
     preprocessing: Preprocessing,
     scoring: Scoring,
@@ -21,7 +21,7 @@ def map_statistics(
     """Compute mean and standard deviation of the anomaly map at every pixel, in evaluation mode.
 
     Args:
-        ae2: The deployed network; left in evaluation mode.
+        network: The deployed network; left in evaluation mode.
         frames: Good images, uint8 [N, C, H, W]; with tiles, the tiles of each frame together, in the order of `Tile`.
         preprocessing: How frames are preprocessed.
         scoring: Which map is scored.
@@ -34,10 +34,10 @@ def map_statistics(
 
     def maps_of(images: Tensor) -> Tensor:
         x = preprocess(images.to(device).float(), preprocessing).contiguous(memory_format=torch.channels_last)
-        return anomaly_map(x, ae2, scoring.source)
+        return network.anomaly_map(x, scoring.source)
 
-    ae2.eval()
-    device = next(ae2.parameters()).device
+    network.eval()
+    device = next(network.parameters()).device
     untile = Untile(spec).to(device) if spec else nn.Identity()
     tiles = len(spec.tile_rows) * len(spec.tile_columns) if spec else 1
     total: Tensor | float = 0.0

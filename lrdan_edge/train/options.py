@@ -30,6 +30,7 @@ class TrainOptions:
         hyperparameters: Hyperparameters of that recipe, or None for its defaults.
         group_by: ``auto`` or a regular expression: images of one group are held out together; see `lrdan_edge.data.grouping`.
         known_defects: Folder of a few labelled defects to train on too, or None; see `lrdan_edge.train.known_defects`.
+        backbone: The pretrained backbone; replaces the hyperparameter. See `lrdan_edge.model.pretrained.load_pretrained`.
         scoring: How AE2's output becomes a score, or None for the default of the recipe and image size.
         bit_depth: Number of bits used in 16-bit images, or None for as many as the largest value of all good images needs.
         resume: Whether to continue from a checkpoint: None continues if it is of the same run, True requires it, False starts from
@@ -52,6 +53,7 @@ class TrainOptions:
     hyperparameters: Hyperparameters | None = None
     group_by: str | None = None
     known_defects: Path | None = None
+    backbone: str | None = None
     scoring: Scoring | None = None
     bit_depth: BitDepth | None = None
     resume: bool | None = None
@@ -89,13 +91,16 @@ class TrainOptions:
         self.resolved_hyperparameters()
 
     def resolved_hyperparameters(self) -> Hyperparameters:
-        """The hyperparameters of the run: `hyperparameters` or the recipe's defaults, with `batch_size` and `learning_rate` applied.
+        """The hyperparameters of the run: `hyperparameters` or the recipe's defaults, with the options that replace some applied.
 
         Raises:
-            TrainingError: The recipe does not exist, the hyperparameters are of another recipe, or it has no batch size or learning
-                rate.
+            TrainingError: The recipe does not exist, the hyperparameters are of another recipe, or the recipe cannot use an option.
         """
-        defaults: Hyperparameters = recipe_named(self.recipe).defaults
+        recipe = recipe_named(self.recipe)
+        for name in recipe.unused_options:
+            if getattr(self, name) is not None:
+                raise self._unused(name)
+        defaults: Hyperparameters = recipe.defaults
         chosen = self.hyperparameters or defaults
         if type(chosen) is not type(defaults):
             raise TrainingError(
@@ -104,11 +109,15 @@ class TrainOptions:
                 kind=type(defaults).__name__,
             )
         changes: dict[str, Any] = {
-            name: value for name in ("batch_size", "learning_rate") if (value := getattr(self, name)) is not None
+            name: value for name in ("batch_size", "learning_rate", "backbone") if (value := getattr(self, name)) is not None
         }
         for name in changes.keys() - {one.name for one in fields(chosen)}:
-            raise TrainingError(f"the recipe {self.recipe} has no {name}", "leave {parameter} out", parameter=name)
+            raise self._unused(name)
         return replace(chosen, **changes)
+
+    def _unused(self, name: str) -> TrainingError:
+        """The error for an option that the recipe cannot use."""
+        return TrainingError(f"the recipe {self.recipe} has no {name.replace('_', ' ')}", f"leave {{{name}}} out")
 
     def spec_for(self, height: int, width: int, channels: Literal[1, 3]) -> ModelSpec:
         """The recipe's networks for images of this size; see `Recipe.spec_for`."""

@@ -24,7 +24,7 @@ SHARED_MEMORY = "/dev/shm"  # used by PyTorch to pass batches between processes;
 _SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
-def batch_of(step: int, seed: int, count: int, size: int) -> Tensor:
+def batch_of(step: int, seed: int, count: int, size: int, *, whole: bool = False) -> Tensor:
     """The image indices of a step: each epoch is a new random order of all images, cut into full batches.
 
     An incomplete last batch is skipped, since a smaller batch would disturb batch normalisation.
@@ -34,11 +34,12 @@ def batch_of(step: int, seed: int, count: int, size: int) -> Tensor:
         seed: Random seed; with the epoch, it sets the order.
         count: Number of images.
         size: Images per batch.
+        whole: Whether the incomplete last batch is used too.
 
     Returns:
-        Indices, int64 [min(size, count)].
+        Indices, int64 [min(size, count)], or fewer in an incomplete batch.
     """
-    epoch, place = divmod(step, max(1, count // size))
+    epoch, place = divmod(step, -(-count // size) if whole else max(1, count // size))
     return _permutation(seed, epoch, count)[place * size : (place + 1) * size]
 
 

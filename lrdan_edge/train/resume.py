@@ -17,6 +17,7 @@ from lrdan_edge.train.checkpoint import Checkpoint, State
 from lrdan_edge.train.learner import Learner
 from lrdan_edge.train.options import TrainOptions, computes_bfloat16
 from lrdan_edge.train.overwrite import ExistingBundle
+from lrdan_edge.train.recipes import recipe_named
 from lrdan_edge.train.schedule import Schedule
 from lrdan_edge.train.training_data import TrainingData
 
@@ -45,6 +46,7 @@ def checkpoint_for(
         "schedule": asdict(schedule),
         "lrdan-edge": __version__,
     }
+    identity |= recipe_named(options.recipe).inputs_for(options.resolved_hyperparameters())
     identity |= {f"hyperparameter {name}": value for name, value in options.resolved_hyperparameters().as_dict().items()}
     conditions = {
         "device": device.type,

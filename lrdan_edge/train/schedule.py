@@ -20,12 +20,14 @@ class Schedule:
         steps_per_epoch: Steps of one epoch.
         epochs: Passes over the images.
         warm_up_steps: Steps over which the learning rate rises.
+        whole: Whether an epoch ends with an incomplete batch, if the images do not divide, instead of skipping it.
     """
 
     batch_size: int
     steps_per_epoch: int
     epochs: int
     warm_up_steps: int = WARM_UP_STEPS
+    whole: bool = False
 
     @property
     def steps(self) -> int:

@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lrdan_edge.bundle.spec import Preprocessing
 from lrdan_edge.errors import MissingExtraError
 from lrdan_edge.model.deployed import preprocess
+from lrdan_edge.model.network import Network
 
 SHOWN_IMAGES = 4
 
@@ -18,13 +19,13 @@ class TrainingLog:
     def step(self, step: int, losses: dict[str, float], rate: float | None) -> None:
         """A step was made; `rate` is the learning rate of the first optimiser, if there is one."""
 
-    def epoch(self, step: int, ae2: nn.Module, x: Tensor) -> None:
+    def epoch(self, step: int, network: Network, x: Tensor) -> None:
         """An epoch has ended.
 
         Args:
             step: The last step, from 1.
-            ae2: The second autoencoder.
-            x: Training inputs of AE2, float32 [n, C, H, W] in [-1, 1].
+            network: The deployed network.
+            x: Training inputs of the network, float32 [n, C, H, W] in [-1, 1].
         """
 
     def __enter__(self) -> "TrainingLog":
@@ -63,13 +64,15 @@ class TensorBoardLog(TrainingLog):
             self._writer.add_scalar("learning rate", rate, step)
 
     @torch.no_grad()
-    def epoch(self, step: int, ae2: nn.Module, x: Tensor) -> None:
-        """Write each image beside AE2's reconstruction; see `TrainingLog.epoch`."""
-        training = ae2.training
-        ae2.eval()
+    def epoch(self, step: int, network: Network, x: Tensor) -> None:
+        """Write each image beside its reconstruction, if the network makes one; see `TrainingLog.epoch`."""
+        if not network.reconstructs:
+            return
+        training = network.training
+        network.eval()
         shown = preprocess((x[:SHOWN_IMAGES] + 1) * 127.5, self._preprocessing)
-        restored: Tensor = ae2(shown.contiguous(memory_format=torch.channels_last))[0].float()
-        ae2.train(training)
+        restored: Tensor = network(shown.contiguous(memory_format=torch.channels_last))[0].float()
+        network.train(training)
         low, high = shown.amin((1, 2, 3), keepdim=True), shown.amax((1, 2, 3), keepdim=True)
         pairs = (torch.cat([shown, restored], 3) - low) / (high - low).clamp_min(1e-6)
         self._writer.add_images("image and reconstruction", pairs.clamp(0, 1).flip(1).cpu(), step)  # BGR to RGB

@@ -86,7 +86,11 @@ def _train(data: Path, bundle_path: Path, options: TrainOptions, progress: Progr
         state, resumed = resume(checkpoint, networks, learner, options, existing)
         first_step = state.step
         kept = existing is not None and not (existing.run == checkpoint.run and first_step > 0)
-        notes = [*training_data.notes, *resumed, *compile_networks(networks, options, device)]
+        notes = [
+            *training_data.notes,
+            *resumed,
+            *compile_networks(networks, options, device, by_default=bool(learner.optimisers)),
+        ]
         for note in notes:
             progress.note(note)
         log = TensorBoardLog(options.tensorboard, preprocessing, first_step) if options.tensorboard else TrainingLog()
@@ -102,13 +106,17 @@ def _train(data: Path, bundle_path: Path, options: TrainOptions, progress: Progr
             mean, deviation = recipe.finish(networks, training_data.frames, preprocessing, scoring, spec)
             _require_finite(mean, deviation)
         _save(stage, networks, mean, deviation, state.history)
-        stage.results |= _results(data, training_data, state, device) | {
-            "run": checkpoint.run,
-            "images_per_s": round(speed, 2),
-            "resumed_from_step": first_step,
-            "interrupted": state.step < schedule.steps,
-            "notes": notes,
-        }
+        stage.results |= (
+            _results(data, training_data, state, device)
+            | recipe.inputs_for(hyperparameters)
+            | {
+                "run": checkpoint.run,
+                "images_per_s": round(speed, 2),
+                "resumed_from_step": first_step,
+                "interrupted": state.step < schedule.steps,
+                "notes": notes,
+            }
+        )
     if state.step == schedule.steps:
         checkpoint.remove()
     return bundle
@@ -128,7 +136,7 @@ def _require_finite(mean: Tensor, deviation: Tensor) -> None:
     """Raise CollapseError if the scoring constants are not finite, which means that the last step broke the networks."""
     if not bool(torch.isfinite(mean).all() and torch.isfinite(deviation).all()):
         raise CollapseError(
-            "AE2's output is not finite after training; nothing was saved",
+            "the network's output is not finite after training; nothing was saved",
             "train again with another {seed} or a lower {learning_rate}",
         )
 
@@ -165,7 +173,7 @@ def _save(stage: Stage, networks: nn.Module, mean: Tensor, deviation: Tensor, ep
 
 def command_for(data: Path, options: TrainOptions) -> str:
     """The command line that repeats the run."""
-    names = ("batch_size", "channels", "epochs", "learning_rate", "bit_depth", "group_by", "known_defects")
+    names = ("batch_size", "channels", "epochs", "learning_rate", "backbone", "bit_depth", "group_by", "known_defects")
     given = {name: None if (value := getattr(options, name)) is None else str(value) for name in names}
     size = options.image_size and "{}x{}".format(*options.image_size)
     device = None if options.device == "auto" else options.device

@@ -81,9 +81,9 @@ def use_golden(folder: Path) -> None:
 
 
 def use_weights(folder: Path) -> None:
-    from lrdan_edge.model.deployed import load_ae2
+    from lrdan_edge.model.deployed import load_network
 
-    load_ae2(Bundle.open(folder))
+    load_network(Bundle.open(folder))
 
 
 def test_random_corruptions_give_one_clear_error_each(built: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:

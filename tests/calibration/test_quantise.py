@@ -32,8 +32,8 @@ def unet(side: int = 16, activation: str = "LeakyRelu") -> onnx.ModelProto:
         return name
 
     def conv(source: str, name: str, inputs: int, outputs: int, stride: int = 1) -> str:
-        weight = constant(f"ae2.{name}.weight", rng.normal(0, 0.3, (outputs, inputs, 3, 3)).astype(np.float32))
-        bias = constant(f"ae2.{name}.bias", rng.normal(0, 0.1, outputs).astype(np.float32))
+        weight = constant(f"network.{name}.weight", rng.normal(0, 0.3, (outputs, inputs, 3, 3)).astype(np.float32))
+        bias = constant(f"network.{name}.bias", rng.normal(0, 0.1, outputs).astype(np.float32))
         nodes.append(helper.make_node("Conv", [source, weight, bias], [name], pads=[1] * 4, strides=[stride] * 2))
         return name
 
@@ -115,8 +115,8 @@ def test_the_int8_graph_is_close_to_fp32(graph: QuantisableGraph, frames: npt.ND
 def test_weights_are_within_half_a_step_of_what_they_were(graph: QuantisableGraph, frames: npt.NDArray[Any], name: str) -> None:
     before = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.model.graph.initializer}
     after = {t.name: numpy_helper.to_array(t) for t in graph.quantise(amplitudes(graph, frames)).graph.initializer}
-    weight, steps = before[f"ae2.{name}.weight"].astype(np.float64), after[f"ae2.{name}.weight_quantised"]
-    scale = after[f"ae2.{name}.weight_scale"].astype(np.float64)[:, None, None, None]
+    weight, steps = before[f"network.{name}.weight"].astype(np.float64), after[f"network.{name}.weight_quantised"]
+    scale = after[f"network.{name}.weight_scale"].astype(np.float64)[:, None, None, None]
     assert np.abs(weight - steps * scale).max() <= scale.max() / 2 * (1 + 1e-6)
     never_negative = name != "stem" and any(node.op_type == "Relu" for node in graph.model.graph.node)
     most = 127 if never_negative else 64
@@ -251,7 +251,7 @@ def test_a_trained_bundles_scores_are_the_graphs(line: Line, runtime: str) -> No
 def test_a_graph_without_layers_is_refused() -> None:
     model = unet()
     for tensor in model.graph.initializer:
-        tensor.name = tensor.name.replace("ae2.", "other.")
+        tensor.name = tensor.name.replace("network.", "other.")
     with pytest.raises(CalibrationError, match="lrdan-edge export"):
         QuantisableGraph(model)
 

@@ -59,20 +59,22 @@ def test_every_graph_scores_as_the_network_does(restorer: Bundle, line: Line) ->
 
 def test_defective_pixels_are_restored_and_the_rest_is_kept(restorer: Bundle, line: Line) -> None:
     """Held against the good images themselves, which defects never seen in training were painted into."""
-    from lrdan_edge.model.deployed import load_ae2, standardisation
+    from lrdan_edge.model.deployed import load_network, standardisation
     from lrdan_edge.model.networks import Restorer
     from lrdan_edge.train.learner import LearnerOptions
     from lrdan_edge.train.recipes.inspection.hyperparameters import InspectionHyperparameters
     from lrdan_edge.train.recipes.inspection.restoration import RestorationLearner
 
-    ae2 = load_ae2(restorer).ae2
-    assert isinstance(ae2, Restorer)
+    network = load_network(restorer).network
+    assert isinstance(network, Restorer)
     good = load_frames(list_images(line.data / "test" / "good"), restorer.manifest.model.frame_shape)
     images = torch.from_numpy(good).permute(0, 3, 1, 2)
-    x, defective, mask = RestorationLearner(ae2, InspectionHyperparameters(), LearnerOptions(seed=99)).prepare(images, step=0)
+    x, defective, mask = RestorationLearner(network, InspectionHyperparameters(), LearnerOptions(seed=99)).prepare(
+        images, step=0
+    )
     mean, deviation = standardisation(defective)
     with torch.inference_mode():
-        restored = ae2((defective - mean) / deviation)[0] * deviation + mean
+        restored = network((defective - mean) / deviation)[0] * deviation + mean
 
     def error(image: torch.Tensor, where: torch.Tensor) -> float:
         return float(((image - x).abs() * where).sum() / where.sum())

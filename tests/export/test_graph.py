@@ -67,16 +67,16 @@ def test_constants_are_not_rounded_in_the_fp16_graph() -> None:
     import torch
 
     module, whole = (deploy_module((44, 36, 1), "restorer", "tiles") for _ in range(2))
-    kept = {name: value.clone() for name, value in module.named_buffers() if not name.startswith("ae2.")}
+    kept = {name: value.clone() for name, value in module.named_buffers() if not name.startswith("network.")}
     prepare(whole, "fp32")
-    trained = dict(whole.ae2.named_parameters())
+    trained = dict(whole.network.named_parameters())
     first, last = trained["stem.0.weight"], trained["head.weight"]
     prepare(module, "fp16")
     assert {"head.error_mean", "head.kernel", "cut.resize.rows", "stitch.row_weights"} <= set(kept)
     for name, value in module.named_buffers():
-        if not name.startswith("ae2."):
+        if not name.startswith("network."):
             assert torch.equal(value, kept[name]), name
-    weights = {name: value for name, value in module.ae2.named_parameters() if name.endswith("weight")}
+    weights = {name: value for name, value in module.network.named_parameters() if name.endswith("weight")}
     assert torch.equal(weights["stem.0.layer.weight"], first)
     assert torch.equal(weights["head.layer.weight"], last)
     assert weights["down.0.0.weight"].dtype == torch.float16
@@ -86,12 +86,12 @@ def test_constants_are_not_rounded_in_the_fp16_graph() -> None:
 def test_the_graph_scores_as_pytorch_does(line: Line, precision: Precision, tolerance: float) -> None:
     import torch
 
-    from lrdan_edge.model.deployed import load_ae2
+    from lrdan_edge.model.deployed import load_network
 
     bundle = Bundle.open(line.bundle)
     frames = load_frames(list_images(line.data / "test"), (32, 32, 1))
     with torch.inference_mode():
-        score, heatmap = (tensor.numpy() for tensor in load_ae2(bundle)(torch.from_numpy(frames)))
+        score, heatmap = (tensor.numpy() for tensor in load_network(bundle)(torch.from_numpy(frames)))
     session = onnxruntime.InferenceSession(bundle.graph(precision).read_bytes(), providers=["CPUExecutionProvider"])
     got_score, got_heatmap = session.run(["score", "heatmap"], {"frames": frames})
     scale = np.median(score)

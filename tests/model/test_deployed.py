@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lrdan_edge.bundle.spec import ModelSpec, Preprocessing, Scoring
 from lrdan_edge.errors import BundleError
-from lrdan_edge.model.deployed import DeployModule, ScoringHead, anomaly_map, gaussian_kernel, smooth
+from lrdan_edge.model.deployed import DeployModule, ScoringHead, gaussian_kernel, smooth
 from lrdan_edge.model.networks import Autoencoder
 
 GREY = Preprocessing(colour="grey", resize="area", scale=2 / 255, offset=-1.0)
@@ -32,11 +32,11 @@ def head_for(
 def deploy_module(channels: Literal[1, 3] = 1) -> DeployModule:
     torch.manual_seed(0)
     spec = spec_for(32, 36, channels)
-    ae2 = Autoencoder(spec)
+    network = Autoencoder(spec)
     with torch.no_grad():
         for _ in range(3):  # running statistics that differ from any batch's
-            ae2(torch.rand(8, channels, 32, 36) * 2 - 1)
-    return DeployModule(ae2, head_for(spec), GREY, "error")
+            network(torch.rand(8, channels, 32, 36) * 2 - 1)
+    return DeployModule(network, head_for(spec), GREY, "error")
 
 
 @pytest.mark.parametrize("pooling", ["max", "mean"])
@@ -45,11 +45,11 @@ def deploy_module(channels: Literal[1, 3] = 1) -> DeployModule:
 def test_scoring_head_matches_its_definition(pooling: Literal["max", "mean"], sigma: float, normalise: bool) -> None:
     spec = spec_for(32, 40, 3)
     head = head_for(spec, pooling=pooling, sigma=sigma, normalise=normalise)
-    ae2 = Autoencoder(spec).eval()
+    network = Autoencoder(spec).eval()
     x = torch.rand(2, 3, 32, 40) * 2 - 1
     with torch.inference_mode():
-        score, heatmap = head(anomaly_map(x, ae2, "error"))
-        reconstruction, _ = ae2(x)
+        score, heatmap = head(network.anomaly_map(x, "error"))
+        reconstruction, _ = network(x)
 
     error = np.abs(x.numpy().astype(np.float64) - reconstruction.numpy()).mean(1)
     if normalise:
@@ -108,7 +108,7 @@ def test_only_the_heatmap_has_the_context_gain(level: float) -> None:
 
 def test_an_autoencoder_marks_no_defects() -> None:
     with pytest.raises(BundleError, match="marks none"):
-        anomaly_map(torch.zeros(1, 1, 32, 32), Autoencoder(spec_for(32, 32, 1)), "defects")
+        Autoencoder(spec_for(32, 32, 1)).anomaly_map(torch.zeros(1, 1, 32, 32), "defects")
 
 
 @pytest.mark.parametrize("name", ["extent", "nearby"])
@@ -145,7 +145,7 @@ def test_half_precision_keeps_outputs_and_constants_in_float32() -> None:
     frames = torch.from_numpy(np.random.default_rng(1).integers(0, 256, (3, 32, 36, 3), dtype=np.uint8))
     with torch.inference_mode():
         expected, actual = whole(frames), half(frames)
-    assert {parameter.dtype for parameter in half.ae2.parameters()} == {torch.float16}
+    assert {parameter.dtype for parameter in half.network.parameters()} == {torch.float16}
     assert {buffer.dtype for buffer in half.head.buffers()} == {torch.float32}
     for one, other in zip(expected, actual, strict=True):
         assert other.dtype == torch.float32

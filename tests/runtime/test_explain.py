@@ -79,14 +79,14 @@ def test_numbers_are_the_inspectors_and_images_are_correct(line: Line, tmp_path:
 
 def test_the_reconstruction_is_pytorchs(line: Line, tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
-    from lrdan_edge.model.deployed import load_ae2
+    from lrdan_edge.model.deployed import load_network
 
     path = line.data / "test/blob/0.png"
     explain(Bundle.open(line.bundle), [path], tmp_path / "page.html")
     (card,) = ET.parse(tmp_path / "page.html").iter(f"{X}article")
     x = torch.from_numpy(read_image(path)).double()[None, None] / 127.5 - 1
     with torch.inference_mode():
-        expected = (load_ae2(Bundle.open(line.bundle)).ae2.double()(x)[0][0, 0].numpy() + 1) * 127.5
+        expected = (load_network(Bundle.open(line.bundle)).network.double()(x)[0][0, 0].numpy() + 1) * 127.5
     assert np.abs(picture(card, "Reconstruction").astype(float) - expected.clip(0, 255)).max() <= 0.51
 
 

@@ -62,8 +62,9 @@ def deploy_module(shape: tuple[int, int, int], decoder: Any = "resize", geometry
     import torch
     from specs import spec_for
 
+    from lrdan_edge.model.architectures import network_for
     from lrdan_edge.model.deployed import DeployModule, ScoringHead
-    from lrdan_edge.model.networks import Restorer, ae2_for
+    from lrdan_edge.model.networks import Restorer
     from lrdan_edge.train.recipes import recipe_named
 
     torch.manual_seed(0)
@@ -74,10 +75,10 @@ def deploy_module(shape: tuple[int, int, int], decoder: Any = "resize", geometry
     recipe = recipe_named(spec.recipe)
     scoring = recipe.scoring_for(spec)
     head = ScoringHead(spec, scoring, torch.rand(*spec.heatmap_shape), torch.rand(*spec.heatmap_shape))
-    ae2 = ae2_for(spec).eval()
-    if isinstance(ae2, Restorer):  # which starts from marking nothing
-        torch.nn.init.normal_(ae2.head.weight, std=0.1)
-    return DeployModule(ae2, head, recipe.preprocessing_for(spec), scoring.source, spec)
+    network = network_for(spec).eval()
+    if isinstance(network, Restorer):  # which starts from marking nothing
+        torch.nn.init.normal_(network.head.weight, std=0.1)
+    return DeployModule(network, head, recipe.preprocessing_for(spec), scoring.source, spec)
 
 
 def frame_shape(shape: tuple[int, int, int], geometry: str) -> tuple[int, int, int]:

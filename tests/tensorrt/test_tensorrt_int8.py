@@ -36,8 +36,8 @@ def test_the_graph_builds(
 ) -> None:
     from specs import spec_for
 
+    from lrdan_edge.model.architectures import network_for
     from lrdan_edge.model.deployed import DeployModule, ScoringHead
-    from lrdan_edge.model.networks import ae2_for
     from lrdan_edge.train.recipes import recipe_named
 
     torch.manual_seed(0)
@@ -50,7 +50,7 @@ def test_the_graph_builds(
     preprocessing = Preprocessing(
         colour=colour, resize="area", scale=1 / 127.5, offset=-1.0, standardise=scoring.source == "defects"
     )
-    module = DeployModule(ae2_for(spec), head, preprocessing, scoring.source)
+    module = DeployModule(network_for(spec), head, preprocessing, scoring.source)
     graph = QuantisableGraph(to_onnx(module, np.zeros((1, *shape), np.uint8)))
     assert_builds(rtx_build, graph, in_float, tmp_path / "model.onnx")
 

@@ -134,11 +134,11 @@ def test_weights_that_the_last_step_broke_are_not_saved(stripes: Path, tmp_path:
     def breaking(self: AdversarialLearner, x: torch.Tensor) -> dict[str, torch.Tensor]:
         terms = step(self, x)
         with torch.no_grad():
-            next(self.networks.ae2.parameters()).fill_(math.nan)
+            next(self.networks.network.parameters()).fill_(math.nan)
         return terms
 
     monkeypatch.setattr(AdversarialLearner, "step", breaking)
-    with pytest.raises(TrainingError, match="AE2's output is not finite after training; nothing was saved"):
+    with pytest.raises(TrainingError, match="the network's output is not finite after training; nothing was saved"):
         train(stripes, tmp_path / "bundle", TrainOptions(recipe="lrdan", epochs=1, batch_size=30, device="cpu"), Progress())
     assert not (tmp_path / "bundle" / "manifest.json").exists()
 

@@ -15,7 +15,7 @@ from lrdan_edge.calibration.calibrate import calibrate
 from lrdan_edge.data.images import load_frames, read_image, to_eight_bits
 from lrdan_edge.errors import DataError, TrainingError
 from lrdan_edge.export.graph import export
-from lrdan_edge.model.deployed import load_ae2
+from lrdan_edge.model.deployed import load_network
 from lrdan_edge.runtime.inspector import Inspector
 from lrdan_edge.runtime.sources import open_source
 from lrdan_edge.runtime.verdict import Verdict
@@ -68,7 +68,7 @@ def test_every_kind_of_image_trains(
     assert bundle.manifest.model.frame_shape == frame_shape
     assert bundle.manifest.preprocessing.bit_depth == (16 if bits == 8 else bits)
     frames = torch.from_numpy(load_frames([tmp_path / "data" / "00.png"], bundle.manifest.model.frame_shape, bits))
-    score, heatmap = load_ae2(bundle)(frames)
+    score, heatmap = load_network(bundle)(frames)
     assert torch.isfinite(score).all()
     assert heatmap.shape == (1, *frame_shape[:2])
 

@@ -16,7 +16,7 @@ from lrdan_edge.bundle.bundle import Bundle
 from lrdan_edge.cli.main import cli
 from lrdan_edge.errors import DataError
 from lrdan_edge.metrics import auroc
-from lrdan_edge.model.deployed import load_ae2
+from lrdan_edge.model.deployed import load_network
 from lrdan_edge.model.networks import Restorer
 from lrdan_edge.train.known_defects import KnownDefects, inverse_error, read_known
 from lrdan_edge.train.learner import LearnerOptions
@@ -203,7 +203,7 @@ def test_ten_known_rings_improve_detection_of_rings(tmp_path: Path) -> None:
         areas = []
         for known in (None, folder / "known"):
             options = TrainOptions(epochs=24, seed=seed, known_defects=known)
-            module = load_ae2(train(folder / "data", folder / f"bundle-{known is None}", options, Progress()))
+            module = load_network(train(folder / "data", folder / f"bundle-{known is None}", options, Progress()))
             with torch.inference_mode():
                 good, bad = (module(torch.from_numpy(tests[:, place].copy()))[0].tolist() for place in (0, 1))
             areas.append(auroc(good, bad))
@@ -224,11 +224,11 @@ def test_small_images_reconstruct_known_defects_worse(tmp_path: Path, recipe: st
     ratios = []
     for known in (None, tmp_path / "known"):
         options = TrainOptions(recipe=recipe, epochs=10, batch_size=8, known_defects=known)
-        ae2 = load_ae2(train(tmp_path / "data", tmp_path / f"bundle-{known is None}", options, Progress())).ae2
+        network = load_network(train(tmp_path / "data", tmp_path / f"bundle-{known is None}", options, Progress())).network
         errors = []
         for images in (good, defects):
             x = torch.from_numpy(np.stack(images))[:, None].float() / 127.5 - 1
             with torch.inference_mode():
-                errors.append(float((x - ae2(x)[0]).square().mean()))
+                errors.append(float((x - network(x)[0]).square().mean()))
         ratios.append(errors[1] / errors[0])
     assert ratios[1] > 1.1 * ratios[0]

@@ -27,7 +27,7 @@ from lrdan_edge.cli.main import cli
 from lrdan_edge.data.dataset import recorded_images
 from lrdan_edge.data.images import load_frames
 from lrdan_edge.errors import BundleError, DataError, TrainingError
-from lrdan_edge.model.deployed import load_ae2
+from lrdan_edge.model.deployed import load_network
 from lrdan_edge.model.networks import Autoencoder
 from lrdan_edge.train import collapse
 from lrdan_edge.train.map_statistics import map_statistics
@@ -104,15 +104,15 @@ def test_a_run_writes_everything_a_later_stage_needs(stripes: Path, tmp_path: Pa
 
 def test_the_bundle_scores_as_the_trained_network_does(stripes: Path, tmp_path: Path) -> None:
     bundle = train(stripes, tmp_path / "bundle", TINY, Progress())
-    module = load_ae2(bundle)
-    assert isinstance(module.ae2, Autoencoder)
+    module = load_network(bundle)
+    assert isinstance(module.network, Autoencoder)
     frames = torch.from_numpy(load_frames(recorded_images(bundle, "training"), (32, 32, 1)))
     with torch.inference_mode():
         score, heatmap = module(frames)
     assert score.shape == (30,)
     assert heatmap.shape == (30, 32, 32)
     mean, deviation = map_statistics(
-        module.ae2, frames.permute(0, 3, 1, 2), bundle.manifest.preprocessing, bundle.manifest.scoring
+        module.network, frames.permute(0, 3, 1, 2), bundle.manifest.preprocessing, bundle.manifest.scoring
     )
     torch.testing.assert_close(mean, module.head.error_mean[0, 0])
     torch.testing.assert_close(deviation.clamp_min(bundle.manifest.scoring.deviation_floor), module.head.error_deviation[0, 0])
@@ -143,7 +143,7 @@ def test_interrupt_leaves_a_usable_bundle(stripes: Path, tmp_path: Path) -> None
     bundle = train(stripes, tmp_path / "bundle", TINY, progress)
     assert len(progress.steps) == 2
     assert bundle.manifest.stages["train"].results["interrupted"] is True
-    score, _ = load_ae2(Bundle.open(tmp_path / "bundle"))(torch.zeros(1, 32, 32, 1, dtype=torch.uint8))
+    score, _ = load_network(Bundle.open(tmp_path / "bundle"))(torch.zeros(1, 32, 32, 1, dtype=torch.uint8))
     assert torch.isfinite(score).all()
     assert signal.getsignal(signal.SIGINT) is before
 
@@ -254,7 +254,7 @@ def test_weights_of_another_model_are_refused(stripes: Path, tmp_path: Path) -> 
     bundle = train(stripes, tmp_path / "bundle", replace(TINY, epochs=1), Progress())
     bundle.manifest.model = spec_for(64, 64, 3)
     with pytest.raises(BundleError, match="does not match the model in the manifest"):
-        load_ae2(bundle)
+        load_network(bundle)
 
 
 @pytest.mark.parametrize(

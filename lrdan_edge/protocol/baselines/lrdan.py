@@ -79,7 +79,7 @@ class Lrdan(Detector):
             batch = learner.prepare(good[batch_of(step, seed, len(good), batch_size)], step)
             learner.step(*(part.to(device) for part in batch))
         scoring = self.options.scoring or recipe.scoring_for(spec)
-        self._module = deploy_module(getattr(networks, self.scorer), good, spec, recipe, scoring)
+        self._module = deploy_module(networks.network if self.scorer == "ae2" else networks.ae1, good, spec, recipe, scoring)
 
     def _score(self, frames: Tensor, device: torch.device) -> Tensor:
         """The deploy graph's score."""

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar
 from torch import Tensor, nn
 
 from lrdan_edge.bundle.spec import BitDepth, ModelSpec, Preprocessing, Scoring
-from lrdan_edge.model.networks import Autoencoder, Restorer
+from lrdan_edge.model.network import Network
 from lrdan_edge.train.learner import OFFSET, SCALE, Learner, LearnerOptions
 from lrdan_edge.train.map_statistics import map_statistics
 from lrdan_edge.train.schedule import WARM_UP_STEPS, Schedule
@@ -61,10 +61,10 @@ class Networks(nn.Module):
     """The networks that a recipe trains.
 
     Attributes:
-        ae2: The deployed network.
+        network: The deployed network.
     """
 
-    ae2: Autoencoder | Restorer
+    network: Network
 
 
 N = TypeVar("N", bound=Networks)
@@ -77,9 +77,11 @@ class Recipe(ABC, Generic[N, H]):
     Attributes:
         name: Its name, as in `ModelSpec.recipe`.
         defaults: Its hyperparameters.
+        unused_options: Names of options of `TrainOptions` that it cannot use and that are refused.
     """
 
     name: ClassVar[str]
+    unused_options: ClassVar[tuple[str, ...]] = ()
     defaults: H
 
     @abstractmethod
@@ -99,6 +101,10 @@ class Recipe(ABC, Generic[N, H]):
     @abstractmethod
     def networks_for(self, spec: ModelSpec) -> N:
         """Make all networks to train, initialised from torch's random generator."""
+
+    def inputs_for(self, hyperparameters: H) -> dict[str, Any]:  # noqa: ARG002
+        """What a run reads besides the images, as JSON values; it is recorded, and a checkpoint with other inputs is not used."""
+        return {}
 
     def preprocessing_for(self, spec: ModelSpec, bit_depth: BitDepth = 16) -> Preprocessing:
         """How frames are preprocessed in the deploy graph; `bit_depth` as in `Preprocessing`."""
@@ -133,7 +139,7 @@ class Recipe(ABC, Generic[N, H]):
         Returns:
             Mean and standard deviation of the good images' anomaly maps at every pixel, float32 [H, W] each.
         """
-        return map_statistics(networks.ae2, frames, preprocessing, scoring, spec)
+        return map_statistics(networks.network, frames, preprocessing, scoring, spec)
 
 
 G = TypeVar("G", bound=GradientHyperparameters)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lrdan_edge.errors import TrainingError
-from lrdan_edge.model.deployed import load_ae2
+from lrdan_edge.model.deployed import load_network
 from lrdan_edge.protocol.baselines.base import Training
 from lrdan_edge.protocol.baselines.lrdan import Lrdan
 from lrdan_edge.train.progress import Progress
@@ -49,7 +49,7 @@ def test_the_detector_scores_as_the_deploy_graph_does(
     detector = Lrdan(options=options)
     detector.fit(Training(good=frames, steps=3 * (len(frames) // 8), seed=4, device=CPU))
     with torch.inference_mode():
-        expected, _ = load_ae2(bundle)(frames.permute(0, 2, 3, 1))
+        expected, _ = load_network(bundle)(frames.permute(0, 2, 3, 1))
     torch.testing.assert_close(detector.score(frames), expected, rtol=1e-4, atol=1e-4)
 
 

@@ -30,12 +30,12 @@ def test_a_recipes_choices_are_its_own_and_serialise_to_json(name: str, side: in
     recipe = recipe_named(name)
     spec = recipe.spec_for(side, side, 1, recipe.defaults)
     assert spec.recipe == name
-    assert recipe.networks_for(spec).ae2 is not None
+    assert recipe.networks_for(spec).network is not None
     assert recipe.scoring_for(spec).source == ("defects" if recipe.preprocessing_for(spec).standardise else "error")
     values = recipe.defaults.as_dict()
     assert msgspec.json.decode(msgspec.json.encode(values)).keys() == values.keys()
 
 
 def test_a_recipe_that_does_not_exist_is_named() -> None:
-    with pytest.raises(TrainingError, match="no recipe 'nonsense': give one of inspection, lrdan as recipe"):
+    with pytest.raises(TrainingError, match="no recipe 'nonsense': give one of inspection, lrdan, padim, patchcore as recipe"):
         recipe_named("nonsense")

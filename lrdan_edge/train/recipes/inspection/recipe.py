@@ -6,7 +6,7 @@ import msgspec
 from torch import Tensor
 
 from lrdan_edge.bundle.spec import BitDepth, ModelSpec, Preprocessing, Scoring
-from lrdan_edge.model.networks import Autoencoder, Restorer, ae2_for, autoencoder_spec, require_supported_size, restorer_widths
+from lrdan_edge.model.networks import Autoencoder, Restorer, autoencoder_spec, require_supported_size, restorer_widths
 from lrdan_edge.train.learner import Learner, LearnerOptions
 from lrdan_edge.train.recipes.base import GradientRecipe, Networks
 from lrdan_edge.train.recipes.inspection.hyperparameters import InspectionHyperparameters
@@ -18,9 +18,11 @@ from lrdan_edge.train.recipes.inspection.variation import stretch_for
 class OneNetwork(Networks):
     """AE2 only."""
 
-    def __init__(self, ae2: Autoencoder | Restorer) -> None:
+    network: Autoencoder | Restorer
+
+    def __init__(self, network: Autoencoder | Restorer) -> None:
         super().__init__()
-        self.ae2 = ae2
+        self.network = network
 
 
 class Inspection(GradientRecipe[OneNetwork, InspectionHyperparameters]):
@@ -57,7 +59,7 @@ class Inspection(GradientRecipe[OneNetwork, InspectionHyperparameters]):
 
     def networks_for(self, spec: ModelSpec) -> OneNetwork:
         """See `Recipe.networks_for`."""
-        return OneNetwork(ae2_for(spec))
+        return OneNetwork(Restorer(spec) if spec.architecture == "restorer" else Autoencoder(spec))
 
     def preprocessing_for(self, spec: ModelSpec, bit_depth: BitDepth = 16) -> Preprocessing:
         """A restorer's images are standardised; see `Recipe.preprocessing_for`."""
@@ -79,11 +81,11 @@ class Inspection(GradientRecipe[OneNetwork, InspectionHyperparameters]):
         options: LearnerOptions,
     ) -> Learner:
         """See `Recipe.learner_for`."""
-        if isinstance(networks.ae2, Autoencoder):
-            return ReconstructionLearner(networks.ae2, hyperparameters, options)
+        if isinstance(networks.network, Autoencoder):
+            return ReconstructionLearner(networks.network, hyperparameters, options)
         images = len(frames) // (len(spec.tile_rows) * len(spec.tile_columns))
         stretch = stretch_for(images, hyperparameters)
-        return RestorationLearner(networks.ae2, hyperparameters, options, stretch)
+        return RestorationLearner(networks.network, hyperparameters, options, stretch)
 
 
 RECIPE = Inspection()

@@ -32,11 +32,11 @@ class ReconstructionLearner(Learner):
     """Trains an `Autoencoder` to reconstruct good images, and known defects badly."""
 
     def __init__(
-        self, ae2: Autoencoder, hyperparameters: InspectionHyperparameters, options: LearnerOptions | None = None
+        self, network: Autoencoder, hyperparameters: InspectionHyperparameters, options: LearnerOptions | None = None
     ) -> None:
         """Set up the optimiser of the network, which is trained in place."""
-        self.ae2, self.hyperparameters = ae2, hyperparameters
-        self._optimiser = adamw(ae2, hyperparameters, hyperparameters.reconstruction_betas)
+        self.network, self.hyperparameters = network, hyperparameters
+        self._optimiser = adamw(network, hyperparameters, hyperparameters.reconstruction_betas)
         super().__init__((self._optimiser,), options)
 
     def prepare(self, frames: Tensor, step: int) -> Batch:
@@ -57,7 +57,7 @@ class ReconstructionLearner(Learner):
         """
         shown = torch.cat([x, known[0]]) if known else x  # one batch: batch normalisation must not reveal the defects
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.options.half):
-            reconstructed, _ = self.ae2(shown)
+            reconstructed, _ = self.network(shown)
         reconstructed_x, reconstructed_defects = reconstructed[: len(x)].float(), reconstructed[len(x) :].float()
         loss = reconstruction(x, reconstructed_x)
         terms = {"reconstruction": loss}

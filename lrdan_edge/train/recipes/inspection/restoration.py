@@ -77,15 +77,15 @@ class RestorationLearner(Learner):
 
     def __init__(
         self,
-        ae2: Restorer,
+        network: Restorer,
         hyperparameters: InspectionHyperparameters,
         options: LearnerOptions | None = None,
         stretch: float = 1.0,
     ) -> None:
         """Set up the optimiser of the network, which is trained in place; `stretch` as in `variation.vary`."""
-        self.ae2, self.hyperparameters = ae2, hyperparameters
+        self.network, self.hyperparameters = network, hyperparameters
         self._vary = partial(vary, hyperparameters=hyperparameters, stretch=stretch)
-        self._optimiser = adamw(ae2, hyperparameters, hyperparameters.betas)
+        self._optimiser = adamw(network, hyperparameters, hyperparameters.betas)
         super().__init__((self._optimiser,), options)
 
     def prepare(self, frames: Tensor, step: int) -> Batch:
@@ -124,7 +124,7 @@ class RestorationLearner(Learner):
         mean, deviation = standardisation(defective)
         good, defective = (good - mean) / deviation, (defective - mean) / deviation
         with torch.autocast(good.device.type, torch.bfloat16, enabled=self.options.half):
-            restored, logits = self.ae2(defective.contiguous(memory_format=torch.channels_last))
+            restored, logits = self.network(defective.contiguous(memory_format=torch.channels_last))
         restored, logits = restored.float(), logits.float()
         spread_x = _spread(good)
         has_mask: slice | Tensor = slice(None)
@@ -145,7 +145,7 @@ class RestorationLearner(Learner):
             terms["total"] = terms["total"] + weights.known_weight * terms["known"]
         self._optimiser.zero_grad()
         terms["total"].backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.ae2.parameters(), self.hyperparameters.largest_gradient)
+        nn.utils.clip_grad_norm_(self.network.parameters(), self.hyperparameters.largest_gradient)
         self._optimiser.step()
         spreads = {"spread_ae2": _spread(restored.detach()), "spread_x": spread_x}
         return {name: value.detach() for name, value in terms.items()} | spreads

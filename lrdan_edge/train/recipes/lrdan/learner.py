@@ -49,7 +49,7 @@ class AdversarialLearner(Learner):
     ) -> None:
         """Set up the optimisers of the networks, which are trained in place."""
         self.networks, self.hyperparameters = networks, hyperparameters
-        self._ae1, self._ae2 = list(networks.ae1.parameters()), list(networks.ae2.parameters())
+        self._ae1, self._ae2 = list(networks.ae1.parameters()), list(networks.network.parameters())
         self._d = list(networks.discriminator.parameters())
         rate, betas = hyperparameters.learning_rate, hyperparameters.betas
         self._autoencoders = torch.optim.Adam([*self._ae1, *self._ae2], rate, betas=betas, fused=True)
@@ -79,9 +79,9 @@ class AdversarialLearner(Learner):
             gx, z = net.ae1(x)
             logits_x, features_x = net.discriminator(x)
             logits_gx, features_gx = net.discriminator(gx)
-            ae2_shown, _ = net.ae2(shown)
-            with without_statistics(net.ae2):
-                ae2_gx, z2 = net.ae2(gx)
+            ae2_shown, _ = net.network(shown)
+            with without_statistics(net.network):
+                ae2_gx, z2 = net.network(gx)
         outputs = (gx, ae2_shown, ae2_gx, z, z2, features_x, features_gx, logits_x, logits_gx)
         gx, ae2_shown, ae2_gx, z, z2, features_x, features_gx, logits_x, logits_gx = (value.float() for value in outputs)
         ae2_x, ae2_defects = ae2_shown[: len(x)], ae2_shown[len(x) :]

@@ -32,14 +32,14 @@ class Discriminator(nn.Module):
 
 
 class AdversarialNetworks(Networks):
-    """AE1 (G), AE2 (D'), the discriminator D, and c, the centre of AE1's codes."""
+    """AE1 (G), AE2 (D', the deployed `network`), the discriminator D, and c, the centre of AE1's codes."""
 
-    ae2: Autoencoder
+    network: Autoencoder
     center: Tensor
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
-        self.ae1, self.ae2, self.discriminator = Autoencoder(spec), Autoencoder(spec), Discriminator(spec)
+        self.ae1, self.network, self.discriminator = Autoencoder(spec), Autoencoder(spec), Discriminator(spec)
         grid = (1, 1) if spec.code == "vector" else code_grid(spec)
         self.register_buffer("center", torch.zeros(spec.latent_channels, *grid))
 

@@ -34,14 +34,14 @@ def one_step(weights: LossWeights, reading: DualReading) -> tuple[dict[str, bool
 
 @pytest.mark.parametrize(
     ("term", "expected"),
-    [("irec", {"ae1"}), ("adv", {"ae1"}), ("zrec", {"ae1", "ae2"}), ("c", {"ae1"}), ("dual", {"ae1", "ae2"})],
+    [("irec", {"ae1"}), ("adv", {"ae1"}), ("zrec", {"ae1", "network"}), ("c", {"ae1"}), ("dual", {"ae1", "network"})],
 )
 @pytest.mark.parametrize("reading", ["began", "joint"])
 def test_each_term_moves_its_networks_and_the_discriminator_only_its_own(
     term: str, expected: set[str], reading: DualReading
 ) -> None:
     result, _ = one_step(replace(NOTHING, **{term: 1.0}), reading)
-    assert {name for name in ("ae1", "ae2") if result[name]} == expected
+    assert {name for name in ("ae1", "network") if result[name]} == expected
     assert result["discriminator"]
 
 
@@ -56,7 +56,7 @@ def test_readings_differ_in_the_generators_objective(monkeypatch: pytest.MonkeyP
         AdversarialLearner(networks, hyperparameters).step(torch.rand(4, 1, 32, 32) * 2 - 1)
         gradients[reading] = [
             torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None])
-            for network in (networks.ae1, networks.ae2)
+            for network in (networks.ae1, networks.network)
         ]
     torch.testing.assert_close(gradients["joint"][0], -0.4 * gradients["began"][0], rtol=1e-3, atol=1e-3)  # G: −k·L_direc
     torch.testing.assert_close(gradients["joint"][1], gradients["began"][1])  # AE2: the same in both
@@ -69,16 +69,16 @@ def test_fakes_stop_counting_once_they_are_worse_than_images(girec: float, direc
 
 def test_ae2_statistics_come_from_images_only() -> None:
     networks = AdversarialNetworks(spec_for(32, 32, 1))
-    layer = next(layer for layer in networks.ae2.modules() if isinstance(layer, nn.BatchNorm2d))
+    layer = next(layer for layer in networks.network.modules() if isinstance(layer, nn.BatchNorm2d))
     before = [buffer.clone() for buffer in (layer.running_mean, layer.running_var) if buffer is not None]
-    with without_statistics(networks.ae2):
-        networks.ae2(torch.rand(4, 1, 32, 32))
+    with without_statistics(networks.network):
+        networks.network(torch.rand(4, 1, 32, 32))
     assert layer.running_mean is not None
     assert layer.running_var is not None
     assert torch.equal(before[0], layer.running_mean)
     assert torch.equal(before[1], layer.running_var)
     assert layer.momentum == 0.1
-    networks.ae2(torch.rand(4, 1, 32, 32))
+    networks.network(torch.rand(4, 1, 32, 32))
     assert not torch.equal(before[0], layer.running_mean)
 
 

@@ -1,0 +1,125 @@
+"""Features of a frozen backbone on one grid, for networks that compare them with those of good images."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lrdan_edge.bundle.spec import ModelSpec
+from lrdan_edge.model.backbone import EfficientNetLite, feature_channels
+from lrdan_edge.model.network import MapSource, Network, no_such_map
+from lrdan_edge.model.precision import Float32Module
+
+POOLED = 3
+"""Side of the neighbourhood that features are averaged over (PatchCore's local aggregation, arXiv 2106.08265)."""
+
+
+class FeatureNetwork(Network):
+    """A frozen backbone, and the distance of its features from those of good images; the distance is float32 in every precision.
+
+    Subclasses define `distances`.
+    """
+
+    reconstructs: ClassVar[bool] = False
+    last_in_float32: ClassVar[bool] = False
+
+    def __init__(self, spec: ModelSpec) -> None:
+        """Make the parts.
+
+        Args:
+            spec: A specification with a backbone and strides.
+        """
+        super().__init__()
+        if spec.backbone is None:
+            raise ValueError(f"the architecture {spec.architecture} needs a backbone")
+        self.backbone = EfficientNetLite(spec.backbone, spec.channels, spec.strides)
+        sides = [(-(-spec.height // stride), -(-spec.width // stride)) for stride in spec.strides]
+        self.aggregate = FeatureGrid(sides)
+        self.grid = sides[0]
+        self.enlarge = Enlargement(self.grid, (spec.height, spec.width))
+
+    def features(self, x: Tensor) -> Tensor:
+        """The features of all strides on the finest grid.
+
+        Args:
+            x: Images, float [N, C, H, W] in the network's precision.
+
+        Returns:
+            float32 [N, K, h, w], K as `channels_of`; h and w are H and W over the smallest stride, rounded up.
+        """
+        found: Tensor = self.aggregate(self.backbone(x))
+        return found
+
+    @abstractmethod
+    def distances(self, features: Tensor) -> Tensor:
+        """The distances of features float32 [N, K, h, w], as `features` returns them: float32 [N, h, w], 0 or more."""
+
+    def anomaly_map(self, x: Tensor, source: MapSource) -> Tensor:
+        """The distances, enlarged to the image; see `Network.anomaly_map`."""
+        if source != "error":
+            raise no_such_map(source, "this network marks none")
+        enlarged: Tensor = self.enlarge(self.distances(self.features(self.cast(x))))
+        return enlarged.unsqueeze(1)
+
+
+def channels_of(spec: ModelSpec) -> int:
+    """The number of features per position of the grid.
+
+    Args:
+        spec: A specification with a backbone and strides.
+    """
+    return sum(feature_channels(str(spec.backbone), spec.strides))
+
+
+class FeatureGrid(Float32Module):
+    """Averages features over `POOLED` by `POOLED` positions, and brings all strides to the finest grid by bilinear interpolation.
+
+    The interpolation is two products with constant matrices, as in `lrdan_edge.model.tiling.AreaResize`.
+    """
+
+    def __init__(self, sides: Sequence[tuple[int, int]]) -> None:
+        """Make the matrices.
+
+        Args:
+            sides: (rows, columns) of each stride's features, the finest first.
+        """
+        super().__init__()
+        self.count = len(sides)
+        for place, (rows, columns) in enumerate(sides[1:], start=1):
+            self.register_buffer(f"rows_{place}", interpolation_matrix(rows, sides[0][0])[None, None], persistent=False)
+            transposed = interpolation_matrix(columns, sides[0][1]).T.contiguous()
+            self.register_buffer(f"columns_{place}", transposed[None, None], persistent=False)
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        """Combine maps float [N, K_i, h_i, w_i], the finest first: float32 [N, sum of K_i, h, w]."""
+        pooled = [F.avg_pool2d(one.float(), POOLED, 1, POOLED // 2, count_include_pad=False) for one in features]
+        for place in range(1, self.count):
+            rows, columns = self.get_buffer(f"rows_{place}"), self.get_buffer(f"columns_{place}")
+            pooled[place] = rows @ pooled[place] @ columns
+        return torch.cat(pooled, 1)
+
+
+class Enlargement(Float32Module):
+    """Enlarges maps by bilinear interpolation, as two products with constant matrices."""
+
+    rows: Tensor
+    columns: Tensor
+
+    def __init__(self, before: tuple[int, int], after: tuple[int, int]) -> None:
+        """Make the matrices, from (rows, columns) `before` to `after`."""
+        super().__init__()
+        self.register_buffer("rows", interpolation_matrix(before[0], after[0])[None], persistent=False)
+        self.register_buffer("columns", interpolation_matrix(before[1], after[1]).T.contiguous()[None], persistent=False)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Enlarge float32 [N, h, w] to float32 [N, H, W]."""
+        return self.rows @ maps @ self.columns
+
+
+def interpolation_matrix(before: int, after: int) -> Tensor:
+    """The matrix of linear interpolation along one side, float32 [after, before]; pixel centres are aligned."""
+    unit = F.interpolate(torch.eye(before)[None], size=after, mode="linear", align_corners=False)
+    return unit[0].T.contiguous()

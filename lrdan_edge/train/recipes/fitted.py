@@ -1,0 +1,175 @@
+"""What recipes share that are fitted to a frozen backbone's features in one pass over the good images."""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, TypeVar
+
+import msgspec
+import torch
+from torch import Tensor
+
+from lrdan_edge.bundle.spec import BitDepth, ModelSpec, Preprocessing, Scoring
+from lrdan_edge.model.backbone import OFFSET, SCALE, STEM_CHANNELS, feature_channels
+from lrdan_edge.model.features import FeatureNetwork
+from lrdan_edge.model.networks import require_supported_size
+from lrdan_edge.model.pretrained import DEFAULT_BACKBONE, load_pretrained, variant_of
+from lrdan_edge.train.learner import Batch, Learner, LearnerOptions
+from lrdan_edge.train.recipes.base import Hyperparameters, Networks, Recipe
+from lrdan_edge.train.schedule import Schedule
+
+LEAST_DEVIATION = 1e-3
+"""The smallest standard deviation that a feature is divided by; features are about 1."""
+
+_SHOWN = 8  # images that show that the fitted network's output is finite
+
+
+@dataclass(frozen=True, kw_only=True)
+class FittedHyperparameters(Hyperparameters):
+    """The hyperparameters of a recipe that is fitted to a backbone's features.
+
+    Attributes:
+        backbone: See `lrdan_edge.model.pretrained.load_pretrained`.
+        strides: The strides of the features, ascending.
+        batch: Images per step; the last one may have fewer.
+    """
+
+    backbone: str = DEFAULT_BACKBONE
+    strides: tuple[Literal[2, 4, 8, 16], ...] = (8, 16)
+    batch: int = 8
+
+
+class FittedNetworks(Networks):
+    """The network to fit, and the statistics gathered so far in buffers, which belong to a checkpoint."""
+
+    network: FeatureNetwork
+
+    @abstractmethod
+    def gather(self, features: Tensor, *drawn: Tensor) -> None:
+        """Add the features of good images.
+
+        Args:
+            features: float32 [N, K, h, w], as `FeatureNetwork.features` returns them.
+            drawn: What the learner's `draw` returned for these images.
+        """
+
+    @abstractmethod
+    def fit(self) -> None:
+        """Fit the network to what was gathered, and remove the buffers, so that they are not saved with the weights."""
+
+
+class FittedLearner(Learner):
+    """Shows each image once to the backbone, and gathers its features; there is nothing to optimise."""
+
+    def __init__(self, networks: FittedNetworks, options: LearnerOptions) -> None:
+        """Keep the networks."""
+        super().__init__((), options)
+        self.networks = networks
+
+    def draw(self, images: int, step: int) -> tuple[Tensor, ...]:  # noqa: ARG002
+        """Random numbers for the images of a step, by the seed and the step only; none by default."""
+        return ()
+
+    def prepare(self, frames: Tensor, step: int) -> Batch:
+        """Images are not varied; see `Learner.prepare`."""
+        return (frames, *self.draw(len(frames), step))
+
+    @torch.inference_mode()
+    def step(self, frames: Tensor, *drawn: Tensor) -> dict[str, Tensor]:
+        """Gather the features of one batch.
+
+        Args:
+            frames: uint8 [N, C, H, W].
+            drawn: See `draw`.
+
+        Returns:
+            The features' root mean square, as ``features``; there is no loss.
+        """
+        x = (frames.float() * SCALE + OFFSET).contiguous(memory_format=torch.channels_last)
+        features = self.networks.network.features(x)
+        self.networks.gather(features, *drawn)
+        return {"features": features.square().mean().sqrt()}
+
+
+N = TypeVar("N", bound=FittedNetworks)
+F = TypeVar("F", bound=FittedHyperparameters)
+
+
+class FittedRecipe(Recipe[N, F]):
+    """A recipe that is fitted to the features of a frozen backbone; every image is used once and unchanged."""
+
+    unused_options: ClassVar[tuple[str, ...]] = ("epochs", "batch_size", "learning_rate", "known_defects")
+
+    def inputs_for(self, hyperparameters: F) -> dict[str, Any]:
+        """The backbone's name and the sha256 of its weights; see `Recipe.inputs_for`."""
+        pretrained = load_pretrained(hyperparameters.backbone)
+        return {"backbone": {"name": pretrained.name, "sha256": pretrained.sha256}}
+
+    def feature_spec(
+        self,
+        shape: tuple[int, int, Literal[1, 3]],
+        hyperparameters: F,
+        architecture: Literal["padim", "patchcore"],
+        most_dimensions: int | None = None,
+    ) -> ModelSpec:
+        """The specification of a network that compares features.
+
+        Args:
+            shape: (H, W, C) of its images.
+            hyperparameters: The hyperparameters.
+            architecture: See `ModelSpec.architecture`.
+            most_dimensions: The largest number of features per position, or None for all.
+
+        Raises:
+            DataError: The size is not supported.
+            TrainingError: The backbone does not exist or cannot be read.
+        """
+        height, width, channels = shape
+        require_supported_size(height, width)
+        variant: Any = variant_of(hyperparameters.backbone)
+        features = sum(feature_channels(variant, hyperparameters.strides))
+        return ModelSpec(
+            recipe=self.name,
+            height=height,
+            width=width,
+            channels=channels,
+            base_channels=STEM_CHANNELS,
+            latent_channels=min(features, most_dimensions or features),
+            downsamplings=max(hyperparameters.strides).bit_length() - 1,
+            decoder="resize",
+            architecture=architecture,
+            backbone=variant,
+            strides=hyperparameters.strides,
+        )
+
+    def preprocessing_for(self, spec: ModelSpec, bit_depth: BitDepth = 16) -> Preprocessing:
+        """As the backbone was pretrained; see `Recipe.preprocessing_for`."""
+        return msgspec.structs.replace(super().preprocessing_for(spec, bit_depth), scale=SCALE, offset=OFFSET)
+
+    def scoring_for(self, spec: ModelSpec) -> Scoring:  # noqa: ARG002
+        """The largest value of the smoothed distances; PaDiM and PatchCore both smooth with a deviation of 4 pixels."""
+        return Scoring(normalise=False, smoothing_sigma=4.0, pooling="max", source="error")
+
+    def schedule_for(self, hyperparameters: F, images: int, epochs: int | None = None) -> Schedule:  # noqa: ARG002
+        """One pass over all images; see `Recipe.schedule_for`."""
+        size = min(hyperparameters.batch, images)
+        return Schedule(size, -(-images // size), 1, whole=True)
+
+    def learner_for(self, networks: N, spec: ModelSpec, frames: Tensor, hyperparameters: F, options: LearnerOptions) -> Learner:
+        """Load the backbone's weights, and make the learner; see `Recipe.learner_for`."""
+        load_pretrained(hyperparameters.backbone).load_into(networks.network.backbone)
+        return self.fitting_for(networks, spec, len(frames), hyperparameters, options)
+
+    @abstractmethod
+    def fitting_for(
+        self, networks: N, spec: ModelSpec, images: int, hyperparameters: F, options: LearnerOptions
+    ) -> FittedLearner:
+        """Make the buffers for the features of `images` images, and the learner; otherwise as `Recipe.learner_for`."""
+
+    def finish(
+        self, networks: N, frames: Tensor, preprocessing: Preprocessing, scoring: Scoring, spec: ModelSpec
+    ) -> tuple[Tensor, Tensor]:
+        """Fit the network, then see `Recipe.finish`. The constants are not used without `Scoring.normalise`: a few images suffice."""
+        with torch.no_grad():
+            networks.fit()
+        shown = frames if scoring.normalise else frames[: _SHOWN * len(spec.tile_rows) * len(spec.tile_columns)]
+        return super().finish(networks, shown, preprocessing, scoring, spec)
