@@ -21,11 +21,11 @@ from lrdan_edge.model.networks import Restorer
 from lrdan_edge.train.known_defects import KnownDefects, inverse_error, read_known
 from lrdan_edge.train.learner import LearnerOptions
 from lrdan_edge.train.options import TrainOptions
+from lrdan_edge.train.painting.known import mix_known_defects, most_suspicious_loss, restoration_target
+from lrdan_edge.train.painting.variation import vary
 from lrdan_edge.train.progress import Progress
 from lrdan_edge.train.recipes.inspection.hyperparameters import InspectionHyperparameters
-from lrdan_edge.train.recipes.inspection.known import mix_known_defects, most_suspicious_loss, restoration_target
 from lrdan_edge.train.recipes.inspection.restoration import RestorationLearner
-from lrdan_edge.train.recipes.inspection.variation import vary
 from lrdan_edge.train.trainer import train
 from lrdan_edge.train.view import View
 

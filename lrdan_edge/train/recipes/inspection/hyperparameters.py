@@ -2,14 +2,11 @@
 
 from dataclasses import dataclass
 
-from lrdan_edge.train.recipes.base import GradientHyperparameters
-
-ShapeProbabilities = tuple[tuple[str, float], ...]
-"""Names of shapes in `synthetic`, each with its probability."""
+from lrdan_edge.train.painting.hyperparameters import PaintingHyperparameters
 
 
 @dataclass(frozen=True, kw_only=True)
-class InspectionHyperparameters(GradientHyperparameters):
+class InspectionHyperparameters(PaintingHyperparameters):
     """The hyperparameters of the recipe `inspection`.
 
     Attributes:
@@ -19,32 +16,7 @@ class InspectionHyperparameters(GradientHyperparameters):
             a restorer with skip connections would copy a wrong object too.
         vector_length: Length of that vector.
         code_grid: That autoencoder halves the image, at least twice, until its shorter side is about this.
-        betas: AdamW's, for a restorer.
         reconstruction_betas: AdamW's, for an autoencoder.
-        weight_decay: AdamW's.
-        largest_gradient: The norm that a restorer's gradients are clipped to.
-        marking_weight: Weight of the marking loss; the restoration's is 1.
-        overlap_weight: Weight of the overlap loss.
-        smallest_area: In pixels; smaller defects count like defects of this area.
-        reference_area: In pixels; a defect of this area weighs as much as a fortieth of its image, others by the root of their area.
-        most_shift: Largest shift of a good image, as a fraction of its side.
-        most_turn: Largest rotation of a good image, in degrees.
-        most_zoom: Largest enlargement of a good image, a factor.
-        most_stretch: Largest stretch of rows or of columns, a factor, for few images.
-        few_images: Images are stretched if there are fewer than this; see `variation.stretch_for`.
-        noisy_fraction: Fraction of images that get noise.
-        most_noise: Largest standard deviation of the noise, of a range of 1.
-        clean_fraction: Fraction of images that get no defect.
-        details_fraction: Of the images with defects, the fraction that gets only details, including faint ones.
-        detail_shapes: Shapes of details.
-        region_shapes: Shapes of defects in the other images.
-        least_prominence: Smallest prominence of such a defect; see `synthetic.prominence`.
-        attempts: How often a defect with too little prominence is drawn again.
-        least_change: Smallest change, in a range of 1, that is visible and marked.
-        known_fraction: Fraction of a batch that shows known defects.
-        known_mask_level: Smallest value of a defective pixel in a varied mask, which exposure scales too.
-        known_pixels: Number of pixels that must look defective in a known defect without a mask.
-        known_weight: Weight of the loss of these pixels. With a larger one, the network marks everything.
         known_error_weight: Weight of known defects for an autoencoder; the reconstruction's is 1.
     """
 
@@ -59,51 +31,7 @@ class InspectionHyperparameters(GradientHyperparameters):
     largest_vector_image: int = 32
     vector_length: int = 10
     code_grid: int = 8
-
-    betas: tuple[float, float] = (0.9, 0.99)
     reconstruction_betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = 1e-4
-    largest_gradient: float = 1.0
-
-    marking_weight: float = 4.0
-    overlap_weight: float = 0.5
-    smallest_area: float = 30.0
-    reference_area: float = 400.0
-
-    most_shift: float = 0.04
-    most_turn: float = 2.0
-    most_zoom: float = 1.12
-    most_stretch: float = 1.3
-    few_images: int = 200
-    noisy_fraction: float = 0.3
-    most_noise: float = 0.02
-
-    clean_fraction: float = 0.25
-    details_fraction: float = 0.5
-    detail_shapes: ShapeProbabilities = (
-        ("blob", 0.30),
-        ("crack", 0.30),
-        ("scratch", 0.12),
-        ("cloud", 0.12),
-        ("edge", 0.16),
-    )
-    region_shapes: ShapeProbabilities = (
-        ("blob", 0.21),
-        ("crack", 0.23),
-        ("scratch", 0.08),
-        ("cloud", 0.08),
-        ("edge", 0.12),
-        ("region", 0.20),
-        ("stain", 0.08),
-    )
-    least_prominence: float = 1.8
-    attempts: int = 4
-    least_change: float = 0.012
-
-    known_fraction: float = 0.12
-    known_mask_level: float = 0.4
-    known_pixels: int = 30
-    known_weight: float = 0.1
     known_error_weight: float = 0.05
 
     def describe(self) -> str:

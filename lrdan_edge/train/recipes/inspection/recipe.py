@@ -8,11 +8,11 @@ from torch import Tensor
 from lrdan_edge.bundle.spec import BitDepth, ModelSpec, Preprocessing, Scoring
 from lrdan_edge.model.networks import Autoencoder, Restorer, autoencoder_spec, require_supported_size, restorer_widths
 from lrdan_edge.train.learner import Learner, LearnerOptions
+from lrdan_edge.train.painting.variation import stretch_for
 from lrdan_edge.train.recipes.base import GradientRecipe, Networks
 from lrdan_edge.train.recipes.inspection.hyperparameters import InspectionHyperparameters
 from lrdan_edge.train.recipes.inspection.reconstruction import ReconstructionLearner
 from lrdan_edge.train.recipes.inspection.restoration import RestorationLearner
-from lrdan_edge.train.recipes.inspection.variation import stretch_for
 
 
 class OneNetwork(Networks):

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from specs import spec_for
 
 from lrdan_edge.model.networks import Restorer
-from lrdan_edge.train.recipes.inspection import synthetic
+from lrdan_edge.train.painting import synthetic
+from lrdan_edge.train.painting.losses import marking, overlap
+from lrdan_edge.train.painting.synthetic import paint, paint_one, texture_of
+from lrdan_edge.train.painting.variation import stretch_for, vary
 from lrdan_edge.train.recipes.inspection.hyperparameters import InspectionHyperparameters
-from lrdan_edge.train.recipes.inspection.restoration import RestorationLearner, marking, overlap, restoration
-from lrdan_edge.train.recipes.inspection.synthetic import paint, paint_one, texture_of
-from lrdan_edge.train.recipes.inspection.variation import stretch_for, vary
+from lrdan_edge.train.recipes.inspection.restoration import RestorationLearner, restoration
 
 DEFAULTS = InspectionHyperparameters()
 RNG = np.random.default_rng(0)

@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from lrdan_edge.train.recipes.inspection.hyperparameters import InspectionHyperparameters, ShapeProbabilities
-from lrdan_edge.train.recipes.inspection.variation import Image
+from lrdan_edge.train.painting.hyperparameters import PaintingHyperparameters, ShapeProbabilities
+from lrdan_edge.train.painting.variation import Image
 
 Shape = Callable[[np.random.Generator, int, int], Image]
 
@@ -24,7 +24,7 @@ _SUBPIXEL = 16  # OpenCV draws in fractions of a pixel: 4 bits
 
 
 def paint(
-    image: Image, other: Image, rng: np.random.Generator, hyperparameters: InspectionHyperparameters
+    image: Image, other: Image, rng: np.random.Generator, hyperparameters: PaintingHyperparameters
 ) -> tuple[Image, Image]:
     """Paint one to three defects into an image.
 
@@ -56,7 +56,7 @@ def paint_one(
     other: Image,
     texture: Image | None,
     rng: np.random.Generator,
-    hyperparameters: InspectionHyperparameters,
+    hyperparameters: PaintingHyperparameters,
 ) -> tuple[Image, Image] | None:
     """Paint one defect; return it with its mask, or None if it is empty or does not stand out from `texture` (None: no check)."""
     names, probabilities = zip(*shapes, strict=True)

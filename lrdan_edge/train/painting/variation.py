@@ -6,12 +6,12 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from lrdan_edge.train.recipes.inspection.hyperparameters import InspectionHyperparameters
+from lrdan_edge.train.painting.hyperparameters import PaintingHyperparameters
 
 Image = npt.NDArray[np.float32]
 
 
-def stretch_for(images: int, hyperparameters: InspectionHyperparameters) -> float:
+def stretch_for(images: int, hyperparameters: PaintingHyperparameters) -> float:
     """The largest factor by which rows or columns of good images are stretched: 1 unless there are few images.
 
     Few images do not show all natural variation: the joints of a brick wall vary more than 120 images of it show. With many
@@ -20,7 +20,7 @@ def stretch_for(images: int, hyperparameters: InspectionHyperparameters) -> floa
     return hyperparameters.most_stretch if images < hyperparameters.few_images else 1.0
 
 
-def vary(image: Image, rng: np.random.Generator, hyperparameters: InspectionHyperparameters, stretch: float = 1.0) -> Image:
+def vary(image: Image, rng: np.random.Generator, hyperparameters: PaintingHyperparameters, stretch: float = 1.0) -> Image:
     """Vary an image at random as parts vary in production: mirror, expose, shift, rotate, enlarge, and perhaps stretch it.
 
     Args:

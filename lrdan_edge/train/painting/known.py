@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lrdan_edge.train.known_defects import KnownDefects
-from lrdan_edge.train.recipes.inspection.hyperparameters import InspectionHyperparameters
-from lrdan_edge.train.recipes.inspection.variation import Image
+from lrdan_edge.train.painting.hyperparameters import PaintingHyperparameters
+from lrdan_edge.train.painting.variation import Image
 
 
 class MixedBatch(NamedTuple):
@@ -50,7 +50,7 @@ def mix_known_defects(
     mask: Tensor,
     generator: Callable[[int], np.random.Generator],
     vary: Callable[[Image, np.random.Generator], Image],
-    hyperparameters: InspectionHyperparameters,
+    hyperparameters: PaintingHyperparameters,
 ) -> MixedBatch:
     """Replace some images of a batch, but never the first, by known defects.
 
