@@ -17,10 +17,10 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from lrdan_edge.bundle.bundle import Bundle
-from lrdan_edge.export.graph import fold_batch_norm
 from lrdan_edge.export.reference import reference_images, torch_outputs
 from lrdan_edge.metrics import relative_differences
 from lrdan_edge.model.deployed import load_network
+from lrdan_edge.model.folding import fold_batch_norm
 from lrdan_edge.model.precision import halve
 from lrdan_edge.model.tiling import AreaResize, area_matrix
 

@@ -61,6 +61,7 @@ def export(bundle: Bundle, *, frame_size: tuple[int, int] | None = None) -> None
         raise MissingExtraError(error.name or "torch", "train", "export") from error
     from lrdan_edge.export.reconstruction import ReconstructionModule
     from lrdan_edge.model.deployed import load_network
+    from lrdan_edge.model.folding import fold_batch_norm
 
     weights = bundle.file(WEIGHTS, Command("train"))
     model = _with_frame_size(bundle, frame_size)
@@ -134,6 +135,7 @@ def prepare(module: "DeployModule", precision: Precision, first: int = FLOAT32_F
         precision: fp32 or fp16.
         first: Number of convolutions at the start of an fp16 graph that stay in float32.
     """
+    from lrdan_edge.model.folding import fold_batch_norm
     from lrdan_edge.model.precision import halve
 
     module.network = module.network.for_scoring(module.source)
@@ -146,24 +148,6 @@ def _convolutions(module: "DeployModule") -> int:
     from torch import nn
 
     return sum(isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) for layer in module.network.modules())
-
-
-def fold_batch_norm(network: "torch.nn.Module") -> None:
-    """Fold every batch normalisation into the convolution before it, in place.
-
-    Args:
-        network: AE2 in evaluation mode; its outputs do not change.
-    """
-    from torch import nn
-    from torch.nn.utils.fusion import fuse_conv_bn_eval
-
-    for layers in [module for module in network.modules() if isinstance(module, nn.Sequential)]:
-        for place in range(len(layers) - 1):
-            convolution, norm = layers[place], layers[place + 1]
-            if isinstance(convolution, nn.Conv2d | nn.ConvTranspose2d) and isinstance(norm, nn.BatchNorm2d):
-                transposed = isinstance(convolution, nn.ConvTranspose2d)
-                layers[place] = fuse_conv_bn_eval(convolution, norm, transpose=transposed)
-                layers[place + 1] = nn.Identity()
 
 
 def to_onnx(module: "torch.nn.Module", frames: Frame, outputs: tuple[str, ...] = ("score", "heatmap")) -> "onnx.ModelProto":

@@ -1,16 +1,18 @@
 """The networks by `ModelSpec.architecture`."""
 
 from lrdan_edge.bundle.spec import ModelSpec
+from lrdan_edge.model.feature_restorer import FeatureRestorer
 from lrdan_edge.model.network import Network
 from lrdan_edge.model.networks import Autoencoder, Restorer
 from lrdan_edge.model.padim import Padim
 from lrdan_edge.model.patchcore import PatchCore
 
-ARCHITECTURES: dict[str, type[Autoencoder] | type[Restorer] | type[Padim] | type[PatchCore]] = {
+ARCHITECTURES: dict[str, type[Autoencoder] | type[Restorer] | type[Padim] | type[PatchCore] | type[FeatureRestorer]] = {
     "autoencoder": Autoencoder,
     "restorer": Restorer,
     "padim": Padim,
     "patchcore": PatchCore,
+    "feature-restorer": FeatureRestorer,
 }
 
 

@@ -12,10 +12,11 @@ from lrdan_edge.backends.onnxruntime import OnnxRuntimeBackend
 from lrdan_edge.bundle.bundle import Bundle
 from lrdan_edge.bundle.spec import PRECISIONS, Precision
 from lrdan_edge.data.images import list_images, load_frames
-from lrdan_edge.export.graph import OPSET, fold_batch_norm, prepare
+from lrdan_edge.export.graph import OPSET, prepare
 from lrdan_edge.export.parity import SCORE_BOUND
 from lrdan_edge.export.reference import torch_outputs
 from lrdan_edge.metrics import relative_differences
+from lrdan_edge.model.folding import fold_batch_norm
 
 
 @pytest.fixture(params=PRECISIONS)

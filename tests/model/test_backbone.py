@@ -13,8 +13,8 @@ from skimage import data as photographs
 from torch import Tensor, nn
 
 from lrdan_edge.errors import MissingExtraError, TrainingError
-from lrdan_edge.export.graph import fold_batch_norm
 from lrdan_edge.model.backbone import OFFSET, SCALE, STRIDES, EfficientNetLite, block_shapes, feature_channels
+from lrdan_edge.model.folding import fold_batch_norm
 from lrdan_edge.model.pretrained import PUBLISHED, load_pretrained, variant_of
 
 VARIANTS = [*PUBLISHED]

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from lrdan_edge.train.recipes.base import Recipe
 
 RECIPES = {
+    "feature-restoration": "AE2 restores the features of a pretrained backbone, and a decoder marks defects",
     "inspection": "a network that restores and marks synthetic defects",
     "lrdan": "the networks of the LRDAN paper",
     "padim": "Gaussians of a pretrained backbone's features, fitted in seconds",

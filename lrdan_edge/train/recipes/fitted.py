@@ -2,19 +2,18 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import ClassVar, TypeVar
 
-import msgspec
 import torch
 from torch import Tensor
 
-from lrdan_edge.bundle.spec import BitDepth, ModelSpec, Preprocessing, Scoring
-from lrdan_edge.model.backbone import OFFSET, SCALE, STEM_CHANNELS, feature_channels
+from lrdan_edge.bundle.spec import ModelSpec, Preprocessing, Scoring
+from lrdan_edge.model.backbone import OFFSET, SCALE
 from lrdan_edge.model.features import FeatureNetwork
-from lrdan_edge.model.networks import require_supported_size
-from lrdan_edge.model.pretrained import DEFAULT_BACKBONE, load_pretrained, variant_of
+from lrdan_edge.model.pretrained import DEFAULT_BACKBONE, load_pretrained
 from lrdan_edge.train.learner import Batch, Learner, LearnerOptions
-from lrdan_edge.train.recipes.base import Hyperparameters, Networks, Recipe
+from lrdan_edge.train.recipes.backbone import BackboneRecipe, Stride
+from lrdan_edge.train.recipes.base import Hyperparameters, Networks
 from lrdan_edge.train.schedule import Schedule
 
 LEAST_DEVIATION = 1e-3
@@ -34,7 +33,7 @@ class FittedHyperparameters(Hyperparameters):
     """
 
     backbone: str = DEFAULT_BACKBONE
-    strides: tuple[Literal[2, 4, 8, 16], ...] = (8, 16)
+    strides: tuple[Stride, ...] = (8, 16)
     batch: int = 8
 
 
@@ -94,56 +93,10 @@ N = TypeVar("N", bound=FittedNetworks)
 F = TypeVar("F", bound=FittedHyperparameters)
 
 
-class FittedRecipe(Recipe[N, F]):
+class FittedRecipe(BackboneRecipe[N, F]):
     """A recipe that is fitted to the features of a frozen backbone; every image is used once and unchanged."""
 
     unused_options: ClassVar[tuple[str, ...]] = ("epochs", "batch_size", "learning_rate", "known_defects")
-
-    def inputs_for(self, hyperparameters: F) -> dict[str, Any]:
-        """The backbone's name and the sha256 of its weights; see `Recipe.inputs_for`."""
-        pretrained = load_pretrained(hyperparameters.backbone)
-        return {"backbone": {"name": pretrained.name, "sha256": pretrained.sha256}}
-
-    def feature_spec(
-        self,
-        shape: tuple[int, int, Literal[1, 3]],
-        hyperparameters: F,
-        architecture: Literal["padim", "patchcore"],
-        most_dimensions: int | None = None,
-    ) -> ModelSpec:
-        """The specification of a network that compares features.
-
-        Args:
-            shape: (H, W, C) of its images.
-            hyperparameters: The hyperparameters.
-            architecture: See `ModelSpec.architecture`.
-            most_dimensions: The largest number of features per position, or None for all.
-
-        Raises:
-            DataError: The size is not supported.
-            TrainingError: The backbone does not exist or cannot be read.
-        """
-        height, width, channels = shape
-        require_supported_size(height, width)
-        variant: Any = variant_of(hyperparameters.backbone)
-        features = sum(feature_channels(variant, hyperparameters.strides))
-        return ModelSpec(
-            recipe=self.name,
-            height=height,
-            width=width,
-            channels=channels,
-            base_channels=STEM_CHANNELS,
-            latent_channels=min(features, most_dimensions or features),
-            downsamplings=max(hyperparameters.strides).bit_length() - 1,
-            decoder="resize",
-            architecture=architecture,
-            backbone=variant,
-            strides=hyperparameters.strides,
-        )
-
-    def preprocessing_for(self, spec: ModelSpec, bit_depth: BitDepth = 16) -> Preprocessing:
-        """As the backbone was pretrained; see `Recipe.preprocessing_for`."""
-        return msgspec.structs.replace(super().preprocessing_for(spec, bit_depth), scale=SCALE, offset=OFFSET)
 
     def scoring_for(self, spec: ModelSpec) -> Scoring:  # noqa: ARG002
         """The largest value of the smoothed distances; PaDiM and PatchCore both smooth with a deviation of 4 pixels."""

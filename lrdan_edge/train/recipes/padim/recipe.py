@@ -9,6 +9,7 @@ from torch import Tensor
 from lrdan_edge.bundle.spec import ModelSpec
 from lrdan_edge.model.padim import Padim
 from lrdan_edge.train.learner import LearnerOptions
+from lrdan_edge.train.recipes.backbone import feature_spec
 from lrdan_edge.train.recipes.fitted import (
     LEAST_DEVIATION,
     FittedHyperparameters,
@@ -98,8 +99,15 @@ class PadimRecipe(FittedRecipe[PadimNetworks, PadimHyperparameters]):
     defaults = PadimHyperparameters()
 
     def spec_for(self, height: int, width: int, channels: Literal[1, 3], hyperparameters: PadimHyperparameters) -> ModelSpec:
-        """See `FittedRecipe.feature_spec`."""
-        return self.feature_spec((height, width, channels), hyperparameters, "padim", hyperparameters.dimensions)
+        """See `Recipe.spec_for`."""
+        return feature_spec(
+            self.name,
+            (height, width, channels),
+            hyperparameters.backbone,
+            hyperparameters.strides,
+            "padim",
+            hyperparameters.dimensions,
+        )
 
     def networks_for(self, spec: ModelSpec) -> PadimNetworks:
         """See `Recipe.networks_for`; the features are chosen here."""

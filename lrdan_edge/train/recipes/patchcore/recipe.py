@@ -11,6 +11,7 @@ from lrdan_edge.bundle.spec import ModelSpec
 from lrdan_edge.model.features import channels_of
 from lrdan_edge.model.patchcore import PatchCore
 from lrdan_edge.train.learner import LearnerOptions
+from lrdan_edge.train.recipes.backbone import feature_spec
 from lrdan_edge.train.recipes.fitted import (
     LEAST_DEVIATION,
     FittedHyperparameters,
@@ -122,8 +123,10 @@ class PatchCoreRecipe(FittedRecipe[PatchCoreNetworks, PatchCoreHyperparameters])
     def spec_for(
         self, height: int, width: int, channels: Literal[1, 3], hyperparameters: PatchCoreHyperparameters
     ) -> ModelSpec:
-        """See `FittedRecipe.feature_spec`."""
-        return self.feature_spec((height, width, channels), hyperparameters, "patchcore")
+        """See `Recipe.spec_for`."""
+        return feature_spec(
+            self.name, (height, width, channels), hyperparameters.backbone, hyperparameters.strides, "patchcore"
+        )
 
     def networks_for(self, spec: ModelSpec) -> PatchCoreNetworks:
         """See `Recipe.networks_for`."""

@@ -1,0 +1,164 @@
+"""The learner: AE2 restores the features of good images from those of images with synthetic defects; a decoder marks the defects."""
+
+from collections.abc import Sequence
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lrdan_edge.model.backbone import OFFSET, SCALE
+from lrdan_edge.model.feature_restorer import FeatureRestorer
+from lrdan_edge.model.folding import fold_batch_norm
+from lrdan_edge.model.networks import doubled
+from lrdan_edge.train.learner import LearnerOptions
+from lrdan_edge.train.painting.known import most_suspicious_loss
+from lrdan_edge.train.painting.learner import PaintingLearner
+from lrdan_edge.train.painting.losses import marking, overlap
+from lrdan_edge.train.recipes.feature_restoration.hyperparameters import FeatureRestorationHyperparameters
+
+LEAST_DEVIATION = 1e-3
+"""The smallest deviation that a feature is divided by; features are about 1."""
+
+
+def restoration(restored: Sequence[Tensor], good: Sequence[Tensor], cosine_weight: float) -> Tensor:
+    """Smooth L1 loss plus `cosine_weight` times one minus the cosine of the angle between feature vectors, summed over the strides.
+
+    Args:
+        restored: AE2's output, float [N, K, h, w] per stride.
+        good: The good images' standardised features, of the same shapes.
+        cosine_weight: Weight of the second part.
+    """
+    total = torch.zeros((), device=good[0].device)
+    for one, other in zip(restored, good, strict=True):
+        angle = 1 - F.cosine_similarity(one, other, 1)
+        total = total + F.smooth_l1_loss(one, other) + cosine_weight * angle.mean()
+    return total
+
+
+class FeatureRestorationLearner(PaintingLearner):
+    """Trains a `FeatureRestorer`; its backbone stays as it is."""
+
+    def __init__(
+        self,
+        network: FeatureRestorer,
+        hyperparameters: FeatureRestorationHyperparameters,
+        options: LearnerOptions | None = None,
+        stretch: float = 1.0,
+    ) -> None:
+        """Set up the optimiser of the network, which is trained in place; `stretch` as in `variation.vary`."""
+        self.network, self.hyperparameters = network, hyperparameters
+        self._trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        self._optimiser = torch.optim.AdamW(
+            self._trained,
+            hyperparameters.learning_rate,
+            betas=hyperparameters.betas,
+            weight_decay=hyperparameters.weight_decay,
+            fused=True,
+        )
+        self._folded = deepcopy(network.backbone)  # the same numbers in a third less time
+        fold_batch_norm(self._folded)
+        super().__init__((self._optimiser,), hyperparameters, options, stretch)
+
+    def step(self, good: Tensor, defective: Tensor, mask: Tensor, *known: Tensor) -> dict[str, Tensor]:
+        """Make one step on one batch.
+
+        Args:
+            good: Good images, float32 [N, C, H, W] in [-1, 1].
+            defective: The same with defects, same shape.
+            mask: 1 where defective, float32 [N, 1, H, W].
+            known: `MixedBatch.known` and `MixedBatch.has_mask`; or nothing.
+
+        Returns:
+            Every term (unweighted scalars, detached), ``total``, and ``spread_ae2`` and ``spread_x``, the mean standard
+            deviations over the batch of the restored and of the good features at the coarsest stride.
+        """
+        weights = self.hyperparameters
+        x, target = to_backbone(defective), to_backbone(good)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.options.half):
+            with torch.no_grad():
+                good_features = self.network.standardised(self._folded(target))[1:]
+                features = self.network.standardised(self._folded(x))
+            restored, logits = self.network(x, features)
+        restored, logits = [one.float() for one in restored], doubled(logits)
+        good_features = [one.float() for one in good_features]
+        with_target: slice | Tensor = ~known[0] if known else slice(None)
+        has_mask: slice | Tensor = known[1] if known else slice(None)
+        terms = {
+            "restoration": restoration(
+                [one[with_target] for one in restored], [one[with_target] for one in good_features], weights.cosine_weight
+            ),
+            "marking": marking(logits[has_mask], mask[has_mask], weights),
+            "overlap": overlap(logits[has_mask], mask[has_mask]),
+        }
+        terms["total"] = (
+            terms["restoration"] + weights.marking_weight * terms["marking"] + weights.overlap_weight * terms["overlap"]
+        )
+        if known:
+            terms["known"] = most_suspicious_loss(logits[~known[1]], weights.known_pixels)
+            terms["total"] = terms["total"] + weights.known_weight * terms["known"]
+        self._optimiser.zero_grad()
+        terms["total"].backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self._trained, weights.largest_gradient)
+        self._optimiser.step()
+        spreads = {"spread_ae2": restored[-1].detach().std(0).mean(), "spread_x": good_features[-1].std(0).mean()}
+        return {name: value.detach() for name, value in terms.items()} | spreads
+
+
+def to_backbone(images: Tensor) -> Tensor:
+    """Images in [-1, 1] to the range of the backbone's images: float32 [N, C, H, W], channels last."""
+    return ((images + 1) * (127.5 * SCALE) + OFFSET).contiguous(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def standardise_features(network: FeatureRestorer, frames: Tensor, batch_size: int = 16) -> None:
+    """Set the network's mean and deviation of features to those of good images.
+
+    Args:
+        network: The network, with its backbone's weights.
+        frames: Good images, uint8 [N, C, H, W].
+        batch_size: Images per forward pass.
+    """
+    device = next(network.parameters()).device
+    sums: list[Tensor] = []
+    squares: list[Tensor] = []
+    for part in torch.split(frames, batch_size):
+        x = (part.to(device).float() * SCALE + OFFSET).contiguous(memory_format=torch.channels_last)
+        found = [one.double() for one in network.backbone(x)[1:]]
+        sums = _added(sums, [one.mean((2, 3)).sum(0) for one in found])
+        squares = _added(squares, [one.square().mean((2, 3)).sum(0) for one in found])
+    for place, (total, square) in enumerate(zip(sums, squares, strict=True)):
+        mean = total / len(frames)
+        deviation = (square / len(frames) - mean.square()).clamp_min(0).sqrt().clamp_min(LEAST_DEVIATION)
+        network.get_buffer(f"mean_{place}").copy_(mean[None, :, None, None])
+        network.get_buffer(f"inverse_{place}").copy_(1 / deviation[None, :, None, None])
+
+
+@torch.no_grad()
+def fit_error_map(network: FeatureRestorer, frames: Tensor, batch_size: int = 16) -> None:
+    """Set the constants of the network's error map to those of good images; the network is left in evaluation mode.
+
+    Args:
+        network: The trained network.
+        frames: Good images, uint8 [N, C, H, W].
+        batch_size: Images per forward pass.
+    """
+    network.eval()
+    device = next(network.parameters()).device
+    sums: list[Tensor] = []
+    squares: list[Tensor] = []
+    for part in torch.split(frames, batch_size):
+        x = (part.to(device).float() * SCALE + OFFSET).contiguous(memory_format=torch.channels_last)
+        features = network.features(x)[1:]
+        errors = [one.double() for one in network.error.errors(features, network.ae2(features))]
+        sums = _added(sums, [one.sum(0, keepdim=True) for one in errors])
+        squares = _added(squares, [one.square().sum(0, keepdim=True) for one in errors])
+    for place, (total, square) in enumerate(zip(sums, squares, strict=True)):
+        mean, mean_square = total / len(frames), square / len(frames)
+        deviation = (mean_square - mean.square()).clamp_min(0).sqrt()
+        overall = (mean_square.mean((2, 3), keepdim=True) - mean.mean((2, 3), keepdim=True).square()).clamp_min(0).sqrt()
+        network.error.fit(place, mean, deviation, overall)
+
+
+def _added(totals: list[Tensor], parts: list[Tensor]) -> list[Tensor]:
+    return [one + other for one, other in zip(totals, parts, strict=True)] if totals else parts
