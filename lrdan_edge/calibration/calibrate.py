@@ -10,6 +10,8 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
+from msgspec import to_builtins
+from msgspec.structs import replace
 
 from lrdan_edge.backends.base import Backend
 from lrdan_edge.backends.onnxruntime import OnnxRuntimeBackend
@@ -36,6 +38,7 @@ from lrdan_edge.calibration.unsigned import with_unsigned_activations
 from lrdan_edge.data.images import Frame
 from lrdan_edge.errors import CalibrationError, DataError
 from lrdan_edge.evaluation.figure import matplotlib_found
+from lrdan_edge.metrics import Recall, recall_above
 
 CALIBRATION = f"{REPORTS}/calibration.json"
 _GOLDEN_IMAGES = 8
@@ -121,6 +124,7 @@ class _Calibration:
     ) -> None:
         self._split, self._target, self._stage, self._progress = split, target, stage, progress
         self._loader = FrameLoader.of(bundle)
+        self.recalls: dict[Precision, Recall] = {}
         self._with_peaks = not bundle.manifest.scoring.score_is_maximum
 
     def quantise(self, graphs: dict[Precision, Path], methods: Collection[Method]) -> _Quantised:
@@ -161,11 +165,13 @@ class _Calibration:
         started = time.monotonic()
         decision, scores = self.decide(graphs)
         self._stage.results["thresholds"] = {key: graph.threshold for key, graph in decision.graphs.items()}
+        self._stage.results["recall"] = {key: to_builtins(recall) for key, recall in self.recalls.items()}
         if quantised:
             quantised.seconds["thresholds"] = time.monotonic() - started
             self._stage.results["int8"] = _record(quantised, labelled=bool(self._split.labelled))
             rate = self._target.false_reject_rate
-            _write_report(self._stage, _report(str(command), self._split, quantised, scores, decision, rate))
+            report = _report(str(command), self._split, quantised, scores, decision, rate)
+            _write_report(self._stage, replace(report, recalls=dict(self.recalls)))
         return decision
 
     def decide(self, graphs: dict[Precision, Path]) -> tuple[Decision, dict[Precision, Scores]]:
@@ -174,7 +180,7 @@ class _Calibration:
         found = {key: self._score(path, key, held_out, with_peaks=self._with_peaks) for key, path in graphs.items()}
         scores = {key: of_images for key, (of_images, _) in found.items()}
         peaks = {key: of_images for key, (_, of_images) in found.items() if of_images is not None}
-        labelled = self._split.defects if self._target.rule != "conformal" else []
+        labelled = self._split.defects
         defects = {key: self._score(path, key, labelled)[0] for key, path in graphs.items()} if labelled else {}
         names = [path.name for path in held_out]
         decision = Decision(
@@ -187,6 +193,7 @@ class _Calibration:
             },
         )
         self._stage.path(DECISION).write_bytes(to_json(decision))
+        self.recalls = {key: recall_above(bad, decision.graphs[key].threshold) for key, bad in defects.items()}
         golden = held_out[:_GOLDEN_IMAGES]
         _write_golden(self._stage, golden, self._loader.load(golden), scores, peaks)
         return decision, scores

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from lrdan_edge.bundle.decision import GraphDecision, ThresholdRule
 from lrdan_edge.errors import CalibrationError
+from lrdan_edge.metrics import beta_quantile
 
 DEFAULT_FALSE_REJECT_RATE = 0.02
 DEFAULT_RECALL = 0.95
@@ -274,16 +275,4 @@ def rate_interval(decision: GraphDecision, confidence: float = 0.9) -> tuple[flo
     """
     n, rank = decision.n, conformal_rank(decision.n, decision.false_reject_rate)
     tail = (1 - confidence) / 2
-    return _beta_quantile(n, rank, tail), _beta_quantile(n, rank, 1 - tail)
-
-
-def _beta_quantile(n: int, rank: int, probability: float) -> float:
-    """Quantile of Beta(n+1−rank, rank), by bisection over P(Beta ≤ x) = P(Binomial(n, x) ≥ n+1−rank)."""
-    counts = np.arange(n + 1 - rank, n + 1)
-    log_choose = np.array([math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) for k in counts])
-    low, high = 0.0, 1.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        below = float(np.exp(log_choose + counts * math.log(middle) + (n - counts) * math.log1p(-middle)).sum())
-        low, high = (middle, high) if below < probability else (low, middle)
-    return (low + high) / 2
+    return beta_quantile(n + 1 - rank, rank, tail), beta_quantile(n + 1 - rank, rank, 1 - tail)

@@ -91,6 +91,7 @@ def calibrate(
     with progress_bar("calibrating") as progress:
         decision = run_calibration(bundle, **asked, good=good, defects=defects, methods=methods, int8=int8, progress=progress)
     _print_thresholds(decision.graphs)
+    _print_recall(bundle)
     for note in bundle.manifest.stages["calibrate"].results["notes"]:
         show(f"Note: {note}")
     _print_int8(bundle)
@@ -119,6 +120,14 @@ def _print_fitted(fitted: "FittedThresholds") -> None:
     _print_thresholds({f"engine {name}": own for name, own in fitted.engines.items()})
     for reason in fitted.skipped:
         show(f"skipped engine {reason}")
+
+
+def _print_recall(bundle: "Bundle") -> None:
+    """Print each graph's recall on the labelled defects, if calibration had any."""
+    from lrdan_edge.metrics import Recall
+
+    for precision, found in bundle.manifest.stages["calibrate"].results.get("recall", {}).items():
+        show(f"{precision}: recall at its threshold {Recall(**found).in_words()}, on the labelled defects")
 
 
 def _print_int8(bundle: "Bundle") -> None:
