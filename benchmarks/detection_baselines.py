@@ -26,6 +26,7 @@ from lrdan_edge.backends.processor import processor
 from lrdan_edge.bundle.encoding import to_json
 from lrdan_edge.bundle.stage import versions
 from lrdan_edge.data.dataset import good_images, test_images
+from lrdan_edge.data.grouping import AUTO
 from lrdan_edge.data.images import load_frames
 from lrdan_edge.evaluation.result import AT_2_PERCENT
 from lrdan_edge.metrics import Recall, auroc, recall_at
@@ -63,7 +64,7 @@ def measure(data: Path, shape: tuple[int, int, int], name: str, seed: int, steps
     tests = test_images(data)
     detector = DETECTORS[name]()
     started = time.monotonic()
-    good = standardised(load_frames(good_images(data, seed).training, shape))
+    good = standardised(load_frames(good_images(data, seed, AUTO).training, shape))
     detector.fit(Training(good=good, steps=steps, seed=seed, device=torch.device("cpu")))
     seconds = time.monotonic() - started
     scores = detector.score(standardised(load_frames([image.path for image in tests], shape))).numpy()

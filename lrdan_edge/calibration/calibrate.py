@@ -25,7 +25,14 @@ from lrdan_edge.bundle.names import DECISION, GOLDEN, REPORTS, graph_name, proce
 from lrdan_edge.bundle.spec import Precision
 from lrdan_edge.bundle.stage import Stage
 from lrdan_edge.calibration import plots
-from lrdan_edge.calibration.decision import DEFAULT_FALSE_REJECT_RATE, DEFAULT_RECALL, ThresholdTarget, decide, parts_note
+from lrdan_edge.calibration.decision import (
+    DEFAULT_FALSE_REJECT_RATE,
+    DEFAULT_RECALL,
+    ThresholdTarget,
+    decide,
+    parts_note,
+    promise_in_words,
+)
 from lrdan_edge.calibration.fidelity import QuantizationEvaluator
 from lrdan_edge.calibration.images import CalibrationSplit, FrameLoader, calibration_split
 from lrdan_edge.calibration.methods import METHODS, Method
@@ -110,10 +117,17 @@ def calibrate(
     ) as stage:
         calibration = _Calibration(bundle, split, target, stage, progress or (lambda *_: None))
         quantised = calibration.quantise(graphs, methods) if int8 else None
-        parts = None if good or rule != "conformal" else bundle.manifest.stages["train"].results.get("held_out_groups")
+        decision = calibration.finish(graphs, quantised, command)
         stage.results["held_out_images"] = len(split.held_out)
-        stage.results["notes"] = parts_note(len(split.held_out), parts, false_reject_rate)
-        return calibration.finish(graphs, quantised, command)
+        stage.results["promise"] = promise_in_words(decision.graphs["fp32"])
+        stage.results["notes"] = _notes(bundle, split, target) if not good and split.groups is None else []
+        return decision
+
+
+def _notes(bundle: Bundle, split: CalibrationSplit, target: ThresholdTarget) -> list[str]:
+    """The note about few parts for a bundle of an earlier version, which says how many parts there are, but not which images."""
+    parts = bundle.manifest.stages["train"].results.get("held_out_groups") if target.rule == "conformal" else None
+    return parts_note(len(split.held_out), parts, target.false_reject_rate)
 
 
 class _Calibration:
@@ -171,7 +185,8 @@ class _Calibration:
             self._stage.results["int8"] = _record(quantised, labelled=bool(self._split.labelled))
             rate = self._target.false_reject_rate
             report = _report(str(command), self._split, quantised, scores, decision, rate)
-            _write_report(self._stage, replace(report, recalls=dict(self.recalls)))
+            promise = promise_in_words(decision.graphs["fp32"])
+            _write_report(self._stage, replace(report, recalls=dict(self.recalls), promise=promise))
         return decision
 
     def decide(self, graphs: dict[Precision, Path]) -> tuple[Decision, dict[Precision, Scores]]:
@@ -187,7 +202,13 @@ class _Calibration:
             schema_version=SCHEMA_VERSION,
             graphs={
                 key: decide(
-                    scores[key], self._target, sha256_of(path), names=names, defects=defects.get(key), peaks=peaks.get(key)
+                    scores[key],
+                    self._target,
+                    sha256_of(path),
+                    names=names,
+                    defects=defects.get(key),
+                    peaks=peaks.get(key),
+                    groups=self._split.groups,
                 )
                 for key, path in graphs.items()
             },

@@ -42,6 +42,7 @@ class CalibrationReport(msgspec.Struct, frozen=True, kw_only=True):
             comparison, in standard deviations of their scores, by backend.
         seconds: Duration of each step in seconds, by name.
         recalls: Recall of each graph at its own threshold on the labelled defects, by precision; empty without them.
+        promise: What the promised false-reject rate covers, one sentence; empty if the rule promises none.
     """
 
     command: str
@@ -62,6 +63,7 @@ class CalibrationReport(msgspec.Struct, frozen=True, kw_only=True):
     kernels_add: dict[str, float]
     seconds: dict[str, float]
     recalls: dict[str, Recall] = {}
+    promise: str = ""
 
 
 def ranges_of(titles: dict[str, str], histograms: dict[str, ActivationRange], found: SearchResult) -> list[Range]:
@@ -145,4 +147,4 @@ def _thresholds(report: CalibrationReport) -> list[str]:
     for precision, threshold in report.thresholds.items():
         recall = f" {report.recalls[precision].in_words()} |" if column else ""
         lines.append(f"| {precision} | {threshold:.6g} |{recall}")
-    return lines
+    return [*lines, "", f"{report.promise[:1].upper()}{report.promise[1:]}."] if report.promise else lines
