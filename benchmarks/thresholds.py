@@ -9,7 +9,8 @@ folds of whole parts (near-copies), so that copies of training images set the fi
 its fp32 graph scores good images that it was not trained on. A file holds ``scores`` and perhaps ``groups`` and ``defective``.
 
 In each of 1000 draws a third of the images (or of the parts) is new. The rest is what a user has: a fifth of it sets the threshold
-(split), or all of it (pooled out-of-fold scores). Prints a table; with ``--data``, writes it to
+(split), or all of it (pooled out-of-fold scores). The scores are fixed: no model is fitted again per draw, so what a smaller or
+larger training set does to the scores is not in the table. Prints a table; with ``--data``, writes it to
 ``benchmarks/results/thresholds-<name of DATA>.md``.
 """
 
