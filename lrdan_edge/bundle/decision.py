@@ -5,6 +5,7 @@ from typing import Literal
 import msgspec
 
 ThresholdRule = Literal["conformal", "best-f1", "recall"]
+Covers = Literal["parts", "images"]
 
 
 class GraphDecision(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -28,6 +29,10 @@ class GraphDecision(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
             heatmap's largest value, so that `threshold` applies, or in bundles from earlier versions.
         golden_scores: Golden-frame scores of the backend that the decision was fitted on; empty if those in
             ``golden/scores.json`` apply.
+        groups: Number of parts (groups of images) that the held-out images show; None if it is not known, or in bundles from
+            earlier versions.
+        covers: What the promised false-reject rate covers: new ``parts`` like these, or only more ``images`` like these. None if
+            nothing is promised, or in bundles from earlier versions.
     """
 
     graph_sha256: str
@@ -43,6 +48,8 @@ class GraphDecision(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     engine_sha256: str | None = None
     pixel_threshold: float | None = None
     golden_scores: list[float] = []
+    groups: int | None = None
+    covers: Covers | None = None
 
 
 class Decision(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):

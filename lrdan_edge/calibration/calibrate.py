@@ -10,6 +10,8 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
+from msgspec import to_builtins
+from msgspec.structs import replace
 
 from lrdan_edge.backends.base import Backend
 from lrdan_edge.backends.onnxruntime import OnnxRuntimeBackend
@@ -23,7 +25,14 @@ from lrdan_edge.bundle.names import DECISION, GOLDEN, REPORTS, graph_name, proce
 from lrdan_edge.bundle.spec import Precision
 from lrdan_edge.bundle.stage import Stage
 from lrdan_edge.calibration import plots
-from lrdan_edge.calibration.decision import DEFAULT_FALSE_REJECT_RATE, DEFAULT_RECALL, ThresholdTarget, decide, parts_note
+from lrdan_edge.calibration.decision import (
+    DEFAULT_FALSE_REJECT_RATE,
+    DEFAULT_RECALL,
+    ThresholdTarget,
+    decide,
+    parts_note,
+    promise_in_words,
+)
 from lrdan_edge.calibration.fidelity import QuantizationEvaluator
 from lrdan_edge.calibration.images import CalibrationSplit, FrameLoader, calibration_split
 from lrdan_edge.calibration.methods import METHODS, Method
@@ -36,6 +45,7 @@ from lrdan_edge.calibration.unsigned import with_unsigned_activations
 from lrdan_edge.data.images import Frame
 from lrdan_edge.errors import CalibrationError, DataError
 from lrdan_edge.evaluation.figure import matplotlib_found
+from lrdan_edge.metrics import Recall, recall_above
 
 CALIBRATION = f"{REPORTS}/calibration.json"
 _GOLDEN_IMAGES = 8
@@ -107,10 +117,17 @@ def calibrate(
     ) as stage:
         calibration = _Calibration(bundle, split, target, stage, progress or (lambda *_: None))
         quantised = calibration.quantise(graphs, methods) if int8 else None
-        parts = None if good or rule != "conformal" else bundle.manifest.stages["train"].results.get("held_out_groups")
+        decision = calibration.finish(graphs, quantised, command)
         stage.results["held_out_images"] = len(split.held_out)
-        stage.results["notes"] = parts_note(len(split.held_out), parts, false_reject_rate)
-        return calibration.finish(graphs, quantised, command)
+        stage.results["promise"] = promise_in_words(decision.graphs["fp32"])
+        stage.results["notes"] = _notes(bundle, split, target) if not good and split.groups is None else []
+        return decision
+
+
+def _notes(bundle: Bundle, split: CalibrationSplit, target: ThresholdTarget) -> list[str]:
+    """The note about few parts for a bundle of an earlier version, which says how many parts there are, but not which images."""
+    parts = bundle.manifest.stages["train"].results.get("held_out_groups") if target.rule == "conformal" else None
+    return parts_note(len(split.held_out), parts, target.false_reject_rate)
 
 
 class _Calibration:
@@ -121,6 +138,7 @@ class _Calibration:
     ) -> None:
         self._split, self._target, self._stage, self._progress = split, target, stage, progress
         self._loader = FrameLoader.of(bundle)
+        self.recalls: dict[Precision, Recall] = {}
         self._with_peaks = not bundle.manifest.scoring.score_is_maximum
 
     def quantise(self, graphs: dict[Precision, Path], methods: Collection[Method]) -> _Quantised:
@@ -161,11 +179,14 @@ class _Calibration:
         started = time.monotonic()
         decision, scores = self.decide(graphs)
         self._stage.results["thresholds"] = {key: graph.threshold for key, graph in decision.graphs.items()}
+        self._stage.results["recall"] = {key: to_builtins(recall) for key, recall in self.recalls.items()}
         if quantised:
             quantised.seconds["thresholds"] = time.monotonic() - started
             self._stage.results["int8"] = _record(quantised, labelled=bool(self._split.labelled))
             rate = self._target.false_reject_rate
-            _write_report(self._stage, _report(str(command), self._split, quantised, scores, decision, rate))
+            report = _report(str(command), self._split, quantised, scores, decision, rate)
+            promise = promise_in_words(decision.graphs["fp32"])
+            _write_report(self._stage, replace(report, recalls=dict(self.recalls), promise=promise))
         return decision
 
     def decide(self, graphs: dict[Precision, Path]) -> tuple[Decision, dict[Precision, Scores]]:
@@ -174,19 +195,26 @@ class _Calibration:
         found = {key: self._score(path, key, held_out, with_peaks=self._with_peaks) for key, path in graphs.items()}
         scores = {key: of_images for key, (of_images, _) in found.items()}
         peaks = {key: of_images for key, (_, of_images) in found.items() if of_images is not None}
-        labelled = self._split.defects if self._target.rule != "conformal" else []
+        labelled = self._split.defects
         defects = {key: self._score(path, key, labelled)[0] for key, path in graphs.items()} if labelled else {}
         names = [path.name for path in held_out]
         decision = Decision(
             schema_version=SCHEMA_VERSION,
             graphs={
                 key: decide(
-                    scores[key], self._target, sha256_of(path), names=names, defects=defects.get(key), peaks=peaks.get(key)
+                    scores[key],
+                    self._target,
+                    sha256_of(path),
+                    names=names,
+                    defects=defects.get(key),
+                    peaks=peaks.get(key),
+                    groups=self._split.groups,
                 )
                 for key, path in graphs.items()
             },
         )
         self._stage.path(DECISION).write_bytes(to_json(decision))
+        self.recalls = {key: recall_above(bad, decision.graphs[key].threshold) for key, bad in defects.items()}
         golden = held_out[:_GOLDEN_IMAGES]
         _write_golden(self._stage, golden, self._loader.load(golden), scores, peaks)
         return decision, scores

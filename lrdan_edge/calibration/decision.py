@@ -2,7 +2,8 @@
 
 The threshold is the ⌈(n+1)(1−α)⌉-th smallest of n held-out good scores. It rejects a new good part with probability at most α for
 any distribution of scores, if the new part and the held-out ones are exchangeable (Vovk et al., 2005; Lei et al., 2018, Theorem
-2.2). A threshold just below the ⌊(m+1)(1−r)⌋-th smallest of m defect scores finds a new defect with probability r or more.
+2.2). If several images show one part, the parts are exchangeable, not the images, and each part must count once (`conformal_threshold`
+with groups). A threshold just below the ⌊(m+1)(1−r)⌋-th smallest of m defect scores finds a new defect with probability r or more.
 """
 
 import math
@@ -13,8 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lrdan_edge.bundle.decision import GraphDecision, ThresholdRule
+from lrdan_edge.bundle.decision import Covers, GraphDecision, ThresholdRule
 from lrdan_edge.errors import CalibrationError
+from lrdan_edge.metrics import beta_quantile
 
 DEFAULT_FALSE_REJECT_RATE = 0.02
 DEFAULT_RECALL = 0.95
@@ -122,33 +124,71 @@ def conformal_rank(n: int, false_reject_rate: float) -> int:
     return math.ceil(round((n + 1) * (1 - false_reject_rate), 9))
 
 
-def conformal_threshold(scores: Scores, false_reject_rate: float) -> float:
-    """The ⌈(n+1)(1−α)⌉-th smallest score.
+def conformal_threshold(scores: Scores, false_reject_rate: float, groups: Sequence[int] | None = None) -> float:
+    """The ⌈(n+1)(1−α)⌉-th smallest score, or the same with every group of images counted once.
+
+    With K groups it is the smallest score t such that the fractions of each group's scores up to t add up to (K+1)(1−α) or more;
+    with one image per group that is the same. One image of a new part is then rejected with probability at most α, if the new part
+    and the K held-out ones are exchangeable, and the images of a part among each other (hierarchical conformal prediction: Lee,
+    Barber and Willett, 2023, arXiv 2306.06342; after Dunn, Wasserman and Ramdas, 2022, arXiv 1809.07441).
 
     Args:
         scores: Scores of held-out good images, float32 [n].
         false_reject_rate: α in (0, 1).
+        groups: The group of each score, or None: each is a group of its own.
 
     Raises:
-        CalibrationError: As `require_enough`, or a score is not finite.
+        CalibrationError: There are fewer than 1/α − 1 scores or groups, the rate is outside (0, 1), or a score is not finite.
     """
     n = len(scores)
-    require_enough(n, false_reject_rate)
+    require_enough(n if groups is None else len(set(groups)), false_reject_rate)
     _require_finite(scores, "good")
-    return float(np.sort(scores)[conformal_rank(n, false_reject_rate) - 1])
+    order = np.sort(scores)
+    if groups is None:
+        return float(order[conformal_rank(n, false_reject_rate) - 1])
+    _, place, sizes = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
+    shares = np.cumsum(1 / sizes[place][np.argsort(scores, kind="stable")])
+    needed = (len(sizes) + 1) * (1 - false_reject_rate)
+    return float(order[int(np.argmax(shares >= needed - 1e-9))])
 
 
-def pixel_threshold(peaks: Scores, false_reject_rate: float) -> float:
-    """The ⌈(n+1)(1−α)⌉-th smallest peak, or the largest if n is too small for that.
+def covered(groups: Sequence[int] | None, false_reject_rate: float) -> Covers:
+    """What a conformal threshold covers: new parts if there are enough groups for the rate, else more images like these."""
+    return "parts" if groups is not None and len(set(groups)) >= images_needed(false_reject_rate) else "images"
+
+
+def promise_in_words(decision: GraphDecision) -> str:
+    """What a decision's promised rate covers, and how many images and parts stand behind it: one sentence, or empty.
+
+    It is empty for rules that promise no false-reject rate, and for bundles from earlier versions.
+    """
+    n, groups = decision.n, decision.groups
+    if decision.covers is None:
+        return ""
+    if decision.covers == "parts":
+        return f"the promised {decision.false_reject_rate:.2%} holds for new parts like these: {n} held-out images of {groups} parts"
+    if note := parts_note(n, groups, decision.false_reject_rate):
+        return note[0]
+    return (
+        f"the promised {decision.false_reject_rate:.2%} holds for more images like these {n}; if several images show one part, new "
+        "parts may be rejected more often"
+    )
+
+
+def pixel_threshold(peaks: Scores, false_reject_rate: float, groups: Sequence[int] | None = None) -> float:
+    """As `conformal_threshold`, but the largest peak if there are too few.
 
     Args:
         peaks: The largest value of each held-out good image's heatmap, float32 [n].
         false_reject_rate: α in (0, 1).
+        groups: See `conformal_threshold`; ignored if there are too few of them.
 
     Raises:
         CalibrationError: A peak is not finite.
     """
     _require_finite(peaks, "good")
+    if covered(groups, false_reject_rate) == "parts":
+        return conformal_threshold(peaks, false_reject_rate, groups)
     return float(np.sort(peaks)[min(conformal_rank(len(peaks), false_reject_rate), len(peaks)) - 1])
 
 
@@ -193,6 +233,7 @@ def decide(
     engine_sha256: str | None = None,
     peaks: Scores | None = None,
     golden: Scores | None = None,
+    groups: Sequence[int] | None = None,
 ) -> GraphDecision:
     """Make the decision of one graph or engine from its scores.
 
@@ -204,6 +245,8 @@ def decide(
         defects: Scores of labelled defects, float32 [m], if the rule needs them.
         engine_sha256: Sha256 of the engine, if the scores are an engine's.
         peaks: The largest value of each good image's heatmap, float32 [n], if that is not its score.
+        groups: The group of each good image, in the order of `good`, or None if unknown. With enough groups for the rate, the rule
+            ``conformal`` counts each group once.
         golden: Golden-frame scores from the same graph or engine, float32 [g]; None to use ``golden/scores.json``.
 
     Raises:
@@ -213,7 +256,9 @@ def decide(
     target.require(len(good), len(bad))
     _require_finite(good, "good")
     _require_finite(bad, "defective")
-    threshold, rate, recall = _threshold(good, bad, target)
+    covers = covered(groups, target.false_reject_rate) if target.rule == "conformal" else None
+    apart = groups if covers == "parts" else None
+    threshold, rate, recall = _threshold(good, bad, target, apart)
     order = np.argsort(good, kind="stable")
     return GraphDecision(
         graph_sha256=graph_sha256,
@@ -227,15 +272,19 @@ def decide(
         defect_scores=[float(score) for score in np.sort(bad)],
         recall=recall,
         engine_sha256=engine_sha256,
-        pixel_threshold=None if peaks is None else pixel_threshold(peaks, target.false_reject_rate),
+        pixel_threshold=None if peaks is None else pixel_threshold(peaks, target.false_reject_rate, apart),
         golden_scores=[] if golden is None else [float(score) for score in golden],
+        groups=None if groups is None else len(set(groups)),
+        covers=covers,
     )
 
 
-def _threshold(good: Scores, defects: Scores, target: ThresholdTarget) -> tuple[float, float, float | None]:
-    """Threshold, false-reject rate and recall."""
+def _threshold(
+    good: Scores, defects: Scores, target: ThresholdTarget, groups: Sequence[int] | None
+) -> tuple[float, float, float | None]:
+    """Threshold, false-reject rate and recall; `groups` only if they are enough for the rate."""
     if target.rule == "conformal":
-        return conformal_threshold(good, target.false_reject_rate), target.false_reject_rate, None
+        return conformal_threshold(good, target.false_reject_rate, groups), target.false_reject_rate, None
     if target.rule == "best-f1":
         threshold = best_f1_threshold(good, defects)
         return threshold, _observed_rate(good, threshold), float(np.mean(defects.astype(np.float64) > threshold))
@@ -267,23 +316,13 @@ def rate_interval(decision: GraphDecision, confidence: float = 0.9) -> tuple[flo
     """The interval of the true false-reject rate: quantiles of Beta(n+1−k, k), k the threshold's rank.
 
     The promised rate holds on average over sets of n held-out images. For one set, the true rate lies in this interval (Vovk, 2012).
+    If each part counts once, n is the number of parts: exact for one image per part, and about right, rather too wide, for several.
 
     Args:
         decision: A conformal decision.
         confidence: Probability that the rate lies in the interval, in (0, 1).
     """
-    n, rank = decision.n, conformal_rank(decision.n, decision.false_reject_rate)
+    n = decision.groups if decision.covers == "parts" and decision.groups else decision.n
+    rank = conformal_rank(n, decision.false_reject_rate)
     tail = (1 - confidence) / 2
-    return _beta_quantile(n, rank, tail), _beta_quantile(n, rank, 1 - tail)
-
-
-def _beta_quantile(n: int, rank: int, probability: float) -> float:
-    """Quantile of Beta(n+1−rank, rank), by bisection over P(Beta ≤ x) = P(Binomial(n, x) ≥ n+1−rank)."""
-    counts = np.arange(n + 1 - rank, n + 1)
-    log_choose = np.array([math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) for k in counts])
-    low, high = 0.0, 1.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        below = float(np.exp(log_choose + counts * math.log(middle) + (n - counts) * math.log1p(-middle)).sum())
-        low, high = (middle, high) if below < probability else (low, middle)
-    return (low + high) / 2
+    return beta_quantile(n + 1 - rank, rank, tail), beta_quantile(n + 1 - rank, rank, 1 - tail)

@@ -16,7 +16,7 @@ from lrdan_edge.bundle.spec import PRECISIONS, Precision
 from lrdan_edge.bundle.stage import Stage
 from lrdan_edge.calibration.calibrate import Progress
 from lrdan_edge.calibration.decision import Scores, ThresholdTarget, decide
-from lrdan_edge.calibration.images import FrameLoader, labelled_images, recorded, threshold_images
+from lrdan_edge.calibration.images import FrameLoader, groups_of, labelled_images, recorded, threshold_images
 from lrdan_edge.calibration.scores import score_images
 from lrdan_edge.engines.golden import golden_frames
 from lrdan_edge.engines.open import Engine, engines, open_engine, sidecar_of
@@ -81,7 +81,8 @@ def fit_thresholds(
     bad = labelled_images(defects)[0] if defects and target.rule != "conformal" else []
     target.require(len(held_out), len(bad))
     command = Command("calibrate", decision_only=True, **target.command_options(), good=good, defects=defects)
-    fit = _Fit(bundle, target, held_out, bad, str(command), progress or (lambda *_: None), time.monotonic())
+    groups = groups_of(bundle, held_out, good)
+    fit = _Fit(bundle, target, held_out, groups, bad, str(command), progress or (lambda *_: None), time.monotonic())
     found = engines(bundle)
     graphs = {key: fit.graph(key) for key in PRECISIONS if key in before.graphs}
     own = {engine.name: fit.engine(engine) for engine in found if not engine.unusable_reason}
@@ -100,6 +101,7 @@ class _Fit:
     bundle: Bundle
     target: ThresholdTarget
     good: list[Path]
+    groups: list[int] | None
     bad: list[Path]
     command: str
     report: Progress
@@ -138,6 +140,7 @@ class _Fit:
             defects=self._scores(backend, self.bad)[0] if self.bad else None,
             engine_sha256=engine_sha256,
             peaks=peaks,
+            groups=self.groups,
             golden=backend.infer(golden_frames(self.bundle), heatmap=False).score,
         )
 

@@ -17,7 +17,7 @@ from lrdan_edge.calibration.images import FrameLoader
 from lrdan_edge.calibration.painted import paint_defects
 from lrdan_edge.data.dataset import LabelledImage
 from lrdan_edge.data.images import Frame
-from lrdan_edge.metrics import auroc
+from lrdan_edge.metrics import Recall, auroc, recall_at
 
 if TYPE_CHECKING:
     import onnx
@@ -42,6 +42,9 @@ class Fidelity(msgspec.Struct, frozen=True, kw_only=True):
             false-reject rate.
         auroc: AUROC of the int8 graph on labelled images, or without them on good images and painted defects.
         auroc_fp32: AUROC of the fp32 graph on the same images.
+        recall: Recall of the int8 graph on labelled images where the target false-reject rate of them is rejected (see
+            `lrdan_edge.metrics.recall_at`), or None without labelled images.
+        recall_fp32: The same of the fp32 graph.
     """
 
     images: int
@@ -51,6 +54,8 @@ class Fidelity(msgspec.Struct, frozen=True, kw_only=True):
     verdicts_changed: float
     auroc: float
     auroc_fp32: float
+    recall: Recall | None = None
+    recall_fp32: Recall | None = None
 
     @property
     def worst_rank_correlation(self) -> float:
@@ -120,20 +125,23 @@ class QuantizationEvaluator:
         self.fp32 = self.scores(fp32, slices(self._frames, _BATCH))
         self._painted = paint_defects(self._frames, loader.region)
         self._painted_fp32 = self.scores(fp32, slices(self._painted, _BATCH))
-        self._auroc_fp32 = self._auroc(fp32, self.fp32, self._painted_fp32)
+        self._auroc_fp32, self._recall_fp32 = self._separation(fp32, self.fp32, self._painted_fp32)
 
     def measure(self, model: "onnx.ModelProto") -> Fidelity:
         """Measure an int8 graph's fidelity to fp32."""
         scores = self.scores(model, slices(self._frames, _BATCH))
         painted = self.scores(model, slices(self._painted, _BATCH))
+        area, recall = self._separation(model, scores, painted)
         return Fidelity(
             images=len(scores),
             rank_correlation=rank_correlation(self.fp32, scores),
             painted_rank_correlation=rank_correlation(self._painted_fp32, painted),
             added_spread=_added_spread(ScorePair(self.fp32, scores)),
             verdicts_changed=_verdicts_changed(ScorePair(self.fp32, scores), self._rate),
-            auroc=self._auroc(model, scores, painted),
+            auroc=area,
             auroc_fp32=self._auroc_fp32,
+            recall=recall,
+            recall_fp32=self._recall_fp32,
         )
 
     def added_spread(self, model: "onnx.ModelProto", most: int, kind: ImageKind = "both") -> float:
@@ -183,14 +191,15 @@ class QuantizationEvaluator:
         spread = float(np.std(self.fp32.astype(np.float64)))
         return difference / spread if spread else (0.0 if difference == 0 else math.inf)
 
-    def _auroc(self, model: "onnx.ModelProto", good: Scores, painted: Scores) -> float:
-        """AUROC on the labelled images, or without them on good images and painted defects."""
+    def _separation(self, model: "onnx.ModelProto", good: Scores, painted: Scores) -> tuple[float, Recall | None]:
+        """AUROC and recall on the labelled images; without them AUROC on good images and painted defects, and None."""
         if not self._labelled:
-            return auroc(good, painted)
+            return auroc(good, painted), None
         frames = self._loader.batches([image.path for image in self._labelled], _BATCH)
         scores = self.scores(model, frames)
         defective = np.array([image.defective for image in self._labelled])
-        return auroc(scores[~defective], scores[defective])
+        low, high = scores[~defective], scores[defective]
+        return auroc(low, high), recall_at(low, high, self._rate)
 
 
 def rank_correlation(first: Scores, second: Scores) -> float:

@@ -10,7 +10,9 @@ import numpy as np
 from lrdan_edge.bundle.bundle import Bundle
 from lrdan_edge.bundle.view import Region
 from lrdan_edge.data.dataset import LabelledImage, foreign_folder, recorded_images, test_images
+from lrdan_edge.data.grouping import AUTO, group_names, numbered
 from lrdan_edge.data.images import Frame, batches, list_images, load_frames
+from lrdan_edge.data.scan import Scan
 from lrdan_edge.errors import DataError
 
 MOST_IMAGES = 128
@@ -57,6 +59,7 @@ class CalibrationSplit:
         held_out: Good images never trained on, used only for thresholds.
         defects: Labelled defective images; empty if the user gives none.
         labelled: Good and defective images for AUROC; empty without `defects`.
+        groups: The group of each held-out image, or None if unknown: see `groups_of`.
     """
 
     ranges: list[Path]
@@ -64,6 +67,7 @@ class CalibrationSplit:
     held_out: list[Path]
     defects: list[Path]
     labelled: list[LabelledImage]
+    groups: list[int] | None = None
 
 
 def calibration_split(
@@ -87,7 +91,27 @@ def calibration_split(
     if bad and not labelled:
         labelled = [LabelledImage(path, "good", None) for path in compared]
         labelled += [LabelledImage(path, "defective", None) for path in bad]
-    return CalibrationSplit(_spread(training[::2]), compared, held_out, bad, labelled)
+    return CalibrationSplit(_spread(training[::2]), compared, held_out, bad, labelled, groups_of(bundle, held_out, good))
+
+
+def groups_of(bundle: Bundle, held_out: list[Path], good: Path | None) -> list[int] | None:
+    """The group of each image that sets the threshold; images of one group show one part.
+
+    Of images that training held out, the groups are those that it recorded; None if it looked for none, or in bundles from earlier
+    versions. Of other good images they are the near-copies among them (`lrdan_edge.data.grouping`).
+
+    Args:
+        bundle: A trained bundle.
+        held_out: The images.
+        good: The user's folder that they are from, or None.
+
+    Raises:
+        DataError: One of the user's images cannot be read.
+    """
+    if good:
+        return numbered(group_names(held_out, good, AUTO, Scan()))
+    recorded: list[int] | None = bundle.manifest.stages["train"].results.get("held_out_group_of")
+    return recorded
 
 
 def threshold_images(bundle: Bundle, folder: Path) -> list[Path]:

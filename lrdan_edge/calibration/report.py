@@ -8,6 +8,7 @@ from lrdan_edge.calibration.images import CalibrationSplit
 from lrdan_edge.calibration.methods import Method
 from lrdan_edge.calibration.ranges import ActivationRange
 from lrdan_edge.calibration.search import SearchResult, Sensitivity, Trial
+from lrdan_edge.metrics import Recall
 
 
 class Range(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,6 +41,8 @@ class CalibrationReport(msgspec.Struct, frozen=True, kw_only=True):
         kernels_add: The largest difference of int8 scores caused by that machine's integer kernels, on the good images for
             comparison, in standard deviations of their scores, by backend.
         seconds: Duration of each step in seconds, by name.
+        recalls: Recall of each graph at its own threshold on the labelled defects, by precision; empty without them.
+        promise: What the promised false-reject rate covers, one sentence; empty if the rule promises none.
     """
 
     command: str
@@ -59,6 +62,8 @@ class CalibrationReport(msgspec.Struct, frozen=True, kw_only=True):
     instruction_set: str
     kernels_add: dict[str, float]
     seconds: dict[str, float]
+    recalls: dict[str, Recall] = {}
+    promise: str = ""
 
 
 def ranges_of(titles: dict[str, str], histograms: dict[str, ActivationRange], found: SearchResult) -> list[Range]:
@@ -87,6 +92,8 @@ def as_markdown(report: CalibrationReport) -> str:
     """The report as a Markdown page."""
     images = ", ".join(f"{count} for {purpose}" for purpose, count in report.images.items())
     kept = ", ".join(report.kept_in_float) or "none"
+    labelled = report.chosen.fidelity.recall is not None
+    at = [f"recall at {report.false_reject_rate:.2%} false rejects, {graph}" for graph in ("int8", "fp32")] if labelled else []
     lines = [
         "# Calibration",
         "",
@@ -100,15 +107,16 @@ def as_markdown(report: CalibrationReport) -> str:
         f"the target false-reject rate ({report.false_reject_rate:g}); AUROC within {LARGEST_AUROC_DIFFERENCE} of fp32's, on "
         f"{report.auroc_on}.",
         "",
-        "| method | in float | rank correlation | on painted defects | added spread | verdicts changed | AUROC int8 | AUROC fp32 "
-        "| bounds broken |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| method | in float | rank correlation | on painted defects | added spread | verdicts changed "
+        f"{''.join(f'| {name} ' for name in at)}| AUROC int8 | AUROC fp32 | bounds broken |",
+        "|---|---|---|---|---|---|" + "---|" * len(at) + "---|---|---|",
     ]
     for trial in report.trials:
         found = trial.fidelity
         lines.append(
             f"| {trial.method} | {', '.join(trial.kept_in_float) or 'none'} | {found.rank_correlation:.4f} | "
             f"{found.painted_rank_correlation:.4f} | {found.added_spread:.3f} | {found.verdicts_changed:.1%} | "
+            f"{''.join(f'{recall.in_short()} | ' for recall in (found.recall, found.recall_fp32) if recall)}"
             f"{found.auroc:.4f} | {found.auroc_fp32:.4f} | {'; '.join(trial.broken) or 'none'} |"
         )
     lines += ["", "Added spread: deviation of the score differences over the deviation of good scores."]
@@ -127,7 +135,16 @@ def as_markdown(report: CalibrationReport) -> str:
         lines.append(
             f"| {one.tensor} | {one.largest:.4g} | {' | '.join(f'{value:.4g}' for value in one.amplitudes.values())} |"
         )
-    lines += ["", "## Thresholds", "", "| graph | threshold |", "|---|---|"]
-    lines += [f"| {precision} | {threshold:.6g} |" for precision, threshold in report.thresholds.items()]
+    lines += ["", *_thresholds(report)]
     lines += ["", f"Seconds: {', '.join(f'{step} {seconds:.1f}' for step, seconds in report.seconds.items())}."]
     return "\n".join(lines) + "\n"
+
+
+def _thresholds(report: CalibrationReport) -> list[str]:
+    """The table of thresholds, with the recall on labelled defects if there are any."""
+    column = " recall on the labelled defects |" if report.recalls else ""
+    lines = ["## Thresholds", "", f"| graph | threshold |{column}", "|---|---|" + "---|" * bool(column)]
+    for precision, threshold in report.thresholds.items():
+        recall = f" {report.recalls[precision].in_words()} |" if column else ""
+        lines.append(f"| {precision} | {threshold:.6g} |{recall}")
+    return [*lines, "", f"{report.promise[:1].upper()}{report.promise[1:]}."] if report.promise else lines

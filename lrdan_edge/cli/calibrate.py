@@ -91,6 +91,7 @@ def calibrate(
     with progress_bar("calibrating") as progress:
         decision = run_calibration(bundle, **asked, good=good, defects=defects, methods=methods, int8=int8, progress=progress)
     _print_thresholds(decision.graphs)
+    _print_recall(bundle)
     for note in bundle.manifest.stages["calibrate"].results["notes"]:
         show(f"Note: {note}")
     _print_int8(bundle)
@@ -108,17 +109,29 @@ def _best_engine(*, int8: bool) -> str:
 
 
 def _print_thresholds(decided: "Mapping[Any, GraphDecision]") -> None:
-    """Print a line per graph or engine."""
+    """Print a line per graph or engine, and what their promise covers."""
+    from lrdan_edge.calibration.decision import promise_in_words
+
     for title, graph in decided.items():
         show(f"{title}: threshold {graph.threshold:.6g}, {_promise(graph)}, from {graph.n} held-out good images")
+    for sentence in dict.fromkeys(promise_in_words(graph) for graph in decided.values()):
+        if sentence:
+            show(f"{sentence[:1].upper()}{sentence[1:]}.")
 
 
 def _print_fitted(fitted: "FittedThresholds") -> None:
     """Print the thresholds that were fitted, and the engines that were skipped."""
-    _print_thresholds(fitted.graphs)
-    _print_thresholds({f"engine {name}": own for name, own in fitted.engines.items()})
+    _print_thresholds({**fitted.graphs, **{f"engine {name}": own for name, own in fitted.engines.items()}})
     for reason in fitted.skipped:
         show(f"skipped engine {reason}")
+
+
+def _print_recall(bundle: "Bundle") -> None:
+    """Print each graph's recall on the labelled defects, if calibration had any."""
+    from lrdan_edge.metrics import Recall
+
+    for precision, found in bundle.manifest.stages["calibrate"].results.get("recall", {}).items():
+        show(f"{precision}: recall at its threshold {Recall(**found).in_words()}, on the labelled defects")
 
 
 def _print_int8(bundle: "Bundle") -> None:
@@ -188,20 +201,33 @@ def _explain(title: str, graph: "GraphDecision") -> None:
 
 
 def _explain_conformal(graph: "GraphDecision") -> None:
-    from lrdan_edge.calibration.decision import conformal_rank, rate_interval
+    from lrdan_edge.calibration.decision import conformal_rank, promise_in_words, rate_interval
 
-    rank = conformal_rank(graph.n, graph.false_reject_rate)
-    image = f" ({graph.good_images[rank - 1]})" if graph.good_images else ""
     low, high = rate_interval(graph)
+    by_part = graph.covers == "parts" and graph.groups != graph.n
+    n = graph.groups if by_part and graph.groups else graph.n
+    rank = 1 + graph.good_scores.index(graph.threshold) if by_part else conformal_rank(n, graph.false_reject_rate)
+    image = f" ({graph.good_images[rank - 1]})" if graph.good_images else ""
+    if by_part:
+        show(
+            f"The threshold is score {rank} of these {graph.n}, ascending{image}. Each of the {n} parts counts once, however many "
+            f"images it has: the threshold is the smallest score that at least {(n + 1) * (1 - graph.false_reject_rate):.2f} of "
+            f"the {n} parts do not exceed, counting fractions of a part's images. An image of a new good part exceeds it with a "
+            f"chance of at most {graph.false_reject_rate:g}, as long as new parts are like these."
+        )
+    else:
+        show(
+            f"The threshold is score {rank} of these {n}, ascending{image}: (n + 1) x (1 - {graph.false_reject_rate:g}) = "
+            f"{(n + 1) * (1 - graph.false_reject_rate):.2f}, rounded up. A new good part is equally likely to fall between any "
+            f"two of the {n} scores, so it exceeds this one with a chance of {(n + 1 - rank) / (n + 1):.3g}, and "
+            f"never more than the {graph.false_reject_rate:g} asked for, as long as new parts are like these images."
+        )
+    if sentence := promise_in_words(graph):
+        show(f"{sentence[:1].upper()}{sentence[1:]}.")
+    kind = "parts" if by_part else "images"
     show(
-        f"The threshold is score {rank} of these {graph.n}, ascending{image}: (n + 1) x (1 - {graph.false_reject_rate:g}) = "
-        f"{(graph.n + 1) * (1 - graph.false_reject_rate):.2f}, rounded up. A new good part is equally likely to fall between any "
-        f"two of the {graph.n} scores, so it exceeds this one with a chance of {(graph.n + 1 - rank) / (graph.n + 1):.3g}, and "
-        f"never more than the {graph.false_reject_rate:g} asked for, as long as new parts are like these images."
-    )
-    show(
-        f"That is the average over sets of {graph.n} images. With these {graph.n}, the real rate lies between {low:.2%} and "
-        f"{high:.2%} with a confidence of 90 %; more images make this interval narrower."
+        f"That is the average over sets of {n} {kind}. With these {n}, the real rate lies between {low:.2%} and "
+        f"{high:.2%} with a confidence of 90 %; more {kind} make this interval narrower."
     )
 
 

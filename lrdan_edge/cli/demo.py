@@ -46,6 +46,10 @@ class DemoResult(msgspec.Struct, frozen=True, kw_only=True):
         seconds: Duration of the whole demo.
         speedup_over_eager: Fastest engine against PyTorch eager at batch 1: the median over rounds of the ratio.
         fastest: The name of that engine.
+        recall: Recall of the fp32 graph on single frames at its own threshold, with the ends of its 95 % interval (``value``,
+            ``low``, ``high``). The inspection loop may have used another graph.
+        recall_at_2_percent: Recall of the fp32 graph where 2 % of the good frames are rejected.
+        int8_recall_at_2_percent: The same of the int8 graph.
     """
 
     image_auroc: float
@@ -62,6 +66,20 @@ class DemoResult(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     speedup_over_eager: float
     fastest: str
+    recall: dict[str, float] | None = None
+    recall_at_2_percent: dict[str, float] | None = None
+    int8_recall_at_2_percent: dict[str, float] | None = None
+
+    def recalls_in_words(self) -> dict[str, str]:
+        """The recalls on single frames, by name."""
+        from lrdan_edge.metrics import Recall
+
+        found = {
+            "recall at the threshold, fp32": self.recall,
+            "recall at 2% false rejects, fp32": self.recall_at_2_percent,
+            "recall at 2% false rejects, int8": self.int8_recall_at_2_percent,
+        }
+        return {name: Recall(**recall).in_words() for name, recall in found.items() if recall}
 
     def missed_in_words(self) -> str:
         """The number of missed defective frames, and the rate."""
@@ -137,6 +155,9 @@ def run_demo(output: Path, seed: int = 0) -> DemoResult:
         seconds=round(time.monotonic() - started, 1),
         speedup_over_eager=fastest.speedup or float("nan"),
         fastest=fastest.title,
+        recall=msgspec.to_builtins(fp32.recall),
+        recall_at_2_percent=msgspec.to_builtins(fp32.recall_at_2_percent),
+        int8_recall_at_2_percent=msgspec.to_builtins(int8.recall_at_2_percent),
     )
     (output / "demo.json").write_bytes(to_json(result))
     _print(result, [*pictures, bundle.path / REPORTS / "benchmark.png", bundle.path / REPORTS / "training.png"], output)
@@ -245,6 +266,8 @@ def count(frames: "list[BeltFrame]", defects: int, outcomes: list[str]) -> Tally
 
 def _print(result: DemoResult, pictures: list[Path], output: Path) -> None:
     figures = table("figure", "value", title="lrdan-edge demo")
+    for name, words in result.recalls_in_words().items():
+        figures.add_row(name, words)
     figures.add_row("image AUROC, fp32 / int8", f"{result.image_auroc:.4f} / {result.int8_image_auroc:.4f}")
     figures.add_row("pixel AUROC, fp32", "no masks" if result.pixel_auroc is None else f"{result.pixel_auroc:.4f}")
     figures.add_row("defects found", f"{result.defects - result.missed_defects} of {result.defects}")

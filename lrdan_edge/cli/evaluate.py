@@ -34,7 +34,12 @@ def evaluate(data: Path, bundle_path: Path, backend: str, precision: "Precision 
 
 
 def _print_evaluation(result: "Evaluation") -> None:
+    from lrdan_edge.evaluation.evaluate import kind_rows
+    from lrdan_edge.evaluation.result import AT_2_PERCENT
+
     figures = table("figure", "value", title=f"{result.good} good, {result.defective} defective, {result.backend}")
+    for name, value in result.recalls_in_words().items():
+        figures.add_row(name, value)
     figures.add_row("image AUROC", f"{result.image_auroc:.4f}")
     figures.add_row("pixel AUROC", "no masks" if result.pixel_auroc is None else f"{result.pixel_auroc:.4f}")
     for name, value in result.in_words().items():
@@ -43,9 +48,9 @@ def _print_evaluation(result: "Evaluation") -> None:
     if result.faults:
         figures.add_row("faults", str(result.faults), style="yellow")
     show(figures)
-    kinds = table("defect", "images", "image AUROC", "miss rate")
-    for kind, found in result.kinds.items():
-        kinds.add_row(kind, f"{found['images']:.0f}", f"{found['image_auroc']:.4f}", f"{found['miss_rate']:.2%}")
+    kinds = table("defect", "images", "recall at the threshold", AT_2_PERCENT, "image AUROC", "miss rate")
+    for row in kind_rows(result):
+        kinds.add_row(*row)
     show(kinds)
 
 

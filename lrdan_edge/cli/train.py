@@ -48,8 +48,11 @@ INTERRUPTED = 130
 )
 @click.option(
     "--group-by",
-    metavar="REGEX|auto",
-    help="Hold out whole groups of images. REGEX: images whose paths have the same first match; auto: near-copies.",
+    metavar="REGEX|auto|none",
+    default="auto",
+    show_default=True,
+    help="Hold out whole groups of images, so that the promised rate covers new parts. auto: near-copies, if there are enough "
+    "groups; REGEX: images whose paths have the same first match; none: hold out single images.",
 )
 @click.option("--known-defects", type=click.Path(path_type=Path), help="Folder with a few images of defects to learn from.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed.")

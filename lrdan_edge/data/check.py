@@ -7,6 +7,7 @@ import msgspec
 
 from lrdan_edge.bundle.command import Command
 from lrdan_edge.data.dataset import HELD_OUT_FRACTION, GoodImages, LabelledImage, good_folders
+from lrdan_edge.data.grouping import AUTO
 from lrdan_edge.data.images import list_images
 from lrdan_edge.data.report import FolderReport, NearCopyReport, describe_folder, describe_near_copies
 from lrdan_edge.data.scan import Scan
@@ -73,20 +74,24 @@ def training_notes(data: Path, images: GoodImages, scan: Scan) -> list[str]:
     scan.require([*images.training, *images.held_out])
     drawn = not (data / "calibration" / "good").is_dir()
     folders = {"training": images.training, "held-out": images.held_out}
-    if drawn and images.held_out_groups is None:
+    if drawn and images.groups is None:
         folders = {"train/good": [*images.training, *images.held_out]}
     if (data / "test" / "good").is_dir():
         folders["test/good"] = list_images(data / "test" / "good")
     described = [describe_folder(name, paths, scan) for name, paths in folders.items()]
     copies = describe_near_copies(folders, scan, data)
-    lines = [across_warning(pair, count) for pair, count in copies.across.items()]
-    if "train/good" in folders and copies.images["train/good"]:
+    across = dict(copies.across)
+    if images.group_by == AUTO:  # it searched these images without test/good, which moves the line between copy and no copy
+        across.pop("training and held-out", None)
+    lines = [across_warning(pair, count) for pair, count in across.items()]
+    if "train/good" in folders and copies.images["train/good"] and not images.by_image:
         lines.append(inside_warning(copies.images["train/good"], len(folders["train/good"]), data))
     lines += [*form_warnings(described), *size_warnings(described)]
     if len(images.training) < FEW:
         lines.append(few_warning(len(images.training)))
     fraction = HELD_OUT_FRACTION if drawn else None
-    return lines + promise_warnings(len(images.held_out), fraction, parts=images.held_out_groups)
+    lines += promise_warnings(len(images.held_out), fraction, parts=images.held_out_groups)
+    return lines + promise_note(images)
 
 
 def evaluation_notes(
@@ -146,8 +151,8 @@ def inside_warning(images: int, of: int, data: Path) -> str:
     command = Command("train", data, group_by="auto")
     return (
         f"{images} of {of} good images have near-copies (several pictures of one part?): if images are held out at random, copies of "
-        f"training images set the threshold too low: hold out whole parts with '{command}', or replace auto by a regular expression "
-        "if file names identify the part"
+        f"training images set the threshold too low: hold out whole parts with '{command}' (the default), or replace auto by a regular "
+        "expression if file names identify the part"
     )
 
 
@@ -221,9 +226,32 @@ def promise_warnings(kept: int, fraction: float | None, *, parts: int | None = N
     what = f"{kept} held-out good images" if parts is None else f"{kept} held-out good images of {parts} parts"
     least = "image" if parts is None else "part"
     more = "" if fraction is None else f" ({round(needed / fraction)} good {least}s in all)"
+    new = "" if parts is None else " new parts"
     return [
-        f"{what} can promise a false-reject rate of {1 / (independent + 1):.1%} at best: {PROMISE:.0%} needs {needed} {least}s{more}, "
+        f"{what} can promise{new} a false-reject rate of {1 / (independent + 1):.1%} at best: {PROMISE:.0%} needs {needed} {least}s{more}, "
         "1% needs 99"
+    ]
+
+
+def promise_note(images: GoodImages) -> list[str]:
+    """What the promised false-reject rate will cover, one sentence; an empty list if nobody looked for groups."""
+    if images.by_image:
+        return [
+            f"{images.by_image}, so single images are held out: the promised false-reject rate will hold for more images of these "
+            "parts, and new parts may be rejected more often"
+        ]
+    if images.groups is None:
+        return []
+    kept, parts, needed = len(images.held_out), len(set(images.groups)), round(1 / PROMISE - 1)
+    only = (
+        f" from {1 / (parts + 1):.1%} up; a lower one holds only for more images of these parts"
+        if parts < needed <= kept
+        else ""
+    )
+    told = "image similarity" if images.group_by == AUTO else repr(images.group_by)
+    return [
+        f"{kept} held-out images of {parts} parts (told apart by {told}) set the threshold, and none of these parts is trained on: "
+        f"the promised false-reject rate holds for new parts like these{only}"
     ]
 
 

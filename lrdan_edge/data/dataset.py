@@ -8,6 +8,7 @@ DATA/test/<defect>        defective images, one folder per kind
 DATA/ground_truth/<defect>  optional: masks, named like the image or with ``_mask`` appended
 """
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,12 +16,13 @@ from typing import Literal
 import numpy as np
 
 from lrdan_edge.bundle.bundle import Bundle
-from lrdan_edge.data.grouping import group_names
+from lrdan_edge.data.grouping import AUTO, NONE, group_names, numbered
 from lrdan_edge.data.images import list_images
 from lrdan_edge.data.scan import Scan
 from lrdan_edge.errors import DataError
 
 HELD_OUT_FRACTION = 0.2
+LEAST_GROUPS = 3  # held out by ``auto``; fewer say less about new parts than images of all parts do
 
 
 @dataclass(frozen=True)
@@ -30,12 +32,24 @@ class GoodImages:
     Attributes:
         training: Training images.
         held_out: Held-out images.
-        held_out_groups: Number of groups among the held-out images, or None without grouping.
+        groups: The group number of each held-out image; no training image belongs to these groups. None if images were held out
+            whatever their group, or it is not known.
+        by_image: Why ``auto`` held out images whatever their group, as the end of a sentence; otherwise None.
+        group_by: What told the groups: ``auto`` or a regular expression; None without `groups`.
+        grouped: Whether the groups changed which images are held out.
     """
 
     training: list[Path]
     held_out: list[Path]
-    held_out_groups: int | None = None
+    groups: list[int] | None = None
+    by_image: str | None = None
+    group_by: str | None = None
+    grouped: bool = False
+
+    @property
+    def held_out_groups(self) -> int | None:
+        """Number of groups among the held-out images, or None without grouping."""
+        return None if self.groups is None else len(set(self.groups))
 
 
 @dataclass(frozen=True)
@@ -62,31 +76,68 @@ def good_images(data: Path, seed: int = 0, group_by: str | None = None, scan: Sc
     """Split the good images of `data` into training and held-out images.
 
     ``calibration/good`` is held out if it exists. Otherwise a random `HELD_OUT_FRACTION` of the training images is held out; with
-    `group_by`, whole groups are.
+    `group_by`, whole groups are. ``auto`` never fails where images could be held out one by one: that is what it does if the groups
+    are too few or too large, and `GoodImages.by_image` says why. Where every image is a group of its own, the same images are held
+    out with and without ``auto``.
 
     Args:
         data: A folder in one of the layouts above.
         seed: Random seed of the split.
-        group_by: ``auto`` or a regular expression; see `lrdan_edge.data.grouping.group_names`.
+        group_by: ``auto`` or a regular expression (see `lrdan_edge.data.grouping.group_names`); ``none`` or None for no groups.
         scan: Scans the images that `group_by` needs.
 
     Raises:
-        DataError: There are no images, too few to hold any out, or only one group; or a group is on both sides.
+        DataError: There are no images, or too few to hold any out. With a regular expression also: there is only one group, or a
+            group is on both sides.
     """
     training, held_out = good_folders(data)
     if not held_out and len(training) < 5:
         raise DataError(f"{data} holds {len(training)} images; at least 5 are needed, and some hundreds are better")
-    names = group_names([*training, *held_out], data, group_by, scan or Scan()) if group_by else None
+    names = group_names([*training, *held_out], data, group_by, scan or Scan()) if group_by not in (None, NONE) else None
     if held_out:
-        return GoodImages(training, held_out, _require_apart(data, names, len(training)) if names else None)
+        return _given(data, training, held_out, names, group_by)
     rng = np.random.default_rng(seed)
     count = max(1, round(HELD_OUT_FRACTION * len(training)))
-    kept = _draw_groups(data, names, count, rng) if names else set(rng.permutation(len(training))[:count].tolist())
+    by_image = None
+    if names is None or len(set(names)) == len(names):
+        kept = set(rng.permutation(len(training))[:count].tolist())
+    elif group_by == AUTO:
+        kept, by_image = _draw_safely(names, count, seed)
+    else:
+        kept = _draw_groups(data, names, count, rng)
+    order = sorted(kept)
     return GoodImages(
         training=[path for index, path in enumerate(training) if index not in kept],
-        held_out=[path for index, path in enumerate(training) if index in kept],
-        held_out_groups=len({names[index] for index in kept}) if names else None,
+        held_out=[training[index] for index in order],
+        groups=numbered([names[index] for index in order]) if names and not by_image else None,
+        by_image=by_image,
+        group_by=group_by if names and not by_image else None,
+        grouped=names is not None and not by_image and len(set(names)) < len(names),
     )
+
+
+def _given(data: Path, training: list[Path], held_out: list[Path], names: list[str] | None, group_by: str | None) -> GoodImages:
+    """The split that the folders give; `names` are the groups of all images, training images first."""
+    if names is None:
+        return GoodImages(training, held_out)
+    before, own = set(names[: len(training)]), names[len(training) :]
+    if both := sorted(before & set(own)):
+        shared = f"{len(both)} of the {len(set(own))} groups in {data / 'calibration' / 'good'} are in train/good too"
+        if group_by != AUTO:
+            raise DataError(f"{shared} ({both[0]})", "move each group to one side")
+        return GoodImages(training, held_out, by_image=shared)
+    return GoodImages(training, held_out, numbered(own), group_by=group_by)
+
+
+def _draw_safely(names: list[str], count: int, seed: int) -> tuple[set[int], str | None]:
+    """Indices of whole groups with at least `count` images, or of `count` single images and the reason."""
+    groups = len(set(names))
+    kept = set[int]() if groups < 2 else _draw_whole(names, count, np.random.default_rng(seed))
+    if len(kept) >= count and len({names[index] for index in kept}) >= min(LEAST_GROUPS, count):
+        return kept, None
+    single = set(np.random.default_rng(seed).permutation(len(names))[:count].tolist())
+    many = f"{groups} group" if groups == 1 else f"{groups} groups, too few or too large to hold some out"
+    return single, f"the {len(names)} good images are near-copies of each other in {many}"
 
 
 def good_folders(data: Path) -> tuple[list[Path], list[Path]]:
@@ -117,32 +168,27 @@ def foreign_folder(folder: Path) -> str | None:
 
 def _draw_groups(data: Path, names: list[str], count: int, rng: np.random.Generator) -> set[int]:
     """Indices of about `count` images: whole groups in random order, skipping groups that are far too large."""
-    members: dict[str, list[int]] = {}
-    for place, name in enumerate(names):
-        members.setdefault(name, []).append(place)
-    if len(members) < 2:
+    if len(set(names)) < 2:
         raise DataError(
             f"all {len(names)} good images of {data} are one group ({names[0]!r}); holding out whole groups takes at least two",
             "check {group_by}",
         )
+    counts = Counter(names)
+    smallest = min(counts, key=lambda name: counts[name])
+    return _draw_whole(names, count, rng) or {place for place, name in enumerate(names) if name == smallest}
+
+
+def _draw_whole(names: list[str], count: int, rng: np.random.Generator) -> set[int]:
+    """As `_draw_groups`; empty if all groups are far too large."""
+    members: dict[str, list[int]] = {}
+    for place, name in enumerate(names):
+        members.setdefault(name, []).append(place)
     most = count + max(1, count // 4)
     kept: set[int] = set()
     for name in rng.permutation(list(members)).tolist():
         if len(kept) < count and len(kept) + len(members[name]) <= most:
             kept |= set(members[name])
-    smallest = min(members, key=lambda name: len(members[name]))
-    return kept or set(members[smallest])
-
-
-def _require_apart(data: Path, names: list[str], training: int) -> int:
-    """Count the groups of ``calibration/good`` (the images after the first `training`); raise if ``train/good`` shares one."""
-    before, kept = set(names[:training]), set(names[training:])
-    if both := sorted(before & kept):
-        raise DataError(
-            f"{len(both)} of the {len(kept)} groups in {data / 'calibration' / 'good'} are in train/good too ({both[0]})",
-            "move each group to one side",
-        )
-    return len(kept)
+    return kept
 
 
 def test_images(data: Path) -> list[LabelledImage]:

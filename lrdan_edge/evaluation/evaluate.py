@@ -25,8 +25,8 @@ from lrdan_edge.engines.select import BackendChoice
 from lrdan_edge.errors import DataError
 from lrdan_edge.evaluation import plots
 from lrdan_edge.evaluation.figure import matplotlib_found
-from lrdan_edge.evaluation.result import Evaluation, Judged
-from lrdan_edge.metrics import PixelAuroc, auroc, roc_curve
+from lrdan_edge.evaluation.result import AT_2_PERCENT, Evaluation, Judged, kind_figures, kind_recall
+from lrdan_edge.metrics import PixelAuroc, auroc, recall_at, recall_of, roc_curve
 from lrdan_edge.runtime.inspector import Inspector
 from lrdan_edge.runtime.verdict import Verdict
 
@@ -121,12 +121,12 @@ def _summarise(judged: list[Judged], title: str, decision: GraphDecision, pixel_
             f"{len(judged) - len(scored)} of {len(judged)} test images are faults: nothing is left to compare",
             "check the images",
         )
+    low, high = [one.score for one in good], [one.score for one in bad]
     kinds = {}
     for kind in sorted({one.image.kind for one in bad}):
         part = [one for one in bad if one.image.kind == kind]
-        missed, total = sum(one.verdict.outcome == "good" for one in part), len(part)
-        kind_auroc = auroc([one.score for one in good], [one.score for one in part])
-        kinds[kind] = {"images": total, "image_auroc": kind_auroc, "miss_rate": missed / total}
+        scores, missed = [one.score for one in part], sum(one.verdict.outcome == "good" for one in part)
+        kinds[kind] = kind_figures(low, scores, auroc(low, scores), missed)
     rejected = sum(one.verdict.outcome == "reject" for one in good)
     missed = sum(one.verdict.outcome == "good" for one in bad)
     return Evaluation(
@@ -136,12 +136,14 @@ def _summarise(judged: list[Judged], title: str, decision: GraphDecision, pixel_
         promised_miss_rate=None if decision.recall is None or decision.rule != "recall" else 1 - decision.recall,
         good=len(good),
         defective=len(bad),
-        image_auroc=auroc([one.score for one in good], [one.score for one in bad]),
+        image_auroc=auroc(low, high),
         pixel_auroc=pixel_auroc,
         false_reject_rate=rejected / len(good),
         miss_rate=missed / len(bad),
         faults=len(judged) - len(scored),
         kinds=kinds,
+        recall=recall_of(len(bad) - missed, len(bad)),
+        recall_at_2_percent=recall_at(low, high),
     )
 
 
@@ -161,6 +163,8 @@ def _write(
         curve = roc_curve(*([one.score for one in scored if one.image.defective is defective] for defective in (False, True)))
         plots.roc(stage.path(pictures[1]), curve, result)
     stage.results = {"image_auroc": result.image_auroc, "pixel_auroc": result.pixel_auroc, "backend": result.backend}
+    for name, recall in (("recall", result.recall), ("recall_at_2_percent", result.recall_at_2_percent)):
+        stage.results[name] = msgspec.to_builtins(recall)
     stage.results["notes"] = result.notes
     return pictures
 
@@ -175,16 +179,26 @@ def as_markdown(result: Evaluation, command: str) -> str:
         "",
         "| figure | value |",
         "|---|---|",
+        *(f"| {name} | {value} |" for name, value in result.recalls_in_words().items()),
         f"| image AUROC | {result.image_auroc:.4f} |",
         f"| pixel AUROC | {pixel} |",
         *(f"| {name} | {value} |" for name, value in result.in_words().items()),
         f"| threshold | {result.threshold:.6g} |",
         "",
-        "| defect | images | image AUROC | miss rate |",
-        "|---|---|---|---|",
+        f"| defect | images | recall at the threshold | {AT_2_PERCENT} | image AUROC | miss rate |",
+        "|---|---|---|---|---|---|",
     ]
-    for kind, figures in result.kinds.items():
-        lines.append(f"| {kind} | {figures['images']:.0f} | {figures['image_auroc']:.4f} | {figures['miss_rate']:.2%} |")
+    lines += [f"| {' | '.join(row)} |" for row in kind_rows(result)]
     if result.notes:
         lines += ["", "Before you believe these figures:", "", *(f"- {note}" for note in result.notes)]
     return "\n".join(lines) + "\n"
+
+
+def kind_rows(result: Evaluation) -> list[list[str]]:
+    """The table of defect kinds: kind, images, recall at the threshold, recall at 2 % false rejects, AUROC, miss rate."""
+    rows = []
+    for kind, figures in result.kinds.items():
+        recalls = (kind_recall(figures, name) for name in ("recall", "recall_at_2_percent"))
+        shown = [recall.in_short() if recall else "" for recall in recalls]
+        rows.append([kind, f"{figures['images']:.0f}", *shown, f"{figures['image_auroc']:.4f}", f"{figures['miss_rate']:.2%}"])
+    return rows

@@ -9,7 +9,8 @@ import numpy.typing as npt
 from lrdan_edge.data.images import Frame, read_image, read_mask
 from lrdan_edge.errors import DataError
 from lrdan_edge.evaluation.figure import new_figure
-from lrdan_edge.evaluation.result import Evaluation, Judged
+from lrdan_edge.evaluation.result import AT_2_PERCENT, Evaluation, Judged
+from lrdan_edge.metrics import COMPARED_RATE
 from lrdan_edge.runtime.annotate import COLOURS, as_bgr, overlay, overlay_maximum
 
 _CELL = 144
@@ -98,11 +99,22 @@ def _write_text(image: Frame, text: str, place: tuple[int, int], size: float) ->
 
 
 def roc(path: Path, curve: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]], result: Evaluation) -> None:
-    """Write the ROC curve as PNG, with the operating point."""
+    """Write the ROC curve as PNG, with the operating point, and with the recall at 2 % false rejects and its interval."""
     figure = new_figure(5, 5)
     axes = figure.subplots()
     axes.step(*curve, where="post", color="#1f77b4", label=f"AUROC {result.image_auroc:.4f}")
     axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1, linestyle="--")
+    if recall := result.recall_at_2_percent:
+        axes.errorbar(
+            COMPARED_RATE,
+            recall.value,
+            yerr=[[recall.value - recall.low], [recall.high - recall.value]],
+            fmt="s",
+            markersize=4,
+            capsize=3,
+            color="#2ca02c",
+            label=f"{AT_2_PERCENT}: {recall.value:.1%} ({recall.low:.1%} to {recall.high:.1%})",
+        )
     point = (result.false_reject_rate, 1 - result.miss_rate)
     axes.plot(
         *point, "o", color="#d62728", label=f"threshold {result.threshold:.3g}: {point[0]:.1%} rejected, {point[1]:.1%} found"

@@ -5,7 +5,10 @@ from dataclasses import dataclass
 import msgspec
 
 from lrdan_edge.data.dataset import LabelledImage
+from lrdan_edge.metrics import COMPARED_RATE, Recall, recall_at, recall_of
 from lrdan_edge.runtime.verdict import Verdict
+
+AT_2_PERCENT = f"recall at {COMPARED_RATE:.0%} false rejects"
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,12 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
         faults: Number of images without a score; no rate counts them.
         promised_miss_rate: The miss rate that calibration promised; only the rule ``recall`` promises one.
         notes: Warnings to read before relying on these figures, one sentence each.
-        kinds: Per defect kind: count, AUROC against all good images, and miss rate.
+        kinds: Per defect kind: count (``images``), AUROC against all good images, miss rate, and the two recalls below as
+            ``recall`` and ``recall_at_2_percent``, each with the ends of its interval as ``…_low`` and ``…_high``.
+        recall: Fraction of defective images rejected at `threshold` (1 - miss rate), with the interval of
+            `lrdan_edge.metrics.recall_above`; None in results of earlier versions.
+        recall_at_2_percent: Fraction of defective images found where 2 % of these good images are rejected, whatever `threshold`
+            is; see `lrdan_edge.metrics.recall_at`. None in results of earlier versions.
     """
 
     backend: str
@@ -53,6 +61,16 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     kinds: dict[str, dict[str, float]]
     promised_miss_rate: float | None = None
     notes: list[str] = []
+    recall: Recall | None = None
+    recall_at_2_percent: Recall | None = None
+
+    def recalls_in_words(self) -> dict[str, str]:
+        """Both recalls with their intervals, in words; empty for results of earlier versions."""
+        recalls = {"recall at the threshold": self.recall, AT_2_PERCENT: self.recall_at_2_percent}
+        said = {name: recall.in_words() for name, recall in recalls.items() if recall}
+        if AT_2_PERCENT in said and self.good * COMPARED_RATE < 1:
+            said[AT_2_PERCENT] += f"; with {self.good} good images, none of them rejected"
+        return said
 
     def in_words(self) -> dict[str, str]:
         """Both rates in words, each with the promised rate."""
@@ -65,3 +83,27 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
             name: f"{rate:.2%}{unpromised}" if promise is None else f"{rate:.2%} (promised {promise:.2%})"
             for name, (rate, promise) in rates.items()
         }
+
+
+def kind_figures(good: list[float], part: list[float], area: float, missed: int) -> dict[str, float]:
+    """The figures of one kind of defect, for `Evaluation.kinds`.
+
+    Args:
+        good: Scores of all good images, not empty.
+        part: Scores of the kind's images, not empty.
+        area: The kind's AUROC.
+        missed: Number of the kind's images not rejected.
+    """
+    figures = {"images": len(part), "image_auroc": area, "miss_rate": missed / len(part)}
+    recalls = {"recall": recall_of(len(part) - missed, len(part)), "recall_at_2_percent": recall_at(good, part)}
+    for name, recall in recalls.items():
+        if recall:
+            figures |= {name: recall.value, f"{name}_low": recall.low, f"{name}_high": recall.high}
+    return figures
+
+
+def kind_recall(figures: dict[str, float], name: str) -> Recall | None:
+    """One of the two recalls of a kind (``recall``, ``recall_at_2_percent``); None in results of earlier versions."""
+    if name not in figures:
+        return None
+    return Recall(figures[name], figures[f"{name}_low"], figures[f"{name}_high"])

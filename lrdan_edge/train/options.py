@@ -8,6 +8,7 @@ import msgspec
 import torch
 
 from lrdan_edge.bundle.spec import BIT_DEPTHS, BitDepth, ModelSpec, Scoring
+from lrdan_edge.data.grouping import AUTO
 from lrdan_edge.errors import TrainingError
 from lrdan_edge.train.recipes import DEFAULT_RECIPE, recipe_named
 from lrdan_edge.train.recipes.base import Hyperparameters
@@ -29,6 +30,7 @@ class TrainOptions:
         recipe: The name of a recipe; see `lrdan_edge.train.recipes`.
         hyperparameters: Hyperparameters of that recipe, or None for its defaults.
         group_by: ``auto`` or a regular expression: images of one group are held out together; see `lrdan_edge.data.grouping`.
+            ``none`` or None: images are held out whatever their group.
         known_defects: Folder of a few labelled defects to train on too, or None; see `lrdan_edge.train.known_defects`.
         backbone: The pretrained backbone; replaces the hyperparameter. See `lrdan_edge.model.pretrained.load_pretrained`.
         scoring: How AE2's output becomes a score, or None for the default of the recipe and image size.
@@ -51,7 +53,7 @@ class TrainOptions:
     learning_rate: float | None = None
     recipe: str = DEFAULT_RECIPE
     hyperparameters: Hyperparameters | None = None
-    group_by: str | None = None
+    group_by: str | None = AUTO
     known_defects: Path | None = None
     backbone: str | None = None
     scoring: Scoring | None = None

@@ -30,6 +30,7 @@ _ELSEWHERE = {
     "tensorboard",
     "known_defects",
     "hyperparameters",
+    "group_by",
 }
 """Options that are not part of a run's identity, or are part of it in another form."""
 
@@ -43,6 +44,7 @@ def checkpoint_for(
         "known defects": data.known and data.known.digest,
         "model": msgspec.structs.asdict(data.spec),
         "bit_depth": data.bit_depth,
+        "group_by": data.group_by,
         "schedule": asdict(schedule),
         "lrdan-edge": __version__,
     }

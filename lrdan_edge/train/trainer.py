@@ -12,6 +12,7 @@ from lrdan_edge.bundle.bundle import Bundle
 from lrdan_edge.bundle.command import Command
 from lrdan_edge.bundle.names import CHECKPOINT, REPORTS, WEIGHTS
 from lrdan_edge.bundle.stage import Stage
+from lrdan_edge.data.grouping import AUTO, NONE
 from lrdan_edge.errors import CollapseError, InterruptedTrainingError, TrainingError
 from lrdan_edge.train.checkpoint import State
 from lrdan_edge.train.compilation import compile_networks
@@ -146,7 +147,8 @@ def _results(data: Path, training_data: TrainingData, state: State, device: torc
         "data": str(data.absolute()),
         "images": len(training_data.training),
         "held_out_images": len(training_data.held_out),
-        "held_out_groups": training_data.held_out_groups,
+        "held_out_groups": None if training_data.groups is None else len(set(training_data.groups)),
+        "held_out_group_of": training_data.groups,
         "fingerprint": training_data.fingerprint,
         "known_defects": training_data.known.sha256 if training_data.known else [],
         "epochs": len(state.history),
@@ -175,6 +177,7 @@ def command_for(data: Path, options: TrainOptions) -> str:
     """The command line that repeats the run."""
     names = ("batch_size", "channels", "epochs", "learning_rate", "backbone", "bit_depth", "group_by", "known_defects")
     given = {name: None if (value := getattr(options, name)) is None else str(value) for name in names}
+    given["group_by"] = None if options.group_by == AUTO else options.group_by or NONE
     size = options.image_size and "{}x{}".format(*options.image_size)
     device = None if options.device == "auto" else options.device
     command = Command("train", data, recipe=options.recipe, seed=options.seed, image_size=size)

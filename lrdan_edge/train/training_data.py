@@ -9,6 +9,7 @@ from torch import Tensor
 from lrdan_edge.bundle.spec import BIT_DEPTHS, BitDepth, ModelSpec
 from lrdan_edge.data.check import training_notes
 from lrdan_edge.data.dataset import good_folders, good_images
+from lrdan_edge.data.grouping import AUTO, NONE
 from lrdan_edge.data.images import natural_key
 from lrdan_edge.data.scan import Scan, ScannedImage
 from lrdan_edge.errors import DataError
@@ -27,7 +28,8 @@ class TrainingData:
         bit_depth: Number of bits used in 16-bit images.
         training: The training images' paths, relative to the data folder.
         held_out: The held-out images' paths, likewise.
-        held_out_groups: Number of groups among the held-out images, or None without grouping.
+        groups: See `lrdan_edge.data.dataset.GoodImages.groups`.
+        group_by: The option ``group_by``; None if it is ``auto`` or ``none`` and changed nothing about the split.
         fingerprint: Sha256 over all paths and contents.
         notes: Warnings and automatic choices, one sentence each.
         known: Labelled defects to train on too, or None.
@@ -38,7 +40,8 @@ class TrainingData:
     bit_depth: BitDepth
     training: list[str]
     held_out: list[str]
-    held_out_groups: int | None
+    groups: list[int] | None
+    group_by: str | None
     fingerprint: str
     notes: list[str]
     known: KnownDefects | None = None
@@ -74,7 +77,8 @@ def load_training_data(data: Path, options: TrainOptions) -> TrainingData:
         bit_depth=bit_depth,
         training=[path.relative_to(data).as_posix() for path in images.training],
         held_out=[path.relative_to(data).as_posix() for path in images.held_out],
-        held_out_groups=images.held_out_groups,
+        groups=images.groups,
+        group_by=options.group_by if images.grouped or options.group_by not in (AUTO, NONE) else None,
         fingerprint=digest.hexdigest(),
         notes=[*training_notes(data, images, scan), *_notes(scanned, spec, bit_depth, options)],
         known=read_known(options.known_defects, spec, bit_depth) if options.known_defects else None,

@@ -19,6 +19,7 @@ from lrdan_edge.calibration.methods import METHODS
 from lrdan_edge.calibration.report import CalibrationReport
 from lrdan_edge.engines.golden import golden_frames, golden_scores
 from lrdan_edge.errors import CalibrationError, DataError
+from lrdan_edge.metrics import Recall, recall_above
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +79,7 @@ def test_the_report_shows_what_was_tried_and_the_bounds_hold(line: Line) -> None
     report = msgspec.json.decode((bundle.path / "reports/calibration.json").read_bytes(), type=CalibrationReport)
     assert report.chosen in report.trials
     assert not report.chosen.broken
+    assert report.recalls == {}, "no labelled defects"
     assert {trial.method for trial in report.trials} == set(METHODS)
     assert report.chosen.fidelity.rank_correlation >= LEAST_RANK_CORRELATION
     assert len(report.scores["fp32"]) == len(report.scores["int8"]) == report.images["comparing"]
@@ -109,6 +111,17 @@ def test_labelled_defects_bound_the_int8_auroc_and_the_report_says_so(own_bundle
         assert sum(score > graph.threshold for score in graph.defect_scores) / 20 >= 0.9
     said = (own_bundle.path / "reports/calibration.md").read_text()
     assert "20 labelled defects were used for the choice of the int8 graph and the threshold" in said
+    recalls = own_bundle.manifest.stages["calibrate"].results["recall"]
+    report = msgspec.json.decode((own_bundle.path / "reports/calibration.json").read_bytes(), type=CalibrationReport)
+    for precision, graph in decision.graphs.items():
+        expected = recall_above(graph.defect_scores, graph.threshold)
+        assert Recall(**recalls[precision]) == report.recalls[precision] == expected
+        assert f"| {precision} | {graph.threshold:.6g} | {expected.in_words()} |" in said
+    int8, fp32 = report.chosen.fidelity.recall, report.chosen.fidelity.recall_fp32
+    assert int8 is not None
+    assert fp32 is not None
+    assert f"| {int8.in_short()} | {fp32.in_short()} |" in said
+    assert "| recall at 5.00% false rejects, int8 | recall at 5.00% false rejects, fp32 |" in said
 
 
 def test_masks_beside_the_defects_are_not_read_as_defects(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from lrdan_edge.calibration.decision import (
     images_needed,
     parts_note,
     pixel_threshold,
+    promise_in_words,
     rate_interval,
     require_enough,
 )
@@ -165,3 +166,63 @@ def test_a_promise_from_few_parts_is_noted() -> None:
     (said,) = parts_note(60, 10, 0.02)
     assert "60 held-out images show 10 parts" in said
     assert "for new parts 9.1% at best (49 parts would be enough)" in said
+
+
+@given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=60, max_size=200), st.sampled_from([0.02, 0.05, 0.1]))
+def test_with_one_image_per_part_groups_change_nothing(scores: list[float], rate: float) -> None:
+    values = np.array(scores, np.float32)
+    assert conformal_threshold(values, rate, list(range(len(values)))) == conformal_threshold(values, rate)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.integers(1, 5), min_size=20, max_size=60), st.integers(0, 1000), st.sampled_from([0.05, 0.1, 0.3]))
+def test_every_part_counts_once_by_counting(sizes: list[int], seed: int, rate: float) -> None:
+    rng = np.random.default_rng(seed)
+    groups = np.repeat(np.arange(len(sizes)), sizes)
+    scores = rng.integers(0, 30, len(groups)).astype(np.float32)
+    order = rng.permutation(len(groups))
+
+    def kept(at: float) -> float:
+        return sum(float(np.mean(scores[groups == group] <= at)) for group in range(len(sizes)))
+
+    threshold = conformal_threshold(scores[order], rate, groups[order].tolist())
+    needed = (len(sizes) + 1) * (1 - rate)
+    assert kept(threshold) >= needed - 1e-6
+    assert all(kept(lower) < needed for lower in scores if lower < threshold)
+    again = conformal_threshold(np.repeat(scores, 3), rate, np.repeat(groups, 3).tolist())
+    assert again == threshold, "more images of the same parts, with the same scores, promise nothing more"
+
+
+def test_the_promise_to_new_parts_holds_by_parts_and_not_by_images() -> None:
+    """Parts differ more than the images of one part, and the parts with many images are the easy ones."""
+    rng, rate, parts = np.random.default_rng(3), 0.1, 19
+    by_part, by_image = [], []
+    for _ in range(1500):
+        sizes = np.where(rng.random(parts) < 0.5, 8, 1)
+        centres = rng.normal(size=parts) - 2 * (sizes == 8)
+        groups = np.repeat(np.arange(parts), sizes)
+        scores = (centres[groups] + 0.3 * rng.normal(size=len(groups))).astype(np.float32)
+        new = rng.normal(size=200) - 2 * (rng.random(200) < 0.5) + 0.3 * rng.normal(size=200)
+        by_part.append(np.mean(new > conformal_threshold(scores, rate, groups.tolist())))
+        by_image.append(np.mean(new > conformal_threshold(scores, rate)))
+    error = np.std(by_part) / math.sqrt(len(by_part))
+    assert np.mean(by_part) <= rate + 4 * error
+    assert np.mean(by_image) > 1.3 * rate
+
+
+def test_a_decision_says_what_its_promise_covers() -> None:
+    scores, target = np.arange(120, dtype=np.float32), ThresholdTarget(false_reject_rate=0.02)
+    unknown = decide(scores, target, "0" * 64)
+    assert (unknown.groups, unknown.covers, unknown.threshold) == (None, "images", 118)
+    assert "more images like these 120; if several images show one part" in promise_in_words(unknown)
+    enough = decide(scores, target, "0" * 64, groups=[place // 2 for place in range(120)])
+    assert (enough.groups, enough.covers, enough.threshold) == (60, "parts", 119)
+    assert promise_in_words(enough) == "the promised 2.00% holds for new parts like these: 120 held-out images of 60 parts"
+    assert rate_interval(enough) == pytest.approx(stats.beta(1, 60).ppf([0.05, 0.95]))
+    few = decide(scores, target, "0" * 64, groups=[place // 10 for place in range(120)])
+    assert (few.groups, few.covers, few.threshold) == (12, "images", unknown.threshold)
+    assert "for new parts 7.7% at best" in promise_in_words(few)
+    bad = np.arange(110, 200, dtype=np.float32)
+    other = decide(scores, ThresholdTarget("best-f1"), "0" * 64, defects=bad, groups=list(range(120)))
+    assert (other.groups, other.covers) == (120, None)
+    assert promise_in_words(other) == ""

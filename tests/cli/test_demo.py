@@ -1,6 +1,7 @@
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 
@@ -52,6 +53,13 @@ def test_rates_are_shown_with_their_counts() -> None:
         speedup_over_eager=2.0,
         fastest="openvino fp32",
     )
+    assert result.recalls_in_words() == {}
+    recall = {"value": 0.9, "low": 0.8, "high": 0.95}
+    shown = msgspec.structs.replace(result, recall=recall, recall_at_2_percent=recall).recalls_in_words()
+    assert shown == {
+        "recall at the threshold, fp32": "90.0% (95% interval 80.0% to 95.0%)",
+        "recall at 2% false rejects, fp32": "90.0% (95% interval 80.0% to 95.0%)",
+    }
     assert result.missed_in_words() == "7 of 193 (3.6%)"
     assert result.false_rejects_in_words() == "3 of 469 (0.6%, promised 2.0%)"
 
@@ -75,6 +83,8 @@ def test_the_demo_keeps_its_promised_rates(tmp_path: Path) -> None:
     assert abs(figures["image_auroc"] - figures["int8_image_auroc"]) <= 0.01
     false_rejects = round(figures["false_reject_rate"] * figures["good_frames"])
     assert false_rejects <= binomial_bound(figures["good_frames"], figures["promised_false_reject_rate"])
+    assert figures["recall"]["low"] <= figures["recall"]["value"] <= figures["recall"]["high"]
+    assert figures["recall_at_2_percent"]["value"] >= 0.8
     assert figures["defects"] >= 20
     assert figures["missed_defects"] <= figures["defects"] // 10
     assert figures["defective_frames"] >= 150

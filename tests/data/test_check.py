@@ -147,3 +147,58 @@ def test_with_one_large_group_the_smaller_ones_are_held_out(tmp_path: Path) -> N
         write(tmp_path / f"{part}-0.png", good_image(rng))
     held_out = good_images(tmp_path, 0, r"(\d+)-").held_out
     assert {path.name for path in held_out} == {"1-0.png", "2-0.png", "3-0.png"}
+
+
+def test_auto_holds_out_the_same_images_where_each_is_a_part_of_its_own(clean: Path) -> None:
+    alone, auto = good_images(clean, 5), good_images(clean, 5, "auto")
+    assert (auto.training, auto.held_out, auto.grouped) == (alone.training, alone.held_out, False)
+    assert auto.held_out_groups == 50
+    assert auto.groups == list(range(50))
+    (note,) = training_notes(clean, auto, Scan())
+    assert note == (
+        "50 held-out images of 50 parts (told apart by image similarity) set the threshold, and none of these parts is trained on: "
+        "the promised false-reject rate holds for new parts like these"
+    )
+
+
+def test_none_holds_out_single_images(clean: Path) -> None:
+    assert good_images(clean, 5, "none") == good_images(clean, 5)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "said"), [([40], "1 group,"), ([20, 20], "2 groups"), ([30, 5, 5], "3 groups"), ([13] * 3, "3")]
+)
+def test_auto_falls_back_to_single_images_and_says_so(
+    tmp_path: Path, sizes: list[int], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path, sum(sizes))
+    names = [str(group) for group, size in enumerate(sizes) for _ in range(size)]
+    monkeypatch.setattr("lrdan_edge.data.dataset.group_names", lambda *_: names)
+    scan, single = Scan(), good_images(tmp_path, 0)
+    found = good_images(tmp_path, 0, "auto", scan)
+    assert (found.training, found.held_out, found.groups) == (single.training, single.held_out, None)
+    (note,) = [note for note in training_notes(tmp_path, found, scan) if "single images are held out" in note]
+    assert said in note
+    assert "new parts may be rejected more often" in note
+
+
+def test_few_parts_limit_the_promise_in_words(tmp_path: Path) -> None:
+    fill(tmp_path, 60, 5)
+    images = good_images(tmp_path, group_by="auto")
+    said = training_notes(tmp_path, images, Scan())[-1]
+    assert said.endswith("holds for new parts like these from 7.7% up; a lower one holds only for more images of these parts")
+    assert images.groups is not None
+    names = [path.name.split("-")[0] for path in images.held_out]
+    assert len(set(zip(names, images.groups, strict=True))) == len(set(names)) == 12
+
+
+def test_auto_accepts_a_calibration_folder_that_shares_parts(tmp_path: Path) -> None:
+    fill(tmp_path / "train/good", 60, 5)
+    rng = np.random.default_rng(0)
+    own = surface(rng, 48)
+    for exposure in range(4):
+        write(tmp_path / f"calibration/good/0-{exposure}.png", exposed(own, rng))
+    found = good_images(tmp_path, 0, "auto")
+    assert (len(found.held_out), found.groups) == (4, None)
+    assert "1 of the 1 groups" in str(found.by_image)
+    assert any("so single images are held out" in note for note in training_notes(tmp_path, found, Scan()))

@@ -3,9 +3,11 @@ import re
 import shlex
 
 import cv2
+import msgspec
 import numpy as np
 import pytest
 from parts import Line
+from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
 
 from lrdan_edge import Inspector
@@ -17,7 +19,8 @@ from lrdan_edge.data.dataset import test_images as labelled_images
 from lrdan_edge.data.images import read_image
 from lrdan_edge.engines.build import BuildRequest, build_engine
 from lrdan_edge.errors import DataError
-from lrdan_edge.evaluation.evaluate import as_markdown, evaluate
+from lrdan_edge.evaluation.evaluate import as_markdown, evaluate, kind_rows
+from lrdan_edge.evaluation.result import Evaluation
 
 
 def test_figures_match_a_count_by_hand(own_line: Line) -> None:
@@ -28,6 +31,7 @@ def test_figures_match_a_count_by_hand(own_line: Line) -> None:
         for image in labelled_images(own_line.data):
             (verdict,) = inspector.inspect(read_image(image.path))
             labels.append(image.defective)
+            assert verdict.score is not None
             scores.append(verdict.score)
             outcomes.append(verdict.outcome)
             assert verdict.heatmap is not None
@@ -41,8 +45,24 @@ def test_figures_match_a_count_by_hand(own_line: Line) -> None:
     assert result.false_reject_rate == good.count("reject") / len(good)
     assert result.miss_rate == bad.count("good") / len(bad)
     assert (result.good, result.defective, result.faults) == (20, 20, 0)
-    assert result.kinds == {
-        "blob": {"images": 20, "image_auroc": pytest.approx(result.image_auroc), "miss_rate": result.miss_rate}
+    found = binomtest(bad.count("reject"), len(bad)).proportion_ci(0.95, "exact")
+    recall, at = result.recall, result.recall_at_2_percent
+    assert recall is not None
+    assert at is not None
+    assert (recall.value, recall.low, recall.high) == pytest.approx((1 - result.miss_rate, found.low, found.high))
+    values, defective = np.array(scores), np.array(labels)
+    assert at.value == np.mean(values[defective] > values[~defective].max())
+    kind = dict(result.kinds["blob"])
+    assert kind.pop("image_auroc") == pytest.approx(result.image_auroc)
+    assert kind == {
+        "images": 20,
+        "miss_rate": result.miss_rate,
+        "recall": recall.value,
+        "recall_low": recall.low,
+        "recall_high": recall.high,
+        "recall_at_2_percent": at.value,
+        "recall_at_2_percent_low": at.low,
+        "recall_at_2_percent_high": at.high,
     }
     for picture in pictures:
         assert cv2.imread(str(picture)) is not None
@@ -50,6 +70,26 @@ def test_figures_match_a_count_by_hand(own_line: Line) -> None:
     assert written["image_auroc"] == result.image_auroc
     page = (bundle.path / "reports" / "evaluation.md").read_text()
     assert f"{result.image_auroc:.4f}" in page
+    assert written["recall_at_2_percent"] == {"value": at.value, "low": at.low, "high": at.high}
+    assert f"| recall at the threshold | {recall.in_words()} |" in page
+    assert f"| recall at 2% false rejects | {at.in_words()}; with 20 good images, none of them rejected |" in page
+    assert f"| blob | 20 | {recall.in_short()} | {at.in_short()} |" in page
+
+
+def test_results_of_earlier_versions_are_still_read() -> None:
+    kinds = {"crack": {"images": 28, "image_auroc": 0.85, "miss_rate": 0.46}}
+    rates = {
+        "good": 111,
+        "defective": 28,
+        "image_auroc": 0.85,
+        "pixel_auroc": None,
+        "false_reject_rate": 0.1,
+        "miss_rate": 0.46,
+    }
+    earlier = {"backend": "openvino fp32", "threshold": 1.0, "promised_false_reject_rate": 0.1, "faults": 0, **rates}
+    result = msgspec.convert({**earlier, "kinds": kinds}, Evaluation)
+    assert result.recalls_in_words() == {}
+    assert kind_rows(result) == [["crack", "28", "", "", "0.8500", "46.00%"]]
 
 
 def test_an_evaluation_depends_on_the_engine_it_measured(own_line: Line) -> None:
