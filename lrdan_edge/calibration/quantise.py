@@ -1,10 +1,13 @@
 """Quantise a graph to int8: explicit Q/DQ, symmetric, per-channel weights; for TensorRT, ONNX Runtime and OpenVINO.
 
-Only AE2 is quantised. Preprocessing and scoring stay in float, because the decision needs their precision. Biases stay in float
-(TensorRT refuses a dequantised int32 bias; ONNX Runtime fuses float ones by itself). Layers kept in float are float32: the
+Only the network's convolutions are quantised. Preprocessing, distances and scoring stay in float, because the decision needs their
+precision. Biases stay in float (TensorRT refuses a dequantised int32 bias; ONNX Runtime fuses float ones by itself). A ReLU6 becomes a
+ReLU, since int8 saturates at 6 or below anyway. A residual sum shares the scale of what it adds, so that every kernel gives the same
+integers. Layers kept in float are float32: the
 quantisation operators of the pinned opset have no half precision, and no processor kernel would be faster with it.
 """
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
@@ -33,7 +36,7 @@ _PREFIX = re.compile(r"(?:network|ae2)\.")
 """The prefix of the network's weights; up to version 0.2 it was ``ae2.``."""
 
 _WEIGHT = re.compile(_PREFIX.pattern + r".*weight")
-_ELEMENTWISE = ("LeakyRelu", "Relu", "Add")
+_ELEMENTWISE = ("LeakyRelu", "Relu", "Clip", "Add")
 _PASS_THROUGH = ("Resize", "Concat", "MaxPool", "DepthToSpace", "Reshape", "Flatten", "Transpose", "Slice")
 """Operators that only move values (resize uses nearest neighbours), so their inputs and outputs share a scale."""
 
@@ -43,17 +46,17 @@ class QuantisableGraph:
 
     Attributes:
         model: The graph.
-        layers: AE2's convolutions by name, in order; each can be quantised or kept in float.
+        layers: the network's convolutions by name, in order; each can be quantised or kept in float.
     """
 
     def __init__(self, model: "onnx.ModelProto") -> None:
-        """Find AE2's layers.
+        """Find the layers.
 
         Args:
             model: An fp32 deploy graph.
 
         Raises:
-            CalibrationError: It has no AE2 convolution.
+            CalibrationError: The network has no convolution.
         """
         self.model = model
         nodes = model.graph.node
@@ -67,10 +70,11 @@ class QuantisableGraph:
         convolutions = [node for node in self._inside if node.op_type == "Conv"]
         if not convolutions:
             raise CalibrationError(
-                "the fp32 graph has no AE2 convolution to quantise", "run '{export}' again", export=Command("export")
+                "the fp32 graph has no convolution of the network to quantise", "run '{export}' again", export=Command("export")
             )
         self.layers = {layer_name(node): node for node in convolutions}
         self._made_by = {output: node for node in nodes for output in node.output}
+        self._limits = _relu_limits(model.graph)
         self._heads = self._last_layers()
 
     def tensors(self) -> list[str]:
@@ -134,16 +138,19 @@ class QuantisableGraph:
             copied.CopyFrom(node)
             passed = self._is_inside(node) and node.output[0] in groups and node.op_type in (*_ELEMENTWISE, *_PASS_THROUGH)
             for place, name in enumerate(node.input):
-                if name in groups and (id(node) in integer or passed or self._ends_layer(name)):
+                if name in groups and (id(node) in integer or passed or self._ends_layer(name) or self._is_sum(name)):
                     copied.input[place] = builder.dequantised(name)
             if id(node) in integer:
                 most = MOST_WEIGHT_STEPS if node.input[0] in non_negative else most_signed_steps
                 result = groups.get(self._end_of_layer(node))
-                copied.input[1] = builder.quantise_weight(
-                    self._weights[node.input[1]], most, scales[groups[node.input[0]]], scales[result] if result else None
-                )
-                if len(node.input) > 2:
-                    copied.input[2] = builder.round_bias(node.input[2], node.input[1], scales[groups[node.input[0]]])
+                steps = (scales[groups[node.input[0]]], scales[result] if result else None)
+                bias = node.input[2] if len(node.input) > 2 else None
+                copied.input[1] = builder.quantise_weight(self._weights[node.input[1]], most, steps, bias)
+                if bias is not None:
+                    copied.input[2] = builder.round_bias(bias, node.input[1], steps[0])
+            if self._saturates(node, groups, scales):
+                copied.op_type = "Relu"
+                del copied.input[1:]
             builder.nodes.append(copied)
             for output in node.output:
                 if output in groups:
@@ -154,7 +161,8 @@ class QuantisableGraph:
         """The scale of each group's activations."""
         largest: dict[str, float] = defaultdict(float)
         for tensor, group in groups.items():
-            largest[group] = max(largest[group], 0.0 if self._is_moved(tensor) else amplitudes[tensor])
+            amplitude = 0.0 if self._is_moved(tensor) else amplitudes[tensor]
+            largest[group] = max(largest[group], min(amplitude, self._limits.get(tensor, math.inf)))
         scales = {group: activation_scale(amplitude) for group, amplitude in largest.items()}
         slopes: dict[str, list[tuple[float, str]]] = defaultdict(list)
         for node in reversed(self._inside):
@@ -164,6 +172,13 @@ class QuantisableGraph:
         for source, readers in slopes.items():  # last one first, so that the scale of its output is final
             scales[source] = without_ties(scales[source], [(slope, scales[result]) for slope, result in readers])
         return scales
+
+    def _saturates(self, node: "onnx.NodeProto", groups: Mapping[str, str], scales: Mapping[str, float]) -> bool:
+        """Whether a node is a ReLU6 whose output's int8 range ends at its limit or below: then it equals a ReLU."""
+        output = node.output[0]
+        if node.op_type != "Clip" or output not in self._limits or output not in groups:
+            return False
+        return scales[groups[output]] <= activation_scale(self._limits[output])
 
     def _groups(self, quantised: Iterable[str]) -> dict[str, str]:
         """The tensors to quantise, each with the name of the group whose members share a scale."""
@@ -185,7 +200,13 @@ class QuantisableGraph:
             elif node.op_type in _ELEMENTWISE and not self._ends_layer(output):
                 for tensor in _data_inputs(node):
                     made_by = self._made_by.get(tensor)
-                    if made_by is not None and (id(made_by) in integer or (made_by.op_type != "Conv" and len(node.input) > 1)):
+                    if made_by is None or (id(made_by) not in integer and (made_by.op_type == "Conv" or node.op_type != "Add")):
+                        continue
+                    if (
+                        node.op_type == "Add"
+                    ):  # with one scale, the sum of two integers is the integer result: nothing is rounded
+                        _join(group, tensor, output)
+                    else:
                         group.setdefault(tensor, tensor)
         return group
 
@@ -208,23 +229,41 @@ class QuantisableGraph:
         """The output of a convolution, or of the ReLU after it: integer kernels compute both in one step."""
         output = str(convolution.output[0])
         readers = self._readers[output]
-        return str(readers[0].output[0]) if [node.op_type for node in readers] == ["Relu"] else output
+        return str(readers[0].output[0]) if len(readers) == 1 and readers[0].output[0] in self._limits else output
 
     def _ends_layer(self, tensor: str) -> bool:
         """Whether `tensor` is the output of a layer; all readers then take the quantised output."""
         made_by = self._made_by.get(tensor)
-        if made_by is not None and made_by.op_type == "Relu":
+        if made_by is not None and tensor in self._limits:
             made_by = self._made_by.get(made_by.input[0])
         return made_by is not None and made_by.op_type == "Conv" and self._end_of_layer(made_by) == tensor
+
+    def _is_sum(self, tensor: str) -> bool:
+        """Whether `tensor` is a residual sum of the network; all readers take the quantised value, since OpenVINO gives them that."""
+        made_by = self._made_by.get(tensor)
+        return made_by is not None and made_by.op_type == "Add" and self._is_inside(made_by)
 
     def _non_negative(self, groups: Mapping[str, str]) -> set[str]:
         """The tensors of groups in which all values come from a ReLU."""
         signed = set()
         for tensor, group in groups.items():
-            made_by = self._made_by.get(tensor)
-            if not self._is_moved(tensor) and (made_by is None or made_by.op_type != "Relu"):
+            if not self._is_moved(tensor) and tensor not in self._limits:
                 signed.add(group)
         return {tensor for tensor, group in groups.items() if group not in signed}
+
+
+def _relu_limits(graph: "onnx.GraphProto") -> dict[str, float]:
+    """The outputs of ReLUs, each with the largest value it lets through: infinity, or 6 for ReLU6 (``Clip`` from 0)."""
+    from onnx import numpy_helper
+
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    limits = {str(node.output[0]): math.inf for node in graph.node if node.op_type == "Relu"}
+    for node in graph.node:
+        if node.op_type == "Clip" and len(node.input) == 3 and {*node.input[1:]} <= constants.keys():
+            low, high = (float(numpy_helper.to_array(constants[name])) for name in node.input[1:])
+            if low == 0 < high:
+                limits[str(node.output[0])] = high
+    return limits
 
 
 def load_quantisable(graph: Any) -> QuantisableGraph:
@@ -234,7 +273,7 @@ def load_quantisable(graph: Any) -> QuantisableGraph:
         graph: Path of the graph.
 
     Raises:
-        CalibrationError: It has no AE2 convolution.
+        CalibrationError: The network has no convolution.
         MissingExtraError: onnx is not installed.
     """
     try:
@@ -305,14 +344,22 @@ class _Builder:
         self.nodes.append(helper.make_node("DequantizeLinear", [integer, *inputs], [result], name=f"{tensor}_DequantizeLinear"))
 
     def quantise_weight(
-        self, tensor: "onnx.TensorProto", most_steps: int, input_scale: float, output_scale: float | None
+        self, tensor: "onnx.TensorProto", most_steps: int, steps: tuple[float, float | None], bias: str | None
     ) -> str:
-        """Replace a weight by int8 values with the scales of `weight_scales`; returns the name of the dequantised result."""
+        """Replace a weight by int8 values with the scales of `weight_scales`; returns the name of the dequantised result.
+
+        Args:
+            tensor: The weight.
+            most_steps: See `weight_scales`.
+            steps: The input's and the output's scale.
+            bias: The name of the bias, or None.
+        """
         from onnx import helper, numpy_helper
 
         name = tensor.name
         values = numpy_helper.to_array(tensor)
-        scale = weight_scales(values, most_steps, input_scale, output_scale)
+        added = None if bias is None else np.asarray(numpy_helper.to_array(self._constants[bias]), np.float32)
+        scale = weight_scales(values, most_steps, *steps, added)
         self._weight_scales[name] = scale
         integers = np.rint(values / scale.reshape(-1, *[1] * (values.ndim - 1))).clip(-most_steps, most_steps).astype(np.int8)
         self._constants.pop(name, None)

@@ -23,6 +23,7 @@ MOST_WEIGHT_STEPS_SIGNED = 64
 """The same for activations that may be negative; kernels shift these to the range 0 to 255: 2 × 255 × 64 < 2¹⁵."""
 
 _LEAST_PARTS = 200  # in one output step; rounding down to an odd number changes a scale by at most 2 / 200
+_MOST_BIAS_STEPS = 2.0**24  # as float32 holds all whole numbers up to this; int32 sums are far from overflowing
 _MOST_PARTS = 2.0**22  # above this, float32 cannot distinguish odd from even
 _TIE_MARGIN = 1e-3  # fraction of a step; errors of float32 sums are less than a tenth of it
 _MOVES = np.arange(0.0, 0.02, 1e-4)
@@ -35,7 +36,9 @@ def activation_scale(amplitude: float) -> float:
     return float(np.float32(amplitude / 127)) if amplitude > 0 else 1.0
 
 
-def weight_scales(weight: Floats, most_steps: int, input_scale: float, output_scale: float | None) -> Floats:
+def weight_scales(
+    weight: Floats, most_steps: int, input_scale: float, output_scale: float | None, bias: Floats | None = None
+) -> Floats:
     """One int8 step of a convolution's weight, per output channel.
 
     Args:
@@ -43,11 +46,16 @@ def weight_scales(weight: Floats, most_steps: int, input_scale: float, output_sc
         most_steps: The largest magnitude of a weight in steps.
         input_scale: One step of its activations.
         output_scale: One step of its result, or None if the result stays in float.
+        bias: Its bias, float32 [channels], or None. A channel whose weights are negligible beside its bias gets larger steps, so that
+            the bias is at most `_MOST_BIAS_STEPS`.
 
     Returns:
         float32 [channels], at most about 1 % above ``amplitude / most_steps``; 1 for a channel of zeros.
     """
     amplitude = np.abs(weight.astype(np.float64)).reshape(len(weight), -1).max(axis=1)
+    if bias is not None:
+        least = np.abs(bias.astype(np.float64)) / (_MOST_BIAS_STEPS * input_scale) * most_steps
+        amplitude = np.where(amplitude > 0, np.maximum(amplitude, least), 0.0)
     scale = np.where(amplitude > 0, amplitude / most_steps, 1.0)
     if output_scale is not None:
         products = output_scale / (input_scale * scale)  # product steps in one output step

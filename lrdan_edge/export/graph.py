@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 OPSET = 18
 GRAPHS: tuple[Precision, ...] = ("fp32", "fp16")
-FLOAT32_FIRST = (2, 4, 6, 8)
+FLOAT32_FIRST = (2, 4, 6, 8, 12, 16)
 """Candidate numbers of first convolutions that stay in float32 in an fp16 graph; the smallest that meets the bound is used."""
 
 

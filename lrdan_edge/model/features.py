@@ -77,7 +77,8 @@ def channels_of(spec: ModelSpec) -> int:
 class FeatureGrid(Float32Module):
     """Averages features over `POOLED` by `POOLED` positions, and brings all strides to the finest grid by bilinear interpolation.
 
-    The interpolation is two products with constant matrices, as in `lrdan_edge.model.tiling.AreaResize`.
+    Both are linear in rows and in columns, so they are two products with constant matrices, as in `lrdan_edge.model.tiling.AreaResize`.
+    An average pooling would not do: after int8 features, OpenVINO rounds its result to int8 too.
     """
 
     def __init__(self, sides: Sequence[tuple[int, int]]) -> None:
@@ -87,19 +88,19 @@ class FeatureGrid(Float32Module):
             sides: (rows, columns) of each stride's features, the finest first.
         """
         super().__init__()
-        self.count = len(sides)
-        for place, (rows, columns) in enumerate(sides[1:], start=1):
-            self.register_buffer(f"rows_{place}", interpolation_matrix(rows, sides[0][0])[None, None], persistent=False)
-            transposed = interpolation_matrix(columns, sides[0][1]).T.contiguous()
-            self.register_buffer(f"columns_{place}", transposed[None, None], persistent=False)
+        for place, (rows, columns) in enumerate(sides):
+            left = interpolation_matrix(rows, sides[0][0]) @ neighbour_matrix(rows)
+            right = (interpolation_matrix(columns, sides[0][1]) @ neighbour_matrix(columns)).T.contiguous()
+            self.register_buffer(f"rows_{place}", left[None, None], persistent=False)
+            self.register_buffer(f"columns_{place}", right[None, None], persistent=False)
 
     def forward(self, features: list[Tensor]) -> Tensor:
         """Combine maps float [N, K_i, h_i, w_i], the finest first: float32 [N, sum of K_i, h, w]."""
-        pooled = [F.avg_pool2d(one.float(), POOLED, 1, POOLED // 2, count_include_pad=False) for one in features]
-        for place in range(1, self.count):
+        combined = []
+        for place, one in enumerate(features):
             rows, columns = self.get_buffer(f"rows_{place}"), self.get_buffer(f"columns_{place}")
-            pooled[place] = rows @ pooled[place] @ columns
-        return torch.cat(pooled, 1)
+            combined.append(rows @ one.float() @ columns)
+        return torch.cat(combined, 1)
 
 
 class Enlargement(Float32Module):
@@ -117,6 +118,13 @@ class Enlargement(Float32Module):
     def forward(self, maps: Tensor) -> Tensor:
         """Enlarge float32 [N, h, w] to float32 [N, H, W]."""
         return self.rows @ maps @ self.columns
+
+
+def neighbour_matrix(side: int) -> Tensor:
+    """The matrix of averages over the `POOLED` nearest positions along one side, as far as they exist: float32 [side, side]."""
+    places = torch.arange(side)
+    near = ((places[:, None] - places).abs() <= POOLED // 2).float()
+    return near / near.sum(1, keepdim=True)
 
 
 def interpolation_matrix(before: int, after: int) -> Tensor:

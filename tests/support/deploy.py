@@ -55,7 +55,8 @@ def geometry_for(name: str, height: int, width: int) -> Geometry | None:
 
 
 def deploy_module(shape: tuple[int, int, int], decoder: Any = "resize", geometry: str = "none") -> "DeployModule":
-    """An untrained deploy module: ``decoder`` is ``resize``, ``transposed`` or ``restorer``, the default recipe's network.
+    """An untrained deploy module: ``decoder`` is ``resize``, ``transposed``, ``restorer``, the default recipe's network, or ``padim`` or
+    ``patchcore``.
 
     That recipe restores images of more than one small object only: a small ``restorer`` is its autoencoder.
     """
@@ -64,12 +65,16 @@ def deploy_module(shape: tuple[int, int, int], decoder: Any = "resize", geometry
 
     from lrdan_edge.model.architectures import network_for
     from lrdan_edge.model.deployed import DeployModule, ScoringHead
+    from lrdan_edge.model.features import FeatureNetwork
     from lrdan_edge.model.networks import Restorer
+    from lrdan_edge.model.patchcore import PatchCore
+    from lrdan_edge.model.pretrained import load_pretrained
     from lrdan_edge.train.recipes import recipe_named
 
     torch.manual_seed(0)
     height, width, channels = shape
-    variant: Any = {"recipe": "inspection"} if decoder == "restorer" else {"decoder": decoder}
+    recipes = {"restorer": "inspection", "padim": "padim", "patchcore": "patchcore"}
+    variant: Any = {"recipe": recipes[decoder]} if decoder in recipes else {"decoder": decoder}
     spec = spec_for(height, width, 1 if channels == 1 else 3, **variant)
     spec = msgspec.structs.replace(spec, geometry=geometry_for(geometry, height, width))
     recipe = recipe_named(spec.recipe)
@@ -78,6 +83,10 @@ def deploy_module(shape: tuple[int, int, int], decoder: Any = "resize", geometry
     network = network_for(spec).eval()
     if isinstance(network, Restorer):  # which starts from marking nothing
         torch.nn.init.normal_(network.head.weight, std=0.1)
+    if isinstance(network, FeatureNetwork):
+        load_pretrained("efficientnet-lite0").load_into(network.backbone)
+    if isinstance(network, PatchCore):
+        network.memory.fill(torch.randn(64, spec.latent_channels))
     return DeployModule(network, head, recipe.preprocessing_for(spec), scoring.source, spec)
 
 

@@ -48,7 +48,7 @@ def explain(
     precision: Precision | None = None,
     threshold: float | None = None,
 ) -> Page:
-    """Write a page that shows, for each image, its reconstruction, difference, heatmap, and its score among the good scores.
+    """Write a page that shows, for each image, its reconstruction and difference (if the network reconstructs), its heatmap and its score.
 
     Args:
         bundle: A calibrated bundle.
@@ -67,7 +67,9 @@ def explain(
     paths = [path for given in images for path in (list_images(given) if given.is_dir() else [given])]
     if len(paths) > MOST:
         raise DataError(f"{len(paths)} images are too many for one page, at most {MOST} are allowed", "give fewer images")
-    session = _Session(bundle.read(RECONSTRUCTION, Command("export")))
+    exported = bundle.manifest.stages.get("export")
+    reconstructs = exported is None or RECONSTRUCTION in exported.outputs
+    session = _Session(bundle.read(RECONSTRUCTION, Command("export"))) if reconstructs else None
     with Inspector.open(bundle, backend=backend, precision=precision, threshold=threshold) as inspector:
         decision, scoring = inspector.thresholder.decision, bundle.manifest.scoring
         page = PageContext(
@@ -80,6 +82,7 @@ def explain(
             contour=inspector.thresholder.threshold if scoring.score_is_maximum else decision.pixel_threshold,
             context_gain=scoring.nearby,
             source=scoring.source,
+            reconstructs=reconstructs,
         )
         explained: list[Explained] = []
         for start in range(0, len(paths), _BATCH):
@@ -101,7 +104,7 @@ def _promise(decision: GraphDecision) -> str:
     return f"the best F1 on {counted} and {defects}; nothing is promised"
 
 
-def _explain_batch(inspector: Inspector, session: "_Session", paths: Sequence[Path]) -> list[Explained]:
+def _explain_batch(inspector: Inspector, session: "_Session | None", paths: Sequence[Path]) -> list[Explained]:
     spec = inspector.bundle.manifest.model
     frames: list[Frame | None] = []
     reasons: dict[int, str] = {}
@@ -113,13 +116,13 @@ def _explain_batch(inspector: Inspector, session: "_Session", paths: Sequence[Pa
             reasons[index] = str(error)
     verdicts = inspector.inspect(frames)
     readable = [frame for frame in frames if frame is not None]
-    reconstructions = iter(session(np.stack(readable)) if readable else ())
+    reconstructions = iter(session(np.stack(readable)) if session and readable else ())
     explained = []
     for index, (path, frame, verdict) in enumerate(zip(paths, frames, verdicts, strict=True)):
         if frame is None:
             explained.append(Explained(path.name, None, None, inspector.thresholder.fault(reasons[index])))
         else:
-            explained.append(Explained(path.name, region_of(frame, spec), next(reconstructions), verdict))
+            explained.append(Explained(path.name, region_of(frame, spec), next(reconstructions, None), verdict))
     return explained
 
 

@@ -32,6 +32,7 @@ class PageContext:
         contour: A line is drawn around heatmap values above this; None for no line.
         context_gain: Whether the heatmap gets the context gain, after the score is taken.
         source: The kind of map that the heatmap shows.
+        reconstructs: Whether the network reconstructs images; otherwise the pictures of reconstruction and difference are left out.
     """
 
     bundle: str
@@ -43,6 +44,7 @@ class PageContext:
     contour: float | None
     context_gain: bool
     source: str
+    reconstructs: bool
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Explained:
     Attributes:
         name: Its file's name.
         frame: The part that the networks see, uint8 [H, W, C]; None without an image.
-        reconstruction: AE2's reconstruction, float32 [H, W, C] in grey levels; None without an image.
+        reconstruction: AE2's reconstruction, float32 [H, W, C] in grey levels; None without an image or without a reconstruction.
         verdict: Its verdict.
     """
 
@@ -136,7 +138,7 @@ def _scales(page: PageContext, explained: list[Explained]) -> _Scales:
 
 def _card(page: PageContext, one: Explained, scales: _Scales) -> _Card:
     verdict, frame, reconstruction = one.verdict, one.frame, one.reconstruction
-    if verdict.score is None or verdict.p_value is None or frame is None or reconstruction is None:
+    if verdict.score is None or verdict.p_value is None or frame is None:
         return _Card(one.name, verdict)
     return _Card(
         one.name,
@@ -150,14 +152,13 @@ def _card(page: PageContext, one: Explained, scales: _Scales) -> _Card:
 
 
 def _pictures(
-    page: PageContext, frame: Frame, reconstruction: pictures.Map, heatmap: pictures.Map | None, scales: _Scales
+    page: PageContext, frame: Frame, reconstruction: pictures.Map | None, heatmap: pictures.Map | None, scales: _Scales
 ) -> tuple[_Picture, ...]:
-    error = pictures.difference(frame, reconstruction)
-    shown: list[tuple[str, str, Frame]] = [
-        ("Image", "as the detector sees it", frame),
-        ("Reconstruction", "what a good part would look like", pictures.shown(reconstruction)),
-        ("Difference", f"up to {error.max():.2g} grey levels", pictures.coloured(error, 0.0, scales.error)),
-    ]
+    shown: list[tuple[str, str, Frame]] = [("Image", "as the detector sees it", frame)]
+    if reconstruction is not None:
+        error = pictures.difference(frame, reconstruction)
+        shown.append(("Reconstruction", "what a good part would look like", pictures.shown(reconstruction)))
+        shown.append(("Difference", f"up to {error.max():.2g} grey levels", pictures.coloured(error, 0.0, scales.error)))
     if heatmap is not None:
         caption = "where a defect is likely" if page.context_gain else "what the score is computed from"
         shown.append(("Heatmap", caption, pictures.heat_picture(heatmap, scales.low, scales.high, page.contour, PICTURE_WIDTH)))

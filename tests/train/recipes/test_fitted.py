@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from safetensors.torch import save_file
 
 from lrdan_edge.bundle.bundle import Bundle
-from lrdan_edge.bundle.names import CHECKPOINT, WEIGHTS
+from lrdan_edge.bundle.names import CHECKPOINT, RECONSTRUCTION, WEIGHTS
 from lrdan_edge.cli.main import cli
 from lrdan_edge.errors import TrainingError
 from lrdan_edge.model.deployed import load_network
@@ -146,3 +146,24 @@ def test_the_command_line_names_its_options(tmp_path: Path) -> None:
     assert "the recipe lrdan has no backbone: leave --backbone out" in shown(
         "--recipe", "lrdan", "--backbone", "efficientnet-lite0"
     )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_all_stages_follow(tmp_path: Path, write_stripes: Any, name: str) -> None:
+    from lrdan_edge.calibration.calibrate import calibrate
+    from lrdan_edge.export.graph import export
+    from lrdan_edge.runtime.explain import explain
+
+    write_stripes(tmp_path / "data", 60, (32, 40))
+    bundle = train(tmp_path / "data", tmp_path / "bundle", options(name), Progress())
+    export(bundle)
+    assert not (bundle.path / RECONSTRUCTION).exists()
+    calibrate(bundle, false_reject_rate=0.1, int8=False)
+    image = np.full((32, 40), 255, np.uint8)
+    assert cv2.imwrite(str(tmp_path / "defect.png"), image)
+    page = explain(Bundle.open(bundle.path), [tmp_path / "defect.png"], tmp_path / "page.html", precision="fp32")
+    assert page.rejected == 1
+    text = page.path.read_text("utf-8")
+    assert "Heatmap" in text
+    assert "Reconstruction" not in text
+    assert "Difference" not in text
