@@ -18,9 +18,9 @@ class FeatureRestorationHyperparameters(PaintingHyperparameters):
         statistics_images: Number of good images that the features are standardised by.
     """
 
-    passes: int = 18
-    least_steps: int = 450
-    most_steps: int = 450
+    passes: int = 12
+    least_steps: int = 300
+    most_steps: int = 300
     batch_size: int = 16
     learning_rate: float = 2e-3
 
