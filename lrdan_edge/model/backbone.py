@@ -129,6 +129,7 @@ class InvertedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform float [N, inputs, H, W] to float [N, outputs, ceil(H / stride), ceil(W / stride)]."""
+        x = x.to(next(self.parameters()).dtype)  # the block before may be in another precision
         y: Tensor = self.project(self.depthwise(self.expand(x)))
         return x + y if self.adds else y
 

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lrdan_edge.bundle.spec import ModelSpec
 from lrdan_edge.model.backbone import EfficientNetLite, feature_channels
 from lrdan_edge.model.network import MapSource, Network, no_such_map
-from lrdan_edge.model.precision import Float32Module
+from lrdan_edge.model.precision import Float32Module, halve_after
 
 POOLED = 3
 """Side of the neighbourhood that features are averaged over (PatchCore's local aggregation, arXiv 2106.08265)."""
@@ -24,7 +24,7 @@ class FeatureNetwork(Network):
     """
 
     reconstructs: ClassVar[bool] = False
-    last_in_float32: ClassVar[bool] = False
+    float32_first: ClassVar[tuple[int, ...]] = (3, 15, 1000)  # one block; up to stride 8; all, for covariances of few images
 
     def __init__(self, spec: ModelSpec) -> None:
         """Make the parts.
@@ -52,6 +52,15 @@ class FeatureNetwork(Network):
         """
         found: Tensor = self.aggregate(self.backbone(x))
         return found
+
+    def halve(self, module: nn.Module, first: int) -> None:
+        """Keep whole blocks in float32, until they have `first` convolutions; see `Network.halve`."""
+        kept, count = [], 0
+        for name in ("backbone.stem", *(f"backbone.blocks.{place}" for place in range(len(self.backbone.blocks)))):
+            if count < first:
+                kept.append(name)
+                count += sum(isinstance(layer, nn.Conv2d) for layer in self.get_submodule(name).modules())
+        halve_after(module, self, kept)
 
     @abstractmethod
     def distances(self, features: Tensor) -> Tensor:
