@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
 OPSET = 18
 GRAPHS: tuple[Precision, ...] = ("fp32", "fp16")
-FLOAT32_FIRST = (2, 4, 6, 8, 12, 16)
-"""Candidate numbers of first convolutions that stay in float32 in an fp16 graph; the smallest that meets the bound is used."""
 
 
 def export(bundle: Bundle, *, frame_size: tuple[int, int] | None = None) -> None:
@@ -41,8 +39,8 @@ def export(bundle: Bundle, *, frame_size: tuple[int, int] | None = None) -> None
 
     The input is ``frames`` uint8 [N, H, W, C]; the outputs are ``score`` float32 [N] and ``heatmap`` float32 [N, h, w]; N is
     the only dynamic axis. In the fp16 graph, sums, scores, the last convolution and as many of the first convolutions as its bound
-    needs (`FLOAT32_FIRST`) stay in float32. The measured differences are written to ``reports/parity.json`` and ``.md``. A third
-    graph computes the reconstruction, for `lrdan_edge.runtime.explain`, if the network makes one.
+    needs (`Network.float32_first`) stay in float32. The measured differences are written to ``reports/parity.json`` and ``.md``. A
+    third graph computes the reconstruction, for `lrdan_edge.runtime.explain`, if the network makes one.
 
     Args:
         bundle: A trained bundle.
@@ -72,26 +70,27 @@ def export(bundle: Bundle, *, frame_size: tuple[int, int] | None = None) -> None
         stage.model = model
         changed = Bundle(bundle.path, msgspec.structs.replace(bundle.manifest, model=model))
         reference = reference_images(changed)
-        expected = torch_outputs(load_network(changed), reference.frames, largest_batch(model.heatmap_shape))
+        whole = load_network(changed)
+        expected = torch_outputs(whole, reference.frames, largest_batch(model.heatmap_shape))
         rows: list[Parity] = []
         missing: list[str] = []
         for precision in GRAPHS:
-            for first in FLOAT32_FIRST if precision == "fp16" else FLOAT32_FIRST[:1]:
+            for first in whole.network.float32_first if precision == "fp16" else (0,):
                 module = load_network(changed)
                 prepare(module, precision, first)
                 graph = to_onnx(module, reference.frames)
                 graph.producer_name, graph.producer_version = "lrdan-edge", ""
                 data = graph.SerializeToString()
                 found = measure(precision, data, reference, expected, bundle.manifest.scoring.unit)
-                if not any(row.broken() for row in found[0]) or first + 1 >= _convolutions(module) / 2:
+                kept, every = _float32_convolutions(module)
+                if not any(row.broken() for row in found[0]) or (whole.network.reconstructs and kept >= every / 2):
                     break  # with more than half of the convolutions in float32, fp16 brings no gain
             stage.path(graph_name(precision)).write_bytes(data)
             rows, missing = rows + found[0], missing + found[1]
             stage.results[precision] = _require_bounds(precision, found[0])
             if precision == "fp16":
-                stage.results[precision]["float32_convolutions"] = first + 1.0
+                stage.results[precision]["float32_convolutions"] = float(kept)
         write_report(stage, command, reference, expected[0], rows, missing)
-        whole = load_network(changed)
         if whole.network.reconstructs:
             fold_batch_norm(whole.network)
             graph = to_onnx(ReconstructionModule(whole), reference.frames, outputs=("reconstruction",))
@@ -127,7 +126,7 @@ def _require_bounds(precision: Precision, rows: list[Parity]) -> dict[str, float
     return {"largest_relative_score_difference": max(row.score_max for row in rows), "images": float(rows[0].images)}
 
 
-def prepare(module: "DeployModule", precision: Precision, first: int = FLOAT32_FIRST[0]) -> None:
+def prepare(module: "DeployModule", precision: Precision, first: int = 2) -> None:
     """Prepare a deploy module for export in one precision, in place; parts that the score does not need are removed.
 
     Args:
@@ -136,18 +135,20 @@ def prepare(module: "DeployModule", precision: Precision, first: int = FLOAT32_F
         first: Number of convolutions at the start of an fp16 graph that stay in float32.
     """
     from lrdan_edge.model.folding import fold_batch_norm
-    from lrdan_edge.model.precision import halve
 
     module.network = module.network.for_scoring(module.source)
     fold_batch_norm(module.network)  # before conversion to half precision, else the weights would be rounded twice
     if precision == "fp16":
-        halve(module, module.network, first, last=module.network.last_in_float32)
+        module.network.halve(module, first)
 
 
-def _convolutions(module: "DeployModule") -> int:
+def _float32_convolutions(module: "DeployModule") -> tuple[int, int]:
+    """How many convolutions of the network are in float32, and how many there are."""
+    import torch
     from torch import nn
 
-    return sum(isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) for layer in module.network.modules())
+    layers = [layer for layer in module.network.modules() if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)]
+    return sum(layer.weight.dtype == torch.float32 for layer in layers), len(layers)
 
 
 def to_onnx(module: "torch.nn.Module", frames: Frame, outputs: tuple[str, ...] = ("score", "heatmap")) -> "onnx.ModelProto":

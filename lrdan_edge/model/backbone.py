@@ -112,7 +112,7 @@ def _convolution(
         layer = nn.Conv2d(inputs, outputs, kernel, 1, kernel // 2, groups=groups, bias=False)
     layers: OrderedDict[str, nn.Module] = OrderedDict(conv=layer, norm=nn.BatchNorm2d(outputs, eps=_EPSILON))
     if active:
-        layers["act"] = nn.ReLU6()
+        layers["act"] = nn.ReLU6(inplace=True)
     return nn.Sequential(layers)
 
 
@@ -129,6 +129,7 @@ class InvertedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform float [N, inputs, H, W] to float [N, outputs, ceil(H / stride), ceil(W / stride)]."""
+        x = x.to(next(self.parameters()).dtype)  # the block before may be in another precision
         y: Tensor = self.project(self.depthwise(self.expand(x)))
         return x + y if self.adds else y
 

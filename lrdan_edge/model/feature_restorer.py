@@ -14,10 +14,10 @@ from torch.nn import functional as F
 
 from lrdan_edge.bundle.spec import ModelSpec
 from lrdan_edge.model.backbone import EfficientNetLite, feature_channels
-from lrdan_edge.model.features import interpolation_matrix
+from lrdan_edge.model.features import first_blocks, interpolation_matrix
 from lrdan_edge.model.network import MapSource, Network
 from lrdan_edge.model.networks import doubled, initialise
-from lrdan_edge.model.precision import Float32Module
+from lrdan_edge.model.precision import Float32Layer, Float32Module, halve_after
 
 STRIDES: tuple[Literal[2, 4, 8, 16], ...] = (2, 4, 8, 16)
 """The strides of the backbone's features; AE2 restores all but the first."""
@@ -113,7 +113,7 @@ class DefectDecoder(nn.Module):
         self.at_8 = _convolution(2 * middle + 48, 40)
         self.at_4 = _convolution(2 * fine + 40, 24)
         self.at_2 = _convolution(finest + 12 + 24, 16)
-        self.head = nn.Conv2d(16, 1, 3, 1, 1)
+        self.head: nn.Module = nn.Conv2d(16, 1, 3, 1, 1)
 
     def forward(self, x: Tensor, features: Sequence[Tensor], restored: Sequence[Tensor]) -> Tensor:
         """Mark.
@@ -131,7 +131,7 @@ class DefectDecoder(nn.Module):
         y = self.at_16(self.narrow_16(torch.cat([coarse, errors[2]], 1)))
         y = self.at_8(torch.cat([middle, errors[1], _enlarged(y, middle)], 1))
         y = self.at_4(torch.cat([fine, errors[0], _enlarged(y, fine)], 1))
-        y = self.at_2(torch.cat([finest, self.stem(x.to(finest.dtype)), _enlarged(y, finest)], 1))
+        y = self.at_2(torch.cat([finest, self.stem(x), _enlarged(y, finest)], 1))
         marks: Tensor = self.head(y)
         return marks
 
@@ -233,6 +233,7 @@ class FeatureRestorer(Network):
     """
 
     reconstructs: ClassVar[bool] = False
+    float32_first: ClassVar[tuple[int, ...]] = (3, 9, 15, 1000)  # one block; up to strides 4 and 8; the whole backbone
 
     def __init__(self, spec: ModelSpec, dropout: float = 0.0) -> None:
         """Make the network.
@@ -266,6 +267,11 @@ class FeatureRestorer(Network):
         pairs = [(self.get_buffer(f"mean_{place}"), self.get_buffer(f"inverse_{place}")) for place in range(len(others))]
         return [finest, *((one - mean) * inverse for one, (mean, inverse) in zip(others, pairs, strict=True))]
 
+    def halve(self, module: nn.Module, first: int) -> None:
+        """Keep the backbone's first blocks and the last convolution in float32; see `Network.halve`."""
+        self.decoder.head = Float32Layer(self.decoder.head, halves=False)
+        halve_after(module, self, first_blocks(self.backbone, first))
+
     def forward(self, x: Tensor, features: Sequence[Tensor] | None = None) -> tuple[list[Tensor], Tensor]:
         """Restore features and mark defects.
 
@@ -283,10 +289,10 @@ class FeatureRestorer(Network):
 
     def anomaly_map(self, x: Tensor, source: MapSource) -> Tensor:
         """AE2's error (``error``), or the marks plus `ERROR_WEIGHT` times that error (``defects``); see `Network.anomaly_map`."""
-        seen = self.cast(x)
-        features = self.features(seen)
+        precision = self.ae2.code.weight.dtype  # the backbone's first blocks may be in another
+        features = [one.to(precision) for one in self.features(self.cast(x))]
         restored = self.ae2(features[1:])
         error: Tensor = self.error(features[1:], restored).unsqueeze(1)
         if source == "error":
             return error
-        return doubled(self.decoder(seen, features, restored)) + ERROR_WEIGHT * error
+        return doubled(self.decoder(x.to(precision), features, restored)) + ERROR_WEIGHT * error

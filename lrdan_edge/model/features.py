@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lrdan_edge.bundle.spec import ModelSpec
 from lrdan_edge.model.backbone import EfficientNetLite, feature_channels
 from lrdan_edge.model.network import MapSource, Network, no_such_map
-from lrdan_edge.model.precision import Float32Module
+from lrdan_edge.model.precision import Float32Module, halve_after
 
 POOLED = 3
 """Side of the neighbourhood that features are averaged over (PatchCore's local aggregation, arXiv 2106.08265)."""
@@ -24,7 +24,7 @@ class FeatureNetwork(Network):
     """
 
     reconstructs: ClassVar[bool] = False
-    last_in_float32: ClassVar[bool] = False
+    float32_first: ClassVar[tuple[int, ...]] = (3, 15, 1000)  # one block; up to stride 8; all, for covariances of few images
 
     def __init__(self, spec: ModelSpec) -> None:
         """Make the parts.
@@ -53,6 +53,10 @@ class FeatureNetwork(Network):
         found: Tensor = self.aggregate(self.backbone(x))
         return found
 
+    def halve(self, module: nn.Module, first: int) -> None:
+        """Keep whole blocks in float32, until they have `first` convolutions; see `Network.halve`."""
+        halve_after(module, self, first_blocks(self.backbone, first))
+
     @abstractmethod
     def distances(self, features: Tensor) -> Tensor:
         """The distances of features float32 [N, K, h, w], as `features` returns them: float32 [N, h, w], 0 or more."""
@@ -72,6 +76,17 @@ def channels_of(spec: ModelSpec) -> int:
         spec: A specification with a backbone and strides.
     """
     return sum(feature_channels(str(spec.backbone), spec.strides))
+
+
+def first_blocks(backbone: EfficientNetLite, convolutions: int) -> list[str]:
+    """The names of a network's first blocks of its ``backbone`` that together have at least `convolutions` convolutions."""
+    kept: list[str] = []
+    count = 0
+    for name in ("stem", *(f"blocks.{place}" for place in range(len(backbone.blocks)))):
+        if count < convolutions:
+            kept.append(f"backbone.{name}")
+            count += sum(isinstance(layer, nn.Conv2d) for layer in backbone.get_submodule(name).modules())
+    return kept
 
 
 class FeatureGrid(Float32Module):

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from lrdan_edge.bundle.command import Command
 from lrdan_edge.errors import BundleError
+from lrdan_edge.model.precision import halve
 
 MapSource = Literal["error", "defects"]
 
@@ -16,11 +17,12 @@ class Network(nn.Module, ABC):
 
     Attributes:
         reconstructs: Whether `forward` returns a reconstruction of its input first, which `explain` shows.
-        last_in_float32: Whether the output of the last convolution is so close to the score that an fp16 graph keeps it in float32.
+        float32_first: Candidate numbers of first convolutions that stay in float32 in an fp16 graph; the smallest that meets the
+            parity bounds is used.
     """
 
     reconstructs: ClassVar[bool] = True
-    last_in_float32: ClassVar[bool] = True
+    float32_first: ClassVar[tuple[int, ...]] = (2, 4, 6, 8)
 
     @abstractmethod
     def anomaly_map(self, x: Tensor, source: MapSource) -> Tensor:
@@ -40,6 +42,10 @@ class Network(nn.Module, ABC):
     def for_scoring(self, source: MapSource) -> "Network":  # noqa: ARG002
         """A network with the same anomaly map and without what only training needs; it may share this network's parts."""
         return self
+
+    def halve(self, module: nn.Module, first: int) -> None:
+        """Convert to half precision in place, with `module`, the deploy module; `first` is one of `float32_first`."""
+        halve(module, self, first)
 
     def cast(self, x: Tensor) -> Tensor:
         """Images in the precision of the network's first layer."""

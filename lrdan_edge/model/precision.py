@@ -1,5 +1,6 @@
 """Conversion to half precision, with the parts that stay in float32."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -33,6 +34,34 @@ class Float32Layer(Float32Module):
         """The layer's output, half or float32."""
         y: Tensor = self.layer(x.float())
         return y.half() if self.halves else y
+
+
+class Float32Block(Float32Module):
+    """A part of a half-precision network that stays in float32, with its inputs and outputs."""
+
+    def __init__(self, part: nn.Module) -> None:
+        """Wrap a part, in float32."""
+        super().__init__()
+        self.part = part
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The part's output, float32."""
+        y: Tensor = self.part(x.float())
+        return y
+
+
+def halve_after(module: nn.Module, network: nn.Module, parts: Sequence[str]) -> None:
+    """Convert a network to half precision in place, except for whole parts at its start; nothing between these is rounded.
+
+    Args:
+        module: The deploy module; each `Float32Module` in it is not changed.
+        network: The module's network, with batch normalisation folded. The part after the last of `parts` casts its input.
+        parts: Names of the parts that stay in float32.
+    """
+    for name in parts:
+        owner, _, place = name.rpartition(".")
+        setattr(network.get_submodule(owner), place, Float32Block(network.get_submodule(name)))
+    module.half()
 
 
 def halve(module: nn.Module, network: nn.Module, first: int, *, last: bool = True) -> None:

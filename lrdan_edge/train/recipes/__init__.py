@@ -16,8 +16,8 @@ RECIPES = {
     "feature-restoration": "AE2 restores the features of a pretrained backbone, and a decoder marks defects",
     "inspection": "a network that restores and marks synthetic defects",
     "lrdan": "the networks of the LRDAN paper",
-    "padim": "Gaussians of a pretrained backbone's features, fitted in seconds",
-    "patchcore": "a memory of a pretrained backbone's features, fitted in seconds",
+    "padim": "Gaussians of a pretrained backbone's features, fitted in one pass",
+    "patchcore": "a memory of a pretrained backbone's features, fitted in one pass",
 }
 """A description of each recipe's networks, by the recipe's name."""
 
