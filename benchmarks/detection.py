@@ -123,7 +123,7 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, metavar="DIR", help="Keep bundles in DIR, and take those already trained.")
     arguments = parser.parse_args()
     command = shlex.join(["python", "benchmarks/detection.py", *sys.argv[1:]])
-    name = f"detection-{arguments.data.name}" + ("" if arguments.recipe == "inspection" else f"-{arguments.recipe}")
+    name = f"detection-{arguments.data.name}" + ("" if arguments.recipe == "restoration" else f"-{arguments.recipe}")
     RESULTS.mkdir(exist_ok=True)
     earlier = json.loads((RESULTS / f"{name}.json").read_bytes()) if arguments.add else {"runs": []}
     runs = [msgspec.convert(run, Run) for run in earlier["runs"] if run["seed"] not in arguments.seeds]

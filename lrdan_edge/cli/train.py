@@ -9,9 +9,19 @@ import click
 from lrdan_edge.cli.options import bundle_option, device_option, next_step, require
 from lrdan_edge.cli.view_options import SIZE, view_options
 from lrdan_edge.errors import InterruptedTrainingError
-from lrdan_edge.train.recipes import DEFAULT_RECIPE, RECIPES
+from lrdan_edge.train.recipes import DEFAULT_RECIPE, RECIPES, RENAMED
 
 INTERRUPTED = 130
+
+
+class RecipeName(click.Choice):  # type: ignore[type-arg]  # generic only in newer versions of click
+    """The name of a recipe; one of an earlier version is replaced, with a note."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Check the name."""
+        if new := RENAMED.get(value):
+            click.echo(f"Note: the recipe {value} is now called {new}.", err=True)
+        return super().convert(new or value, param, ctx)
 
 
 @click.command()
@@ -26,7 +36,7 @@ INTERRUPTED = 130
 @click.option("--epochs", type=click.IntRange(min=1), help="Passes over the images. [default: depends on their number]")
 @click.option(
     "--recipe",
-    type=click.Choice(list(RECIPES)),
+    type=RecipeName(list(RECIPES)),
     default=DEFAULT_RECIPE,
     show_default=True,
     help=f"{'; '.join(f'{name}: {summary}' for name, summary in RECIPES.items())}.",

@@ -1,5 +1,6 @@
 """The options of a training run."""
 
+import warnings
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +11,7 @@ import torch
 from lrdan_edge.bundle.spec import BIT_DEPTHS, BitDepth, ModelSpec, Scoring
 from lrdan_edge.data.grouping import AUTO
 from lrdan_edge.errors import TrainingError
-from lrdan_edge.train.recipes import DEFAULT_RECIPE, recipe_named
+from lrdan_edge.train.recipes import DEFAULT_RECIPE, RENAMED, recipe_named
 from lrdan_edge.train.recipes.base import Hyperparameters
 from lrdan_edge.train.view import View
 
@@ -66,6 +67,9 @@ class TrainOptions:
     view: View = field(default_factory=View)
 
     def __post_init__(self) -> None:
+        if name := RENAMED.get(self.recipe):
+            warnings.warn(f"the recipe {self.recipe} is now called {name}", DeprecationWarning, stacklevel=3)
+            object.__setattr__(self, "recipe", name)
         if self.epochs is not None and self.epochs < 1:
             raise TrainingError(f"the number of epochs must be at least 1, got {self.epochs}", "give {epochs:1} or more")
         if self.batch_size is not None and self.batch_size < 2:

@@ -87,14 +87,14 @@ class Lrdan(Detector):
         return score
 
 
-def inspection() -> Lrdan:
-    """The recipe ``inspection`` as a `Detector`."""
-    return Lrdan(options=TrainOptions(recipe="inspection", batch_size=BATCH_SIZE))
+def restoration() -> Lrdan:
+    """The recipe ``restoration`` as a `Detector`."""
+    return Lrdan(options=TrainOptions(recipe="restoration", batch_size=BATCH_SIZE))
 
 
-def inspection_known(labelled_ratio: float) -> Lrdan:
-    """The recipe ``inspection`` with the fraction `labelled_ratio` of labelled anomalies as a `Detector`."""
-    return Lrdan(options=TrainOptions(recipe="inspection", batch_size=BATCH_SIZE), labelled_ratio=labelled_ratio)
+def restoration_known(labelled_ratio: float) -> Lrdan:
+    """The recipe ``restoration`` with the fraction `labelled_ratio` of labelled anomalies as a `Detector`."""
+    return Lrdan(options=TrainOptions(recipe="restoration", batch_size=BATCH_SIZE), labelled_ratio=labelled_ratio)
 
 
 def known_of(defects: Tensor) -> KnownDefects:
