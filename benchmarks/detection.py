@@ -27,7 +27,7 @@ from lrdan_edge.evaluation.evaluate import evaluate
 from lrdan_edge.evaluation.result import AT_2_PERCENT, Evaluation
 from lrdan_edge.export.graph import export
 from lrdan_edge.train.options import TrainOptions
-from lrdan_edge.train.recipes import DEFAULT_RECIPE, RECIPES
+from lrdan_edge.train.recipes import RECIPES
 from lrdan_edge.train.trainer import command_for, train
 
 RESULTS = Path(__file__).parent / "results"
@@ -116,7 +116,7 @@ def as_markdown(title: str, runs: list[Run], command: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--recipe", choices=RECIPES, default=DEFAULT_RECIPE)
+    parser.add_argument("--recipe", choices=RECIPES, default="restoration")
     parser.add_argument("--image-size", type=lambda text: tuple(map(int, text.split("x"))), help="Rows x columns.")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--add", action="store_true", help="Add to the seeds that the results hold already.")

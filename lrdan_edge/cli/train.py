@@ -9,7 +9,7 @@ import click
 from lrdan_edge.cli.options import bundle_option, device_option, next_step, require
 from lrdan_edge.cli.view_options import SIZE, view_options
 from lrdan_edge.errors import InterruptedTrainingError
-from lrdan_edge.train.recipes import DEFAULT_RECIPE, RECIPES, RENAMED
+from lrdan_edge.train.recipes import DEFAULT_RECIPE, RECIPES, RENAMED, SMALL_RECIPE
 
 INTERRUPTED = 130
 
@@ -37,15 +37,14 @@ class RecipeName(click.Choice):  # type: ignore[type-arg]  # generic only in new
 @click.option(
     "--recipe",
     type=RecipeName(list(RECIPES)),
-    default=DEFAULT_RECIPE,
-    show_default=True,
-    help=f"{'; '.join(f'{name}: {summary}' for name, summary in RECIPES.items())}.",
+    help=f"{'; '.join(f'{name}: {summary}' for name, summary in RECIPES.items())}. [default: {DEFAULT_RECIPE}, and for images of "
+    f"32 pixels or less {SMALL_RECIPE}]",
 )
 @click.option(
     "--backbone",
     metavar="NAME|FILE",
-    help="Pretrained network of padim and patchcore: efficientnet-lite0, -lite1, -lite2, timm/NAME, or a .safetensors file. "
-    "[default: efficientnet-lite0]",
+    help="Pretrained network of feature-restoration, padim and patchcore: efficientnet-lite0, -lite1, -lite2, timm/NAME, or a "
+    ".safetensors file. [default: efficientnet-lite0]",
 )
 @click.option("--batch-size", type=click.IntRange(min=2), help="Images per step. [default: the recipe's]")
 @click.option(

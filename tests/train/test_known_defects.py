@@ -169,8 +169,8 @@ def test_the_command_uses_known_defects_and_the_manifest_records_them(known: Pat
     rng = np.random.default_rng(2)
     for index in range(12):
         write(tmp_path / "good" / f"{index}.png", good_image(rng))
-    words = ["train", str(tmp_path / "good"), "-b", str(tmp_path / "b"), "--epochs", "1", "--known-defects", str(known)]
-    result = CliRunner().invoke(cli, [*words, "--group-by", r"(\d+)\."])
+    words = ["train", str(tmp_path / "good"), "-b", str(tmp_path / "b"), "--epochs", "1", "--recipe", "restoration"]
+    result = CliRunner().invoke(cli, [*words, "--known-defects", str(known), "--group-by", r"(\d+)\."])
     assert result.exit_code == 0, result.output
     stage = Bundle.open(tmp_path / "b").manifest.stages["train"]
     assert len(stage.results["known_defects"]) == 3
@@ -202,7 +202,7 @@ def test_ten_known_rings_improve_detection_of_rings(tmp_path: Path) -> None:
         tests = np.stack([ringed(rng)[:2] for _ in range(80)])[..., None]
         areas = []
         for known in (None, folder / "known"):
-            options = TrainOptions(epochs=24, seed=seed, known_defects=known)
+            options = TrainOptions(recipe="restoration", epochs=24, seed=seed, known_defects=known)
             module = load_network(train(folder / "data", folder / f"bundle-{known is None}", options, Progress()))
             with torch.inference_mode():
                 good, bad = (module(torch.from_numpy(tests[:, place].copy()))[0].tolist() for place in (0, 1))

@@ -215,7 +215,9 @@ def test_the_number_of_workers_changes_no_bit(stripes: Path, tmp_path: Path, mon
         write(tmp_path / "known" / f"{index}.png", image)
         if index < 2:
             write(tmp_path / "known" / "masks" / f"{index}.png", mask)
-    options = TrainOptions(image_size=(36, 40), epochs=2, batch_size=8, device="cpu", known_defects=tmp_path / "known")
+    options = TrainOptions(
+        recipe="restoration", image_size=(36, 40), epochs=2, batch_size=8, device="cpu", known_defects=tmp_path / "known"
+    )
     weights: list[bytes] = []
     for workers in (0, 1, 3):
         monkeypatch.setattr(loop, "workers_for", lambda *_, workers=workers: workers)

@@ -264,7 +264,7 @@ def test_weights_of_another_model_are_refused(stripes: Path, tmp_path: Path) -> 
         ({"batch_size": 1}, "at least 2"),
         ({"learning_rate": 0.0}, "above 0"),
         ({"recipe": "nonsense"}, "there is no recipe 'nonsense': give one of feature-restoration, .* as recipe"),
-        ({"hyperparameters": LrdanHyperparameters()}, "give RestorationHyperparameters as hyperparameters"),
+        ({"hyperparameters": LrdanHyperparameters()}, "give FeatureRestorationHyperparameters as hyperparameters"),
     ],
 )
 def test_invalid_training_options_are_refused(wrong: dict[str, Any], fix: str) -> None:

@@ -24,7 +24,10 @@ RECIPES = {
 RENAMED = {"inspection": "restoration"}
 """The names of recipes by their names in bundles of earlier versions. As options, these are deprecated until 0.4."""
 
-DEFAULT_RECIPE = "restoration"
+DEFAULT_RECIPE = "feature-restoration"
+
+SMALL_RECIPE = "restoration"
+"""The default for images of one small object; see `lrdan_edge.train.options.TrainOptions.for_images`."""
 
 
 def recipe_named(name: str) -> "Recipe[Any, Any]":
