@@ -27,7 +27,7 @@ from lrdan_edge.evaluation.evaluate import evaluate
 from lrdan_edge.evaluation.result import AT_2_PERCENT, Evaluation
 from lrdan_edge.export.graph import export
 from lrdan_edge.train.options import TrainOptions
-from lrdan_edge.train.recipes import DEFAULT_RECIPE, RECIPES
+from lrdan_edge.train.recipes import RECIPES
 from lrdan_edge.train.trainer import command_for, train
 
 RESULTS = Path(__file__).parent / "results"
@@ -116,14 +116,14 @@ def as_markdown(title: str, runs: list[Run], command: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--recipe", choices=RECIPES, default=DEFAULT_RECIPE)
+    parser.add_argument("--recipe", choices=RECIPES, default="restoration")
     parser.add_argument("--image-size", type=lambda text: tuple(map(int, text.split("x"))), help="Rows x columns.")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--add", action="store_true", help="Add to the seeds that the results hold already.")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="Keep bundles in DIR, and take those already trained.")
     arguments = parser.parse_args()
     command = shlex.join(["python", "benchmarks/detection.py", *sys.argv[1:]])
-    name = f"detection-{arguments.data.name}" + ("" if arguments.recipe == "inspection" else f"-{arguments.recipe}")
+    name = f"detection-{arguments.data.name}" + ("" if arguments.recipe == "restoration" else f"-{arguments.recipe}")
     RESULTS.mkdir(exist_ok=True)
     earlier = json.loads((RESULTS / f"{name}.json").read_bytes()) if arguments.add else {"runs": []}
     runs = [msgspec.convert(run, Run) for run in earlier["runs"] if run["seed"] not in arguments.seeds]

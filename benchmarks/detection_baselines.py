@@ -3,7 +3,7 @@
     python benchmarks/detection_baselines.py ../shared/data/magnetic-tile --image-size 128x128
 
 DATA holds ``train/good``, ``test/good`` and ``test/<kind>``. Every detector learns from the images that ``lrdan-edge train``
-would learn from with the same seed, standardised per image first, as the recipe inspection's are, so that exposure counts for
+would learn from with the same seed, standardised per image first, as the recipe restoration's are, so that exposure counts for
 none of them. Writes ``benchmarks/results/detection-baselines-<name of DATA>.json`` and ``.md``, anew after each run.
 """
 

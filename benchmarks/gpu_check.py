@@ -158,7 +158,7 @@ class Check:
 def small_bundle(images: Path | None, folder: Path, epochs: int | None) -> Bundle:
     """Train, export and calibrate at 256x256."""
     data = images or surfaces(folder / "data")
-    bundle = train(data, folder / "bundle", TrainOptions(image_size=(256, 256), epochs=epochs))
+    bundle = train(data, folder / "bundle", TrainOptions(recipe="restoration", image_size=(256, 256), epochs=epochs))
     export(bundle)
     calibrate(bundle, false_reject_rate=0.1)
     return Bundle.open(bundle.path)

@@ -57,7 +57,7 @@ def small_bundle(folder: Path, side: int) -> Bundle:
     for index in range(60):
         grain = cv2.blur(rng.normal(128, 60, (side, side)).astype(np.float32), (1, 9))
         cv2.imwrite(str(good / f"{index:03}.png"), np.clip(grain, 0, 255).astype(np.uint8))
-    bundle = train(folder / "data", folder / "bundle", TrainOptions(image_size=(side, side), epochs=6))
+    bundle = train(folder / "data", folder / "bundle", TrainOptions(recipe="restoration", image_size=(side, side), epochs=6))
     export(bundle)
     calibrate(bundle, false_reject_rate=0.1, int8=False)
     return Bundle.open(bundle.path)

@@ -29,7 +29,7 @@ from lrdan_edge.metrics import auroc
 from lrdan_edge.model.deployed import load_network
 from lrdan_edge.train.options import TrainOptions
 from lrdan_edge.train.progress import Progress
-from lrdan_edge.train.recipes import DEFAULT_RECIPE, RECIPES
+from lrdan_edge.train.recipes import RECIPES
 from lrdan_edge.train.trainer import train
 
 RESULTS = Path(__file__).parent / "results"
@@ -126,7 +126,7 @@ def as_markdown(title: str, runs: list[Run], command: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--recipe", choices=RECIPES, default=DEFAULT_RECIPE)
+    parser.add_argument("--recipe", choices=RECIPES, default="restoration")
     parser.add_argument("--image-size", type=lambda text: tuple(map(int, text.split("x"))), help="Rows x columns.")
     parser.add_argument("--epochs", type=int, help="Passes over the good images. [default: the recipe's]")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])

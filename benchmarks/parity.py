@@ -51,7 +51,7 @@ def digit_images(root: Path, digit: int, folder: Path) -> None:
 def digit_bundle(root: Path, digit: int, folder: Path) -> Bundle:
     """A bundle of that digit, trained, exported and calibrated against the labelled defects."""
     digit_images(root, digit, folder / "data")
-    bundle = train(folder / "data", folder / "bundle", TrainOptions())
+    bundle = train(folder / "data", folder / "bundle", TrainOptions(recipe="restoration"))
     export(bundle)
     calibrate(bundle, false_reject_rate=0.02, defects=folder / "data")
     return Bundle.open(bundle.path)

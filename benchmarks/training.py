@@ -37,7 +37,7 @@ from lrdan_edge.train.recipes import recipe_named
 from lrdan_edge.train.training_data import load_training_data
 
 RESULTS = Path(__file__).parent / "results"
-SETUPS = (("inspection", 256, 8), ("inspection", 256, 64), ("inspection", 64, 64), ("lrdan", 64, 16), ("lrdan", 64, 64))
+SETUPS = (("restoration", 256, 8), ("restoration", 256, 64), ("restoration", 64, 64), ("lrdan", 64, 16), ("lrdan", 64, 64))
 
 
 class Row(msgspec.Struct):

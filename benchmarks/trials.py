@@ -23,7 +23,7 @@ from detection import RESULTS, Run, measure
 from lrdan_edge.bundle.encoding import to_json
 from lrdan_edge.bundle.stage import versions
 from lrdan_edge.train.options import TrainOptions
-from lrdan_edge.train.recipes import DEFAULT_RECIPE, RECIPES, recipe_named
+from lrdan_edge.train.recipes import RECIPES, recipe_named
 from lrdan_edge.train.recipes.base import Hyperparameters
 
 
@@ -100,7 +100,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--image-size", type=lambda text: tuple(map(int, text.split("x"))), help="Rows x columns.")
     parser.add_argument("--set", dest="changes", action="append", default=[], metavar="NAME=VALUE")
-    parser.add_argument("--recipe", choices=RECIPES, default=DEFAULT_RECIPE)
+    parser.add_argument("--recipe", choices=RECIPES, default="restoration")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument(
         "--keep", type=Path, metavar="DIR", help="Keep bundles in a folder of DIR, and take those already there."

@@ -228,13 +228,17 @@ class MissingExtraError(LrdanError):
 
     code = "missing-extra"
 
-    def __init__(self, module: str, extra: str, purpose: str) -> None:
+    def __init__(self, module: str, extra: str, purpose: str, alternative: str = "") -> None:
         """Say which module is missing, what needs it and the line that installs it.
 
         Args:
             module: The module that could not be imported, such as ``torch``.
             extra: The extra of lrdan-edge that brings it.
             purpose: What needs it, as the subject of the sentence ("training").
+            alternative: What else helps, as a part of the fix's template.
         """
-        super().__init__(f"{purpose} needs {module}, which is not installed: pip install 'lrdan-edge[{extra}]'")
+        install = f"pip install 'lrdan-edge[{extra}]'"
+        super().__init__(
+            f"{purpose} needs {module}, which is not installed", f"{install}, or {alternative}" if alternative else install
+        )
         self.module = module

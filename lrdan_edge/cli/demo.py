@@ -171,7 +171,9 @@ def _make_bundle(conveyor: "Conveyor", path: Path, seed: int) -> "Bundle":
     from lrdan_edge.train.trainer import TrainOptions, train
 
     with _step("train: a network that restores and marks painted defects, on good tiles only"):
-        bundle = train(conveyor.data, path, TrainOptions(seed=seed, epochs=_EPOCHS, image_size=_IMAGE_SIZE))
+        bundle = train(
+            conveyor.data, path, TrainOptions(recipe="restoration", seed=seed, epochs=_EPOCHS, image_size=_IMAGE_SIZE)
+        )
     with _step("export: the fp32 and fp16 deploy graphs"):
         export(bundle)
     with _step("calibrate: the int8 graph, and a threshold per graph from held-out good tiles"):

@@ -9,9 +9,19 @@ import click
 from lrdan_edge.cli.options import bundle_option, device_option, next_step, require
 from lrdan_edge.cli.view_options import SIZE, view_options
 from lrdan_edge.errors import InterruptedTrainingError
-from lrdan_edge.train.recipes import DEFAULT_RECIPE, RECIPES
+from lrdan_edge.train.recipes import DEFAULT_RECIPE, RECIPES, RENAMED, SMALL_RECIPE
 
 INTERRUPTED = 130
+
+
+class RecipeName(click.Choice):  # type: ignore[type-arg]  # generic only in newer versions of click
+    """The name of a recipe; one of an earlier version is replaced, with a note."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Check the name."""
+        if new := RENAMED.get(value):
+            click.echo(f"Note: the recipe {value} is now called {new}.", err=True)
+        return super().convert(new or value, param, ctx)
 
 
 @click.command()
@@ -26,16 +36,15 @@ INTERRUPTED = 130
 @click.option("--epochs", type=click.IntRange(min=1), help="Passes over the images. [default: depends on their number]")
 @click.option(
     "--recipe",
-    type=click.Choice(list(RECIPES)),
-    default=DEFAULT_RECIPE,
-    show_default=True,
-    help=f"{'; '.join(f'{name}: {summary}' for name, summary in RECIPES.items())}.",
+    type=RecipeName(list(RECIPES)),
+    help=f"{'; '.join(f'{name}: {summary}' for name, summary in RECIPES.items())}. [default: {DEFAULT_RECIPE}, and for images of "
+    f"32 pixels or less {SMALL_RECIPE}]",
 )
 @click.option(
     "--backbone",
     metavar="NAME|FILE",
-    help="Pretrained network of padim and patchcore: efficientnet-lite0, -lite1, -lite2, timm/NAME, or a .safetensors file. "
-    "[default: efficientnet-lite0]",
+    help="Pretrained network of feature-restoration, padim and patchcore: efficientnet-lite0, -lite1, -lite2, timm/NAME, or a "
+    ".safetensors file. [default: efficientnet-lite0]",
 )
 @click.option("--batch-size", type=click.IntRange(min=2), help="Images per step. [default: the recipe's]")
 @click.option(

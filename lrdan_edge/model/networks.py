@@ -206,7 +206,7 @@ class UNet(Network):
 
 
 class Restorer(UNet):
-    """AE2 of the recipe ``inspection``: it restores the good image from a defective one and marks the defects.
+    """AE2 of the recipe ``restoration``: it restores the good image from a defective one and marks the defects.
 
     Its head has two outputs per pixel: a correction that is added to the input, and the log-odds of a defect.
     """

@@ -122,7 +122,8 @@ def _from_package(name: str) -> Pretrained:
     try:
         package: Any = importlib.import_module(module)
     except ImportError as error:
-        raise MissingExtraError(module, extra, f"the backbone {name}") from error
+        alternative = "give {recipe:restoration}, which uses no pretrained weights"
+        raise MissingExtraError(module, extra, f"the backbone {name}", alternative) from error
     path = Path(getattr(package, f"EfficientnetLite{number}ModelFile").get_model_file_path())
     again = f"install {module} again"
     data = _read(path, again)

@@ -6,7 +6,7 @@ from functools import partial
 from typing import get_args
 
 from lrdan_edge.errors import DataError
-from lrdan_edge.protocol.baselines import DETECTORS, SEMI_SUPERVISED
+from lrdan_edge.protocol.baselines import DETECTORS, RENAMED, SEMI_SUPERVISED
 from lrdan_edge.protocol.baselines.base import Detector
 from lrdan_edge.protocol.baselines.lrdan import Lrdan
 from lrdan_edge.train.recipes.lrdan.hyperparameters import DualReading, LossWeights
@@ -50,7 +50,7 @@ def of_detectors(names: tuple[str, ...], labelled_ratio: float = LABELLED_RATIO)
     """Compare detectors.
 
     Args:
-        names: Their registered names.
+        names: Their registered names, or names in `RENAMED`.
         labelled_ratio: γ_l of semi-supervised detectors: the fraction of labelled anomalies in all training images, in (0, 1).
 
     Raises:
@@ -59,6 +59,7 @@ def of_detectors(names: tuple[str, ...], labelled_ratio: float = LABELLED_RATIO)
     if not 0 < labelled_ratio < 1:
         problem = f"the labelled ratio must be between 0 and 1, got {labelled_ratio:g}"
         raise DataError(problem, "give {labelled_ratio:0.05}, for example")
+    names = tuple(RENAMED.get(name, name) for name in names)
     columns: dict[str, Callable[[], Detector]] = {}
     for name in names:
         if name in SEMI_SUPERVISED:

@@ -1,5 +1,6 @@
 """The options of a training run."""
 
+import warnings
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -10,8 +11,8 @@ import torch
 from lrdan_edge.bundle.spec import BIT_DEPTHS, BitDepth, ModelSpec, Scoring
 from lrdan_edge.data.grouping import AUTO
 from lrdan_edge.errors import TrainingError
-from lrdan_edge.train.recipes import DEFAULT_RECIPE, recipe_named
-from lrdan_edge.train.recipes.base import Hyperparameters
+from lrdan_edge.train.recipes import DEFAULT_RECIPE, RENAMED, SMALL_RECIPE, recipe_named
+from lrdan_edge.train.recipes.base import Hyperparameters, Recipe
 from lrdan_edge.train.view import View
 
 
@@ -27,7 +28,7 @@ class TrainOptions:
         device: ``cpu``, ``cuda``, or ``auto``: CUDA if PyTorch finds a GPU.
         batch_size: Images per step; replaces the hyperparameter.
         learning_rate: Peak learning rate; replaces the hyperparameter.
-        recipe: The name of a recipe; see `lrdan_edge.train.recipes`.
+        recipe: The name of a recipe (see `lrdan_edge.train.recipes`), or None for the default of the images' size; see `for_images`.
         hyperparameters: Hyperparameters of that recipe, or None for its defaults.
         group_by: ``auto`` or a regular expression: images of one group are held out together; see `lrdan_edge.data.grouping`.
             ``none`` or None: images are held out whatever their group.
@@ -51,7 +52,7 @@ class TrainOptions:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     batch_size: int | None = None
     learning_rate: float | None = None
-    recipe: str = DEFAULT_RECIPE
+    recipe: str | None = None
     hyperparameters: Hyperparameters | None = None
     group_by: str | None = AUTO
     known_defects: Path | None = None
@@ -66,6 +67,10 @@ class TrainOptions:
     view: View = field(default_factory=View)
 
     def __post_init__(self) -> None:
+        if self.recipe in RENAMED:
+            name = RENAMED[self.recipe]
+            warnings.warn(f"the recipe {self.recipe} is now called {name}", DeprecationWarning, stacklevel=3)
+            object.__setattr__(self, "recipe", name)
         if self.epochs is not None and self.epochs < 1:
             raise TrainingError(f"the number of epochs must be at least 1, got {self.epochs}", "give {epochs:1} or more")
         if self.batch_size is not None and self.batch_size < 2:
@@ -92,13 +97,32 @@ class TrainOptions:
             )
         self.resolved_hyperparameters()
 
+    def for_images(self, height: int, width: int) -> "TrainOptions":
+        """These options with a recipe, chosen by the size of the networks' images if none is given.
+
+        Small images show one object; `DEFAULT_RECIPE` would restore a wrong object too. Its hyperparameters or backbone choose it.
+        """
+        if self.recipe:
+            return self
+        largest: int = recipe_named(SMALL_RECIPE).defaults.largest_vector_image
+        small = max(height, width) <= largest and not (self.hyperparameters or self.backbone)
+        return replace(self, recipe=SMALL_RECIPE if small else DEFAULT_RECIPE)
+
+    def resolved_recipe(self) -> Recipe[Any, Any]:
+        """The recipe, or the default for larger images.
+
+        Raises:
+            TrainingError: The recipe does not exist.
+        """
+        return recipe_named(self.recipe or DEFAULT_RECIPE)
+
     def resolved_hyperparameters(self) -> Hyperparameters:
         """The hyperparameters of the run: `hyperparameters` or the recipe's defaults, with the options that replace some applied.
 
         Raises:
             TrainingError: The recipe does not exist, the hyperparameters are of another recipe, or the recipe cannot use an option.
         """
-        recipe = recipe_named(self.recipe)
+        recipe = self.resolved_recipe()
         for name in recipe.unused_options:
             if getattr(self, name) is not None:
                 raise self._unused(name)
@@ -106,7 +130,7 @@ class TrainOptions:
         chosen = self.hyperparameters or defaults
         if type(chosen) is not type(defaults):
             raise TrainingError(
-                f"the hyperparameters are {type(chosen).__name__}, and the recipe is {self.recipe}",
+                f"the hyperparameters are {type(chosen).__name__}, and the recipe is {recipe.name}",
                 "give {kind} as {hyperparameters}",
                 kind=type(defaults).__name__,
             )
@@ -119,11 +143,14 @@ class TrainOptions:
 
     def _unused(self, name: str) -> TrainingError:
         """The error for an option that the recipe cannot use."""
-        return TrainingError(f"the recipe {self.recipe} has no {name.replace('_', ' ')}", f"leave {{{name}}} out")
+        return TrainingError(
+            f"the recipe {self.resolved_recipe().name} has no {name.replace('_', ' ')}", f"leave {{{name}}} out"
+        )
 
     def spec_for(self, height: int, width: int, channels: Literal[1, 3]) -> ModelSpec:
         """The recipe's networks for images of this size; see `Recipe.spec_for`."""
-        return recipe_named(self.recipe).spec_for(height, width, channels, self.resolved_hyperparameters())
+        chosen = self.for_images(height, width)
+        return chosen.resolved_recipe().spec_for(height, width, channels, chosen.resolved_hyperparameters())
 
     def as_dict(self) -> dict[str, Any]:
         """The options for the manifest, with the hyperparameters of the run."""

@@ -17,7 +17,6 @@ from lrdan_edge.train.checkpoint import Checkpoint, State
 from lrdan_edge.train.learner import Learner
 from lrdan_edge.train.options import TrainOptions, computes_bfloat16
 from lrdan_edge.train.overwrite import ExistingBundle
-from lrdan_edge.train.recipes import recipe_named
 from lrdan_edge.train.schedule import Schedule
 from lrdan_edge.train.training_data import TrainingData
 
@@ -48,7 +47,7 @@ def checkpoint_for(
         "schedule": asdict(schedule),
         "lrdan-edge": __version__,
     }
-    identity |= recipe_named(options.recipe).inputs_for(options.resolved_hyperparameters())
+    identity |= options.resolved_recipe().inputs_for(options.resolved_hyperparameters())
     identity |= {f"hyperparameter {name}": value for name, value in options.resolved_hyperparameters().as_dict().items()}
     conditions = {
         "device": device.type,

@@ -22,7 +22,6 @@ from lrdan_edge.train.loop import Loop
 from lrdan_edge.train.options import TrainOptions, choose_device, computes_bfloat16
 from lrdan_edge.train.overwrite import require_room
 from lrdan_edge.train.progress import Progress, TerminalProgress
-from lrdan_edge.train.recipes import recipe_named
 from lrdan_edge.train.report import Epoch, draw_losses, write_losses
 from lrdan_edge.train.resume import checkpoint_for, removed_on_failure, resume
 from lrdan_edge.train.tensorboard_log import TensorBoardLog, TrainingLog
@@ -65,12 +64,14 @@ def train(data: Path, bundle_path: Path, options: TrainOptions | None = None, pr
 
 def _train(data: Path, bundle_path: Path, options: TrainOptions, progress: Progress, device: torch.device) -> Bundle:
     training_data = load_training_data(data, options)
-    recipe, hyperparameters, spec = recipe_named(options.recipe), options.resolved_hyperparameters(), training_data.spec
+    spec = training_data.spec
+    options = options.for_images(spec.height, spec.width)
+    recipe, hyperparameters = options.resolved_recipe(), options.resolved_hyperparameters()
     schedule = recipe.schedule_for(hyperparameters, len(training_data.frames), options.epochs)
     preprocessing = recipe.preprocessing_for(spec, training_data.bit_depth)
     scoring = options.scoring or recipe.scoring_for(spec)
-    bundle = Bundle.create(bundle_path, spec, preprocessing, scoring)
     checkpoint = checkpoint_for(bundle_path / CHECKPOINT, training_data, options, schedule, device)
+    bundle = Bundle.create(bundle_path, spec, preprocessing, scoring)
     with (
         bundle.stage("train", command=command_for(data, options), options=options.as_dict()) as stage,
         graceful_interrupt() as interrupt,

@@ -16,6 +16,7 @@ from lrdan_edge.errors import DataError
 from lrdan_edge.train.known_defects import KnownDefects, read_known
 from lrdan_edge.train.network_images import NetworkImages, spec_of
 from lrdan_edge.train.options import TrainOptions
+from lrdan_edge.train.recipes import DEFAULT_RECIPE
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,10 @@ def _notes(scanned: dict[Path, ScannedImage], spec: ModelSpec, bit_depth: int, o
         notes.append(f"the networks see {spec.geometry.describe(spec.height, spec.width)}")
     elif options.image_size is None and size != spec.frame_shape[:2]:
         notes.append(f"images of {_text(size)} are scaled to {_text((spec.height, spec.width))} (you can set the image size)")
+    if options.recipe is None and spec.recipe != DEFAULT_RECIPE:
+        notes.append(
+            f"images of {_text((spec.height, spec.width))} show one small object: the recipe is {spec.recipe} (you can set the recipe)"
+        )
     if largest is not None and options.bit_depth is None:
         notes.append(
             f"{bit_depth} bits of the 16-bit images are used, since their largest value is {largest} (you can set the bit depth)"

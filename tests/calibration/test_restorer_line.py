@@ -34,7 +34,7 @@ def restorer(line: Line, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     from lrdan_edge.train.trainer import TrainOptions, train
 
     def make(folder: Path) -> None:
-        options = TrainOptions(recipe="inspection", image_size=(64, 64), epochs=8)
+        options = TrainOptions(recipe="restoration", image_size=(64, 64), epochs=8)
         bundle = train(line.data, folder / "bundle", options, Progress())
         export(bundle)
         calibrate(bundle, methods=("min-max", "painted-min-max"))
@@ -62,14 +62,14 @@ def test_defective_pixels_are_restored_and_the_rest_is_kept(restorer: Bundle, li
     from lrdan_edge.model.deployed import load_network, standardisation
     from lrdan_edge.model.networks import Restorer
     from lrdan_edge.train.learner import LearnerOptions
-    from lrdan_edge.train.recipes.inspection.hyperparameters import InspectionHyperparameters
-    from lrdan_edge.train.recipes.inspection.restoration import RestorationLearner
+    from lrdan_edge.train.recipes.restoration.hyperparameters import RestorationHyperparameters
+    from lrdan_edge.train.recipes.restoration.restoration import RestorationLearner
 
     network = load_network(restorer).network
     assert isinstance(network, Restorer)
     good = load_frames(list_images(line.data / "test" / "good"), restorer.manifest.model.frame_shape)
     images = torch.from_numpy(good).permute(0, 3, 1, 2)
-    x, defective, mask = RestorationLearner(network, InspectionHyperparameters(), LearnerOptions(seed=99)).prepare(
+    x, defective, mask = RestorationLearner(network, RestorationHyperparameters(), LearnerOptions(seed=99)).prepare(
         images, step=0
     )
     mean, deviation = standardisation(defective)
@@ -149,7 +149,7 @@ def test_the_graph_holds_no_batch_norm_and_its_convolutions_are_quantised(restor
 
     from lrdan_edge.model.networks import Restorer
 
-    layers = Restorer(spec_for(64, 64, 1, recipe="inspection")).modules()
+    layers = Restorer(spec_for(64, 64, 1, recipe="restoration")).modules()
     convolutions = sum(isinstance(layer, torch.nn.Conv2d) for layer in layers)
     assert operators.count("Conv") == convolutions
     assert operators.count("DequantizeLinear") >= 2 * convolutions

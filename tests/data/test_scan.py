@@ -65,7 +65,8 @@ def test_a_training_reads_and_decodes_every_file_once(
     monkeypatch.setattr(cv2, "imdecode", counted)
     opened = Counter()
     try:
-        train(data, tmp_path / "bundle", TrainOptions(epochs=1, device="cpu", batch_size=4, group_by=group_by), Progress())
+        options = TrainOptions(recipe="restoration", epochs=1, device="cpu", batch_size=4, group_by=group_by)
+        train(data, tmp_path / "bundle", options, Progress())
         files = sorted(map(str, data.rglob("*.png")))
         assert {path: count for path, count in opened.items() if path in files} == dict.fromkeys(files, 1)
     finally:

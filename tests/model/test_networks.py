@@ -36,7 +36,7 @@ def test_reconstruction_has_the_image_s_shape(
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("size", [size for size in SIZES if max(size) > 32], ids=str)
 def test_restorer_starts_as_the_identity_and_marks_every_pixel(size: tuple[int, int], channels: Literal[1, 3]) -> None:
-    spec = spec_for(*size, channels, recipe="inspection")
+    spec = spec_for(*size, channels, recipe="restoration")
     x = torch.randn(2, channels, *size)
     with torch.inference_mode():
         restored, logits = Restorer(spec).eval()(x)
@@ -48,7 +48,7 @@ def test_restorer_starts_as_the_identity_and_marks_every_pixel(size: tuple[int, 
 @pytest.mark.parametrize("size", [(64, 64), (36, 100), (100, 132)], ids=str)
 def test_marks_are_block_means_and_the_marker_gives_the_same(size: tuple[int, int], channels: Literal[1, 3]) -> None:
     torch.manual_seed(0)
-    spec = spec_for(*size, channels, recipe="inspection")
+    spec = spec_for(*size, channels, recipe="restoration")
     restorer = Restorer(spec)
     torch.nn.init.normal_(restorer.head.weight)  # the four pixels of a place differ
     assert restorer.head.bias is not None

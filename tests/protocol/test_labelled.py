@@ -27,7 +27,7 @@ def test_nine_seeds_use_each_other_class_once(tiny: Path) -> None:
 
 def test_the_table_marks_labelled_detectors_and_others_get_no_labels(tiny: Path, tmp_path: Path) -> None:
     dataset = read_dataset("mnist", tiny)
-    study = columns.of_detectors(("deep-svdd", "deep-sad", "inspection-known"), 0.1)
+    study = columns.of_detectors(("deep-svdd", "deep-sad", "restoration-known"), 0.1)
     options = ProtocolOptions(classes=("4",), steps=2)
     written = run_protocol(dataset, study, tmp_path, options, processor="p")
     labelled = [entry.images.get("labelled") for entry in written.results.entries]
@@ -41,6 +41,8 @@ def test_the_table_marks_labelled_detectors_and_others_get_no_labels(tiny: Path,
 
 def test_the_labelled_ratio_is_checked_and_other_detectors_need_none(tiny: Path) -> None:
     assert columns.of_detectors(("deep-svdd",)).remark == ""
+    renamed = columns.of_detectors(("inspection", "inspection-known"), 0.1)
+    assert list(renamed.columns) == ["restoration", "restoration-known (semi-supervised, 0.1)"]
     with pytest.raises(DataError, match="must be between 0 and 1, got 1"):
         columns.of_detectors(("deep-sad",), 1.0)
     with pytest.raises(DataError, match=r"choose from .*deep-sad"):

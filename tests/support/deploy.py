@@ -73,7 +73,7 @@ def deploy_module(shape: tuple[int, int, int], decoder: Any = "resize", geometry
 
     torch.manual_seed(0)
     height, width, channels = shape
-    recipes = {"restorer": "inspection", "padim": "padim", "patchcore": "patchcore"}
+    recipes = {"restorer": "restoration", "padim": "padim", "patchcore": "patchcore"}
     variant: Any = {"recipe": recipes[decoder]} if decoder in recipes else {"decoder": decoder}
     spec = spec_for(height, width, 1 if channels == 1 else 3, **variant)
     spec = msgspec.structs.replace(spec, geometry=geometry_for(geometry, height, width))

@@ -42,7 +42,7 @@ def test_the_graph_builds(
 
     torch.manual_seed(0)
     height, width, channels = shape
-    variant: Any = {"recipe": "inspection"} if decoder == "restorer" else {"decoder": decoder}
+    variant: Any = {"recipe": "restoration"} if decoder == "restorer" else {"decoder": decoder}
     spec = spec_for(height, width, 1 if channels == 1 else 3, **variant)
     scoring = recipe_named(spec.recipe).scoring_for(spec)
     head = ScoringHead(spec, scoring, torch.rand(height, width), torch.rand(height, width))

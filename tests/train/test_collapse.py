@@ -19,10 +19,10 @@ from lrdan_edge.train import collapse
 from lrdan_edge.train.collapse import AFTER, LEAST_PATIENCE, MOST_PATIENCE, CollapseDetector
 from lrdan_edge.train.options import TrainOptions
 from lrdan_edge.train.progress import Progress
-from lrdan_edge.train.recipes.inspection.hyperparameters import InspectionHyperparameters
-from lrdan_edge.train.recipes.inspection.restoration import RestorationLearner
 from lrdan_edge.train.recipes.lrdan.hyperparameters import LrdanHyperparameters
 from lrdan_edge.train.recipes.lrdan.learner import AdversarialLearner
+from lrdan_edge.train.recipes.restoration.hyperparameters import RestorationHyperparameters
+from lrdan_edge.train.recipes.restoration.restoration import RestorationLearner
 from lrdan_edge.train.trainer import train
 
 HEALTHY = {
@@ -146,6 +146,6 @@ def test_weights_that_the_last_step_broke_are_not_saved(stripes: Path, tmp_path:
 def test_a_restorers_spread_is_compared_in_its_own_units() -> None:
     """It used to be held to 1 % of the spread before standardising, which on faint images is nothing."""
     frames = (128 + np.random.default_rng(0).normal(0, 6, (8, 1, 36, 36))).round().clip(0, 255).astype(np.uint8)
-    learner = RestorationLearner(Restorer(spec_for(36, 36, 1, recipe="inspection")), InspectionHyperparameters())
+    learner = RestorationLearner(Restorer(spec_for(36, 36, 1, recipe="restoration")), RestorationHyperparameters())
     terms = learner.step(*learner.prepare(torch.from_numpy(frames), 0))
     assert terms["spread_x"].item() > 0.2, "of the images themselves, from -1 to 1, it is 0.045"

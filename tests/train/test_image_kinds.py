@@ -52,13 +52,17 @@ def write_images(folder: Path, count: int, shape: tuple[int, ...], bits: int = 8
         cv2.imwrite(str(folder / f"{index:02d}.png"), colour)
 
 
-@pytest.mark.parametrize("recipe", ["inspection", "lrdan"])
+@pytest.mark.parametrize("recipe", ["restoration", "lrdan"])
 @pytest.mark.parametrize(
     ("shape", "bits", "seen"),
     [((28, 28), 8, (28, 28, 1)), ((29, 45, 3), 8, (28, 44, 3)), ((512, 36), 14, None), ((61, 37, 3), 12, (60, 36, 3))],
 )
 def test_every_kind_of_image_trains(
-    tmp_path: Path, recipe: Literal["inspection", "lrdan"], shape: tuple[int, ...], bits: int, seen: tuple[int, int, int] | None
+    tmp_path: Path,
+    recipe: Literal["restoration", "lrdan"],
+    shape: tuple[int, ...],
+    bits: int,
+    seen: tuple[int, int, int] | None,
 ) -> None:
     write_images(tmp_path / "data", 6, shape, bits)
     size = None if seen else (shape[0], shape[1])

@@ -24,12 +24,12 @@ from lrdan_edge.train.options import TrainOptions
 from lrdan_edge.train.painting.known import mix_known_defects, most_suspicious_loss, restoration_target
 from lrdan_edge.train.painting.variation import vary
 from lrdan_edge.train.progress import Progress
-from lrdan_edge.train.recipes.inspection.hyperparameters import InspectionHyperparameters
-from lrdan_edge.train.recipes.inspection.restoration import RestorationLearner
+from lrdan_edge.train.recipes.restoration.hyperparameters import RestorationHyperparameters
+from lrdan_edge.train.recipes.restoration.restoration import RestorationLearner
 from lrdan_edge.train.trainer import train
 from lrdan_edge.train.view import View
 
-DEFAULTS = InspectionHyperparameters()
+DEFAULTS = RestorationHyperparameters()
 
 
 def read(path: Path) -> Array:
@@ -108,7 +108,7 @@ def test_only_tiles_with_the_defect_are_used(tmp_path: Path) -> None:
 
 
 def test_known_defects_change_no_other_random_draw() -> None:
-    restorer = Restorer(spec_for(36, 36, 1, recipe="inspection"))
+    restorer = Restorer(spec_for(36, 36, 1, recipe="restoration"))
     frames = torch.randint(0, 256, (4, 1, 36, 36), dtype=torch.uint8)
     nothing = KnownDefects(torch.zeros(1, 1, 36, 36, dtype=torch.uint8), torch.zeros(1, 36, 36), [])
     without = RestorationLearner(restorer, DEFAULTS).prepare(frames, 0)
@@ -169,8 +169,8 @@ def test_the_command_uses_known_defects_and_the_manifest_records_them(known: Pat
     rng = np.random.default_rng(2)
     for index in range(12):
         write(tmp_path / "good" / f"{index}.png", good_image(rng))
-    words = ["train", str(tmp_path / "good"), "-b", str(tmp_path / "b"), "--epochs", "1", "--known-defects", str(known)]
-    result = CliRunner().invoke(cli, [*words, "--group-by", r"(\d+)\."])
+    words = ["train", str(tmp_path / "good"), "-b", str(tmp_path / "b"), "--epochs", "1", "--recipe", "restoration"]
+    result = CliRunner().invoke(cli, [*words, "--known-defects", str(known), "--group-by", r"(\d+)\."])
     assert result.exit_code == 0, result.output
     stage = Bundle.open(tmp_path / "b").manifest.stages["train"]
     assert len(stage.results["known_defects"]) == 3
@@ -202,7 +202,7 @@ def test_ten_known_rings_improve_detection_of_rings(tmp_path: Path) -> None:
         tests = np.stack([ringed(rng)[:2] for _ in range(80)])[..., None]
         areas = []
         for known in (None, folder / "known"):
-            options = TrainOptions(epochs=24, seed=seed, known_defects=known)
+            options = TrainOptions(recipe="restoration", epochs=24, seed=seed, known_defects=known)
             module = load_network(train(folder / "data", folder / f"bundle-{known is None}", options, Progress()))
             with torch.inference_mode():
                 good, bad = (module(torch.from_numpy(tests[:, place].copy()))[0].tolist() for place in (0, 1))
@@ -212,7 +212,7 @@ def test_ten_known_rings_improve_detection_of_rings(tmp_path: Path) -> None:
     assert np.mean(gains) > 0.05
 
 
-@pytest.mark.parametrize("recipe", ["inspection", "lrdan"])
+@pytest.mark.parametrize("recipe", ["restoration", "lrdan"])
 def test_small_images_reconstruct_known_defects_worse(tmp_path: Path, recipe: str) -> None:
     """Deep SAD's term: the defects' error grows in units of the good images'."""
     rng = np.random.default_rng(0)

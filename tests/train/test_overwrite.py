@@ -23,7 +23,7 @@ from lrdan_edge.train.progress import Progress, TerminalProgress
 from lrdan_edge.train.trainer import train
 from lrdan_edge.train.training_data import TrainingData, load_training_data
 
-TINY = TrainOptions(recipe="inspection", image_size=(28, 28), epochs=2, batch_size=8, device="cpu")
+TINY = TrainOptions(recipe="restoration", image_size=(28, 28), epochs=2, batch_size=8, device="cpu")
 OTHER = replace(TINY, seed=5)
 WriteStripes = Callable[..., None]
 

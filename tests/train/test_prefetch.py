@@ -29,8 +29,8 @@ from lrdan_edge.train.options import TrainOptions
 from lrdan_edge.train.prefetch import batch_of, batches, workers_for
 from lrdan_edge.train.progress import Progress
 from lrdan_edge.train.recipes import recipe_named
-from lrdan_edge.train.recipes.inspection.hyperparameters import InspectionHyperparameters
-from lrdan_edge.train.recipes.inspection.restoration import RestorationLearner
+from lrdan_edge.train.recipes.restoration.hyperparameters import RestorationHyperparameters
+from lrdan_edge.train.recipes.restoration.restoration import RestorationLearner
 from lrdan_edge.train.trainer import train
 
 FORKING = pytest.mark.filterwarnings(
@@ -199,8 +199,8 @@ FRAMES = torch.randint(0, 256, (6, 1, 36, 40), dtype=torch.uint8, generator=torc
 @settings(deadline=None, max_examples=25)
 @given(st.integers(0, 5000), st.integers(0, 3))
 def test_a_batch_depends_on_seed_and_step(step: int, seed: int) -> None:
-    restorer = Restorer(spec_for(36, 40, 1, recipe="inspection"))
-    learner = RestorationLearner(restorer, InspectionHyperparameters(), LearnerOptions(seed=seed))
+    restorer = Restorer(spec_for(36, 40, 1, recipe="restoration"))
+    learner = RestorationLearner(restorer, RestorationHyperparameters(), LearnerOptions(seed=seed))
     whole = learner.prepare(FRAMES, step)
     again = learner.prepare(FRAMES, step)
     assert all(torch.equal(one, other) for one, other in zip(whole, again, strict=True))
@@ -215,7 +215,9 @@ def test_the_number_of_workers_changes_no_bit(stripes: Path, tmp_path: Path, mon
         write(tmp_path / "known" / f"{index}.png", image)
         if index < 2:
             write(tmp_path / "known" / "masks" / f"{index}.png", mask)
-    options = TrainOptions(image_size=(36, 40), epochs=2, batch_size=8, device="cpu", known_defects=tmp_path / "known")
+    options = TrainOptions(
+        recipe="restoration", image_size=(36, 40), epochs=2, batch_size=8, device="cpu", known_defects=tmp_path / "known"
+    )
     weights: list[bytes] = []
     for workers in (0, 1, 3):
         monkeypatch.setattr(loop, "workers_for", lambda *_, workers=workers: workers)
@@ -224,7 +226,7 @@ def test_the_number_of_workers_changes_no_bit(stripes: Path, tmp_path: Path, mon
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # Dynamo looks at it
-@pytest.mark.parametrize("recipe", ["lrdan", "inspection"])
+@pytest.mark.parametrize("recipe", ["lrdan", "restoration"])
 def test_compiled_networks_keep_their_names_and_losses(recipe: str) -> None:
     """`Module.compile`, as training does it on a GPU; here with the backend that needs no C compiler."""
     chosen, spec = recipe_named(recipe), spec_for(36, 40, 1, recipe=recipe)

@@ -26,11 +26,11 @@ from lrdan_edge.train.checkpoint import Checkpoint
 from lrdan_edge.train.options import TrainOptions
 from lrdan_edge.train.progress import Progress
 from lrdan_edge.train.recipes import recipe_named
-from lrdan_edge.train.recipes.inspection.reconstruction import ReconstructionLearner
 from lrdan_edge.train.recipes.lrdan.hyperparameters import LossWeights
+from lrdan_edge.train.recipes.restoration.reconstruction import ReconstructionLearner
 from lrdan_edge.train.trainer import train
 
-TINY = TrainOptions(recipe="inspection", epochs=3, batch_size=8, device="cpu", checkpoint_seconds=0)
+TINY = TrainOptions(recipe="restoration", epochs=3, batch_size=8, device="cpu", checkpoint_seconds=0)
 WriteStripes = Callable[..., None]
 
 
@@ -67,7 +67,7 @@ def stopped(data: Path, bundle: Path, options: TrainOptions, step: int) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("recipe", "size", "seed"), [("lrdan", (32, 32), 1), pytest.param("inspection", (36, 40), 0, marks=pytest.mark.slow)]
+    ("recipe", "size", "seed"), [("lrdan", (32, 32), 1), pytest.param("restoration", (36, 40), 0, marks=pytest.mark.slow)]
 )
 def test_sigkill_at_random_moments_changes_no_bit(
     tmp_path: Path, write_stripes: WriteStripes, recipe: str, size: tuple[int, int], seed: int
@@ -109,7 +109,7 @@ def test_checkpoints_are_used_replaced_or_removed(data: Path, tmp_path: Path) ->
     assert (progress.first, progress.notes) == (1, [])
 
 
-@pytest.mark.parametrize(("recipe", "size"), [("inspection", 36), ("inspection", 28), ("lrdan", 32)])
+@pytest.mark.parametrize(("recipe", "size"), [("restoration", 36), ("restoration", 28), ("lrdan", 32)])
 def test_resuming_with_known_defects_changes_no_bit(
     tmp_path: Path, write_stripes: WriteStripes, recipe: Any, size: int
 ) -> None:
@@ -136,8 +136,8 @@ def test_resuming_with_known_defects_changes_no_bit(
 @pytest.mark.parametrize(
     ("recipe", "changes", "difference"),
     [
-        ("inspection", {"known_weight": 0.2}, "hyperparameter known_weight 0.1, here 0.2"),
-        ("inspection", {"batch_size": 4}, "hyperparameter batch_size 8, here 4"),
+        ("restoration", {"known_weight": 0.2}, "hyperparameter known_weight 0.1, here 0.2"),
+        ("restoration", {"batch_size": 4}, "hyperparameter batch_size 8, here 4"),
         ("lrdan", {"dual_reading": "joint"}, "hyperparameter dual_reading began, here joint"),
         ("lrdan", {"weights": LossWeights(k=0.3)}, "hyperparameter weights {"),
     ],

@@ -11,7 +11,7 @@ from lrdan_edge.train.options import TrainOptions
 from lrdan_edge.train.progress import Progress
 from lrdan_edge.train.trainer import train
 
-OPTIONS = TrainOptions(recipe="inspection", epochs=2, batch_size=8, image_size=(36, 32), device="cpu", checkpoint_seconds=0)
+OPTIONS = TrainOptions(recipe="restoration", epochs=2, batch_size=8, image_size=(36, 32), device="cpu", checkpoint_seconds=0)
 
 
 def test_losses_rate_and_images_are_written_and_change_nothing(stripes: Path, tmp_path: Path) -> None:

@@ -33,8 +33,8 @@ from lrdan_edge.train import collapse
 from lrdan_edge.train.map_statistics import map_statistics
 from lrdan_edge.train.options import TrainOptions
 from lrdan_edge.train.progress import Progress
-from lrdan_edge.train.recipes.inspection.hyperparameters import InspectionHyperparameters
 from lrdan_edge.train.recipes.lrdan.hyperparameters import DualReading, LossWeights, LrdanHyperparameters
+from lrdan_edge.train.recipes.restoration.hyperparameters import RestorationHyperparameters
 from lrdan_edge.train.schedule import rate_at
 from lrdan_edge.train.trainer import train
 
@@ -263,8 +263,8 @@ def test_weights_of_another_model_are_refused(stripes: Path, tmp_path: Path) -> 
         ({"epochs": 0}, "at least 1"),
         ({"batch_size": 1}, "at least 2"),
         ({"learning_rate": 0.0}, "above 0"),
-        ({"recipe": "nonsense"}, "there is no recipe 'nonsense': give one of inspection, lrdan as recipe"),
-        ({"hyperparameters": LrdanHyperparameters()}, "give InspectionHyperparameters as hyperparameters"),
+        ({"recipe": "nonsense"}, "there is no recipe 'nonsense': give one of feature-restoration, .* as recipe"),
+        ({"hyperparameters": LrdanHyperparameters()}, "give FeatureRestorationHyperparameters as hyperparameters"),
     ],
 )
 def test_invalid_training_options_are_refused(wrong: dict[str, Any], fix: str) -> None:
@@ -282,7 +282,7 @@ def test_learning_rate_rises_then_falls_to_zero() -> None:
 
 @given(st.integers(1, 20_000))
 def test_the_length_of_a_recipe_depends_on_the_number_of_images(steps_per_epoch: int) -> None:
-    hyperparameters = InspectionHyperparameters()
+    hyperparameters = RestorationHyperparameters()
     epochs = hyperparameters.epochs(steps_per_epoch)
     steps = epochs * steps_per_epoch
     assert hyperparameters.least_steps <= steps

@@ -15,7 +15,7 @@ def _lazy(module: str, name: str) -> "Callable[..., Detector]":
 
 DETECTORS: "dict[str, Callable[[], Detector]]" = {
     "lrdan": _lazy("lrdan", "Lrdan"),
-    "inspection": _lazy("lrdan", "inspection"),
+    "restoration": _lazy("lrdan", "restoration"),
     "pixel-1nn": _lazy("nearest", "PixelNearestNeighbour"),
     "pca": _lazy("pca", "PrincipalComponents"),
     "autoencoder": _lazy("autoencoder", "PlainAutoencoder"),
@@ -27,6 +27,9 @@ DETECTORS: "dict[str, Callable[[], Detector]]" = {
 
 SEMI_SUPERVISED: "dict[str, Callable[[float], Detector]]" = {
     "deep-sad": _lazy("deep_sad", "DeepSad"),
-    "inspection-known": _lazy("lrdan", "inspection_known"),
+    "restoration-known": _lazy("lrdan", "restoration_known"),
 }
 """Factories of detectors that also learn from labelled anomalies; the argument is γ_l, their fraction of the training images."""
+
+RENAMED = {"inspection": "restoration", "inspection-known": "restoration-known"}
+"""The names of detectors by their deprecated names, until 0.4."""

@@ -15,7 +15,6 @@ from lrdan_edge.train.learner import LearnerOptions
 from lrdan_edge.train.map_statistics import map_statistics
 from lrdan_edge.train.options import TrainOptions, computes_bfloat16
 from lrdan_edge.train.prefetch import batch_of
-from lrdan_edge.train.recipes import recipe_named
 from lrdan_edge.train.recipes.base import Recipe
 from lrdan_edge.train.recipes.lrdan.hyperparameters import DualReading, LossWeights
 from lrdan_edge.train.schedule import rate_at
@@ -55,13 +54,13 @@ class Lrdan(Detector):
         labelled = f"semi-supervised: {labelled_ratio:g} of the training images are labelled anomalies of one other class; "
         scoring = options.scoring or "the image size's own"
         self.recipe = (
-            f"{labelled if labelled_ratio else ''}recipe {options.recipe}; {self.hyperparameters.describe()}; "
+            f"{labelled if labelled_ratio else ''}recipe {options.resolved_recipe().name}; {self.hyperparameters.describe()}; "
             f"{scorer.upper()} is scored; scoring: {scoring}"
         )
 
     def _fit(self, training: Training) -> None:
         """Train for exactly the given number of steps and keep the last state."""
-        recipe, hyperparameters = recipe_named(self.options.recipe), self.hyperparameters
+        recipe, hyperparameters = self.options.resolved_recipe(), self.hyperparameters
         good, steps, seed, device = training.good, training.steps, training.seed, training.device
         _, channels, height, width = good.shape
         spec = recipe.spec_for(height, width, cast(Literal[1, 3], channels), hyperparameters)
@@ -87,14 +86,14 @@ class Lrdan(Detector):
         return score
 
 
-def inspection() -> Lrdan:
-    """The recipe ``inspection`` as a `Detector`."""
-    return Lrdan(options=TrainOptions(recipe="inspection", batch_size=BATCH_SIZE))
+def restoration() -> Lrdan:
+    """The recipe ``restoration`` as a `Detector`."""
+    return Lrdan(options=TrainOptions(recipe="restoration", batch_size=BATCH_SIZE))
 
 
-def inspection_known(labelled_ratio: float) -> Lrdan:
-    """The recipe ``inspection`` with the fraction `labelled_ratio` of labelled anomalies as a `Detector`."""
-    return Lrdan(options=TrainOptions(recipe="inspection", batch_size=BATCH_SIZE), labelled_ratio=labelled_ratio)
+def restoration_known(labelled_ratio: float) -> Lrdan:
+    """The recipe ``restoration`` with the fraction `labelled_ratio` of labelled anomalies as a `Detector`."""
+    return Lrdan(options=TrainOptions(recipe="restoration", batch_size=BATCH_SIZE), labelled_ratio=labelled_ratio)
 
 
 def known_of(defects: Tensor) -> KnownDefects:

@@ -14,22 +14,32 @@ if TYPE_CHECKING:
 
 RECIPES = {
     "feature-restoration": "AE2 restores the features of a pretrained backbone, and a decoder marks defects",
-    "inspection": "a network that restores and marks synthetic defects",
     "lrdan": "the networks of the LRDAN paper",
     "padim": "Gaussians of a pretrained backbone's features, fitted in one pass",
     "patchcore": "a memory of a pretrained backbone's features, fitted in one pass",
+    "restoration": "a network trained from scratch restores and marks synthetic defects",
 }
 """A description of each recipe's networks, by the recipe's name."""
 
-DEFAULT_RECIPE = "inspection"
+RENAMED = {"inspection": "restoration"}
+"""The names of recipes by their names in bundles of earlier versions. As options, these are deprecated until 0.4."""
+
+DEFAULT_RECIPE = "feature-restoration"
+
+SMALL_RECIPE = "restoration"
+"""The default for images of one small object; see `lrdan_edge.train.options.TrainOptions.for_images`."""
 
 
 def recipe_named(name: str) -> "Recipe[Any, Any]":
     """Import a recipe.
 
+    Args:
+        name: A key of `RECIPES` or `RENAMED`.
+
     Raises:
         TrainingError: There is no such recipe.
     """
+    name = RENAMED.get(name, name)
     if name not in RECIPES:
         raise TrainingError(f"there is no recipe {name!r}", "give one of {known} as {recipe}", known=", ".join(RECIPES))
     found: Recipe[Any, Any] = import_module(f"{__name__}.{name.replace('-', '_')}.recipe").RECIPE

@@ -17,7 +17,7 @@ from lrdan_edge.protocol.baselines.geom import TRANSFORMATIONS, places_of, trans
 from lrdan_edge.protocol.baselines.pca import COMPONENTS
 
 CPU = torch.device("cpu")
-NAMES = tuple(name for name in DETECTORS if name not in ("lrdan", "inspection"))
+NAMES = tuple(name for name in DETECTORS if name not in ("lrdan", "restoration"))
 
 
 def frames(count: int, channels: int = 1, side: int = 28, seed: int = 0) -> torch.Tensor:

@@ -39,9 +39,9 @@ def alone() -> torch.Tensor:
     return torch.cat([fitted_once().score(frame[None]) for frame in FRAMES])
 
 
-@pytest.mark.parametrize("recipe", ["lrdan", "inspection"])
+@pytest.mark.parametrize("recipe", ["lrdan", "restoration"])
 def test_the_detector_scores_as_the_deploy_graph_does(
-    good_images: Path, tmp_path: Path, recipe: Literal["lrdan", "inspection"]
+    good_images: Path, tmp_path: Path, recipe: Literal["lrdan", "restoration"]
 ) -> None:
     options = TrainOptions(recipe=recipe, epochs=3, batch_size=8, device="cpu", seed=4)
     bundle = train(good_images, tmp_path / "bundle", options, Progress())

@@ -1,4 +1,4 @@
-"""The recipe ``inspection`` for images of one object: its loss against NumPy, and that it learns, the same each time."""
+"""The recipe ``restoration`` for images of one object: its loss against NumPy, and that it learns, the same each time."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,8 @@ import torch
 from specs import spec_for
 
 from lrdan_edge.model.networks import Autoencoder
-from lrdan_edge.train.recipes.inspection.hyperparameters import InspectionHyperparameters
-from lrdan_edge.train.recipes.inspection.reconstruction import ReconstructionLearner, reconstruction
+from lrdan_edge.train.recipes.restoration.hyperparameters import RestorationHyperparameters
+from lrdan_edge.train.recipes.restoration.reconstruction import ReconstructionLearner, reconstruction
 
 
 def test_reconstruction_is_the_squared_error_of_an_image() -> None:
@@ -21,8 +21,8 @@ def test_training_lowers_the_loss_and_repeats_bit_for_bit() -> None:
 
     def run() -> list[float]:
         torch.manual_seed(0)
-        autoencoder = Autoencoder(spec_for(28, 28, 1, recipe="inspection")).train()
-        learner = ReconstructionLearner(autoencoder, InspectionHyperparameters(learning_rate=2e-3))
+        autoencoder = Autoencoder(spec_for(28, 28, 1, recipe="restoration")).train()
+        learner = ReconstructionLearner(autoencoder, RestorationHyperparameters(learning_rate=2e-3))
         return [learner.step(frames)["total"].item() for _ in range(30)]
 
     first = run()

@@ -1,4 +1,4 @@
-"""The recipe object of `inspection`."""
+"""The recipe object of `restoration`."""
 
 from typing import Literal
 
@@ -10,9 +10,9 @@ from lrdan_edge.model.networks import Autoencoder, Restorer, autoencoder_spec, r
 from lrdan_edge.train.learner import Learner, LearnerOptions
 from lrdan_edge.train.painting.variation import stretch_for
 from lrdan_edge.train.recipes.base import GradientRecipe, Networks
-from lrdan_edge.train.recipes.inspection.hyperparameters import InspectionHyperparameters
-from lrdan_edge.train.recipes.inspection.reconstruction import ReconstructionLearner
-from lrdan_edge.train.recipes.inspection.restoration import RestorationLearner
+from lrdan_edge.train.recipes.restoration.hyperparameters import RestorationHyperparameters
+from lrdan_edge.train.recipes.restoration.reconstruction import ReconstructionLearner
+from lrdan_edge.train.recipes.restoration.restoration import RestorationLearner
 
 
 class OneNetwork(Networks):
@@ -25,14 +25,14 @@ class OneNetwork(Networks):
         self.network = network
 
 
-class Inspection(GradientRecipe[OneNetwork, InspectionHyperparameters]):
+class Restoration(GradientRecipe[OneNetwork, RestorationHyperparameters]):
     """AE2 restores images with synthetic defects and marks the defects; the marks are scored."""
 
-    name = "inspection"
-    defaults = InspectionHyperparameters()
+    name = "restoration"
+    defaults = RestorationHyperparameters()
 
     def spec_for(
-        self, height: int, width: int, channels: Literal[1, 3], hyperparameters: InspectionHyperparameters
+        self, height: int, width: int, channels: Literal[1, 3], hyperparameters: RestorationHyperparameters
     ) -> ModelSpec:
         """A restorer, or for images of one small object an autoencoder; see `Recipe.spec_for`."""
         if max(height, width) <= hyperparameters.largest_vector_image:
@@ -77,7 +77,7 @@ class Inspection(GradientRecipe[OneNetwork, InspectionHyperparameters]):
         networks: OneNetwork,
         spec: ModelSpec,
         frames: Tensor,
-        hyperparameters: InspectionHyperparameters,
+        hyperparameters: RestorationHyperparameters,
         options: LearnerOptions,
     ) -> Learner:
         """See `Recipe.learner_for`."""
@@ -88,4 +88,4 @@ class Inspection(GradientRecipe[OneNetwork, InspectionHyperparameters]):
         return RestorationLearner(networks.network, hyperparameters, options, stretch)
 
 
-RECIPE = Inspection()
+RECIPE = Restoration()

@@ -1,4 +1,4 @@
-"""The recipe ``inspection``: its losses against NumPy in float64, its variation and its defects."""
+"""The recipe ``restoration``: its losses against NumPy in float64, its variation and its defects."""
 
 from typing import Literal
 
@@ -16,10 +16,10 @@ from lrdan_edge.train.painting import synthetic
 from lrdan_edge.train.painting.losses import marking, overlap
 from lrdan_edge.train.painting.synthetic import paint, paint_one, texture_of
 from lrdan_edge.train.painting.variation import stretch_for, vary
-from lrdan_edge.train.recipes.inspection.hyperparameters import InspectionHyperparameters
-from lrdan_edge.train.recipes.inspection.restoration import RestorationLearner, restoration
+from lrdan_edge.train.recipes.restoration.hyperparameters import RestorationHyperparameters
+from lrdan_edge.train.recipes.restoration.restoration import RestorationLearner, restoration
 
-DEFAULTS = InspectionHyperparameters()
+DEFAULTS = RestorationHyperparameters()
 RNG = np.random.default_rng(0)
 MASKS = np.zeros((3, 1, 32, 40))
 MASKS[0, 0, 3:9, 4:30] = 1
@@ -154,7 +154,7 @@ def test_training_lowers_every_loss_and_repeats_bit_for_bit(channels: Literal[1,
 
     def run(count: int) -> list[dict[str, float]]:
         torch.manual_seed(0)
-        restorer = Restorer(spec_for(36, 36, channels, recipe="inspection"))
+        restorer = Restorer(spec_for(36, 36, channels, recipe="restoration"))
         learner = RestorationLearner(restorer, DEFAULTS)
         steps = [learner.step(*learner.prepare(frames, step)) for step in range(count)]
         return [{name: value.item() for name, value in terms.items()} for terms in steps]

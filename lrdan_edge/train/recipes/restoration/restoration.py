@@ -12,8 +12,8 @@ from lrdan_edge.train.learner import LearnerOptions
 from lrdan_edge.train.painting.known import most_suspicious_loss, restoration_target
 from lrdan_edge.train.painting.learner import PaintingLearner
 from lrdan_edge.train.painting.losses import marking, overlap
-from lrdan_edge.train.recipes.inspection.hyperparameters import InspectionHyperparameters
-from lrdan_edge.train.recipes.inspection.reconstruction import adamw
+from lrdan_edge.train.recipes.restoration.hyperparameters import RestorationHyperparameters
+from lrdan_edge.train.recipes.restoration.reconstruction import adamw
 
 SPREAD_STEP = 4  # every fourth pixel in each direction is enough to detect a collapse
 
@@ -39,7 +39,7 @@ class RestorationLearner(PaintingLearner):
     def __init__(
         self,
         network: Restorer,
-        hyperparameters: InspectionHyperparameters,
+        hyperparameters: RestorationHyperparameters,
         options: LearnerOptions | None = None,
         stretch: float = 1.0,
     ) -> None:

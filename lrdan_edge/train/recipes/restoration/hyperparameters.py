@@ -1,4 +1,4 @@
-"""All hyperparameters of the recipe `inspection`."""
+"""All hyperparameters of the recipe `restoration`."""
 
 from dataclasses import dataclass
 
@@ -6,8 +6,8 @@ from lrdan_edge.train.painting.hyperparameters import PaintingHyperparameters
 
 
 @dataclass(frozen=True, kw_only=True)
-class InspectionHyperparameters(PaintingHyperparameters):
-    """The hyperparameters of the recipe `inspection`.
+class RestorationHyperparameters(PaintingHyperparameters):
+    """The hyperparameters of the recipe `restoration`.
 
     Attributes:
         base_channels: Feature maps after the first convolution.

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from lrdan_edge.model.networks import Autoencoder
 from lrdan_edge.train.known_defects import draw_known, inverse_error
 from lrdan_edge.train.learner import Batch, Learner, LearnerOptions, to_input
-from lrdan_edge.train.recipes.inspection.hyperparameters import InspectionHyperparameters
+from lrdan_edge.train.recipes.restoration.hyperparameters import RestorationHyperparameters
 
 
 def reconstruction(x: Tensor, reconstructed: Tensor) -> Tensor:
@@ -22,7 +22,7 @@ def reconstruction(x: Tensor, reconstructed: Tensor) -> Tensor:
     return (x - reconstructed).square().flatten(1).sum(1).mean()
 
 
-def adamw(network: nn.Module, hyperparameters: InspectionHyperparameters, betas: tuple[float, float]) -> torch.optim.AdamW:
+def adamw(network: nn.Module, hyperparameters: RestorationHyperparameters, betas: tuple[float, float]) -> torch.optim.AdamW:
     """The optimiser of a network."""
     rate, decay = hyperparameters.learning_rate, hyperparameters.weight_decay
     return torch.optim.AdamW(network.parameters(), rate, betas=betas, weight_decay=decay, fused=True)
@@ -32,7 +32,7 @@ class ReconstructionLearner(Learner):
     """Trains an `Autoencoder` to reconstruct good images, and known defects badly."""
 
     def __init__(
-        self, network: Autoencoder, hyperparameters: InspectionHyperparameters, options: LearnerOptions | None = None
+        self, network: Autoencoder, hyperparameters: RestorationHyperparameters, options: LearnerOptions | None = None
     ) -> None:
         """Set up the optimiser of the network, which is trained in place."""
         self.network, self.hyperparameters = network, hyperparameters
