@@ -55,16 +55,16 @@ def geometry_for(name: str, height: int, width: int) -> Geometry | None:
 
 
 def deploy_module(shape: tuple[int, int, int], decoder: Any = "resize", geometry: str = "none") -> "DeployModule":
-    """An untrained deploy module: ``decoder`` is ``resize``, ``transposed``, ``restorer``, the default recipe's network, or ``padim`` or
-    ``patchcore``.
+    """An untrained deploy module: ``decoder`` is ``resize``, ``transposed``, ``restorer``, or the name of a recipe with a backbone.
 
-    That recipe restores images of more than one small object only: a small ``restorer`` is its autoencoder.
+    ``restorer`` is the network of the recipe ``restoration``: for small images an autoencoder.
     """
     import torch
     from specs import spec_for
 
     from lrdan_edge.model.architectures import network_for
     from lrdan_edge.model.deployed import DeployModule, ScoringHead
+    from lrdan_edge.model.feature_restorer import FeatureRestorer
     from lrdan_edge.model.features import FeatureNetwork
     from lrdan_edge.model.networks import Restorer
     from lrdan_edge.model.patchcore import PatchCore
@@ -73,7 +73,7 @@ def deploy_module(shape: tuple[int, int, int], decoder: Any = "resize", geometry
 
     torch.manual_seed(0)
     height, width, channels = shape
-    recipes = {"restorer": "restoration", "padim": "padim", "patchcore": "patchcore"}
+    recipes = {"restorer": "restoration"} | {name: name for name in ("padim", "patchcore", "feature-restoration")}
     variant: Any = {"recipe": recipes[decoder]} if decoder in recipes else {"decoder": decoder}
     spec = spec_for(height, width, 1 if channels == 1 else 3, **variant)
     spec = msgspec.structs.replace(spec, geometry=geometry_for(geometry, height, width))
@@ -83,7 +83,7 @@ def deploy_module(shape: tuple[int, int, int], decoder: Any = "resize", geometry
     network = network_for(spec).eval()
     if isinstance(network, Restorer):  # which starts from marking nothing
         torch.nn.init.normal_(network.head.weight, std=0.1)
-    if isinstance(network, FeatureNetwork):
+    if isinstance(network, FeatureNetwork | FeatureRestorer):
         load_pretrained("efficientnet-lite0").load_into(network.backbone)
     if isinstance(network, PatchCore):
         network.memory.fill(torch.randn(64, spec.latent_channels))
@@ -145,7 +145,7 @@ def quantised(model: "onnx.ModelProto", frame: tuple[int, int, int], folder: Pat
 
 # Of what TensorRT 10.3's parser takes (onnx-tensorrt, docs/operators.md at 10.1-GA), whatever a deploy graph may come to use.
 _PARSED = """
-Abs Add Cast Clip Concat Conv ConvTranspose DequantizeLinear Div Exp Flatten
+Abs Add Cast Clip Concat Conv ConvTranspose DepthToSpace DequantizeLinear Div Exp Flatten
 Floor Gather LeakyRelu Log MatMul Max MaxPool Min Mul Pad Pow QuantizeLinear ReduceMax
 ReduceMean ReduceSum Relu Reshape Resize Round Sigmoid Slice Softmax Softplus
 Split Sqrt Squeeze Sub Tanh TopK Transpose Unsqueeze

@@ -67,7 +67,12 @@ def stopped(data: Path, bundle: Path, options: TrainOptions, step: int) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("recipe", "size", "seed"), [("lrdan", (32, 32), 1), pytest.param("restoration", (36, 40), 0, marks=pytest.mark.slow)]
+    ("recipe", "size", "seed"),
+    [
+        ("lrdan", (32, 32), 1),
+        pytest.param("restoration", (36, 40), 0, marks=pytest.mark.slow),
+        pytest.param("feature-restoration", (36, 40), 0, marks=pytest.mark.slow),
+    ],
 )
 def test_sigkill_at_random_moments_changes_no_bit(
     tmp_path: Path, write_stripes: WriteStripes, recipe: str, size: tuple[int, int], seed: int
@@ -109,7 +114,9 @@ def test_checkpoints_are_used_replaced_or_removed(data: Path, tmp_path: Path) ->
     assert (progress.first, progress.notes) == (1, [])
 
 
-@pytest.mark.parametrize(("recipe", "size"), [("restoration", 36), ("restoration", 28), ("lrdan", 32)])
+@pytest.mark.parametrize(
+    ("recipe", "size"), [("feature-restoration", 36), ("restoration", 36), ("restoration", 28), ("lrdan", 32)]
+)
 def test_resuming_with_known_defects_changes_no_bit(
     tmp_path: Path, write_stripes: WriteStripes, recipe: Any, size: int
 ) -> None:

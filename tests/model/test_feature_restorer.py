@@ -1,0 +1,149 @@
+"""AE2 on features: its error map against float64 in NumPy, SciPy and OpenCV, and the network for every size, colour and precision."""
+
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+from specs import spec_for
+from torch import Tensor
+from torch.nn import functional as F
+
+from lrdan_edge.model.architectures import network_for
+from lrdan_edge.model.feature_restorer import STRIDES, FeatureRestorer
+from lrdan_edge.model.folding import fold_batch_norm
+from lrdan_edge.model.pretrained import load_pretrained
+from lrdan_edge.train.recipes.feature_restoration.learner import LEAST_DEVIATION, fit_error_map, standardise_features
+
+SIZES = [(28, 28), (36, 100), (68, 60), (132, 92)]
+Exact = npt.NDArray[np.float64]
+
+
+def images_of(count: int, channels: Literal[1, 3], size: tuple[int, int], seed: int = 0) -> Tensor:
+    """Smooth noise, uint8 [N, C, H, W]."""
+    rng = np.random.default_rng(seed)
+    coarse = torch.from_numpy(rng.uniform(0, 255, (count, channels, size[0] // 4, size[1] // 4)))
+    return F.interpolate(coarse, size=size, mode="bicubic").clamp(0, 255).to(torch.uint8)
+
+
+def fitted(images: Tensor) -> FeatureRestorer:
+    """A network whose AE2 and decoder are not trained, but whose constants are those of `images`."""
+    torch.manual_seed(0)
+    channels: Any = images.shape[1]
+    network = network_for(spec_for(images.shape[2], images.shape[3], channels, recipe="feature-restoration")).eval()
+    assert isinstance(network, FeatureRestorer)
+    load_pretrained("efficientnet-lite0").load_into(network.backbone)
+    standardise_features(network, images, batch_size=4)
+    fit_error_map(network, images, batch_size=4)
+    return network
+
+
+def seen_by(images: Tensor) -> Tensor:
+    return (images.float() - 127) / 128
+
+
+class Watched:
+    """What passes through a network while it computes its map, in float64."""
+
+    def __init__(self, network: FeatureRestorer, images: Tensor) -> None:
+        hooks = [
+            network.backbone.register_forward_hook(lambda _module, _inputs, output: self._keep("backbone", output)),
+            network.ae2.register_forward_hook(lambda _module, inputs, output: self._keep("ae2", output, *inputs)),
+            network.decoder.register_forward_hook(lambda _module, _inputs, output: self._keep("decoder", [output])),
+        ]
+        with torch.inference_mode():
+            self.map: Exact = network.anomaly_map(seen_by(images), "defects").double().numpy()[:, 0]
+            self.error: Exact = network.anomaly_map(seen_by(images), "error").double().numpy()[:, 0]
+        for hook in hooks:
+            hook.remove()
+
+    def _keep(self, name: str, output: list[Tensor], inputs: list[Tensor] | None = None) -> None:
+        setattr(self, name, [one.double().numpy() for one in output])
+        if inputs is not None:
+            self.standardised = [one.double().numpy() for one in inputs]
+
+    backbone: list[Exact]
+    ae2: list[Exact]
+    decoder: list[Exact]
+    standardised: list[Exact]
+
+    def errors(self) -> list[Exact]:
+        """[N, 2, h, w] per stride: the mean square, and one minus the cosine."""
+        found = []
+        for f, r in zip(self.standardised, self.ae2, strict=True):
+            cosine = (f * r).sum(1) / (np.linalg.norm(f, axis=1) * np.linalg.norm(r, axis=1))
+            found.append(np.stack([((f - r) ** 2).mean(1), 1 - cosine], 1))
+        return found
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_the_map_is_the_marks_plus_twice_the_error_in_deviations_of_good_images(
+    size: tuple[int, int], channels: Literal[1, 3]
+) -> None:
+    images = images_of(10, channels, size)
+    network = fitted(images)
+    good, others = Watched(network, images), Watched(network, images_of(3, channels, size, seed=1))
+    assert [one.shape[2:] for one in others.backbone] == [tuple(-(-side // stride) for side in size) for stride in STRIDES]
+    for place, (raw, seen) in enumerate(zip(good.backbone[1:], good.standardised, strict=True)):
+        deviation = np.maximum(raw.std((0, 2, 3), keepdims=True), LEAST_DEVIATION)
+        np.testing.assert_allclose(seen, (raw - raw.mean((0, 2, 3), keepdims=True)) / deviation, atol=1e-4, err_msg=str(place))
+    expected = np.zeros((3, *size))
+    for known, new in zip(good.errors(), others.errors(), strict=True):
+        floor = 0.25 * known.std((0, 2, 3), keepdims=True)
+        deviations = (new - known.mean(0)) / (known.std(0) + floor)
+        for index, one in enumerate(deviations.sum(1)):
+            enlarged = cv2.resize(one, size[::-1], interpolation=cv2.INTER_LINEAR)
+            expected[index] += gaussian_filter(enlarged, 4.0, mode="nearest", truncate=2.5) / 6
+    np.testing.assert_allclose(others.error, expected, atol=2e-3 * expected.std())
+    marks = others.decoder[0][:, 0]
+    assert marks.shape == (3, size[0] // 2, size[1] // 2)
+    np.testing.assert_allclose(others.map, np.kron(marks, np.ones((2, 2))) + 2 * expected, atol=4e-3 * expected.std())
+
+
+def test_good_images_have_errors_about_zero_and_unit_deviation() -> None:
+    images = images_of(40, 1, (64, 64))
+    error = Watched(fitted(images), images).error
+    assert abs(error.mean()) < 1e-3
+    assert 0.1 < error.std() < 1
+
+
+def test_the_decoder_does_not_train_ae2() -> None:
+    network = fitted(images_of(4, 1, (36, 36))).train()
+    restored, logits = network(seen_by(images_of(4, 1, (36, 36), seed=1)))
+    logits.sum().backward()  # type: ignore[no-untyped-call]
+    assert all(parameter.grad is None for parameter in network.ae2.parameters())
+    assert all(parameter.grad is not None for parameter in network.decoder.parameters())
+    assert [one.shape[2:] for one in restored] == [(9, 9), (5, 5), (3, 3)]
+
+
+def test_weights_restore_the_network_and_folding_changes_nothing() -> None:
+    images = images_of(6, 3, (60, 52))
+    network = fitted(images)
+    other = network_for(spec_for(60, 52, 3, recipe="feature-restoration")).eval()
+    other.load_state_dict(network.state_dict())
+    expected = Watched(network, images).map
+    fold_batch_norm(other)
+    with torch.inference_mode():
+        found = other.anomaly_map(seen_by(images), "defects")
+    assert (tuple(found.shape), found.dtype) == ((6, 1, 60, 52), torch.float32)
+    np.testing.assert_allclose(found[:, 0].numpy(), expected, atol=2e-3)
+
+
+def test_the_error_stays_in_float32() -> None:
+    network = fitted(images_of(4, 1, (32, 36))).half()
+    assert {parameter.dtype for parameter in network.parameters()} == {torch.float16}
+    assert {buffer.dtype for buffer in network.error.buffers()} == {torch.float32}
+    with torch.inference_mode():
+        assert network.anomaly_map(seen_by(images_of(2, 1, (32, 36))), "defects").dtype == torch.float32
+
+
+def test_a_specification_without_its_strides_is_refused() -> None:
+    import msgspec
+
+    spec = spec_for(32, 32, 1, recipe="feature-restoration")
+    with pytest.raises(ValueError, match=r"needs a backbone and the strides \[2, 4, 8, 16\]"):
+        FeatureRestorer(msgspec.structs.replace(spec, strides=(8, 16)))
