@@ -13,7 +13,6 @@ import json
 import shlex
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,7 +20,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import torch
-from detection import RESULTS, spread
+from detection import RESULTS, spread, trained
 
 from lrdan_edge.backends.processor import processor
 from lrdan_edge.bundle.bundle import Bundle
@@ -36,7 +35,6 @@ from lrdan_edge.metrics import PixelAuroc, auroc, recall_at, threshold_at
 from lrdan_edge.model.deployed import DeployModule, load_network
 from lrdan_edge.train.options import TrainOptions
 from lrdan_edge.train.recipes import RECIPES, recipe_named
-from lrdan_edge.train.trainer import train
 
 PROMISE = 0.02
 _BATCH = 8
@@ -51,7 +49,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         hyperparameters: The recipe's hyperparameters.
         machine: The processor.
         threads: Threads of training.
-        training_seconds: Duration of the whole command ``train``: reading, training, fitting.
+        training_seconds: Duration of all steps.
         images: Number of training images.
         image_auroc: AUROC of the image scores.
         pixel_auroc: AUROC of the heatmaps, or None without masks.
@@ -95,9 +93,7 @@ def scores_of(
 
 def measure(data: Path, options: TrainOptions, folder: Path) -> Run:
     """Train with `options` in `folder`, and judge the test images."""
-    started = time.monotonic()
-    bundle = train(data, folder / f"{options.recipe}-{options.seed}", options)
-    seconds = time.monotonic() - started
+    bundle = trained(data, folder / f"{options.recipe}-{options.seed}", options)
     module = load_network(bundle)
     images = test_images(data)
     scores, heatmaps = scores_of(module, bundle, [image.path for image in images])
@@ -130,7 +126,7 @@ def measure(data: Path, options: TrainOptions, folder: Path) -> Run:
         hyperparameters=options.resolved_hyperparameters().describe(),
         machine=processor().name,
         threads=results["threads"],
-        training_seconds=round(seconds, 1),
+        training_seconds=results["steps_seconds"],
         images=results["images"],
         image_auroc=auroc(good, bad),
         pixel_auroc=pixels.value() if masks else None,
@@ -183,7 +179,7 @@ def as_markdown(name: str, runs: list[Run], commands: list[str]) -> str:
         }
         lines.append(row(f"{kind} ({figures['images']:.0f}), {AT_2_PERCENT}", values))
     lines += [
-        row("seconds of `train`", {recipe: [run.training_seconds for run in found] for recipe, found in columns.items()}, 0),
+        row("seconds of training", {recipe: [run.training_seconds for run in found] for recipe, found in columns.items()}, 0),
         row("on so many threads", {recipe: [float(run.threads) for run in found] for recipe, found in columns.items()}, 0),
         "| seeds | " + " | ".join(", ".join(str(run.seed) for run in found) for found in columns.values()) + " |",
     ]
@@ -196,7 +192,7 @@ def main() -> None:
     parser.add_argument("--recipes", choices=RECIPES, nargs="+", default=["feature-restoration", "padim", "patchcore"])
     parser.add_argument("--image-size", type=lambda text: tuple(map(int, text.split("x"))), help="Rows x columns.")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="Keep bundles in DIR.")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="Keep bundles in DIR, and take those already trained.")
     arguments = parser.parse_args()
     path = RESULTS / f"recipes-{arguments.data.name}"
     record = json.loads(path.with_suffix(".json").read_bytes()) if path.with_suffix(".json").exists() else {}

@@ -288,11 +288,28 @@ class FeatureRestorer(Network):
         return restored, self.decoder(x, found, [one.detach() for one in restored])
 
     def anomaly_map(self, x: Tensor, source: MapSource) -> Tensor:
-        """AE2's error (``error``), or the marks plus `ERROR_WEIGHT` times that error (``defects``); see `Network.anomaly_map`."""
+        """AE2's error (``error``), or the marks `combined` with `ERROR_WEIGHT` times that error (``defects``); see `Network.anomaly_map`."""
         precision = self.ae2.code.weight.dtype  # the backbone's first blocks may be in another
         features = [one.to(precision) for one in self.features(self.cast(x))]
         restored = self.ae2(features[1:])
         error: Tensor = self.error(features[1:], restored).unsqueeze(1)
         if source == "error":
             return error
-        return doubled(self.decoder(x.to(precision), features, restored)) + ERROR_WEIGHT * error
+        return combined(doubled(self.decoder(x.to(precision), features, restored)), ERROR_WEIGHT * error)
+
+
+def combined(marks: Tensor, error: Tensor) -> Tensor:
+    """The sum of two maps, raised as a whole so that its largest value is the sum of both largest values.
+
+    A defect often has its marks at its rim and AE2's error in its middle. Both count for the score, wherever they are.
+
+    Args:
+        marks: Float32 [N, 1, H, W].
+        error: The same shape.
+
+    Returns:
+        The same shape.
+    """
+    total = marks + error
+    peaks = marks.amax((2, 3), keepdim=True) + error.amax((2, 3), keepdim=True)
+    return total + (peaks - total.amax((2, 3), keepdim=True))
