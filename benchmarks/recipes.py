@@ -121,7 +121,7 @@ def measure(data: Path, options: TrainOptions, folder: Path) -> Run:
     rejected = float((good > held_out[conformal_rank(len(held_out), PROMISE) - 1]).mean()) if enough else None
     results = bundle.manifest.stages["train"].results
     return Run(
-        recipe=options.recipe,
+        recipe=bundle.manifest.model.recipe,
         seed=options.seed,
         hyperparameters=options.resolved_hyperparameters().describe(),
         machine=processor().name,

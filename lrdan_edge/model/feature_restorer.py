@@ -288,7 +288,7 @@ class FeatureRestorer(Network):
         return restored, self.decoder(x, found, [one.detach() for one in restored])
 
     def anomaly_map(self, x: Tensor, source: MapSource) -> Tensor:
-        """AE2's error (``error``), or the marks `combined` with `ERROR_WEIGHT` times that error (``defects``); see `Network.anomaly_map`."""
+        """AE2's error (``error``), or the marks `combined` with `ERROR_WEIGHT` times it (``defects``); see `Network.anomaly_map`."""
         precision = self.ae2.code.weight.dtype  # the backbone's first blocks may be in another
         features = [one.to(precision) for one in self.features(self.cast(x))]
         restored = self.ae2(features[1:])
