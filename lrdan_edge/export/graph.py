@@ -41,8 +41,8 @@ def export(bundle: Bundle, *, frame_size: tuple[int, int] | None = None) -> None
 
     The input is ``frames`` uint8 [N, H, W, C]; the outputs are ``score`` float32 [N] and ``heatmap`` float32 [N, h, w]; N is
     the only dynamic axis. In the fp16 graph, sums, scores, the last convolution and as many of the first convolutions as its bound
-    needs (`FLOAT32_FIRST`) stay in float32. The measured differences are written to ``reports/parity.json`` and ``.md``. A third
-    graph computes the reconstruction, for `lrdan_edge.runtime.explain`, if the network makes one.
+    needs (`FLOAT32_FIRST`, or `Network.float32_part`) stay in float32. The measured differences are written to ``reports/parity.*``.
+    A third graph computes the reconstruction, for `lrdan_edge.runtime.explain`, if the network makes one.
 
     Args:
         bundle: A trained bundle.
@@ -72,26 +72,26 @@ def export(bundle: Bundle, *, frame_size: tuple[int, int] | None = None) -> None
         stage.model = model
         changed = Bundle(bundle.path, msgspec.structs.replace(bundle.manifest, model=model))
         reference = reference_images(changed)
-        expected = torch_outputs(load_network(changed), reference.frames, largest_batch(model.heatmap_shape))
+        whole = load_network(changed)
+        expected = torch_outputs(whole, reference.frames, largest_batch(model.heatmap_shape))
         rows: list[Parity] = []
         missing: list[str] = []
         for precision in GRAPHS:
-            for first in FLOAT32_FIRST if precision == "fp16" else FLOAT32_FIRST[:1]:
+            for first, part in _in_float32(precision, whole.network.float32_part):
                 module = load_network(changed)
-                prepare(module, precision, first)
+                prepare(module, precision, first, part)
                 graph = to_onnx(module, reference.frames)
                 graph.producer_name, graph.producer_version = "lrdan-edge", ""
                 data = graph.SerializeToString()
                 found = measure(precision, data, reference, expected, bundle.manifest.scoring.unit)
-                if not any(row.broken() for row in found[0]) or first + 1 >= _convolutions(module) / 2:
+                if not any(row.broken() for row in found[0]) or first + 1 >= _convolutions(module.network) / 2:
                     break  # with more than half of the convolutions in float32, fp16 brings no gain
             stage.path(graph_name(precision)).write_bytes(data)
             rows, missing = rows + found[0], missing + found[1]
             stage.results[precision] = _require_bounds(precision, found[0])
             if precision == "fp16":
-                stage.results[precision]["float32_convolutions"] = first + 1.0
+                stage.results[precision]["float32_convolutions"] = _convolutions(module.network, part) + first + 1.0
         write_report(stage, command, reference, expected[0], rows, missing)
-        whole = load_network(changed)
         if whole.network.reconstructs:
             fold_batch_norm(whole.network)
             graph = to_onnx(ReconstructionModule(whole), reference.frames, outputs=("reconstruction",))
@@ -127,13 +127,23 @@ def _require_bounds(precision: Precision, rows: list[Parity]) -> dict[str, float
     return {"largest_relative_score_difference": max(row.score_max for row in rows), "images": float(rows[0].images)}
 
 
-def prepare(module: "DeployModule", precision: Precision, first: int = FLOAT32_FIRST[0]) -> None:
+def _in_float32(precision: Precision, part: str | None) -> list[tuple[int, str | None]]:
+    """What a graph keeps in float32, in the order of trying: a number of first convolutions, and a part of the network or None."""
+    if precision != "fp16":
+        return [(FLOAT32_FIRST[0], None)]
+    if part:
+        return [(FLOAT32_FIRST[0], None), (0, part)]
+    return [(first, None) for first in FLOAT32_FIRST]
+
+
+def prepare(module: "DeployModule", precision: Precision, first: int = FLOAT32_FIRST[0], part: str | None = None) -> None:
     """Prepare a deploy module for export in one precision, in place; parts that the score does not need are removed.
 
     Args:
         module: The trained module.
         precision: fp32 or fp16.
         first: Number of convolutions at the start of an fp16 graph that stay in float32.
+        part: Part of the network that stays in float32 in an fp16 graph, or None; see `Network.float32_part`.
     """
     from lrdan_edge.model.folding import fold_batch_norm
     from lrdan_edge.model.precision import halve
@@ -141,13 +151,15 @@ def prepare(module: "DeployModule", precision: Precision, first: int = FLOAT32_F
     module.network = module.network.for_scoring(module.source)
     fold_batch_norm(module.network)  # before conversion to half precision, else the weights would be rounded twice
     if precision == "fp16":
-        halve(module, module.network, first, last=module.network.last_in_float32)
+        halve(module, module.network, first, last=module.network.last_in_float32, part=part)
 
 
-def _convolutions(module: "DeployModule") -> int:
+def _convolutions(network: "torch.nn.Module", part: str | None = "") -> int:
+    """The number of convolutions of a network, or of a part of it; None is no part."""
     from torch import nn
 
-    return sum(isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) for layer in module.network.modules())
+    layers = [] if part is None else network.get_submodule(part).modules()
+    return sum(isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) for layer in layers)
 
 
 def to_onnx(module: "torch.nn.Module", frames: Frame, outputs: tuple[str, ...] = ("score", "heatmap")) -> "onnx.ModelProto":

@@ -233,6 +233,7 @@ class FeatureRestorer(Network):
     """
 
     reconstructs: ClassVar[bool] = False
+    float32_part: ClassVar[str | None] = "backbone"  # rounding in AE2 and the decoder moves the score a tenth as much
 
     def __init__(self, spec: ModelSpec, dropout: float = 0.0) -> None:
         """Make the network.
@@ -258,7 +259,8 @@ class FeatureRestorer(Network):
 
     def features(self, x: Tensor) -> list[Tensor]:
         """Features of images float [N, C, H, W] at strides 2, 4, 8 and 16, float [N, K, h, w]; all but the first standardised."""
-        return self.standardised(self.backbone(x))
+        precision = next(self.ae2.parameters()).dtype  # of an fp16 graph, the backbone may stay in float32
+        return self.standardised([one.to(precision) for one in self.backbone(x)])
 
     def standardised(self, features: Sequence[Tensor]) -> list[Tensor]:
         """The backbone's features, all but the first in deviations from the good images' mean."""

@@ -17,10 +17,13 @@ class Network(nn.Module, ABC):
     Attributes:
         reconstructs: Whether `forward` returns a reconstruction of its input first, which `explain` shows.
         last_in_float32: Whether the output of the last convolution is so close to the score that an fp16 graph keeps it in float32.
+        float32_part: The part that an fp16 graph keeps in float32 as a whole where its bounds would break otherwise. None: it keeps
+            more of the first convolutions instead.
     """
 
     reconstructs: ClassVar[bool] = True
     last_in_float32: ClassVar[bool] = True
+    float32_part: ClassVar[str | None] = None
 
     @abstractmethod
     def anomaly_map(self, x: Tensor, source: MapSource) -> Tensor:

@@ -35,7 +35,7 @@ class Float32Layer(Float32Module):
         return y.half() if self.halves else y
 
 
-def halve(module: nn.Module, network: nn.Module, first: int, *, last: bool = True) -> None:
+def halve(module: nn.Module, network: nn.Module, first: int, *, last: bool = True, part: str | None = None) -> None:
     """Convert a network to half precision in place, except for its first convolutions and its last.
 
     Rounding errors in the first convolutions shift all later activations. They caused four fifths of the difference between the
@@ -45,12 +45,18 @@ def halve(module: nn.Module, network: nn.Module, first: int, *, last: bool = Tru
     Args:
         module: The deploy module; each `Float32Module` in it is not changed.
         network: The module's network, with batch normalisation folded.
-        first: Number of convolutions at the start that stay in float32, 2 or more.
+        first: Number of convolutions at the start that stay in float32.
         last: Whether the last convolution stays in float32.
+        part: Name of a part of the network that stays in float32 as a whole, or None; `first` counts the convolutions outside it.
     """
+    whole = network.get_submodule(part) if part else None
+    if part:
+        setattr(network, part, nn.Identity())
     names = [name for name, layer in network.named_modules() if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)]
     for name in {*names[:first], *names[-1:][:last]}:
         owner, _, place = name.rpartition(".")
         kept = Float32Layer(network.get_submodule(name), halves=name != names[-1])
         setattr(network.get_submodule(owner), place, kept)
     module.half()
+    if part:
+        setattr(network, part, whole)
