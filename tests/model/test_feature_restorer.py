@@ -114,7 +114,7 @@ def test_good_images_have_errors_about_zero_and_unit_deviation() -> None:
 def test_the_decoder_does_not_train_ae2() -> None:
     network = fitted(images_of(4, 1, (36, 36))).train()
     restored, logits = network(seen_by(images_of(4, 1, (36, 36), seed=1)))
-    logits.sum().backward()  # type: ignore[no-untyped-call]
+    logits.sum().backward()
     assert all(parameter.grad is None for parameter in network.ae2.parameters())
     assert all(parameter.grad is not None for parameter in network.decoder.parameters())
     assert [one.shape[2:] for one in restored] == [(9, 9), (5, 5), (3, 3)]
