@@ -28,7 +28,7 @@ from lrdan_edge.evaluation.result import AT_2_PERCENT, Evaluation
 from lrdan_edge.export.graph import export
 from lrdan_edge.train.options import TrainOptions
 from lrdan_edge.train.recipes import RECIPES
-from lrdan_edge.train.trainer import command_for, train
+from lrdan_edge.train.trainer import train
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -44,11 +44,13 @@ class Run(msgspec.Struct):
 
 
 def trained(data: Path, path: Path, options: TrainOptions) -> Bundle:
-    """The bundle at `path` if the same command has trained it to the end, else one that is trained now."""
+    """The bundle at `path` if the same options have trained it to the end on data of this name, else one that is trained now."""
     if (path / MANIFEST).exists():
         bundle = Bundle.open(path)
         stage = bundle.manifest.stages.get("train")
-        if stage and stage.command == command_for(data, options) and not stage.results["interrupted"]:
+        asked = json.loads(json.dumps(options.as_dict(), default=str))
+        same = stage and stage.options == asked and Path(stage.results["data"]).name == data.absolute().name
+        if stage and same and not stage.results["interrupted"]:
             return bundle
     return train(data, path, options)
 

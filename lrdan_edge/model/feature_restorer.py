@@ -233,7 +233,10 @@ class FeatureRestorer(Network):
     """
 
     reconstructs: ClassVar[bool] = False
-    float32_first: ClassVar[tuple[int, ...]] = (3, 9, 15, 1000)  # one block; up to strides 4 and 8; the whole backbone
+    float32_first: ClassVar[tuple[int, ...]] = (
+        3,
+        1000,
+    )  # one block; the whole backbone, whose rounding causes most of the difference
 
     def __init__(self, spec: ModelSpec, dropout: float = 0.0) -> None:
         """Make the network.
