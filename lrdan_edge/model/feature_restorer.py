@@ -14,9 +14,10 @@ from torch.nn import functional as F
 
 from lrdan_edge.bundle.spec import ModelSpec
 from lrdan_edge.model.backbone import EfficientNetLite, feature_channels
-from lrdan_edge.model.features import first_blocks, interpolation_matrix
+from lrdan_edge.model.features import Enlargement, first_blocks, interpolation_matrix, neighbour_matrix
 from lrdan_edge.model.network import MapSource, Network
 from lrdan_edge.model.networks import doubled, initialise
+from lrdan_edge.model.padim import PositionGaussians
 from lrdan_edge.model.precision import Float32Layer, Float32Module, halve_after
 
 STRIDES: tuple[Literal[2, 4, 8, 16], ...] = (2, 4, 8, 16)
@@ -31,8 +32,11 @@ LEAST_DEVIATION = 0.25
 ERROR_SIGMA = 4.0
 """Deviation in pixels of the Gaussian that smooths AE2's error, as in PaDiM and PatchCore."""
 
-ERROR_WEIGHT = 2.0
+ERROR_WEIGHT = 1.5
 """The log-odds of a defect that one deviation of AE2's error adds."""
+
+DISTANCE_WEIGHT = 1.5
+"""The log-odds that one deviation of the good images' largest distances adds."""
 
 
 def _convolution(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
@@ -211,6 +215,50 @@ class ErrorMap(Float32Module):
         self.get_buffer(f"inverse_{place}").copy_(1 / (deviation + LEAST_DEVIATION * overall).clamp_min(1e-6))
 
 
+class DistanceMap(Float32Module):
+    """The Mahalanobis distance of AE2's difference at the coarsest stride from the good images' differences at the same position.
+
+    Where the error's size says little, its direction may: PaDiM (arXiv 2011.08785) measures features in the same way. The distance is in
+    deviations of the largest distances of good images that had no part in the Gaussians.
+
+    Attributes:
+        offset: The mean of these largest distances, float32 [].
+        inverse: One over their deviation, float32 [].
+    """
+
+    offset: Tensor
+    inverse: Tensor
+    rows: Tensor
+    columns: Tensor
+
+    def __init__(self, channels: int, side: tuple[int, int], size: tuple[int, int]) -> None:
+        """Make the constants.
+
+        Args:
+            channels: Channels of the features.
+            side: Their (rows, columns).
+            size: (rows, columns) of the map.
+        """
+        super().__init__()
+        self.side = side
+        self.gaussians = PositionGaussians(side[0] * side[1], channels, channels)
+        self.register_buffer("offset", torch.zeros(()))
+        self.register_buffer("inverse", torch.ones(()))
+        self.register_buffer("rows", neighbour_matrix(side[0])[None, None], persistent=False)
+        self.register_buffer("columns", neighbour_matrix(side[1]).T.contiguous()[None, None], persistent=False)
+        self.enlarge = Enlargement(side, size)
+
+    def averaged(self, features: Tensor, restored: Tensor) -> Tensor:
+        """The difference of features and AE2's output, averaged over neighbouring positions: float32 [N, K, h, w]."""
+        return self.rows @ (features.float() - restored.float()) @ self.columns
+
+    def forward(self, features: Tensor, restored: Tensor) -> Tensor:
+        """Compute the map, float32 [N, H, W], of standardised features float [N, K, h, w] and AE2's output for them."""
+        distances = self.gaussians(self.averaged(features, restored)).reshape(-1, *self.side)
+        enlarged: Tensor = self.enlarge((distances - self.offset) * self.inverse)
+        return enlarged
+
+
 def _smoothing_interpolation(before: int, after: int) -> Tensor:
     """The matrix that enlarges one side linearly and then smooths it, float32 [after, before]; edges are repeated."""
     enlarge = interpolation_matrix(before, after)
@@ -257,6 +305,7 @@ class FeatureRestorer(Network):
         self.ae2 = FeatureAutoencoder(channels[1:], spec.latent_channels, dropout)
         self.decoder = DefectDecoder(channels, int(spec.channels))
         self.error = ErrorMap(sides, (spec.height, spec.width))
+        self.distance = DistanceMap(channels[-1], sides[-1], (spec.height, spec.width))
         initialise(self.ae2)
         initialise(self.decoder)
 
@@ -291,28 +340,31 @@ class FeatureRestorer(Network):
         return restored, self.decoder(x, found, [one.detach() for one in restored])
 
     def anomaly_map(self, x: Tensor, source: MapSource) -> Tensor:
-        """AE2's error (``error``), or the marks `combined` with `ERROR_WEIGHT` times it (``defects``); see `Network.anomaly_map`."""
+        """AE2's error and distance (``error``), or the marks `combined` with them (``defects``); see `Network.anomaly_map`."""
         precision = self.ae2.code.weight.dtype  # the backbone's first blocks may be in another
         features = [one.to(precision) for one in self.features(self.cast(x))]
         restored = self.ae2(features[1:])
-        error: Tensor = self.error(features[1:], restored).unsqueeze(1)
-        if source == "error":
-            return error
-        return combined(doubled(self.decoder(x.to(precision), features, restored)), ERROR_WEIGHT * error)
+        maps = [
+            ERROR_WEIGHT * self.error(features[1:], restored).unsqueeze(1),
+            DISTANCE_WEIGHT * self.distance(features[-1], restored[-1]).unsqueeze(1),
+        ]
+        if source == "defects":
+            maps.append(doubled(self.decoder(x.to(precision), features, restored)))
+        return combined(maps)
 
 
-def combined(marks: Tensor, error: Tensor) -> Tensor:
-    """The sum of two maps, raised as a whole so that its largest value is the sum of both largest values.
+def combined(maps: Sequence[Tensor]) -> Tensor:
+    """The sum of maps, raised as a whole so that its largest value is the sum of their largest values.
 
     A defect often has its marks at its rim and AE2's error in its middle. Both count for the score, wherever they are.
 
     Args:
-        marks: Float32 [N, 1, H, W].
-        error: The same shape.
+        maps: Float32 [N, 1, H, W] each.
 
     Returns:
         The same shape.
     """
-    total = marks + error
-    peaks = marks.amax((2, 3), keepdim=True) + error.amax((2, 3), keepdim=True)
+    total, peaks = maps[0], maps[0].amax((2, 3), keepdim=True)
+    for one in maps[1:]:
+        total, peaks = total + one, peaks + one.amax((2, 3), keepdim=True)
     return total + (peaks - total.amax((2, 3), keepdim=True))

@@ -22,9 +22,10 @@ class PositionGaussians(Float32Module):
     whitening: Tensor
 
     def __init__(self, positions: int, features: int, dimensions: int) -> None:
-        """Choose `dimensions` of the `features` with torch's random generator; the Gaussians are standard normal."""
+        """Choose `dimensions` of the `features` with torch's random generator, if not all; the Gaussians are standard normal."""
         super().__init__()
-        self.register_buffer("dimensions", torch.randperm(features)[:dimensions].sort().values)
+        chosen = torch.randperm(features)[:dimensions].sort().values if dimensions < features else torch.arange(features)
+        self.register_buffer("dimensions", chosen)
         self.register_buffer("mean", torch.zeros(positions, 1, dimensions))
         self.register_buffer("whitening", torch.eye(dimensions).repeat(positions, 1, 1))
 

@@ -7,7 +7,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, uniform_filter
+from scipy.spatial.distance import cdist
 from specs import spec_for
 from torch import Tensor
 from torch.nn import functional as F
@@ -16,7 +17,7 @@ from lrdan_edge.model.architectures import network_for
 from lrdan_edge.model.feature_restorer import STRIDES, FeatureRestorer
 from lrdan_edge.model.folding import fold_batch_norm
 from lrdan_edge.model.pretrained import load_pretrained
-from lrdan_edge.train.recipes.feature_restoration.learner import LEAST_DEVIATION, fit_error_map, standardise_features
+from lrdan_edge.train.recipes.feature_restoration.statistics import LEAST_DEVIATION, fit_error_maps, standardise_features
 
 SIZES = [(28, 28), (36, 100), (68, 60), (132, 92)]
 Exact = npt.NDArray[np.float64]
@@ -37,7 +38,7 @@ def fitted(images: Tensor) -> FeatureRestorer:
     assert isinstance(network, FeatureRestorer)
     load_pretrained("efficientnet-lite0").load_into(network.backbone)
     standardise_features(network, images, batch_size=4)
-    fit_error_map(network, images, batch_size=4)
+    fit_error_maps(network, images, batch_size=4)
     return network
 
 
@@ -56,7 +57,10 @@ class Watched:
         ]
         with torch.inference_mode():
             self.map: Exact = network.anomaly_map(seen_by(images), "defects").double().numpy()[:, 0]
-            self.error: Exact = network.anomaly_map(seen_by(images), "error").double().numpy()[:, 0]
+            features = network.features(seen_by(images))
+            restored = network.ae2(features[1:])
+            self.error: Exact = network.error(features[1:], restored).double().numpy()
+            self.distance: Exact = network.distance(features[-1], restored[-1]).double().numpy()
         for hook in hooks:
             hook.remove()
 
@@ -81,7 +85,7 @@ class Watched:
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_the_map_is_the_marks_plus_twice_the_error_and_its_peak_the_sum_of_both_peaks(
+def test_the_map_adds_marks_error_and_distance_and_its_peak_is_the_sum_of_their_peaks(
     size: tuple[int, int], channels: Literal[1, 3]
 ) -> None:
     images = images_of(10, channels, size)
@@ -101,11 +105,38 @@ def test_the_map_is_the_marks_plus_twice_the_error_and_its_peak_the_sum_of_both_
     np.testing.assert_allclose(others.error, expected, atol=2e-3 * expected.std())
     marks = others.decoder[0][:, 0]
     assert marks.shape == (3, size[0] // 2, size[1] // 2)
-    large = np.kron(marks, np.ones((2, 2)))
-    peaks = large.max((1, 2)) + 2 * expected.max((1, 2))
-    np.testing.assert_allclose(others.map.max((1, 2)), peaks, atol=4e-3 * expected.std())
-    raised = large + 2 * expected + (peaks - (large + 2 * expected).max((1, 2)))[:, None, None]
-    np.testing.assert_allclose(others.map, raised, atol=4e-3 * expected.std())
+    distances = distances_of(good, others)
+    np.testing.assert_allclose(others.distance, distances, atol=2e-2 * distances.std())
+    maps = [np.kron(marks, np.ones((2, 2))), 1.5 * others.error, 1.5 * others.distance]
+    peaks = np.sum([one.max((1, 2)) for one in maps], 0)
+    total = np.sum(maps, 0)
+    np.testing.assert_allclose(others.map.max((1, 2)), peaks, rtol=1e-4)
+    np.testing.assert_allclose(others.map, total + (peaks - total.max((1, 2)))[:, None, None], atol=1e-4 * total.std())
+
+
+def distances_of(good: Watched, others: Watched) -> Exact:
+    """The map of Mahalanobis distances, by NumPy's covariances and SciPy's distance, position by position."""
+
+    def averaged(watched: Watched) -> Exact:
+        difference = watched.standardised[-1] - watched.ae2[-1]
+        counts = uniform_filter(np.ones(difference.shape[2:]), 3, mode="constant")
+        return np.asarray(uniform_filter(difference, (1, 1, 3, 3), mode="constant") / counts)
+
+    def measured(known: Exact, new: Exact) -> Exact:
+        found = np.empty((len(new), *new.shape[2:]))
+        weight = 0.05 * known.var((0, 2, 3)).mean()
+        for row, column in np.ndindex(*new.shape[2:]):
+            samples, mean = known[:, :, row, column], known[:, :, row, column].mean(0)
+            inverse = np.linalg.inv(np.cov(samples, rowvar=False) + weight * np.eye(samples.shape[1]))
+            found[:, row, column] = cdist(new[:, :, row, column], mean[None], "mahalanobis", VI=inverse)[:, 0]
+        return found
+
+    known, new = averaged(good), averaged(others)
+    folds = np.arange(len(known)) * 4 // len(known)
+    largest = np.concatenate([measured(known[folds != fold], known[folds == fold]).max((1, 2)) for fold in range(4)])
+    deviations = (measured(known, new) - largest.mean()) / largest.std()
+    size = others.map.shape[1:]
+    return np.stack([cv2.resize(one, size[::-1], interpolation=cv2.INTER_LINEAR) for one in deviations])
 
 
 def test_good_images_have_errors_about_zero_and_unit_deviation() -> None:
@@ -134,7 +165,7 @@ def test_weights_restore_the_network_and_folding_changes_nothing() -> None:
     with torch.inference_mode():
         found = other.anomaly_map(seen_by(images), "defects")
     assert (tuple(found.shape), found.dtype) == ((6, 1, 60, 52), torch.float32)
-    np.testing.assert_allclose(found[:, 0].numpy(), expected, atol=2e-3)
+    np.testing.assert_allclose(found[:, 0].numpy(), expected, atol=5e-3)
 
 
 def test_the_error_stays_in_float32() -> None:

@@ -17,9 +17,6 @@ from lrdan_edge.train.painting.learner import PaintingLearner
 from lrdan_edge.train.painting.losses import marking, overlap
 from lrdan_edge.train.recipes.feature_restoration.hyperparameters import FeatureRestorationHyperparameters
 
-LEAST_DEVIATION = 1e-3
-"""The smallest deviation that a feature is divided by; features are about 1."""
-
 
 def restoration(restored: Sequence[Tensor], good: Sequence[Tensor], cosine_weight: float) -> Tensor:
     """Smooth L1 loss plus `cosine_weight` times one minus the cosine of the angle between feature vectors, summed over the strides.
@@ -108,57 +105,3 @@ class FeatureRestorationLearner(PaintingLearner):
 def to_backbone(images: Tensor) -> Tensor:
     """Images in [-1, 1] to the range of the backbone's images: float32 [N, C, H, W], channels last."""
     return ((images + 1) * (127.5 * SCALE) + OFFSET).contiguous(memory_format=torch.channels_last)
-
-
-@torch.no_grad()
-def standardise_features(network: FeatureRestorer, frames: Tensor, batch_size: int = 16) -> None:
-    """Set the network's mean and deviation of features to those of good images.
-
-    Args:
-        network: The network, with its backbone's weights.
-        frames: Good images, uint8 [N, C, H, W].
-        batch_size: Images per forward pass.
-    """
-    device = next(network.parameters()).device
-    sums: list[Tensor] = []
-    squares: list[Tensor] = []
-    for part in torch.split(frames, batch_size):
-        x = (part.to(device).float() * SCALE + OFFSET).contiguous(memory_format=torch.channels_last)
-        found = [one.double() for one in network.backbone(x)[1:]]
-        sums = _added(sums, [one.mean((2, 3)).sum(0) for one in found])
-        squares = _added(squares, [one.square().mean((2, 3)).sum(0) for one in found])
-    for place, (total, square) in enumerate(zip(sums, squares, strict=True)):
-        mean = total / len(frames)
-        deviation = (square / len(frames) - mean.square()).clamp_min(0).sqrt().clamp_min(LEAST_DEVIATION)
-        network.get_buffer(f"mean_{place}").copy_(mean[None, :, None, None])
-        network.get_buffer(f"inverse_{place}").copy_(1 / deviation[None, :, None, None])
-
-
-@torch.no_grad()
-def fit_error_map(network: FeatureRestorer, frames: Tensor, batch_size: int = 16) -> None:
-    """Set the constants of the network's error map to those of good images; the network is left in evaluation mode.
-
-    Args:
-        network: The trained network.
-        frames: Good images, uint8 [N, C, H, W].
-        batch_size: Images per forward pass.
-    """
-    network.eval()
-    device = next(network.parameters()).device
-    sums: list[Tensor] = []
-    squares: list[Tensor] = []
-    for part in torch.split(frames, batch_size):
-        x = (part.to(device).float() * SCALE + OFFSET).contiguous(memory_format=torch.channels_last)
-        features = network.features(x)[1:]
-        errors = [one.double() for one in network.error.errors(features, network.ae2(features))]
-        sums = _added(sums, [one.sum(0, keepdim=True) for one in errors])
-        squares = _added(squares, [one.square().sum(0, keepdim=True) for one in errors])
-    for place, (total, square) in enumerate(zip(sums, squares, strict=True)):
-        mean, mean_square = total / len(frames), square / len(frames)
-        deviation = (mean_square - mean.square()).clamp_min(0).sqrt()
-        overall = (mean_square.mean((2, 3), keepdim=True) - mean.mean((2, 3), keepdim=True).square()).clamp_min(0).sqrt()
-        network.error.fit(place, mean, deviation, overall)
-
-
-def _added(totals: list[Tensor], parts: list[Tensor]) -> list[Tensor]:
-    return [one + other for one, other in zip(totals, parts, strict=True)] if totals else parts

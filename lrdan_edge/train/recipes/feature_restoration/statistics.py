@@ -1,0 +1,122 @@
+"""The statistics of good images: of the backbone's features before training, and of AE2's error after it."""
+
+import torch
+from torch import Tensor
+
+from lrdan_edge.model.backbone import OFFSET, SCALE
+from lrdan_edge.model.feature_restorer import DistanceMap, FeatureRestorer
+from lrdan_edge.model.padim import PositionGaussians
+
+LEAST_DEVIATION = 1e-3
+"""The smallest deviation that a feature is divided by; features are about 1."""
+
+REGULARISATION = 0.05
+"""Added to the diagonal of each covariance, as a fraction of the differences' mean variance."""
+
+FOLDS = 4
+"""Parts of the good images that are measured in turn by the Gaussians of the others."""
+
+_AT_ONCE = 256  # positions whose covariances are factorised together
+
+
+@torch.no_grad()
+def standardise_features(network: FeatureRestorer, frames: Tensor, batch_size: int = 16) -> None:
+    """Set the network's mean and deviation of features to those of good images.
+
+    Args:
+        network: The network, with its backbone's weights.
+        frames: Good images, uint8 [N, C, H, W].
+        batch_size: Images per forward pass.
+    """
+    device = next(network.parameters()).device
+    sums: list[Tensor] = []
+    squares: list[Tensor] = []
+    for part in torch.split(frames, batch_size):
+        x = (part.to(device).float() * SCALE + OFFSET).contiguous(memory_format=torch.channels_last)
+        found = [one.double() for one in network.backbone(x)[1:]]
+        sums = _added(sums, [one.mean((2, 3)).sum(0) for one in found])
+        squares = _added(squares, [one.square().mean((2, 3)).sum(0) for one in found])
+    for place, (total, square) in enumerate(zip(sums, squares, strict=True)):
+        mean = total / len(frames)
+        deviation = (square / len(frames) - mean.square()).clamp_min(0).sqrt().clamp_min(LEAST_DEVIATION)
+        network.get_buffer(f"mean_{place}").copy_(mean[None, :, None, None])
+        network.get_buffer(f"inverse_{place}").copy_(1 / deviation[None, :, None, None])
+
+
+@torch.no_grad()
+def fit_error_maps(network: FeatureRestorer, frames: Tensor, batch_size: int = 16) -> None:
+    """Set the constants of the network's error and distance maps to good images'; the network is left in evaluation mode.
+
+    Args:
+        network: The trained network.
+        frames: Good images, uint8 [N, C, H, W].
+        batch_size: Images per forward pass.
+    """
+    network.eval()
+    device = next(network.parameters()).device
+    sums: list[Tensor] = []
+    squares: list[Tensor] = []
+    differences: list[Tensor] = []
+    for part in torch.split(frames, batch_size):
+        x = (part.to(device).float() * SCALE + OFFSET).contiguous(memory_format=torch.channels_last)
+        features = network.features(x)[1:]
+        restored = network.ae2(features)
+        differences.append(network.distance.averaged(features[-1], restored[-1]).half())
+        errors = [one.double() for one in network.error.errors(features, restored)]
+        sums = _added(sums, [one.sum(0, keepdim=True) for one in errors])
+        squares = _added(squares, [one.square().sum(0, keepdim=True) for one in errors])
+    for place, (total, square) in enumerate(zip(sums, squares, strict=True)):
+        mean, mean_square = total / len(frames), square / len(frames)
+        deviation = (mean_square - mean.square()).clamp_min(0).sqrt()
+        overall = (mean_square.mean((2, 3), keepdim=True) - mean.mean((2, 3), keepdim=True).square()).clamp_min(0).sqrt()
+        network.error.fit(place, mean, deviation, overall)
+    fit_distances(network.distance, torch.cat(differences))
+
+
+def _added(totals: list[Tensor], parts: list[Tensor]) -> list[Tensor]:
+    return [one + other for one, other in zip(totals, parts, strict=True)] if totals else parts
+
+
+@torch.no_grad()
+def fit_distances(distance: DistanceMap, differences: Tensor) -> None:
+    """Set the Gaussians of a distance map, and the mean and deviation of largest distances.
+
+    These come from cross-fitting: each quarter of the images is measured by the Gaussians of the others. An image's distance from
+    Gaussians that it had a part in is too small, and with few images much too small.
+
+    Args:
+        distance: The map.
+        differences: AE2's averaged differences for good images, float [N, K, h, w].
+    """
+    samples = differences.flatten(2).permute(2, 0, 1).float()  # position first
+    folds = torch.arange(samples.shape[1], device=samples.device) * FOLDS // samples.shape[1]
+    largest = []
+    for fold in range(FOLDS if samples.shape[1] >= 2 * FOLDS else 0):
+        fit_gaussians(distance.gaussians, samples[:, folds != fold])
+        largest.append(distance.gaussians(differences[folds == fold].float()).amax(1))
+    fit_gaussians(distance.gaussians, samples)
+    if not largest:
+        largest.append(distance.gaussians(differences.float()).amax(1))
+    found = torch.cat(largest)
+    distance.offset.copy_(found.mean())
+    distance.inverse.copy_(1 / found.std(unbiased=False).clamp_min(LEAST_DEVIATION * found.mean().clamp_min(1)))
+
+
+def fit_gaussians(gaussians: PositionGaussians, samples: Tensor) -> None:
+    """Fit one Gaussian per position.
+
+    Args:
+        gaussians: The Gaussians, of all features.
+        samples: Float32 [P, N, D].
+    """
+    identity = torch.eye(samples.shape[2], device=samples.device)
+    weight = REGULARISATION * samples.var((0, 1), unbiased=False).mean().clamp_min(LEAST_DEVIATION**2)
+    for start in range(0, len(samples), _AT_ONCE):
+        part = slice(start, start + _AT_ONCE)
+        mean = samples[part].mean(1, keepdim=True)
+        centred = samples[part] - mean
+        covariance = centred.transpose(1, 2) @ centred / max(1, centred.shape[1] - 1)
+        factor = torch.linalg.cholesky(covariance + weight * identity)
+        inverse = torch.linalg.solve_triangular(factor, identity, upper=False)
+        gaussians.mean[part] = mean
+        gaussians.whitening[part] = inverse.transpose(1, 2)
