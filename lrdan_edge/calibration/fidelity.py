@@ -3,8 +3,9 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -25,9 +26,10 @@ if TYPE_CHECKING:
 LEAST_RANK_CORRELATION = 0.98
 LARGEST_AUROC_DIFFERENCE = 0.005
 _BATCH = 16
+_QUICK_PIXELS = 1 << 21  # 128 images of 128x128
+_FEWEST_QUICK = 32
 
 Scores = npt.NDArray[np.float32]
-ImageKind = Literal["good", "painted", "both"]
 
 
 class Fidelity(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,19 +74,15 @@ class Fidelity(msgspec.Struct, frozen=True, kw_only=True):
         Args:
             false_reject_rate: The target rate; at most this fraction of good images may change its verdict.
         """
-        found, difference = self.broken_among_good(false_reject_rate), abs(self.auroc - self.auroc_fp32)
-        if not difference <= LARGEST_AUROC_DIFFERENCE:
-            found.append(f"AUROC differs by {difference:.4f}, bound {LARGEST_AUROC_DIFFERENCE}")
-        return found
-
-    def broken_among_good(self, false_reject_rate: float) -> list[str]:
-        """Describe the bounds that are broken on good images; see `broken`."""
         found = []
         if not self.rank_correlation >= LEAST_RANK_CORRELATION:
             found.append(f"rank correlation {self.rank_correlation:.4f}, bound {LEAST_RANK_CORRELATION}")
         most = max(false_reject_rate, 1 / self.images)
         if self.verdicts_changed > most + 1e-9:
             found.append(f"{self.verdicts_changed:.1%} of good images change their verdict, bound {most:.1%}")
+        difference = abs(self.auroc - self.auroc_fp32)
+        if not difference <= LARGEST_AUROC_DIFFERENCE:
+            found.append(f"AUROC differs by {difference:.4f}, bound {LARGEST_AUROC_DIFFERENCE}")
         return found
 
 
@@ -97,7 +95,11 @@ class ScorePair:
 
 
 class QuantizationEvaluator:
-    """Compares int8 graphs with the fp32 graph on images that are not used for ranges or thresholds."""
+    """Compares int8 graphs with the fp32 graph on images that are not used for ranges or thresholds.
+
+    Attributes:
+        quick: Number of good images that suffice to compare many int8 graphs; the larger the images, the fewer, since they take longer.
+    """
 
     def __init__(
         self,
@@ -122,45 +124,55 @@ class QuantizationEvaluator:
         self._loader, self._rate = loader, false_reject_rate
         self._frames = loader.load(good)
         self._labelled = labelled or []
-        self.fp32 = self.scores(fp32, slices(self._frames, _BATCH))
+        self.quick = max(_FEWEST_QUICK, _QUICK_PIXELS // (loader.shape[0] * loader.shape[1]))
         self._painted = paint_defects(self._frames, loader.region)
-        self._painted_fp32 = self.scores(fp32, slices(self._painted, _BATCH))
-        self._auroc_fp32, self._recall_fp32 = self._separation(fp32, self.fp32, self._painted_fp32)
+        self.fp32, self._painted_fp32 = self._both(fp32, _spread(len(self._frames), None))
+        self._labelled_fp32 = self._scores_of(fp32, self._labelled)
 
-    def measure(self, model: "onnx.ModelProto") -> Fidelity:
-        """Measure an int8 graph's fidelity to fp32."""
-        scores = self.scores(model, slices(self._frames, _BATCH))
-        painted = self.scores(model, slices(self._painted, _BATCH))
-        area, recall = self._separation(model, scores, painted)
+    @property
+    def images(self) -> int:
+        """Number of good images."""
+        return len(self._frames)
+
+    def measure(self, model: "onnx.ModelProto", most: int | None = None) -> Fidelity:
+        """Measure an int8 graph's fidelity to fp32.
+
+        Args:
+            model: The graph.
+            most: Largest number of good images, and of pairs of labelled ones; None for all.
+        """
+        places = _spread(len(self._frames), most)
+        marked = _spread(len(self._labelled), most and 2 * most)
+        fp32, painted_fp32 = self.fp32[places], self._painted_fp32[places]
+        scores, painted = self._both(model, places)
+        labelled = [self._labelled[place] for place in marked]
+        area, recall = self._separation(labelled, self._scores_of(model, labelled), (scores, painted))
+        area_fp32, recall_fp32 = self._separation(labelled, self._labelled_fp32[marked], (fp32, painted_fp32))
         return Fidelity(
             images=len(scores),
-            rank_correlation=rank_correlation(self.fp32, scores),
-            painted_rank_correlation=rank_correlation(self._painted_fp32, painted),
-            added_spread=_added_spread(ScorePair(self.fp32, scores)),
-            verdicts_changed=_verdicts_changed(ScorePair(self.fp32, scores), self._rate),
+            rank_correlation=rank_correlation(fp32, scores),
+            painted_rank_correlation=rank_correlation(painted_fp32, painted),
+            added_spread=_added_spread(ScorePair(fp32, scores)),
+            verdicts_changed=_verdicts_changed(ScorePair(fp32, scores), self._rate),
             auroc=area,
-            auroc_fp32=self._auroc_fp32,
+            auroc_fp32=area_fp32,
             recall=recall,
-            recall_fp32=self._recall_fp32,
+            recall_fp32=recall_fp32,
         )
 
-    def added_spread(self, model: "onnx.ModelProto", most: int, kind: ImageKind = "both") -> float:
-        """`Fidelity.added_spread` on a few images: a quick measure to compare layers.
+    def added_spread(self, model: "onnx.ModelProto", most: int) -> float:
+        """`Fidelity.added_spread` on a few good images, or on the same with painted defects if it is larger: to compare layers.
 
         Defects reveal a range that is too narrow, good images one that is too wide.
 
         Args:
             model: An int8 graph.
             most: Largest number of images of each kind.
-            kind: Good images, the same with painted defects, or the larger value of both.
         """
-        places = np.linspace(0, len(self._frames) - 1, min(most, len(self._frames))).astype(int)
-        kinds = {"good": (self._frames, self.fp32), "painted": (self._painted, self._painted_fp32)}
-        return max(
-            _added_spread(ScorePair(fp32[places], self.scores(model, slices(frames[places], _BATCH))))
-            for name, (frames, fp32) in kinds.items()
-            if kind in (name, "both")
-        )
+        places = _spread(len(self._frames), most)
+        scores, painted = self._both(model, places)
+        pairs = (ScorePair(self.fp32[places], scores), ScorePair(self._painted_fp32[places], painted))
+        return max(map(_added_spread, pairs))
 
     def score_pair(self, model: "onnx.ModelProto") -> ScorePair:
         """Both graphs' scores of the good images."""
@@ -191,15 +203,31 @@ class QuantizationEvaluator:
         spread = float(np.std(self.fp32.astype(np.float64)))
         return difference / spread if spread else (0.0 if difference == 0 else math.inf)
 
-    def _separation(self, model: "onnx.ModelProto", good: Scores, painted: Scores) -> tuple[float, Recall | None]:
-        """AUROC and recall on the labelled images; without them AUROC on good images and painted defects, and None."""
-        if not self._labelled:
-            return auroc(good, painted), None
-        frames = self._loader.batches([image.path for image in self._labelled], _BATCH)
-        scores = self.scores(model, frames)
-        defective = np.array([image.defective for image in self._labelled])
+    def _both(self, model: "onnx.ModelProto", places: npt.NDArray[np.int64]) -> tuple[Scores, Scores]:
+        """Scores of some good images, and of the same with painted defects; the graph, which may be large, is loaded once."""
+        frames = chain.from_iterable(slices(kind[places], _BATCH) for kind in (self._frames, self._painted))
+        good, painted = np.split(self.scores(model, frames), 2)
+        return good, painted
+
+    def _scores_of(self, model: "onnx.ModelProto", labelled: list[LabelledImage]) -> Scores:
+        if not labelled:
+            return np.empty(0, np.float32)
+        return self.scores(model, self._loader.batches([image.path for image in labelled], _BATCH))
+
+    def _separation(
+        self, labelled: list[LabelledImage], scores: Scores, without: tuple[Scores, Scores]
+    ) -> tuple[float, Recall | None]:
+        """AUROC and recall on labelled images; if there are none, AUROC on good images and painted defects (`without`), and None."""
+        if not labelled:
+            return auroc(*without), None
+        defective = np.array([image.defective for image in labelled])
         low, high = scores[~defective], scores[defective]
         return auroc(low, high), recall_at(low, high, self._rate)
+
+
+def _spread(count: int, most: int | None) -> npt.NDArray[np.int64]:
+    """The places of at most `most` of `count` things, evenly spread."""
+    return np.linspace(0, max(0, count - 1), count if most is None else min(most, count)).astype(np.int64)
 
 
 def rank_correlation(first: Scores, second: Scores) -> float:

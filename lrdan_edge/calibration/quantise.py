@@ -36,6 +36,7 @@ _PREFIX = re.compile(r"(?:network|ae2)\.")
 """The prefix of the network's weights; up to version 0.2 it was ``ae2.``."""
 
 _WEIGHT = re.compile(_PREFIX.pattern + r".*weight")
+_FIRST = ("backbone.stem.", "backbone.blocks.0.")
 _ELEMENTWISE = ("LeakyRelu", "Relu", "Clip", "Add")
 _PASS_THROUGH = ("Resize", "Concat", "MaxPool", "DepthToSpace", "Reshape", "Flatten", "Transpose", "Slice")
 """Operators that only move values (resize uses nearest neighbours), so their inputs and outputs share a scale."""
@@ -47,6 +48,8 @@ class QuantisableGraph:
     Attributes:
         model: The graph.
         layers: the network's convolutions by name, in order; each can be quantised or kept in float.
+        first: The layers of a backbone's stem and first block. Their int8 noise shifts the scores more than that of all other layers
+            together, and they have few multiplications, so they stay in float.
     """
 
     def __init__(self, model: "onnx.ModelProto") -> None:
@@ -73,6 +76,7 @@ class QuantisableGraph:
                 "the fp32 graph has no convolution of the network to quantise", "run '{export}' again", export=Command("export")
             )
         self.layers = {layer_name(node): node for node in convolutions}
+        self.first = [name for name in self.layers if name.startswith(_FIRST)]
         self._made_by = {output: node for node in nodes for output in node.output}
         self._limits = _relu_limits(model.graph)
         self._heads = self._last_layers()

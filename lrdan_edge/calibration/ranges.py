@@ -25,6 +25,7 @@ _TAIL = 1e-4  # fraction of magnitudes above the lowest percentile
 _LEVELS = 128  # magnitudes of a symmetric int8
 _ENTROPY_STEP = 8
 _PIXELS_PER_BATCH = 1 << 18  # keeps one batch's activations near 50 MB
+_CHUNK = 1 << 16  # values that are counted at once: they stay in the processor's cache
 
 Counts = npt.NDArray[np.int64]
 
@@ -52,6 +53,7 @@ class MagnitudeHistogram:
         self.counts: Counts = np.zeros(BINS, np.int64)
         self._batches = batches
         self._most = 0
+        self._least = -1.0  # the tail has all magnitudes above it
         self._tail: npt.NDArray[np.float32] = np.empty(0, np.float32)
 
     def add(self, values: npt.NDArray[np.float32]) -> None:
@@ -60,28 +62,48 @@ class MagnitudeHistogram:
         Raises:
             CalibrationError: A value is not finite.
         """
-        magnitudes = np.abs(values).ravel()
-        largest = float(magnitudes.max(initial=0.0))
+        flat = values.reshape(-1)
+        largest = float(max(flat.max(initial=0.0), -flat.min(initial=0.0)))
         if not np.isfinite(largest):
             raise CalibrationError("an activation is not finite: the network is broken", "train again")
         self.largest = max(self.largest, largest)
-        self._keep_tail(magnitudes)
-        if self.top == 0.0:
-            self.top = largest or self.top
-        while largest > self.top:
-            self.counts = np.concatenate([self.counts.reshape(-1, 2).sum(axis=1), np.zeros(BINS // 2, np.int64)])
-            self.top *= 2
+        self.top = self.top or largest
+        self._widen(largest)
+        self._most = self._most or math.ceil(_TAIL * flat.size * self._batches) + 1
+        tail = [self._tail]
+        for start in range(0, flat.size, _CHUNK):
+            magnitudes = np.abs(flat[start : start + _CHUNK])
+            tail.append(magnitudes[magnitudes > self._least])
+            self._count(magnitudes)
+        self._tail = np.concatenate(tail)
+        if len(self._tail) > 2 * self._most:  # seldom, since this is slow
+            self._tail = np.partition(self._tail, -self._most)[-self._most :]
+            self._least = float(self._tail.min())
+
+    def _count(self, magnitudes: npt.NDArray[np.float32]) -> None:
         if self.top:
-            places = (magnitudes * np.float32(BINS / self.top)).astype(np.int32)
+            places = (magnitudes * np.float32(BINS / self.top)).astype(np.intp)
             self.counts += np.bincount(np.minimum(places, BINS - 1), minlength=BINS)
         else:
             self.counts[0] += magnitudes.size
 
-    def _keep_tail(self, magnitudes: npt.NDArray[np.float32]) -> None:
-        """Keep the largest magnitudes, as many as the lowest percentile needs."""
-        self._most = self._most or math.ceil(_TAIL * magnitudes.size * self._batches) + 1
-        together = np.concatenate([self._tail, _largest(magnitudes, self._most)])
-        self._tail = _largest(together, self._most)
+    def _widen(self, largest: float) -> None:
+        """Double `top` until it is at least `largest`."""
+        while self.top < largest:
+            self.counts = np.concatenate([self.counts.reshape(-1, 2).sum(axis=1), np.zeros(BINS // 2, np.int64)])
+            self.top *= 2
+
+    def merged(self, other: "MagnitudeHistogram") -> "MagnitudeHistogram":
+        """The histogram of this one's and the other's values; their tops differ by a power of two, or one has only zeros."""
+        whole = MagnitudeHistogram(self._batches)
+        whole.largest = max(self.largest, other.largest)
+        whole._most = max(self._most, other._most)
+        whole._tail = np.concatenate([self._tail, other._tail])
+        low, high = sorted((self, other), key=lambda one: one.top)
+        whole.counts, whole.top = low.counts.copy(), low.top or high.top
+        whole._widen(high.top)
+        whole.counts += high.counts
+        return whole
 
     def amplitude(self, method: str) -> float:
         """The largest magnitude that int8 should represent, by one method; 0 for an activation that is always 0.
@@ -111,8 +133,7 @@ class ActivationRange:
         Args:
             batches: How often `add` will be called, with no more values than the first time.
         """
-        self._good = MagnitudeHistogram(batches)
-        self._all = MagnitudeHistogram(2 * batches)
+        self._good, self._painted = (MagnitudeHistogram(2 * batches) for _ in range(2))  # twice, for both together
 
     @property
     def largest(self) -> float:
@@ -125,18 +146,15 @@ class ActivationRange:
         Raises:
             CalibrationError: A value is not finite.
         """
-        self._good.add(good)
-        self._all.add(good)
-        self._all.add(painted)
+        for histogram, other, values in ((self._good, self._painted, good), (self._painted, self._good, painted)):
+            histogram.top = histogram.top or other.top  # a common start, so that the two can be merged
+            histogram.add(values)
 
     def amplitude(self, method: Method) -> float:
         """As `MagnitudeHistogram.amplitude`. Methods named ``painted-…`` use all images, others only good ones."""
-        painted = method.startswith(_PAINTED)
-        return self._all.amplitude(method.removeprefix(_PAINTED)) if painted else self._good.amplitude(method)
-
-
-def _largest(values: npt.NDArray[np.float32], most: int) -> npt.NDArray[np.float32]:
-    return values if len(values) <= most else np.partition(values, len(values) - most)[-most:]
+        if not method.startswith(_PAINTED):
+            return self._good.amplitude(method)
+        return self._good.merged(self._painted).amplitude(method.removeprefix(_PAINTED))
 
 
 def least_divergent(counts: Counts) -> int:

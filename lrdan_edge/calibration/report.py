@@ -107,14 +107,14 @@ def as_markdown(report: CalibrationReport) -> str:
         f"the target false-reject rate ({report.false_reject_rate:g}); AUROC within {LARGEST_AUROC_DIFFERENCE} of fp32's, on "
         f"{report.auroc_on}.",
         "",
-        "| method | in float | rank correlation | on painted defects | added spread | verdicts changed "
+        "| method | in float | good images | rank correlation | on painted defects | added spread | verdicts changed "
         f"{''.join(f'| {name} ' for name in at)}| AUROC int8 | AUROC fp32 | bounds broken |",
-        "|---|---|---|---|---|---|" + "---|" * len(at) + "---|---|---|",
+        "|---|---|---|---|---|---|---|" + "---|" * len(at) + "---|---|---|",
     ]
     for trial in report.trials:
         found = trial.fidelity
         lines.append(
-            f"| {trial.method} | {', '.join(trial.kept_in_float) or 'none'} | {found.rank_correlation:.4f} | "
+            f"| {trial.method} | {', '.join(trial.kept_in_float) or 'none'} | {found.images} | {found.rank_correlation:.4f} | "
             f"{found.painted_rank_correlation:.4f} | {found.added_spread:.3f} | {found.verdicts_changed:.1%} | "
             f"{''.join(f'{recall.in_short()} | ' for recall in (found.recall, found.recall_fp32) if recall)}"
             f"{found.auroc:.4f} | {found.auroc_fp32:.4f} | {'; '.join(trial.broken) or 'none'} |"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from lrdan_edge.calibration.fidelity import Fidelity, ImageKind, QuantizationEvaluator
+from lrdan_edge.calibration.fidelity import Fidelity, QuantizationEvaluator
 from lrdan_edge.calibration.methods import METHODS, Method
 from lrdan_edge.calibration.ranges import ActivationRange
 from lrdan_edge.errors import CalibrationError
@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 
     from lrdan_edge.calibration.quantise import QuantisableGraph
 
-_SENSITIVITY_IMAGES = 16  # number of good images, and of images with painted defects
-_CANDIDATES = 4  # number of layers tried at each step, most sensitive first
+_SENSITIVITY_IMAGES = 16  # number of good images, and of images with painted defects; fewer if they are large
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,8 +71,10 @@ def search_int8(
     """Try the methods, select the best, and keep as few layers in float as possible to meet the bounds.
 
     The best method breaks the fewest bounds; among equals, it has the highest rank correlation, the lower of good images and painted
-    defects. While a bound is broken, the layer that improves the scores most is put back to float. In the end, layers that are not
-    needed in float become int8 again.
+    defects. While a bound is broken, the most sensitive layers are put back to float, twice as many each time; then as few of them as
+    possible, by bisection. This is done with a few images (`QuantizationEvaluator.quick`). The graph that is found is measured on all
+    images, and while it breaks a bound there, more layers are put back. A backbone's first layers are always in float
+    (`QuantisableGraph.first`).
 
     Args:
         graph: The fp32 graph.
@@ -89,12 +90,11 @@ def search_int8(
     search = _Search(graph, histograms, evaluator, false_reject_rate)
     report = progress or (lambda _: None)
     for number, method in enumerate(methods):
-        search.attempt(method, [])
+        search.attempt(method, 0, evaluator.quick)
         report(0.3 * (number + 1) / len(methods))
     method = max(search.trials, key=lambda trial: (-len(trial.broken), trial.fidelity.worst_rank_correlation)).method
-    sensitivities = search.sensitivities(method, lambda fraction: report(0.3 + 0.5 * fraction))
-    sensitive = [one.layer for one in sorted(sensitivities, key=lambda one: -one.added_spread)]
-    trial = search.repair(method, sensitive)
+    sensitivities = search.sensitivities(method, lambda fraction: report(0.3 + 0.4 * fraction))
+    trial = search.repair(method, lambda fraction: report(0.7 + 0.3 * fraction))
     report(1.0)
     return SearchResult(search.graph(method, trial.kept_in_float), trial, search.trials, sensitivities)
 
@@ -111,6 +111,8 @@ class _Search:
     ) -> None:
         self._graph, self._histograms, self._evaluator, self._rate = graph, histograms, evaluator, false_reject_rate
         self._amplitudes: dict[Method, dict[str, float]] = {}
+        self._order = [layer for layer in graph.layers if layer not in graph.first]
+        self._known: dict[tuple[Method, int, int], Trial] = {}
         self.trials: list[Trial] = []
 
     def graph(self, method: Method, kept: list[str]) -> "onnx.ModelProto":
@@ -119,41 +121,47 @@ class _Search:
             self._amplitudes[method] = {name: found.amplitude(method) for name, found in self._histograms.items()}
         return self._graph.quantise(self._amplitudes[method], kept)
 
-    def attempt(self, method: Method, kept: list[str]) -> Trial:
-        """Quantise and measure."""
-        fidelity = self._evaluator.measure(self.graph(method, kept))
-        trial = Trial(method=method, kept_in_float=kept, fidelity=fidelity, broken=fidelity.broken(self._rate))
-        self.trials.append(trial)
-        return trial
+    def attempt(self, method: Method, count: int, most: int) -> Trial:
+        """Quantise with the first layers and the `count` most sensitive others in float, and measure on at most `most` images."""
+        images = self._evaluator.images
+        key = (method, count, min(most, images))
+        if key not in self._known:
+            float_ = {*self._graph.first, *self._order[:count]}
+            kept = [layer for layer in self._graph.layers if layer in float_]
+            fidelity = self._evaluator.measure(self.graph(method, kept), most if most < images else None)
+            self._known[key] = Trial(method=method, kept_in_float=kept, fidelity=fidelity, broken=fidelity.broken(self._rate))
+            self.trials.append(self._known[key])
+        return self._known[key]
 
     def sensitivities(self, method: Method, progress: Callable[[float], None]) -> list[Sensitivity]:
+        """Measure every layer alone in int8, and order the layers for `attempt`."""
+        images = min(_SENSITIVITY_IMAGES, self._evaluator.quick // 4)
         found = []
         for number, layer in enumerate(self._graph.layers, start=1):
-            others = [other for other in self._graph.layers if other != layer]
-            found.append(Sensitivity(layer=layer, added_spread=self._spread(method, others)))
+            model = self.graph(method, [other for other in self._graph.layers if other != layer])
+            found.append(Sensitivity(layer=layer, added_spread=self._evaluator.added_spread(model, images)))
             progress(number / len(self._graph.layers))
+        spread = {one.layer: one.added_spread for one in found}
+        self._order.sort(key=lambda layer: -spread[layer])
         return found
 
-    def repair(self, method: Method, sensitive: list[str]) -> Trial:
-        """Keep layers in float until no bound is broken, then quantise each of them again that is not needed in float."""
-        trial = next(one for one in reversed(self.trials) if one.method == method and not one.kept_in_float)
-        waiting, added = list(sensitive), list[str]()
-        while trial.broken:
-            if len(waiting) == 1:
+    def repair(self, method: Method, progress: Callable[[float], None]) -> Trial:
+        """Put layers back to float until no bound is broken, first on a few images, then on all."""
+        quick, largest = self._evaluator.quick, len(self._order) - 1  # one layer at least is int8
+        below, count = -1, 0  # the largest number of layers in float that breaks a bound, and one that may not
+        while self.attempt(method, count, quick).broken and count < largest:
+            below, count = count, min(largest, max(1, 2 * count))
+            progress(0.4 * count / largest)
+        while count - below > 1:
+            middle = (below + count) // 2
+            below, count = (middle, count) if self.attempt(method, middle, quick).broken else (below, middle)
+        progress(0.5)
+        while (trial := self.attempt(method, count, self._evaluator.images)).broken:
+            if count >= largest:
                 raise CalibrationError(
                     f"no int8 graph stays within the bounds ({'; '.join(trial.broken)})",
                     "train longer or with more images, or leave int8 out with {int8:off} and use fp16",
                 )
-            kept = trial.kept_in_float
-            kind: ImageKind = "good" if trial.fidelity.broken_among_good(self._rate) else "painted"
-            helped = min(waiting[:_CANDIDATES], key=lambda layer: self._spread(method, [*kept, layer], kind))
-            waiting.remove(helped)
-            added.append(helped)
-            trial = self.attempt(method, [layer for layer in self._graph.layers if layer in (*kept, helped)])
-        for layer in added[:-1]:  # the last one is needed: without it, a bound was broken
-            without = self.attempt(method, [other for other in trial.kept_in_float if other != layer])
-            trial = trial if without.broken else without
+            count = min(largest, count + max(1, count // 4))
+            progress(0.5 + 0.5 * count / largest)
         return trial
-
-    def _spread(self, method: Method, kept: list[str], kind: ImageKind = "both") -> float:
-        return self._evaluator.added_spread(self.graph(method, kept), _SENSITIVITY_IMAGES, kind)

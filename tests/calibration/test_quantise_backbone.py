@@ -1,4 +1,7 @@
-"""A backbone in int8: ReLU6, depthwise convolutions, residual sums and channels that are almost zero; distances stay in float."""
+"""A backbone in int8: ReLU6, depthwise convolutions, residual sums and channels that are almost zero; distances stay in float.
+
+In feature-restoration, so does the map of AE2's errors; the decoder sees quantised errors.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -8,11 +11,12 @@ import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 import pytest
+from deploy import BACKBONES
 from made_once import made_once
 from onnx import numpy_helper
 from skimage import data as photographs
 
-from lrdan_edge.backends.onnxruntime import OnnxRuntimeBackend
+from lrdan_edge.backends.onnxruntime import OnnxRuntimeBackend, optimise
 from lrdan_edge.backends.openvino import OpenVinoBackend
 from lrdan_edge.calibration.quantise import QuantisableGraph, load_quantisable
 from lrdan_edge.calibration.scales import weight_scales
@@ -23,7 +27,11 @@ torch = pytest.importorskip("torch")
 SHAPE = (60, 100, 3)
 
 
-@pytest.fixture(params=["padim", "patchcore"])
+distances = pytest.mark.parametrize("graph", ["padim", "patchcore"], indirect=True)
+restoration = pytest.mark.parametrize("graph", ["feature-restoration"], indirect=True)
+
+
+@pytest.fixture(params=BACKBONES)
 def graph(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> QuantisableGraph:
     def make(folder: Path) -> None:
         from deploy import deploy_module, graph_of
@@ -70,6 +78,7 @@ def test_every_kernel_computes_what_the_graph_says(graph: QuantisableGraph, fram
         assert np.std(expected - exact) < 0.2 * np.std(exact)
 
 
+@distances
 def test_only_convolutions_of_the_backbone_are_quantised(graph: QuantisableGraph, frames: npt.NDArray[Any]) -> None:
     model = graph.quantise(amplitudes(graph, frames))
     weights = [tensor.name for tensor in model.graph.initializer if tensor.name.endswith("weight_quantised")]
@@ -77,6 +86,7 @@ def test_only_convolutions_of_the_backbone_are_quantised(graph: QuantisableGraph
     assert all(name.startswith("network.backbone.") for name in weights)
 
 
+@distances
 def test_relu6_becomes_relu_where_int8_saturates_anyway(graph: QuantisableGraph, frames: npt.NDArray[Any]) -> None:
     ranges = amplitudes(graph, frames)
     wide = {name: 100.0 if "hardtanh" in name else value for name, value in ranges.items()}  # more than ReLU6 lets through
@@ -89,13 +99,53 @@ def test_relu6_becomes_relu_where_int8_saturates_anyway(graph: QuantisableGraph,
     assert scales == [pytest.approx(6 / 127)] * 22
 
 
+def test_the_stem_and_the_first_block_come_first(graph: QuantisableGraph) -> None:
+    assert graph.first == [f"backbone.{name}.conv" for name in ("stem", "blocks.0.depthwise", "blocks.0.project")]
+    assert list(graph.layers)[:3] == graph.first
+
+
+@restoration
+def test_the_error_map_is_computed_from_float_features(graph: QuantisableGraph, frames: npt.NDArray[Any]) -> None:
+    model = graph.quantise(amplitudes(graph, frames), graph.first)
+    made_by = {output: node for node in model.graph.node for output in node.output}
+    waiting = [name for node in model.graph.node if any("error.rows" in name for name in node.input) for name in node.input]
+    visited: dict[str, onnx.NodeProto] = {}
+    while waiting:
+        name = waiting.pop()
+        if name in made_by and name not in visited:
+            node = visited[name] = made_by[name]
+            standardises = any(".inverse_" in one and ".error." not in one for one in node.input)
+            waiting += [] if node.op_type == "Conv" or standardises else node.input
+    kinds = [node.op_type for node in visited.values()]
+    assert kinds.count("Conv") == 3, "AE2's outputs"
+    assert kinds.count("Sqrt") == 3
+    assert not any("Linear" in kind for kind in kinds)
+    assert not any(
+        f"{output}_quantised" in made_by for node in visited.values() if node.op_type == "Conv" for output in node.output
+    )
+
+
+@restoration
+def test_onnx_runtime_fuses_the_convolutions(graph: QuantisableGraph, frames: npt.NDArray[Any], tmp_path: Path) -> None:
+    unsigned = with_unsigned_activations(graph.quantise(amplitudes(graph, frames), graph.first))
+    onnx.save(unsigned, tmp_path / "int8.onnx")
+    optimise(tmp_path / "int8.onnx", "int8", tmp_path / "optimised.onnx")
+    kinds = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
+    in_float = len(graph.first) + 4  # AE2's outputs and the marks stay in float
+    assert kinds.count("QLinearConv") == len(graph.layers) - in_float
+    assert sum(kind.endswith("Conv") for kind in kinds) == len(graph.layers)
+
+
 def test_layers_in_float_keep_their_relu6(graph: QuantisableGraph, frames: npt.NDArray[Any]) -> None:
     model = graph.quantise(amplitudes(graph, frames), list(graph.layers))
-    assert not any("Linear" in node.op_type or node.op_type == "Relu" for node in model.graph.node)
+    assert not any("Linear" in node.op_type for node in model.graph.node)
+    kinds = [[node.op_type for node in one.graph.node] for one in (graph.model, model)]
+    assert [kinds[0].count(kind) for kind in ("Relu", "Clip")] == [kinds[1].count(kind) for kind in ("Relu", "Clip")]
     for one, other in zip(run(graph.model, frames), run(model, frames), strict=True):
         assert np.array_equal(one, other)
 
 
+@distances
 def test_a_residual_sum_shares_the_scale_of_what_it_adds(graph: QuantisableGraph, frames: npt.NDArray[Any]) -> None:
     model = graph.quantise(amplitudes(graph, frames))
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}

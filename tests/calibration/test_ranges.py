@@ -50,6 +50,21 @@ def test_a_percentile_changes_no_more_than_the_values() -> None:
         assert other == pytest.approx(one, rel=1e-5)
 
 
+@pytest.mark.parametrize("start", ["values", "zeros"])
+def test_painted_methods_see_the_values_of_good_and_painted_images_together(start: str) -> None:
+    rng = np.random.default_rng(3)
+    good, painted = ([rng.laplace(0, size, 100_000).astype(np.float32) for size in sizes] for sizes in ((1, 2, 0.5), (3, 1, 4)))
+    if start == "zeros":
+        good[0] = np.zeros_like(good[0])
+    together = counted([*good, *painted])
+    found = seen(good, painted)
+    assert found.amplitude("painted-min-max") == together.largest
+    assert found.amplitude("painted-percentile-99.99") == together.amplitude("percentile-99.99")
+    merged = found._good.merged(found._painted)
+    assert merged.counts.sum() == together.counts.sum()
+    assert merged.top >= together.largest
+
+
 def test_defects_widen_only_the_ranges_of_painted_methods() -> None:
     rng = np.random.default_rng(0)
     good = [rng.normal(0, 1, 1000).astype(np.float32) for _ in range(3)]

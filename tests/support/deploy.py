@@ -31,6 +31,8 @@ SHARED = (
     ((512, 512, 1), "restorer", "int8", "none"),
 )
 
+BACKBONES = ("padim", "patchcore", "feature-restoration")
+
 # Frames scaled, a region of one, a region in evenly spread tiles that are scaled, and tiles at the frame's own resolution.
 GEOMETRIES: dict[str, dict[str, Any]] = {
     "none": {},
@@ -55,9 +57,10 @@ def geometry_for(name: str, height: int, width: int) -> Geometry | None:
 
 
 def deploy_module(shape: tuple[int, int, int], decoder: Any = "resize", geometry: str = "none") -> "DeployModule":
-    """An untrained deploy module: ``decoder`` is ``resize``, ``transposed``, ``restorer``, or the name of a recipe with a backbone.
+    """An untrained deploy module: ``decoder`` is ``resize``, ``transposed``, ``restorer``, the network of the recipe ``restoration``, or
+    one with a backbone: `BACKBONES`.
 
-    ``restorer`` is the network of the recipe ``restoration``: for small images an autoencoder.
+    The recipe ``restoration`` restores images of more than one small object only: a small ``restorer`` is its autoencoder.
     """
     import torch
     from specs import spec_for
@@ -73,7 +76,7 @@ def deploy_module(shape: tuple[int, int, int], decoder: Any = "resize", geometry
 
     torch.manual_seed(0)
     height, width, channels = shape
-    recipes = {"restorer": "restoration"} | {name: name for name in ("padim", "patchcore", "feature-restoration")}
+    recipes = {"restorer": "restoration"} | {name: name for name in BACKBONES}
     variant: Any = {"recipe": recipes[decoder]} if decoder in recipes else {"decoder": decoder}
     spec = spec_for(height, width, 1 if channels == 1 else 3, **variant)
     spec = msgspec.structs.replace(spec, geometry=geometry_for(geometry, height, width))
@@ -85,6 +88,9 @@ def deploy_module(shape: tuple[int, int, int], decoder: Any = "resize", geometry
         torch.nn.init.normal_(network.head.weight, std=0.1)
     if isinstance(network, FeatureNetwork | FeatureRestorer):
         load_pretrained("efficientnet-lite0").load_into(network.backbone)
+    if isinstance(network, FeatureRestorer):
+        for name, buffer in network.named_buffers(recurse=False):  # mean_0 … inverse_2
+            buffer.copy_(torch.rand_like(buffer) + (0.5 if name.startswith("inverse") else -0.5))
     if isinstance(network, PatchCore):
         network.memory.fill(torch.randn(64, spec.latent_channels))
     return DeployModule(network, head, recipe.preprocessing_for(spec), scoring.source, spec)
