@@ -4,22 +4,26 @@ from typing import Literal
 
 import msgspec
 
-ThresholdRule = Literal["conformal", "best-f1", "recall"]
+ThresholdRule = Literal["conformal", "cross-fitted", "best-f1", "recall"]
 Covers = Literal["parts", "images"]
 
 
 class GraphDecision(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The decision for one graph or engine, fitted on its own scores of held-out good images.
 
+    With the rule ``cross-fitted`` the scores are of all good images: the held-out ones scored by this graph, the others by networks
+    fitted without them, on this graph's scale (`lrdan_edge.calibration.cross`).
+
     Attributes:
         graph_sha256: Sha256 of the graph that gave the scores, or that the engine was built from.
         threshold: A part is rejected if its score exceeds this.
-        false_reject_rate: Fraction of good parts that are rejected, in (0, 1): promised by the rule ``conformal``, otherwise
-            estimated from the good images as (rejected + 1) / (n + 1).
-        n: Number of held-out good images that the threshold is fitted on.
+        false_reject_rate: Fraction of good parts that are rejected, in (0, 1): promised by the rule ``conformal``, aimed at by
+            ``cross-fitted``, otherwise estimated from the good images as (rejected + 1) / (n + 1).
+        n: Number of good images that the threshold is fitted on.
         good_scores: Scores of those images, ascending; a verdict's p-value is its rank among them.
         quantiles: Quantiles of the good scores by name (``p50``, ``p99``, …).
-        rule: How the threshold was set: from good images only (``conformal``), or also from labelled defects (``best-f1``, ``recall``).
+        rule: How the threshold was set: from good images only (``conformal``, ``cross-fitted``), or also from labelled defects
+            (``best-f1``, ``recall``).
         good_images: Names of the images, in the order of their scores.
         defect_scores: Scores of the labelled defects, ascending; empty if the threshold does not depend on them.
         recall: Fraction of defective parts found: promised by the rule ``recall``, measured by ``best-f1``, else None.
@@ -29,10 +33,13 @@ class GraphDecision(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
             heatmap's largest value, so that `threshold` applies, or in bundles from earlier versions.
         golden_scores: Golden-frame scores of the backend that the decision was fitted on; empty if those in
             ``golden/scores.json`` apply.
-        groups: Number of parts (groups of images) that the held-out images show; None if it is not known, or in bundles from
+        groups: Number of parts (groups of images) that the good images show; None if it is not known, or in bundles from
             earlier versions.
         covers: What the promised false-reject rate covers: new ``parts`` like these, or only more ``images`` like these. None if
             nothing is promised, or in bundles from earlier versions.
+        folds: Number of folds of the rule ``cross-fitted``, otherwise None.
+        proven_false_reject_rate: What is proven about the false-reject rate of the rule ``cross-fitted``: it is at most this;
+            otherwise None.
     """
 
     graph_sha256: str
@@ -50,6 +57,8 @@ class GraphDecision(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     golden_scores: list[float] = []
     groups: int | None = None
     covers: Covers | None = None
+    folds: int | None = None
+    proven_false_reject_rate: float | None = None
 
 
 class Decision(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):

@@ -28,7 +28,7 @@ LOCK = ".lock"
 STAGING = ".staging"
 
 _BUNDLE_FILES = re.compile(
-    r"weights\.safetensors|decision\.json|reconstruction\.onnx|model\.(fp32|fp16|int8|int8\.cpu)\.onnx"
+    r"weights\.safetensors|out-of-fold\.json|decision\.json|reconstruction\.onnx|model\.(fp32|fp16|int8|int8\.cpu)\.onnx"
     r"|golden/(\d{1,8}\.png|scores\.json)"
     r"|reports/[A-Za-z0-9][\w-]{0,80}\.(json|md|png)"
     r"|engines/[A-Za-z0-9][\w.-]{0,200}",

@@ -3,6 +3,7 @@
 from lrdan_edge.bundle.spec import Precision
 
 WEIGHTS = "weights.safetensors"
+OUT_OF_FOLD = "out-of-fold.json"
 RECONSTRUCTION = "reconstruction.onnx"
 DECISION = "decision.json"
 GOLDEN = "golden"

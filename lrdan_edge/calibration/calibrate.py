@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
-from msgspec import to_builtins
-from msgspec.structs import replace
+from msgspec import structs, to_builtins
 
 from lrdan_edge.backends.base import Backend
 from lrdan_edge.backends.onnxruntime import OnnxRuntimeBackend
@@ -25,16 +24,23 @@ from lrdan_edge.bundle.names import DECISION, GOLDEN, REPORTS, graph_name, proce
 from lrdan_edge.bundle.spec import Precision
 from lrdan_edge.bundle.stage import Stage
 from lrdan_edge.calibration import plots
+from lrdan_edge.calibration.cross import decide_graph
 from lrdan_edge.calibration.decision import (
     DEFAULT_FALSE_REJECT_RATE,
     DEFAULT_RECALL,
     ThresholdTarget,
-    decide,
     parts_note,
     promise_in_words,
 )
 from lrdan_edge.calibration.fidelity import QuantizationEvaluator
-from lrdan_edge.calibration.images import CalibrationSplit, FrameLoader, calibration_split
+from lrdan_edge.calibration.images import (
+    CalibrationSplit,
+    FrameLoader,
+    calibration_split,
+    default_rule,
+    out_of_fold_for,
+    out_of_fold_input,
+)
 from lrdan_edge.calibration.methods import METHODS, Method
 from lrdan_edge.calibration.quantise import load_quantisable
 from lrdan_edge.calibration.ranges import ActivationRange, collect_ranges
@@ -72,7 +78,7 @@ def calibrate(
     false_reject_rate: float = DEFAULT_FALSE_REJECT_RATE,
     good: Path | None = None,
     defects: Path | None = None,
-    rule: ThresholdRule = "conformal",
+    rule: ThresholdRule | None = None,
     recall: float = DEFAULT_RECALL,
     methods: Collection[Method] = METHODS,
     int8: bool = True,
@@ -89,7 +95,7 @@ def calibrate(
         good: Folder of good images never trained on, to use instead of those that training held out.
         defects: Folder of defective images, or one with ``test/good`` and ``test/<defect>``: int8 must keep fp32's AUROC on
             them, and the rules ``best-f1`` and ``recall`` use them to set the threshold.
-        rule: How the threshold is set; see `ThresholdTarget`.
+        rule: How the threshold is set; see `ThresholdTarget`. None: `lrdan_edge.calibration.images.default_rule`.
         recall: The fraction of defects that the rule ``recall`` finds, in (0, 1).
         methods: Calibration methods to choose from.
         int8: Whether to make the int8 graph.
@@ -101,10 +107,10 @@ def calibrate(
         DataError: Images are missing or cannot be read.
         MissingExtraError: onnx is not installed.
     """
-    target = ThresholdTarget(rule, false_reject_rate, recall)
+    target = ThresholdTarget(rule or default_rule(bundle, good), false_reject_rate, recall)
     graphs: dict[Precision, Path] = {"fp32": bundle.graph("fp32"), "fp16": bundle.graph("fp16")}
-    split = calibration_split(bundle, good, defects, int8=int8)
-    target.require(len(split.held_out), len(split.defects))
+    split = replace(calibration_split(bundle, good, defects, int8=int8), out_of_fold=out_of_fold_for(bundle, target.rule, good))
+    target.require(split.thresholds, len(split.defects))
     changed = methods if tuple(methods) != METHODS else ()
     command = Command(
         "calibrate", **target.command_options(), good=good, defects=defects, method=list(changed), no_int8=not int8
@@ -112,7 +118,7 @@ def calibrate(
     with bundle.stage(
         "calibrate",
         command=str(command),
-        inputs={graph_name(precision): path for precision, path in graphs.items()},
+        inputs={graph_name(precision): path for precision, path in graphs.items()} | out_of_fold_input(bundle, target.rule),
         options={**target.options(), "good": str(good) if good else None},
     ) as stage:
         calibration = _Calibration(bundle, split, target, stage, progress or (lambda *_: None))
@@ -186,7 +192,7 @@ class _Calibration:
             rate = self._target.false_reject_rate
             report = _report(str(command), self._split, quantised, scores, decision, rate)
             promise = promise_in_words(decision.graphs["fp32"])
-            _write_report(self._stage, replace(report, recalls=dict(self.recalls), promise=promise))
+            _write_report(self._stage, structs.replace(report, recalls=dict(self.recalls), promise=promise))
         return decision
 
     def decide(self, graphs: dict[Precision, Path]) -> tuple[Decision, dict[Precision, Scores]]:
@@ -201,10 +207,11 @@ class _Calibration:
         decision = Decision(
             schema_version=SCHEMA_VERSION,
             graphs={
-                key: decide(
+                key: decide_graph(
                     scores[key],
                     self._target,
                     sha256_of(path),
+                    self._split.out_of_fold,
                     names=names,
                     defects=defects.get(key),
                     peaks=peaks.get(key),
@@ -270,7 +277,7 @@ def _report(
         images={
             "ranges": len(split.ranges),
             "comparing": len(split.compared),
-            "thresholds": len(split.held_out),
+            "thresholds": split.thresholds,
             "AUROC": len(split.labelled) or 2 * len(split.compared),
         },
         auroc_on="labelled images" if split.labelled else "good images and the same images with painted defects",

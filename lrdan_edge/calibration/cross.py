@@ -1,18 +1,23 @@
-"""A threshold from out-of-fold scores (cross-fitting), so that no good image is lost to training.
+"""A threshold from out-of-fold scores (cross-fitting), so that every good image counts, not only the held-out ones.
 
 The good images are divided into K folds, whole groups each. For every fold a model is fitted on the others and scores it. So every
-good image has a score from a model that did not learn from it, and all n of them set the threshold, not a fifth. It costs K more
-fits, which a recipe that fits in seconds can afford.
+good image has a score from a model that did not learn from it, and all n of them set the threshold, not a fifth. The model that
+is used is that of fold 0, so it too has seen neither more nor fewer folds than the others. It costs K - 1 more fits, which a recipe
+that fits in seconds can afford.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from msgspec.structs import replace
 
-from lrdan_edge.bundle.decision import Covers
-from lrdan_edge.calibration.decision import Scores, conformal_threshold, covered
+from lrdan_edge.bundle.decision import Covers, GraphDecision
+from lrdan_edge.bundle.out_of_fold import OutOfFold
+from lrdan_edge.calibration.decision import Scores, ThresholdTarget, conformal_threshold, covered, decide, pixel_threshold
 from lrdan_edge.errors import CalibrationError
 
 
@@ -26,6 +31,7 @@ class CrossThreshold:
         n: Number of scores.
         groups: Number of groups, or None if unknown.
         folds: Number of folds.
+        proven_rate: The proven bound of the false-reject rate of fold 0's model.
     """
 
     threshold: float
@@ -33,31 +39,34 @@ class CrossThreshold:
     n: int
     groups: int | None
     folds: int
+    proven_rate: float
 
 
 def cross_conformal(
     scores: Scores, folds: Sequence[int], false_reject_rate: float, groups: Sequence[int] | None = None
 ) -> CrossThreshold:
-    """The conformal threshold of pooled out-of-fold scores, for the model that is fitted on all good images.
+    """The conformal threshold of pooled out-of-fold scores, for the model that was fitted without fold 0.
 
-    What is proven holds for another method, which keeps the K models: cross-conformal prediction (Vovk, 2015), or CV+ (Barber, Candès,
-    Ramdas and Tibshirani, 2021, arXiv 1905.02928). It rejects a new part if at most α(n + 1) - 1 of the n out-of-fold scores are not
-    below the new part's score, each compared with the score by that image's own fold's model. If the n images and the new part are
-    exchangeable, the folds equally large and fitting treats all images alike, the new part is rejected with probability at most
-    2α + min(2(1 − 1/K) / (n/K + 1), (1 − K/n) / (K + 1)), which is below 2α + √(2/n).
+    No distribution-free guarantee of α is known for one threshold of pooled scores. What is proven:
 
-    This threshold is a single number, applied to the score of one model fitted on all n images. For that no distribution-free bound is
-    known, and none can be given without assumptions: that model has seen all n images, and its scores may lie elsewhere than those of
-    the K models. In practice the rate is close to α where the score hardly depends on a fold more or less (a stable model). A model
-    fitted on more images scores new good parts a little lower, so the threshold rather rejects too few. `benchmarks/thresholds.py`
-    measures it on real scores.
+    - The rate is at most ⌊α(n + 1)⌋ / (m + 1), about Kα, with the m images of fold 0: at most ⌊α(n + 1)⌋ - 1 of all scores exceed
+      the threshold, so no more of fold 0's do. So the threshold is not below a conformal threshold of fold 0 for this rate, which
+      holds if the new part and the images of fold 0 are exchangeable. The other folds' scores may be anything. With groups of which
+      G are in all folds and M in fold 0, it is α(G + 1) / (M + 1).
+    - If the K models are kept, a new part is rejected with probability at most 2α + min(2(1 - 1/K) / (n/K + 1), (1 - K/n) / (K + 1)),
+      which is below 2α + √(2/n). It is rejected if at most α(n + 1) - 1 of the n out-of-fold scores are not below the new part's
+      score, each compared with the score by that image's own fold's model (Barber, Candès, Ramdas and Tibshirani, 2021, arXiv
+      1905.02928; Vovk, 2015). That is another method: here one model scores the new part.
+
+    The rate is close to α where the score hardly depends on which fold was left out (a stable model): then the K models' scores have
+    nearly one distribution, of which the threshold is a quantile. ``benchmarks/thresholds.py`` measures it with real refits.
 
     With `groups`, folds must not divide a group. Then parts take the place of images: each group counts once, as in
     `lrdan_edge.calibration.decision.conformal_threshold`, if the groups are enough for the rate.
 
     Args:
         scores: Out-of-fold scores of all good images, float32 [n].
-        folds: The fold of each image, [n]; at least two different ones.
+        folds: The fold of each image, [n]; at least two different ones, one of which is 0.
         false_reject_rate: α in (0, 1).
         groups: The group of each image, [n], or None if unknown.
 
@@ -72,8 +81,68 @@ def cross_conformal(
     if groups is not None and len(set(zip(groups, folds, strict=True))) > len(set(groups)):
         raise CalibrationError("a group of images is in two folds, so a model has seen the part that it scores")
     covers = covered(groups, false_reject_rate)
-    threshold = conformal_threshold(scores, false_reject_rate, groups if covers == "parts" else None)
-    return CrossThreshold(threshold, covers, len(scores), None if groups is None else len(set(groups)), len(set(folds)))
+    apart = groups if covers == "parts" else None
+    threshold = conformal_threshold(scores, false_reject_rate, apart)
+    above = false_reject_rate * (len(set(apart or range(len(scores)))) + 1)
+    own = [place if apart is None else apart[place] for place, fold in enumerate(folds) if fold == 0]
+    proven = (math.floor(round(above, 9)) if apart is None else above) / (len(set(own)) + 1)
+    known = None if groups is None else len(set(groups))
+    return CrossThreshold(threshold, covers, len(scores), known, len(set(folds)), min(1.0, proven))
+
+
+def pooled_scores(own: Scores, found: OutOfFold) -> Scores:
+    """All good images' scores on the scale of one graph or engine, float32 [n].
+
+    A graph scores the held-out images itself. The others' scores are by networks in float32, which no graph was made from. They are
+    mapped by the line that gives the held-out images' float32 scores the mean and the deviation of this graph's: so a shift, a
+    factor and the spread that rounding adds (int8) are those of the held-out images. For an fp32 graph the line changes nothing
+    but the last digits. What `CrossThreshold.proven_rate` says does not depend on it.
+
+    Args:
+        own: The held-out images' scores by the graph, float32 [m], in the order of the manifest.
+        found: The out-of-fold scores.
+
+    Raises:
+        CalibrationError: The numbers of held-out images differ.
+    """
+    m, recorded = found.held_out, np.array(found.scores)
+    if len(own) != m:
+        raise CalibrationError(f"there are scores of {len(own)} held-out images, and out-of-fold scores of {m}")
+    spread = float(np.std(recorded[:m]))
+    factor = float(np.std(own, dtype=np.float64)) / spread if spread > 0 else 1.0
+    mapped = np.mean(own, dtype=np.float64) + factor * (recorded[m:] - recorded[:m].mean())
+    return np.concatenate([own, mapped.astype(np.float32)])
+
+
+def decide_graph(
+    good: Scores, target: ThresholdTarget, graph_sha256: str, out_of_fold: OutOfFold | None, **given: Any
+) -> GraphDecision:
+    """Make the decision of one graph or engine; with the rule ``cross-fitted``, from all good images.
+
+    Args:
+        good: Its scores of held-out good images, float32 [m].
+        target: The threshold target.
+        graph_sha256: See `decide`.
+        out_of_fold: The out-of-fold scores, if the rule is ``cross-fitted``.
+        given: See `decide`; its ``names``, ``peaks`` and ``groups`` are those of the held-out images.
+
+    Raises:
+        CalibrationError: As `decide`, `pooled_scores` and `cross_conformal`; or there are no out-of-fold scores.
+    """
+    if target.rule != "cross-fitted":
+        return decide(good, target, graph_sha256, **given)
+    if out_of_fold is None:
+        raise CalibrationError("the rule cross-fitted needs out-of-fold scores", "give another {rule}")
+    scores = pooled_scores(good, out_of_fold)
+    peaks, groups = given.pop("peaks", None), given.pop("groups", None)
+    given["names"] = [name.rsplit("/", 1)[-1] for name in out_of_fold.images]
+    found = cross_conformal(scores, out_of_fold.folds, target.false_reject_rate, out_of_fold.groups)
+    return replace(
+        decide(scores, target, graph_sha256, groups=out_of_fold.groups, **given),
+        pixel_threshold=None if peaks is None else pixel_threshold(peaks, target.false_reject_rate, groups),
+        folds=found.folds,
+        proven_false_reject_rate=found.proven_rate,
+    )
 
 
 def largest_of_groups(scores: Scores, groups: Sequence[int]) -> Scores:

@@ -20,6 +20,9 @@ from lrdan_edge.metrics import beta_quantile
 
 DEFAULT_FALSE_REJECT_RATE = 0.02
 DEFAULT_RECALL = 0.95
+FROM_GOOD: tuple[ThresholdRule, ...] = ("conformal", "cross-fitted")
+"""The rules that need only good images."""
+
 _QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
 
 Scores = npt.NDArray[np.float32]
@@ -30,9 +33,10 @@ class ThresholdTarget:
     """The target of a threshold.
 
     Attributes:
-        rule: ``conformal``: reject at most the fraction `false_reject_rate` of good parts; needs only good images. ``recall``:
-            find the fraction `recall` of defective parts, and reject at most `false_reject_rate` of good ones. ``best-f1``: the
-            best F1 on the labelled images; promises nothing.
+        rule: ``conformal``: reject at most the fraction `false_reject_rate` of good parts; needs only good images. ``cross-fitted``:
+            the same from out-of-fold scores of all good images (`lrdan_edge.calibration.cross`), without the guarantee.
+            ``recall``: find the fraction `recall` of defective parts, and reject at most `false_reject_rate` of good ones.
+            ``best-f1``: the best F1 on the labelled images; promises nothing.
         false_reject_rate: In (0, 1).
         recall: In (0, 1).
     """
@@ -57,8 +61,8 @@ class ThresholdTarget:
             CalibrationError: A rate is outside (0, 1), or there are too few images of a kind.
         """
         require_rate("false-reject rate", self.false_reject_rate)
-        if self.rule == "conformal":
-            require_enough(good, self.false_reject_rate)
+        if self.rule in FROM_GOOD:
+            require_enough(good, self.false_reject_rate, "good" if self.rule == "cross-fitted" else "held-out good")
             return
         if not defects:
             raise CalibrationError(f"a threshold by {self.rule} needs labelled defects", "give their folder with {defects}")
@@ -103,8 +107,8 @@ def require_rate(name: str, rate: float) -> None:
         raise CalibrationError(f"the {name} must lie between 0 and 1 (0.02 is 2 %), got {rate:g}")
 
 
-def require_enough(n: int, false_reject_rate: float) -> None:
-    """Refuse a rate that `n` held-out good images cannot promise.
+def require_enough(n: int, false_reject_rate: float, kind: str = "held-out good") -> None:
+    """Refuse a rate that `n` images cannot promise; `kind` says which images, for the message.
 
     Raises:
         CalibrationError: The rate is outside (0, 1), or `n` is too small for it.
@@ -113,7 +117,7 @@ def require_enough(n: int, false_reject_rate: float) -> None:
     if n < (needed := images_needed(false_reject_rate)):
         best = math.ceil(1000 / (n + 1)) / 1000
         raise CalibrationError(
-            f"{n} held-out good images cannot promise a false-reject rate of {false_reject_rate:g}, which needs {needed}",
+            f"{n} {kind} images cannot promise a false-reject rate of {false_reject_rate:g}, which needs {needed}",
             "give more good images, or ask for {false_reject_rate:{best}} or more",
             best=best,
         )
@@ -165,6 +169,8 @@ def promise_in_words(decision: GraphDecision) -> str:
     n, groups = decision.n, decision.groups
     if decision.covers is None:
         return ""
+    if decision.rule == "cross-fitted":
+        return _aim_in_words(decision)
     if decision.covers == "parts":
         return f"the promised {decision.false_reject_rate:.2%} holds for new parts like these: {n} held-out images of {groups} parts"
     if note := parts_note(n, groups, decision.false_reject_rate):
@@ -172,6 +178,18 @@ def promise_in_words(decision: GraphDecision) -> str:
     return (
         f"the promised {decision.false_reject_rate:.2%} holds for more images like these {n}; if several images show one part, new "
         "parts may be rejected more often"
+    )
+
+
+def _aim_in_words(decision: GraphDecision) -> str:
+    """As `promise_in_words`, for the rule ``cross-fitted``."""
+    shown = f"{decision.n} images" + (f" of {decision.groups} parts" if decision.groups else "")
+    meant = "new parts like these" if decision.covers == "parts" else "more images like these"
+    few = parts_note(decision.n, decision.groups, decision.false_reject_rate)
+    return (
+        f"about {decision.false_reject_rate:.2%} of {meant} are expected to be rejected: {shown}, each scored by a network that did "
+        f"not learn from it; proven is only at most {decision.proven_false_reject_rate:.1%}"
+        + (f", and for new parts {1 / (decision.groups + 1):.1%} at best" if few and decision.groups else "")
     )
 
 
@@ -246,17 +264,17 @@ def decide(
         engine_sha256: Sha256 of the engine, if the scores are an engine's.
         peaks: The largest value of each good image's heatmap, float32 [n], if that is not its score.
         groups: The group of each good image, in the order of `good`, or None if unknown. With enough groups for the rate, the rule
-            ``conformal`` counts each group once.
+            ``conformal`` or ``cross-fitted`` counts each group once.
         golden: Golden-frame scores from the same graph or engine, float32 [g]; None to use ``golden/scores.json``.
 
     Raises:
         CalibrationError: The target cannot be reached, or a score is not finite.
     """
-    bad = np.empty(0, np.float32) if defects is None or target.rule == "conformal" else defects
+    bad = np.empty(0, np.float32) if defects is None or target.rule in FROM_GOOD else defects
     target.require(len(good), len(bad))
     _require_finite(good, "good")
     _require_finite(bad, "defective")
-    covers = covered(groups, target.false_reject_rate) if target.rule == "conformal" else None
+    covers = covered(groups, target.false_reject_rate) if target.rule in FROM_GOOD else None
     apart = groups if covers == "parts" else None
     threshold, rate, recall = _threshold(good, bad, target, apart)
     order = np.argsort(good, kind="stable")
@@ -283,7 +301,7 @@ def _threshold(
     good: Scores, defects: Scores, target: ThresholdTarget, groups: Sequence[int] | None
 ) -> tuple[float, float, float | None]:
     """Threshold, false-reject rate and recall; `groups` only if they are enough for the rate."""
-    if target.rule == "conformal":
+    if target.rule in FROM_GOOD:
         return conformal_threshold(good, target.false_reject_rate, groups), target.false_reject_rate, None
     if target.rule == "best-f1":
         threshold = best_f1_threshold(good, defects)

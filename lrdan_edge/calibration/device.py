@@ -9,14 +9,24 @@ from lrdan_edge.backends.base import Backend
 from lrdan_edge.backends.onnxruntime import OnnxRuntimeBackend
 from lrdan_edge.bundle.bundle import Bundle
 from lrdan_edge.bundle.command import Command
-from lrdan_edge.bundle.decision import Decision, GraphDecision
+from lrdan_edge.bundle.decision import Decision, GraphDecision, ThresholdRule
 from lrdan_edge.bundle.encoding import SCHEMA_VERSION, to_json
 from lrdan_edge.bundle.names import DECISION, ENGINES, decide_stage, engine_decision_name, graph_name
+from lrdan_edge.bundle.out_of_fold import OutOfFold
 from lrdan_edge.bundle.spec import PRECISIONS, Precision
 from lrdan_edge.bundle.stage import Stage
 from lrdan_edge.calibration.calibrate import Progress
-from lrdan_edge.calibration.decision import Scores, ThresholdTarget, decide
-from lrdan_edge.calibration.images import FrameLoader, groups_of, labelled_images, recorded, threshold_images
+from lrdan_edge.calibration.cross import decide_graph
+from lrdan_edge.calibration.decision import FROM_GOOD, Scores, ThresholdTarget
+from lrdan_edge.calibration.images import (
+    FrameLoader,
+    groups_of,
+    labelled_images,
+    out_of_fold_for,
+    out_of_fold_input,
+    recorded,
+    threshold_images,
+)
 from lrdan_edge.calibration.scores import score_images
 from lrdan_edge.engines.golden import golden_frames
 from lrdan_edge.engines.open import Engine, engines, open_engine, sidecar_of
@@ -37,8 +47,12 @@ class FittedThresholds:
     skipped: list[str]
 
 
-def last_target(bundle: Bundle) -> ThresholdTarget:
+def last_target(bundle: Bundle, good: Path | None = None) -> ThresholdTarget:
     """The target of a bundle's current thresholds, to keep it when they are set again.
+
+    Args:
+        bundle: A calibrated bundle.
+        good: Folder of other good images to set them with: ``conformal`` then takes the place of ``cross-fitted``.
 
     Raises:
         MissingStageError: The bundle is not calibrated.
@@ -47,7 +61,9 @@ def last_target(bundle: Bundle) -> ThresholdTarget:
     stages = (bundle.manifest.stages.get(name) for name in ("decide", "calibrate"))
     made = next(stage for stage in stages if stage and DECISION in stage.outputs)
     usual = ThresholdTarget()
-    return ThresholdTarget(made.options["rule"], made.options["false_reject_rate"], made.options.get("recall", usual.recall))
+    rule: ThresholdRule = made.options["rule"]
+    rule = "conformal" if good and rule == "cross-fitted" else rule
+    return ThresholdTarget(rule, made.options["false_reject_rate"], made.options.get("recall", usual.recall))
 
 
 def fit_thresholds(
@@ -78,11 +94,12 @@ def fit_thresholds(
     """
     before = bundle.decision()
     held_out = threshold_images(bundle, good) if good else recorded(bundle, "held_out")
-    bad = labelled_images(defects)[0] if defects and target.rule != "conformal" else []
-    target.require(len(held_out), len(bad))
+    bad = labelled_images(defects)[0] if defects and target.rule not in FROM_GOOD else []
+    pooled = out_of_fold_for(bundle, target.rule, good)
+    target.require(len(pooled.images if pooled else held_out), len(bad))
     command = Command("calibrate", decision_only=True, **target.command_options(), good=good, defects=defects)
     groups = groups_of(bundle, held_out, good)
-    fit = _Fit(bundle, target, held_out, groups, bad, str(command), progress or (lambda *_: None), time.monotonic())
+    fit = _Fit(bundle, target, held_out, groups, bad, pooled, str(command), progress or (lambda *_: None), time.monotonic())
     found = engines(bundle)
     graphs = {key: fit.graph(key) for key in PRECISIONS if key in before.graphs}
     own = {engine.name: fit.engine(engine) for engine in found if not engine.unusable_reason}
@@ -103,6 +120,7 @@ class _Fit:
     good: list[Path]
     groups: list[int] | None
     bad: list[Path]
+    out_of_fold: OutOfFold | None
     command: str
     report: Progress
     started: float
@@ -116,7 +134,7 @@ class _Fit:
             return self._decide(backend, engine.sidecar.graph_sha256, engine.sidecar.engine_sha256)
 
     def write_graphs(self, decided: dict[Precision, GraphDecision]) -> None:
-        inputs = {graph_name(key): self.bundle.graph(key) for key in decided}
+        inputs = {graph_name(key): self.bundle.graph(key) for key in decided} | out_of_fold_input(self.bundle, self.target.rule)
         with self._stage("decide", inputs) as stage:
             stage.path(DECISION).write_bytes(
                 to_json(Decision(schema_version=SCHEMA_VERSION, graphs={str(key): graph for key, graph in decided.items()}))
@@ -132,10 +150,11 @@ class _Fit:
 
     def _decide(self, backend: Backend, graph_sha256: str, engine_sha256: str | None) -> GraphDecision:
         good, peaks = self._scores(backend, self.good, with_peaks=not self.bundle.manifest.scoring.score_is_maximum)
-        return decide(
+        return decide_graph(
             good,
             self.target,
             graph_sha256,
+            self.out_of_fold,
             names=[path.name for path in self.good],
             defects=self._scores(backend, self.bad)[0] if self.bad else None,
             engine_sha256=engine_sha256,

@@ -8,12 +8,15 @@ from typing import Literal
 import numpy as np
 
 from lrdan_edge.bundle.bundle import Bundle
+from lrdan_edge.bundle.decision import ThresholdRule
+from lrdan_edge.bundle.names import OUT_OF_FOLD
+from lrdan_edge.bundle.out_of_fold import OutOfFold, read_out_of_fold
 from lrdan_edge.bundle.view import Region
 from lrdan_edge.data.dataset import LabelledImage, foreign_folder, recorded_images, test_images
 from lrdan_edge.data.grouping import AUTO, group_names, numbered
 from lrdan_edge.data.images import Frame, batches, list_images, load_frames
 from lrdan_edge.data.scan import Scan
-from lrdan_edge.errors import DataError
+from lrdan_edge.errors import CalibrationError, DataError
 
 MOST_IMAGES = 128
 """Largest number of images for measuring ranges, and for comparing int8 graphs."""
@@ -60,6 +63,7 @@ class CalibrationSplit:
         defects: Labelled defective images; empty if the user gives none.
         labelled: Good and defective images for AUROC; empty without `defects`.
         groups: The group of each held-out image, or None if unknown: see `groups_of`.
+        out_of_fold: The scores of all good images, for the rule ``cross-fitted``: see `out_of_fold_for`.
     """
 
     ranges: list[Path]
@@ -68,6 +72,12 @@ class CalibrationSplit:
     defects: list[Path]
     labelled: list[LabelledImage]
     groups: list[int] | None = None
+    out_of_fold: OutOfFold | None = None
+
+    @property
+    def thresholds(self) -> int:
+        """Number of good images that set a threshold."""
+        return len(self.out_of_fold.images if self.out_of_fold else self.held_out)
 
 
 def calibration_split(
@@ -112,6 +122,43 @@ def groups_of(bundle: Bundle, held_out: list[Path], good: Path | None) -> list[i
         return numbered(group_names(held_out, good, AUTO, Scan()))
     recorded: list[int] | None = bundle.manifest.stages["train"].results.get("held_out_group_of")
     return recorded
+
+
+def default_rule(bundle: Bundle, good: Path | None) -> ThresholdRule:
+    """The rule of a threshold if none is asked for: ``cross-fitted`` where out-of-fold scores allow it, else ``conformal``.
+
+    Args:
+        bundle: A trained bundle.
+        good: The user's folder of good images, if the threshold is not set from those of training.
+    """
+    return "cross-fitted" if good is None and OUT_OF_FOLD in bundle.manifest.files else "conformal"
+
+
+def out_of_fold_for(bundle: Bundle, rule: ThresholdRule, good: Path | None) -> OutOfFold | None:
+    """The out-of-fold scores that a rule needs; None if it needs none.
+
+    Raises:
+        CalibrationError: There are none, or the threshold is set from other good images.
+        BundleError: The file was changed.
+    """
+    if rule != "cross-fitted":
+        return None
+    if good:
+        raise CalibrationError(
+            f"{good} holds other good images than those that were cross-fitted", "leave {good} out, or give {rule:conformal}"
+        )
+    if found := read_out_of_fold(bundle):
+        return found
+    recipe = bundle.manifest.model.recipe
+    raise CalibrationError(
+        f"{bundle.path} has no out-of-fold scores, which recipes fitted in one pass write (its recipe is {recipe})",
+        "give {rule:conformal}",
+    )
+
+
+def out_of_fold_input(bundle: Bundle, rule: ThresholdRule) -> dict[str, Path]:
+    """The file that a threshold of this rule depends on, as an input of its stage."""
+    return {OUT_OF_FOLD: bundle.path / OUT_OF_FOLD} if rule == "cross-fitted" else {}
 
 
 def threshold_images(bundle: Bundle, folder: Path) -> list[Path]:

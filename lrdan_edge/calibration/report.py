@@ -3,6 +3,7 @@
 import msgspec
 
 from lrdan_edge.bundle.decision import Decision
+from lrdan_edge.calibration.decision import FROM_GOOD
 from lrdan_edge.calibration.fidelity import LARGEST_AUROC_DIFFERENCE, LEAST_RANK_CORRELATION
 from lrdan_edge.calibration.images import CalibrationSplit
 from lrdan_edge.calibration.methods import Method
@@ -80,7 +81,7 @@ def describe_labels(split: CalibrationSplit, decision: Decision) -> str:
     if not split.defects:
         return "No labelled image was used."
     parts = ["the choice of the int8 graph"]
-    if any(graph.rule != "conformal" for graph in decision.graphs.values()):
+    if any(graph.rule not in FROM_GOOD for graph in decision.graphs.values()):
         parts.append("the threshold")
     return (
         f"{len(split.defects)} labelled defects were used for {' and '.join(parts)}: "

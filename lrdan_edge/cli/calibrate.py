@@ -30,8 +30,9 @@ _target_options = option_group(
     click.option(
         "--threshold-from",
         "rule",
-        type=click.Choice(["conformal", "recall", "best-f1"]),
-        help="conformal: good images only; recall, best-f1: defects too. [default: conformal; with --decision-only the previous one]",
+        type=click.Choice(["conformal", "cross-fitted", "recall", "best-f1"]),
+        help="conformal: held-out good images; cross-fitted: all good images (padim, patchcore); recall, best-f1: defects too. "
+        "[default: cross-fitted if training cross-fitted and without --good, else conformal; with --decision-only the previous one]",
     ),
     click.option(
         "--recall",
@@ -83,7 +84,7 @@ def calibrate(
         return
     if decision_only:
         with progress_bar("calibrating") as progress:
-            wanted = replace(last_target(bundle), **asked)
+            wanted = replace(last_target(bundle, good), **asked)
             fitted = fit_thresholds(bundle, wanted, good=good, defects=defects, progress=progress)
         _print_fitted(fitted)
         next_step("Decided.", "run SOURCE", bundle_path)
@@ -113,7 +114,8 @@ def _print_thresholds(decided: "Mapping[Any, GraphDecision]") -> None:
     from lrdan_edge.calibration.decision import promise_in_words
 
     for title, graph in decided.items():
-        show(f"{title}: threshold {graph.threshold:.6g}, {_promise(graph)}, from {graph.n} held-out good images")
+        images = "held-out good images" if graph.folds is None else f"good images in {graph.folds} folds"
+        show(f"{title}: threshold {graph.threshold:.6g}, {_promise(graph)}, from {graph.n} {images}")
     for sentence in dict.fromkeys(promise_in_words(graph) for graph in decided.values()):
         if sentence:
             show(f"{sentence[:1].upper()}{sentence[1:]}.")
@@ -172,6 +174,8 @@ def _print_decision(bundle: "Bundle") -> None:
 def _promise(graph: "GraphDecision") -> str:
     if graph.rule == "conformal":
         return f"at most {graph.false_reject_rate:g} of good parts rejected"
+    if graph.rule == "cross-fitted":
+        return f"about {graph.false_reject_rate:g} of good parts rejected"
     found = (
         f"finds at least {graph.recall:g} of such defects" if graph.rule == "recall" else f"{graph.recall:g} of defects found"
     )
@@ -180,7 +184,12 @@ def _promise(graph: "GraphDecision") -> str:
 
 def _explain(title: str, graph: "GraphDecision") -> None:
     show(f"\n{title}: a part is rejected when its score exceeds {graph.threshold:.6g}", style="bold")
-    show(f"{graph.n} good images, never trained on, were scored by this {'engine' if graph.engine_sha256 else 'graph'}.")
+    scorer = "engine" if graph.engine_sha256 else "graph"
+    if graph.rule == "cross-fitted":
+        _explain_cross_fitted(graph, scorer)
+        _histogram(graph)
+        return
+    show(f"{graph.n} good images, never trained on, were scored by this {scorer}.")
     if graph.rule == "conformal":
         _explain_conformal(graph)
     elif graph.rule == "recall":
@@ -229,6 +238,21 @@ def _explain_conformal(graph: "GraphDecision") -> None:
         f"That is the average over sets of {n} {kind}. With these {n}, the real rate lies between {low:.2%} and "
         f"{high:.2%} with a confidence of 90 %; more {kind} make this interval narrower."
     )
+
+
+def _explain_cross_fitted(graph: "GraphDecision", scorer: str) -> None:
+    from lrdan_edge.calibration.decision import promise_in_words
+
+    rank = 1 + graph.good_scores.index(graph.threshold)
+    image = f" ({graph.good_images[rank - 1]})" if graph.good_images else ""
+    show(
+        f"All {graph.n} good images set it, in {graph.folds} folds. The held-out images were scored by this {scorer}; every other fold "
+        f"by a network in float32 that was fitted without it, and brought to the scale of this {scorer} by the held-out images' scores."
+    )
+    once = f" Each of the {graph.groups} parts counts once." if graph.covers == "parts" and graph.groups != graph.n else ""
+    show(f"The threshold is score {rank} of these {graph.n}, ascending{image}.{once}")
+    sentence = promise_in_words(graph)
+    show(f"{sentence[:1].upper()}{sentence[1:]}.")
 
 
 def _rejected(graph: "GraphDecision") -> str:

@@ -16,12 +16,15 @@ from typing import Literal
 import numpy as np
 
 from lrdan_edge.bundle.bundle import Bundle
-from lrdan_edge.data.grouping import AUTO, NONE, group_names, numbered
+from lrdan_edge.data.grouping import AUTO, NONE, fold_numbers, group_names, numbered
 from lrdan_edge.data.images import list_images
 from lrdan_edge.data.scan import Scan
 from lrdan_edge.errors import DataError
 
 HELD_OUT_FRACTION = 0.2
+FOLDS = round(1 / HELD_OUT_FRACTION)
+"""Folds of cross-fitting: the held-out images are one, and the training images make the others."""
+
 LEAST_GROUPS = 3  # held out by ``auto``; fewer say less about new parts than images of all parts do
 
 
@@ -37,6 +40,8 @@ class GoodImages:
         by_image: Why ``auto`` held out images whatever their group, as the end of a sentence; otherwise None.
         group_by: What told the groups: ``auto`` or a regular expression; None without `groups`.
         grouped: Whether the groups changed which images are held out.
+        drawn: Whether the held-out images were drawn at random from the same images, not given by a folder.
+        training_groups: The group number of each training image, none of which is in `groups`; None as `groups`, or if not `drawn`.
     """
 
     training: list[Path]
@@ -45,6 +50,8 @@ class GoodImages:
     by_image: str | None = None
     group_by: str | None = None
     grouped: bool = False
+    drawn: bool = False
+    training_groups: list[int] | None = None
 
     @property
     def held_out_groups(self) -> int | None:
@@ -106,14 +113,34 @@ def good_images(data: Path, seed: int = 0, group_by: str | None = None, scan: Sc
     else:
         kept = _draw_groups(data, names, count, rng)
     order = sorted(kept)
+    rest = [index for index in range(len(training)) if index not in kept]
+    numbers = numbered([names[index] for index in order + rest]) if names and not by_image else None
     return GoodImages(
-        training=[path for index, path in enumerate(training) if index not in kept],
+        training=[training[index] for index in rest],
         held_out=[training[index] for index in order],
-        groups=numbered([names[index] for index in order]) if names and not by_image else None,
+        groups=numbers and numbers[: len(order)],
         by_image=by_image,
         group_by=group_by if names and not by_image else None,
         grouped=names is not None and not by_image and len(set(names)) < len(names),
+        drawn=True,
+        training_groups=numbers and numbers[len(order) :],
     )
+
+
+def training_folds(images: GoodImages, seed: int = 0) -> list[int] | None:
+    """The fold of each training image for cross-fitting, 1 to `FOLDS` - 1, whole groups each; the held-out images are fold 0.
+
+    Args:
+        images: The split.
+        seed: Random seed of the folds.
+
+    Returns:
+        None if the held-out images were not drawn like the folds, or if the training images have too few groups.
+    """
+    units = images.training_groups or list(range(len(images.training)))
+    if not images.drawn or len(set(units)) < FOLDS - 1:
+        return None
+    return [fold + 1 for fold in fold_numbers(units, FOLDS - 1, seed)]
 
 
 def _given(data: Path, training: list[Path], held_out: list[Path], names: list[str] | None, group_by: str | None) -> GoodImages:

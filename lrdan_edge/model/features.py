@@ -65,7 +65,11 @@ class FeatureNetwork(Network):
         """The distances, enlarged to the image; see `Network.anomaly_map`."""
         if source != "error":
             raise no_such_map(source, "this network marks none")
-        enlarged: Tensor = self.enlarge(self.distances(self.features(self.cast(x))))
+        return self.map_of(self.features(self.cast(x)))
+
+    def map_of(self, features: Tensor) -> Tensor:
+        """The anomaly map float32 [N, 1, H, W] of features float32 [N, K, h, w]."""
+        enlarged: Tensor = self.enlarge(self.distances(features))
         return enlarged.unsqueeze(1)
 
 

@@ -22,6 +22,9 @@ class Progress:
             seconds_left: Estimated remaining time in seconds.
         """
 
+    def cross_fit(self, done: int, fits: int) -> None:
+        """After the last step, `done` of the `fits` fits of cross-fitting are finished; called from 0 to `fits`."""
+
     def note(self, text: str) -> None:
         """A note for the user, one sentence."""
 
@@ -42,14 +45,15 @@ class TerminalProgress(Progress):
         """Show on `console`, standard error by default."""
         self._console = console or Console(stderr=True)
         self._bars = Bars(
-            TextColumn("training"),
+            TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[left]} left  {task.fields[losses]}"),
+            TextColumn("{task.fields[left]}  {task.fields[losses]}"),
             console=self._console,
             disable=not self._console.is_terminal,
         )
         self._task: TaskID | None = None
+        self._fits: TaskID | None = None
         self._last_line = 0
         self._epoch: list[dict[str, float]] = []
 
@@ -58,7 +62,7 @@ class TerminalProgress(Progress):
         if self._console.is_terminal:
             if self._task is None:
                 self._task = self._bars.add_task("training", total=steps, left="", losses="")
-            self._bars.update(self._task, completed=step, left=_clock(seconds_left), losses=_text([losses]))
+            self._bars.update(self._task, completed=step, left=f"{_clock(seconds_left)} left", losses=_text([losses]))
             return
         self._epoch.append(losses)
         if step * epochs == epoch * steps:
@@ -66,6 +70,15 @@ class TerminalProgress(Progress):
             if epoch * 10 // epochs > self._last_line or epoch == epochs:
                 self._last_line = epoch * 10 // epochs
                 self.note(f"epoch {epoch}/{epochs}  {_clock(seconds_left)} left  {means}")
+
+    def cross_fit(self, done: int, fits: int) -> None:
+        """Move a bar of its own, or print a line at the beginning."""
+        if self._console.is_terminal:
+            if self._fits is None:
+                self._fits = self._bars.add_task("cross-fitting", total=fits, left="", losses="")
+            self._bars.update(self._fits, completed=done)
+        elif done == 0:
+            self.note(f"cross-fitting: {fits} more fits, so that every good image counts for the threshold")
 
     def note(self, text: str) -> None:
         """Print a sentence above the bar."""

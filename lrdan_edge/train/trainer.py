@@ -10,12 +10,14 @@ from torch import Tensor, nn
 
 from lrdan_edge.bundle.bundle import Bundle
 from lrdan_edge.bundle.command import Command
-from lrdan_edge.bundle.names import CHECKPOINT, REPORTS, WEIGHTS
+from lrdan_edge.bundle.encoding import to_json
+from lrdan_edge.bundle.names import CHECKPOINT, OUT_OF_FOLD, REPORTS, WEIGHTS
 from lrdan_edge.bundle.stage import Stage
 from lrdan_edge.data.grouping import AUTO, NONE
 from lrdan_edge.errors import CollapseError, InterruptedTrainingError, TrainingError
 from lrdan_edge.train.checkpoint import State
 from lrdan_edge.train.compilation import compile_networks
+from lrdan_edge.train.cross_fit import CrossFitting
 from lrdan_edge.train.interrupt import graceful_interrupt
 from lrdan_edge.train.learner import LearnerOptions
 from lrdan_edge.train.loop import Loop
@@ -24,6 +26,7 @@ from lrdan_edge.train.overwrite import require_room
 from lrdan_edge.train.progress import Progress, TerminalProgress
 from lrdan_edge.train.report import Epoch, draw_losses, write_losses
 from lrdan_edge.train.resume import checkpoint_for, removed_on_failure, resume
+from lrdan_edge.train.schedule import Schedule
 from lrdan_edge.train.tensorboard_log import TensorBoardLog, TrainingLog
 from lrdan_edge.train.training_data import TrainingData, load_training_data
 
@@ -88,11 +91,8 @@ def _train(data: Path, bundle_path: Path, options: TrainOptions, progress: Progr
         state, resumed = resume(checkpoint, networks, learner, options, existing)
         first_step = state.step
         kept = existing is not None and not (existing.run == checkpoint.run and first_step > 0)
-        notes = [
-            *training_data.notes,
-            *resumed,
-            *compile_networks(networks, options, device, by_default=bool(learner.optimisers)),
-        ]
+        compiled = compile_networks(networks, options, device, by_default=bool(learner.optimisers))
+        notes = [*training_data.notes, *resumed, *compiled]
         for note in notes:
             progress.note(note)
         log = TensorBoardLog(options.tensorboard, preprocessing, first_step) if options.tensorboard else TrainingLog()
@@ -100,26 +100,26 @@ def _train(data: Path, bundle_path: Path, options: TrainOptions, progress: Progr
             loop = Loop(networks, learner, training_data.frames, schedule, options.seed, progress, log, interrupt, checkpoint)
             networks.train()
             speed = loop.run(state)
-            if kept and state.step < schedule.steps:
-                raise InterruptedTrainingError(
-                    f"training was interrupted after step {state.step} of {schedule.steps}; the bundle at {bundle_path} is unchanged",
-                    "run the same command again to resume",
-                )
+            crossed = CrossFitting.of((recipe, networks), training_data, hyperparameters, options.seed, preprocessing, scoring)
+            complete = state.step == schedule.steps and (crossed is None or crossed.run(lambda: interrupt.asked, progress))
+            if not complete:
+                checkpoint.write(networks, learner.optimisers, state)  # the loop writes none after the last step
+                _require_replaceable(bundle_path, state, schedule, kept=kept)
             mean, deviation = recipe.finish(networks, training_data.frames, preprocessing, scoring, spec)
             _require_finite(mean, deviation)
         _save(stage, networks, mean, deviation, state.history)
-        stage.results |= (
-            _results(data, training_data, state, device)
-            | recipe.inputs_for(hyperparameters)
-            | {
-                "run": checkpoint.run,
-                "images_per_s": round(speed, 2),
-                "resumed_from_step": first_step,
-                "interrupted": state.step < schedule.steps,
-                "notes": notes,
-            }
-        )
-    if state.step == schedule.steps:
+        if complete and crossed:
+            stage.path(OUT_OF_FOLD).write_bytes(to_json(crossed.finished(networks, mean, deviation)))
+            stage.results["cross_fit_seconds"] = round(crossed.seconds, 2)
+        stage.results |= _results(data, training_data, state, device) | recipe.inputs_for(hyperparameters)
+        stage.results |= {
+            "run": checkpoint.run,
+            "images_per_s": round(speed, 2),
+            "resumed_from_step": first_step,
+            "interrupted": not complete,
+            "notes": notes,
+        }
+    if complete:
         checkpoint.remove()
     return bundle
 
@@ -131,6 +131,15 @@ def _require_one_process() -> None:
         raise TrainingError(
             f"train runs in one process, but WORLD_SIZE is {size}",
             "start it without torchrun (or unset WORLD_SIZE), and for several GPUs train one model per GPU",
+        )
+
+
+def _require_replaceable(bundle_path: Path, state: State, schedule: Schedule, *, kept: bool) -> None:
+    """Raise InterruptedTrainingError if the bundle of an interrupted run would replace one that is to be `kept`."""
+    if kept:
+        raise InterruptedTrainingError(
+            f"training was interrupted after step {state.step} of {schedule.steps}; the bundle at {bundle_path} is unchanged",
+            "run the same command again to resume",
         )
 
 

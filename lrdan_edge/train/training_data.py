@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lrdan_edge.bundle.spec import BIT_DEPTHS, BitDepth, ModelSpec
 from lrdan_edge.data.check import training_notes
-from lrdan_edge.data.dataset import good_folders, good_images
+from lrdan_edge.data.dataset import GoodImages, good_folders, good_images, training_folds
 from lrdan_edge.data.grouping import AUTO, NONE
 from lrdan_edge.data.images import natural_key
 from lrdan_edge.data.scan import Scan, ScannedImage
@@ -17,6 +17,21 @@ from lrdan_edge.train.known_defects import KnownDefects, read_known
 from lrdan_edge.train.network_images import NetworkImages, spec_of
 from lrdan_edge.train.options import TrainOptions
 from lrdan_edge.train.recipes import DEFAULT_RECIPE
+
+
+@dataclass(frozen=True)
+class CrossFolds:
+    """The good images for cross-fitting, training images first.
+
+    Attributes:
+        frames: As `TrainingData.frames`, with the held-out images.
+        folds: The fold of each file, from 0; the held-out images are fold 0.
+        groups: The group of each file, none of which is in two folds; None if unknown.
+    """
+
+    frames: Tensor
+    folds: list[int]
+    groups: list[int] | None
 
 
 @dataclass(frozen=True)
@@ -34,6 +49,7 @@ class TrainingData:
         fingerprint: Sha256 over all paths and contents.
         notes: Warnings and automatic choices, one sentence each.
         known: Labelled defects to train on too, or None.
+        cross: The images for cross-fitting, if the recipe is cross-fitted and the images allow it.
     """
 
     frames: Tensor
@@ -46,6 +62,7 @@ class TrainingData:
     fingerprint: str
     notes: list[str]
     known: KnownDefects | None = None
+    cross: CrossFolds | None = None
 
 
 def load_training_data(data: Path, options: TrainOptions) -> TrainingData:
@@ -72,8 +89,11 @@ def load_training_data(data: Path, options: TrainOptions) -> TrainingData:
     digest = hashlib.sha256()
     for path in images.training + images.held_out:
         digest.update(f"{path.relative_to(data).as_posix()}\0{scanned[path].sha256}\n".encode())
+    folds, cross_notes = _folds(images, spec, options)
+    taken = [*images.training, *images.held_out] if folds else images.training
+    frames = network_images.take(taken, spec.channels, bit_depth)
     return TrainingData(
-        frames=network_images.take(images.training, spec.channels, bit_depth),
+        frames=frames[: len(frames) // len(taken) * len(images.training)],
         spec=spec,
         bit_depth=bit_depth,
         training=[path.relative_to(data).as_posix() for path in images.training],
@@ -81,9 +101,23 @@ def load_training_data(data: Path, options: TrainOptions) -> TrainingData:
         groups=images.groups,
         group_by=options.group_by if images.grouped or options.group_by not in (AUTO, NONE) else None,
         fingerprint=digest.hexdigest(),
-        notes=[*training_notes(data, images, scan), *_notes(scanned, spec, bit_depth, options)],
+        notes=[*training_notes(data, images, scan), *_notes(scanned, spec, bit_depth, options), *cross_notes],
         known=read_known(options.known_defects, spec, bit_depth) if options.known_defects else None,
+        cross=CrossFolds(frames, folds, images.groups and [*(images.training_groups or []), *images.groups]) if folds else None,
     )
+
+
+def _folds(images: GoodImages, spec: ModelSpec, options: TrainOptions) -> tuple[list[int] | None, list[str]]:
+    """The folds for `CrossFolds`, or None; and notes."""
+    if not options.for_images(spec.height, spec.width).resolved_recipe().cross_fits:
+        return None, []
+    own = training_folds(images, options.seed)
+    if own is None:
+        reason = (
+            "show too few parts to be cross-fitted" if images.drawn else "do not set the threshold, since calibration/good does"
+        )
+        return None, [f"the training images {reason}"]
+    return own + [0] * len(images.held_out), []
 
 
 def _settle(scanned: dict[Path, ScannedImage], options: TrainOptions) -> tuple[ModelSpec, BitDepth]:

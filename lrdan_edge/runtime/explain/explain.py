@@ -98,6 +98,8 @@ def _promise(decision: GraphDecision) -> str:
     counted = f"{decision.n} held-out good images"
     if decision.rule == "conformal":
         return f"at most {decision.false_reject_rate:.3g} of good parts rejected, from {counted}"
+    if decision.rule == "cross-fitted":
+        return f"about {decision.false_reject_rate:.3g} of good parts rejected, from {decision.n} good images in {decision.folds} folds"
     defects = f"{len(decision.defect_scores)} labelled defects"
     if decision.rule == "recall":
         return f"at least {decision.recall:.3g} of defective parts rejected, from {defects}"

@@ -78,9 +78,11 @@ class Recipe(ABC, Generic[N, H]):
         name: Its name, as in `ModelSpec.recipe`.
         defaults: Its hyperparameters.
         unused_options: Names of options of `TrainOptions` that it cannot use and that are refused.
+        cross_fits: Whether it is fitted so fast that `lrdan_edge.train.cross_fit` can fit it once more for every fold.
     """
 
     name: ClassVar[str]
+    cross_fits: ClassVar[bool] = False
     unused_options: ClassVar[tuple[str, ...]] = ()
     defaults: H
 

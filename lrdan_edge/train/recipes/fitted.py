@@ -42,6 +42,10 @@ class FittedNetworks(Networks):
 
     network: FeatureNetwork
 
+    def features(self, frames: Tensor) -> Tensor:
+        """The backbone's features of uint8 [N, C, H, W]: float32 [N, K, h, w]."""
+        return self.network.features((frames.float() * SCALE + OFFSET).contiguous(memory_format=torch.channels_last))
+
     @abstractmethod
     def gather(self, features: Tensor, *drawn: Tensor) -> None:
         """Add the features of good images.
@@ -83,8 +87,7 @@ class FittedLearner(Learner):
         Returns:
             The features' root mean square, as ``features``; there is no loss.
         """
-        x = (frames.float() * SCALE + OFFSET).contiguous(memory_format=torch.channels_last)
-        features = self.networks.network.features(x)
+        features = self.networks.features(frames)
         self.networks.gather(features, *drawn)
         return {"features": features.square().mean().sqrt()}
 
@@ -96,6 +99,7 @@ F = TypeVar("F", bound=FittedHyperparameters)
 class FittedRecipe(BackboneRecipe[N, F]):
     """A recipe that is fitted to the features of a frozen backbone; every image is used once and unchanged."""
 
+    cross_fits: ClassVar[bool] = True
     unused_options: ClassVar[tuple[str, ...]] = ("epochs", "batch_size", "learning_rate", "known_defects")
 
     def scoring_for(self, spec: ModelSpec) -> Scoring:  # noqa: ARG002
