@@ -18,6 +18,7 @@ from lrdan_edge.bundle.bundle import Bundle
 from lrdan_edge.bundle.command import Command
 from lrdan_edge.bundle.names import RECONSTRUCTION, WEIGHTS, graph_name
 from lrdan_edge.bundle.spec import ModelSpec, Precision
+from lrdan_edge.bundle.stage import Stage
 from lrdan_edge.bundle.view import Geometry
 from lrdan_edge.data.images import Frame
 from lrdan_edge.errors import ExportError, MissingExtraError
@@ -53,13 +54,11 @@ def export(bundle: Bundle, *, frame_size: tuple[int, int] | None = None) -> None
         MissingExtraError: torch or onnx is not installed.
     """
     try:
-        import onnx
+        import onnx  # noqa: F401
         import torch  # noqa: F401
     except ImportError as error:
         raise MissingExtraError(error.name or "torch", "train", "export") from error
-    from lrdan_edge.export.reconstruction import ReconstructionModule
     from lrdan_edge.model.deployed import load_network
-    from lrdan_edge.model.folding import fold_batch_norm
 
     weights = bundle.file(WEIGHTS, Command("train"))
     model = _with_frame_size(bundle, frame_size)
@@ -92,9 +91,19 @@ def export(bundle: Bundle, *, frame_size: tuple[int, int] | None = None) -> None
                 stage.results[precision]["float32_convolutions"] = float(kept)
         write_report(stage, command, reference, expected[0], rows, missing)
         if whole.network.reconstructs:
-            fold_batch_norm(whole.network)
-            graph = to_onnx(ReconstructionModule(whole), reference.frames, outputs=("reconstruction",))
-            onnx.save_model(graph, stage.path(RECONSTRUCTION))
+            _write_reconstruction(stage, whole, reference.frames)
+
+
+def _write_reconstruction(stage: Stage, module: "DeployModule", frames: Frame) -> None:
+    """Write the graph that computes AE2's reconstruction; `module` is changed."""
+    import onnx
+
+    from lrdan_edge.export.reconstruction import ReconstructionModule
+    from lrdan_edge.model.folding import fold_batch_norm
+
+    fold_batch_norm(module.network)
+    graph = to_onnx(ReconstructionModule(module), frames, outputs=("reconstruction",))
+    onnx.save_model(graph, stage.path(RECONSTRUCTION))
 
 
 def _with_frame_size(bundle: Bundle, frame_size: tuple[int, int] | None) -> ModelSpec:
