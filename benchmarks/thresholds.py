@@ -1,6 +1,7 @@
 """What a threshold promises and what it keeps: real scores, divided again and again into held-out and new parts.
 
     python benchmarks/thresholds.py --data ../shared/data/magnetic-tile --detector pca
+    python benchmarks/thresholds.py --data ../shared/data/magnetic-tile --recipe padim
     python benchmarks/thresholds.py --bundle bundle --good DIR
     python benchmarks/thresholds.py --scores scores.json
 
@@ -10,15 +11,20 @@ its fp32 graph scores good images that it was not trained on. A file holds ``sco
 
 In each of 1000 draws a third of the images (or of the parts) is new. The rest is what a user has: a fifth of it sets the threshold
 (split), or all of it (pooled out-of-fold scores). The scores are fixed: no model is fitted again per draw, so what a smaller or
-larger training set does to the scores is not in the table. Prints a table; with ``--data``, writes it to
-``benchmarks/results/thresholds-<name of DATA>.md``.
+larger training set does to the scores is not in the table.
+
+With ``--recipe`` a recipe is fitted again in each of 100 draws, once without each of five folds of the user's images, as ``train``
+does. The network that was fitted without the held-out images scores the new images and the defective ones, for both ways.
+
+Prints a table; with ``--data``, writes it to ``benchmarks/results/thresholds-<name of DATA>.md``, with ``--recipe`` to
+``thresholds-<recipe>-<name of DATA>.md``.
 """
 
 import argparse
 import json
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -27,12 +33,12 @@ import numpy.typing as npt
 
 from lrdan_edge.calibration.cross import cross_conformal
 from lrdan_edge.calibration.decision import conformal_threshold, covered, images_needed
-from lrdan_edge.data.dataset import HELD_OUT_FRACTION, good_folders, test_images
+from lrdan_edge.data.dataset import FOLDS, HELD_OUT_FRACTION, good_folders, test_images
 from lrdan_edge.data.grouping import AUTO, fold_numbers, group_names, numbered
 from lrdan_edge.data.scan import Scan
 
 RESULTS = Path(__file__).parent / "results"
-NEW, FOLDS, DRAWS = 1 / 3, 5, 1000
+NEW, DRAWS, REFITS = 1 / 3, 1000, 100
 
 Scores = npt.NDArray[np.float32]
 Places = npt.NDArray[np.int64]
@@ -152,6 +158,85 @@ def _divide(unit: npt.NDArray[np.int64], places: Places, fraction: float, rng: n
     return places[drawn], places[~drawn]
 
 
+def simulate_refits(
+    data: Path, recipe_name: str, shape: tuple[int, int, int], rate: float, seed: int
+) -> tuple[Material, list[Row]]:
+    """Divide the good images `REFITS` times, whole parts, and fit a recipe as ``train`` does; each row is as in `simulate`.
+
+    Args:
+        data: The data set.
+        recipe_name: A recipe that is cross-fitted.
+        shape: (H, W, C) of the networks' images.
+        rate: The promised false-reject rate, in (0, 1).
+        seed: Random seed of the draws and of every fit.
+    """
+    paths, _ = good_folders(data)
+    groups = np.array(numbered(group_names(paths, data, AUTO, Scan())))
+    defects = [image.path for image in test_images(data) if image.defective]
+    fitted = _fits([*paths, *defects], recipe_name, shape, seed)
+    bad, everything = range(len(paths), len(paths) + len(defects)), np.arange(len(paths))
+    ways = ("split, whole parts", f"cross-fitted, {FOLDS} folds, whole parts")
+    rows = [Row("parts", way, [], [], []) for way in ways]
+    rng, last = np.random.default_rng(seed), np.zeros(len(paths), np.float32)
+    for draw in range(REFITS):
+        fresh, own = _divide(groups, everything, NEW, rng)
+        held, rest = _divide(groups, own, HELD_OUT_FRACTION, rng)
+        folds = np.zeros(len(paths), np.int64)
+        folds[rest] = [fold + 1 for fold in fold_numbers(groups[rest].tolist(), FOLDS - 1, draw)]
+        scorers = [fitted(own[folds[own] != fold]) for fold in range(FOLDS)]
+        scores = np.zeros(len(paths), np.float32)
+        for fold, scorer in enumerate(scorers):
+            scores[own[folds[own] == fold]] = scorer(own[folds[own] == fold].tolist())
+        parts = groups[held].tolist()
+        apart = parts if covered(parts, rate) == "parts" else None
+        enough = len(held) >= images_needed(rate)
+        thresholds = (
+            conformal_threshold(scores[held], rate, apart) if enough else None,
+            cross_conformal(scores[own], folds[own].tolist(), rate, groups[own].tolist()).threshold,
+        )
+        scores[fresh], found = scorers[0](fresh.tolist()), np.array(scorers[0](bad))
+        for row, threshold in zip(rows, thresholds, strict=True):
+            if threshold is None:
+                continue
+            row.thresholds.append(threshold)
+            row.rates.append(float(np.mean(scores[fresh] > threshold)))
+            row.recalls.append(float(np.mean(found > threshold)))
+        last = scores
+    rows = [row if len(row.rates) == REFITS else Row(row.new, row.way, [], [], []) for row in rows]
+    return Material(last.tolist(), groups.tolist(), last.tolist(), found.tolist()), rows
+
+
+def _fits(
+    paths: list[Path], recipe_name: str, shape: tuple[int, int, int], seed: int
+) -> Callable[[Places], Callable[[Sequence[int]], list[float]]]:
+    """What fits a recipe to some of the images and returns what scores others."""
+    import torch
+
+    from lrdan_edge.data.images import load_frames
+    from lrdan_edge.model.pretrained import load_pretrained
+    from lrdan_edge.train.cross_fit import BackboneFeatures, CrossFit
+    from lrdan_edge.train.recipes import recipe_named
+    from lrdan_edge.train.recipes.fitted import FittedRecipe
+
+    recipe = recipe_named(recipe_name)
+    if not isinstance(recipe, FittedRecipe):
+        raise SystemExit(f"the recipe {recipe_name} is not cross-fitted")
+    spec = recipe.spec_for(shape[0], shape[1], 1 if shape[2] == 1 else 3, recipe.defaults)
+    networks = recipe.networks_for(spec)
+    load_pretrained(recipe.defaults.backbone).load_into(networks.network.backbone)
+    frames = torch.from_numpy(load_frames(paths, shape)).permute(0, 3, 1, 2).contiguous()
+    features = BackboneFeatures(networks, frames)
+    constants = recipe.preprocessing_for(spec), recipe.scoring_for(spec)
+    fit = CrossFit(recipe, spec, recipe.defaults, *constants, seed, frames, features)
+
+    def fitted(places: Places) -> Callable[[Sequence[int]], list[float]]:
+        scorer = fit.fitted(networks.network.backbone, places.tolist())
+        assert scorer  # nothing stops it
+        return scorer.scores
+
+    return fitted
+
+
 def as_markdown(title: str, material: Material, rows: list[Row], rate: float, command: str) -> str:
     """One row per way and kind of new parts."""
     parts = len(set(material.groups))
@@ -165,12 +250,13 @@ def as_markdown(title: str, material: Material, rows: list[Row], rate: float, co
         "spread of the threshold",
         "recall",
     ]
+    draws = max(len(row.rates) for row in rows)
     lines = [
         f"# Thresholds on {title}",
         "",
         f"`{command}`",
         "",
-        f"{len(material.scores)} good images of {parts} parts, {len(material.defective)} defective; {DRAWS} draws. The false-reject "
+        f"{len(material.scores)} good images of {parts} parts, {len(material.defective)} defective; {draws} draws. The false-reject "
         "rate realised on new images or parts: its mean, the interval of 90 % of the draws, and the fraction of draws within twice "
         "the promise. The spread of the threshold is in standard deviations of the good scores. Recall is that of the threshold.",
         "",
@@ -240,6 +326,7 @@ def main() -> None:
     source.add_argument("--scores", type=Path, help="JSON file.")
     parser.add_argument("--good", type=Path, help="Good images for --bundle.")
     parser.add_argument("--detector", default="pca", help="Baseline for --data.")
+    parser.add_argument("--recipe", help="Cross-fitted recipe for --data, in place of a baseline; fitted again in every draw.")
     parser.add_argument("--image-size", type=lambda text: tuple(map(int, text.split("x"))), default=(64, 64))
     parser.add_argument("--channels", type=int, choices=(1, 3), default=1)
     parser.add_argument("--false-reject-rate", type=float, default=0.02)
@@ -247,15 +334,20 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.bundle and not arguments.good:
         parser.error("--bundle needs --good")
-    if arguments.data:
-        shape = (*arguments.image_size, arguments.channels)
+    if arguments.recipe and not arguments.data:
+        parser.error("--recipe needs --data")
+    rate, rows, shape = arguments.false_reject_rate, None, (*arguments.image_size, arguments.channels)
+    if arguments.recipe:
+        title = f"{arguments.recipe}-{arguments.data.name}"
+        material, rows = simulate_refits(arguments.data, arguments.recipe, shape, rate, arguments.seed)
+    elif arguments.data:
         title, material = arguments.data.name, cross_fitted(arguments.data, arguments.detector, shape, arguments.seed)
     elif arguments.bundle:
         title, material = arguments.good.name, scored(arguments.bundle, arguments.good)
     else:
         title, material = arguments.scores.stem, from_file(arguments.scores)
-    rate, command = arguments.false_reject_rate, shlex.join(["python", "benchmarks/thresholds.py", *sys.argv[1:]])
-    page = as_markdown(title, material, simulate(material, rate, seed=arguments.seed), rate, command)
+    command = shlex.join(["python", "benchmarks/thresholds.py", *sys.argv[1:]])
+    page = as_markdown(title, material, rows or simulate(material, rate, seed=arguments.seed), rate, command)
     print(page)
     if arguments.data:
         RESULTS.mkdir(exist_ok=True)

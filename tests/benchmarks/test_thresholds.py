@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from parts import defective_image, good_image, write
 
 ROOT = Path(__file__).parents[2]
 
@@ -51,3 +52,26 @@ def test_a_rate_that_is_too_low_for_the_images_is_named(monkeypatch: pytest.Monk
     few = thresholds.Material(list(range(60)), list(range(60)), list(range(60)))
     cells = thresholds.simulate(few, 0.02, draws=3)[0].cells(0.02, 1.0)
     assert cells[3] == "too few"
+
+
+def test_a_recipe_is_fitted_again_in_every_draw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import thresholds
+
+    rng = np.random.default_rng(0)
+    for place in range(60):
+        write(tmp_path / "train/good" / f"{place}.png", good_image(rng))
+    for place in range(4):
+        write(tmp_path / "test/good" / f"{place}.png", good_image(rng))
+        write(tmp_path / "test/blob" / f"{place}.png", defective_image(rng)[0])
+    monkeypatch.setattr(thresholds, "REFITS", 2)
+    monkeypatch.setattr(thresholds, "group_names", lambda paths, *_: [path.name for path in paths])
+    material, rows = thresholds.simulate_refits(tmp_path, "padim", (32, 32, 1), 0.05, 0)
+    assert (len(material.scores), len(material.defective)) == (60, 4)
+    split, crossed = rows
+    assert split.rates == [], "8 held-out images cannot promise 5 %"
+    assert len(crossed.rates) == 2
+    assert crossed.recalls == [1, 1]
+    with pytest.raises(SystemExit, match="not cross-fitted"):
+        thresholds.simulate_refits(tmp_path, "lrdan", (32, 32, 1), 0.05, 0)
