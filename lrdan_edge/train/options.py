@@ -144,7 +144,7 @@ class TrainOptions:
     def _unused(self, name: str) -> TrainingError:
         """The error for an option that the recipe cannot use."""
         return TrainingError(
-            f"the recipe {self.resolved_recipe().name} has no {name.replace('_', ' ')}", f"leave {{{name}}} out"
+            f"the recipe {self.resolved_recipe().name} has no {name.replace('_', ' ')}", "leave {" + name + "} out"
         )
 
     def spec_for(self, height: int, width: int, channels: Literal[1, 3]) -> ModelSpec:

@@ -103,7 +103,10 @@ def _train(data: Path, bundle_path: Path, options: TrainOptions, progress: Progr
             crossed = CrossFitting.of((recipe, networks), training_data, hyperparameters, options.seed, preprocessing, scoring)
             complete = state.step == schedule.steps and (crossed is None or crossed.run(lambda: interrupt.asked, progress))
             if not complete:
-                checkpoint.write(networks, learner.optimisers, state)  # the loop writes none after the last step
+                if (
+                    state.step == schedule.steps
+                ):  # after the last step, the loop writes none; before it, an epoch's sums are still open
+                    checkpoint.write(networks, learner.optimisers, state)
                 _require_replaceable(bundle_path, state, schedule, kept=kept)
             mean, deviation = recipe.finish(networks, training_data.frames, preprocessing, scoring, spec)
             _require_finite(mean, deviation)
