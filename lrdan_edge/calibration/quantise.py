@@ -130,7 +130,7 @@ class QuantisableGraph:
 
         quantised = [name for name in self.layers if name not in set(keep_float)]
         groups = self._groups(quantised)
-        non_negative = self._non_negative(groups)
+        non_negative = self._non_negative()
         scales = self._scales(groups, amplitudes)
         builder = _Builder(self.model, non_negative)
         integer = {id(self.layers[name]) for name in quantised}
@@ -247,13 +247,13 @@ class QuantisableGraph:
         made_by = self._made_by.get(tensor)
         return made_by is not None and made_by.op_type == "Add" and self._is_inside(made_by)
 
-    def _non_negative(self, groups: Mapping[str, str]) -> set[str]:
-        """The tensors of groups in which all values come from a ReLU."""
-        signed = set()
-        for tensor, group in groups.items():
-            if not self._is_moved(tensor) and tensor not in self._limits:
-                signed.add(group)
-        return {tensor for tensor, group in groups.items() if group not in signed}
+    def _non_negative(self) -> set[str]:
+        """The tensors whose values all come from a ReLU; others of the same group may be signed: they share only the scale."""
+        found = set(self._limits)
+        for node in self._inside:
+            if node.op_type in _PASS_THROUGH and found.issuperset(_data_inputs(node)):
+                found.update(node.output)
+        return found
 
 
 def _relu_limits(graph: "onnx.GraphProto") -> dict[str, float]:

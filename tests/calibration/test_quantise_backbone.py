@@ -128,7 +128,6 @@ def test_the_error_map_is_computed_from_float_features(graph: QuantisableGraph, 
 
 
 @restoration
-@pytest.mark.xfail(reason="since AE2's distance was added, ONNX Runtime leaves six convolutions unfused", strict=True)
 def test_onnx_runtime_fuses_the_convolutions(graph: QuantisableGraph, frames: npt.NDArray[Any], tmp_path: Path) -> None:
     unsigned = with_unsigned_activations(graph.quantise(amplitudes(graph, frames), graph.first))
     onnx.save(unsigned, tmp_path / "int8.onnx")

@@ -91,6 +91,9 @@ def deploy_module(shape: tuple[int, int, int], decoder: Any = "resize", geometry
     if isinstance(network, FeatureRestorer):
         for name, buffer in network.named_buffers(recurse=False):  # mean_0 … inverse_2
             buffer.copy_(torch.rand_like(buffer) + (0.5 if name.startswith("inverse") else -0.5))
+        for layer in (*network.ae2.modules(), *network.decoder.modules()):  # all biases are zero before training
+            if isinstance(layer, torch.nn.Conv2d) and layer.bias is not None:
+                torch.nn.init.normal_(layer.bias, std=0.1)
     if isinstance(network, PatchCore):
         network.memory.fill(torch.randn(64, spec.latent_channels))
     return DeployModule(network, head, recipe.preprocessing_for(spec), scoring.source, spec)
