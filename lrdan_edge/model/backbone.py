@@ -151,7 +151,7 @@ class EfficientNetLite(nn.Module):
         self.stem = _convolution(channels, STEM_CHANNELS, 3, 2)
         self.blocks = nn.ModuleList(InvertedResidual(shape) for shape in shapes)
         strides_of_blocks = [shape.total_stride for shape in shapes]
-        self._places = [len(strides_of_blocks) - 1 - strides_of_blocks[::-1].index(stride) for stride in strides]
+        self.places = [len(strides_of_blocks) - 1 - strides_of_blocks[::-1].index(stride) for stride in strides]
         self.requires_grad_(False)
         self.train()
 
@@ -172,7 +172,7 @@ class EfficientNetLite(nn.Module):
         features = []
         for place, block in enumerate(self.blocks):
             x = block(x)
-            if place in self._places:
+            if place in self.places:
                 features.append(x)
         return features
 

@@ -2,7 +2,7 @@
 
 AE2 restores the features of a good image from those of the image it sees, through a narrow code (as in reverse distillation, arXiv
 2201.10703). Where it fails, the image differs from good ones. A decoder sees the features and AE2's error, and marks defects (as in
-DRAEM, arXiv 2108.07610). The anomaly map is the sum of both kinds of evidence.
+DRAEM, arXiv 2108.07610). The anomaly map is the sum of the marks and of the maps of `lrdan_edge.model.evidence`.
 """
 
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ from torch.nn import functional as F
 
 from lrdan_edge.bundle.spec import ModelSpec
 from lrdan_edge.model.backbone import EfficientNetLite, feature_channels
-from lrdan_edge.model.features import Enlargement, first_blocks, interpolation_matrix, neighbour_matrix
+from lrdan_edge.model.evidence import DistanceMap, ErrorMap, NearestMap
+from lrdan_edge.model.features import first_blocks
 from lrdan_edge.model.network import MapSource, Network
 from lrdan_edge.model.networks import doubled, initialise
-from lrdan_edge.model.padim import PositionGaussians
-from lrdan_edge.model.precision import Float32Layer, Float32Module, halve_after
+from lrdan_edge.model.precision import Float32Layer, halve_after
 
 STRIDES: tuple[Literal[2, 4, 8, 16], ...] = (2, 4, 8, 16)
 """The strides of the backbone's features; AE2 restores all but the first."""
@@ -26,17 +26,14 @@ STRIDES: tuple[Literal[2, 4, 8, 16], ...] = (2, 4, 8, 16)
 AE2_WIDTHS = (40, 96, 96, 128)
 """AE2's channels at strides 8 and 16 (encoder), and at 16 and 32 (encoder and decoder)."""
 
-LEAST_DEVIATION = 0.25
-"""Added to the deviation of an error at each position, as a fraction of its deviation over all positions."""
-
-ERROR_SIGMA = 4.0
-"""Deviation in pixels of the Gaussian that smooths AE2's error, as in PaDiM and PatchCore."""
-
 ERROR_WEIGHT = 1.5
 """The log-odds of a defect that one deviation of AE2's error adds."""
 
 DISTANCE_WEIGHT = 1.5
-"""The log-odds that one deviation of the good images' largest distances adds."""
+"""The log-odds that one deviation of the good images' largest distances of AE2's difference adds."""
+
+NEAREST_WEIGHT = 1.0
+"""The log-odds that one deviation of the good images' largest distances from the memory adds."""
 
 
 def _convolution(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
@@ -140,138 +137,6 @@ class DefectDecoder(nn.Module):
         return marks
 
 
-class ErrorMap(Float32Module):
-    """AE2's error, in deviations of the good images' error at the same position, smoothed.
-
-    Per stride there are two errors: the mean square of the difference, and one minus the cosine of the angle between the vectors. The
-    map is the mean of all six.
-
-    Attributes:
-        mean_s: The good images' mean errors at stride s, float32 [1, 2, h, w].
-        inverse_s: One over their deviations, likewise.
-    """
-
-    def __init__(self, sides: Sequence[tuple[int, int]], size: tuple[int, int]) -> None:
-        """Make the constants.
-
-        Args:
-            sides: (rows, columns) of the features at each stride.
-            size: (rows, columns) of the map.
-        """
-        super().__init__()
-        self.count = len(sides)
-        for place, (rows, columns) in enumerate(sides):
-            self.register_buffer(f"mean_{place}", torch.zeros(1, 2, rows, columns))
-            self.register_buffer(f"inverse_{place}", torch.ones(1, 2, rows, columns))
-            for name, before, after in (("rows", rows, size[0]), ("columns", columns, size[1])):
-                matrix = _smoothing_interpolation(before, after)
-                self.register_buffer(
-                    f"{name}_{place}", (matrix if name == "rows" else matrix.T).contiguous()[None], persistent=False
-                )
-
-    def forward(self, features: Sequence[Tensor], restored: Sequence[Tensor]) -> Tensor:
-        """Compute the map.
-
-        Args:
-            features: Standardised features, float [N, K, h, w] per stride.
-            restored: AE2's output for them.
-
-        Returns:
-            float32 [N, H, W]; about 0 for good images.
-        """
-        found: Tensor | None = None
-        for place, errors in enumerate(self.errors(features, restored)):
-            deviations = (errors - self.get_buffer(f"mean_{place}")) * self.get_buffer(f"inverse_{place}")
-            both = deviations.sum(1)
-            enlarged = self.get_buffer(f"rows_{place}") @ both @ self.get_buffer(f"columns_{place}")
-            found = enlarged if found is None else found + enlarged
-        assert found is not None
-        return found / (2 * self.count)
-
-    @staticmethod
-    def errors(features: Sequence[Tensor], restored: Sequence[Tensor]) -> list[Tensor]:
-        """Both errors of each stride, float32 [N, 2, h, w]."""
-        found = []
-        for one, other in zip(features, restored, strict=True):
-            f, r = one.float(), other.float()
-            difference = f - r
-            square = (difference * difference).mean(1, keepdim=True)
-            norms = (f * f).sum(1, keepdim=True) * (r * r).sum(1, keepdim=True)
-            cosine = (f * r).sum(1, keepdim=True) / (norms + 1e-6).sqrt()
-            found.append(torch.cat([square, 1 - cosine], 1))
-        return found
-
-    @torch.no_grad()
-    def fit(self, place: int, mean: Tensor, deviation: Tensor, overall: Tensor) -> None:
-        """Set the constants of one stride.
-
-        Args:
-            place: The stride's place.
-            mean: The good images' mean errors, float32 [1, 2, h, w].
-            deviation: Their deviations at each position, the same shape.
-            overall: Their deviations over all positions, float32 [1, 2, 1, 1].
-        """
-        self.get_buffer(f"mean_{place}").copy_(mean)
-        self.get_buffer(f"inverse_{place}").copy_(1 / (deviation + LEAST_DEVIATION * overall).clamp_min(1e-6))
-
-
-class DistanceMap(Float32Module):
-    """The Mahalanobis distance of AE2's difference at the coarsest stride from the good images' differences at the same position.
-
-    Where the error's size says little, its direction may: PaDiM (arXiv 2011.08785) measures features in the same way. The distance is in
-    deviations of the largest distances of good images that had no part in the Gaussians.
-
-    Attributes:
-        offset: The mean of these largest distances, float32 [].
-        inverse: One over their deviation, float32 [].
-    """
-
-    offset: Tensor
-    inverse: Tensor
-    rows: Tensor
-    columns: Tensor
-
-    def __init__(self, channels: int, side: tuple[int, int], size: tuple[int, int]) -> None:
-        """Make the constants.
-
-        Args:
-            channels: Channels of the features.
-            side: Their (rows, columns).
-            size: (rows, columns) of the map.
-        """
-        super().__init__()
-        self.side = side
-        self.gaussians = PositionGaussians(side[0] * side[1], channels, channels)
-        self.register_buffer("offset", torch.zeros(()))
-        self.register_buffer("inverse", torch.ones(()))
-        self.register_buffer("rows", neighbour_matrix(side[0])[None, None], persistent=False)
-        self.register_buffer("columns", neighbour_matrix(side[1]).T.contiguous()[None, None], persistent=False)
-        self.enlarge = Enlargement(side, size)
-
-    def averaged(self, features: Tensor, restored: Tensor) -> Tensor:
-        """The difference of features and AE2's output, averaged over neighbouring positions: float32 [N, K, h, w]."""
-        return self.rows @ (features.float() - restored.float()) @ self.columns
-
-    def forward(self, features: Tensor, restored: Tensor) -> Tensor:
-        """Compute the map, float32 [N, H, W], of standardised features float [N, K, h, w] and AE2's output for them."""
-        distances = self.gaussians(self.averaged(features, restored)).reshape(-1, *self.side)
-        enlarged: Tensor = self.enlarge((distances - self.offset) * self.inverse)
-        return enlarged
-
-
-def _smoothing_interpolation(before: int, after: int) -> Tensor:
-    """The matrix that enlarges one side linearly and then smooths it, float32 [after, before]; edges are repeated."""
-    enlarge = interpolation_matrix(before, after)
-    places = torch.arange(after, dtype=torch.float32)
-    radius = int(2.5 * ERROR_SIGMA)
-    smoothed = torch.zeros(after, after)
-    weights = torch.exp(-torch.arange(-radius, radius + 1).float().square() / (2 * ERROR_SIGMA**2))
-    for offset, weight in zip(range(-radius, radius + 1), weights / weights.sum(), strict=True):
-        sources = (places + offset).clamp(0, after - 1).long()
-        smoothed[torch.arange(after), sources] += weight
-    return smoothed @ enlarge
-
-
 class FeatureRestorer(Network):
     """The network of the recipe ``feature-restoration``: backbone, AE2, and the decoder that marks defects.
 
@@ -306,6 +171,7 @@ class FeatureRestorer(Network):
         self.decoder = DefectDecoder(channels, int(spec.channels))
         self.error = ErrorMap(sides, (spec.height, spec.width))
         self.distance = DistanceMap(channels[-1], sides[-1], (spec.height, spec.width))
+        self.nearest = NearestMap(channels[-1], sides[-1], (spec.height, spec.width))
         initialise(self.ae2)
         initialise(self.decoder)
 
@@ -340,13 +206,15 @@ class FeatureRestorer(Network):
         return restored, self.decoder(x, found, [one.detach() for one in restored])
 
     def anomaly_map(self, x: Tensor, source: MapSource) -> Tensor:
-        """AE2's error and distance (``error``), or the marks `combined` with them (``defects``); see `Network.anomaly_map`."""
+        """AE2's error and both distances (``error``), or the marks `combined` with them (``defects``); see `Network.anomaly_map`."""
         precision = self.ae2.code.weight.dtype  # the backbone's first blocks may be in another
-        features = [one.to(precision) for one in self.features(self.cast(x))]
+        found = self.backbone(self.cast(x))
+        features = [one.to(precision) for one in self.standardised(found)]
         restored = self.ae2(features[1:])
         maps = [
             ERROR_WEIGHT * self.error(features[1:], restored).unsqueeze(1),
             DISTANCE_WEIGHT * self.distance(features[-1], restored[-1]).unsqueeze(1),
+            NEAREST_WEIGHT * self.nearest(found[-1]).unsqueeze(1),
         ]
         if source == "defects":
             maps.append(doubled(self.decoder(x.to(precision), features, restored)))

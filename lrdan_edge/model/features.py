@@ -14,16 +14,20 @@ from lrdan_edge.model.network import MapSource, Network, no_such_map
 from lrdan_edge.model.precision import Float32Module, halve_after
 
 POOLED = 3
-"""Side of the neighbourhood that features are averaged over (PatchCore's local aggregation, arXiv 2106.08265)."""
+"""Side of the neighbourhood that features are averaged over, if they are (PatchCore's local aggregation, arXiv 2106.08265)."""
 
 
 class FeatureNetwork(Network):
     """A frozen backbone, and the distance of its features from those of good images; the distance is float32 in every precision.
 
     Subclasses define `distances`.
+
+    Attributes:
+        pooled: Side of the neighbourhood that features are averaged over; 1 for none.
     """
 
     reconstructs: ClassVar[bool] = False
+    pooled: ClassVar[int] = POOLED
     float32_first: ClassVar[tuple[int, ...]] = (3, 15, 1000)  # one block; up to stride 8; all, for covariances of few images
 
     def __init__(self, spec: ModelSpec) -> None:
@@ -37,7 +41,7 @@ class FeatureNetwork(Network):
             raise ValueError(f"the architecture {spec.architecture} needs a backbone")
         self.backbone = EfficientNetLite(spec.backbone, spec.channels, spec.strides)
         sides = [(-(-spec.height // stride), -(-spec.width // stride)) for stride in spec.strides]
-        self.aggregate = FeatureGrid(sides)
+        self.aggregate = FeatureGrid(sides, self.pooled)
         self.grid = sides[0]
         self.enlarge = Enlargement(self.grid, (spec.height, spec.width))
 
@@ -94,22 +98,24 @@ def first_blocks(backbone: EfficientNetLite, convolutions: int) -> list[str]:
 
 
 class FeatureGrid(Float32Module):
-    """Averages features over `POOLED` by `POOLED` positions, and brings all strides to the finest grid by bilinear interpolation.
+    """Averages features over neighbouring positions, and brings all strides to the finest grid by bilinear interpolation.
 
     Both are linear in rows and in columns, so they are two products with constant matrices, as in `lrdan_edge.model.tiling.AreaResize`.
     An average pooling would not do: after int8 features, OpenVINO rounds its result to int8 too.
     """
 
-    def __init__(self, sides: Sequence[tuple[int, int]]) -> None:
+    def __init__(self, sides: Sequence[tuple[int, int]], pooled: int = POOLED) -> None:
         """Make the matrices.
 
         Args:
             sides: (rows, columns) of each stride's features, the finest first.
+            pooled: Side of the neighbourhood that features are averaged over; 1 for none.
         """
         super().__init__()
+        self.pooled = pooled
         for place, (rows, columns) in enumerate(sides):
-            left = interpolation_matrix(rows, sides[0][0]) @ neighbour_matrix(rows)
-            right = (interpolation_matrix(columns, sides[0][1]) @ neighbour_matrix(columns)).T.contiguous()
+            left = interpolation_matrix(rows, sides[0][0]) @ neighbour_matrix(rows, pooled)
+            right = (interpolation_matrix(columns, sides[0][1]) @ neighbour_matrix(columns, pooled)).T.contiguous()
             self.register_buffer(f"rows_{place}", left[None, None], persistent=False)
             self.register_buffer(f"columns_{place}", right[None, None], persistent=False)
 
@@ -118,7 +124,8 @@ class FeatureGrid(Float32Module):
         combined = []
         for place, one in enumerate(features):
             rows, columns = self.get_buffer(f"rows_{place}"), self.get_buffer(f"columns_{place}")
-            combined.append(rows @ one.float() @ columns)
+            as_it_is = place == 0 and self.pooled == 1
+            combined.append(one.float() if as_it_is else rows @ one.float() @ columns)
         return torch.cat(combined, 1)
 
 
@@ -139,10 +146,10 @@ class Enlargement(Float32Module):
         return self.rows @ maps @ self.columns
 
 
-def neighbour_matrix(side: int) -> Tensor:
-    """The matrix of averages over the `POOLED` nearest positions along one side, as far as they exist: float32 [side, side]."""
+def neighbour_matrix(side: int, pooled: int = POOLED) -> Tensor:
+    """The matrix of averages over the `pooled` nearest positions along one side, as far as they exist: float32 [side, side]."""
     places = torch.arange(side)
-    near = ((places[:, None] - places).abs() <= POOLED // 2).float()
+    near = ((places[:, None] - places).abs() <= pooled // 2).float()
     return near / near.sum(1, keepdim=True)
 
 

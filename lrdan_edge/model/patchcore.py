@@ -1,7 +1,9 @@
 """PatchCore (arXiv 2106.08265): the distance of features from the nearest of a memory of good images' features.
 
-The image's score is the largest value of the smoothed map. PatchCore's re-weighting of the score by the neighbours of the nearest
-feature is left out: it changes the score only, and the heatmap's largest value would no longer be the score.
+What differs from the paper: features are compared by direction and are not averaged over neighbours, which finds more defects on every
+data set of ``benchmarks/results`` (on circuit boards, AUROC 0.83 instead of 0.55). The image's score is the largest value of the smoothed
+map. PatchCore's re-weighting of the score by the neighbours of the nearest feature is left out: it changes the score only, and the
+heatmap's largest value would no longer be the score.
 """
 
 from typing import Any
@@ -13,58 +15,52 @@ from lrdan_edge.bundle.spec import ModelSpec
 from lrdan_edge.model.features import FeatureNetwork, channels_of
 from lrdan_edge.model.precision import Float32Module
 
+SMALLEST_SQUARE = 1e-6
+"""The smallest squared length that a feature is divided by; squared lengths of features are above 1."""
+
 
 class Memory(Float32Module):
-    """Features of good images, standardised; the distance of f is that to the nearest row m: |f|² − max(2 f·m − |m|²).
+    """Directions of good images' features; the distance of f is that of f / |f| from the nearest row m: √(2 − 2 max f·m / |f|).
+
+    A feature's length changes with exposure and contrast, its direction with what is seen.
 
     Attributes:
-        mean: Each feature's mean over good images, float32 [K, 1].
-        factor: One over its standard deviation, float32 [K, 1].
-        doubled: 2 m, float32 [M, K].
-        squares: |m|², float32 [M, 1].
+        rows: The directions m, of length 1, float32 [M, K].
     """
 
-    mean: Tensor
-    factor: Tensor
-    doubled: Tensor
-    squares: Tensor
+    rows: Tensor
 
     def __init__(self, features: int) -> None:
-        """Start with one row of zeros, and a mean of 0 and a deviation of 1 for each of the `features`."""
+        """Start with one row of zeros for features of length `features`."""
         super().__init__()
-        self.register_buffer("mean", torch.zeros(features, 1))
-        self.register_buffer("factor", torch.ones(features, 1))
-        self.fill(torch.zeros(1, features))
-
-    @property
-    def rows(self) -> Tensor:
-        """The rows m, float32 [M, K]."""
-        return self.doubled / 2
+        self.register_buffer("rows", torch.zeros(1, features))
 
     def fill(self, rows: Tensor) -> None:
-        """Replace all rows by standardised features, float32 [M, K]."""
-        self.register_buffer("doubled", 2 * rows)
-        self.register_buffer("squares", rows.double().square().sum(1, keepdim=True).float())
-
-    def standardised(self, features: Tensor) -> Tensor:
-        """Standardise features float32 [N, K, h, w] to float32 [N, K, P]; P is the number of positions."""
-        return (features.flatten(2) - self.mean) * self.factor
+        """Replace all rows by the `directions` of features, float32 [M, K]."""
+        self.register_buffer("rows", rows)
 
     def forward(self, features: Tensor) -> Tensor:
-        """The distances of features float32 [N, K, h, w]: float32 [N, P]."""
-        f = self.standardised(features)
-        nearest = (self.doubled @ f - self.squares).amax(1)
-        return ((f * f).sum(1) - nearest).clamp_min(0).sqrt()
+        """The distances of features float [N, K, h, w]: float32 [N, P], from 0 to 2; P is the number of positions."""
+        f = features.float().flatten(2)
+        nearest = (self.rows @ f).amax(1) / (f * f).sum(1).clamp_min(SMALLEST_SQUARE).sqrt()
+        return (2 - 2 * nearest).clamp_min(0).sqrt()
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
         """Load any number of rows: fewer good images have fewer features."""
-        rows = len(state_dict.get(f"{prefix}doubled", self.doubled))
-        self.fill(self.doubled.new_zeros(rows, self.doubled.shape[1]))
+        rows = len(state_dict.get(f"{prefix}rows", self.rows))
+        self.fill(self.rows.new_zeros(rows, self.rows.shape[1]))
         super()._load_from_state_dict(state_dict, prefix, *others)
+
+
+def directions(features: Tensor) -> Tensor:
+    """Vectors float32 [..., K] divided by their lengths."""
+    return features / features.square().sum(-1, keepdim=True).clamp_min(SMALLEST_SQUARE).sqrt()
 
 
 class PatchCore(FeatureNetwork):
     """The network of the recipe ``patchcore``."""
+
+    pooled = 1
 
     def __init__(self, spec: ModelSpec) -> None:
         """Make the network, with an empty memory."""

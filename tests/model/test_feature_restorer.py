@@ -17,7 +17,7 @@ from lrdan_edge.model.architectures import network_for
 from lrdan_edge.model.feature_restorer import STRIDES, FeatureRestorer
 from lrdan_edge.model.folding import fold_batch_norm
 from lrdan_edge.model.pretrained import load_pretrained
-from lrdan_edge.train.recipes.feature_restoration.statistics import LEAST_DEVIATION, fit_error_maps, standardise_features
+from lrdan_edge.train.recipes.feature_restoration.statistics import LEAST_DEVIATION, fit_maps, standardise_features
 
 SIZES = [(28, 28), (36, 100), (68, 60), (132, 92)]
 Exact = npt.NDArray[np.float64]
@@ -38,7 +38,7 @@ def fitted(images: Tensor) -> FeatureRestorer:
     assert isinstance(network, FeatureRestorer)
     load_pretrained("efficientnet-lite0").load_into(network.backbone)
     standardise_features(network, images, batch_size=4)
-    fit_error_maps(network, images, batch_size=4)
+    fit_maps(network, images, batch_size=4)
     return network
 
 
@@ -61,6 +61,7 @@ class Watched:
             restored = network.ae2(features[1:])
             self.error: Exact = network.error(features[1:], restored).double().numpy()
             self.distance: Exact = network.distance(features[-1], restored[-1]).double().numpy()
+            self.nearest: Exact = network.nearest(network.backbone(seen_by(images))[-1]).double().numpy()
         for hook in hooks:
             hook.remove()
 
@@ -85,7 +86,7 @@ class Watched:
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_the_map_adds_marks_error_and_distance_and_its_peak_is_the_sum_of_their_peaks(
+def test_the_map_adds_marks_error_and_distances_and_its_peak_is_the_sum_of_their_peaks(
     size: tuple[int, int], channels: Literal[1, 3]
 ) -> None:
     images = images_of(10, channels, size)
@@ -107,7 +108,9 @@ def test_the_map_adds_marks_error_and_distance_and_its_peak_is_the_sum_of_their_
     assert marks.shape == (3, size[0] // 2, size[1] // 2)
     distances = distances_of(good, others)
     np.testing.assert_allclose(others.distance, distances, atol=2e-2 * distances.std())
-    maps = [np.kron(marks, np.ones((2, 2))), 1.5 * others.error, 1.5 * others.distance]
+    distances = nearest_of(good, others, network.nearest.memory.rows.double().numpy())
+    np.testing.assert_allclose(others.nearest, distances, atol=2e-2 * distances.std())
+    maps = [np.kron(marks, np.ones((2, 2))), 1.5 * others.error, 1.5 * others.distance, others.nearest]
     peaks = np.sum([one.max((1, 2)) for one in maps], 0)
     total = np.sum(maps, 0)
     np.testing.assert_allclose(others.map.max((1, 2)), peaks, rtol=1e-4)
@@ -134,9 +137,38 @@ def distances_of(good: Watched, others: Watched) -> Exact:
     known, new = averaged(good), averaged(others)
     folds = np.arange(len(known)) * 4 // len(known)
     largest = np.concatenate([measured(known[folds != fold], known[folds == fold]).max((1, 2)) for fold in range(4)])
-    deviations = (measured(known, new) - largest.mean()) / largest.std()
-    size = others.map.shape[1:]
-    return np.stack([cv2.resize(one, size[::-1], interpolation=cv2.INTER_LINEAR) for one in deviations])
+    return enlarged((measured(known, new) - largest.mean()) / largest.std(), others)
+
+
+def enlarged(grids: Exact, watched: Watched) -> Exact:
+    size = watched.map.shape[1:]
+    return np.stack([cv2.resize(one, size[::-1], interpolation=cv2.INTER_LINEAR) for one in grids])
+
+
+def nearest_of(good: Watched, others: Watched, rows: Exact) -> Exact:
+    """The map of distances from the memory's `rows`, by SciPy; good images are measured by the rows of the other quarters."""
+
+    def directions(watched: Watched) -> Exact:
+        found = watched.backbone[-1]
+        return np.asarray(found / np.linalg.norm(found, axis=1, keepdims=True)).transpose(0, 2, 3, 1)
+
+    known, new = directions(good), directions(others)
+    folds = np.arange(len(known)) * 4 // len(known)
+    flat = known.reshape(-1, rows.shape[1])
+    between = cdist(rows, flat)
+    assert between.min(1).max() < 2e-3  # the rows are features of good images
+    sources = folds[between.argmin(1) // (len(flat) // len(known))]
+    largest = np.concatenate(
+        [
+            cdist(known[folds == fold].reshape(-1, rows.shape[1]), rows[sources != fold])
+            .min(1)
+            .reshape((folds == fold).sum(), -1)
+            .max(1)
+            for fold in range(4)
+        ]
+    )
+    distances = np.stack([cdist(one.reshape(-1, rows.shape[1]), rows).min(1).reshape(one.shape[:2]) for one in new])
+    return enlarged((distances - largest.mean()) / largest.std(), others)
 
 
 def test_good_images_have_errors_about_zero_and_unit_deviation() -> None:
@@ -160,6 +192,7 @@ def test_weights_restore_the_network_and_folding_changes_nothing() -> None:
     network = fitted(images)
     other = network_for(spec_for(60, 52, 3, recipe="feature-restoration")).eval()
     other.load_state_dict(network.state_dict())
+    images = images_of(6, 3, (60, 52), seed=1)  # the distance of good images from themselves would be rounding errors
     expected = Watched(network, images).map
     fold_batch_norm(other)
     with torch.inference_mode():

@@ -7,11 +7,12 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lrdan_edge.train.learner import Batch, Learner, LearnerOptions
 from lrdan_edge.train.painting.hyperparameters import PaintingHyperparameters
-from lrdan_edge.train.painting.known import mix_known_defects
+from lrdan_edge.train.painting.known import mix_known_defects, most_suspicious_loss
+from lrdan_edge.train.painting.losses import marking, overlap
 from lrdan_edge.train.painting.synthetic import paint
 from lrdan_edge.train.painting.variation import Image, vary
 
@@ -66,6 +67,44 @@ class PaintingLearner(Learner, ABC):
             noise = rng.standard_normal(painted.shape, np.float32) * rng.uniform(0, self._painting.most_noise)
             painted = painted + noise.astype(np.float32)
         return varied, painted, mask[..., None]
+
+    def terms(self, restoration: Tensor, logits: Tensor, mask: Tensor, known: Sequence[Tensor]) -> dict[str, Tensor]:
+        """The terms of the loss, and their weighted sum ``total``.
+
+        Args:
+            restoration: The loss of what was restored, a scalar.
+            logits: Log-odds of a defect, float32 [N, 1, H, W].
+            mask: 1 where defective, float32 [N, 1, H, W].
+            known: `MixedBatch.known` and `MixedBatch.has_mask`; or nothing.
+        """
+        weights = self._painting
+        has_mask: slice | Tensor = known[1] if known else slice(None)
+        found = {
+            "restoration": restoration,
+            "marking": marking(logits[has_mask], mask[has_mask], weights),
+            "overlap": overlap(logits[has_mask], mask[has_mask]),
+        }
+        found["total"] = restoration + weights.marking_weight * found["marking"] + weights.overlap_weight * found["overlap"]
+        if known:
+            found["known"] = most_suspicious_loss(logits[~known[1]], weights.known_pixels)
+            found["total"] = found["total"] + weights.known_weight * found["known"]
+        return found
+
+    def descend(self, loss: Tensor) -> None:
+        """Make one step of the only optimiser, with its gradients clipped."""
+        (optimiser,) = self.optimisers
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+        nn.utils.clip_grad_norm_(parameters, self._painting.largest_gradient)
+        optimiser.step()
+
+
+def adamw(network: nn.Module, hyperparameters: PaintingHyperparameters, betas: tuple[float, float]) -> torch.optim.AdamW:
+    """The optimiser of a network's weights, except frozen ones."""
+    rate, decay = hyperparameters.learning_rate, hyperparameters.weight_decay
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    return torch.optim.AdamW(parameters, rate, betas=betas, weight_decay=decay, fused=True)
 
 
 def _tensor(images: list[npt.NDArray[np.float32]]) -> Tensor:

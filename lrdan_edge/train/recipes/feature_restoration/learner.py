@@ -1,20 +1,17 @@
 """The learner: AE2 restores the features of good images from those of images with synthetic defects; a decoder marks the defects."""
 
 from collections.abc import Sequence
-from copy import deepcopy
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from lrdan_edge.model.backbone import OFFSET, SCALE
 from lrdan_edge.model.feature_restorer import FeatureRestorer
-from lrdan_edge.model.folding import fold_batch_norm
 from lrdan_edge.model.networks import doubled
+from lrdan_edge.train.frozen_backbone import FrozenBackbone
 from lrdan_edge.train.learner import LearnerOptions
-from lrdan_edge.train.painting.known import most_suspicious_loss
-from lrdan_edge.train.painting.learner import PaintingLearner
-from lrdan_edge.train.painting.losses import marking, overlap
+from lrdan_edge.train.painting.learner import PaintingLearner, adamw
 from lrdan_edge.train.recipes.feature_restoration.hyperparameters import FeatureRestorationHyperparameters
 
 
@@ -45,17 +42,9 @@ class FeatureRestorationLearner(PaintingLearner):
     ) -> None:
         """Set up the optimiser of the network, which is trained in place; `stretch` as in `variation.vary`."""
         self.network, self.hyperparameters = network, hyperparameters
-        self._trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-        self._optimiser = torch.optim.AdamW(
-            self._trained,
-            hyperparameters.learning_rate,
-            betas=hyperparameters.betas,
-            weight_decay=hyperparameters.weight_decay,
-            fused=True,
-        )
-        self._folded = deepcopy(network.backbone)  # the same numbers in a third less time
-        fold_batch_norm(self._folded)
-        super().__init__((self._optimiser,), hyperparameters, options, stretch)
+        optimiser = adamw(network, hyperparameters, hyperparameters.betas)
+        self._backbone = FrozenBackbone(network.backbone)
+        super().__init__((optimiser,), hyperparameters, options, stretch)
 
     def step(self, good: Tensor, defective: Tensor, mask: Tensor, *known: Tensor) -> dict[str, Tensor]:
         """Make one step on one batch.
@@ -70,34 +59,22 @@ class FeatureRestorationLearner(PaintingLearner):
             Every term (unweighted scalars, detached), ``total``, and ``spread_ae2`` and ``spread_x``, the mean standard
             deviations over the batch of the restored and of the good features at the coarsest stride.
         """
-        weights = self.hyperparameters
         x, target = to_backbone(defective), to_backbone(good)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.options.half):
             with torch.no_grad():
-                good_features = self.network.standardised(self._folded(target))[1:]
-                features = self.network.standardised(self._folded(x))
+                good_features = self.network.standardised(self._backbone(target))[1:]
+                features = self.network.standardised(self._backbone(x))
             restored, logits = self.network(x, features)
         restored, logits = [one.float() for one in restored], doubled(logits)
         good_features = [one.float() for one in good_features]
         with_target: slice | Tensor = ~known[0] if known else slice(None)
-        has_mask: slice | Tensor = known[1] if known else slice(None)
-        terms = {
-            "restoration": restoration(
-                [one[with_target] for one in restored], [one[with_target] for one in good_features], weights.cosine_weight
-            ),
-            "marking": marking(logits[has_mask], mask[has_mask], weights),
-            "overlap": overlap(logits[has_mask], mask[has_mask]),
-        }
-        terms["total"] = (
-            terms["restoration"] + weights.marking_weight * terms["marking"] + weights.overlap_weight * terms["overlap"]
+        loss = restoration(
+            [one[with_target] for one in restored],
+            [one[with_target] for one in good_features],
+            self.hyperparameters.cosine_weight,
         )
-        if known:
-            terms["known"] = most_suspicious_loss(logits[~known[1]], weights.known_pixels)
-            terms["total"] = terms["total"] + weights.known_weight * terms["known"]
-        self._optimiser.zero_grad()
-        terms["total"].backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self._trained, weights.largest_gradient)
-        self._optimiser.step()
+        terms = self.terms(loss, logits, mask, known)
+        self.descend(terms["total"])
         spreads = {"spread_ae2": restored[-1].detach().std(0).mean(), "spread_x": good_features[-1].std(0).mean()}
         return {name: value.detach() for name, value in terms.items()} | spreads
 

@@ -13,7 +13,7 @@ from lrdan_edge.train.recipes.backbone import BackboneRecipe, feature_spec
 from lrdan_edge.train.recipes.base import GradientRecipe, Networks
 from lrdan_edge.train.recipes.feature_restoration.hyperparameters import FeatureRestorationHyperparameters
 from lrdan_edge.train.recipes.feature_restoration.learner import FeatureRestorationLearner
-from lrdan_edge.train.recipes.feature_restoration.statistics import fit_error_maps, standardise_features
+from lrdan_edge.train.recipes.feature_restoration.statistics import fit_maps, standardise_features
 
 _SHOWN = 8  # images that show that the trained network's output is finite
 
@@ -78,8 +78,8 @@ class FeatureRestoration(
     def finish(
         self, networks: RestorerNetwork, frames: Tensor, preprocessing: Preprocessing, scoring: Scoring, spec: ModelSpec
     ) -> tuple[Tensor, Tensor]:
-        """Fit the error and distance maps to the good images. The returned constants are not used: a few images suffice."""
-        fit_error_maps(networks.network, frames)
+        """Fit the maps of evidence to the good images. The returned constants are not used: a few images suffice."""
+        fit_maps(networks.network, frames)
         shown = frames if scoring.normalise else frames[: _SHOWN * len(spec.tile_rows) * len(spec.tile_columns)]
         return super().finish(networks, shown, preprocessing, scoring, spec)
 

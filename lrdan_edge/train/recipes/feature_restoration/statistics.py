@@ -4,8 +4,12 @@ import torch
 from torch import Tensor
 
 from lrdan_edge.model.backbone import OFFSET, SCALE
-from lrdan_edge.model.feature_restorer import DistanceMap, FeatureRestorer
+from lrdan_edge.model.evidence import DistanceMap, NearestMap
+from lrdan_edge.model.feature_restorer import FeatureRestorer
 from lrdan_edge.model.padim import PositionGaussians
+from lrdan_edge.model.patchcore import directions
+from lrdan_edge.train.frozen_backbone import FrozenBackbone
+from lrdan_edge.train.recipes.coreset import PROJECTED, greedy_coreset
 
 LEAST_DEVIATION = 1e-3
 """The smallest deviation that a feature is divided by; features are about 1."""
@@ -14,7 +18,13 @@ REGULARISATION = 0.05
 """Added to the diagonal of each covariance, as a fraction of the differences' mean variance."""
 
 FOLDS = 4
-"""Parts of the good images that are measured in turn by the Gaussians of the others."""
+"""Parts of the good images that are measured in turn by the Gaussians or the memory of the others."""
+
+MEMORY_SIZE = 2048
+"""Rows of the memory."""
+
+CANDIDATES = 20_000
+"""Features that the memory is chosen from, at most, at random positions of all images alike."""
 
 _AT_ONCE = 256  # positions whose covariances are factorised together
 
@@ -29,11 +39,12 @@ def standardise_features(network: FeatureRestorer, frames: Tensor, batch_size: i
         batch_size: Images per forward pass.
     """
     device = next(network.parameters()).device
+    backbone = FrozenBackbone(network.backbone)
     sums: list[Tensor] = []
     squares: list[Tensor] = []
     for part in torch.split(frames, batch_size):
         x = (part.to(device).float() * SCALE + OFFSET).contiguous(memory_format=torch.channels_last)
-        found = [one.double() for one in network.backbone(x)[1:]]
+        found = [one.double() for one in backbone(x)[1:]]
         sums = _added(sums, [one.mean((2, 3)).sum(0) for one in found])
         squares = _added(squares, [one.square().mean((2, 3)).sum(0) for one in found])
     for place, (total, square) in enumerate(zip(sums, squares, strict=True)):
@@ -44,8 +55,8 @@ def standardise_features(network: FeatureRestorer, frames: Tensor, batch_size: i
 
 
 @torch.no_grad()
-def fit_error_maps(network: FeatureRestorer, frames: Tensor, batch_size: int = 16) -> None:
-    """Set the constants of the network's error and distance maps to good images'; the network is left in evaluation mode.
+def fit_maps(network: FeatureRestorer, frames: Tensor, batch_size: int = 16) -> None:
+    """Set the constants of the network's maps of evidence to good images'; the network is left in evaluation mode.
 
     Args:
         network: The trained network.
@@ -54,13 +65,17 @@ def fit_error_maps(network: FeatureRestorer, frames: Tensor, batch_size: int = 1
     """
     network.eval()
     device = next(network.parameters()).device
+    backbone = FrozenBackbone(network.backbone)
     sums: list[Tensor] = []
     squares: list[Tensor] = []
     differences: list[Tensor] = []
+    coarse: list[Tensor] = []
     for part in torch.split(frames, batch_size):
         x = (part.to(device).float() * SCALE + OFFSET).contiguous(memory_format=torch.channels_last)
-        features = network.features(x)[1:]
+        found = backbone(x)
+        features = network.standardised(found)[1:]
         restored = network.ae2(features)
+        coarse.append(found[-1].half())
         differences.append(network.distance.averaged(features[-1], restored[-1]).half())
         errors = [one.double() for one in network.error.errors(features, restored)]
         sums = _added(sums, [one.sum(0, keepdim=True) for one in errors])
@@ -71,6 +86,7 @@ def fit_error_maps(network: FeatureRestorer, frames: Tensor, batch_size: int = 1
         overall = (mean_square.mean((2, 3), keepdim=True) - mean.mean((2, 3), keepdim=True).square()).clamp_min(0).sqrt()
         network.error.fit(place, mean, deviation, overall)
     fit_distances(network.distance, torch.cat(differences))
+    fit_memory(network.nearest, torch.cat(coarse))
 
 
 def _added(totals: list[Tensor], parts: list[Tensor]) -> list[Tensor]:
@@ -89,17 +105,50 @@ def fit_distances(distance: DistanceMap, differences: Tensor) -> None:
         differences: AE2's averaged differences for good images, float [N, K, h, w].
     """
     samples = differences.flatten(2).permute(2, 0, 1).float()  # position first
-    folds = torch.arange(samples.shape[1], device=samples.device) * FOLDS // samples.shape[1]
+    folds = folds_of(samples.shape[1]).to(samples.device)
     largest = []
-    for fold in range(FOLDS if samples.shape[1] >= 2 * FOLDS else 0):
+    for fold in range(min(FOLDS, samples.shape[1]) if samples.shape[1] > 1 else 0):
         fit_gaussians(distance.gaussians, samples[:, folds != fold])
         largest.append(distance.gaussians(differences[folds == fold].float()).amax(1))
     fit_gaussians(distance.gaussians, samples)
-    if not largest:
-        largest.append(distance.gaussians(differences.float()).amax(1))
-    found = torch.cat(largest)
-    distance.offset.copy_(found.mean())
-    distance.inverse.copy_(1 / found.std(unbiased=False).clamp_min(LEAST_DEVIATION * found.mean().clamp_min(1)))
+    distance.fit_scale(torch.cat(largest) if largest else distance.gaussians(differences.float()).amax(1))
+
+
+@torch.no_grad()
+def fit_memory(nearest: NearestMap, features: Tensor) -> None:
+    """Choose the memory of a nearest map, and set the mean and deviation of largest distances, cross-fitted as in `fit_distances`.
+
+    Args:
+        nearest: The map.
+        features: The backbone's features of good images, float [N, K, h, w].
+    """
+    rng = torch.Generator().manual_seed(0)  # for the positions and the projection
+    flat = features.flatten(2)
+    count, channels, positions = flat.shape
+    per_image = min(positions, -(-CANDIDATES // count))
+    places = torch.rand(count, positions, generator=rng).argsort(1)[:, :per_image].to(flat.device)
+    candidates = directions(flat.gather(2, places[:, None].expand(-1, channels, -1)).transpose(1, 2).flatten(0, 1).float())
+    projection = torch.randn(channels, PROJECTED, generator=rng).to(flat.device)
+    chosen = greedy_coreset(candidates @ projection, min(MEMORY_SIZE, len(candidates)))
+    rows = candidates[chosen]
+    folds = folds_of(count).to(flat.device)
+    sources = folds[chosen // per_image]
+    largest = []
+    for fold in range(min(FOLDS, count) if count > 1 else 0):
+        nearest.memory.fill(rows[sources != fold] if bool((sources != fold).any()) else rows)
+        largest.append(_largest(nearest, features[folds == fold]))
+    nearest.memory.fill(rows)
+    nearest.fit_scale(torch.cat(largest) if largest else _largest(nearest, features))
+
+
+def _largest(nearest: NearestMap, features: Tensor) -> Tensor:
+    """The largest distance of each image, float32 [N]."""
+    return torch.cat([nearest.memory(part).amax(1) for part in torch.split(features, 8)])
+
+
+def folds_of(images: int) -> Tensor:
+    """The fold of each image, int64 [images]: neighbours, which may be near-copies, share one."""
+    return torch.arange(images) * min(FOLDS, images) // images
 
 
 def fit_gaussians(gaussians: PositionGaussians, samples: Tensor) -> None:

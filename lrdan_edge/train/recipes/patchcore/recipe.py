@@ -9,19 +9,16 @@ from torch import Tensor
 
 from lrdan_edge.bundle.spec import ModelSpec
 from lrdan_edge.model.features import channels_of
-from lrdan_edge.model.patchcore import PatchCore
+from lrdan_edge.model.patchcore import PatchCore, directions
 from lrdan_edge.train.learner import LearnerOptions
-from lrdan_edge.train.recipes.backbone import feature_spec
+from lrdan_edge.train.recipes.backbone import Stride, feature_spec
+from lrdan_edge.train.recipes.coreset import PROJECTED, greedy_coreset
 from lrdan_edge.train.recipes.fitted import (
-    LEAST_DEVIATION,
     FittedHyperparameters,
     FittedLearner,
     FittedNetworks,
     FittedRecipe,
 )
-from lrdan_edge.train.recipes.patchcore.coreset import greedy_coreset
-
-_PROJECTED = 64  # dimensions of the random projection in which the coreset is chosen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +30,7 @@ class PatchCoreHyperparameters(FittedHyperparameters):
         most_candidates: The memory is chosen from the features at about this many random positions, the same number in each image.
     """
 
+    strides: tuple[Stride, ...] = (16,)
     memory_size: int = 4096
     most_candidates: int = 20_000
 
@@ -43,61 +41,47 @@ class PatchCoreHyperparameters(FittedHyperparameters):
 
 
 class PatchCoreNetworks(FittedNetworks):
-    """The network, the features' sums, and the candidates for the memory.
+    """The network, and the candidates for the memory.
 
     Attributes:
         projection: The random projection, float32 [K, 64].
-        sums: Sums of the features and of their squares, float64 [2, K].
-        count: Number of positions in the sums, int64 [].
-        candidates: float32 [n, K].
+        candidates: Directions of features, float32 [n, K].
         filled: Number of rows of `candidates` that are filled, int64 [].
     """
 
     network: PatchCore
     projection: Tensor
-    sums: Tensor
-    count: Tensor
     candidates: Tensor
     filled: Tensor
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.network = PatchCore(spec)
-        self.register_buffer("projection", torch.randn(channels_of(spec), _PROJECTED))
+        self.register_buffer("projection", torch.randn(channels_of(spec), PROJECTED))
         self.memory_size = PatchCoreHyperparameters.memory_size
 
     def reserve(self, candidates: int, memory_size: int) -> None:
         """Make empty buffers, on the network's device."""
         self.memory_size = memory_size
         features, device = len(self.projection), self.projection.device
-        self.register_buffer("sums", torch.zeros(2, features, dtype=torch.float64, device=device))
-        self.register_buffer("count", torch.zeros((), dtype=torch.int64, device=device))
         self.register_buffer("candidates", torch.zeros(candidates, features, device=device))
         self.register_buffer("filled", torch.zeros((), dtype=torch.int64, device=device))
 
     def gather(self, features: Tensor, *drawn: Tensor) -> None:
         """See `FittedNetworks.gather`; `drawn` are the positions of the candidates, int64 [N, q]."""
         flat = features.flatten(2)
-        exact = flat.double()
-        self.sums += torch.stack([exact.sum((0, 2)), exact.square().sum((0, 2))])
-        self.count += flat.shape[0] * flat.shape[2]
-        taken = torch.cat([one[:, places].T for one, places in zip(flat, drawn[0], strict=True)])
+        taken = directions(torch.cat([one[:, places].T for one, places in zip(flat, drawn[0], strict=True)]))
         start = int(self.filled)
         taken = taken[: len(self.candidates) - start]
         self.candidates[start : start + len(taken)] = taken
         self.filled += len(taken)
 
     def fit(self) -> None:
-        """The features' standardisation, and the memory."""
-        memory = self.network.memory
-        mean, squares = self.sums / self.count
-        deviation = (squares - mean.square()).clamp_min(0).sqrt().clamp_min(LEAST_DEVIATION)
-        memory.mean.copy_(mean.float()[:, None])
-        memory.factor.copy_((1 / deviation).float()[:, None])
-        rows = (self.candidates[: int(self.filled)] - memory.mean[:, 0]) * memory.factor[:, 0]
+        """Choose the memory from the candidates."""
+        rows = self.candidates[: int(self.filled)]
         chosen = greedy_coreset(rows @ self.projection, min(self.memory_size, len(rows)))
-        memory.fill(rows[chosen])
-        del self.projection, self.sums, self.count, self.candidates, self.filled
+        self.network.memory.fill(rows[chosen])
+        del self.projection, self.candidates, self.filled
 
 
 class PatchCoreLearner(FittedLearner):

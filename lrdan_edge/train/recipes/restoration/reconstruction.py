@@ -4,11 +4,12 @@ A restorer with skip connections would copy a wrong digit too; a code of ten num
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lrdan_edge.model.networks import Autoencoder
 from lrdan_edge.train.known_defects import draw_known, inverse_error
 from lrdan_edge.train.learner import Batch, Learner, LearnerOptions, to_input
+from lrdan_edge.train.painting.learner import adamw
 from lrdan_edge.train.recipes.restoration.hyperparameters import RestorationHyperparameters
 
 
@@ -20,12 +21,6 @@ def reconstruction(x: Tensor, reconstructed: Tensor) -> Tensor:
         reconstructed: Their reconstructions, the same shape.
     """
     return (x - reconstructed).square().flatten(1).sum(1).mean()
-
-
-def adamw(network: nn.Module, hyperparameters: RestorationHyperparameters, betas: tuple[float, float]) -> torch.optim.AdamW:
-    """The optimiser of a network."""
-    rate, decay = hyperparameters.learning_rate, hyperparameters.weight_decay
-    return torch.optim.AdamW(network.parameters(), rate, betas=betas, weight_decay=decay, fused=True)
 
 
 class ReconstructionLearner(Learner):

@@ -4,16 +4,14 @@ This is the idea of LRDAN's dual term (AE2 must not reconstruct fakes), with syn
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lrdan_edge.model.deployed import standardisation
 from lrdan_edge.model.networks import Restorer
 from lrdan_edge.train.learner import LearnerOptions
-from lrdan_edge.train.painting.known import most_suspicious_loss, restoration_target
-from lrdan_edge.train.painting.learner import PaintingLearner
-from lrdan_edge.train.painting.losses import marking, overlap
+from lrdan_edge.train.painting.known import restoration_target
+from lrdan_edge.train.painting.learner import PaintingLearner, adamw
 from lrdan_edge.train.recipes.restoration.hyperparameters import RestorationHyperparameters
-from lrdan_edge.train.recipes.restoration.reconstruction import adamw
 
 SPREAD_STEP = 4  # every fourth pixel in each direction is enough to detect a collapse
 
@@ -45,8 +43,8 @@ class RestorationLearner(PaintingLearner):
     ) -> None:
         """Set up the optimiser of the network, which is trained in place; `stretch` as in `variation.vary`."""
         self.network, self.hyperparameters = network, hyperparameters
-        self._optimiser = adamw(network, hyperparameters, hyperparameters.betas)
-        super().__init__((self._optimiser,), hyperparameters, options, stretch)
+        optimiser = adamw(network, hyperparameters, hyperparameters.betas)
+        super().__init__((optimiser,), hyperparameters, options, stretch)
 
     def step(self, good: Tensor, defective: Tensor, mask: Tensor, *known: Tensor) -> dict[str, Tensor]:
         """Make one step on one batch: predict the good images and the masks from the defective images.
@@ -71,22 +69,8 @@ class RestorationLearner(PaintingLearner):
         if known:
             is_known, has_mask = known
             good = restoration_target(restored, good, mask, is_known)
-        terms = {
-            "restoration": restoration(restored[has_mask], good[has_mask], mask[has_mask]),
-            "marking": marking(logits[has_mask], mask[has_mask], self.hyperparameters),
-            "overlap": overlap(logits[has_mask], mask[has_mask]),
-        }
-        weights = self.hyperparameters
-        terms["total"] = (
-            terms["restoration"] + weights.marking_weight * terms["marking"] + weights.overlap_weight * terms["overlap"]
-        )
-        if known:
-            terms["known"] = most_suspicious_loss(logits[~known[1]], weights.known_pixels)
-            terms["total"] = terms["total"] + weights.known_weight * terms["known"]
-        self._optimiser.zero_grad()
-        terms["total"].backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.network.parameters(), self.hyperparameters.largest_gradient)
-        self._optimiser.step()
+        terms = self.terms(restoration(restored[has_mask], good[has_mask], mask[has_mask]), logits, mask, known)
+        self.descend(terms["total"])
         spreads = {"spread_ae2": _spread(restored.detach()), "spread_x": spread_x}
         return {name: value.detach() for name, value in terms.items()} | spreads
 

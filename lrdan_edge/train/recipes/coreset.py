@@ -3,6 +3,9 @@
 import torch
 from torch import Tensor
 
+PROJECTED = 64
+"""Dimensions of the random projection in which rows are chosen."""
+
 
 def greedy_coreset(rows: Tensor, size: int) -> Tensor:
     """Choose rows: the first, then always the one that is farthest from all chosen ones.
