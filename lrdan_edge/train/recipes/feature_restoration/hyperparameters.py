@@ -19,8 +19,8 @@ class FeatureRestorationHyperparameters(PaintingHyperparameters):
     """
 
     passes: int = 12
-    least_steps: int = 500
-    most_steps: int = 500
+    least_steps: int = 300
+    most_steps: int = 300
     batch_size: int = 16
     learning_rate: float = 2e-3
 
