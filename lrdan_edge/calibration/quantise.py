@@ -3,8 +3,8 @@
 Only the network's convolutions are quantised. Preprocessing, distances and scoring stay in float, because the decision needs their
 precision. Biases stay in float (TensorRT refuses a dequantised int32 bias; ONNX Runtime fuses float ones by itself). A ReLU6 becomes a
 ReLU, since int8 saturates at 6 or below anyway. A residual sum shares the scale of what it adds, so that every kernel gives the same
-integers. Layers kept in float are float32: the
-quantisation operators of the pinned opset have no half precision, and no processor kernel would be faster with it.
+integers. Layers kept in float are float32: the quantisation operators of the pinned opset have no half precision, and no processor
+kernel would be faster with it.
 """
 
 import math
@@ -47,7 +47,7 @@ class QuantisableGraph:
 
     Attributes:
         model: The graph.
-        layers: the network's convolutions by name, in order; each can be quantised or kept in float.
+        layers: The network's convolutions that can be int8, by name, in order; each can be quantised or kept in float.
         first: The layers of a backbone's stem and first block. Their int8 noise shifts the scores more than that of all other layers
             together, and they have few multiplications, so they stay in float.
     """
@@ -80,6 +80,7 @@ class QuantisableGraph:
         self._made_by = {output: node for node in nodes for output in node.output}
         self._limits = _relu_limits(model.graph)
         self._heads = self._last_layers()
+        self.layers = {name: node for name, node in self.layers.items() if not self._scaled_twice(node)}
 
     def tensors(self) -> list[str]:
         """Activations whose range is needed. An activation that is only moved shares the range of its source."""
@@ -206,9 +207,7 @@ class QuantisableGraph:
                     made_by = self._made_by.get(tensor)
                     if made_by is None or (id(made_by) not in integer and (made_by.op_type == "Conv" or node.op_type != "Add")):
                         continue
-                    if (
-                        node.op_type == "Add"
-                    ):  # with one scale, the sum of two integers is the integer result: nothing is rounded
+                    if node.op_type == "Add":  # with one scale, the sum of two integers is the result: nothing is rounded
                         _join(group, tensor, output)
                     else:
                         group.setdefault(tensor, tensor)
@@ -228,6 +227,13 @@ class QuantisableGraph:
             if node.op_type == "Conv" or followed & set(node.output):
                 followed |= set(_data_inputs(node))
         return {node.output[0] for node in self.layers.values()} - followed
+
+    def _scaled_twice(self, head: "onnx.NodeProto") -> bool:
+        """Whether OpenVINO would multiply an int8 head by its scale once per reader: it does so where the head adds no bias."""
+        from onnx import numpy_helper
+
+        biased = any(numpy_helper.to_array(one).any() for one in self.model.graph.initializer if one.name in head.input[2:])
+        return not biased and head.output[0] in self._heads and len(self._readers[head.output[0]]) > 1
 
     def _end_of_layer(self, convolution: "onnx.NodeProto") -> str:
         """The output of a convolution, or of the ReLU after it: integer kernels compute both in one step."""
