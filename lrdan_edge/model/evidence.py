@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lrdan_edge.model.features import Enlargement, interpolation_matrix, neighbour_matrix
 from lrdan_edge.model.padim import PositionGaussians
-from lrdan_edge.model.patchcore import Memory
+from lrdan_edge.model.patchcore import Memory, distances_of
 from lrdan_edge.model.precision import Float32Module
 
 LEAST_DEVIATION = 0.25
@@ -170,9 +170,35 @@ class NearestMap(ScaledDistances):
         super().__init__(side, size)
         self.memory = Memory(channels)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Compute the map, float32 [N, H, W], of the backbone's features float [N, K, h, w], not standardised."""
-        return self.scaled(self.memory(features))
+    def forward(self, cosines: Tensor) -> Tensor:
+        """Compute the map, float32 [N, H, W], of the features' cosines with the memory, as `Memory.cosines` returns them."""
+        return self.scaled(distances_of(cosines))
+
+
+class KnownDefectMap(ScaledDistances):
+    """How much more the coarsest features resemble those of known defects than those of good images.
+
+    It is the cosine with the nearest of the defects' features, less that with the nearest good one.
+    """
+
+    def __init__(self, channels: int, side: tuple[int, int], size: tuple[int, int]) -> None:
+        """Know no defect; the arguments are those of `NearestMap`."""
+        super().__init__(side, size)
+        self.memory = Memory(channels)
+        self.memory.fill(self.memory.rows[:0])
+
+    @property
+    def empty(self) -> bool:
+        """Whether no defect is known."""
+        return len(self.memory.rows) == 0
+
+    def excess(self, features: Tensor, good: Tensor) -> Tensor:
+        """The differences of the cosines, float32 [N, P], of features float [N, K, h, w] whose cosines with good ones are `good`."""
+        return self.memory.cosines(features) - good
+
+    def forward(self, features: Tensor, good: Tensor) -> Tensor:
+        """Compute the map, float32 [N, H, W]; the arguments are those of `excess`."""
+        return self.scaled(self.excess(features, good))
 
 
 def _smoothing_interpolation(before: int, after: int) -> Tensor:

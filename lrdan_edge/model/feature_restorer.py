@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from lrdan_edge.bundle.spec import ModelSpec
 from lrdan_edge.model.backbone import EfficientNetLite, feature_channels
-from lrdan_edge.model.evidence import DistanceMap, ErrorMap, NearestMap
+from lrdan_edge.model.evidence import DistanceMap, ErrorMap, KnownDefectMap, NearestMap
 from lrdan_edge.model.features import first_blocks
 from lrdan_edge.model.network import MapSource, Network
 from lrdan_edge.model.networks import doubled, initialise
@@ -34,6 +34,9 @@ DISTANCE_WEIGHT = 1.5
 
 NEAREST_WEIGHT = 1.0
 """The log-odds that one deviation of the good images' largest distances from the memory adds."""
+
+KNOWN_WEIGHT = 1.0
+"""The log-odds that one deviation of the good images' largest resemblances to known defects adds."""
 
 
 def _convolution(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
@@ -172,6 +175,7 @@ class FeatureRestorer(Network):
         self.error = ErrorMap(sides, (spec.height, spec.width))
         self.distance = DistanceMap(channels[-1], sides[-1], (spec.height, spec.width))
         self.nearest = NearestMap(channels[-1], sides[-1], (spec.height, spec.width))
+        self.known = KnownDefectMap(channels[-1], sides[-1], (spec.height, spec.width))
         initialise(self.ae2)
         initialise(self.decoder)
 
@@ -206,16 +210,19 @@ class FeatureRestorer(Network):
         return restored, self.decoder(x, found, [one.detach() for one in restored])
 
     def anomaly_map(self, x: Tensor, source: MapSource) -> Tensor:
-        """AE2's error and both distances (``error``), or the marks `combined` with them (``defects``); see `Network.anomaly_map`."""
+        """AE2's error and the distances (``error``), or the marks `combined` with them (``defects``); see `Network.anomaly_map`."""
         precision = self.ae2.code.weight.dtype  # the backbone's first blocks may be in another
         found = self.backbone(self.cast(x))
         features = [one.to(precision) for one in self.standardised(found)]
         restored = self.ae2(features[1:])
+        cosines = self.nearest.memory.cosines(found[-1])
         maps = [
             ERROR_WEIGHT * self.error(features[1:], restored).unsqueeze(1),
             DISTANCE_WEIGHT * self.distance(features[-1], restored[-1]).unsqueeze(1),
-            NEAREST_WEIGHT * self.nearest(found[-1]).unsqueeze(1),
+            NEAREST_WEIGHT * self.nearest(cosines).unsqueeze(1),
         ]
+        if not self.known.empty:
+            maps.append(KNOWN_WEIGHT * self.known(found[-1], cosines).unsqueeze(1))
         if source == "defects":
             maps.append(doubled(self.decoder(x.to(precision), features, restored)))
         return combined(maps)

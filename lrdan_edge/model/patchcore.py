@@ -39,17 +39,26 @@ class Memory(Float32Module):
         """Replace all rows by the `directions` of features, float32 [M, K]."""
         self.register_buffer("rows", rows)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """The distances of features float [N, K, h, w]: float32 [N, P], from 0 to 2; P is the number of positions."""
+    def cosines(self, features: Tensor) -> Tensor:
+        """The cosine of the angle to the nearest row, for features float [N, K, h, w]: float32 [N, P], P positions."""
         f = features.float().flatten(2)
-        nearest = (self.rows @ f).amax(1) / (f * f).sum(1).clamp_min(SMALLEST_SQUARE).sqrt()
-        return (2 - 2 * nearest).clamp_min(0).sqrt()
+        cosines: Tensor = (self.rows @ f).amax(1) / (f * f).sum(1).clamp_min(SMALLEST_SQUARE).sqrt()
+        return cosines
+
+    def forward(self, features: Tensor) -> Tensor:
+        """The distances of features float [N, K, h, w]: float32 [N, P], from 0 to 2."""
+        return distances_of(self.cosines(features))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
         """Load any number of rows: fewer good images have fewer features."""
         rows = len(state_dict.get(f"{prefix}rows", self.rows))
         self.fill(self.rows.new_zeros(rows, self.rows.shape[1]))
         super()._load_from_state_dict(state_dict, prefix, *others)
+
+
+def distances_of(cosines: Tensor) -> Tensor:
+    """The distances between directions whose cosines are given, both float32."""
+    return (2 - 2 * cosines).clamp_min(0).sqrt()
 
 
 def directions(features: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from lrdan_edge.model.architectures import network_for
 from lrdan_edge.model.feature_restorer import STRIDES, FeatureRestorer
 from lrdan_edge.model.folding import fold_batch_norm
 from lrdan_edge.model.pretrained import load_pretrained
+from lrdan_edge.train.known_defects import KnownDefects
 from lrdan_edge.train.recipes.feature_restoration.statistics import LEAST_DEVIATION, fit_maps, standardise_features
 
 SIZES = [(28, 28), (36, 100), (68, 60), (132, 92)]
@@ -61,7 +62,9 @@ class Watched:
             restored = network.ae2(features[1:])
             self.error: Exact = network.error(features[1:], restored).double().numpy()
             self.distance: Exact = network.distance(features[-1], restored[-1]).double().numpy()
-            self.nearest: Exact = network.nearest(network.backbone(seen_by(images))[-1]).double().numpy()
+            self.nearest: Exact = (
+                network.nearest(network.nearest.memory.cosines(network.backbone(seen_by(images))[-1])).double().numpy()
+            )
         for hook in hooks:
             hook.remove()
 
@@ -169,6 +172,44 @@ def nearest_of(good: Watched, others: Watched, rows: Exact) -> Exact:
     )
     distances = np.stack([cdist(one.reshape(-1, rows.shape[1]), rows).min(1).reshape(one.shape[:2]) for one in new])
     return enlarged((distances - largest.mean()) / largest.std(), others)
+
+
+@pytest.mark.parametrize("with_masks", [True, False])
+def test_known_defects_add_a_map_of_what_resembles_them(*, with_masks: bool) -> None:
+    images, defects, others = (images_of(count, 1, (68, 60), seed=seed) for seed, count in enumerate((10, 3, 4)))
+    network, masks = fitted(images), torch.zeros(3, 68, 60)
+    masks[:, 10:40, 8:30] = float(with_masks)
+    before = Watched(network, others)
+    fit_maps(network, images, known=KnownDefects(defects, masks, []))
+    seen = [Watched(network, one) for one in (images, defects, others)]
+    good, known, new = (one.backbone[-1] / np.linalg.norm(one.backbone[-1], axis=1, keepdims=True) for one in seen)
+    rows, memory = (part.memory.rows.double().numpy() for part in (network.known, network.nearest))
+    covered = cv2.resize(masks[0].numpy(), known.shape[:1:-1], interpolation=cv2.INTER_AREA) > 0.25
+    expected = []
+    for one in known:
+        distances = np.where(
+            covered | (not with_masks), cdist(one.reshape(112, -1).T, memory).min(1).reshape(one.shape[1:]), -1
+        )
+        places = np.argsort(distances.ravel())[::-1][: min(8, (distances >= 0).sum())]
+        expected.append(one.reshape(112, -1).T[places])
+    assert cdist(rows, np.concatenate(expected)).min(1).max() < 1e-3
+    assert len(rows) == sum(map(len, expected))
+
+    def resembles(vectors: Exact, references: Exact) -> Exact:
+        found = 1 - cdist(vectors.transpose(0, 2, 3, 1).reshape(-1, 112), references, "cosine").min(1)
+        return np.asarray(found.reshape(len(vectors), *vectors.shape[2:]))
+
+    flat, folds = good.transpose(0, 2, 3, 1).reshape(-1, 112), np.arange(10) * 4 // 10
+    sources = folds[cdist(memory, flat).argmin(1) // (len(flat) // 10)]
+    parts = [good[folds == fold] for fold in range(4)]
+    largest = np.concatenate(
+        [(resembles(part, rows) - resembles(part, memory[sources != fold])).max((1, 2)) for fold, part in enumerate(parts)]
+    )
+    excess = enlarged((resembles(new, rows) - resembles(new, memory) - largest.mean()) / largest.std(), seen[2])
+    total = before.map + excess
+    peaks = before.map.max((1, 2)) + excess.max((1, 2))
+    expected_map = total + (peaks - total.max((1, 2)))[:, None, None]
+    np.testing.assert_allclose(seen[2].map, expected_map, atol=2e-2 * total.std())
 
 
 def test_good_images_have_errors_about_zero_and_unit_deviation() -> None:

@@ -70,7 +70,7 @@ def deploy_module(shape: tuple[int, int, int], decoder: Any = "resize", geometry
     from lrdan_edge.model.feature_restorer import FeatureRestorer
     from lrdan_edge.model.features import FeatureNetwork
     from lrdan_edge.model.networks import Restorer
-    from lrdan_edge.model.patchcore import PatchCore
+    from lrdan_edge.model.patchcore import PatchCore, directions
     from lrdan_edge.model.pretrained import load_pretrained
     from lrdan_edge.train.recipes import recipe_named
 
@@ -94,8 +94,11 @@ def deploy_module(shape: tuple[int, int, int], decoder: Any = "resize", geometry
         for layer in (*network.ae2.modules(), *network.decoder.modules()):  # all biases are zero before training
             if isinstance(layer, torch.nn.Conv2d) and layer.bias is not None:
                 torch.nn.init.normal_(layer.bias, std=0.1)
+        for part in (network.nearest, network.known):
+            part.memory.fill(directions(torch.randn(64, part.memory.rows.shape[1])))
+            part.inverse.fill_(10.0)
     if isinstance(network, PatchCore):
-        network.memory.fill(torch.randn(64, spec.latent_channels))
+        network.memory.fill(directions(torch.randn(64, spec.latent_channels)))
     return DeployModule(network, head, recipe.preprocessing_for(spec), scoring.source, spec)
 
 

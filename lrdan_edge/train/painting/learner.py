@@ -68,7 +68,7 @@ class PaintingLearner(Learner, ABC):
             painted = painted + noise.astype(np.float32)
         return varied, painted, mask[..., None]
 
-    def terms(self, restoration: Tensor, logits: Tensor, mask: Tensor, known: Sequence[Tensor]) -> dict[str, Tensor]:
+    def terms(self, restoration: Tensor, logits: Tensor, mask: Tensor, known: Sequence[Tensor] = ()) -> dict[str, Tensor]:
         """The terms of the loss, and their weighted sum ``total``.
 
         Args:

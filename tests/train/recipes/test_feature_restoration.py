@@ -81,25 +81,6 @@ def test_a_step_changes_ae2_and_the_decoder_but_not_the_backbone() -> None:
     assert not any(module.training for module in one.network.backbone.modules())
 
 
-def test_known_defects_are_marked_and_not_restored() -> None:
-    rng = np.random.default_rng(2)
-    good, defective, other = (torch.from_numpy(rng.uniform(-1, 1, (4, 1, 36, 36)).astype(np.float32)) for _ in range(3))
-    mask = torch.zeros(4, 1, 36, 36)
-    mask[1:, :, 8:20, 8:20] = 1
-    known = torch.tensor([False, False, True, True])
-    has_mask = torch.tensor([True, True, True, False])
-    changed = torch.where(known[:, None, None, None], other, good)
-    first, second = (learner(dropout=0.0).step(x, defective, mask, known, has_mask) for x in (good, changed))
-    assert float(first["restoration"]) == pytest.approx(float(second["restoration"]), rel=1e-5)
-    wrong = mask.clone()
-    wrong[3] = 0
-    third = learner(dropout=0.0).step(good, defective, wrong, known, has_mask)
-    assert float(third["marking"]) == pytest.approx(float(first["marking"]), rel=1e-6)
-    assert float(first["total"]) == pytest.approx(
-        float(first["restoration"] + 4 * first["marking"] + 0.5 * first["overlap"] + 0.1 * first["known"]), rel=1e-5
-    )
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, Path, list[dict[str, float]]]:
     """A short run on stripes, its images and the losses of every step."""

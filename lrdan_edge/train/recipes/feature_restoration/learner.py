@@ -46,14 +46,13 @@ class FeatureRestorationLearner(PaintingLearner):
         self._backbone = FrozenBackbone(network.backbone)
         super().__init__((optimiser,), hyperparameters, options, stretch)
 
-    def step(self, good: Tensor, defective: Tensor, mask: Tensor, *known: Tensor) -> dict[str, Tensor]:
+    def step(self, good: Tensor, defective: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """Make one step on one batch.
 
         Args:
             good: Good images, float32 [N, C, H, W] in [-1, 1].
             defective: The same with defects, same shape.
             mask: 1 where defective, float32 [N, 1, H, W].
-            known: `MixedBatch.known` and `MixedBatch.has_mask`; or nothing.
 
         Returns:
             Every term (unweighted scalars, detached), ``total``, and ``spread_ae2`` and ``spread_x``, the mean standard
@@ -67,13 +66,8 @@ class FeatureRestorationLearner(PaintingLearner):
             restored, logits = self.network(x, features)
         restored, logits = [one.float() for one in restored], doubled(logits)
         good_features = [one.float() for one in good_features]
-        with_target: slice | Tensor = ~known[0] if known else slice(None)
-        loss = restoration(
-            [one[with_target] for one in restored],
-            [one[with_target] for one in good_features],
-            self.hyperparameters.cosine_weight,
-        )
-        terms = self.terms(loss, logits, mask, known)
+        loss = restoration(restored, good_features, self.hyperparameters.cosine_weight)
+        terms = self.terms(loss, logits, mask)
         self.descend(terms["total"])
         spreads = {"spread_ae2": restored[-1].detach().std(0).mean(), "spread_x": good_features[-1].std(0).mean()}
         return {name: value.detach() for name, value in terms.items()} | spreads

@@ -1,5 +1,6 @@
 """The recipe object of `feature-restoration`."""
 
+from dataclasses import replace
 from typing import Literal
 
 from torch import Tensor
@@ -7,6 +8,7 @@ from torch import Tensor
 from lrdan_edge.bundle.spec import ModelSpec, Preprocessing, Scoring
 from lrdan_edge.model.feature_restorer import STRIDES, FeatureRestorer
 from lrdan_edge.model.pretrained import load_pretrained
+from lrdan_edge.train.known_defects import KnownDefects
 from lrdan_edge.train.learner import Learner, LearnerOptions
 from lrdan_edge.train.painting.variation import stretch_for
 from lrdan_edge.train.recipes.backbone import BackboneRecipe, feature_spec
@@ -19,13 +21,14 @@ _SHOWN = 8  # images that show that the trained network's output is finite
 
 
 class RestorerNetwork(Networks):
-    """The network."""
+    """The network, and the known defects that its maps are fitted to."""
 
     network: FeatureRestorer
+    known: KnownDefects | None
 
     def __init__(self, network: FeatureRestorer) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.known = network, None
 
 
 class FeatureRestoration(
@@ -67,19 +70,19 @@ class FeatureRestoration(
         options: LearnerOptions,
     ) -> Learner:
         """Load the backbone's weights, standardise its features, and make the learner; see `Recipe.learner_for`."""
-        network = networks.network
+        network, networks.known = networks.network, options.known
         load_pretrained(hyperparameters.backbone).load_into(network.backbone)
         network.ae2.dropout.p = hyperparameters.dropout
         step = max(1, len(frames) // hyperparameters.statistics_images)
         standardise_features(network, frames[::step])
         stretch = stretch_for(len(frames) // (len(spec.tile_rows) * len(spec.tile_columns)), hyperparameters)
-        return FeatureRestorationLearner(network, hyperparameters, options, stretch)
+        return FeatureRestorationLearner(network, hyperparameters, replace(options, known=None), stretch)
 
     def finish(
         self, networks: RestorerNetwork, frames: Tensor, preprocessing: Preprocessing, scoring: Scoring, spec: ModelSpec
     ) -> tuple[Tensor, Tensor]:
         """Fit the maps of evidence to the good images. The returned constants are not used: a few images suffice."""
-        fit_maps(networks.network, frames)
+        fit_maps(networks.network, frames, known=networks.known)
         shown = frames if scoring.normalise else frames[: _SHOWN * len(spec.tile_rows) * len(spec.tile_columns)]
         return super().finish(networks, shown, preprocessing, scoring, spec)
 

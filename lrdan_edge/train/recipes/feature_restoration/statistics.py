@@ -2,13 +2,15 @@
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from lrdan_edge.model.backbone import OFFSET, SCALE
 from lrdan_edge.model.evidence import DistanceMap, NearestMap
 from lrdan_edge.model.feature_restorer import FeatureRestorer
 from lrdan_edge.model.padim import PositionGaussians
-from lrdan_edge.model.patchcore import directions
+from lrdan_edge.model.patchcore import directions, distances_of
 from lrdan_edge.train.frozen_backbone import FrozenBackbone
+from lrdan_edge.train.known_defects import KnownDefects
 from lrdan_edge.train.recipes.coreset import PROJECTED, greedy_coreset
 
 LEAST_DEVIATION = 1e-3
@@ -25,6 +27,12 @@ MEMORY_SIZE = 2048
 
 CANDIDATES = 20_000
 """Features that the memory is chosen from, at most, at random positions of all images alike."""
+
+ROWS_PER_DEFECT = 8
+"""Positions of each known defect whose features are kept."""
+
+LEAST_COVERED = 0.25
+"""The fraction of a position that a mask must cover for the position to count; if none is, those count that it covers most."""
 
 _AT_ONCE = 256  # positions whose covariances are factorised together
 
@@ -43,7 +51,7 @@ def standardise_features(network: FeatureRestorer, frames: Tensor, batch_size: i
     sums: list[Tensor] = []
     squares: list[Tensor] = []
     for part in torch.split(frames, batch_size):
-        x = (part.to(device).float() * SCALE + OFFSET).contiguous(memory_format=torch.channels_last)
+        x = _seen(part, device)
         found = [one.double() for one in backbone(x)[1:]]
         sums = _added(sums, [one.mean((2, 3)).sum(0) for one in found])
         squares = _added(squares, [one.square().mean((2, 3)).sum(0) for one in found])
@@ -55,13 +63,14 @@ def standardise_features(network: FeatureRestorer, frames: Tensor, batch_size: i
 
 
 @torch.no_grad()
-def fit_maps(network: FeatureRestorer, frames: Tensor, batch_size: int = 16) -> None:
+def fit_maps(network: FeatureRestorer, frames: Tensor, batch_size: int = 16, known: KnownDefects | None = None) -> None:
     """Set the constants of the network's maps of evidence to good images'; the network is left in evaluation mode.
 
     Args:
         network: The trained network.
         frames: Good images, uint8 [N, C, H, W].
         batch_size: Images per forward pass.
+        known: Labelled defects, or None.
     """
     network.eval()
     device = next(network.parameters()).device
@@ -71,7 +80,7 @@ def fit_maps(network: FeatureRestorer, frames: Tensor, batch_size: int = 16) -> 
     differences: list[Tensor] = []
     coarse: list[Tensor] = []
     for part in torch.split(frames, batch_size):
-        x = (part.to(device).float() * SCALE + OFFSET).contiguous(memory_format=torch.channels_last)
+        x = _seen(part, device)
         found = backbone(x)
         features = network.standardised(found)[1:]
         restored = network.ae2(features)
@@ -86,7 +95,16 @@ def fit_maps(network: FeatureRestorer, frames: Tensor, batch_size: int = 16) -> 
         overall = (mean_square.mean((2, 3), keepdim=True) - mean.mean((2, 3), keepdim=True).square()).clamp_min(0).sqrt()
         network.error.fit(place, mean, deviation, overall)
     fit_distances(network.distance, torch.cat(differences))
-    fit_memory(network.nearest, torch.cat(coarse))
+    good = torch.cat(coarse)
+    cosines = fit_memory(network.nearest, good)
+    if known:
+        defects = [backbone(_seen(part, device))[-1] for part in torch.split(known.frames, batch_size)]
+        fit_known(network, torch.cat(defects), known.masks.to(device), good, cosines)
+
+
+def _seen(frames: Tensor, device: torch.device) -> Tensor:
+    """Images uint8 [N, C, H, W] as the backbone sees them, channels last."""
+    return (frames.to(device).float() * SCALE + OFFSET).contiguous(memory_format=torch.channels_last)
 
 
 def _added(totals: list[Tensor], parts: list[Tensor]) -> list[Tensor]:
@@ -115,12 +133,15 @@ def fit_distances(distance: DistanceMap, differences: Tensor) -> None:
 
 
 @torch.no_grad()
-def fit_memory(nearest: NearestMap, features: Tensor) -> None:
+def fit_memory(nearest: NearestMap, features: Tensor) -> Tensor:
     """Choose the memory of a nearest map, and set the mean and deviation of largest distances, cross-fitted as in `fit_distances`.
 
     Args:
         nearest: The map.
         features: The backbone's features of good images, float [N, K, h, w].
+
+    Returns:
+        The features' cosines with the nearest row of the other quarters' images, float32 [N, P].
     """
     rng = torch.Generator().manual_seed(0)  # for the positions and the projection
     flat = features.flatten(2)
@@ -130,20 +151,41 @@ def fit_memory(nearest: NearestMap, features: Tensor) -> None:
     candidates = directions(flat.gather(2, places[:, None].expand(-1, channels, -1)).transpose(1, 2).flatten(0, 1).float())
     projection = torch.randn(channels, PROJECTED, generator=rng).to(flat.device)
     chosen = greedy_coreset(candidates @ projection, min(MEMORY_SIZE, len(candidates)))
-    rows = candidates[chosen]
     folds = folds_of(count).to(flat.device)
     sources = folds[chosen // per_image]
-    largest = []
-    for fold in range(min(FOLDS, count) if count > 1 else 0):
-        nearest.memory.fill(rows[sources != fold] if bool((sources != fold).any()) else rows)
-        largest.append(_largest(nearest, features[folds == fold]))
-    nearest.memory.fill(rows)
-    nearest.fit_scale(torch.cat(largest) if largest else _largest(nearest, features))
+    found = []
+    for fold in range(int(folds.max()) + 1):
+        others = chosen[sources != fold]
+        nearest.memory.fill(candidates[others if len(others) else chosen])
+        found += [nearest.memory.cosines(part) for part in torch.split(features[folds == fold], 8)]
+    nearest.memory.fill(candidates[chosen])
+    cosines = torch.cat(found)
+    nearest.fit_scale(distances_of(cosines).amax(1))
+    return cosines
 
 
-def _largest(nearest: NearestMap, features: Tensor) -> Tensor:
-    """The largest distance of each image, float32 [N]."""
-    return torch.cat([nearest.memory(part).amax(1) for part in torch.split(features, 8)])
+@torch.no_grad()
+def fit_known(network: FeatureRestorer, defects: Tensor, masks: Tensor, features: Tensor, cosines: Tensor) -> None:
+    """Fill the memory of known defects with the features that are least like good ones, and set its scale by good images.
+
+    Args:
+        network: The network, with its memory of good images' features.
+        defects: The backbone's features of the defects, float [K, C, h, w].
+        masks: Their masks, float32 [K, H, W]; all 0 if the place of the defect is not known.
+        features: Those of good images, float [N, C, h, w].
+        cosines: What `fit_memory` returned for them.
+    """
+    covered = F.adaptive_avg_pool2d(masks, (defects.shape[2], defects.shape[3])).flatten(1)
+    counts = (covered > LEAST_COVERED) | (covered == covered.amax(1, keepdim=True))  # all positions, without a mask
+    distances = distances_of(network.nearest.memory.cosines(defects)).masked_fill(~counts, -1)
+    found = distances.topk(min(ROWS_PER_DEFECT, distances.shape[1]), 1)
+    vectors = defects.flatten(2).transpose(1, 2)
+    taken = torch.cat(
+        [one[places[values >= 0]] for one, places, values in zip(vectors, found.indices, found.values, strict=True)]
+    )
+    network.known.memory.fill(directions(taken.float()))
+    parts = zip(torch.split(features, 8), torch.split(cosines, 8), strict=True)
+    network.known.fit_scale(torch.cat([network.known.excess(*part).amax(1) for part in parts]))
 
 
 def folds_of(images: int) -> Tensor:
