@@ -38,6 +38,9 @@ NEAREST_WEIGHT = 1.0
 KNOWN_WEIGHT = 1.0
 """The log-odds that one deviation of the good images' largest resemblances to known defects adds."""
 
+BACKGROUND = 0.5
+"""The fraction of each map's mean that is subtracted from it."""
+
 
 def _convolution(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
     padding = (kernel - 1) // 2
@@ -231,7 +234,8 @@ class FeatureRestorer(Network):
 def combined(maps: Sequence[Tensor]) -> Tensor:
     """The sum of maps, raised as a whole so that its largest value is the sum of their largest values.
 
-    A defect often has its marks at its rim and AE2's error in its middle. Both count for the score, wherever they are.
+    A defect often has its marks at its rim and AE2's error in its middle. Both count for the score, wherever they are. What raises a
+    map everywhere, such as another exposure or layout, counts half: `BACKGROUND` times its mean is subtracted.
 
     Args:
         maps: Float32 [N, 1, H, W] each.
@@ -239,7 +243,8 @@ def combined(maps: Sequence[Tensor]) -> Tensor:
     Returns:
         The same shape.
     """
-    total, peaks = maps[0], maps[0].amax((2, 3), keepdim=True)
-    for one in maps[1:]:
+    centred = [one - BACKGROUND * one.mean((2, 3), keepdim=True) for one in maps]
+    total, peaks = centred[0], centred[0].amax((2, 3), keepdim=True)
+    for one in centred[1:]:
         total, peaks = total + one, peaks + one.amax((2, 3), keepdim=True)
     return total + (peaks - total.amax((2, 3), keepdim=True))

@@ -114,6 +114,7 @@ def test_the_map_adds_marks_error_and_distances_and_its_peak_is_the_sum_of_their
     distances = nearest_of(good, others, network.nearest.memory.rows.double().numpy())
     np.testing.assert_allclose(others.nearest, distances, atol=2e-2 * distances.std())
     maps = [np.kron(marks, np.ones((2, 2))), 1.5 * others.error, 1.5 * others.distance, others.nearest]
+    maps = [one - 0.5 * one.mean((1, 2), keepdims=True) for one in maps]
     peaks = np.sum([one.max((1, 2)) for one in maps], 0)
     total = np.sum(maps, 0)
     np.testing.assert_allclose(others.map.max((1, 2)), peaks, rtol=1e-4)
@@ -206,6 +207,7 @@ def test_known_defects_add_a_map_of_what_resembles_them(*, with_masks: bool) -> 
         [(resembles(part, rows) - resembles(part, memory[sources != fold])).max((1, 2)) for fold, part in enumerate(parts)]
     )
     excess = enlarged((resembles(new, rows) - resembles(new, memory) - largest.mean()) / largest.std(), seen[2])
+    excess -= 0.5 * excess.mean((1, 2), keepdims=True)
     total = before.map + excess
     peaks = before.map.max((1, 2)) + excess.max((1, 2))
     expected_map = total + (peaks - total.max((1, 2)))[:, None, None]
