@@ -9,7 +9,7 @@ from lrdan_edge.bundle.decision import Golden, GraphDecision
 from lrdan_edge.bundle.encoding import from_json
 from lrdan_edge.bundle.names import GOLDEN
 from lrdan_edge.bundle.spec import Precision
-from lrdan_edge.data.images import Frame, load_frames
+from lrdan_edge.data.images import Frame, decode_image, fit_frame
 from lrdan_edge.errors import BundleError, DriftError, EngineError
 from lrdan_edge.metrics import relative_differences
 
@@ -45,8 +45,9 @@ def golden_scores(bundle: Bundle) -> Golden:
 
 def golden_frames(bundle: Bundle, most: int | None = None) -> Frame:
     """The golden images, or the first `most` of them, uint8 [N, H, W, C]."""
-    paths = [bundle.file(f"{GOLDEN}/{name}", _MAKER) for name in golden_scores(bundle).images[:most]]
-    return load_frames(paths, bundle.manifest.model.frame_shape)
+    shape = bundle.manifest.model.frame_shape
+    names = [f"{GOLDEN}/{name}" for name in golden_scores(bundle).images[:most]]
+    return np.stack([fit_frame(decode_image(bundle.read(name, _MAKER), str(bundle.path / name)), shape) for name in names])
 
 
 def no_golden_frames(bundle: Bundle) -> str | None:

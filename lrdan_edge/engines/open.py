@@ -145,7 +145,7 @@ def weights_for(bundle: Bundle, sidecar: EngineSidecar) -> bytes | None:
     """The checked graph that provides the weights of an engine built without weights; None for other engines."""
     if not sidecar.options.get("strip_weights"):
         return None
-    return bundle.graph(sidecar.precision).read_bytes()
+    return bundle.read_graph(sidecar.precision)
 
 
 def load_engine(data: bytes, sidecar: EngineSidecar, weights: bytes | None, cores: Cores = ANY_CORES) -> Backend:

@@ -181,14 +181,14 @@ def _torch(bundle: Bundle, precision: Precision | None) -> BackendChoice:
 def _open_onnxruntime(bundle: Bundle, precision: Precision, backend: str, cores: Cores = ANY_CORES) -> Backend:
     from lrdan_edge.backends.onnxruntime import OnnxRuntimeBackend
 
-    graph = bundle.processor_graph(precision) if backend == "onnxruntime" else bundle.graph(precision)
-    return OnnxRuntimeBackend(graph.read_bytes(), precision, cores=cores, name=backend)
+    graph = bundle.read_processor_graph(precision) if backend == "onnxruntime" else bundle.read_graph(precision)
+    return OnnxRuntimeBackend(graph, precision, cores=cores, name=backend)
 
 
 def _open_openvino(bundle: Bundle, precision: Precision, cores: Cores = ANY_CORES) -> Backend:
     from lrdan_edge.backends.openvino import OpenVinoBackend
 
-    return OpenVinoBackend(bundle.processor_graph(precision).read_bytes(), precision, cores=cores)
+    return OpenVinoBackend(bundle.read_processor_graph(precision), precision, cores=cores)
 
 
 def _open_torch(bundle: Bundle, cores: Cores = ANY_CORES) -> Backend:
