@@ -23,6 +23,7 @@ from lrdan_edge.bundle.command import Command
 from lrdan_edge.bundle.decision import Decision, GraphDecision
 from lrdan_edge.bundle.encoding import SCHEMA_VERSION, from_json
 from lrdan_edge.bundle.files import Folder, digest_of, most_bytes
+from lrdan_edge.bundle.graph_check import check_graph, require_shapes
 from lrdan_edge.bundle.journal import JOURNAL, LOCK, MANIFEST, STAGING, read_state, staged
 from lrdan_edge.bundle.manifest import Manifest, StageRecord
 from lrdan_edge.bundle.names import (
@@ -35,7 +36,6 @@ from lrdan_edge.bundle.names import (
     is_graph,
     processor_graph_name,
 )
-from lrdan_edge.bundle.self_contained import require_self_contained
 from lrdan_edge.bundle.spec import ModelSpec, Precision, Preprocessing, Scoring
 from lrdan_edge.bundle.stage import Stage, commit_stage, staging, versions
 from lrdan_edge.errors import BundleError, ChangedFileError, MissingStageError, StaleStageError
@@ -135,7 +135,7 @@ class Bundle:
         Raises:
             MissingStageError: The file's stage has not run.
             ChangedFileError: The file is missing or not the one in the manifest.
-            BundleError: It is a graph that is not self-contained (`lrdan_edge.bundle.self_contained`).
+            BundleError: It is a graph that lrdan-edge does not write (`lrdan_edge.bundle.graph_check`).
         """
         return self._checked(name, made_by, whole=is_graph(name))[0]
 
@@ -169,7 +169,7 @@ class Bundle:
                 continue
             if actual == record.sha256:
                 if is_graph(name):
-                    require_self_contained(loaded, path)
+                    check_graph(loaded, path)
                 return path, loaded
             differs = f"sha256 {actual[:12]}…, the manifest says {record.sha256[:12]}…"
             wrong = wrong or self._changed(name, made_by, f"was changed after it was made ({differs})")
@@ -196,13 +196,21 @@ class Bundle:
         """The deploy graph at `precision`, read once: these bytes are checked, and they are not stale."""
         data = self.read(graph_name(precision), Command(_stage_of(precision)))
         self.require_fresh(_stage_of(precision))
+        self._require_shapes(data, graph_name(precision))
         return data
 
     def read_processor_graph(self, precision: Precision) -> bytes:
         """The graph for processors at `precision`, as `read_graph`; for bundles of earlier versions, that of `read_graph`."""
         graph, name = self.read_graph(precision), processor_graph_name(precision)
         twin = precision == "int8" and name in self.manifest.files
-        return self.read(name, Command("calibrate")) if twin else graph
+        if not twin:
+            return graph
+        data = self.read(name, Command("calibrate"))
+        self._require_shapes(data, name)
+        return data
+
+    def _require_shapes(self, graph: bytes, name: str) -> None:
+        require_shapes(graph, self.path / name, self.manifest.model.frame_shape, self.manifest.model.heatmap_shape)
 
     def decision(self) -> Decision:
         """The decision; its sha256 is checked, and it is not stale."""
