@@ -24,6 +24,7 @@ from lrdan_edge.bundle.spec import Precision
 from lrdan_edge.engines.compatibility import incompatibility_of, runtime_version
 from lrdan_edge.engines.golden import check_against_graph, no_golden_frames
 from lrdan_edge.engines.keys import ensure_keys
+from lrdan_edge.engines.memory import require_memory
 from lrdan_edge.engines.open import engine, engine_bytes, load_engine, sidecar_of, weights_for
 from lrdan_edge.engines.tensorrt.options import BuildOptions
 from lrdan_edge.engines.tensorrt.refit import tensorrt_settings, with_weights
@@ -81,6 +82,7 @@ def build_engine(bundle: Bundle, request: BuildRequest, progress: Progress | Non
     """
     started = time.monotonic()  # the stage begins after the build, because the file's name depends on the result
     ensure_keys()
+    require_memory(bundle)
     graph = bundle.read_graph(request.precision)
     if request.target == "tensorrt":
         built = _build_tensorrt(graph, request, bundle.path / TIMING_CACHE, progress)

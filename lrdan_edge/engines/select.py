@@ -15,6 +15,7 @@ from lrdan_edge.bundle.command import Command
 from lrdan_edge.bundle.encoding import from_json
 from lrdan_edge.bundle.names import BENCHMARK, graph_name
 from lrdan_edge.bundle.spec import PRECISIONS, Precision
+from lrdan_edge.engines.memory import require_memory
 from lrdan_edge.engines.open import engines, open_engine
 from lrdan_edge.errors import BackendError
 
@@ -65,6 +66,7 @@ class BackendChoice:
 
 def candidates(bundle: Bundle) -> tuple[list[BackendChoice], list[str]]:
     """Every way to run the bundle on this machine without PyTorch, and the engines that cannot run here, each with the reason."""
+    require_memory(bundle)
     found: list[BackendChoice] = []
     unusable: list[str] = []
     for engine in engines(bundle):
@@ -111,11 +113,12 @@ def choose(bundle: Bundle, backend: str = "auto", precision: Precision | None = 
         precision: Only this precision; None: the fastest.
 
     Raises:
-        BackendError: No requested backend runs here; the message says why.
+        BackendError: No requested backend runs here, or a frame needs more memory than there is; the message says why.
     """
     if backend != "auto" and backend not in BACKENDS:
         raise BackendError(f"there is no backend {backend!r}", "choose auto, {known}", known=", ".join(BACKENDS))
     if backend == "torch":
+        require_memory(bundle)
         return _torch(bundle, precision)
     if backend == "null":
         return BackendChoice(
