@@ -20,7 +20,7 @@ from typing import Any
 
 from lrdan_edge import __version__
 from lrdan_edge.bundle.command import Command
-from lrdan_edge.bundle.decision import Decision, GraphDecision
+from lrdan_edge.bundle.decision import Decision, GraphDecision, require_plausible
 from lrdan_edge.bundle.encoding import SCHEMA_VERSION, from_json
 from lrdan_edge.bundle.files import Folder, digest_of, most_bytes
 from lrdan_edge.bundle.graph_check import check_graph, require_shapes
@@ -216,7 +216,10 @@ class Bundle:
         """The decision; its sha256 is checked, and it is not stale."""
         data = self.read(DECISION, Command("calibrate"))
         self.require_fresh("calibrate")
-        return from_json(data, Decision, str(self.path / DECISION))
+        found = from_json(data, Decision, str(self.path / DECISION))
+        for graph in found.graphs.values():
+            require_plausible(graph, self.path / DECISION)
+        return found
 
     def engine_decision(self, engine: str) -> GraphDecision | None:
         """The decision fitted on an engine's own scores, checked; None if there is none or the engine was replaced since.
@@ -227,8 +230,8 @@ class Bundle:
         name = engine_decision_name(engine)
         if name not in self.manifest.files or self.staleness(decide_stage(engine)):
             return None
-        command = Command("calibrate", decision_only=True)
-        return from_json(self.read(name, command), GraphDecision, str(self.path / name))
+        data = self.read(name, Command("calibrate", decision_only=True))
+        return require_plausible(from_json(data, GraphDecision, str(self.path / name)), self.path / name)
 
     def staleness(self, stage: str) -> str | None:
         """Why `stage` is older than its inputs, in a few words, or None if it is fresh or has not run."""

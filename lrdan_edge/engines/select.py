@@ -170,7 +170,8 @@ def fresh_benchmark(bundle: Bundle) -> BenchmarkReport | None:
 
 def speeds_of(report: BenchmarkReport) -> dict[str, float]:
     """Frames per second by title, at batch 1."""
-    return {entry.title: 1000 / entry.latency_ms["p50"] for entry in report.entries if entry.batch == 1}
+    medians = {entry.title: entry.latency_ms.get("p50", 0.0) for entry in report.entries if entry.batch == 1}
+    return {title: 1000 / median for title, median in medians.items() if 0 < median < float("inf")}
 
 
 def _torch(bundle: Bundle, precision: Precision | None) -> BackendChoice:
