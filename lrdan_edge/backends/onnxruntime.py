@@ -143,11 +143,11 @@ def _providers(provider: str, precision: str) -> list[Any]:
     return [(provider, precisions), cuda, _CPU]
 
 
-def optimise(graph: Path, precision: str, target: Path) -> None:
+def optimise(graph: bytes, precision: str, target: Path) -> None:
     """Optimise a graph for this machine's processor, and save it.
 
     Args:
-        graph: The ONNX file.
+        graph: The ONNX file's bytes.
         precision: The graph's precision.
         target: The file to write.
 
@@ -160,9 +160,11 @@ def optimise(graph: Path, precision: str, target: Path) -> None:
     # Hides the warning that such a file runs only on this kind of processor: the engine's sidecar records that.
     options.log_severity_level = 4
     try:
-        ort.InferenceSession(graph.read_bytes(), options, providers=[_CPU], disabled_optimizers=_disabled_optimizers(precision))
+        ort.InferenceSession(graph, options, providers=[_CPU], disabled_optimizers=_disabled_optimizers(precision))
     except Exception as error:
-        raise BackendError(f"ONNX Runtime {ort.__version__} cannot optimise {graph}: {first_line(error)}") from error
+        raise BackendError(
+            f"ONNX Runtime {ort.__version__} cannot optimise the {precision} graph: {first_line(error)}"
+        ) from error
 
 
 def run_layers(graph: bytes) -> list[EngineLayer]:

@@ -12,17 +12,18 @@ symbolic link below the bundle's folder and open only regular files (`lrdan_edge
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from lrdan_edge import __version__
 from lrdan_edge.bundle.command import Command
-from lrdan_edge.bundle.decision import Decision, GraphDecision
+from lrdan_edge.bundle.decision import Decision, GraphDecision, require_plausible
 from lrdan_edge.bundle.encoding import SCHEMA_VERSION, from_json
-from lrdan_edge.bundle.files import Folder, digest_of
+from lrdan_edge.bundle.files import Folder, digest_of, most_bytes
+from lrdan_edge.bundle.graph_check import check_graph, require_shapes
 from lrdan_edge.bundle.journal import JOURNAL, LOCK, MANIFEST, STAGING, read_state, staged
 from lrdan_edge.bundle.manifest import Manifest, StageRecord
 from lrdan_edge.bundle.names import (
@@ -35,19 +36,9 @@ from lrdan_edge.bundle.names import (
     is_graph,
     processor_graph_name,
 )
-from lrdan_edge.bundle.self_contained import require_self_contained
 from lrdan_edge.bundle.spec import ModelSpec, Precision, Preprocessing, Scoring
 from lrdan_edge.bundle.stage import Stage, commit_stage, staging, versions
 from lrdan_edge.errors import BundleError, ChangedFileError, MissingStageError, StaleStageError
-
-
-def _digest_only(file: BinaryIO) -> tuple[str, bytes]:
-    return digest_of(file), b""
-
-
-def _read_and_digest(file: BinaryIO) -> tuple[str, bytes]:
-    data = file.read()
-    return hashlib.sha256(data).hexdigest(), data
 
 
 class Bundle:
@@ -135,6 +126,8 @@ class Bundle:
     def file(self, name: str, made_by: str | Command) -> Path:
         """Check the sha256 of the bundle's file `name` and return its path.
 
+        The file may be replaced before the path is opened: use `read` for what a parser gets.
+
         Args:
             name: Relative POSIX path in the bundle.
             made_by: The command that makes it, without the bundle's path, for the message.
@@ -142,21 +135,22 @@ class Bundle:
         Raises:
             MissingStageError: The file's stage has not run.
             ChangedFileError: The file is missing or not the one in the manifest.
-            BundleError: It is a graph that is not self-contained (`lrdan_edge.bundle.self_contained`).
+            BundleError: It is a graph that lrdan-edge does not write (`lrdan_edge.bundle.graph_check`).
         """
-        load = _read_and_digest if is_graph(name) else _digest_only
-        return self._checked(name, made_by, load)[0]
+        return self._checked(name, made_by, whole=is_graph(name))[0]
 
     def read(self, name: str, made_by: str | Command) -> bytes:
         """As `file`, but return the file's bytes, read once: they are the ones whose sha256 was checked."""
-        return self._checked(name, made_by, _read_and_digest)[1]
+        return self._checked(name, made_by, whole=True)[1]
 
-    def _checked(self, name: str, made_by: str | Command, load: Callable[[BinaryIO], tuple[str, bytes]]) -> tuple[Path, bytes]:
-        """Return the file's path and the bytes that `load` returns with the sha256; the sha256 must match the manifest."""
+    def _checked(self, name: str, made_by: str | Command, *, whole: bool) -> tuple[Path, bytes]:
+        """Return the file's path and, if `whole`, the bytes whose sha256 was compared with the manifest's."""
         record = self.manifest.files.get(name)
         if record is None:
             command = Command.recorded(made_by).with_options(bundle=self.path)
             raise MissingStageError(f"{self.path} has no {name}", "run '{command}' first", command=command)
+        if not 0 <= record.bytes <= (most := most_bytes(name)):
+            raise self._changed(name, made_by, f"has {record.bytes} bytes in the manifest, at most {most} are valid")
         wrong: ChangedFileError | None = None
         for place in (name, staged(name)) if name in self.pending else (name,):
             path = self.path / place
@@ -167,14 +161,15 @@ class Bundle:
                         differs = f"{size} bytes, the manifest says {record.bytes}"
                         wrong = wrong or self._changed(name, made_by, f"was changed after it was made ({differs})")
                         continue
-                    actual, loaded = load(file)
+                    loaded = file.read(size + 1) if whole else b""  # one more, in case it grows
+                    actual = hashlib.sha256(loaded).hexdigest() if whole else digest_of(file)
             except (OSError, ValueError) as error:  # ValueError: a name with a null byte
                 reason = error.strerror if isinstance(error, OSError) else str(error)
                 wrong = wrong or self._changed(name, made_by, f"is in the manifest but cannot be read ({reason})")
                 continue
             if actual == record.sha256:
                 if is_graph(name):
-                    require_self_contained(loaded, path)
+                    check_graph(loaded, path)
                 return path, loaded
             differs = f"sha256 {actual[:12]}…, the manifest says {record.sha256[:12]}…"
             wrong = wrong or self._changed(name, made_by, f"was changed after it was made ({differs})")
@@ -193,23 +188,38 @@ class Bundle:
         return command.with_options(overwrite=command.name == "train", bundle=self.path)
 
     def graph(self, precision: Precision) -> Path:
-        """Path of the deploy graph at `precision`; its sha256 is checked, and it is not stale."""
-        stage = "calibrate" if precision == "int8" else "export"
-        path = self.file(graph_name(precision), Command(stage))
-        self.require_fresh(stage)
-        return path
+        """Path of the deploy graph at `precision`; its sha256 is checked, and it is not stale. See `file`."""
+        self.read_graph(precision)
+        return self.file(graph_name(precision), Command(_stage_of(precision)))
 
-    def processor_graph(self, precision: Precision) -> Path:
-        """Path of the graph for processors at `precision`, checked like `graph`; for bundles of earlier versions, the path of `graph`."""
-        graph, name = self.graph(precision), processor_graph_name(precision)
+    def read_graph(self, precision: Precision) -> bytes:
+        """The deploy graph at `precision`, read once: these bytes are checked, and they are not stale."""
+        data = self.read(graph_name(precision), Command(_stage_of(precision)))
+        self.require_fresh(_stage_of(precision))
+        self._require_shapes(data, graph_name(precision))
+        return data
+
+    def read_processor_graph(self, precision: Precision) -> bytes:
+        """The graph for processors at `precision`, as `read_graph`; for bundles of earlier versions, that of `read_graph`."""
+        graph, name = self.read_graph(precision), processor_graph_name(precision)
         twin = precision == "int8" and name in self.manifest.files
-        return self.file(name, Command("calibrate")) if twin else graph
+        if not twin:
+            return graph
+        data = self.read(name, Command("calibrate"))
+        self._require_shapes(data, name)
+        return data
+
+    def _require_shapes(self, graph: bytes, name: str) -> None:
+        require_shapes(graph, self.path / name, self.manifest.model.frame_shape, self.manifest.model.heatmap_shape)
 
     def decision(self) -> Decision:
         """The decision; its sha256 is checked, and it is not stale."""
         data = self.read(DECISION, Command("calibrate"))
         self.require_fresh("calibrate")
-        return from_json(data, Decision, str(self.path / DECISION))
+        found = from_json(data, Decision, str(self.path / DECISION))
+        for graph in found.graphs.values():
+            require_plausible(graph, self.path / DECISION)
+        return found
 
     def engine_decision(self, engine: str) -> GraphDecision | None:
         """The decision fitted on an engine's own scores, checked; None if there is none or the engine was replaced since.
@@ -220,8 +230,8 @@ class Bundle:
         name = engine_decision_name(engine)
         if name not in self.manifest.files or self.staleness(decide_stage(engine)):
             return None
-        command = Command("calibrate", decision_only=True)
-        return from_json(self.read(name, command), GraphDecision, str(self.path / name))
+        data = self.read(name, Command("calibrate", decision_only=True))
+        return require_plausible(from_json(data, GraphDecision, str(self.path / name)), self.path / name)
 
     def staleness(self, stage: str) -> str | None:
         """Why `stage` is older than its inputs, in a few words, or None if it is fresh or has not run."""
@@ -295,3 +305,8 @@ class Bundle:
                 results=stage.results,
             )
             self.manifest, self.pending = commit_stage(folder, name, stage, record, self.manifest), frozenset()
+
+
+def _stage_of(precision: Precision) -> str:
+    """The stage that makes the deploy graph at `precision`."""
+    return "calibrate" if precision == "int8" else "export"

@@ -1,8 +1,17 @@
 """The decision: thresholds fitted on held-out good images (``decision.json``), and the golden frames (``golden/scores.json``)."""
 
+import math
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Literal
 
 import msgspec
+
+from lrdan_edge.bundle.command import Command
+from lrdan_edge.errors import BundleError
+
+_LARGEST = 3.4028234663852886e38  # a score is a float32
+_MOST_GOLDEN = 64  # golden frames; `calibrate` writes 8
 
 ThresholdRule = Literal["conformal", "cross-fitted", "best-f1", "recall"]
 Covers = Literal["parts", "images"]
@@ -82,3 +91,62 @@ class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     images: list[str]
     scores: dict[str, list[float]]
     peaks: dict[str, list[float]] = {}
+
+
+def require_plausible(decision: GraphDecision, path: Path) -> GraphDecision:
+    """Return a decision that was read from a file, if it is one that a calibration can have made.
+
+    Raises:
+        BundleError: Its numbers contradict each other, are no scores, or no score can exceed the threshold.
+    """
+    if wrong := _contradiction(decision):
+        raise _implausible(path, wrong)
+    return decision
+
+
+def require_plausible_golden(golden: Golden, path: Path) -> Golden:
+    """As `require_plausible`, for golden frames and their scores."""
+    lists, frames = [*golden.scores.items(), *golden.peaks.items()], len(golden.images)
+    if wrong := next((f"{len(scores)} {key}" for key, scores in lists if len(scores) != frames), None):
+        raise _implausible(path, f"it has {wrong} scores for {frames} golden frames")
+    if not 1 <= frames <= _MOST_GOLDEN:
+        raise _implausible(path, f"it lists {frames} golden frames")
+    if not _are_scores(score for _, scores in lists for score in scores):
+        raise _implausible(path, "a score is not a finite float32")
+    return golden
+
+
+def _contradiction(found: GraphDecision) -> str | None:
+    scores = [*found.good_scores, *found.defect_scores]
+    others = [found.threshold, *found.golden_scores, *found.quantiles.values()]
+    if not _are_scores(scores) or not _are_scores(others):
+        return "a score is not a finite float32"
+    if found.pixel_threshold is not None and not _are_scores([found.pixel_threshold]):
+        return f"its pixel threshold is {found.pixel_threshold:g}"
+    if found.n < 1 or found.n != len(found.good_scores) or (found.good_images and found.n != len(found.good_images)):
+        return f"it lists {len(found.good_scores)} scores and {len(found.good_images)} names of {found.n} good images"
+    if found.good_scores != sorted(found.good_scores) or found.defect_scores != sorted(found.defect_scores):
+        return "its scores are not ascending"
+    if found.threshold > max(scores):
+        return f"its threshold {found.threshold:g} is above every score that it was fitted on, {max(scores):g} at most"
+    rates = {
+        "false-reject rate": found.false_reject_rate,
+        "proven false-reject rate": found.proven_false_reject_rate,
+        "recall": found.recall,
+    }
+    if wrong := next((name for name, rate in rates.items() if rate is not None and not 0 <= rate <= 1), None):
+        return f"its {wrong} is {rates[wrong]:g}"
+    counts = {"groups": found.groups, "folds": found.folds}
+    if few := next((name for name, count in counts.items() if count is not None and not 1 <= count <= found.n), None):
+        return f"it has {counts[few]} {few} of {found.n} good images"
+    return None
+
+
+def _are_scores(values: Iterable[float]) -> bool:
+    return all(math.isfinite(value) and abs(value) <= _LARGEST for value in values)
+
+
+def _implausible(path: Path, wrong: str) -> BundleError:
+    return BundleError(
+        f"{path} is not valid ({wrong})", "restore it from a copy, or run '{command}' again", command=Command("calibrate")
+    )

@@ -3,7 +3,7 @@
 Unknown keys, missing keys, wrong types and other schema versions are errors.
 """
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -12,6 +12,12 @@ from lrdan_edge.errors import BundleError
 
 SCHEMA_VERSION = 1
 TRAIN_AGAIN = Command("train", overwrite=True)
+
+MOST_LEVELS = 32
+"""Most levels of objects and lists in a file; what lrdan-edge writes has fewer than 12."""
+
+MOST_VALUES = 1 << 22
+"""Most values in a file, so that a file of empty lists does not need a hundred times its size in memory."""
 
 T = TypeVar("T")
 
@@ -33,18 +39,42 @@ def from_json(data: bytes, kind: type[T], name: str) -> T:
         BundleError: The bytes are not valid JSON, or do not have this type or schema version.
     """
     try:
-        raw = msgspec.json.decode(data)
+        raw = decode(data)
         version = raw.get("schema_version") if isinstance(raw, dict) else None
-        if version is not None and version != SCHEMA_VERSION:
+        if version is not None and not is_our_version(version):
             raise BundleError(
                 f"{name} has schema version {version!r}, this lrdan-edge reads version {SCHEMA_VERSION}",
                 "use the lrdan-edge release that wrote it, or make the bundle again with '{train}'",
                 train=TRAIN_AGAIN,
             )
         return msgspec.convert(raw, kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise BundleError(
             f"{name} cannot be read ({error})",
             "restore it from a copy, or make the bundle again with '{train}'",
             train=TRAIN_AGAIN,
         ) from error
+
+
+def decode(data: bytes) -> Any:
+    """Parse JSON from an untrusted source: dicts, lists, strings, numbers, booleans and None.
+
+    Raises:
+        ValueError: The bytes are not valid JSON, or have more than `MOST_LEVELS` levels or `MOST_VALUES` values.
+        RecursionError: They have so many levels that the parser stops.
+    """
+    if (values := sum(map(data.count, (b",", b"[", b"{")))) > MOST_VALUES:  # at least as many as there are
+        raise ValueError(f"it has up to {values} values, more than {MOST_VALUES}")
+    raw = msgspec.json.decode(data)
+    level = [raw]
+    for _ in range(MOST_LEVELS):
+        nested = (value for value in level if isinstance(value, (dict, list)))
+        level = [value for each in nested for value in (each.values() if isinstance(each, dict) else each)]
+        if not level:
+            return raw
+    raise ValueError(f"it has more than {MOST_LEVELS} levels")
+
+
+def is_our_version(version: object) -> bool:
+    """Whether a file's schema version is the one that this lrdan-edge reads; ``true`` and ``1.0`` are not."""
+    return type(version) is int and version == SCHEMA_VERSION

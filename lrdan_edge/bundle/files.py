@@ -2,8 +2,9 @@
 
 A bundle from an untrusted source may contain links, FIFOs or devices in place of its files. So every name is resolved from the
 folder's descriptor, one component at a time (openat with O_NOFOLLOW): swapping an entry between a check and its use does not lead
-outside. Only regular files are opened. No file is written in place: new bytes go to a new file that is then renamed, so the other
-names of a hard link keep their content. The folder's own path may contain links, since the user chose it.
+outside. Only regular files with one name are opened, and the descriptor that is checked is the one that is read. No file is written
+in place: new bytes go to a new file that is then renamed, so the other names of a hard link keep their content. The folder's own
+path may contain links, since the user chose it.
 """
 
 import errno
@@ -21,7 +22,13 @@ _BELOW = _FOLDER | os.O_NOFOLLOW
 _NO_WAIT = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC  # a FIFO created after the check must not block
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 MOST_BYTES = 1 << 28
-"""Size limit in bytes of a file whose size is not in a manifest."""
+"""Size limit in bytes of a file that is read whole, where nothing smaller is known."""
+
+MOST_JSON = 1 << 26
+"""Size limit in bytes of a JSON file; the list of 100 000 images takes 10 MB."""
+
+MOST_OF_LARGE = (1 << 31) - 1
+"""Size limit in bytes of weights, graphs and engines: the largest protobuf message."""
 
 _DEEPEST = 8  # nested folders in a folder to remove; lrdan-edge makes one level
 
@@ -63,7 +70,7 @@ class Folder:
         """Open a regular file for reading.
 
         Raises:
-            OSError: It is missing, cannot be read, or is not a regular file; or a folder in its path is a link.
+            OSError: It is missing, cannot be read, or is not a regular file with one name; or a folder in its path is a link.
             ValueError: The name leads out of the folder, or is not a valid name.
         """
         with self._place(name) as (here, last):
@@ -71,12 +78,14 @@ class Folder:
             descriptor = os.open(last, os.O_RDONLY | _NO_WAIT, dir_fd=here)
             return os.fdopen(_regular(descriptor), "rb")
 
-    def read(self, name: str) -> bytes:
-        """Read a regular file; raises as `open`, and OSError if it has more than `MOST_BYTES`."""
+    def read(self, name: str, most: int = MOST_BYTES) -> bytes:
+        """Read a regular file; raises as `open`, and OSError if it has more than `most` bytes."""
         with self.open(name) as file:
-            if (size := os.fstat(file.fileno()).st_size) > MOST_BYTES:
-                raise UnexpectedKindError(errno.EFBIG, f"it has {size} bytes, more than {MOST_BYTES}")
-            return file.read()
+            size = os.fstat(file.fileno()).st_size
+            data = file.read(most + 1) if size <= most else b""  # it may grow while it is read
+            if max(size, len(data)) > most:
+                raise UnexpectedKindError(errno.EFBIG, f"it has {max(size, len(data))} bytes, more than {most}")
+            return data
 
     def open_lock(self, name: str) -> BinaryIO:
         """Open a regular file for locking, creating an empty one if missing; its content is kept. Raises as `open`."""
@@ -194,9 +203,18 @@ def _open_below(name: str, here: int, *, make: bool) -> int:
         raise UnexpectedKindError(errno.ENOTDIR, f"{name} is {found}, not a folder") from error
 
 
+def most_bytes(name: str) -> int:
+    """The size limit in bytes of the bundle's file `name`; no file of a bundle is read or hashed beyond it."""
+    if name.endswith((".json", ".md")):
+        return MOST_JSON
+    return MOST_BYTES if name.endswith((".png", ".sig")) else MOST_OF_LARGE
+
+
 def _require(kind: int, found: os.stat_result) -> None:
     if (actual := stat.S_IFMT(found.st_mode)) != kind:
         raise UnexpectedKindError(errno.EINVAL, f"it is {_KINDS.get(actual, 'something else')}, not {_KINDS[kind]}")
+    if kind == stat.S_IFREG and found.st_nlink > 1:  # 0: replaced since it was opened
+        raise UnexpectedKindError(errno.EMLINK, f"it is a hard link: {found.st_nlink} names share its content; copy the bundle")
 
 
 def _regular(descriptor: int) -> int:

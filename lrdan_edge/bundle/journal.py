@@ -17,8 +17,8 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
-from lrdan_edge.bundle.encoding import SCHEMA_VERSION, to_json
-from lrdan_edge.bundle.files import Folder, UnexpectedKindError, digest_of
+from lrdan_edge.bundle.encoding import SCHEMA_VERSION, decode, is_our_version, to_json
+from lrdan_edge.bundle.files import MOST_JSON, Folder, UnexpectedKindError, digest_of
 from lrdan_edge.bundle.manifest import Manifest, manifest_from_json, manifest_to_json
 from lrdan_edge.errors import BundleError
 
@@ -185,7 +185,7 @@ def _snapshot(folder: Folder) -> tuple[bytes | None, bytes | None]:
 
 def _read(folder: Folder, name: str) -> bytes | None:
     try:
-        return folder.read(name)
+        return folder.read(name, MOST_JSON)
     except FileNotFoundError:
         return None
 
@@ -193,11 +193,12 @@ def _read(folder: Folder, name: str) -> bytes | None:
 def _own(folder: Folder, data: bytes, manifest: bytes | None) -> Journal:
     """Parse the journal and check that it was written for the bundle in its current state."""
     try:
-        journal = msgspec.json.decode(data, type=Journal)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raw = decode(data)
+        journal = msgspec.convert(raw, Journal)
+    except (ValueError, RecursionError) as error:
         raise _foreign(folder, f"it cannot be read: {error}") from error
-    if journal.manifest.schema_version != SCHEMA_VERSION:
-        raise _foreign(folder, f"its manifest has schema version {journal.manifest.schema_version}, not {SCHEMA_VERSION}")
+    if not is_our_version(version := raw["manifest"]["schema_version"]):
+        raise _foreign(folder, f"its manifest has schema version {version!r}, not {SCHEMA_VERSION}")
     if odd := next((name for name in journal.staged if not is_bundle_file(name)), None):
         raise _foreign(folder, f"it names {odd!r}, which no stage writes")
     if odd := next((name for name, sha256 in journal.staged.items() if _listed(journal, name) not in (None, sha256)), None):

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from lrdan_edge.bundle.view import Geometry, RegionFractions, Size, tile_starts
+from lrdan_edge.bundle.view import LARGEST, Geometry, RegionFractions, Size, tile_starts
 
 Precision = Literal["fp32", "fp16", "int8"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
@@ -12,6 +12,12 @@ PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 Backbone = Literal["efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2"]
 BitDepth = Literal[8, 10, 12, 14, 16]
 BIT_DEPTHS: tuple[BitDepth, ...] = (8, 10, 12, 14, 16)
+
+WIDEST = 1 << 13
+"""Most feature maps of a layer."""
+
+MOST_WEIGHTS = 1 << 30
+"""Most weights of a layer."""
 
 
 class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -51,12 +57,21 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     geometry: Geometry | None = None
 
     def __post_init__(self) -> None:
-        """Refuse tiles that do not cover their canvas exactly, and a backbone without its strides."""
+        """Refuse sizes that no memory holds, tiles that do not cover their canvas exactly, and a backbone without its strides."""
         compares = self.architecture in ("padim", "patchcore", "feature-restorer")
         if (self.backbone is None) == bool(self.strides) or (compares and self.backbone is None):
             raise ValueError(f"architecture {self.architecture} with backbone {self.backbone} and strides {list(self.strides)}")
         if list(self.strides) != sorted(set(self.strides)):
             raise ValueError(f"strides {list(self.strides)} are not ascending")
+        if max(self.height, self.width) > LARGEST:
+            raise ValueError(f"images of {self.height}x{self.width} have a side above {LARGEST} pixels")
+        widest = self.base_channels << self.downsamplings
+        code = (self.height * self.width >> 2 * self.downsamplings) * widest * self.latent_channels
+        if widest > WIDEST or self.latent_channels > WIDEST or (self.code == "vector" and code > MOST_WEIGHTS):
+            raise ValueError(
+                f"base_channels {self.base_channels}, downsamplings {self.downsamplings} and latent_channels "
+                f"{self.latent_channels} make a network that is too large"
+            )
         if self.geometry:
             _ = self.tile_rows, self.tile_columns
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,6 @@ from lrdan_edge.bundle.bundle import Bundle
 from lrdan_edge.bundle.command import Command
 from lrdan_edge.bundle.decision import Decision, Golden, ThresholdRule
 from lrdan_edge.bundle.encoding import SCHEMA_VERSION, to_json
-from lrdan_edge.bundle.files import sha256_of
 from lrdan_edge.bundle.names import DECISION, GOLDEN, REPORTS, graph_name, processor_graph_name
 from lrdan_edge.bundle.spec import Precision
 from lrdan_edge.bundle.stage import Stage
@@ -55,6 +55,7 @@ from lrdan_edge.metrics import Recall, recall_above
 
 CALIBRATION = f"{REPORTS}/calibration.json"
 _GOLDEN_IMAGES = 8
+_FLOAT: tuple[Precision, ...] = ("fp32", "fp16")
 
 Scores = npt.NDArray[np.float32]
 Progress = Callable[[str, float], None]
@@ -108,7 +109,7 @@ def calibrate(
         MissingExtraError: onnx is not installed.
     """
     target = ThresholdTarget(rule or default_rule(bundle, good), false_reject_rate, recall)
-    graphs: dict[Precision, Path] = {"fp32": bundle.graph("fp32"), "fp16": bundle.graph("fp16")}
+    graphs = {precision: bundle.read_graph(precision) for precision in _FLOAT}
     split = replace(calibration_split(bundle, good, defects, int8=int8), out_of_fold=out_of_fold_for(bundle, target.rule, good))
     target.require(split.thresholds, len(split.defects))
     changed = methods if tuple(methods) != METHODS else ()
@@ -118,7 +119,7 @@ def calibrate(
     with bundle.stage(
         "calibrate",
         command=str(command),
-        inputs={graph_name(precision): path for precision, path in graphs.items()} | out_of_fold_input(bundle, target.rule),
+        inputs={name: bundle.path / name for name in map(graph_name, _FLOAT)} | out_of_fold_input(bundle, target.rule),
         options={**target.options(), "good": str(good) if good else None},
     ) as stage:
         calibration = _Calibration(bundle, split, target, stage, progress or (lambda *_: None))
@@ -147,7 +148,7 @@ class _Calibration:
         self.recalls: dict[Precision, Recall] = {}
         self._with_peaks = not bundle.manifest.scoring.score_is_maximum
 
-    def quantise(self, graphs: dict[Precision, Path], methods: Collection[Method]) -> _Quantised:
+    def quantise(self, graphs: dict[Precision, bytes], methods: Collection[Method]) -> _Quantised:
         """Search for the int8 graph, write it and its version for processors, and add it to `graphs`."""
         started = time.monotonic()
         split, rate = self._split, self._target.false_reject_rate
@@ -167,8 +168,8 @@ class _Calibration:
             methods=methods,
             progress=lambda fraction: self._progress("methods and layers", fraction),
         )
-        graphs["int8"] = self._stage.path(graph_name("int8"))
-        graphs["int8"].write_bytes(found.model.SerializeToString())
+        graphs["int8"] = found.model.SerializeToString()
+        self._stage.path(graph_name("int8")).write_bytes(graphs["int8"])
         unsigned = with_unsigned_activations(found.model).SerializeToString()
         self._stage.path(processor_graph_name("int8")).write_bytes(unsigned)
         compared = evaluator.score_pair(found.model)
@@ -180,7 +181,7 @@ class _Calibration:
         titles = {tensor: graph.title(tensor) for tensor in histograms}
         return _Quantised(titles, histograms, found, {"fp32": compared.fp32, "int8": compared.int8}, kernels, seconds)
 
-    def finish(self, graphs: dict[Precision, Path], quantised: _Quantised | None, command: Command) -> Decision:
+    def finish(self, graphs: dict[Precision, bytes], quantised: _Quantised | None, command: Command) -> Decision:
         """Set the thresholds, and write the decision and the report."""
         started = time.monotonic()
         decision, scores = self.decide(graphs)
@@ -195,14 +196,14 @@ class _Calibration:
             _write_report(self._stage, structs.replace(report, recalls=dict(self.recalls), promise=promise))
         return decision
 
-    def decide(self, graphs: dict[Precision, Path]) -> tuple[Decision, dict[Precision, Scores]]:
+    def decide(self, graphs: dict[Precision, bytes]) -> tuple[Decision, dict[Precision, Scores]]:
         """Score the held-out images with each graph, and write the decision and the golden images with their scores."""
         held_out = self._split.held_out
-        found = {key: self._score(path, key, held_out, with_peaks=self._with_peaks) for key, path in graphs.items()}
+        found = {key: self._score(graph, key, held_out, with_peaks=self._with_peaks) for key, graph in graphs.items()}
         scores = {key: of_images for key, (of_images, _) in found.items()}
         peaks = {key: of_images for key, (_, of_images) in found.items() if of_images is not None}
         labelled = self._split.defects
-        defects = {key: self._score(path, key, labelled)[0] for key, path in graphs.items()} if labelled else {}
+        defects = {key: self._score(graph, key, labelled)[0] for key, graph in graphs.items()} if labelled else {}
         names = [path.name for path in held_out]
         decision = Decision(
             schema_version=SCHEMA_VERSION,
@@ -210,14 +211,14 @@ class _Calibration:
                 key: decide_graph(
                     scores[key],
                     self._target,
-                    sha256_of(path),
+                    sha256(graph).hexdigest(),
                     self._split.out_of_fold,
                     names=names,
                     defects=defects.get(key),
                     peaks=peaks.get(key),
                     groups=self._split.groups,
                 )
-                for key, path in graphs.items()
+                for key, graph in graphs.items()
             },
         )
         self._stage.path(DECISION).write_bytes(to_json(decision))
@@ -227,10 +228,10 @@ class _Calibration:
         return decision, scores
 
     def _score(
-        self, graph: Path, precision: Precision, images: list[Path], *, with_peaks: bool = False
+        self, graph: bytes, precision: Precision, images: list[Path], *, with_peaks: bool = False
     ) -> tuple[Scores, Scores | None]:
         """Score images in floating point, so that every processor gives the same float32 [n]; see `score_images`."""
-        with OnnxRuntimeBackend(graph.read_bytes(), precision, in_floats=precision == "int8") as backend:
+        with OnnxRuntimeBackend(graph, precision, in_floats=precision == "int8") as backend:
             title = f"{precision} scores"
             return score_images(
                 backend, images, self._loader, lambda fraction: self._progress(title, fraction), with_peaks=with_peaks

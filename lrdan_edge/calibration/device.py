@@ -126,7 +126,7 @@ class _Fit:
     started: float
 
     def graph(self, precision: Precision) -> GraphDecision:
-        with OnnxRuntimeBackend(self.bundle.processor_graph(precision).read_bytes(), precision) as backend:
+        with OnnxRuntimeBackend(self.bundle.read_processor_graph(precision), precision) as backend:
             return self._decide(backend, self.bundle.manifest.files[graph_name(precision)].sha256, None)
 
     def engine(self, engine: Engine) -> GraphDecision:
@@ -134,7 +134,9 @@ class _Fit:
             return self._decide(backend, engine.sidecar.graph_sha256, engine.sidecar.engine_sha256)
 
     def write_graphs(self, decided: dict[Precision, GraphDecision]) -> None:
-        inputs = {graph_name(key): self.bundle.graph(key) for key in decided} | out_of_fold_input(self.bundle, self.target.rule)
+        inputs = {graph_name(key): self.bundle.path / graph_name(key) for key in decided} | out_of_fold_input(
+            self.bundle, self.target.rule
+        )
         with self._stage("decide", inputs) as stage:
             stage.path(DECISION).write_bytes(
                 to_json(Decision(schema_version=SCHEMA_VERSION, graphs={str(key): graph for key, graph in decided.items()}))

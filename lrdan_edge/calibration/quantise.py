@@ -11,6 +11,7 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -276,11 +277,11 @@ def _relu_limits(graph: "onnx.GraphProto") -> dict[str, float]:
     return limits
 
 
-def load_quantisable(graph: Any) -> QuantisableGraph:
+def load_quantisable(graph: bytes | Path) -> QuantisableGraph:
     """Read an fp32 deploy graph for quantisation.
 
     Args:
-        graph: Path of the graph.
+        graph: The ONNX file's bytes, or its path.
 
     Raises:
         CalibrationError: The network has no convolution.
@@ -290,7 +291,7 @@ def load_quantisable(graph: Any) -> QuantisableGraph:
         import onnx
     except ImportError as error:
         raise MissingExtraError(error.name or "onnx", "train", "int8 calibration") from error
-    return QuantisableGraph(onnx.load(graph))
+    return QuantisableGraph(onnx.load_from_string(graph) if isinstance(graph, bytes) else onnx.load(graph))
 
 
 def layer_name(node: "onnx.NodeProto") -> str:

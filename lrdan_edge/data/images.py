@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from lrdan_edge.bundle.spec import BIT_DEPTHS, BitDepth, ModelSpec
 from lrdan_edge.bundle.view import RegionFractions, fractions_to_pixels
+from lrdan_edge.data.image_size import MOST_PIXELS, image_size
 from lrdan_edge.errors import DataError
 
 Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
@@ -23,6 +24,9 @@ Frame = npt.NDArray[np.uint8]
 """One image: uint8, shape [H, W] (grey), [H, W, 1], [H, W, 3] (BGR) or [H, W, 4] (BGRA)."""
 
 Pixel = TypeVar("Pixel", bound=np.generic)
+
+MOST_BYTES = 1 << 30
+"""Most bytes of an image file that is read."""
 
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
@@ -57,11 +61,14 @@ def read_pixels(path: Path) -> Pixels:
 
 
 def read_bytes(path: Path) -> npt.NDArray[np.uint8]:
-    """Read all bytes of a file, uint8 [N]; raises DataError if it cannot be read."""
+    """Read all bytes of a file, uint8 [N]; raises DataError if it cannot be read, or is larger than any image."""
     try:
-        return np.fromfile(path, dtype=np.uint8)
+        size = path.stat().st_size
+        if size <= MOST_BYTES:
+            return np.fromfile(path, dtype=np.uint8)
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror})") from error
+    raise DataError(f"{path} has {size} bytes, at most {MOST_BYTES} are read", "remove it")
 
 
 def decode_image(data: bytes, name: str, bit_depth: int = 16) -> Frame:
@@ -80,8 +87,15 @@ def decode_image(data: bytes, name: str, bit_depth: int = 16) -> Frame:
 
 def decode_pixels(data: npt.NDArray[np.uint8], name: str) -> Pixels:
     """As `read_pixels`, from a file's bytes, uint8 [N], called `name` in messages."""
+    size = image_size(data.data)
+    if size and size[0] * size[1] > MOST_PIXELS:  # before decoding: the pixels may not fit into the memory
+        raise DataError(
+            f"{name} has {size[0]}x{size[1]} pixels, at most {MOST_PIXELS // 10**6} million are decoded", "crop or shrink it"
+        )
+    if size is None:
+        raise DataError(f"{name} is not a complete image ({data.size} bytes)", "replace or remove it")
     try:
-        image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION) if data.size else None
+        image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error as error:  # a damaged header, such as one of 65312x65312 pixels
         raise DataError(f"{name} is not a complete image ({error.err})", "replace or remove it") from error
     if image is None or _truncated(data):

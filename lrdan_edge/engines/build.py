@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
+from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,12 +19,12 @@ from lrdan_edge.bundle.bundle import Bundle
 from lrdan_edge.bundle.command import Command
 from lrdan_edge.bundle.encoding import SCHEMA_VERSION, to_json
 from lrdan_edge.bundle.engine_sidecar import EngineLayer, EngineSidecar, EngineTarget
-from lrdan_edge.bundle.files import sha256_of
 from lrdan_edge.bundle.names import ENGINES, TIMING_CACHE, engine_stage, graph_name
 from lrdan_edge.bundle.spec import Precision
 from lrdan_edge.engines.compatibility import incompatibility_of, runtime_version
 from lrdan_edge.engines.golden import check_against_graph, no_golden_frames
 from lrdan_edge.engines.keys import ensure_keys
+from lrdan_edge.engines.memory import require_memory
 from lrdan_edge.engines.open import engine, engine_bytes, load_engine, sidecar_of, weights_for
 from lrdan_edge.engines.tensorrt.options import BuildOptions
 from lrdan_edge.engines.tensorrt.refit import tensorrt_settings, with_weights
@@ -81,20 +82,21 @@ def build_engine(bundle: Bundle, request: BuildRequest, progress: Progress | Non
     """
     started = time.monotonic()  # the stage begins after the build, because the file's name depends on the result
     ensure_keys()
-    graph = bundle.graph(request.precision)
+    require_memory(bundle)
+    graph = bundle.read_graph(request.precision)
     if request.target == "tensorrt":
-        built = _build_tensorrt(graph, request.options, bundle.path / TIMING_CACHE, progress)
+        built = _build_tensorrt(graph, request, bundle.path / TIMING_CACHE, progress)
     elif request.target == "openvino":
-        built = _build_openvino(bundle.processor_graph(request.precision), request.precision, progress)
+        built = _build_openvino(bundle.read_processor_graph(request.precision), request.precision, progress)
     else:
-        built = _build_onnxruntime(bundle.processor_graph(request.precision), request.precision, progress)
+        built = _build_onnxruntime(bundle.read_processor_graph(request.precision), request.precision, progress)
     name = f"{request.target}-{request.precision}-{_slug(built)}{built.suffix}"
     sidecar = EngineSidecar(
         schema_version=SCHEMA_VERSION,
         target=request.target,
         target_version=built.version,
         precision=request.precision,
-        graph_sha256=sha256_of(graph),
+        graph_sha256=sha256(graph).hexdigest(),
         engine_sha256="",
         platform=processor().platform,
         device=built.device,
@@ -134,21 +136,20 @@ def refit_engine(bundle: Bundle, name: str) -> None:
         kind = IncompatibleEngineError if reason else UntrustedEngineError
         problem = f"engine {name} cannot take new weights here: {reason or found.trust.reason}"
         raise kind(problem, "build it again with '{command}'", command=found.rebuild)
-    graph = bundle.graph(found.sidecar.precision)
-    data = with_weights(engine_bytes(bundle, found), graph.read_bytes(), **tensorrt_settings(found.sidecar))
+    graph = bundle.read_graph(found.sidecar.precision)
+    data = with_weights(engine_bytes(bundle, found), graph, **tensorrt_settings(found.sidecar))
     options = found.sidecar.options | {"strip_weights": False}
-    sidecar = msgspec.structs.replace(found.sidecar, graph_sha256=sha256_of(graph), options=options)
+    sidecar = msgspec.structs.replace(found.sidecar, graph_sha256=sha256(graph).hexdigest(), options=options)
     _commit(bundle, name, data, sidecar, found.command, started)
 
 
 def _commit(bundle: Bundle, name: str, data: bytes, sidecar: EngineSidecar, command: str, started: float) -> None:
     """Check an engine on the golden frames, and commit it with its sidecar and signature."""
-    inputs = {graph_name(sidecar.precision): bundle.graph(sidecar.precision)}
+    inputs = {graph_name(sidecar.precision): bundle.path / graph_name(sidecar.precision)}
     with bundle.stage(engine_stage(name), command=command, inputs=inputs, options=sidecar.options, started=started) as stage:
-        path = stage.path(f"{ENGINES}/{name}")
-        path.write_bytes(data)
+        stage.path(f"{ENGINES}/{name}").write_bytes(data)
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        sidecar = msgspec.structs.replace(sidecar, engine_sha256=sha256_of(path), built=now)
+        sidecar = msgspec.structs.replace(sidecar, engine_sha256=sha256(data).hexdigest(), built=now)
         check = _check_golden(bundle, data, sidecar)
         written = to_json(msgspec.structs.replace(sidecar, golden_check=check))
         stage.path(sidecar_of(name)).write_bytes(written)
@@ -156,7 +157,7 @@ def _commit(bundle: Bundle, name: str, data: bytes, sidecar: EngineSidecar, comm
         stage.results = {"bytes": len(data), "golden_check": check, **sidecar.details}
 
 
-def _build_onnxruntime(graph: Path, precision: Precision, progress: Progress | None) -> _Built:
+def _build_onnxruntime(graph: bytes, precision: Precision, progress: Progress | None) -> _Built:
     from lrdan_edge.backends.onnxruntime import optimise, run_layers
 
     with TemporaryDirectory() as folder:
@@ -169,10 +170,10 @@ def _build_onnxruntime(graph: Path, precision: Precision, progress: Progress | N
     return _for_processor(data, ".onnx", runtime_version("onnxruntime"), layers)
 
 
-def _build_openvino(graph: Path, precision: Precision, progress: Progress | None) -> _Built:
+def _build_openvino(graph: bytes, precision: Precision, progress: Progress | None) -> _Built:
     from lrdan_edge.backends.openvino import compile_graph, openvino_version
 
-    data, layers = compile_graph(graph.read_bytes(), precision)
+    data, layers = compile_graph(graph, precision)
     if progress:
         progress("compile", 1.0)
     return _for_processor(data, ".blob", openvino_version(), layers)
@@ -184,11 +185,11 @@ def _for_processor(data: bytes, suffix: str, version: str, layers: list[EngineLa
     return _Built(data, suffix, version, here.name, here.features, None, layers, details)
 
 
-def _build_tensorrt(graph: Path, options: BuildOptions, timing_cache: Path, progress: Progress | None) -> _Built:
+def _build_tensorrt(graph: bytes, request: BuildRequest, timing_cache: Path, progress: Progress | None) -> _Built:
     from lrdan_edge.engines.tensorrt.build import build_plan
 
-    options = replace(options, timing_cache=timing_cache)
-    built = build_plan(graph, options, progress)
+    options = replace(request.options, timing_cache=timing_cache)
+    built = build_plan(graph, options, progress, graph_name(request.precision))
     details = dict(built.details)
     version, device = str(details["tensorrt"]), str(details["device"])
     batch = (options.smallest, options.batches[0][1], options.largest)

@@ -5,11 +5,11 @@ import numpy as np
 from lrdan_edge.backends.base import Backend
 from lrdan_edge.bundle.bundle import Bundle
 from lrdan_edge.bundle.command import Command
-from lrdan_edge.bundle.decision import Golden, GraphDecision
+from lrdan_edge.bundle.decision import Golden, GraphDecision, require_plausible_golden
 from lrdan_edge.bundle.encoding import from_json
 from lrdan_edge.bundle.names import GOLDEN
 from lrdan_edge.bundle.spec import Precision
-from lrdan_edge.data.images import Frame, load_frames
+from lrdan_edge.data.images import Frame, decode_image, fit_frame
 from lrdan_edge.errors import BundleError, DriftError, EngineError
 from lrdan_edge.metrics import relative_differences
 
@@ -38,15 +38,18 @@ def golden_scores(bundle: Bundle) -> Golden:
 
     Raises:
         MissingStageError: The bundle is not calibrated.
+        BundleError: The scores are not those of golden frames.
     """
     name = f"{GOLDEN}/scores.json"
-    return from_json(bundle.read(name, _MAKER), Golden, str(bundle.path / name))
+    found = from_json(bundle.read(name, _MAKER), Golden, str(bundle.path / name))
+    return require_plausible_golden(found, bundle.path / name)
 
 
 def golden_frames(bundle: Bundle, most: int | None = None) -> Frame:
     """The golden images, or the first `most` of them, uint8 [N, H, W, C]."""
-    paths = [bundle.file(f"{GOLDEN}/{name}", _MAKER) for name in golden_scores(bundle).images[:most]]
-    return load_frames(paths, bundle.manifest.model.frame_shape)
+    shape = bundle.manifest.model.frame_shape
+    names = [f"{GOLDEN}/{name}" for name in golden_scores(bundle).images[:most]]
+    return np.stack([fit_frame(decode_image(bundle.read(name, _MAKER), str(bundle.path / name)), shape) for name in names])
 
 
 def no_golden_frames(bundle: Bundle) -> str | None:
@@ -74,6 +77,8 @@ def check_against_graph(bundle: Bundle, backend: Backend, precision: Precision) 
         BackendError: The backend failed.
     """
     golden = golden_scores(bundle)
+    if precision not in golden.scores:
+        raise BundleError(f"{bundle.path} has no {precision} scores of golden frames", "run '{command}' again", command=_MAKER)
     peaks = golden.peaks.get(precision)
     scores, heatmap, _ = backend.infer(golden_frames(bundle), heatmap=peaks is not None)
     wrong = int(np.count_nonzero(~np.isfinite(scores)))

@@ -4,18 +4,22 @@ engine.key    The secret key of this machine, for HMAC-SHA256 signatures that on
 signing.key   The Ed25519 private key of a build machine, which signs engines for the machines that trust its public key.
 trusted-keys  The public keys of the build machines whose engines are loaded here, one per line in hex.
 
+Keys are read only from regular files, not through links, in folders that other users cannot write to.
+
 Secret keys are 32 bytes in hex. They are made when first needed, and only this user may read them. Ed25519 needs the ``signing``
 extra. Sources: RFC 8032 (Ed25519), RFC 2104 (HMAC).
 """
 
+import errno
 import hashlib
 import hmac
 import importlib
 import os
 import re
 import secrets
+import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import platformdirs
 
@@ -23,6 +27,7 @@ from lrdan_edge.errors import EngineError, MissingExtraError
 
 KEY_VARIABLE = "LRDAN_ENGINE_KEY"
 SIDECAR = "engine sidecar"
+_MOST_BYTES = 1 << 20  # of a file of keys
 
 
 def key_path() -> Path:
@@ -137,8 +142,9 @@ def trusted_keys() -> set[str]:
     """
     path = _trusted_path()
     try:
-        status = path.stat()
-        lines = path.read_text(encoding="utf-8").splitlines()
+        with _own_file(path) as file:
+            status = os.fstat(file.fileno())
+            lines = _text(file, "utf-8").splitlines()
     except FileNotFoundError:
         return set()
     except (OSError, UnicodeDecodeError) as error:
@@ -169,10 +175,10 @@ def trust_key(public_key: str) -> None:
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        unfinished = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")  # a list edited by hand
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            file.write(("\n" if unfinished else "") + f"{key}\n")
+        with _own_file(path, os.O_RDWR | os.O_CREAT | os.O_APPEND) as file:
+            file.seek(0)
+            unfinished = file.read()[-1:] not in (b"", b"\n")  # a list edited by hand
+            file.write(("\n" if unfinished else "").encode() + f"{key}\n".encode())
     except OSError as error:
         raise EngineError(
             f"the list of trusted keys, {path}, cannot be written ({error.strerror})", "check its folder"
@@ -219,8 +225,9 @@ def _ensure_key(path: Path) -> bytes:
 
 def _read_key(path: Path) -> bytes | None:
     try:
-        status = path.stat()
-        text = path.read_text(encoding="ascii").strip()
+        with _own_file(path) as file:
+            status = os.fstat(file.fileno())
+            text = _text(file, "ascii").strip()
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
@@ -238,6 +245,32 @@ def _read_key(path: Path) -> bytes | None:
     if not _is_key(text):
         raise EngineError(f"{path} is not a key that signs engines", "delete it and build the engines again")
     return bytes.fromhex(text)
+
+
+def _own_file(path: Path, flags: int = os.O_RDONLY) -> BinaryIO:
+    """Open a file of keys, which may not be a link, in a folder that others cannot write to.
+
+    Raises:
+        OSError: It cannot be opened, is not a regular file, or others may put another file in its place.
+    """
+    mode = path.parent.stat().st_mode
+    if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+        raise PermissionError(errno.EPERM, f"other users may write to its folder, mode {mode & 0o7777:04o}", str(path))
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, 0o644)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+        return os.fdopen(descriptor, "rb" if flags == os.O_RDONLY else "a+b")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _text(file: BinaryIO, encoding: str) -> str:
+    """The file's text; OSError if it is too large for keys."""
+    if len(data := file.read(_MOST_BYTES + 1)) > _MOST_BYTES:
+        raise OSError(errno.EFBIG, f"it has more than {_MOST_BYTES} bytes")
+    return data.decode(encoding)
 
 
 def _make_key(path: Path) -> None:

@@ -22,6 +22,7 @@ class Engine:
     Attributes:
         name: File name below ``engines/``.
         sidecar: The record of the graph and the machine that it was built for.
+        written: The bytes of the sidecar that were read and checked, for signatures.
         incompatibility: Why it does not run on this machine or is out of date, or None.
         trust: Whether it may be loaded.
         command: The command that builds it again, without the bundle's path.
@@ -30,6 +31,7 @@ class Engine:
 
     name: str
     sidecar: EngineSidecar
+    written: bytes
     incompatibility: str | None
     trust: Trust
     command: str
@@ -74,7 +76,7 @@ def engine(bundle: Bundle, name: str) -> Engine:
     sidecar = from_json(written, EngineSidecar, str(bundle.path / sidecar_name))
     incompatibility = _staleness(bundle, name, sidecar) or incompatibility_of(sidecar)
     rebuild = str(Command.recorded(record.command).with_options(bundle=bundle.path))
-    return Engine(name, sidecar, incompatibility, trust_in(bundle, name, written), record.command, rebuild)
+    return Engine(name, sidecar, written, incompatibility, trust_in(bundle, name, written), record.command, rebuild)
 
 
 def sidecar_of(name: str) -> str:
@@ -101,7 +103,7 @@ def trust_engine(bundle: Bundle, name: str, sha256: str) -> None:
         raise EngineError(
             f"engine {name} does not have the sha256 that you gave (its sha256 is {actual})", "copy it again, or build it here"
         )
-    accept(bundle, name, bundle.read(sidecar_of(name), found.command))
+    accept(bundle, name, found.written)
 
 
 def open_engine(bundle: Bundle, engine: Engine, cores: Cores = ANY_CORES) -> Backend:
@@ -145,7 +147,7 @@ def weights_for(bundle: Bundle, sidecar: EngineSidecar) -> bytes | None:
     """The checked graph that provides the weights of an engine built without weights; None for other engines."""
     if not sidecar.options.get("strip_weights"):
         return None
-    return bundle.graph(sidecar.precision).read_bytes()
+    return bundle.read_graph(sidecar.precision)
 
 
 def load_engine(data: bytes, sidecar: EngineSidecar, weights: bytes | None, cores: Cores = ANY_CORES) -> Backend:

@@ -15,6 +15,7 @@ from lrdan_edge.bundle.command import Command
 from lrdan_edge.bundle.encoding import from_json
 from lrdan_edge.bundle.names import BENCHMARK, graph_name
 from lrdan_edge.bundle.spec import PRECISIONS, Precision
+from lrdan_edge.engines.memory import require_memory
 from lrdan_edge.engines.open import engines, open_engine
 from lrdan_edge.errors import BackendError
 
@@ -65,6 +66,7 @@ class BackendChoice:
 
 def candidates(bundle: Bundle) -> tuple[list[BackendChoice], list[str]]:
     """Every way to run the bundle on this machine without PyTorch, and the engines that cannot run here, each with the reason."""
+    require_memory(bundle)
     found: list[BackendChoice] = []
     unusable: list[str] = []
     for engine in engines(bundle):
@@ -111,11 +113,12 @@ def choose(bundle: Bundle, backend: str = "auto", precision: Precision | None = 
         precision: Only this precision; None: the fastest.
 
     Raises:
-        BackendError: No requested backend runs here; the message says why.
+        BackendError: No requested backend runs here, or a frame needs more memory than there is; the message says why.
     """
     if backend != "auto" and backend not in BACKENDS:
         raise BackendError(f"there is no backend {backend!r}", "choose auto, {known}", known=", ".join(BACKENDS))
     if backend == "torch":
+        require_memory(bundle)
         return _torch(bundle, precision)
     if backend == "null":
         return BackendChoice(
@@ -167,7 +170,8 @@ def fresh_benchmark(bundle: Bundle) -> BenchmarkReport | None:
 
 def speeds_of(report: BenchmarkReport) -> dict[str, float]:
     """Frames per second by title, at batch 1."""
-    return {entry.title: 1000 / entry.latency_ms["p50"] for entry in report.entries if entry.batch == 1}
+    medians = {entry.title: entry.latency_ms.get("p50", 0.0) for entry in report.entries if entry.batch == 1}
+    return {title: 1000 / median for title, median in medians.items() if 0 < median < float("inf")}
 
 
 def _torch(bundle: Bundle, precision: Precision | None) -> BackendChoice:
@@ -181,14 +185,14 @@ def _torch(bundle: Bundle, precision: Precision | None) -> BackendChoice:
 def _open_onnxruntime(bundle: Bundle, precision: Precision, backend: str, cores: Cores = ANY_CORES) -> Backend:
     from lrdan_edge.backends.onnxruntime import OnnxRuntimeBackend
 
-    graph = bundle.processor_graph(precision) if backend == "onnxruntime" else bundle.graph(precision)
-    return OnnxRuntimeBackend(graph.read_bytes(), precision, cores=cores, name=backend)
+    graph = bundle.read_processor_graph(precision) if backend == "onnxruntime" else bundle.read_graph(precision)
+    return OnnxRuntimeBackend(graph, precision, cores=cores, name=backend)
 
 
 def _open_openvino(bundle: Bundle, precision: Precision, cores: Cores = ANY_CORES) -> Backend:
     from lrdan_edge.backends.openvino import OpenVinoBackend
 
-    return OpenVinoBackend(bundle.processor_graph(precision).read_bytes(), precision, cores=cores)
+    return OpenVinoBackend(bundle.read_processor_graph(precision), precision, cores=cores)
 
 
 def _open_torch(bundle: Bundle, cores: Cores = ANY_CORES) -> Backend:

@@ -6,19 +6,28 @@ A resumed run gives the same bits as an uninterrupted one. The order of the imag
 
 import hashlib
 import json
+import math
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 import torch
 from torch import Tensor, nn
 
-from lrdan_edge.bundle.files import Folder
+from lrdan_edge.bundle.encoding import decode
+from lrdan_edge.bundle.files import MOST_OF_LARGE, Folder
+from lrdan_edge.errors import TrainingError
 from lrdan_edge.train.report import Epoch
+from lrdan_edge.train.schedule import Schedule
 
+_UNREADABLE = (OSError, ValueError, LookupError, RecursionError, RuntimeError, TypeError, AttributeError)
+"""What safetensors, msgspec and PyTorch raise for the content of a damaged file."""
+
+_ADAM = {"step", "exp_avg", "exp_avg_sq"}  # what Adam keeps of each weight
 _NETWORK, _OPTIMISER, _GENERATOR = "network.", "optimiser.", "generator."  # prefixes of tensor names
 
 
@@ -55,12 +64,14 @@ class Checkpoint:
         identity: Everything that determines the result: data fingerprint, model, options, hyperparameters, version.
         conditions: Settings that change only the last bits of the result: device, threads, library versions.
         seconds: Seconds between two writes.
+        schedule: The length of the run; a checkpoint of more steps is refused.
     """
 
     path: Path
     identity: dict[str, Any]
     conditions: dict[str, Any]
     seconds: float
+    schedule: Schedule | None = None
 
     def __post_init__(self) -> None:
         self._written = time.monotonic()
@@ -107,46 +118,64 @@ class Checkpoint:
             header, tensors = _parse(self.path)
         except FileNotFoundError:
             return None, None
-        except (OSError, ValueError, KeyError, RecursionError, msgspec.DecodeError) as error:
-            return None, f"the checkpoint {self.path} is damaged ({' '.join(str(error).split())})"
+        except _UNREADABLE as error:
+            return None, f"the checkpoint {self.path} is damaged ({_in_one_line(error)})"
         if differing := _differences(header.identity, self.identity):
             return None, f"the checkpoint {self.path} is of another run ({'; '.join(differing[:3])})"
+        if wrong := _contradiction(header.state, self.schedule):
+            return None, f"the checkpoint {self.path} is damaged ({wrong})"
         warning = None
         if differing := _differences(header.conditions, self.conditions):
             warning = (
                 f"the last bits of the result may differ, since the checkpoint has other conditions ({'; '.join(differing)})"
             )
-        return Saved(tensors, header.state), warning
+        return Saved(self.path, tensors, header.state), warning
 
 
 @dataclass
 class Saved:
     """The content of a checkpoint file."""
 
+    path: Path
     tensors: dict[str, Tensor]
     state: State
 
     def restore(self, networks: nn.Module, optimisers: Sequence[torch.optim.Optimizer]) -> State:
-        """Restore networks, optimisers and PyTorch's random generators in place."""
+        """Restore networks, optimisers and PyTorch's random generators in place.
+
+        Raises:
+            TrainingError: The tensors are not those of this run.
+        """
+        try:
+            self._restore(networks, optimisers)
+        except _UNREADABLE as error:
+            raise TrainingError(
+                f"the checkpoint {self.path} does not match this run ({_in_one_line(error)})", "delete it and train again"
+            ) from error
+        return self.state
+
+    def _restore(self, networks: nn.Module, optimisers: Sequence[torch.optim.Optimizer]) -> None:
         networks.load_state_dict(_under(self.tensors, _NETWORK))
         saved = _under(self.tensors, _OPTIMISER)
         for place, optimiser in enumerate(optimisers):
             own = _under(saved, f"{place}.")
             for index, parameter in enumerate(_parameters(optimiser)):
-                optimiser.state[parameter] = {
-                    name: _like(tensor, parameter) for name, tensor in _under(own, f"{index}.").items()
-                }
+                kept = _under(own, f"{index}.")
+                if kept.keys() not in (set(), _ADAM):
+                    raise ValueError(f"the optimiser's state of a weight is {', '.join(sorted(kept))}")
+                optimiser.state[parameter] = {name: _like(tensor, parameter) for name, tensor in kept.items()}
         generators = _under(self.tensors, _GENERATOR)
         torch.set_rng_state(generators["cpu"])
         if "cuda" in generators and torch.cuda.is_available():
             torch.cuda.set_rng_state(generators["cuda"])
-        return self.state
 
 
 def _like(tensor: Tensor, parameter: Tensor) -> Tensor:
     """`tensor` on the parameter's device and with its memory layout (fused Adam needs the same layout for both)."""
-    if tensor.shape != parameter.shape:  # the step count
+    if tensor.ndim == 0 != parameter.ndim:  # the step count
         return tensor.to(parameter.device)
+    if tensor.shape != parameter.shape:
+        raise ValueError(f"a tensor of the optimiser has shape {list(tensor.shape)}, its weight {list(parameter.shape)}")
     return torch.empty_like(parameter, dtype=tensor.dtype, requires_grad=False).copy_(tensor)
 
 
@@ -181,7 +210,7 @@ def _parse(path: Path) -> tuple[_Header, dict[str, Tensor]]:
         # Opened by descriptor: safe_open takes only a path, and would follow a symbolic link.
         with (
             Folder(path.parent) as folder,
-            folder.open(path.name) as opened,
+            _limited(folder.open(path.name)) as opened,
             safe_open(f"/proc/self/fd/{opened.fileno()}", "pt") as file,
         ):
             metadata = file.metadata() or {}
@@ -191,7 +220,33 @@ def _parse(path: Path) -> tuple[_Header, dict[str, Tensor]]:
     raw = metadata["run"].encode()
     if metadata["sha256"] != _digest(raw, tensors):
         raise ValueError("its sha256 does not match")
-    return msgspec.json.decode(raw, type=_Header), tensors
+    return msgspec.convert(decode(raw), _Header), tensors
+
+
+def _limited(file: BinaryIO) -> BinaryIO:
+    """The file, if it is not larger than any checkpoint."""
+    if (size := os.fstat(file.fileno()).st_size) > MOST_OF_LARGE:
+        file.close()
+        raise ValueError(f"it has {size} bytes, at most {MOST_OF_LARGE} are read")
+    return file
+
+
+def _contradiction(state: State, schedule: Schedule | None) -> str | None:
+    """What is wrong with the state of a stranger's checkpoint."""
+    epochs = state.step // schedule.steps_per_epoch if schedule else len(state.history)
+    if state.step < 0 or (schedule and state.step > schedule.steps):
+        return f"it is at step {state.step} of {schedule.steps if schedule else 'a run'}"
+    if len(state.history) != epochs:
+        return f"it has the losses of {len(state.history)} epochs after {epochs}"
+    values = [*state.sums.values(), *(value for epoch in state.history for value in epoch.values()), state.seconds]
+    if not all(map(math.isfinite, values)) or state.seconds < 0 or any(count < 0 for count in state.counts.values()):
+        return "a loss, count or duration is not valid"
+    return None
+
+
+def _in_one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= 300 else f"{text[:300]}…"
 
 
 def _digest(header: bytes, tensors: Mapping[str, Tensor]) -> str:

@@ -59,7 +59,9 @@ def checkpoint_for(
         "numpy": np.__version__,
         "opencv": cv2.__version__,
     }
-    return Checkpoint(path, identity, conditions, options.checkpoint_seconds)
+    checkpoint = Checkpoint(path, identity, conditions, options.checkpoint_seconds)
+    checkpoint.schedule = schedule
+    return checkpoint
 
 
 def resume(
@@ -72,6 +74,7 @@ def resume(
 
     Raises:
         TrainingError: The options require resuming, but it is not possible.
+        TrainingError: The checkpoint's tensors are not those of this run.
         BundleError: The existing bundle may only be replaced by resuming, but that is not possible.
     """
     saved, warning = checkpoint.read() if options.resume is not False else (None, None)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from parts import rewrite_manifest, snapshot
 from read_only import read_only
+from strangers import GRAPH, deploy_graph
 
 from lrdan_edge.bundle.bundle import Bundle
 from lrdan_edge.bundle.encoding import from_json
@@ -75,7 +76,7 @@ def test_a_changed_file_is_refused(tmp_path: Path, change: bytes) -> None:
 
 def test_staleness_follows_the_chain(tmp_path: Path) -> None:
     bundle = new_bundle(tmp_path / "b")
-    commit(bundle, "export", {"model.fp32.onnx": b"\x08graph"}, ("weights.safetensors",))
+    commit(bundle, "export", {"model.fp32.onnx": GRAPH}, ("weights.safetensors",))
     commit(bundle, "calibrate", {"decision.json": b"{}"}, ("model.fp32.onnx",))
     assert bundle.staleness("calibrate") is None
     commit(bundle, "train", {"weights.safetensors": b"new weights"})
@@ -83,14 +84,14 @@ def test_staleness_follows_the_chain(tmp_path: Path) -> None:
     assert bundle.staleness("calibrate") == "weights.safetensors is newer"
     with pytest.raises(StaleStageError, match=r"run 'lrdan-edge export --bundle .*' again"):
         bundle.graph("fp32")
-    commit(bundle, "export", {"model.fp32.onnx": b"\x08new graph"}, ("weights.safetensors",))
+    commit(bundle, "export", {"model.fp32.onnx": deploy_graph(b"new")}, ("weights.safetensors",))
     assert bundle.staleness("export") is None
     assert bundle.staleness("calibrate") == "model.fp32.onnx is newer"
 
 
 def test_a_copied_bundle_names_commands_with_its_new_path(tmp_path: Path) -> None:
     bundle = new_bundle(tmp_path / "workstation")
-    commit(bundle, "export", {"model.fp32.onnx": b"\x08graph"}, ("weights.safetensors",))
+    commit(bundle, "export", {"model.fp32.onnx": GRAPH}, ("weights.safetensors",))
     commit(bundle, "train", {"weights.safetensors": b"new weights"})
     copy = Bundle.open(bundle.path.rename(tmp_path / "jetson"))
     with pytest.raises(StaleStageError, match=f"run 'lrdan-edge export --bundle {copy.path}' again"):
@@ -149,7 +150,7 @@ def test_a_stage_killed_at_any_point_leaves_the_old_or_the_new_bundle(tmp_path: 
         assert data == again.file("weights.safetensors", "lrdan-edge train").read_bytes()
         assert data in (b"old weights", b"new weights")
         assert ("reports/training.json" in again.manifest.files) is (data == b"new weights")
-        commit(again, "export", {"model.fp32.onnx": b"\x08graph"}, ("weights.safetensors",))
+        commit(again, "export", {"model.fp32.onnx": GRAPH}, ("weights.safetensors",))
         assert sorted(path.name for path in folder.iterdir() if path.name.startswith(".")) == [".lock"]
         outcomes.append((killed, data))
         if killed == 0:
@@ -175,7 +176,7 @@ def test_two_writers_cannot_write_at_once(tmp_path: Path) -> None:
 def test_a_writer_keeps_what_another_writer_added(tmp_path: Path) -> None:
     first = new_bundle(tmp_path / "b")
     second = Bundle.open(tmp_path / "b")
-    commit(first, "export", {"model.fp32.onnx": b"\x08graph"})
+    commit(first, "export", {"model.fp32.onnx": GRAPH})
     commit(second, "bench", {"reports/x.json": b"{}"})
     assert {"export", "bench"} <= set(Bundle.open(tmp_path / "b").manifest.stages)
 
@@ -242,7 +243,7 @@ def test_a_file_is_read_once_and_checked(tmp_path: Path) -> None:
 
 def test_a_new_model_makes_the_old_models_stages_stale(tmp_path: Path) -> None:
     bundle = new_bundle(tmp_path / "b")
-    commit(bundle, "export", {"model.fp32.onnx": b"\x08graph"}, ("weights.safetensors",))
+    commit(bundle, "export", {"model.fp32.onnx": GRAPH}, ("weights.safetensors",))
     commit(bundle, "calibrate", {"decision.json": b"{}"}, ("model.fp32.onnx",))
     again = new_bundle(tmp_path / "b", b"other weights")
     assert set(again.manifest.stages) == {"train", "export", "calibrate"}

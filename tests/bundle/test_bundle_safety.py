@@ -17,6 +17,7 @@ from strangers import (
     planted,
     put_fifo,
     put_folder,
+    put_hard_link,
     put_symlink,
     put_symlink_to_folder,
     tried,
@@ -58,6 +59,8 @@ def test_reading_writes_nothing_and_refuses_special_files(tmp_path: Path, outsid
         assert "it is a FIFO, not a file" in str(said)
     if read_at_open and put is put_symlink:
         assert "it is a symbolic link, not a file" in str(said)
+    if read_at_open and put is put_hard_link:
+        assert "it is a hard link" in str(said)
     if name in FOLDERS and put is put_symlink_to_folder:
         assert f"{name} is a symbolic link, not a folder" in str(said)
 

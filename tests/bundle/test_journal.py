@@ -159,6 +159,14 @@ def staged_link(bundle: Path) -> Journal:
     return journal
 
 
+def staged_hard_link(bundle: Path) -> Journal:
+    journal = journal_for(bundle)
+    (bundle / ".staging" / "weights.safetensors").unlink()
+    (bundle.parent / "outside" / "weights").write_bytes(b"new weights")
+    (bundle / ".staging" / "weights.safetensors").hardlink_to(bundle.parent / "outside" / "weights")
+    return journal
+
+
 def staging_elsewhere(bundle: Path) -> Journal:
     journal = journal_for(bundle)
     (bundle / ".staging").rename(bundle.parent / "outside" / "staging")
@@ -189,6 +197,7 @@ FOREIGN = [
     other_bytes,
     nothing_staged,
     staged_link,
+    staged_hard_link,
     staging_elsewhere,
     renames_of_its_own,
     no_json,
@@ -238,11 +247,7 @@ def test_a_new_model_is_made_over_a_foreign_journal(tmp_path: Path, outside: Pat
 def test_a_foreign_journal_that_fits_moves_files_inside_the_bundle_only(tmp_path: Path, outside: Path) -> None:
     """All that it can do is what its maker could have done to the bundle directly."""
     folder = new_bundle(tmp_path / "b").path
-    journal = journal_for(folder)
-    (folder / ".staging" / "weights.safetensors").unlink()
-    (outside / "weights").write_bytes(b"new weights")
-    (folder / ".staging" / "weights.safetensors").hardlink_to(outside / "weights")
-    (folder / ".journal.json").write_bytes(to_json(journal))
+    (folder / ".journal.json").write_bytes(to_json(journal_for(folder)))
     away = snapshot(outside)
     write_all(Bundle.open(folder), "bench", b"newest weights")
     assert Bundle.open(folder).read("weights.safetensors", "x") == b"newest weights"

@@ -151,7 +151,7 @@ def test_a_head_without_bias_that_is_read_more_than_once_stays_in_float(
 def test_onnx_runtime_fuses_the_convolutions(graph: QuantisableGraph, frames: npt.NDArray[Any], tmp_path: Path) -> None:
     unsigned = with_unsigned_activations(graph.quantise(amplitudes(graph, frames), graph.first))
     onnx.save(unsigned, tmp_path / "int8.onnx")
-    optimise(tmp_path / "int8.onnx", "int8", tmp_path / "optimised.onnx")
+    optimise((tmp_path / "int8.onnx").read_bytes(), "int8", tmp_path / "optimised.onnx")
     kinds = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
     in_float = len(graph.first) + 4  # AE2's outputs and the marks stay in float
     assert kinds.count("QLinearConv") == len(graph.layers) - in_float

@@ -15,10 +15,29 @@ MODEL = ModelSpec(
 PREPROCESSING = Preprocessing(colour="grey", resize="area", scale=2 / 255, offset=-1.0)
 SCORING = Scoring(normalise=True, smoothing_sigma=2.0, pooling="max")
 
+
+def _message(number: int, *parts: bytes) -> bytes:
+    """A field of a protobuf message, shorter than 128 bytes."""
+    data = b"".join(parts)
+    return bytes([number << 3 | 2, len(data)]) + data
+
+
+def _port(number: int, name: bytes, *sizes: int) -> bytes:
+    axes = [_message(1, bytes([8, size]) if size else _message(2, b"n")) for size in sizes]
+    return _message(number, _message(1, name), _message(2, _message(1, b"\x08\x01", _message(2, *axes))))
+
+
+def deploy_graph(note: bytes = b"") -> bytes:
+    """A graph that a bundle may hold, of `MODEL`'s sizes and without nodes."""
+    ports = _port(11, b"frames", 0, 32, 32, 1), _port(12, b"score", 0), _port(12, b"heatmap", 0, 32, 32)
+    return b"\x08\x09" + _message(2, note) + _message(7, *ports)
+
+
+GRAPH = deploy_graph()
 ENGINE = "engines/e.onnx"
 FILES = {
     "weights.safetensors": b"weights",
-    "model.fp32.onnx": b"\x08graph",
+    "model.fp32.onnx": GRAPH,
     "decision.json": b"{}",
     "golden/00.png": b"picture",
     "reports/training.json": b"[]",

@@ -41,7 +41,8 @@ def main() -> dict[str, object]:
             threading.Event().wait(0.5)  # and for the main thread to pass it on
 
     try:
-        built = build_plan(Path(request["graph"]), BuildOptions(**options), report)
+        graph = Path(request["graph"])
+        built = build_plan(graph.read_bytes(), BuildOptions(**options), report, graph.name)
     except (LrdanError, KeyboardInterrupt) as error:
         return {"error": type(error).__name__, "message": str(error), "progress": progress}
     Path(request["plan"]).write_bytes(built.plan)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from parts import snapshot
+from strangers import GRAPH
 
 from lrdan_edge.bundle.bundle import Bundle
 from lrdan_edge.bundle.names import CHECKPOINT, WEIGHTS
@@ -53,7 +54,7 @@ def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished bundle with a later stage."""
     bundle = train(data, tmp_path_factory.mktemp("whole") / "bundle", TINY, Progress())
     with bundle.stage("export", command="lrdan-edge export", inputs={WEIGHTS: bundle.path / WEIGHTS}) as stage:
-        stage.path("model.fp32.onnx").write_bytes(b"\x08graph")
+        stage.path("model.fp32.onnx").write_bytes(GRAPH)
     return bundle.path
 
 
@@ -130,7 +131,7 @@ def test_an_interrupted_training_leaves_the_bundle_and_resumes(finished: Path, d
         assert not (finished / ".staging").exists()
         bundle = Bundle.open(finished)
         assert bundle.staleness("export") is None
-        assert bundle.read("model.fp32.onnx", "x") == b"\x08graph"
+        assert bundle.read("model.fp32.onnx", "x") == GRAPH
     with pytest.raises(BundleError, match="give overwrite"):
         train(data, finished, OTHER, Progress())
     assert train(data, finished, again, Progress()).read(WEIGHTS, "x") == others_weights

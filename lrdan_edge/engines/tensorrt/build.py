@@ -11,7 +11,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from lrdan_edge.backends.layers import count_precisions, tensorrt_layer
@@ -46,13 +45,17 @@ class BuiltPlan:
 
 
 def build_plan(
-    graph: Path, options: BuildOptions | None = None, progress: Callable[[str, float], None] | None = None
+    graph: bytes,
+    options: BuildOptions | None = None,
+    progress: Callable[[str, float], None] | None = None,
+    name: str = "the graph",
 ) -> BuiltPlan:
     """Build an engine from a deploy graph (input ``frames`` uint8 [N, H, W, C], outputs ``score`` [N], ``heatmap`` [N, h, w]).
 
     Args:
-        graph: The ONNX file, of any precision.
+        graph: The ONNX file's bytes, of any precision.
         options: Build options; None: the defaults.
+        name: The file's name, for messages.
         progress: Called with the name of TensorRT's phase and the fraction done, 0 to 1; may be called on another thread.
 
     Raises:
@@ -71,9 +74,9 @@ def build_plan(
         parser = trt.OnnxParser(network, logger)
         if options.dla_core is not None:
             adjust_parser_for_dla(trt, parser)
-        _parse(trt, parser, graph, log)
+        _parse(trt, parser, graph, name, log)
         config = builder.create_builder_config()
-        facts = configure(trt, builder, network, config, _frame_shape(trt, network, graph), options, gpu)
+        facts = configure(trt, builder, network, config, _frame_shape(trt, network, name), options, gpu)
         config.progress_monitor = monitor_for(trt, monitor)
         cache = load_timing_cache(trt, config, options.timing_cache)
         plan = _run(builder, network, config, monitor)
@@ -115,27 +118,21 @@ def _builder(trt: Any, logger: Any, log: BuildLog) -> Any:
         ) from error
 
 
-def _parse(trt: Any, parser: Any, graph: Path, log: BuildLog) -> None:
-    try:
-        data = graph.read_bytes()
-    except OSError as error:
-        raise EngineError(
-            f"{graph} cannot be read ({error.strerror})", "run '{command}' first", command=Command("export")
-        ) from error
-    if parser.parse(data):
+def _parse(trt: Any, parser: Any, graph: bytes, name: str, log: BuildLog) -> None:
+    if parser.parse(graph):
         return
     failure = parser.get_error(0) if parser.num_errors else None
     node = f"node {failure.node_name()!r} ({failure.node_operator()}): " if failure and failure.node_operator() else ""
     reason = log.plain(failure.desc()) if failure else log.reason()
     raise EngineError(
-        f"{describe_tensorrt(trt)} cannot parse {graph.name}: {node}{reason}",
+        f"{describe_tensorrt(trt)} cannot parse {name}: {node}{reason}",
         "make the graph again with '{export}' (int8: '{calibrate}')",
         export=Command("export"),
         calibrate=Command("calibrate"),
     )
 
 
-def _frame_shape(trt: Any, network: Any, graph: Path) -> tuple[int, int, int]:
+def _frame_shape(trt: Any, network: Any, name: str) -> tuple[int, int, int]:
     inputs = [network.get_input(index) for index in range(network.num_inputs)]
     outputs = {network.get_output(index).name: network.get_output(index).dtype for index in range(network.num_outputs)}
     shape = tuple(inputs[0].shape) if inputs else ()
@@ -148,7 +145,7 @@ def _frame_shape(trt: Any, network: Any, graph: Path) -> tuple[int, int, int]:
     ):
         names = ", ".join([f"{tensor.name} {list(tensor.shape)}" for tensor in inputs] + sorted(outputs))
         raise EngineError(
-            f"{graph.name} is not a deploy graph (its inputs and outputs are {names or 'none'}; wanted frames uint8 "
+            f"{name} is not a deploy graph (its inputs and outputs are {names or 'none'}; wanted frames uint8 "
             "[N, H, W, C], score and heatmap)",
             "make it with '{command}'",
             command=Command("export"),

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 _JPEG, _PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
 _SCAN, _END = 0xDA, 0xD9  # JPEG markers: entropy-coded data follows; the image ends
 _NO_LENGTH = {0x01, *range(0xD0, 0xD9)}  # markers without a length: TEM, RSTn, SOI
-_LARGEST = 1 << 28  # most bytes of one segment or chunk
+
+MOST_BYTES = 1 << 28
+"""Most bytes of one image."""
 
 
 class StandardInput(Source):
@@ -109,60 +111,73 @@ def next_image(stream: "BufferedReader[Any]") -> bytes | None:
     start = stream.read(2)
     if not start:
         return None
-    if start == _JPEG:
-        return start + _rest_of_jpeg(stream)
-    if start == _PNG[:2] and _exactly(stream, 6) == _PNG[2:]:
-        return _PNG + _rest_of_png(stream)
+    image = _Image(stream, start)
     if len(start) < 2:
         raise EOFError
+    if start == _JPEG:
+        return _rest_of_jpeg(image)
+    if start == _PNG[:2] and image.take(6) == _PNG[2:]:
+        return _rest_of_png(image)
     raise SourceFormatError(
         f"standard input holds neither JPEG nor PNG (the next bytes are {start.hex(' ')})",
         "send complete images of these formats",
     )
 
 
-def _exactly(stream: BufferedReader, count: int) -> bytes:
-    if count > _LARGEST:
-        raise SourceFormatError(f"standard input announces a segment of {count} bytes, at most {_LARGEST} are valid")
-    data = stream.read(count)
-    if len(data) < count:
+class _Image:
+    """The bytes of one image so far, at most `MOST_BYTES`."""
+
+    def __init__(self, stream: "BufferedReader[Any]", start: bytes) -> None:
+        self._stream = stream
+        self.data = bytearray(start)
+
+    def take(self, count: int) -> bytes:
+        """Read `count` bytes.
+
+        Raises:
+            EOFError: The stream ends before.
+            SourceFormatError: The image would be too large.
+        """
+        if len(self.data) + count > MOST_BYTES:
+            raise SourceFormatError(
+                f"standard input holds an image of more than {MOST_BYTES >> 20} MiB (it goes on for {count} bytes after "
+                f"{len(self.data)})",
+                "send smaller images",
+            )
+        data = self._stream.read(count)
+        self.data += data
+        if len(data) < count:
+            raise EOFError
+        return data
+
+    def take_up_to_marker(self) -> None:
+        """Read entropy-coded data up to the next FF, without it; raises as `take`."""
+        while waiting := self._stream.peek():
+            place = waiting.find(b"\xff")
+            self.take(len(waiting) if place < 0 else place)
+            if place >= 0:
+                return
         raise EOFError
-    return data
 
 
-def _rest_of_png(stream: "BufferedReader[Any]") -> bytes:
+def _rest_of_png(image: _Image) -> bytes:
     """Read chunks up to IEND (ISO/IEC 15948, 5.3): length, type, data, checksum."""
-    parts = []
     while True:
-        head = _exactly(stream, 8)
-        parts += [head, _exactly(stream, int.from_bytes(head[:4], "big") + 4)]
+        head = image.take(8)
+        image.take(int.from_bytes(head[:4], "big") + 4)
         if head[4:] == b"IEND":
-            return b"".join(parts)
+            return bytes(image.data)
 
 
-def _rest_of_jpeg(stream: "BufferedReader[Any]") -> bytes:
+def _rest_of_jpeg(image: _Image) -> bytes:
     """Read segments up to EOI (ISO/IEC 10918-1, annex B): marker, length, data. In a scan's data, 00 or RSTn follows each FF."""
-    found = bytearray()
     while True:
-        found += _up_to_marker(stream)
-        found += (mark := _exactly(stream, 1))
-        while mark == b"\xff":  # fill bytes
-            found += (mark := _exactly(stream, 1))
+        image.take_up_to_marker()
+        image.take(1)
+        while (mark := image.take(1)) == b"\xff":  # fill bytes
+            pass
         code = mark[0]
         if code == _END:
-            return bytes(found)
-        if code == 0 or code in _NO_LENGTH:
-            continue
-        length = _exactly(stream, 2)
-        found += length + _exactly(stream, max(0, int.from_bytes(length, "big") - 2))
-
-
-def _up_to_marker(stream: "BufferedReader[Any]") -> bytes:
-    """Read entropy-coded data up to the next FF, without it."""
-    parts = []
-    while waiting := stream.peek():
-        place = waiting.find(b"\xff")
-        parts.append(stream.read(len(waiting) if place < 0 else place))
-        if place >= 0:
-            return b"".join(parts)
-    raise EOFError
+            return bytes(image.data)
+        if code != 0 and code not in _NO_LENGTH:
+            image.take(max(0, int.from_bytes(image.take(2), "big") - 2))

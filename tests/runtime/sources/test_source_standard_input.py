@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lrdan_edge.errors import SourceFormatError
+from lrdan_edge.runtime.sources import standard_input
 from lrdan_edge.runtime.sources.standard_input import StandardInput, next_image
 
 
@@ -103,3 +105,36 @@ def test_closing_ends_a_read_that_waits(begun: bytes) -> None:
     finally:
         os.close(reading)
         os.close(writing)
+
+
+@pytest.mark.parametrize("kind", ["entropy-coded data", "segments", "restarts", "fill bytes", "chunks", "announced chunk"])
+def test_an_image_without_an_end_does_not_fill_the_memory(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A camera's broken encoder, or a stranger, may send one image forever."""
+    monkeypatch.setattr(standard_input, "MOST_BYTES", 1 << 20)
+    png = b"\x89PNG\r\n\x1a\n"
+    endless = {
+        "entropy-coded data": (b"\xff\xd8\xff\xda\0\x02", b"x" * 4096),
+        "segments": (b"\xff\xd8", b"\xff\xe0\x10\x00" + bytes(0xFFE)),
+        "restarts": (b"\xff\xd8\xff\xda\0\x02", b"\xff\xd0" * 2048),
+        "fill bytes": (b"\xff\xd8", b"\xff" * 4096),
+        "chunks": (png, b"\0\0\x10\0tEXt" + bytes(0x1004)),
+        "announced chunk": (png, b"\xff\xff\xff\xffIDAT"),
+    }[kind]
+
+    class Endless(io.RawIOBase):
+        sent = 0
+        rest = endless[0]
+
+        def readable(self) -> bool:
+            return True
+
+        def readinto(self, buffer: Any, /) -> int:
+            self.rest = self.rest or endless[1]
+            count = min(len(buffer), len(self.rest))
+            buffer[:count], self.rest = self.rest[:count], self.rest[count:]
+            Endless.sent += count
+            return count
+
+    with pytest.raises(SourceFormatError, match="an image of more than 1 MiB"):
+        next_image(io.BufferedReader(Endless(), 4096))
+    assert Endless.sent < 2 << 20
