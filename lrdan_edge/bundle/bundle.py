@@ -23,7 +23,7 @@ from lrdan_edge.bundle.command import Command
 from lrdan_edge.bundle.decision import Decision, GraphDecision, require_plausible
 from lrdan_edge.bundle.encoding import SCHEMA_VERSION, from_json
 from lrdan_edge.bundle.files import Folder, digest_of, most_bytes
-from lrdan_edge.bundle.graph_check import check_graph, require_shapes
+from lrdan_edge.bundle.graph_check import Ports, check_graph, require_shapes
 from lrdan_edge.bundle.journal import JOURNAL, LOCK, MANIFEST, STAGING, read_state, staged
 from lrdan_edge.bundle.manifest import Manifest, StageRecord
 from lrdan_edge.bundle.names import (
@@ -54,6 +54,7 @@ class Bundle:
         self.path = path
         self.manifest = manifest
         self.pending = pending
+        self._ports: dict[str, Ports] = {}  # of the graphs that were read
 
     @classmethod
     def open(cls, path: str | os.PathLike[str] = "bundle") -> "Bundle":
@@ -169,7 +170,7 @@ class Bundle:
                 continue
             if actual == record.sha256:
                 if is_graph(name):
-                    check_graph(loaded, path)
+                    self._ports[name] = check_graph(loaded, path)
                 return path, loaded
             differs = f"sha256 {actual[:12]}…, the manifest says {record.sha256[:12]}…"
             wrong = wrong or self._changed(name, made_by, f"was changed after it was made ({differs})")
@@ -196,7 +197,7 @@ class Bundle:
         """The deploy graph at `precision`, read once: these bytes are checked, and they are not stale."""
         data = self.read(graph_name(precision), Command(_stage_of(precision)))
         self.require_fresh(_stage_of(precision))
-        self._require_shapes(data, graph_name(precision))
+        self._require_shapes(graph_name(precision))
         return data
 
     def read_processor_graph(self, precision: Precision) -> bytes:
@@ -206,11 +207,11 @@ class Bundle:
         if not twin:
             return graph
         data = self.read(name, Command("calibrate"))
-        self._require_shapes(data, name)
+        self._require_shapes(name)
         return data
 
-    def _require_shapes(self, graph: bytes, name: str) -> None:
-        require_shapes(graph, self.path / name, self.manifest.model.frame_shape, self.manifest.model.heatmap_shape)
+    def _require_shapes(self, name: str) -> None:
+        require_shapes(self._ports[name], self.path / name, self.manifest.model.frame_shape, self.manifest.model.heatmap_shape)
 
     def decision(self) -> Decision:
         """The decision; its sha256 is checked, and it is not stale."""

@@ -76,11 +76,15 @@ class Port(NamedTuple):
     shape: tuple[int | None, ...]
 
 
+Ports = tuple[list[Port], list[Port]]
+"""A graph's inputs and outputs."""
+
+
 class _RefusedError(ValueError):
     """The graph has something that this toolkit does not write."""
 
 
-def check_graph(graph: bytes, path: Path) -> tuple[list[Port], list[Port]]:
+def check_graph(graph: bytes, path: Path) -> Ports:
     """Check a graph before a runtime loads it.
 
     Args:
@@ -107,19 +111,19 @@ def check_graph(graph: bytes, path: Path) -> tuple[list[Port], list[Port]]:
         raise BundleError(f"{path} is not a complete ONNX graph ({error})", _FIX) from error
 
 
-def require_shapes(graph: bytes, path: Path, frame: tuple[int, ...], heatmap: tuple[int, ...]) -> None:
+def require_shapes(ports: Ports, path: Path, frame: tuple[int, ...], heatmap: tuple[int, ...]) -> None:
     """Check that a deploy graph takes and gives images of the manifest's sizes; a runtime would make room for others.
 
     Args:
-        graph: The bytes of the graph.
-        path: Where they are from, for the message.
+        ports: The result of `check_graph`.
+        path: Where the graph is from, for the message.
         frame: (H, W, C) of one frame.
         heatmap: (h, w) of one heatmap.
 
     Raises:
-        BundleError: As `check_graph`, or the sizes differ.
+        BundleError: The sizes differ.
     """
-    inputs, outputs = check_graph(graph, path)
+    inputs, outputs = ports
     maps = [port.shape[1:] for port in outputs if port.name == "heatmap"]
     found = [port.shape[1:] for port in inputs] + maps
     if found != [frame, heatmap]:
@@ -131,7 +135,7 @@ def require_shapes(graph: bytes, path: Path, frame: tuple[int, ...], heatmap: tu
         )
 
 
-def _model(data: memoryview) -> tuple[list[Port], list[Port]]:
+def _model(data: memoryview) -> Ports:
     graphs = []
     for field, value in _fields(data, "model", {1, 2, 3, 4, 5, 6, 7, 8, 14}):
         if field == 7:
@@ -146,7 +150,7 @@ def _model(data: memoryview) -> tuple[list[Port], list[Port]]:
     return _graph(graphs[0])
 
 
-def _graph(data: memoryview) -> tuple[list[Port], list[Port]]:
+def _graph(data: memoryview) -> Ports:
     nodes: list[memoryview] = []
     constants: _Constants = {}
     ports: dict[int, list[Port]] = {11: [], 12: [], 13: []}

@@ -287,7 +287,7 @@ def test_sizes_that_contradict_the_manifest_are_refused(tmp_path: Path) -> None:
     bundle = stranger(tmp_path / "bundle", "model.fp32.onnx", data)
     with pytest.raises(BundleError, match=r"has the sizes .*64.* the manifest says .*32"):
         bundle.read_graph("fp32")
-    require_shapes(data, tmp_path, (64, 64, 1), (64, 64))
+    require_shapes(check_graph(data, tmp_path), tmp_path, (64, 64, 1), (64, 64))
 
 
 def test_damaged_graphs_give_one_clear_error(tmp_path: Path) -> None:
