@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 def evaluate(data: Path, bundle_path: Path, backend: str, precision: "Precision | None") -> None:
     """Measure on test images how well the detector separates good from defective parts.
 
-    DATA is a folder with test/good and test/<defect>, and optionally masks in ground_truth/<defect>.
+    DATA is a folder with test/good and test/<defect>, and optionally masks in ground_truth/<defect>; or it has folders such as OK, NG
+    and mask.
     """
     from lrdan_edge.bundle.bundle import Bundle
     from lrdan_edge.evaluation.evaluate import evaluate as run_evaluation

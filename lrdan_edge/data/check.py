@@ -6,9 +6,11 @@ from pathlib import Path
 import msgspec
 
 from lrdan_edge.bundle.command import Command
-from lrdan_edge.data.dataset import HELD_OUT_FRACTION, GoodImages, LabelledImage, good_folders
+from lrdan_edge.data.dataset import HELD_OUT_FRACTION, GoodImages, LabelledImage
 from lrdan_edge.data.grouping import AUTO
 from lrdan_edge.data.images import list_images
+from lrdan_edge.data.layout import good_part, labelled_part
+from lrdan_edge.data.names import meaning_of
 from lrdan_edge.data.report import FolderReport, NearCopyReport, describe_folder, describe_near_copies
 from lrdan_edge.data.scan import Scan
 from lrdan_edge.errors import DataError
@@ -54,7 +56,12 @@ def check(data: Path) -> DatasetReport:
     warnings = [across_warning(pair, count) for pair, count in copies.across.items()]
     if copies.images[first.name] and not held_out:
         warnings.append(inside_warning(copies.images[first.name], first.images, data))
-    warnings += [*form_warnings(folders), *size_warnings(folders), *count_warnings(first.images, held_out)]
+    warnings += [
+        *good_part(data).notes,
+        *form_warnings(folders),
+        *size_warnings(folders),
+        *count_warnings(first.images, held_out),
+    ]
     return DatasetReport(data=str(data), folders=folders, copies=copies, warnings=warnings)
 
 
@@ -91,7 +98,7 @@ def training_notes(data: Path, images: GoodImages, scan: Scan) -> list[str]:
         lines.append(few_warning(len(images.training)))
     fraction = HELD_OUT_FRACTION if drawn else None
     lines += promise_warnings(len(images.held_out), fraction, parts=images.held_out_groups)
-    return lines + promise_note(images)
+    return [*good_part(data).notes, *lines, *promise_note(images)]
 
 
 def evaluation_notes(
@@ -125,15 +132,17 @@ def evaluation_notes(
 
 def _folders(data: Path) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
     """The good folders and the other folders, each with its images."""
-    training, held_out = good_folders(data)
-    layout = (data / "train" / "good").is_dir()
-    good = {"train/good" if layout else ".": training}
-    if held_out:
-        good["calibration/good"] = held_out
+    part = good_part(data)
+    good = {part.name: part.training}
+    if part.held_out:
+        good["calibration/good"] = part.held_out
     others: dict[str, list[Path]] = {}
-    if layout and (data / "test").is_dir():
+    if (data / "test").is_dir():
         for folder in sorted(path for path in (data / "test").iterdir() if path.is_dir()):
-            (good if folder.name == "good" else others)[f"test/{folder.name}"] = list_images(folder)
+            is_good = meaning_of(folder.name) == "good"
+            (good if is_good else others)["test/good" if is_good else f"test/{folder.name}"] = list_images(folder)
+    elif not (data / "train").is_dir() and (labelled := labelled_part(data)):
+        others = {kind: paths for kind, paths in labelled.kinds.items() if kind != "good"}
     return good, others
 
 
