@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lrdan_edge.cli.console import show, table
+from lrdan_edge.cli.console import show, show_unread, table
 from lrdan_edge.cli.options import backend_options, bundle_option, precision_options
 
 if TYPE_CHECKING:
@@ -78,5 +78,6 @@ def explain(
     from lrdan_edge.bundle.bundle import Bundle
     from lrdan_edge.runtime.explain import explain as run_explain
 
+    show_unread(*images)
     page = run_explain(Bundle.open(bundle_path), list(images), output, precision=precision, threshold=threshold)
     click.echo(f"{page.path}: {page.images} image{'s' if page.images != 1 else ''}, {page.rejected} rejected, by {page.graph}")

@@ -10,6 +10,7 @@ from lrdan_edge.data.dataset import HELD_OUT_FRACTION, GoodImages, LabelledImage
 from lrdan_edge.data.grouping import AUTO
 from lrdan_edge.data.images import list_images
 from lrdan_edge.data.layout import good_part, labelled_part
+from lrdan_edge.data.listing import listing_notes, subfolders
 from lrdan_edge.data.names import meaning_of
 from lrdan_edge.data.report import FolderReport, NearCopyReport, describe_folder, describe_near_copies
 from lrdan_edge.data.scan import Scan
@@ -57,6 +58,7 @@ def check(data: Path) -> DatasetReport:
     if copies.images[first.name] and not held_out:
         warnings.append(inside_warning(copies.images[first.name], first.images, data))
     warnings += [
+        *listing_notes(data),
         *good_part(data).notes,
         *form_warnings(folders),
         *size_warnings(folders),
@@ -98,7 +100,7 @@ def training_notes(data: Path, images: GoodImages, scan: Scan) -> list[str]:
         lines.append(few_warning(len(images.training)))
     fraction = HELD_OUT_FRACTION if drawn else None
     lines += promise_warnings(len(images.held_out), fraction, parts=images.held_out_groups)
-    return [*good_part(data).notes, *lines, *promise_note(images)]
+    return [*listing_notes(data), *good_part(data).notes, *lines, *promise_note(images)]
 
 
 def evaluation_notes(
@@ -118,7 +120,7 @@ def evaluation_notes(
         folders[f"test/{kind}"] = [image.path for image in images if image.kind == kind]
     scan = Scan()
     described = [describe_folder(name, paths, scan) for name, paths in folders.items()]
-    lines = [*form_warnings(described), *size_warnings(described)]
+    lines = [*listing_notes(data), *form_warnings(described), *size_warnings(described)]
     hashes = [scan.images[image.path].sha256 for image in images if image.defective and image.path in scan.images]
     if shown := sum(sha256 in known for sha256 in hashes):
         lines.append(
@@ -138,7 +140,7 @@ def _folders(data: Path) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
         good["calibration/good"] = part.held_out
     others: dict[str, list[Path]] = {}
     if (data / "test").is_dir():
-        for folder in sorted(path for path in (data / "test").iterdir() if path.is_dir()):
+        for folder in subfolders(data / "test"):
             is_good = meaning_of(folder.name) == "good"
             (good if is_good else others)["test/good" if is_good else f"test/{folder.name}"] = list_images(folder)
     elif not (data / "train").is_dir() and (labelled := labelled_part(data)):

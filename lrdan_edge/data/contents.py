@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
 from lrdan_edge.data.images import list_images
+from lrdan_edge.data.listing import subfolders
 from lrdan_edge.data.masks import masks_beside
 from lrdan_edge.data.names import label_in, meaning_of
 from lrdan_edge.errors import DataError
@@ -91,11 +92,6 @@ def images_of(folders: Folders) -> list[Path]:
     return [path for paths in folders.values() for path in paths]
 
 
-def subfolders(folder: Path) -> list[Path]:
-    """Folders directly in a folder, by name; empty if it does not exist."""
-    return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-
-
 def refuse_unknown(found: Contents) -> None:
     """Check that images without a folder of good ones show good parts only, as far as names can say.
 
@@ -161,19 +157,14 @@ def _is_data_set(folder: Path) -> bool:
 def _strange(found: Contents) -> list[str]:
     """The folders that tell images apart in a way that is not known; lots, days and cameras do not count."""
     places = [PurePath(name).parts for name in [*found.plain, *found.unknown]]
-    shared = 0
-    while all(len(place) > shared for place in places) and len({place[shared] for place in places}) == 1:
-        shared += 1
-    names = {place[shared] for place in places if len(place) > shared}
-    if any(meaning_of(name) == "split" for place in places for name in place):
-        return sorted({name for place in places for name in place if meaning_of(name) == "split"})
-    if names == {"0", "1"}:
-        return ["0", "1"]
-    strange = {}
+    if split := {name for place in places for name in place if meaning_of(name) == "split"}:
+        return sorted(split)
+    strange = set()
     for place in places:
-        for depth, name in enumerate(place[shared:], shared + 1):
-            if meaning_of(name) is None:
-                strange["/".join(place[:depth])] = True
+        for depth, name in enumerate(place):
+            siblings = {other[depth : depth + 1] for other in places if other[:depth] == place[:depth]}
+            if siblings == {("0",), ("1",)} or (meaning_of(name) is None and len(siblings) > 1):
+                strange.add("/".join(place[: depth + 1]))
                 break
     return sorted(strange)
 

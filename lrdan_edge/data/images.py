@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from lrdan_edge.bundle.spec import BIT_DEPTHS, BitDepth, ModelSpec
 from lrdan_edge.bundle.view import RegionFractions, fractions_to_pixels
+from lrdan_edge.data.listing import SUFFIXES, Listing
 from lrdan_edge.errors import DataError
 
 Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
@@ -24,8 +25,6 @@ Frame = npt.NDArray[np.uint8]
 
 Pixel = TypeVar("Pixel", bound=np.generic)
 
-SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-
 
 def natural_key(path: Path) -> list[tuple[int, str]]:
     """Sort key that puts ``tile_2`` before ``tile_10`` on every machine."""
@@ -34,14 +33,17 @@ def natural_key(path: Path) -> list[tuple[int, str]]:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """Image files below `folder`, in natural order.
+    """Image files below `folder`, in natural order; see `lrdan_edge.data.listing` for what is skipped.
 
     Raises:
         DataError: The folder does not exist, cannot be read, or has no image.
     """
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder: give a folder of images ({', '.join(sorted(SUFFIXES))})")
-    paths = [path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()]
+    try:
+        paths = Listing.of(folder).images
+    except OSError as error:
+        raise DataError(f"{error.filename} cannot be read ({error.strerror})", "check its permissions") from error
     if not paths:
         raise DataError(f"{folder} holds no image ({', '.join(sorted(SUFFIXES))}): check the path")
     return sorted(paths, key=natural_key)

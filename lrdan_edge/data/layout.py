@@ -8,16 +8,9 @@ each image says whether it is good. Anything else is refused, since defects that
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from lrdan_edge.data.contents import (
-    Contents,
-    Folders,
-    images_of,
-    quoted,
-    refuse_several,
-    refuse_unknown,
-    subfolders,
-)
+from lrdan_edge.data.contents import Contents, Folders, images_of, quoted, refuse_several, refuse_unknown
 from lrdan_edge.data.images import list_images, natural_key, read_mask
+from lrdan_edge.data.listing import subfolders
 from lrdan_edge.data.masks import MaskFinder, masks_among, masks_beside
 from lrdan_edge.data.names import meaning_of
 from lrdan_edge.errors import DataError
@@ -210,6 +203,7 @@ def tested_part(data: Path) -> TestPart:
     kinds: Folders = {}
     masks: dict[Path, Path] = {}
     finder = MaskFinder()
+    exact = (test / "good").is_dir()  # then other names, such as clean_cut, are kinds of defects
     for folder in subfolders(test):
         meaning = meaning_of(folder.name)
         if meaning == "mask":
@@ -217,7 +211,8 @@ def tested_part(data: Path) -> TestPart:
         images = list_images(folder)
         beside = masks_beside(images)
         own = [path for path in images if path not in set(beside.values())]
-        kinds.setdefault("good" if meaning == "good" else folder.name, []).extend(own)
+        is_good = folder.name == "good" if exact else meaning == "good"
+        kinds.setdefault("good" if is_good else folder.name, []).extend(own)
         for path in own:
             if mask := finder.find(data / "ground_truth" / path.parent.relative_to(test), path) or beside.get(path):
                 masks[path] = mask

@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from lrdan_edge.data.images import SUFFIXES, natural_key
+from lrdan_edge.data.images import natural_key
+from lrdan_edge.data.listing import SUFFIXES
 from lrdan_edge.data.names import label_in, meaning_of
 
 ENDINGS = (

@@ -73,7 +73,7 @@ def _words(name: str) -> set[str]:
 
 
 def _label_of(words: set[str]) -> Literal["good", "bad", "mask"] | None:
-    if words & _MASK or words in ({"labels"}, {"label"}):
+    if words & _MASK or words == {"labels"}:
         return "mask"
     if words & _PROJECT:
         return None

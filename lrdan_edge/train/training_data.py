@@ -11,6 +11,7 @@ from lrdan_edge.data.check import training_notes
 from lrdan_edge.data.dataset import GoodImages, good_folders, good_images, training_folds
 from lrdan_edge.data.grouping import AUTO, NONE
 from lrdan_edge.data.images import natural_key
+from lrdan_edge.data.listing import listing_notes
 from lrdan_edge.data.scan import Scan, ScannedImage
 from lrdan_edge.errors import DataError
 from lrdan_edge.train.known_defects import KnownDefects, read_known
@@ -89,6 +90,7 @@ def load_training_data(data: Path, options: TrainOptions) -> TrainingData:
     digest = hashlib.sha256()
     for path in images.training + images.held_out:
         digest.update(f"{path.relative_to(data).as_posix()}\0{scanned[path].sha256}\n".encode())
+    unread = listing_notes(options.known_defects) if options.known_defects else []
     folds, cross_notes = _folds(images, spec, options)
     taken = [*images.training, *images.held_out] if folds else images.training
     frames = network_images.take(taken, spec.channels, bit_depth)
@@ -101,7 +103,7 @@ def load_training_data(data: Path, options: TrainOptions) -> TrainingData:
         groups=images.groups,
         group_by=options.group_by if images.grouped or options.group_by not in (AUTO, NONE) else None,
         fingerprint=digest.hexdigest(),
-        notes=[*training_notes(data, images, scan), *_notes(scanned, spec, bit_depth, options), *cross_notes],
+        notes=[*training_notes(data, images, scan), *unread, *_notes(scanned, spec, bit_depth, options), *cross_notes],
         known=read_known(options.known_defects, spec, bit_depth) if options.known_defects else None,
         cross=CrossFolds(frames, folds, images.groups and [*(images.training_groups or []), *images.groups]) if folds else None,
     )

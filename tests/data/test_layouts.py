@@ -255,6 +255,12 @@ def test_defects_beside_good_parts_are_refused_as_defects(tmp_path: Path) -> Non
         only_good_images(tmp_path)
 
 
+def test_only_good_is_good_where_there_is_such_a_folder(tmp_path: Path) -> None:
+    for kind in ("good", "clean_cut", "crack"):
+        fill(tmp_path / "test" / kind, 1)
+    assert [image.kind for image in labelled(tmp_path)] == ["clean_cut", "crack", "good"]
+
+
 def test_names() -> None:
     assert [meaning_of(name) for name in ("OK", "NG_2", "mask_NG", "Train", "lot", "widget", "defect_dataset")] == [
         "good",
