@@ -1,6 +1,6 @@
 """Dataset check: finds near-copies, formats that differ by class, and too few images, which make results misleading."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -9,9 +9,9 @@ from lrdan_edge.bundle.command import Command
 from lrdan_edge.data.dataset import HELD_OUT_FRACTION, GoodImages, LabelledImage
 from lrdan_edge.data.grouping import AUTO
 from lrdan_edge.data.images import list_images
-from lrdan_edge.data.layout import good_part, labelled_part
-from lrdan_edge.data.listing import listing_notes, subfolders
-from lrdan_edge.data.names import meaning_of
+from lrdan_edge.data.layout import good_part, labelled_part, tested_part, unmatched_masks
+from lrdan_edge.data.listing import listing_notes
+from lrdan_edge.data.mask_check import mask_notes
 from lrdan_edge.data.report import FolderReport, NearCopyReport, describe_folder, describe_near_copies
 from lrdan_edge.data.scan import Scan
 from lrdan_edge.errors import DataError
@@ -46,7 +46,7 @@ def check(data: Path) -> DatasetReport:
     Raises:
         DataError: No good image can be decoded.
     """
-    good, others = _folders(data)
+    good, others, masks = _folders(data)
     scan = Scan()
     folders = [describe_folder(name, paths, scan) for name, paths in {**good, **others}.items()]
     if all(len(folder.broken) == folder.images for folder in folders[: len(good)]):
@@ -64,6 +64,8 @@ def check(data: Path) -> DatasetReport:
         *size_warnings(folders),
         *count_warnings(first.images, held_out),
     ]
+    if others:
+        warnings += _mask_notes(data, [path for paths in others.values() for path in paths], masks, scan)
     return DatasetReport(data=str(data), folders=folders, copies=copies, warnings=warnings)
 
 
@@ -122,6 +124,8 @@ def evaluation_notes(
     described = [describe_folder(name, paths, scan) for name, paths in folders.items()]
     lines = [*listing_notes(data), *form_warnings(described), *size_warnings(described)]
     hashes = [scan.images[image.path].sha256 for image in images if image.defective and image.path in scan.images]
+    masks = {image.path: image.mask for image in images if image.defective and image.mask}
+    lines += _mask_notes(data, [image.path for image in images if image.defective], masks, scan)
     if shown := sum(sha256 in known for sha256 in hashes):
         lines.append(
             f"training used {shown} of these defects as known defects, so the figures are too good: remove them from the test images"
@@ -132,20 +136,30 @@ def evaluation_notes(
     return [across_warning(pair, count) for pair, count in copies.across.items()] + lines
 
 
-def _folders(data: Path) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
-    """The good folders and the other folders, each with its images."""
+def _mask_notes(data: Path, defects: Sequence[Path], masks: Mapping[Path, Path], scan: Scan) -> list[str]:
+    """Notes about the masks of scanned images."""
+    sizes = {path: scan.images[path].size for path in defects if path in scan.images}
+    return mask_notes(masks, defects, sizes, unmatched_masks(data, masks.values()))
+
+
+def _folders(data: Path) -> tuple[dict[str, list[Path]], dict[str, list[Path]], dict[Path, Path]]:
+    """The good folders and the other folders, each with its images, and the masks of the others' images."""
     part = good_part(data)
     good = {part.name: part.training}
     if part.held_out:
         good["calibration/good"] = part.held_out
     others: dict[str, list[Path]] = {}
-    if (data / "test").is_dir():
-        for folder in subfolders(data / "test"):
-            is_good = meaning_of(folder.name) == "good"
-            (good if is_good else others)["test/good" if is_good else f"test/{folder.name}"] = list_images(folder)
-    elif not (data / "train").is_dir() and (labelled := labelled_part(data)):
-        others = {kind: paths for kind, paths in labelled.kinds.items() if kind != "good"}
-    return good, others
+    has_test = (data / "test").is_dir()
+    tested = tested_part(data) if has_test else None if (data / "train").is_dir() else labelled_part(data)
+    if tested is None:
+        return good, others, {}
+    for kind, paths in tested.kinds.items():
+        if kind != "good":
+            others[f"test/{kind}" if has_test else kind] = paths
+        elif has_test:
+            good["test/good"] = paths
+    wanted = {path for paths in others.values() for path in paths}
+    return good, others, {image: mask for image, mask in tested.masks.items() if image in wanted}
 
 
 def across_warning(pair: str, count: int) -> str:

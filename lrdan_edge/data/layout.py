@@ -5,6 +5,7 @@ side, with or without ``mask``; VisA (one category), BTAD and MPDD; classes of R
 each image says whether it is good. Anything else is refused, since defects that are learnt as good parts are never found again.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
@@ -217,6 +218,18 @@ def tested_part(data: Path) -> TestPart:
             if mask := finder.find(data / "ground_truth" / path.parent.relative_to(test), path) or beside.get(path):
                 masks[path] = mask
     return TestPart(kinds, masks, separate=True)
+
+
+def unmatched_masks(data: Path, used: Iterable[Path]) -> list[Path]:
+    """Masks of a data folder that belong to no image; those in folders of good parts do not count."""
+    if (data / "test").is_dir():
+        folders = [data / "ground_truth", *(path for path in subfolders(data / "test") if meaning_of(path.name) == "mask")]
+        masks = [path for folder in folders if _count(folder) for path in list_images(folder)]
+    else:
+        masks = images_of(Contents.of(data).masks)
+    known = set(used)
+    good = {path for path in masks if any(meaning_of(name) == "good" for name in path.relative_to(data).parent.parts)}
+    return [path for path in masks if path not in known and path not in good]
 
 
 def labelled_part(data: Path) -> TestPart | None:

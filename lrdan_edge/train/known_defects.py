@@ -84,7 +84,7 @@ def read_known(folder: Path, spec: ModelSpec, bit_depth: int = 16) -> KnownDefec
         DataError: There is no image; an image cannot be read; the folder has good images; a mask is empty; or, with tiles, an
             image has no mask.
     """
-    images = _listed(folder)
+    images = known_images(folder)
     frames, masks = [], []
     for image in images:
         cut = cut_frame(fit_frame(read_image(image.path, bit_depth), spec.frame_shape), spec)
@@ -123,7 +123,8 @@ def _cut_mask(mask: npt.NDArray[np.bool_], spec: ModelSpec) -> Image:
     return tiles_of(np.asarray(whole > 0, np.float32), spec)
 
 
-def _listed(folder: Path) -> list[LabelledImage]:
+def known_images(folder: Path) -> list[LabelledImage]:
+    """The labelled defects in a folder, with their masks; raises DataError as `read_known` does."""
     if not folder.is_dir():
         raise DataError(
             f"{folder} is not a folder", "give a folder of defect images, which may contain masks/, as {known_defects}"
