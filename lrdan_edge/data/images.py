@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from lrdan_edge.bundle.spec import BIT_DEPTHS, BitDepth, ModelSpec
 from lrdan_edge.bundle.view import RegionFractions, fractions_to_pixels
+from lrdan_edge.data.jpeg import end_of_jpeg
 from lrdan_edge.data.listing import SUFFIXES, Listing
 from lrdan_edge.errors import DataError
 
@@ -151,7 +152,7 @@ def _truncated(data: npt.NDArray[np.uint8]) -> bool:
     """Whether the file ends before its end marker; OpenCV silently fills the missing part with grey."""
     begin = data[:4].tobytes()
     if begin.startswith(b"\xff\xd8"):  # JPEG
-        return b"\xff\xd9" not in data[-4096:].tobytes()
+        return end_of_jpeg(data.tobytes()) is None
     if begin == b"\x89PNG":
         return b"IEND" not in data[-64:].tobytes()
     return False
