@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
@@ -28,6 +29,7 @@ _LEFT_BEHIND = frozenset(
     }
 )
 _SHOWN = 4
+_BIG_TIFF = 43
 
 
 @dataclass
@@ -104,7 +106,29 @@ def listing_notes(folder: Path) -> list[str]:
         lines.append(f"skipped below {folder}, as left behind by a computer or hidden: {_counted(found.left_behind)}")
     if found.again:
         lines.append(f"linked folders below {folder} that lead to a folder that is read anyway are skipped: {found.again[0]}")
+    if found.others:
+        lines.append(f"{found.others.total()} files below {folder} are not images and are not read: {_counted(found.others)}")
+    tiffs = [path for path in found.images if path.suffix.lower() in (".tif", ".tiff")]
+    if several := [path for path in tiffs if has_pages(path)]:
+        lines.append(
+            f"{len(several)} TIFF files below {folder} have several pages, and only the first is read, as of {several[0]}"
+        )
     return lines
+
+
+def has_pages(path: Path) -> bool:
+    """Whether a TIFF file has more than one page: its first directory names a second (TIFF 6.0, section 2; BigTIFF)."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(16)
+            order: Literal["little", "big"] = "little" if start.startswith(b"II") else "big"
+            big = int.from_bytes(start[2:4], order) == _BIG_TIFF
+            place, count, entry, width = (start[8:16], 8, 20, 8) if big else (start[4:8], 2, 12, 4)
+            file.seek(int.from_bytes(place, order))
+            file.seek(entry * int.from_bytes(file.read(count), order), os.SEEK_CUR)
+            return any(file.read(width))
+    except (OSError, OverflowError, ValueError):  # it is not a TIFF file; reading it says so
+        return False
 
 
 def _counted(numbers: Counter[str]) -> str:

@@ -1,12 +1,15 @@
 """What computers leave behind is skipped and told once; linked folders are followed, without loops."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from parts import good_image, write
+from parts import Line, good_image, write
+from PIL import Image
 
+from lrdan_edge.bundle.bundle import Bundle
 from lrdan_edge.cli.main import cli
 from lrdan_edge.data.check import check, evaluation_notes, training_notes
 from lrdan_edge.data.dataset import good_images
@@ -102,3 +105,54 @@ def test_the_check_tells_it(tmp_path: Path) -> None:
     result = CliRunner().invoke(cli, ["dataset", "check", str(tmp_path)])
     assert result.exit_code == 0
     assert result.output.count("left behind") == 1
+
+
+def litter_of_labels(folder: Path) -> None:
+    """Files that are not images: annotations, photos of a telephone, a raw image, a broken link."""
+    for name in ("0.json", "1.json", "0.xml", "IMG_1.HEIC", "IMG_2.heic", "0.raw", "README"):
+        (folder / name).write_bytes(b"x")
+    (folder / "gone.png").symlink_to(folder / "nowhere.png")
+
+
+def test_files_that_are_not_images_are_counted_by_suffix(tmp_path: Path) -> None:
+    """A folder of 400 HEIC and 20 JPEG files used to be learnt as 20 images without a word."""
+    for part in ("train/good", "test/good", "test/crack"):
+        fill(tmp_path / part)
+    litter_of_labels(tmp_path / "train/good")
+    images = good_images(tmp_path)
+    said = "8 files below"
+    for notes in (
+        check(tmp_path).warnings,
+        training_notes(tmp_path, images, Scan()),
+        evaluation_notes(tmp_path, labelled(tmp_path), images.training),
+    ):
+        (note,) = (note for note in notes if "not images" in note)
+        assert said in note
+        assert ".heic (2), .json (2), .raw (1), .xml (1), … (8 in all)" in note
+
+
+@pytest.mark.parametrize("big", [False, True])
+def test_second_pages_of_tiff_files_are_told(tmp_path: Path, *, big: bool) -> None:
+    page = Image.fromarray(good_image(np.random.default_rng(0)))
+    page.save(tmp_path / "two.tif", save_all=True, append_images=[page], big_tiff=big)
+    page.save(tmp_path / "one.tiff", big_tiff=big)
+    (tmp_path / "none.tif").write_bytes(b"II")
+    (tmp_path / "empty.tif").write_bytes(b"")
+    (note,) = listing_notes(tmp_path)
+    assert note.startswith("1 TIFF files below")
+    assert note.endswith("two.tif")
+
+
+def test_every_command_that_reads_a_folder_tells_what_it_passes_over(line: Line, own_bundle: Bundle, tmp_path: Path) -> None:
+    fill(tmp_path / "parts", 1)
+    litter_of_labels(tmp_path / "parts")
+    bundle = str(own_bundle.path)
+    for command in (["run", "--output", str(tmp_path / "out")], ["explain", "--output", str(tmp_path / "page.html")]):
+        result = CliRunner().invoke(cli, [*command, "-b", bundle, str(tmp_path / "parts")])
+        assert result.output.count("8 files below") == 1, result.output
+    shutil.copytree(line.data / "test/good", tmp_path / "good")
+    (tmp_path / "good" / "notes.csv").write_text("x")
+    for more in ([], ["--decision-only"]):
+        given = ["--good", str(tmp_path / "good"), "--false-reject-rate", "0.1", "--no-int8", *more]
+        result = CliRunner().invoke(cli, ["calibrate", "-b", bundle, *given])
+        assert result.output.count(".csv (1)") == 1, result.output
