@@ -49,6 +49,7 @@ from lrdan_edge.calibration.scores import score_images
 from lrdan_edge.calibration.search import SearchResult, search_int8
 from lrdan_edge.calibration.unsigned import with_unsigned_activations
 from lrdan_edge.data.images import Frame
+from lrdan_edge.data.listing import listing_notes
 from lrdan_edge.errors import CalibrationError, DataError
 from lrdan_edge.evaluation.figure import matplotlib_found
 from lrdan_edge.metrics import Recall, recall_above
@@ -127,7 +128,8 @@ def calibrate(
         decision = calibration.finish(graphs, quantised, command)
         stage.results["held_out_images"] = len(split.held_out)
         stage.results["promise"] = promise_in_words(decision.graphs["fp32"])
-        stage.results["notes"] = _notes(bundle, split, target) if not good and split.groups is None else []
+        unread = [note for folder in (good, defects) if folder for note in listing_notes(folder)]
+        stage.results["notes"] = unread + (_notes(bundle, split, target) if not good and split.groups is None else [])
         return decision
 
 

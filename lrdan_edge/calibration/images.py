@@ -12,9 +12,10 @@ from lrdan_edge.bundle.decision import ThresholdRule
 from lrdan_edge.bundle.names import OUT_OF_FOLD
 from lrdan_edge.bundle.out_of_fold import OutOfFold, read_out_of_fold
 from lrdan_edge.bundle.view import Region
-from lrdan_edge.data.dataset import LabelledImage, foreign_folder, recorded_images, test_images
+from lrdan_edge.data.dataset import LabelledImage, recorded_images, test_images
 from lrdan_edge.data.grouping import AUTO, group_names, numbered
-from lrdan_edge.data.images import Frame, batches, list_images, load_frames
+from lrdan_edge.data.images import Frame, batches, load_frames
+from lrdan_edge.data.layout import defect_images, only_good_images
 from lrdan_edge.data.scan import Scan
 from lrdan_edge.errors import CalibrationError, DataError
 
@@ -167,9 +168,7 @@ def threshold_images(bundle: Bundle, folder: Path) -> list[Path]:
     Raises:
         DataError: There are none, the folder also has other images, or some were trained on.
     """
-    if other := foreign_folder(folder):
-        raise DataError(f"{folder} has a folder '{other}'", "give a folder of only good images, never trained on, as {good}")
-    images = list_images(folder)
+    images = only_good_images(folder)
     trained = {path.resolve() for path in recorded_images(bundle, "training")}
     if known := sum(path.resolve() in trained for path in images):
         raise DataError(f"{known} of the {len(images)} images in {folder} were trained on", "give others, or leave {good} out")
@@ -185,14 +184,7 @@ def labelled_images(folder: Path) -> tuple[list[Path], list[LabelledImage]]:
     if (folder / "test").is_dir():
         labelled = test_images(folder)
         return [image.path for image in labelled if image.defective], labelled
-    if (folder / "good").is_dir():
-        raise DataError(
-            f"{folder} has a folder 'good'", "give a folder of only defective images, or one with test/good, as {defects}"
-        )
-    images = [path for path in list_images(folder) if path.relative_to(folder).parts[0] not in ("masks", "ground_truth")]
-    if not images:
-        raise DataError(f"{folder} holds no image of a defect, only masks", "check {defects}")
-    return images, []
+    return defect_images(folder), []
 
 
 def recorded(bundle: Bundle, part: Literal["training", "held_out"]) -> list[Path]:

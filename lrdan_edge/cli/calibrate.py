@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lrdan_edge.calibration.methods import METHODS
-from lrdan_edge.cli.console import progress_bar, show
+from lrdan_edge.cli.console import progress_bar, show, show_unread
 from lrdan_edge.cli.options import bundle_option, next_step, option_group
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ def calibrate(
             wanted = replace(last_target(bundle, good), **asked)
             fitted = fit_thresholds(bundle, wanted, good=good, defects=defects, progress=progress)
         _print_fitted(fitted)
+        show_unread(good, defects)
         next_step("Decided.", "run SOURCE", bundle_path)
         return
     with progress_bar("calibrating") as progress:

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,6 +28,15 @@ def show(what: "RenderableType" = "", style: str | None = None) -> None:
 def printable(text: str) -> str:
     """The text with � in place of a terminal's control codes, which a stranger's file name or bundle may hold; line ends stay."""
     return "".join(char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
+def show_unread(*folders: "Path | str | None") -> None:
+    """Print what is not read in these folders; what is not a folder is left out."""
+    from lrdan_edge.data.listing import listing_notes
+
+    for folder in dict.fromkeys(Path(folder) for folder in folders if folder):
+        for note in listing_notes(folder):
+            show(f"Note: {note}")
 
 
 def table(*columns: "str | Column", title: str | None = None, header: bool = True) -> "Table":

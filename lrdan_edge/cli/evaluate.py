@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lrdan_edge.cli.console import show, table
+from lrdan_edge.cli.console import show, show_unread, table
 from lrdan_edge.cli.options import backend_options, bundle_option, precision_options
 
 if TYPE_CHECKING:
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 def evaluate(data: Path, bundle_path: Path, backend: str, precision: "Precision | None") -> None:
     """Measure on test images how well the detector separates good from defective parts.
 
-    DATA is a folder with test/good and test/<defect>, and optionally masks in ground_truth/<defect>.
+    DATA is a folder with test/good and test/<defect>, and optionally masks in ground_truth/<defect>; or it has folders such as OK, NG
+    and mask.
     """
     from lrdan_edge.bundle.bundle import Bundle
     from lrdan_edge.evaluation.evaluate import evaluate as run_evaluation
@@ -77,5 +78,6 @@ def explain(
     from lrdan_edge.bundle.bundle import Bundle
     from lrdan_edge.runtime.explain import explain as run_explain
 
+    show_unread(*images)
     page = run_explain(Bundle.open(bundle_path), list(images), output, precision=precision, threshold=threshold)
     click.echo(f"{page.path}: {page.images} image{'s' if page.images != 1 else ''}, {page.rejected} rejected, by {page.graph}")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lrdan_edge.cli.console import show, table, terminal
+from lrdan_edge.cli.console import show, show_unread, table, terminal
 from lrdan_edge.cli.options import Parsed, backend_options, bundle_option, option_group
 
 if TYPE_CHECKING:
@@ -142,6 +142,7 @@ def run(
     with Inspector.open(bundle_path, **given) as inspector:
         if require_gpu:
             inspector.require_gpu()
+        show_unread(*sources)
         opened = open_sources(sources, limits=limits, bit_depth=inspector.bit_depth, **reading)
         try:
             files = {"append": append, "overwrite": overwrite}

@@ -93,8 +93,9 @@ def train(
 ) -> None:
     """Train on the good images in DATA.
 
-    DATA is a folder of good images, or a data set with train/good in the layout of MVTec AD and anomalib. A fifth of the good
-    images is held out to set the threshold. If DATA has a folder calibration/good, its images are held out instead.
+    DATA is a folder of good images, or a data set with train/good in the layout of MVTec AD and anomalib, or has folders such as OK
+    and NG. A fifth of the good images is held out to set the threshold. If DATA has a folder calibration/good, its images are held
+    out instead.
 
     Ctrl-C ends training early and keeps what was learnt. Run the same command again to continue, also after a crash. With
     --overwrite, an existing bundle is replaced only when the new training is complete.

@@ -1,14 +1,17 @@
 """Dataset check: finds near-copies, formats that differ by class, and too few images, which make results misleading."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
 from lrdan_edge.bundle.command import Command
-from lrdan_edge.data.dataset import HELD_OUT_FRACTION, GoodImages, LabelledImage, good_folders
+from lrdan_edge.data.dataset import HELD_OUT_FRACTION, GoodImages, LabelledImage
 from lrdan_edge.data.grouping import AUTO
 from lrdan_edge.data.images import list_images
+from lrdan_edge.data.layout import good_part, labelled_part, tested_part, unmatched_masks
+from lrdan_edge.data.listing import listing_notes
+from lrdan_edge.data.mask_check import mask_notes
 from lrdan_edge.data.report import FolderReport, NearCopyReport, describe_folder, describe_near_copies
 from lrdan_edge.data.scan import Scan
 from lrdan_edge.errors import DataError
@@ -43,7 +46,7 @@ def check(data: Path) -> DatasetReport:
     Raises:
         DataError: No good image can be decoded.
     """
-    good, others = _folders(data)
+    good, others, masks = _folders(data)
     scan = Scan()
     folders = [describe_folder(name, paths, scan) for name, paths in {**good, **others}.items()]
     if all(len(folder.broken) == folder.images for folder in folders[: len(good)]):
@@ -54,7 +57,15 @@ def check(data: Path) -> DatasetReport:
     warnings = [across_warning(pair, count) for pair, count in copies.across.items()]
     if copies.images[first.name] and not held_out:
         warnings.append(inside_warning(copies.images[first.name], first.images, data))
-    warnings += [*form_warnings(folders), *size_warnings(folders), *count_warnings(first.images, held_out)]
+    warnings += [
+        *listing_notes(data),
+        *good_part(data).notes,
+        *form_warnings(folders),
+        *size_warnings(folders),
+        *count_warnings(first.images, held_out),
+    ]
+    if others:
+        warnings += _mask_notes(data, [path for paths in others.values() for path in paths], masks, scan)
     return DatasetReport(data=str(data), folders=folders, copies=copies, warnings=warnings)
 
 
@@ -91,7 +102,7 @@ def training_notes(data: Path, images: GoodImages, scan: Scan) -> list[str]:
         lines.append(few_warning(len(images.training)))
     fraction = HELD_OUT_FRACTION if drawn else None
     lines += promise_warnings(len(images.held_out), fraction, parts=images.held_out_groups)
-    return lines + promise_note(images)
+    return [*listing_notes(data), *good_part(data).notes, *lines, *promise_note(images)]
 
 
 def evaluation_notes(
@@ -111,8 +122,10 @@ def evaluation_notes(
         folders[f"test/{kind}"] = [image.path for image in images if image.kind == kind]
     scan = Scan()
     described = [describe_folder(name, paths, scan) for name, paths in folders.items()]
-    lines = [*form_warnings(described), *size_warnings(described)]
+    lines = [*listing_notes(data), *form_warnings(described), *size_warnings(described)]
     hashes = [scan.images[image.path].sha256 for image in images if image.defective and image.path in scan.images]
+    masks = {image.path: image.mask for image in images if image.defective and image.mask}
+    lines += _mask_notes(data, [image.path for image in images if image.defective], masks, scan)
     if shown := sum(sha256 in known for sha256 in hashes):
         lines.append(
             f"training used {shown} of these defects as known defects, so the figures are too good: remove them from the test images"
@@ -123,18 +136,30 @@ def evaluation_notes(
     return [across_warning(pair, count) for pair, count in copies.across.items()] + lines
 
 
-def _folders(data: Path) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
-    """The good folders and the other folders, each with its images."""
-    training, held_out = good_folders(data)
-    layout = (data / "train" / "good").is_dir()
-    good = {"train/good" if layout else ".": training}
-    if held_out:
-        good["calibration/good"] = held_out
+def _mask_notes(data: Path, defects: Sequence[Path], masks: Mapping[Path, Path], scan: Scan) -> list[str]:
+    """Notes about the masks of scanned images."""
+    sizes = {path: scan.images[path].size for path in defects if path in scan.images}
+    return mask_notes(masks, defects, sizes, unmatched_masks(data, masks.values()))
+
+
+def _folders(data: Path) -> tuple[dict[str, list[Path]], dict[str, list[Path]], dict[Path, Path]]:
+    """The good folders and the other folders, each with its images, and the masks of the others' images."""
+    part = good_part(data)
+    good = {part.name: part.training}
+    if part.held_out:
+        good["calibration/good"] = part.held_out
     others: dict[str, list[Path]] = {}
-    if layout and (data / "test").is_dir():
-        for folder in sorted(path for path in (data / "test").iterdir() if path.is_dir()):
-            (good if folder.name == "good" else others)[f"test/{folder.name}"] = list_images(folder)
-    return good, others
+    has_test = (data / "test").is_dir()
+    tested = tested_part(data) if has_test else None if (data / "train").is_dir() else labelled_part(data)
+    if tested is None:
+        return good, others, {}
+    for kind, paths in tested.kinds.items():
+        if kind != "good":
+            others[f"test/{kind}" if has_test else kind] = paths
+        elif has_test:
+            good["test/good"] = paths
+    wanted = {path for paths in others.values() for path in paths}
+    return good, others, {image: mask for image, mask in tested.masks.items() if image in wanted}
 
 
 def across_warning(pair: str, count: int) -> str:

@@ -1,11 +1,11 @@
-"""Supported dataset layouts: a plain folder of good images, or the layout of MVTec AD and anomalib.
+"""Supported dataset layouts: a plain folder of good images, or the layout of MVTec AD and anomalib (others: `lrdan_edge.data.layout`).
 
 DATA/train/good           good images for training
 DATA/calibration/good     optional: good images for the threshold; without it, a fraction of train/good is held out, by image
                           or by part (see `lrdan_edge.data.grouping`)
 DATA/test/good            good images for evaluation
 DATA/test/<defect>        defective images, one folder per kind
-DATA/ground_truth/<defect>  optional: masks, named like the image or with ``_mask`` appended
+DATA/ground_truth/<defect>  optional: masks, named like the image or with a usual ending such as ``_mask``
 """
 
 from collections import Counter
@@ -17,7 +17,7 @@ import numpy as np
 
 from lrdan_edge.bundle.bundle import Bundle
 from lrdan_edge.data.grouping import AUTO, NONE, fold_numbers, group_names, numbered
-from lrdan_edge.data.images import list_images
+from lrdan_edge.data.layout import good_part, tested_part
 from lrdan_edge.data.scan import Scan
 from lrdan_edge.errors import DataError
 
@@ -173,24 +173,8 @@ def good_folders(data: Path) -> tuple[list[Path], list[Path]]:
     Raises:
         DataError: There are no images, or the layout is not supported.
     """
-    if not data.exists():
-        raise DataError(f"{data} does not exist", "give a folder of good images, or one with train/good")
-    layout = (data / "train" / "good").is_dir()
-    if (data / "train").is_dir() and not layout:
-        raise DataError(
-            f"{data / 'train'} has no folder 'good'", "put the good images into {place}", place=data / "train" / "good"
-        )
-    if not layout and (other := foreign_folder(data)):
-        place = data / "train" / "good"
-        raise DataError(f"{data} has a folder '{other}' but no train/good", "put the good images into {place}", place=place)
-    training = list_images(data / "train" / "good" if layout else data)
-    kept = data / "calibration" / "good"
-    return training, list_images(kept) if layout and kept.is_dir() else []
-
-
-def foreign_folder(folder: Path) -> str | None:
-    """The name of a subfolder that shows that `folder` does not hold only good images, or None."""
-    return next((name for name in ("train", "test", "ground_truth", "calibration") if (folder / name).is_dir()), None)
+    found = good_part(data)
+    return found.training, found.held_out
 
 
 def _draw_groups(data: Path, names: list[str], count: int, rng: np.random.Generator) -> set[int]:
@@ -224,27 +208,12 @@ def test_images(data: Path) -> list[LabelledImage]:
     Raises:
         DataError: There is no ``test`` folder, or it has no good or no defective image.
     """
-    folder = data / "test"
-    if not folder.is_dir():
-        raise DataError(f"{data} has no folder 'test': evaluation needs test/good and test/<defect>")
-    images = [
-        LabelledImage(path, kind.name, mask_of(data / "ground_truth" / path.parent.relative_to(folder), path))
-        for kind in sorted(folder.iterdir())
-        if kind.is_dir()
-        for path in list_images(kind)
-    ]
+    part = tested_part(data)
+    images = [LabelledImage(path, kind, part.masks.get(path)) for kind, paths in sorted(part.kinds.items()) for path in paths]
     for wanted, name in ((False, "test/good"), (True, "test/<defect>")):
         if not any(image.defective is wanted for image in images):
             raise DataError(f"{data} has no image in {name}: evaluation compares good and defective parts")
     return images
-
-
-def mask_of(folder: Path, image: Path) -> Path | None:
-    """The mask of `image` in `folder`: ``<stem>_mask.png``, ``<stem>.png`` or the image's own name; None if there is none."""
-    for name in (f"{image.stem}_mask.png", f"{image.stem}.png", image.name):
-        if (folder / name).is_file():
-            return folder / name
-    return None
 
 
 def recorded_images(bundle: Bundle, part: Literal["training", "held_out"]) -> list[Path]:

@@ -15,6 +15,8 @@ import numpy.typing as npt
 from lrdan_edge.bundle.spec import BIT_DEPTHS, BitDepth, ModelSpec
 from lrdan_edge.bundle.view import RegionFractions, fractions_to_pixels
 from lrdan_edge.data.image_size import MOST_PIXELS, image_size
+from lrdan_edge.data.jpeg import end_of_jpeg
+from lrdan_edge.data.listing import SUFFIXES, Listing
 from lrdan_edge.errors import DataError
 
 Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
@@ -28,8 +30,6 @@ Pixel = TypeVar("Pixel", bound=np.generic)
 MOST_BYTES = 1 << 30
 """Most bytes of an image file that is read."""
 
-SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-
 
 def natural_key(path: Path) -> list[tuple[int, str]]:
     """Sort key that puts ``tile_2`` before ``tile_10`` on every machine."""
@@ -38,14 +38,17 @@ def natural_key(path: Path) -> list[tuple[int, str]]:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """Image files below `folder`, in natural order.
+    """Image files below `folder`, in natural order; see `lrdan_edge.data.listing` for what is skipped.
 
     Raises:
         DataError: The folder does not exist, cannot be read, or has no image.
     """
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder: give a folder of images ({', '.join(sorted(SUFFIXES))})")
-    paths = [path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()]
+    try:
+        paths = Listing.of(folder).images
+    except OSError as error:
+        raise DataError(f"{error.filename} cannot be read ({error.strerror})", "check its permissions") from error
     if not paths:
         raise DataError(f"{folder} holds no image ({', '.join(sorted(SUFFIXES))}): check the path")
     return sorted(paths, key=natural_key)
@@ -163,7 +166,7 @@ def _truncated(data: npt.NDArray[np.uint8]) -> bool:
     """Whether the file ends before its end marker; OpenCV silently fills the missing part with grey."""
     begin = data[:4].tobytes()
     if begin.startswith(b"\xff\xd8"):  # JPEG
-        return b"\xff\xd9" not in data[-4096:].tobytes()
+        return end_of_jpeg(data.tobytes()) is None
     if begin == b"\x89PNG":
         return b"IEND" not in data[-64:].tobytes()
     return False

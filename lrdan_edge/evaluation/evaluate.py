@@ -51,7 +51,7 @@ def evaluate(
     Raises:
         DataError: The folder has no good or no defective test images, or an image cannot be read.
     """
-    images = test_images(data)
+    images = _unseen(bundle, data, test_images(data))
     notes = evaluation_notes(
         data, images, recorded_images(bundle, "training"), bundle.manifest.stages["train"].results.get("known_defects", ())
     )
@@ -70,6 +70,22 @@ def evaluate(
             shown = [Judged(image, verdict) for image, verdict in _inspected(inspector, drawn)]
             pictures = _write(stage, result, judged, shown, command, inspector.bit_depth)
     return result, [bundle.path / picture for picture in pictures]
+
+
+def _unseen(bundle: Bundle, data: Path, images: list[LabelledImage]) -> list[LabelledImage]:
+    """The images of a folder without ``test`` that training did not use; raises DataError if no good one is left."""
+    if (data / "test").is_dir():
+        return images
+    used = {path.resolve() for part in ("training", "held_out") for path in recorded_images(bundle, part)}
+    left = [image for image in images if image.path.resolve() not in used]
+    if all(image.defective for image in left):
+        raise DataError(
+            f"training used every good image of {data}, so there is none to measure false rejects with",
+            "put some good and the defective parts aside, into {good} and {defects}, then train again",
+            good=data / "test" / "good",
+            defects=data / "test" / "defect",
+        )
+    return left
 
 
 def _measured(bundle: Bundle, choice: BackendChoice) -> dict[str, Path]:

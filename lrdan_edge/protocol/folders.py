@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lrdan_edge.data.images import fit_frame, list_images, read_image
+from lrdan_edge.data.listing import subfolders
 from lrdan_edge.errors import DataError
 
 Array = npt.NDArray[np.uint8]
@@ -42,7 +43,7 @@ def read_part(folder: Path, classes: tuple[str, ...], channels: int) -> tuple[Ar
 def _class_folders(folder: Path, classes: tuple[str, ...]) -> list[Path]:
     if not folder.is_dir():
         raise DataError(f"{folder} does not exist", "give image folders train/<class> and test/<class>")
-    seen = {path.name for path in folder.iterdir() if path.is_dir()}
+    seen = {path.name for path in subfolders(folder)}
     for names in (classes, tuple(map(str, range(len(classes))))):
         if seen == set(names):
             return [folder / name for name in names]

@@ -20,8 +20,11 @@ from torch import Tensor
 
 from lrdan_edge.bundle.files import sha256_of
 from lrdan_edge.bundle.spec import ModelSpec
-from lrdan_edge.data.dataset import LabelledImage, mask_of
-from lrdan_edge.data.images import cut_frame, fit_frame, list_images, read_image, read_mask, tiles_of
+from lrdan_edge.data.contents import Contents, images_of
+from lrdan_edge.data.dataset import LabelledImage
+from lrdan_edge.data.images import cut_frame, fit_frame, natural_key, read_image, read_mask, tiles_of
+from lrdan_edge.data.layout import tested_part
+from lrdan_edge.data.masks import MaskFinder, masks_among
 from lrdan_edge.errors import DataError
 
 LEAST_ERROR = 1e-6
@@ -81,7 +84,7 @@ def read_known(folder: Path, spec: ModelSpec, bit_depth: int = 16) -> KnownDefec
         DataError: There is no image; an image cannot be read; the folder has good images; a mask is empty; or, with tiles, an
             image has no mask.
     """
-    images = _listed(folder)
+    images = known_images(folder)
     frames, masks = [], []
     for image in images:
         cut = cut_frame(fit_frame(read_image(image.path, bit_depth), spec.frame_shape), spec)
@@ -120,27 +123,44 @@ def _cut_mask(mask: npt.NDArray[np.bool_], spec: ModelSpec) -> Image:
     return tiles_of(np.asarray(whole > 0, np.float32), spec)
 
 
-def _listed(folder: Path) -> list[LabelledImage]:
+def known_images(folder: Path) -> list[LabelledImage]:
+    """The labelled defects in a folder, with their masks; raises DataError as `read_known` does."""
     if not folder.is_dir():
         raise DataError(
             f"{folder} is not a folder", "give a folder of defect images, which may contain masks/, as {known_defects}"
         )
-    layout = (folder / "test").is_dir()
-    if not layout and (folder / "good").is_dir():
+    if (folder / "test").is_dir():
+        part = tested_part(folder)
+        found = [
+            LabelledImage(path, kind, part.masks.get(path))
+            for kind, paths in part.kinds.items()
+            if kind != "good"
+            for path in paths
+        ]
+    else:
+        found = _defects_only(folder)
+    if not found:
+        raise DataError(f"{folder} holds no image of a defect", "add some, or leave {known_defects} out")
+    return sorted(found, key=lambda image: natural_key(image.path))
+
+
+def _defects_only(folder: Path) -> list[LabelledImage]:
+    """The defects in a folder that has nothing else but masks; raises DataError if it has good images."""
+    contents = Contents.of(folder)
+    if contents.good:
         raise DataError(
             f"{folder} holds a folder of good images, which would be learnt as defects",
             "give {instead} as {known_defects}",
             instead=folder.parent if folder.name == "test" else "a folder of defects only",
         )
-    below, masks = (folder / "test", folder / "ground_truth") if layout else (folder, folder / "masks")
+    images = [path for part in (contents.bad, contents.plain, contents.unknown) for path in images_of(part)]
+    finder = MaskFinder()
+    elsewhere = masks_among(folder, images, images_of(contents.masks))
     found = []
-    for path in list_images(below):
-        place = path.relative_to(below).parent
-        kind = place.parts[0] if place.parts else "defect"
-        if kind != ("good" if layout else "masks"):
-            found.append(LabelledImage(path, kind, mask_of(masks / place, path)))
-    if not found:
-        raise DataError(f"{folder} holds no image of a defect", "add some, or leave {known_defects} out")
+    for path in images:
+        place = path.relative_to(folder).parent
+        mask = finder.find(folder / "masks" / place, path) or contents.beside.get(path) or elsewhere.get(path)
+        found.append(LabelledImage(path, place.parts[0] if place.parts else "defect", mask))
     return found
 
 

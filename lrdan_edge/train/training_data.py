@@ -11,9 +11,11 @@ from lrdan_edge.data.check import training_notes
 from lrdan_edge.data.dataset import GoodImages, good_folders, good_images, training_folds
 from lrdan_edge.data.grouping import AUTO, NONE
 from lrdan_edge.data.images import natural_key
+from lrdan_edge.data.listing import listing_notes
+from lrdan_edge.data.mask_check import mask_notes
 from lrdan_edge.data.scan import Scan, ScannedImage
 from lrdan_edge.errors import DataError
-from lrdan_edge.train.known_defects import KnownDefects, read_known
+from lrdan_edge.train.known_defects import KnownDefects, known_images, read_known
 from lrdan_edge.train.network_images import NetworkImages, spec_of
 from lrdan_edge.train.options import TrainOptions
 from lrdan_edge.train.recipes import DEFAULT_RECIPE
@@ -101,10 +103,24 @@ def load_training_data(data: Path, options: TrainOptions) -> TrainingData:
         groups=images.groups,
         group_by=options.group_by if images.grouped or options.group_by not in (AUTO, NONE) else None,
         fingerprint=digest.hexdigest(),
-        notes=[*training_notes(data, images, scan), *_notes(scanned, spec, bit_depth, options), *cross_notes],
+        notes=[
+            *training_notes(data, images, scan),
+            *_known_notes(options),
+            *_notes(scanned, spec, bit_depth, options),
+            *cross_notes,
+        ],
         known=read_known(options.known_defects, spec, bit_depth) if options.known_defects else None,
         cross=CrossFolds(frames, folds, images.groups and [*(images.training_groups or []), *images.groups]) if folds else None,
     )
+
+
+def _known_notes(options: TrainOptions) -> list[str]:
+    """Notes about the folder of known defects and its masks."""
+    if options.known_defects is None:
+        return []
+    images = known_images(options.known_defects)
+    masks = {image.path: image.mask for image in images if image.mask}
+    return listing_notes(options.known_defects) + mask_notes(masks, [image.path for image in images], {})
 
 
 def _folds(images: GoodImages, spec: ModelSpec, options: TrainOptions) -> tuple[list[int] | None, list[str]]:

@@ -66,7 +66,7 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     fill(tmp_path / "few", 3)
     with pytest.raises(DataError, match="holds 3 images"):
         good_images(tmp_path / "few")
-    fill(tmp_path / "layout" / "train" / "ok", 9)
+    fill(tmp_path / "layout" / "train" / "parts", 9)
     with pytest.raises(DataError, match="has no folder 'good'"):
         good_images(tmp_path / "layout")
     fill(tmp_path / "half" / "test" / "good", 2)

@@ -10,6 +10,7 @@ from parts import Array
 from PIL import Image
 
 from lrdan_edge.data.images import decode_image, fit_frame, list_images, natural_key, read_image, to_eight_bits
+from lrdan_edge.data.jpeg import end_of_jpeg
 from lrdan_edge.errors import DataError
 
 
@@ -58,6 +59,40 @@ def test_a_truncated_image_is_refused(tmp_path: Path, suffix: str, share: float)
     path.write_bytes(data[: int(share * len(data))])
     with pytest.raises(DataError, match="is not a complete image"):
         read_image(path)
+
+
+def jpeg(side: int = 64) -> bytes:
+    data = cv2.imencode(".jpg", np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8))[1]
+    return bytes(data.tobytes())
+
+
+@pytest.mark.parametrize("behind", [b"\0" * 100_000, b"\xff" * 9000, b"@BRCM" + bytes(range(256)) * 100, jpeg(16)])
+def test_what_follows_a_whole_jpeg_does_not_matter(tmp_path: Path, behind: bytes) -> None:
+    """The end marker was searched in the last 4096 bytes, so a still of a Raspberry Pi counted as cut off."""
+    (tmp_path / "x.jpg").write_bytes(jpeg() + behind)
+    assert np.array_equal(read_image(tmp_path / "x.jpg"), decode_image(jpeg(), "x"))
+
+
+def test_the_end_of_a_thumbnail_does_not_end_its_image() -> None:
+    """A file cut off soon after its thumbnail counted as whole."""
+    inner = jpeg(16)
+    whole = jpeg()
+    photo = whole[:2] + b"\xff\xe1" + (len(inner) + 2).to_bytes(2, "big") + inner + whole[2:]
+    assert np.array_equal(decode_image(photo, "x"), decode_image(whole, "x"))
+    for missing in (1, 2, 500, 3000):
+        with pytest.raises(DataError, match="is not a complete image"):
+            decode_image(photo[:-missing] + b"\0" * 100, "x")
+
+
+@settings(deadline=None, max_examples=40)
+@given(seed=st.integers(0, 999), progressive=st.booleans(), restart=st.integers(0, 3))
+def test_the_end_of_every_jpeg_is_found(seed: int, progressive: bool, restart: int) -> None:
+    noise = np.random.default_rng(seed).integers(0, 256, (40, 56, 3), np.uint8)
+    options = [cv2.IMWRITE_JPEG_PROGRESSIVE, int(progressive), cv2.IMWRITE_JPEG_RST_INTERVAL, restart]
+    data = bytes(cv2.imencode(".jpg", noise, options)[1].tobytes())
+    assert end_of_jpeg(data) == len(data)
+    assert end_of_jpeg(data + data) == len(data)
+    assert end_of_jpeg(data[:-1]) is None
 
 
 def test_the_file_type_comes_from_the_bytes_not_the_name(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 import json
 import re
 import shlex
+import shutil
+from pathlib import Path
 
 import cv2
 import msgspec
@@ -107,6 +109,24 @@ def test_an_evaluation_depends_on_the_engine_it_measured(own_line: Line) -> None
 def test_a_folder_without_defects_is_refused(own_line: Line) -> None:
     with pytest.raises(DataError, match="has no folder 'test'"):
         evaluate(Bundle.open(own_line.bundle), own_line.data / "train")
+
+
+def test_good_parts_beside_defects_are_measured_without_those_that_training_used(own_line: Line, tmp_path: Path) -> None:
+    for name, part in (("OK", "test/good"), ("NG", "test/blob"), ("mask", "ground_truth/blob")):
+        shutil.copytree(own_line.data / part, tmp_path / "parts" / name)
+    bundle = Bundle.open(own_line.bundle)
+    expected, _ = evaluate(bundle, own_line.data, write=False)
+    found, _ = evaluate(bundle, tmp_path / "parts", write=False)
+    assert (found.good, found.image_auroc, found.pixel_auroc) == (expected.good, expected.image_auroc, expected.pixel_auroc)
+    assert list(found.kinds) == ["NG"]
+    first = bundle.manifest.stages["train"].results["training"][0]
+    (tmp_path / "parts/OK/trained.png").symlink_to(own_line.data / first)
+    assert evaluate(bundle, tmp_path / "parts", write=False)[0].good == expected.good
+    for path in (tmp_path / "parts/OK").iterdir():
+        if not path.is_symlink():
+            path.unlink()
+    with pytest.raises(DataError, match="training used every good image"):
+        evaluate(bundle, tmp_path / "parts", write=False)
 
 
 @pytest.mark.parametrize(

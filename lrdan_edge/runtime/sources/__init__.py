@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lrdan_edge.data.images import SUFFIXES
+from lrdan_edge.data.listing import SUFFIXES
 from lrdan_edge.errors import SourceAddressError, SourceRefusedError
 from lrdan_edge.runtime.sources import addresses, connect
 from lrdan_edge.runtime.sources.base import CapturedFrame, Source

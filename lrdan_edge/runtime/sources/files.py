@@ -7,7 +7,8 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from lrdan_edge.data.images import SUFFIXES, list_images, natural_key, read_image
+from lrdan_edge.data.images import list_images, natural_key, read_image
+from lrdan_edge.data.listing import SUFFIXES, is_left_behind
 from lrdan_edge.errors import DataError, SourceAddressError, SourceRefusedError
 from lrdan_edge.runtime.sources.base import CapturedFrame, Source
 from lrdan_edge.runtime.sources.native import quiet
@@ -24,9 +25,8 @@ def folder_images(folder: Path) -> list[Path]:
     try:
         return list_images(folder)
     except DataError as error:
-        raise SourceAddressError(error.problem, error.fix, **error.values) from error
-    except OSError as error:
-        raise SourceRefusedError(f"{error.filename} cannot be read ({error.strerror})", "check its permissions") from error
+        kind = SourceRefusedError if isinstance(error.__cause__, OSError) else SourceAddressError
+        raise kind(error.problem, error.fix, **error.values) from error
 
 
 def glob_images(pattern: str) -> list[Path]:
@@ -36,7 +36,7 @@ def glob_images(pattern: str) -> list[Path]:
         SourceAddressError: No file matches, or a matching file is not an image.
     """
     paths = sorted((Path(name) for name in glob.glob(pattern, recursive=True)), key=natural_key)  # noqa: PTH207 - also absolute
-    paths = [path for path in paths if path.is_file()]
+    paths = [path for path in paths if path.is_file() and not any(map(is_left_behind, path.parts))]
     if not paths:
         fix = "check the pattern, and quote it so that the shell does not expand it"
         raise SourceAddressError(f"no file matches {pattern!r}", fix)

@@ -102,13 +102,16 @@ def next_image(stream: "BufferedReader[Any]") -> bytes | None:
     """The bytes of the next JPEG or PNG file; None at the end.
 
     Args:
-        stream: At the first byte of an image.
+        stream: At the first byte of an image, or of zeros before it: some cameras pad their JPEGs.
 
     Raises:
         EOFError: The stream ends within an image.
         SourceFormatError: The stream holds something other than images.
     """
+    _skip_padding(stream)
     start = stream.read(2)
+    while len(start) == 2 and start[:1] == b"\xff" and start != _JPEG:  # fill bytes before a marker, or padding
+        start = start[1:] + stream.read(1)
     if not start:
         return None
     image = _Image(stream, start)
@@ -158,6 +161,17 @@ class _Image:
             if place >= 0:
                 return
         raise EOFError
+
+
+def _skip_padding(stream: "BufferedReader[Any]") -> None:
+    """Skip zero bytes, at most as many as an image may have; what follows more of them is not an image."""
+    skipped = 0
+    while skipped < MOST_BYTES and (waiting := stream.peek(1)):
+        zeros = len(waiting) - len(waiting.lstrip(b"\0"))
+        stream.read(zeros)
+        skipped += zeros
+        if zeros < len(waiting):
+            return
 
 
 def _rest_of_png(image: _Image) -> bytes:

@@ -53,6 +53,27 @@ def test_every_kind_of_jpeg(options: dict[str, int]) -> None:
     assert [next_image(pipe), next_image(pipe)] == files
 
 
+@given(
+    st.lists(st.tuples(st.sampled_from(["png", "jpg"]), st.integers(0, 300)), min_size=1, max_size=4),
+    st.sampled_from(["\0", "\xff"]),
+)
+@settings(max_examples=40, deadline=None)
+def test_padding_behind_an_image_is_skipped(kinds: list[tuple[str, int]], byte: str) -> None:
+    """Stills of a Raspberry Pi end with zeros, which used to end the source as "neither JPEG nor PNG"."""
+    files = [encoded(kind, 1) for kind, _ in kinds]
+    padding = [byte.encode("latin-1") * count for _, count in kinds]
+    ending = "" if byte == "\xff" else "\0" * 9000
+    pipe = stream(b"".join(file + behind for file, behind in zip(files, [*padding[1:], ending.encode()], strict=True)))
+    assert [next_image(pipe) for _ in files] == files
+    assert next_image(pipe) is None
+
+
+def test_endless_zeros_are_not_an_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(standard_input, "_LARGEST", 1000)
+    with pytest.raises(SourceFormatError, match="neither JPEG nor PNG"):
+        next_image(stream(encoded("jpg", 1)[:0] + b"\0" * 5000))
+
+
 @contextmanager
 def piped(data: bytes) -> Iterator[int]:
     """A file descriptor that gives these bytes and ends."""
