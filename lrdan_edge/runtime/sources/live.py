@@ -1,5 +1,6 @@
 """Cameras and streams, which deliver frames as they arrive. A lost signal is a fault, and the source reconnects."""
 
+import logging
 import random
 import threading
 import time
@@ -14,6 +15,7 @@ from lrdan_edge.runtime.sources.signal_monitor import Limits, SignalMonitor
 # Opening an RTSP stream takes about 1.2 s. With pauses of at most 0.6 s, frames resume within 2 s after the stream is back.
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 0.6
 _GRACE_S = 0.5  # the process counts as hung if it is silent this much longer than the capture's time-out
+_log = logging.getLogger(__name__)
 _RETRY_S = 10.0  # time between reconnects while images are black, frozen or of another size; reading goes on in between
 
 
@@ -53,6 +55,7 @@ class LiveSource(Source):
         self._open_timeout_s, self._silence_s = open_timeout_s, job.read_timeout_s + _GRACE_S
         self._closed = threading.Event()
         self._monitor = SignalMonitor(limits or Limits())
+        self._said_blind = False
         self._index = 0
         self._pause_s = _FIRST_PAUSE_S
         self._not_yet: SourceError | None = None
@@ -101,6 +104,7 @@ class LiveSource(Source):
             useless = self._monitor.check(message.image, message.capture_ns) if isinstance(message, FrameMessage) else None
             if isinstance(message, FrameMessage) and useless is None:
                 delivering, retry, self._pause_s = True, 0.0, _FIRST_PAUSE_S
+                self._say_if_blind()
                 index = self._next_index()
                 yield CapturedFrame.of(message.image, index, self.uri, f"frame {index}", message.capture_ns)
                 continue
@@ -113,6 +117,11 @@ class LiveSource(Source):
             if not isinstance(message, LostMessage):  # the process hangs, or delivers useless images
                 self._reader.kill()
             self._reconnect(fresh=useless is None)
+
+    def _say_if_blind(self) -> None:
+        if not self._said_blind and (why := self._monitor.blind):
+            self._said_blind = True
+            _log.warning("%s: a frozen image is noticed only if it is identical bit by bit: %s", self.uri, why)
 
     def _next_index(self) -> int:
         self._index += 1
@@ -143,6 +152,8 @@ class LiveSource(Source):
             if isinstance(message, OpenedMessage):
                 if fresh:
                     self._monitor.interrupted(time.monotonic_ns())
+                else:
+                    self._monitor.reconnected()
                 return
             if message is None:
                 self._reader.kill()
