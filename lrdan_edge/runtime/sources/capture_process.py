@@ -154,6 +154,10 @@ class CaptureWorker:
             if image is not None:
                 return image
             now = time.monotonic()
+            if size := getattr(capture, "incomplete", None):
+                self._say(kind="incomplete", size=size)
+                failed, began = 0, now
+                continue
             if now - began > 0.9 * self._timeout_s:
                 raise SourceTimeoutError(f"no frame for {now - began:.1f} s")
             failed += now - asked < _WAITED_S

@@ -6,10 +6,10 @@ import threading
 import time
 from collections.abc import Iterator
 
-from lrdan_edge.errors import SourceError, SourceTimeoutError
+from lrdan_edge.errors import SourceError, SourceFormatError, SourceTimeoutError
 from lrdan_edge.runtime.sources.base import CapturedFrame, Source
 from lrdan_edge.runtime.sources.capture_process import CaptureJob
-from lrdan_edge.runtime.sources.reader import FrameMessage, LostMessage, Message, OpenedMessage, Reader
+from lrdan_edge.runtime.sources.reader import FrameMessage, IncompleteMessage, LostMessage, Message, OpenedMessage, Reader
 from lrdan_edge.runtime.sources.signal_monitor import Limits, SignalMonitor
 
 # Opening an RTSP stream takes about 1.2 s. With pauses of at most 0.6 s, frames resume within 2 s after the stream is back.
@@ -101,6 +101,9 @@ class LiveSource(Source):
                 return
             if isinstance(message, OpenedMessage):
                 continue
+            if isinstance(message, IncompleteMessage):
+                yield self._incomplete(message.size)
+                continue
             useless = self._monitor.check(message.image, message.capture_ns) if isinstance(message, FrameMessage) else None
             if isinstance(message, FrameMessage) and useless is None:
                 delivering, retry, self._pause_s = True, 0.0, _FIRST_PAUSE_S
@@ -131,6 +134,11 @@ class LiveSource(Source):
         index = self._next_index()
         fault = f"{self.uri}: {what} ({error}); connecting again"
         return CapturedFrame.missing(fault, index, self.uri, f"frame {index}", error)
+
+    def _incomplete(self, size: int) -> CapturedFrame:
+        index = self._next_index()
+        error = SourceFormatError(f"the frame is not a complete image ({size} bytes)", "check cable, network and camera")
+        return CapturedFrame.missing(f"{self.uri}: {error}", index, self.uri, f"frame {index}", error)
 
     def _loss(self, message: Message | None) -> SourceError:
         """The error that explains a lost signal; raises the error if it is a bug."""

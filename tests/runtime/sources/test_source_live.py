@@ -171,6 +171,20 @@ def test_an_incomplete_image_is_never_delivered(
             assert min(np.abs(frame.image.astype(int) - true).mean() for true in known) < 4
 
 
+def test_a_cut_image_is_a_fault_and_the_stream_goes_on(
+    http_camera: Camera, consume: Callable[[Any], Consumer], picture: Callable[[int], Any]
+) -> None:
+    """FFmpeg fills the lower part from the image before; such images used to be judged."""
+    http_camera.cut = {5, 6, 7, 8, 12}
+    consumer = consume(open_source(http_camera.url))
+    consumer.wait(lambda: len(consumer.frames) >= 20, 10)
+    assert [frame.index for frame in consumer.faults] == [5, 6, 7, 8, 12]
+    assert all("is not a complete image (" in (frame.fault or "") for frame in consumer.faults)
+    assert all(isinstance(frame.error, SourceFormatError) for frame in consumer.faults)
+    for frame in consumer.frames[:20]:
+        assert frame.image is None or np.abs(frame.image.astype(int) - picture(frame.index)).mean() < 4
+
+
 def test_a_wrong_path_says_that_the_host_answers(http_camera: Camera) -> None:
     with pytest.raises(SourceRefusedError, match="answers, but sends no video at this address: check path"):
         open_source(http_camera.url.replace("camera", "kamera"))
