@@ -14,7 +14,10 @@ from lrdan_edge.runtime.sources.signal_monitor import Limits, SignalMonitor
 
 # Opening an RTSP stream takes about 1.2 s. With pauses of at most 0.6 s, frames resume within 2 s after the stream is back.
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 0.6
-_GRACE_S = 0.5  # the process counts as hung if it is silent this much longer than the capture's time-out
+_GRACE_S, _GRACE = (
+    0.5,
+    0.1,
+)  # the process counts as hung if it is silent this much longer than the capture's time-out (the lesser)
 _log = logging.getLogger(__name__)
 _RETRY_S = 10.0  # time between reconnects while images are black, frozen or of another size; reading goes on in between
 
@@ -52,7 +55,7 @@ class LiveSource(Source):
             SourceError: The first connection failed and `wait` is False. The type says why.
         """
         self.uri = uri
-        self._open_timeout_s, self._silence_s = open_timeout_s, job.read_timeout_s + _GRACE_S
+        self._open_timeout_s, self._silence_s = open_timeout_s, job.read_timeout_s + min(_GRACE_S, _GRACE * job.read_timeout_s)
         self._closed = threading.Event()
         self._monitor = SignalMonitor(limits or Limits())
         self._said_blind = False

@@ -328,6 +328,25 @@ def test_a_read_that_gives_up_early_is_not_a_lost_signal_before_the_timeout(
     assert not consumer.faults
 
 
+def test_an_image_that_the_decoder_kept_during_a_stall_is_not_delivered(
+    tmp_path: Path, consume: Callable[[Any], Consumer]
+) -> None:
+    consumer = consume(scripted(tmp_path, "image, pause 1.1, image, image, pause 20", "pause 20", read_timeout_s=1))
+    assert 0.8 < consumer.wait(lambda: bool(consumer.faults), 10) < 3
+    assert isinstance(consumer.faults[0].error, SourceTimeoutError)
+    assert len(consumer.frames) == 2
+
+
+def test_images_from_before_a_gap_are_not_delivered_after_it(tmp_path: Path, consume: Callable[[Any], Consumer]) -> None:
+    stream = (
+        "at 1000, image, at 1040, image, pause 1.3, at 1080, image, at 1120, image, at 2500, image, at 2540, image, pause 20"
+    )
+    consumer = consume(scripted(tmp_path, stream))
+    consumer.wait(lambda: len(consumer.frames) == 4, 10)
+    assert [int(np.max(frame.image)) - 40 for frame in consumer.frames] == [2, 4, 11, 13]
+    assert not consumer.faults
+
+
 def test_another_image_size_is_one_fault_until_the_old_size_returns(tmp_path: Path, consume: Callable[[Any], Consumer]) -> None:
     consumer = consume(scripted(tmp_path, "image*2, large*2, pause 20", "large*3, image*2, pause 20"))
     consumer.wait(lambda: len(consumer.frames) == 5, 10)
