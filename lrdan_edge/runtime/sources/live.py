@@ -135,7 +135,9 @@ class LiveSource(Source):
 
     def _fault(self, what: str, error: SourceError) -> CapturedFrame:
         index = self._next_index()
-        fault = f"{self.uri}: {what} ({error}); connecting again"
+        # With its time, every loss is another text: a list of distinct problems shows each.
+        fault = f"{self.uri}: {what} ({error}); connecting again since {time.strftime('%Y-%m-%d %H:%M:%S')}"
+        _log.info("%s", fault)
         return CapturedFrame.missing(fault, index, self.uri, f"frame {index}", error)
 
     def _incomplete(self, size: int) -> CapturedFrame:

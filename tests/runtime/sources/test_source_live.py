@@ -110,6 +110,7 @@ def test_a_killed_camera_is_one_fault_and_returns_within_two_seconds(
         assert consumer.wait(frames(seen), 5) < 2
         consumer.wait(frames(seen + 5), 5)
     assert len(consumer.faults) == 2
+    assert consumer.faults[0].fault != consumer.faults[1].fault, "each names its time"
     assert "signal lost (the connection ended); connecting again" in (consumer.faults[0].fault or "")
     assert isinstance(consumer.faults[0].error, SourceEndedError)
     assert [frame.index for frame in consumer.frames] == list(range(len(consumer.frames)))
