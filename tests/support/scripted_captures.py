@@ -11,10 +11,13 @@ from lrdan_edge.errors import SourceFormatError
 
 
 class Scripted:
-    """Each step: an image (``image``, ``grey 7``, ``noise``, ``large``), a failed read, a native call that hangs, or death."""
+    """Each step: an image (``image``, ``grey 7``, ``noise``, ``large``), a failed read, a native call that hangs, or death.
+
+    ``at 40`` sets the time in the stream, in ms.
+    """
 
     def __init__(self, script: list[str], log: Path) -> None:
-        self._script, self._log, self._number = script, log, 0
+        self._script, self._log, self._number, self._at_ms = script, log, 0, -1.0
 
     def read(self) -> tuple[bool, object]:
         step, *rest = (self._script.pop(0) if self._script else "fail").split()
@@ -28,6 +31,9 @@ class Scripted:
             import signal
 
             os.kill(os.getpid(), signal.SIGKILL)
+        if step == "at":
+            self._at_ms = float(rest[0])
+            return self.read()
         if step == "pause":
             time.sleep(float(rest[0]))
             return self.read()
@@ -39,7 +45,7 @@ class Scripted:
         return step in pictures, pictures.get(step)
 
     def get(self, propId: int, /) -> float:  # noqa: N803
-        return 30.0 if propId == cv2.CAP_PROP_FPS else -1.0
+        return {cv2.CAP_PROP_FPS: 30.0, cv2.CAP_PROP_POS_MSEC: self._at_ms}.get(propId, -1.0)
 
     def release(self) -> None:
         with (self._log / "released").open("a") as file:

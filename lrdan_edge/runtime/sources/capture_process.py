@@ -16,10 +16,12 @@ from dataclasses import dataclass
 from io import RawIOBase
 from typing import Any, BinaryIO
 
+import cv2
 import numpy as np
 
 from lrdan_edge.data.images import Frame
 from lrdan_edge.errors import SourceEndedError, SourceError, SourceTimeoutError
+from lrdan_edge.runtime.sources.jpeg_capture import JpegCapture
 from lrdan_edge.runtime.sources.native import VideoCapture, announced_fps, announced_frames, quiet, read_frame
 
 SLOTS = 3  # frames in shared memory: one being written, one in transit, one being copied out
@@ -27,6 +29,8 @@ OPEN = b"o"  # the command to connect; a digit returns the slot of that number
 BUG = "bug"  # the code of an error that is not a SourceError
 _FAILED_READS = 3  # an undecodable image fails only one read of a live stream; a lost stream fails all reads
 _WAITED_S = 0.5  # a failed read that took longer was waiting for a frame: V4L2 waits 10 s, GStreamer 30 s
+_GAP_S = 1.0  # after a read that took longer, the decoder's buffers hold images from before the gap
+_BUFFERED = 16  # at most: OpenCV decodes with at most so many threads, each of which holds one image
 _RELEASE_S = 0.5  # longest time for releasing a capture at the end
 
 
@@ -101,6 +105,7 @@ class CaptureWorker:
         self._ring, self._commands, self._answers = FrameRing(memory), commands, answers
         self._connect: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._over = threading.Event()
+        self._seen_ms, self._gap_s, self._stale = 0.0, 0.0, 0
 
     def run(self) -> None:
         """Work until the command pipe ends."""
@@ -151,13 +156,34 @@ class CaptureWorker:
             image = read_frame(capture)
             if self._over.is_set():
                 return None
-            if image is not None:
-                return image
             now = time.monotonic()
+            # An image after the timeout is an old one, which the decoder gives out because the stream stalled.
+            if image is not None and now - began < self._timeout_s:
+                if self._is_new(capture, now - asked):
+                    return image
+                began = now
+                continue
+            if size := getattr(capture, "incomplete", None):
+                self._say(kind="incomplete", size=size)
+                failed, began = 0, now
+                continue
             if now - began > 0.9 * self._timeout_s:
                 raise SourceTimeoutError(f"no frame for {now - began:.1f} s")
             failed += now - asked < _WAITED_S
         raise SourceEndedError("the connection ended")
+
+    def _is_new(self, capture: VideoCapture, waited_s: float) -> bool:
+        """Whether an image was sent after the last gap: its time in the stream has moved on by about the length of the gap."""
+        if isinstance(capture, JpegCapture):  # each packet is decoded at once, and its time is not the camera's
+            return True
+        at_ms = capture.get(cv2.CAP_PROP_POS_MSEC)
+        if waited_s > _GAP_S and at_ms > 0:
+            self._gap_s, self._stale = waited_s, _BUFFERED
+        if self._stale and at_ms - self._seen_ms < 500 * self._gap_s:
+            self._stale -= 1
+            return False
+        self._seen_ms, self._stale = at_ms, 0
+        return True
 
     def _say(self, **answer: Any) -> None:
         try:

@@ -1,19 +1,24 @@
 """Cameras and streams, which deliver frames as they arrive. A lost signal is a fault, and the source reconnects."""
 
+import logging
 import random
 import threading
 import time
 from collections.abc import Iterator
 
-from lrdan_edge.errors import SourceError, SourceTimeoutError
+from lrdan_edge.errors import SourceError, SourceFormatError, SourceTimeoutError
 from lrdan_edge.runtime.sources.base import CapturedFrame, Source
 from lrdan_edge.runtime.sources.capture_process import CaptureJob
-from lrdan_edge.runtime.sources.reader import FrameMessage, LostMessage, Message, OpenedMessage, Reader
+from lrdan_edge.runtime.sources.reader import FrameMessage, IncompleteMessage, LostMessage, Message, OpenedMessage, Reader
 from lrdan_edge.runtime.sources.signal_monitor import Limits, SignalMonitor
 
 # Opening an RTSP stream takes about 1.2 s. With pauses of at most 0.6 s, frames resume within 2 s after the stream is back.
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 0.6
-_GRACE_S = 0.5  # the process counts as hung if it is silent this much longer than the capture's time-out
+_GRACE_S, _GRACE = (
+    0.5,
+    0.1,
+)  # the process counts as hung if it is silent this much longer than the capture's time-out (the lesser)
+_log = logging.getLogger(__name__)
 _RETRY_S = 10.0  # time between reconnects while images are black, frozen or of another size; reading goes on in between
 
 
@@ -50,9 +55,10 @@ class LiveSource(Source):
             SourceError: The first connection failed and `wait` is False. The type says why.
         """
         self.uri = uri
-        self._open_timeout_s, self._silence_s = open_timeout_s, job.read_timeout_s + _GRACE_S
+        self._open_timeout_s, self._silence_s = open_timeout_s, job.read_timeout_s + min(_GRACE_S, _GRACE * job.read_timeout_s)
         self._closed = threading.Event()
         self._monitor = SignalMonitor(limits or Limits())
+        self._said_blind = False
         self._index = 0
         self._pause_s = _FIRST_PAUSE_S
         self._not_yet: SourceError | None = None
@@ -98,9 +104,13 @@ class LiveSource(Source):
                 return
             if isinstance(message, OpenedMessage):
                 continue
+            if isinstance(message, IncompleteMessage):
+                yield self._incomplete(message.size)
+                continue
             useless = self._monitor.check(message.image, message.capture_ns) if isinstance(message, FrameMessage) else None
             if isinstance(message, FrameMessage) and useless is None:
                 delivering, retry, self._pause_s = True, 0.0, _FIRST_PAUSE_S
+                self._say_if_blind()
                 index = self._next_index()
                 yield CapturedFrame.of(message.image, index, self.uri, f"frame {index}", message.capture_ns)
                 continue
@@ -114,14 +124,26 @@ class LiveSource(Source):
                 self._reader.kill()
             self._reconnect(fresh=useless is None)
 
+    def _say_if_blind(self) -> None:
+        if not self._said_blind and (why := self._monitor.blind):
+            self._said_blind = True
+            _log.warning("%s: a frozen image is noticed only if it is identical bit by bit: %s", self.uri, why)
+
     def _next_index(self) -> int:
         self._index += 1
         return self._index - 1
 
     def _fault(self, what: str, error: SourceError) -> CapturedFrame:
         index = self._next_index()
-        fault = f"{self.uri}: {what} ({error}); connecting again"
+        # With its time, every loss is another text: a list of distinct problems shows each.
+        fault = f"{self.uri}: {what} ({error}); connecting again since {time.strftime('%Y-%m-%d %H:%M:%S')}"
+        _log.info("%s", fault)
         return CapturedFrame.missing(fault, index, self.uri, f"frame {index}", error)
+
+    def _incomplete(self, size: int) -> CapturedFrame:
+        index = self._next_index()
+        error = SourceFormatError(f"the frame is not a complete image ({size} bytes)", "check cable, network and camera")
+        return CapturedFrame.missing(f"{self.uri}: {error}", index, self.uri, f"frame {index}", error)
 
     def _loss(self, message: Message | None) -> SourceError:
         """The error that explains a lost signal; raises the error if it is a bug."""
@@ -143,6 +165,8 @@ class LiveSource(Source):
             if isinstance(message, OpenedMessage):
                 if fresh:
                     self._monitor.interrupted(time.monotonic_ns())
+                else:
+                    self._monitor.reconnected()
                 return
             if message is None:
                 self._reader.kill()

@@ -9,6 +9,7 @@ import numpy as np
 
 from lrdan_edge.data.images import Frame
 from lrdan_edge.errors import SourceError
+from lrdan_edge.runtime.sources.jpeg_capture import JpegCapture, raw_jpeg
 
 # OpenCV reads these variables whenever it opens a capture. The user's own settings are kept.
 _ENVIRONMENT = {
@@ -80,8 +81,8 @@ class VideoCapture(Protocol):
         ...
 
 
-def open_ffmpeg(target: str, open_timeout_s: float, read_timeout_s: float) -> cv2.VideoCapture | None:
-    """Open a file or stream with FFmpeg; None if it cannot be opened. Call this within `quiet`."""
+def open_ffmpeg(target: str, open_timeout_s: float, read_timeout_s: float) -> "VideoCapture | None":
+    """Open a file or stream with FFmpeg; None if it cannot be opened. Call this within `quiet`. MJPEG is decoded here."""
     parameters = [
         *(cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, int(open_timeout_s * 1000)),
         *(cv2.CAP_PROP_READ_TIMEOUT_MSEC, int(read_timeout_s * 1000)),
@@ -91,7 +92,7 @@ def open_ffmpeg(target: str, open_timeout_s: float, read_timeout_s: float) -> cv
     except cv2.error as error:
         raise SourceError(f"OpenCV cannot open videos here ({error.err})", "install opencv-python-headless") from error
     if capture.isOpened():
-        return capture
+        return JpegCapture(capture) if raw_jpeg(capture) else capture
     capture.release()
     return None
 

@@ -2,8 +2,8 @@
 
 Frames pass through anonymous shared memory, which the kernel frees whichever process ends first. The child's standard input
 carries the job (so that no process list shows its credentials), commands, and the numbers of slots that were copied out. Its
-standard output carries answers, one JSON object per line: ``ready``, ``opened``, ``frame``, or ``lost`` with an error's code and
-fields. The child ends when its standard input ends, and therefore also when its parent ends.
+standard output carries answers, one JSON object per line: ``ready``, ``opened``, ``frame``, ``incomplete``, or ``lost`` with an error's
+code and fields. The child ends when its standard input ends, and therefore also when its parent ends.
 """
 
 import contextlib
@@ -49,13 +49,20 @@ class FrameMessage:
 
 
 @dataclass(frozen=True, slots=True)
+class IncompleteMessage:
+    """A frame came that is not complete; holds its size in bytes. The connection goes on."""
+
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class LostMessage:
     """The connection failed or ended; holds the error. No message follows until `Reader.open`."""
 
     error: Exception
 
 
-Message = OpenedMessage | FrameMessage | LostMessage
+Message = OpenedMessage | FrameMessage | IncompleteMessage | LostMessage
 
 
 class Reader:
@@ -115,6 +122,8 @@ class Reader:
         if answer["kind"] == "frame":
             image = process.frame(answer)
             return None if image is None else FrameMessage(image, answer["capture_ns"])
+        if answer["kind"] == "incomplete":
+            return IncompleteMessage(answer["size"])
         if answer["kind"] == "opened":
             return OpenedMessage(answer["fps"], answer["frames"])
         if answer["code"] == BUG:

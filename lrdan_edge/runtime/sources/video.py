@@ -5,12 +5,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import cv2
-
 from lrdan_edge.errors import SourceAddressError, SourceFormatError, SourceRefusedError
 from lrdan_edge.runtime.sources.base import CapturedFrame, Source
 from lrdan_edge.runtime.sources.containers import Kind, kind_of, matroska_is_truncated, mp4_has_index
-from lrdan_edge.runtime.sources.native import announced_fps, announced_frames, open_ffmpeg, quiet, read_frame
+from lrdan_edge.runtime.sources.native import VideoCapture, announced_fps, announced_frames, open_ffmpeg, quiet, read_frame
 from lrdan_edge.runtime.sources.rate_limiter import RateLimiter
 
 # A packet that cannot be decoded fails one read; the next read continues after it. This many failures in a row mean the end.
@@ -57,12 +55,12 @@ class VideoSource(Source):
         self._closed = threading.Event()
         self._using = threading.Lock()
         self._kind: Kind = _kind(path) if path else "other"
-        self._capture: cv2.VideoCapture | None = self._open()
+        self._capture: VideoCapture | None = self._open()
         self.fps = announced_fps(self._capture)
         self._announced = announced_frames(self._capture)
         self.frames = None if loop else self._announced
 
-    def _open(self) -> cv2.VideoCapture:
+    def _open(self) -> VideoCapture:
         try:
             with quiet:
                 capture = open_ffmpeg(self._target, *self._timeouts)

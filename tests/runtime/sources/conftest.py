@@ -53,6 +53,7 @@ class HttpCamera:
         self.port = 0
         self.silent = threading.Event()
         self.stop_mid_frame = False
+        self.cut = set[int]()
 
     @property
     def url(self) -> str:
@@ -76,6 +77,7 @@ class HttpCamera:
                         if camera.silent.is_set():
                             continue
                         data = camera._jpeg(number)
+                        data = data[: len(data) * 6 // 10] if number in camera.cut else data
                         head = b"--next\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(data)
                         half = camera.stop_mid_frame and number == 10
                         self.wfile.write(head + (data[: len(data) // 2] if half else data + b"\r\n"))

@@ -66,6 +66,18 @@ def images(frames: list[CapturedFrame]) -> list[Frame]:
     return [frame.image for frame in frames if frame.image is not None]
 
 
+def test_a_cut_image_of_a_recording_is_a_fault(video: Callable[[str, str], Path], tmp_path: Path) -> None:
+    data = bytearray(video("avi", "MJPG").read_bytes())
+    starts = [place for place in range(len(data)) if data[place : place + 3] == b"\xff\xd8\xff"]
+    assert len(starts) == FRAMES
+    data[starts[10] + 400 : starts[11] - 8] = bytes(starts[11] - 8 - starts[10] - 400)
+    (tmp_path / "cut.avi").write_bytes(data)
+    with open_source(tmp_path / "cut.avi") as source:
+        frames = list(source)
+    assert [frame.index for frame in frames if frame.image is None] == [10]
+    assert len(frames) == FRAMES
+
+
 @pytest.mark.parametrize(("suffix", "codec"), CONTAINERS)
 def test_every_frame_in_order(
     video: Callable[[str, str], Path],
