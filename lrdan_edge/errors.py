@@ -18,6 +18,8 @@ LrdanError                 the base: the problem, the value seen and the fix
 │   ├── SourceFormatError  its data cannot be decoded, or has another format than requested
 │   └── SourceSignalError  frames arrive but show nothing: black, frozen, or of another size than before
 ├── BackendError           inference failed
+│   └── HungBackendError   inference does not return: only the end of the process frees what it holds
+├── SinkError              verdicts or pictures cannot be written
 └── MissingExtraError      an optional package is not installed
 
 An error keeps its parts: the problem, the fix, and the values that the fix names. As text it names the library's parameters
@@ -215,6 +217,18 @@ class BackendError(LrdanError):
     """Inference failed."""
 
     code = "backend"
+
+
+class HungBackendError(BackendError):
+    """Inference has not returned in time, and may never: closing the backend would wait for it."""
+
+    code = "hung-backend"
+
+
+class SinkError(LrdanError):
+    """Verdicts or pictures could not be written for too long."""
+
+    code = "sink"
 
 
 class DriftError(BackendError):

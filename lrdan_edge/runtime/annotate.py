@@ -11,7 +11,9 @@ from lrdan_edge.runtime.verdict import Verdict
 COLOURS = {"good": (80, 175, 76), "reject": (60, 60, 220), "fault": (0, 165, 255)}
 """Border by outcome, BGR."""
 
-_SMALLEST = 320
+_SMALLEST, _LARGEST = 320, 2048
+"""Least and most pixels of a drawn frame's sides; a side that the other one keeps small is filled up with border."""
+
 _REGION_LINE = (220, 220, 220)
 
 
@@ -55,17 +57,18 @@ def _level(heatmap: npt.NDArray[np.float32], maximum: float) -> npt.NDArray[np.f
 
 
 def annotate(frame: Frame, verdict: Verdict) -> Frame:
-    """Draw heatmap, outcome, score and threshold on a frame; a small frame is enlarged first.
+    """Draw heatmap, outcome, score and threshold on a frame; a small frame is enlarged first, a large one reduced.
+
+    The time and the memory that it takes are bounded, whatever the frame's size.
 
     Args:
         frame: uint8 [H, W], [H, W, 1] or [H, W, 3] (BGR).
         verdict: The frame's verdict.
 
     Returns:
-        uint8 [H', W', 3] (BGR).
+        uint8 [H', W', 3] (BGR): the frame with its proportions, at most 2048 pixels high and wide, and a border.
     """
-    scale = max(1, -(-_SMALLEST // min(frame.shape[:2])))
-    image = cv2.resize(as_bgr(frame), None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST)
+    image = _in_drawing_size(frame)
     if verdict.heatmap is not None:
         image = overlay(np.asarray(image, np.uint8), verdict.heatmap, overlay_maximum(verdict), verdict.region)
     colour = COLOURS[verdict.outcome]
@@ -74,12 +77,23 @@ def annotate(frame: Frame, verdict: Verdict) -> Frame:
         words += f" (this frame {verdict.own_outcome})"
     if verdict.score is not None:
         words += f"  score {verdict.score:.3g}  limit {verdict.threshold:.3g}"
-    size = image.shape[1] / 700
+    width = max(_SMALLEST, image.shape[1])
+    size = width / 700
     thickness = max(1, round(2 * size))
     band = round(40 * size) + 8
-    canvas = cv2.copyMakeBorder(image, band, 6, 6, 6, cv2.BORDER_CONSTANT, value=colour)
+    canvas = cv2.copyMakeBorder(image, band, 6, 6, 6 + width - image.shape[1], cv2.BORDER_CONSTANT, value=colour)
     cv2.putText(canvas, words, (10, band - 8), cv2.FONT_HERSHEY_SIMPLEX, size, (255, 255, 255), thickness, cv2.LINE_AA)
     return np.asarray(canvas, np.uint8)
+
+
+def _in_drawing_size(frame: Frame) -> Frame:
+    """The frame, uint8 [H', W', 3]: enlarged by a whole factor if it is small, reduced if a side is longer than `_LARGEST`."""
+    short, long = sorted(frame.shape[:2])
+    if long > _LARGEST:
+        height, width = (max(1, round(side * _LARGEST / long)) for side in frame.shape[:2])
+        return as_bgr(np.asarray(cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA), np.uint8))
+    factor = min(max(1, -(-_SMALLEST // short)), _LARGEST // long)
+    return np.asarray(cv2.resize(as_bgr(frame), None, fx=factor, fy=factor, interpolation=cv2.INTER_NEAREST), np.uint8)
 
 
 def overlay_maximum(verdict: Verdict) -> float:

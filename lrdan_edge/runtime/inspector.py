@@ -17,7 +17,7 @@ from lrdan_edge.data.images import Frame, fit_frame, to_eight_bits
 from lrdan_edge.engines.golden import check_against_threshold
 from lrdan_edge.engines.select import BackendChoice, choose
 from lrdan_edge.errors import BackendError, DataError, LrdanError, MissingStageError
-from lrdan_edge.runtime.verdict import Thresholder, Verdict, Verdicts
+from lrdan_edge.runtime.verdict import NothingInspected, Thresholder, Verdict, Verdicts
 
 
 def decision_for(bundle: Bundle, choice: BackendChoice) -> GraphDecision:
@@ -126,7 +126,8 @@ class Inspector:
         opened.decision()  # check first that there is one
         choice = choose(opened, backend, precision)
         decision = decision_for(opened, choice)
-        thresholder = Thresholder(decision, threshold, opened.manifest.model.region_fractions)
+        kind = NothingInspected if choice.backend == "null" else Thresholder
+        thresholder = kind(decision, threshold, opened.manifest.model.region_fractions)
         return cls(opened, open_verified(opened, choice, decision, Cores(threads, spin)), thresholder, choice)
 
     def require_gpu(self) -> None:

@@ -138,3 +138,11 @@ class Thresholder:
     def fault(self, reason: str) -> Verdict:
         """The verdict on a frame without a score."""
         return Verdict("fault", None, self.threshold, None, None, reason, self.region)
+
+
+class NothingInspected(Thresholder):
+    """Makes every frame a fault: no score of a backend that inspects nothing may pass for that of a good part."""
+
+    def verdict(self, score: float, heatmap: npt.NDArray[np.float32] | None = None) -> Verdict:  # noqa: ARG002
+        """A fault, whatever the score."""
+        return self.fault("nothing was inspected: the null backend only measures the loop")

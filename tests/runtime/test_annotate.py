@@ -1,12 +1,16 @@
 """What an inspector sees on a frame: the glow is where the score comes from, whatever the scale of scores is."""
 
+import resource
+import time
+
 import numpy as np
 import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lrdan_edge.runtime.annotate import overlay
+from lrdan_edge.runtime.annotate import annotate, overlay
+from lrdan_edge.runtime.verdict import Verdict
 
 FRAME = np.random.default_rng(0).integers(0, 90, (40, 60, 3), np.uint8)
 HEAT = np.random.default_rng(1).normal(-12, 1, (40, 60)).astype(np.float32)
@@ -43,3 +47,17 @@ def test_values_that_are_not_finite_are_not_highlighted() -> None:
     heat[0] = np.nan
     assert not changed(heat, -2.0)[0].any()
     assert not changed(np.full((40, 60), np.nan, np.float32), -2.0).any()
+
+
+@pytest.mark.parametrize("shape", [(1, 5000), (5000, 1), (1, 1), (3648, 5472, 3), (2, 60000, 3), (40, 60, 3)])
+def test_drawing_is_bounded_in_size_time_and_memory(shape: tuple[int, ...]) -> None:
+    frame = np.random.default_rng(0).integers(0, 255, shape, np.uint8)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    started = time.process_time()
+    drawn = annotate(frame, Verdict("reject", 2.0, 1.0, 0.01, np.eye(32, dtype=np.float32)))
+    assert time.process_time() - started < 5
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 1 << 20, "1 GB"
+    assert 320 <= drawn.shape[1] <= 2048 + 12
+    assert max(drawn.shape) < 2300
+    if max(shape) == 60:
+        assert drawn.shape[1] == 8 * 60 + 12, "a small frame is enlarged as before"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from loop_parts import Frames, numbered
+from loop_parts import Frames, constant, numbered
 from parts import Line, good_image, write
 
 from lrdan_edge import Inspector, open_source
@@ -34,7 +34,7 @@ def test_a_run_records_verdicts_frames_and_its_result(line: Line, tmp_path: Path
 
 
 def test_without_a_folder_nothing_is_recorded_and_live_faults_do_not_fail_the_run(line: Line, tmp_path: Path) -> None:
-    with Inspector.open(line.bundle, backend="null") as inspector:
+    with constant(line.bundle) as inspector:
         run = RecordedRun(inspector, [Frames(numbered(5), live=True)], None)
         run.run()
     assert run.progress.complete

@@ -12,39 +12,27 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from queue import SimpleQueue
 
-import numpy as np
-
-from lrdan_edge.backends.base import Detections
-from lrdan_edge.data.images import Frame
-from lrdan_edge.errors import BackendError, DataError, LrdanError, SourceError
+from lrdan_edge.errors import BackendError, DataError, HungBackendError, LrdanError, SinkError, SourceError
 from lrdan_edge.runtime.inspector import Inspector
 from lrdan_edge.runtime.loop.capture_stage import CaptureStage
-from lrdan_edge.runtime.loop.frame_queue import FrameQueue, Policy, ReadyFrame
+from lrdan_edge.runtime.loop.frame_queue import FrameQueue, Policy
+from lrdan_edge.runtime.loop.inference import InferenceStage, Scored
 from lrdan_edge.runtime.loop.progress import Progress, SourceProgress
-from lrdan_edge.runtime.loop.reorder_buffer import ReorderBuffer
+from lrdan_edge.runtime.loop.watchdog import DEADLINE_S, SINKS_S, STOP_S, WARM_UP_S, Stopwatches
 from lrdan_edge.runtime.rule import Rule
 from lrdan_edge.runtime.rule_filter import RuleFilter
-from lrdan_edge.runtime.sinks.base import InspectedFrame, Sink, SinkWorker
+from lrdan_edge.runtime.sinks.base import InspectedFrame, Sink
+from lrdan_edge.runtime.sinks.worker import SINK_TIMEOUT_S, SinkWorker
 from lrdan_edge.runtime.sources.base import Source
 from lrdan_edge.runtime.verdict import Verdict
 
 _WAITING_FRAMES = 8
 _CLOSE_S = 10.0
+_SLACK_S = 1.5  # after a request to stop, for sources and threads to end once sinks have
+_TICK_S = 0.25
 BACKEND_GONE_S = 30.0  # a backend that only fails for this long ends the run
-
-
-@dataclass(frozen=True, slots=True)
-class _Scored:
-    """A batch after inference: the scores of its frames with an image, or why there are no scores."""
-
-    frames: list[ReadyFrame]
-    detections: Detections | None
-    failure: str | None
-    taken_ns: int
-    scored_ns: int
 
 
 class InspectionLoop:
@@ -65,6 +53,8 @@ class InspectionLoop:
         heatmaps: bool = True,
         rule: Rule | None = None,
         in_flight: int | None = None,
+        deadline_s: float = DEADLINE_S,
+        sink_timeout_s: float = SINK_TIMEOUT_S,
     ) -> None:
         """Connect the parts.
 
@@ -78,6 +68,8 @@ class InspectionLoop:
             heatmaps: Whether a sink uses heatmaps.
             rule: When a part is rejected; None: whenever a frame's score exceeds the threshold.
             in_flight: Number of batches in the backend at the same time; None: as many as it overlaps.
+            deadline_s: Seconds after which a batch is a fault and the run ends, because the backend hangs.
+            sink_timeout_s: Seconds after which a recording sink that keeps failing ends the run.
 
         Raises:
             DataError: There is no source, or the rule cannot be applied to this bundle.
@@ -88,32 +80,39 @@ class InspectionLoop:
             raise DataError("there is no source to inspect", "give one")
         self._policies: list[Policy] = [policy or ("latest" if source.live else "every") for source in self._sources]
         self._batch = batch
-        self._heatmaps = heatmaps or (rule is not None and rule.needs_heatmap)
-        self._in_flight = in_flight or inspector.backend.spec.in_flight
+        self._deadline_s, self._sink_timeout_s = deadline_s, sink_timeout_s
         self._frame_queue = FrameQueue([(self._queue_size(one), one) for one in self._policies])
-        self._scored: ReorderBuffer[_Scored] = ReorderBuffer(self._in_flight + 1, self._in_flight)
+        self._inference = InferenceStage(
+            inspector,
+            self._frame_queue,
+            self._end,
+            batch=batch,
+            heatmaps=heatmaps or (rule is not None and rule.needs_heatmap),
+            in_flight=in_flight or inspector.backend.spec.in_flight,
+        )
         self._rule_filters = [RuleFilter.of(inspector, rule) for _ in self._sources] if rule else None
         self._sinks = list(sinks)
         self._sink_workers: list[SinkWorker] = []
         self._started = False
-        self._bug: Exception | None = None
+        self._error: Exception | None = None
         self._failing_since_ns: int | None = None
-        self._stop_requests: SimpleQueue[None] = SimpleQueue()
-        self._stopping = threading.Event()
+        self._stop_requests: SimpleQueue[bool] = SimpleQueue()
+        self._stopping, self._over = threading.Event(), threading.Event()
+        self._asked_at: float | None = None
         self.progress = Progress([SourceProgress(source.uri, source.live) for source in self._sources])
-        self._capture_stages = [
-            CaptureStage(
-                number,
-                source,
-                inspector,
-                self._frame_queue,
-                self.progress.sources[number],
-                self._stopping,
-                policy=self._policies[number],
-                keeps_images=any(sink.pictures for sink in self._sinks),
-            )
-            for number, source in enumerate(self._sources)
-        ]
+        self._capture_stages = [self._capture_stage(number) for number in range(len(self._sources))]
+
+    def _capture_stage(self, number: int) -> CaptureStage:
+        return CaptureStage(
+            number,
+            self._sources[number],
+            self._inspector,
+            self._frame_queue,
+            self.progress.sources[number],
+            self._stopping,
+            policy=self._policies[number],
+            keeps_images=any(sink.pictures for sink in self._sinks),
+        )
 
     def _queue_size(self, policy: Policy) -> int:
         """Frames that may wait per source: for one batch of a live source, for two of a recorded one."""
@@ -130,25 +129,31 @@ class InspectionLoop:
             SourceError: One or more sources failed; all frames that arrived have been inspected and delivered. If only one source
                 failed, this is its error, and the type says why.
             BackendError: Every call of the backend has failed for `BACKEND_GONE_S` seconds.
+            HungBackendError: A call of the backend has not returned in time. Its thread cannot be ended, and closing the backend
+                would wait for it: end the process with ``os._exit``.
+            SinkError: A recording sink has failed for too long.
         """
         if self._started:
             raise RuntimeError("this loop has already run: make a new one")
         self._started = True
-        self._sink_workers = [SinkWorker(sink) for sink in self._sinks]
+        self._sink_workers = [
+            SinkWorker(sink, timeout_s=self._sink_timeout_s, on_timeout=lambda why: self._end(SinkError(why)))
+            for sink in self._sinks
+        ]
         for worker in self._sink_workers:
             self.progress.latency[f"deliver {worker.name}"] = worker.latency
         threads = [threading.Thread(target=self._end_sources, name="stop", daemon=True)]
-        threads[0].start()
-        threads += [threading.Thread(target=self._infer, name=f"infer {n}", daemon=True) for n in range(self._in_flight)]
+        threads.append(threading.Thread(target=self._watch, name="watchdog", daemon=True))
+        for thread in threads:
+            thread.start()
         started = time.monotonic()
         try:
-            self._inspector.warm_up(self._batch)
+            self._inference.warm_up()
             started = time.monotonic()
             for capture in self._capture_stages:
                 capture.start()
-            for thread in threads[1:]:
-                thread.start()
-            while (scored := self._scored.get()) is not None:
+            self._inference.start()
+            while (scored := self._inference.scored.get()) is not None:
                 self._decide(scored)
                 self._require_working_backend(scored)
                 self.progress.seconds = time.monotonic() - started
@@ -160,60 +165,105 @@ class InspectionLoop:
         self._raise_failures()
         return self.progress
 
-    def _require_working_backend(self, scored: _Scored) -> None:
+    def _require_working_backend(self, scored: Scored) -> None:
         """End the run if the backend keeps failing: only a new process can use a GPU again after it was lost."""
         if scored.detections is not None:
             self._failing_since_ns = None
         elif scored.failure is not None:
             self._failing_since_ns = self._failing_since_ns or scored.taken_ns
             failing_s = (scored.scored_ns - self._failing_since_ns) / 1e9
-            if failing_s >= BACKEND_GONE_S:
+            if failing_s >= BACKEND_GONE_S and self._inference.ending is None:
                 problem = f"the backend has failed for {failing_s:.0f} s without a pause ({scored.failure})"
-                raise BackendError(problem, "start again")
+                self._end(BackendError(problem, "start again"))
 
     def stop(self) -> None:
-        """End the run: capture no new frames; inspect and deliver those captured. Callable from any thread or signal handler."""
-        self._stop_requests.put(None)  # needs no lock that the signal handler's thread may hold; `_end_sources` does the rest
+        """End the run: capture no new frames; inspect and deliver those captured. Callable from any thread or signal handler.
+
+        What has not been inspected and delivered a few seconds later is recorded as faults and gaps: the run ends within ten seconds.
+        """
+        self._stop_requests.put(True)  # needs no lock that the signal handler's thread may hold; `_end_sources` does the rest
+
+    def _end(self, error: Exception) -> None:
+        """End the run because of an error, which `run` raises; frames that are not yet inspected become faults."""
+        self._error = self._error or error
+        self._inference.ending = self._inference.ending or f"not inspected, because the run ended: {error}"
+        self.stop()
 
     def _end_sources(self) -> None:
-        """Wait for `stop`, then close the sources."""
-        self._stop_requests.get()
+        """Wait for `stop`, or for the end of the run, then close the sources."""
+        if self._stop_requests.get():
+            self._asked_at = time.monotonic()
         self._stopping.set()
         self._frame_queue.end()
         for source in self._sources:
             source.close()
 
+    def _watch(self) -> None:
+        """Look for what hangs, until the run is over."""
+        tick_s = min(_TICK_S, self._deadline_s / 4, self._sink_timeout_s / 4)
+        watches = Stopwatches(tick_s)
+        while not self._over.wait(tick_s):
+            watches.tick()
+            asked_s = 0.0 if self._asked_at is None else time.monotonic() - self._asked_at
+            if asked_s > STOP_S:
+                self._inference.ending = self._inference.ending or "not inspected, because the run was stopped"
+                for worker in self._sink_workers:
+                    worker.hurry(time.monotonic() - asked_s + STOP_S + 1 + SINKS_S)
+            for worker in self._sink_workers:
+                if watches.overdue(worker.name, [worker.attempt] if worker.attempt else [], self._sink_timeout_s):
+                    worker.stop(f"it has not answered for {self._sink_timeout_s:g} s")
+            self._watch_backend(watches, asked_s)
+
+    def _watch_backend(self, watches: Stopwatches, asked_s: float) -> None:
+        inference, stopped = self._inference, asked_s > STOP_S + 1
+        waited = f"the backend has not answered {'since the run was stopped' if stopped else f'for {self._deadline_s:g} s'}"
+        if watches.overdue(
+            "warm-up", [True] if inference.warming_up else [], 0 if stopped else max(WARM_UP_S, self._deadline_s)
+        ):
+            inference.abort_warm_up(HungBackendError(waited, "start again"))
+        if hung := watches.overdue("backend", inference.going, 0 if stopped else self._deadline_s):
+            inference.ending = inference.ending or waited
+            self._stopping.set()
+            self._frame_queue.end()
+            if inference.give_up(hung, waited):
+                self._error = self._error or HungBackendError(waited, "start again")
+                self.stop()
+
     def _finish(self, threads: list[threading.Thread]) -> None:
-        self._scored.abandon()
-        self.stop()
-        deadline = time.monotonic() + _CLOSE_S
+        self._inference.scored.abandon()
+        self._stop_requests.put(False)
+        for worker in self._sink_workers:
+            worker.close(lambda one=worker: (one.stopped and one.attempt is not None) or self._late_s() > 0.5)  # type: ignore[misc]
+        self._over.set()
+        deadline = time.monotonic() + (_CLOSE_S if self._asked_at is None else max(0.0, _SLACK_S - self._late_s()))
         for capture in self._capture_stages:
             capture.join(max(0.0, deadline - time.monotonic()))
+        self._inference.join(max(0.0, deadline - time.monotonic()))
         for thread in threads:
-            if thread.ident is not None:  # None: it was never started
-                thread.join(max(0.0, deadline - time.monotonic()))
-        for worker in self._sink_workers:
-            worker.close()
+            thread.join(max(0.0, deadline - time.monotonic()))
         self._note_failed_sinks()
         now = time.monotonic_ns()
         for source in self.progress.sources:
             source.finish(now)
 
+    def _late_s(self) -> float:
+        """Seconds since sinks should have written everything after a request to stop; negative before."""
+        return -math.inf if self._asked_at is None else time.monotonic() - self._asked_at - STOP_S - 1 - SINKS_S
+
     def _note_failed_sinks(self) -> None:
-        """Record failed sinks, and how many frames of each source they did not receive."""
-        failed = [worker for worker in self._sink_workers if worker.problems]
-        for worker in failed:
-            self.progress.failed_sinks.add(worker.name)
+        """Record failures of sinks, and how many frames of each source they did not receive."""
+        for worker in self._sink_workers:
+            if worker.stopped or worker.lost:
+                self.progress.failed_sinks.add(worker.name)
             for problem in worker.problems:
                 self.progress.note(problem, always=True)
-        if failed:
-            for number, source in enumerate(self.progress.sources):
-                source.lost_by_sink = sum(worker.lost[number] for worker in failed)
+        for number, source in enumerate(self.progress.sources):
+            source.lost_by_sink = sum(worker.lost[number] for worker in self._sink_workers)
 
     def _raise_failures(self) -> None:
-        """Raise the first bug, or else one error for all failed sources."""
-        if self._bug is not None:
-            raise self._bug
+        """Raise what ended the run, or else one error for all failed sources."""
+        if self._error is not None:
+            raise self._error
         errors = [source.error for source in self.progress.sources if source.error is not None]
         for error in errors:
             if len(errors) == 1 or not isinstance(error, LrdanError):
@@ -222,34 +272,7 @@ class InspectionLoop:
             reasons = "; ".join(map(str, errors))
             raise SourceError(f"{len(errors)} of {len(self._sources)} sources failed: {reasons}")
 
-    def _infer(self) -> None:
-        """Run the inference thread: take batches from the frame queue, and pass scores to the caller's thread."""
-        buffer = np.empty((self._batch, *self._inspector.backend.spec.frame_shape), np.uint8)
-        try:
-            while True:
-                number, frames = self._frame_queue.take(self._batch)
-                if not frames:
-                    break
-                self._scored.put(number, self._score(frames, buffer))
-        except Exception as error:  # a bug: `run` raises it
-            self._bug = error
-            self._scored.abandon()
-        finally:
-            self._scored.leave()
-
-    def _score(self, frames: list[ReadyFrame], buffer: Frame) -> _Scored:
-        taken = time.monotonic_ns()
-        images = [ready.resized for ready in frames if ready.resized is not None]
-        detections, failure = None, None
-        if images:
-            batch = images[0][np.newaxis] if len(images) == 1 else np.stack(images, out=buffer[: len(images)])
-            try:
-                detections = self._inspector.backend.infer(batch, heatmap=self._heatmaps)
-            except LrdanError as error:
-                failure = str(error)
-        return _Scored(frames, detections, failure, taken, time.monotonic_ns())
-
-    def _decide(self, scored: _Scored) -> None:
+    def _decide(self, scored: Scored) -> None:
         """Make the verdicts of a batch, count and deliver them."""
         progress, latency = self.progress, self.progress.latency
         verdicts = self._verdicts(scored)
@@ -282,7 +305,7 @@ class InspectionLoop:
             progress.sources[number].dropped = self._frame_queue.dropped(number)
         progress.count_batch(time.monotonic_ns(), len(inspected))
 
-    def _verdicts(self, scored: _Scored) -> list[Verdict]:
+    def _verdicts(self, scored: Scored) -> list[Verdict]:
         """One verdict per frame, in order. Frames without an image, and all frames of a failed batch, are faults."""
         thresholder, detections = self._inspector.thresholder, scored.detections
         scores = iter(() if detections is None else detections.score.tolist())

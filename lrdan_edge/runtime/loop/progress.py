@@ -98,6 +98,7 @@ class Progress:
         problems: Problems in order of time: each only once, at most 100, and every failed sink.
         failed_sinks: Names of the sinks that failed.
         seconds: Time since the start.
+        identity: The run's name, and what judges its frames, ready for JSON; empty if the run is not recorded.
     """
 
     sources: list[SourceProgress] = field(default_factory=list)
@@ -109,6 +110,7 @@ class Progress:
     problems: list[str] = field(default_factory=list)
     failed_sinks: set[str] = field(default_factory=set)
     seconds: float = 0.0
+    identity: dict[str, object] = field(default_factory=dict)
     _noted: set[str] = field(default_factory=set)
     _counted: int = 0
     _recent: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=64))
@@ -163,6 +165,7 @@ class Progress:
     def as_dict(self) -> dict[str, object]:
         """The counts, without the last verdicts, ready for JSON: the content of ``run.json``."""
         return {
+            **self.identity,
             "seconds": round(self.seconds, 3),
             "frames": self.frames,
             "outcomes": dict(self.outcomes),

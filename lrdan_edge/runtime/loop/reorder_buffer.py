@@ -28,6 +28,11 @@ class ReorderBuffer(Generic[Item]):
                 self._items[number] = item
                 self._changed.notify_all()
 
+    def enter(self) -> None:
+        """Note that one more producer adds items."""
+        with self._changed:
+            self._producers += 1
+
     def leave(self) -> None:
         """Note that one producer adds no more items."""
         with self._changed:

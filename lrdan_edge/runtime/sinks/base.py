@@ -1,13 +1,8 @@
-"""The interface of a sink, and the thread that writes to it, so that a slow sink does not delay inspection."""
+"""The interface of a sink, and what it is given."""
 
-import threading
-import time
-from collections import Counter, deque
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from lrdan_edge.runtime.histogram import LatencyHistogram
 from lrdan_edge.runtime.sources.base import CapturedFrame
 from lrdan_edge.runtime.verdict import Verdict
 
@@ -51,102 +46,44 @@ class Sink(Protocol):
         ...
 
 
-class SinkWorker:
-    """Writes frames to one sink from a separate thread.
-
-    A sink that fails receives no more frames; inspection continues.
+@dataclass
+class Gap:
+    """Frames of one source that a sink has lost, in a row.
 
     Attributes:
-        problems: Why the sink failed; empty while it works.
-        lost: Number of frames that it did not receive because it had failed, by the number of their source.
-        latency: Time from verdict until the sink has written the frame.
+        first: The first of them, without its image.
+        last: The last of them, without its image.
+        count: How many.
+        reason: Why.
     """
 
-    def __init__(self, sink: Sink, *, size: int | None = None) -> None:
-        """Start the thread.
+    first: InspectedFrame
+    last: InspectedFrame
+    count: int
+    reason: str
 
-        Args:
-            sink: The sink; `close` closes it.
-            size: Most frames that wait; None: 16 with images, or 256 without.
-        """
-        self.name = sink.name
-        self.problems: list[str] = []
-        self.lost: Counter[int] = Counter()
-        self.latency = LatencyHistogram()
-        self._sink = sink
-        self._size = size or (16 if sink.pictures else 256)
-        self._waiting: deque[InspectedFrame] = deque()
-        self._changed = threading.Condition()
-        self._closed = False
-        self._thread = threading.Thread(target=self._deliver, name=f"sink {sink.name}", daemon=True)
-        self._thread.start()
+    def add(self, inspected: InspectedFrame) -> None:
+        """Count one more frame."""
+        self.last, self.count = inspected, self.count + 1
 
-    def put_all(self, frames: Sequence[tuple[InspectedFrame, bool]]) -> list[InspectedFrame]:
-        """Queue frames for the sink.
 
-        Args:
-            frames: Each frame, and whether to wait for room in a full queue (recorded sources) or to drop the frame (live
-                sources).
+class RecordingSink(Sink, Protocol):
+    """A sink that records. If it fails, it is tried again: writing a frame again must do no harm.
 
-        Returns:
-            The frames that were dropped because the sink is too slow.
-        """
-        dropped: list[InspectedFrame] = []
-        with self._changed:
-            for inspected, wait in frames:
-                while wait and len(self._waiting) >= self._size and not self.problems:
-                    self._changed.wait()
-                if self.problems:
-                    self.lost[inspected.source_number] += 1
-                    continue
-                if len(self._waiting) >= self._size:
-                    dropped.append(inspected)
-                    continue
-                if not self._waiting:
-                    self._changed.notify_all()
-                self._waiting.append(inspected if self._sink.pictures else _without_pictures(inspected))
-        return dropped
+    Attributes:
+        retries: True. A sink without this attribute receives no more frames after its first error: an ejector that is told twice
+            ejects twice.
+    """
 
-    def close(self) -> None:
-        """Write the waiting frames, then close the sink."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-        self._thread.join()
+    retries: bool
 
-    def _deliver(self) -> None:
-        while frames := self._take():
-            for inspected in frames:
-                if not self.problems:
-                    self._guard(lambda frame=inspected: self._sink.write(frame))  # type: ignore[misc]
-                if self.problems:
-                    with self._changed:
-                        self.lost[inspected.source_number] += 1
-                else:
-                    self.latency.record(time.monotonic_ns() - inspected.decided_ns)
-        self._guard(self._sink.close)
+    def write_gap(self, gap: Gap) -> None:
+        """Record that frames were lost; may raise OSError."""
+        ...
 
-    def _take(self) -> list[InspectedFrame]:
-        """The next frames, at most half of the queue's size, so that the queue gets room before all are written; none at the end."""
-        with self._changed:
-            while not self._waiting and not self._closed:
-                self._changed.wait()
-            frames = [self._waiting.popleft() for _ in range(min(len(self._waiting), max(1, self._size // 2)))]
-            self._changed.notify_all()
-            return frames
-
-    def _guard(self, action: Callable[[], None]) -> None:
-        try:
-            action()
-        except OSError as error:
-            self._fail(f"{error.strerror or error} ({error.filename or 'no file'})")
-        except Exception as error:  # a bug must not end the thread: the loop would wait for it forever
-            self._fail(f"{type(error).__name__}: {error}")
-
-    def _fail(self, why: str) -> None:
-        with self._changed:
-            self.problems.append(f"sink {self.name} stopped: {why}")
-            self._changed.notify_all()
+    def flush(self) -> None:
+        """Make what was written durable; called when no frame waits, and at least after every half of the queue."""
+        ...
 
 
 def without_image(frame: CapturedFrame) -> CapturedFrame:
@@ -158,7 +95,8 @@ def without_image(frame: CapturedFrame) -> CapturedFrame:
     )
 
 
-def _without_pictures(inspected: InspectedFrame) -> InspectedFrame:
+def without_pictures(inspected: InspectedFrame) -> InspectedFrame:
+    """The frame without its image and its heatmap."""
     frame, verdict = without_image(inspected.frame), inspected.verdict
     if verdict.heatmap is not None:
         verdict = replace(verdict, heatmap=None)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from loop_parts import BLACK, Collect, Frames
+from loop_parts import BLACK, Collect, Frames, constant
 from parts import Line
 
 from lrdan_edge import Inspector
@@ -44,7 +44,7 @@ PLANS = st.lists(st.builds(Plan, st.text("fms", max_size=30), st.booleans(), st.
 
 @pytest.fixture(scope="module")
 def null(line: Line) -> Iterator[Inspector]:
-    with Inspector.open(line.bundle, backend="null") as inspector:
+    with constant(line.bundle) as inspector:
         yield inspector
 
 

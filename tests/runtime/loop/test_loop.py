@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from loop_parts import BLACK, Collect, Frames, delayed, endless, numbered
+from loop_parts import BLACK, Collect, Frames, constant, delayed, endless, numbered
 from parts import Line, good_image, write
 
 from lrdan_edge import Inspector
@@ -24,7 +24,7 @@ from lrdan_edge.runtime.sources.base import CapturedFrame
 
 @pytest.fixture
 def null(line: Line) -> Iterator[Inspector]:
-    with Inspector.open(line.bundle, backend="null") as inspector:
+    with constant(line.bundle) as inspector:
         yield inspector
 
 
@@ -136,7 +136,7 @@ def test_a_backend_that_is_gone_ends_the_run(line: Line, monkeypatch: pytest.Mon
         raise BackendError("an illegal memory access was encountered")
 
     sink = Collect()
-    with Inspector.open(line.bundle, backend="null") as inspector:
+    with constant(line.bundle) as inspector:
         monkeypatch.setattr(inspector.backend, "infer", lost)
         monkeypatch.setattr(inspector, "warm_up", lambda *_: None)
         loop = InspectionLoop(inspector, Frames(endless, live=True), [sink])
@@ -162,6 +162,7 @@ def test_a_full_disk_leaves_no_half_of_a_line(null: Inspector, tmp_path: Path, m
     sink = JsonLinesSink(tmp_path / "out")
     InspectionLoop(null, Frames(numbered(2)), [collect := Collect()]).run()
     sink.write(collect.got[0])
+    assert sink._file is not None
     monkeypatch.setattr(sink, "_file", Full(sink._file))
     with pytest.raises(OSError, match="No space left"):
         sink.write(collect.got[1])

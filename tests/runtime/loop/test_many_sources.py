@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from loop_parts import BLACK, Collect, Frames, endless, numbered
+from loop_parts import BLACK, Collect, Frames, constant, endless, numbered
 from parts import Line, good_image, write
 
 from lrdan_edge import Inspector
@@ -22,7 +22,7 @@ from lrdan_edge.runtime.sources.base import CapturedFrame
 
 @pytest.fixture
 def null(line: Line) -> Iterator[Inspector]:
-    with Inspector.open(line.bundle, backend="null") as inspector:
+    with constant(line.bundle) as inspector:
         yield inspector
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from loop_parts import BLACK, Collect, Frames, delayed, endless, numbered
+from loop_parts import BLACK, Collect, Frames, constant, delayed, endless, numbered
 from parts import Line
 
 from lrdan_edge import Inspector
@@ -24,7 +24,7 @@ from lrdan_edge.runtime.sources.base import CapturedFrame
 
 @pytest.fixture
 def null(line: Line) -> Iterator[Inspector]:
-    with Inspector.open(line.bundle, backend="null") as inspector:
+    with constant(line.bundle) as inspector:
         yield inspector
 
 
