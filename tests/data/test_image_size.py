@@ -12,7 +12,8 @@ from PIL import Image
 
 from lrdan_edge.data import images
 from lrdan_edge.data.image_size import MOST_PIXELS, image_size
-from lrdan_edge.data.images import SUFFIXES, decode_image, read_image, read_mask
+from lrdan_edge.data.images import decode_image, read_image, read_mask
+from lrdan_edge.data.listing import SUFFIXES
 from lrdan_edge.data.scan import Scan
 from lrdan_edge.errors import DataError
 from lrdan_edge.runtime.sources import open_source

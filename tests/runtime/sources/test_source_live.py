@@ -344,7 +344,7 @@ def test_images_from_before_a_gap_are_not_delivered_after_it(tmp_path: Path, con
     )
     consumer = consume(scripted(tmp_path, stream))
     consumer.wait(lambda: len(consumer.frames) == 4, 10)
-    assert [int(np.max(frame.image)) - 40 for frame in consumer.frames] == [2, 4, 11, 13]
+    assert [int(frame.image.max()) - 40 for frame in consumer.frames if frame.image is not None] == [2, 4, 11, 13]
     assert not consumer.faults
 
 
