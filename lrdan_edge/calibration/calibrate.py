@@ -48,6 +48,7 @@ from lrdan_edge.calibration.report import CalibrationReport, as_markdown, descri
 from lrdan_edge.calibration.scores import score_images
 from lrdan_edge.calibration.search import SearchResult, search_int8
 from lrdan_edge.calibration.unsigned import with_unsigned_activations
+from lrdan_edge.calibration.usefulness import too_weak
 from lrdan_edge.data.images import Frame
 from lrdan_edge.data.listing import listing_notes
 from lrdan_edge.errors import CalibrationError, DataError
@@ -70,6 +71,7 @@ class _Quantised:
     histograms: dict[str, ActivationRange]
     found: SearchResult
     compared: dict[str, Scores]
+    painted: Scores
     kernels: dict[str, float]
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -127,6 +129,7 @@ def calibrate(
         quantised = calibration.quantise(graphs, methods) if int8 else None
         decision = calibration.finish(graphs, quantised, command)
         stage.results["held_out_images"] = len(split.held_out)
+        stage.results["too_weak"] = too_weak(stage.results["recall"], stage.results.get("int8"))
         stage.results["promise"] = promise_in_words(decision.graphs["fp32"])
         unread = [note for folder in (good, defects) if folder for note in listing_notes(folder)]
         stage.results["notes"] = unread + (_notes(bundle, split, target) if not good and split.groups is None else [])
@@ -181,7 +184,8 @@ class _Calibration:
                 kernels[backend.name] = evaluator.kernel_difference(backend, compared.int8)
         seconds = {"ranges": ranged - started, "methods and layers": time.monotonic() - ranged}
         titles = {tensor: graph.title(tensor) for tensor in histograms}
-        return _Quantised(titles, histograms, found, {"fp32": compared.fp32, "int8": compared.int8}, kernels, seconds)
+        both = {"fp32": compared.fp32, "int8": compared.int8}
+        return _Quantised(titles, histograms, found, both, evaluator.painted_fp32, kernels, seconds)
 
     def finish(self, graphs: dict[Precision, bytes], quantised: _Quantised | None, command: Command) -> Decision:
         """Set the thresholds, and write the decision and the report."""
@@ -191,7 +195,9 @@ class _Calibration:
         self._stage.results["recall"] = {key: to_builtins(recall) for key, recall in self.recalls.items()}
         if quantised:
             quantised.seconds["thresholds"] = time.monotonic() - started
-            self._stage.results["int8"] = _record(quantised, labelled=bool(self._split.labelled))
+            painted = recall_above(quantised.painted, decision.graphs["fp32"].threshold)
+            record = _record(quantised, labelled=bool(self._split.labelled)) | {"painted_recall": to_builtins(painted)}
+            self._stage.results["int8"] = record
             rate = self._target.false_reject_rate
             report = _report(str(command), self._split, quantised, scores, decision, rate)
             promise = promise_in_words(decision.graphs["fp32"])

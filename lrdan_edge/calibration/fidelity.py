@@ -98,6 +98,8 @@ class QuantizationEvaluator:
     """Compares int8 graphs with the fp32 graph on images that are not used for ranges or thresholds.
 
     Attributes:
+        fp32: Scores of the good images by the fp32 graph, float32 [n].
+        painted_fp32: The same of these images with painted defects.
         quick: Number of good images that suffice to compare many int8 graphs; the larger the images, the fewer, since they take longer.
     """
 
@@ -126,7 +128,7 @@ class QuantizationEvaluator:
         self._labelled = labelled or []
         self.quick = max(_FEWEST_QUICK, _QUICK_PIXELS // (loader.shape[0] * loader.shape[1]))
         self._painted = paint_defects(self._frames, loader.region)
-        self.fp32, self._painted_fp32 = self._both(fp32, _spread(len(self._frames), None))
+        self.fp32, self.painted_fp32 = self._both(fp32, _spread(len(self._frames), None))
         self._labelled_fp32 = self._scores_of(fp32, self._labelled)
 
     @property
@@ -143,7 +145,7 @@ class QuantizationEvaluator:
         """
         places = _spread(len(self._frames), most)
         marked = _spread(len(self._labelled), most and 2 * most)
-        fp32, painted_fp32 = self.fp32[places], self._painted_fp32[places]
+        fp32, painted_fp32 = self.fp32[places], self.painted_fp32[places]
         scores, painted = self._both(model, places)
         labelled = [self._labelled[place] for place in marked]
         area, recall = self._separation(labelled, self._scores_of(model, labelled), (scores, painted))
@@ -171,7 +173,7 @@ class QuantizationEvaluator:
         """
         places = _spread(len(self._frames), most)
         scores, painted = self._both(model, places)
-        pairs = (ScorePair(self.fp32[places], scores), ScorePair(self._painted_fp32[places], painted))
+        pairs = (ScorePair(self.fp32[places], scores), ScorePair(self.painted_fp32[places], painted))
         return max(map(_added_spread, pairs))
 
     def score_pair(self, model: "onnx.ModelProto") -> ScorePair:

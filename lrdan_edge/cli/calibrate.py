@@ -97,7 +97,27 @@ def calibrate(
     for note in bundle.manifest.stages["calibrate"].results["notes"]:
         show(f"Note: {note}")
     _print_int8(bundle)
+    if weak := bundle.manifest.stages["calibrate"].results["too_weak"]:
+        _say_weak(bundle, weak, decision.graphs["fp32"].false_reject_rate)
+        return
     next_step("Calibrated.", f"build-engine {_best_engine(int8=int8)}", bundle_path)
+
+
+def _say_weak(bundle: "Bundle", weak: str, rate: float) -> None:
+    """Print that the detector finds too few defects, and what helps instead of an engine."""
+    from lrdan_edge.bundle.names import OUT_OF_FOLD
+    from lrdan_edge.calibration.decision import images_needed
+    from lrdan_edge.data.dataset import HELD_OUT_FRACTION
+
+    show(f"Warning: {weak}.", style="yellow")
+    trained, model = bundle.manifest.stages["train"].results, bundle.manifest.model
+    images, needed = len(trained["training"]) + len(trained["held_out"]), round(images_needed(rate) / HELD_OUT_FRACTION)
+    more = f"more good images ({images} were given, {max(needed, 2 * images)} or more are better)"
+    epochs = "" if OUT_OF_FOLD in bundle.manifest.files else f", --epochs {2 * trained['epochs']}"
+    click.echo(
+        f"Calibrated, but not fit for use. Next: lrdan-edge train again with {more}{epochs}, or an --image-size larger than "
+        f"{model.height}x{model.width} if defects are small"
+    )
 
 
 def _best_engine(*, int8: bool) -> str:
