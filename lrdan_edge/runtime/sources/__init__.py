@@ -36,7 +36,8 @@ def open_source(
     Args:
         uri: A folder of images; a glob of images (``parts/**/*.png``); an image or video file (``file://`` too); ``-`` for images
             on standard input; a camera (``0``, ``/dev/video0``, ``csi://0``, ``genicam://SERIAL``, ``gst:PIPELINE``; see
-            `addresses.camera_job`); or ``rtsp://``, ``rtsps://``, ``http://``, ``https://``.
+            `addresses.camera_job`); or ``rtsp://``, ``rtsps://``, ``http://``, ``https://``, in which
+            ``{NAME}`` stands for an environment variable.
         realtime: Deliver a video file at its frame rate. No effect on images and live sources.
         rate: Deliver images or a video file at this many frames per second. No effect on live sources.
         loop: Restart files at the end, until closed.
@@ -63,7 +64,9 @@ def open_source(
         return LiveSource(*found, open_timeout_s=open_timeout_s, limits=limits, wait=wait)
     scheme = addresses.scheme_of(uri)
     if scheme in addresses.STREAMS:
-        return _open_stream(uri, _Playing(realtime, rate, loop), open_timeout_s, read_timeout_s, limits, wait=wait)
+        return _open_stream(
+            addresses.filled(uri), _Playing(realtime, rate, loop), open_timeout_s, read_timeout_s, limits, wait=wait
+        )
     if scheme == "file":
         uri = addresses.path_of_file_uri(uri)
     elif scheme is not None:

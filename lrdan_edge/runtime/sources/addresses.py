@@ -1,9 +1,10 @@
 """Addresses of sources: which kind of source each one names."""
 
 import difflib
+import os
 import re
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from lrdan_edge.errors import SourceAddressError, SourceError, SourceRefusedError
 from lrdan_edge.runtime.sources import cameras, genicam
@@ -23,6 +24,23 @@ def scheme_of(uri: str) -> str | None:
     """The address's scheme in lower case, or None for a path."""
     match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", uri)
     return match[1].lower() if match else None
+
+
+def filled(url: str) -> str:
+    """A stream's address with ``{NAME}`` replaced by the environment variable of that name, percent-encoded.
+
+    Credentials in an address are visible in the list of processes; those in the environment are not.
+
+    Raises:
+        SourceAddressError: A variable is not set.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        if match[1] not in os.environ:
+            raise SourceAddressError(f"{redact(url)}: the environment variable {match[1]} is not set", "set it")
+        return quote(os.environ[match[1]], safe="")
+
+    return re.sub(r"\{([A-Za-z_][A-Za-z0-9_]*)\}", value, url)
 
 
 def camera_path(uri: str) -> str | None:

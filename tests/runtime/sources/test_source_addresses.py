@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from lrdan_edge.errors import LrdanError, SourceAddressError, SourceError, SourceRefusedError
 from lrdan_edge.runtime.sources import open_source
-from lrdan_edge.runtime.sources.addresses import camera_path
+from lrdan_edge.runtime.sources.addresses import camera_path, filled
 from lrdan_edge.runtime.sources.redact import redact
 
 
@@ -144,3 +144,12 @@ def test_an_address_where_nothing_listens() -> None:
     for scheme in ("rtsp", "http"):
         with pytest.raises(SourceRefusedError, match=rf"nothing listens on 127\.0\.0\.1:{port}"):
             open_source(f"{scheme}://operator:secret@127.0.0.1:{port}/main", open_timeout_s=3)
+
+
+def test_credentials_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CAMERA_USER", "me")
+    monkeypatch.setenv("CAMERA_PASSWORD", "p@ss/wörd")
+    assert filled("rtsp://{CAMERA_USER}:{CAMERA_PASSWORD}@host/a") == "rtsp://me:p%40ss%2Fw%C3%B6rd@host/a"
+    monkeypatch.delenv("CAMERA_PASSWORD")
+    with pytest.raises(SourceAddressError, match="the environment variable CAMERA_PASSWORD is not set"):
+        open_source("rtsp://{CAMERA_USER}:{CAMERA_PASSWORD}@host/a")
