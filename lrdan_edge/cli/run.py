@@ -1,18 +1,19 @@
 """`lrdan-edge run`: inspect the frames of sources."""
 
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from lrdan_edge.cli.console import show, show_unread, table, terminal
+from lrdan_edge.cli.console import printable, show, show_unread, table, terminal
 from lrdan_edge.cli.options import Parsed, backend_options, bundle_option, option_group
+from lrdan_edge.cli.signals import ends_on_signal
+from lrdan_edge.errors import HungBackendError
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -70,6 +71,21 @@ def _seconds(name: str, parameter: str, default: float, least: float, text: str)
     return click.option(name, parameter, type=kind, default=default, show_default=True, metavar="SECONDS", help=text)
 
 
+_survival_options = option_group(
+    "survival",
+    _seconds(
+        "--deadline", "deadline_s", 60.0, 0.1, "A batch that takes longer is a fault, and ends the run: the backend hangs."
+    ),
+    _seconds("--sink-timeout", "sink_timeout_s", 60.0, 0.1, "End the run when --output could not be written for this long."),
+    click.option(
+        "--durable",
+        type=click.Choice(["none", "rejects", "all"]),
+        default="rejects",
+        show_default=True,
+        help="After which verdicts to wait until the disk has them, so that a power failure loses none.",
+    ),
+)
+
 _source_options = option_group(
     "reading",
     click.option("--realtime", is_flag=True, help="Play videos at their frame rate."),
@@ -112,6 +128,7 @@ _source_options = option_group(
 )
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Frames per inference call, at most.")
 @_source_options
+@_survival_options
 def run(
     sources: tuple[str, ...],
     bundle_path: Path,
@@ -124,12 +141,13 @@ def run(
     batch: int,
     rule: dict[str, Any],
     reading: dict[str, Any],
+    survival: dict[str, Any],
     **given: Any,
 ) -> None:
     """Inspect each SOURCE: a video file, a folder, a camera index, an RTSP or HTTP address.
 
-    Ctrl-C (or SIGTERM) stops capturing, inspects the frames already captured and exits 0; a second one ends at once. A source that
-    fails does not stop the others; the exit code is then 1.
+    Ctrl-C (or SIGTERM, SIGHUP) stops capturing, inspects the frames already captured and exits 0, within 10 seconds; a second one
+    ends at once. A source that fails does not stop the others; the exit code is then 1.
     """
     from lrdan_edge.runtime.inspector import Inspector
     from lrdan_edge.runtime.loop.opening import open_sources
@@ -145,13 +163,23 @@ def run(
         show_unread(*sources)
         opened = open_sources(sources, limits=limits, bit_depth=inspector.bit_depth, **reading)
         try:
-            files = {"append": append, "overwrite": overwrite}
+            files = {"append": append, "overwrite": overwrite, **survival}
             whole = inspect_sources(inspector, opened, output, save, **files, policy=policy, batch=batch, rule=asked)
+        except HungBackendError as error:
+            _end_now(error)
         finally:
             for source in opened:
                 source.close()
     if not whole:
         sys.exit(1)
+
+
+def _end_now(error: HungBackendError) -> NoReturn:
+    """End the process without closing the backend, which would wait for the call that hangs."""
+    with suppress(OSError):
+        print(f"Error: {printable(str(error))}", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+    os._exit(1)
 
 
 def _rule(reject_after: Any, min_area: Any, regions: Any, pixel_threshold: float | None) -> Any:
@@ -188,7 +216,7 @@ def inspect_sources(
     show(f"Inspecting {', '.join(source.uri for source in sources)} with {inspector.choice.describe()}")
     shown = _Problems()
     try:
-        with _ends_on_signal(run.stop), _live_line(shown) as report:
+        with ends_on_signal(run.stop), _live_line(shown) as report:
             run.run(report)
     finally:
         if run.progress.seconds:
@@ -208,31 +236,6 @@ class _Problems:
             with suppress(OSError):  # a full disk behind the log must not end the inspection
                 print(f"Problem: {progress.problems[self._printed]}", file=sys.stderr)
             self._printed += 1
-
-
-@contextmanager
-def _ends_on_signal(stop: Callable[[], None]) -> Iterator[None]:
-    """Make SIGINT and SIGTERM call `stop`; a second signal ends the process at once."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    stopping = False
-
-    def handle(number: int, _: object) -> None:
-        nonlocal stopping
-        if stopping:
-            terminal().show_cursor(True)
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-            return
-        stopping = True
-        stop()
-
-    try:
-        for number in before:
-            signal.signal(number, handle)
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

@@ -1,0 +1,116 @@
+"""`lrdan-edge run` as a process: what hangs, crashes or is killed leaves faults and an exit code, and takes no time to end."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from parts import Line, good_image, write
+
+HANGS = """
+import sys, time
+from lrdan_edge.backends.null import NullBackend
+plain, calls = NullBackend._infer, iter(range(10**9))
+def infer(self, frames, heatmap):
+    if next(calls) >= 5:
+        print("stuck", flush=True)
+        HANG
+    return plain(self, frames, heatmap)
+NullBackend._infer = infer
+from lrdan_edge.cli.main import main
+main()
+"""
+
+
+@pytest.fixture
+def belt(tmp_path: Path) -> Path:
+    for index in range(4):
+        write(tmp_path / "belt" / f"{index}.png", good_image(np.random.default_rng(index)))
+    return tmp_path / "belt"
+
+
+def begin(line: Line, belt: Path, how: str, *words: str) -> "subprocess.Popen[str]":
+    options = ["run", str(belt), "--loop", "-b", str(line.bundle), "--backend", "null", "--save", "none", *words]
+    return subprocess.Popen(
+        [sys.executable, "-c", HANGS.replace("HANG", how), *options, "--output", str(belt.parent / "out"), "--append"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_until_stuck(process: "subprocess.Popen[str]") -> None:
+    assert process.stdout is not None
+    while "stuck" not in process.stdout.readline():
+        assert process.poll() is None
+
+
+def records(belt: Path) -> list[dict[str, object]]:
+    return [json.loads(text) for text in (belt.parent / "out" / "verdicts.jsonl").read_text().splitlines()]
+
+
+def test_a_backend_that_hangs_ends_the_process_after_the_deadline(line: Line, belt: Path) -> None:
+    process = begin(line, belt, "time.sleep(1000)", "--deadline", "1")
+    wait_until_stuck(process)
+    started = time.monotonic()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert time.monotonic() - started < 15
+    assert "Error: the backend has not answered for 1 s" in errors
+    found = records(belt)
+    assert len(found) > 4
+    assert {one["outcome"] for one in found} == {"fault"}
+    assert "has not answered" in str(found[4]["fault"])
+    told = json.loads((belt.parent / "out" / "run.json").read_text())
+    assert told["ended"]
+    assert {one["run"] for one in found} == {told["run"]}
+    assert (told["backend"], told["engine"]) == ("null", None)
+    assert len(told["bundle"]["sha256"]) == len(told["graph"]["sha256"]) == 16
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_a_process_whose_backend_hangs(line: Line, belt: Path, number: signal.Signals) -> None:
+    process = begin(line, belt, "time.sleep(1000)")
+    wait_until_stuck(process)
+    started = time.monotonic()
+    process.send_signal(number)
+    process.send_signal(number)  # as `timeout` does
+    process.communicate(timeout=60)
+    assert time.monotonic() - started < 10
+    assert process.returncode == 1, "frames were lost"
+    assert {one["outcome"] for one in records(belt)} == {"fault"}
+
+
+def test_runs_after_a_kill_go_on_counting_and_say_so(line: Line, belt: Path) -> None:
+    process = begin(line, belt, "import os; time.sleep(1); os.kill(os.getpid(), 9)")
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    before = records(belt)
+    other = begin(line, belt, "time.sleep(1000)", "--deadline", "0.5")
+    other.communicate(timeout=60)
+    found = records(belt)
+    assert found[: len(before)] == before
+    killed = found[len(before)]
+    assert killed["outcome"] == "fault"
+    assert f"the run {before[0]['run']} " in str(killed["fault"])
+    assert set(before[0]) == set(killed)
+    numbers = [one["index"] for one in found]
+    assert numbers == sorted(set(numbers))  # type: ignore[type-var]
+    runs = [json.loads(text) for text in (belt.parent / "out" / "runs.jsonl").read_text().splitlines()]
+    assert [one["run"] for one in runs] == list(dict.fromkeys(one["run"] for one in found))
+
+
+def test_a_second_run_into_the_same_folder_is_refused(line: Line, belt: Path) -> None:
+    first = begin(line, belt, "time.sleep(1000)")
+    wait_until_stuck(first)
+    second = begin(line, belt, "pass")
+    _, errors = second.communicate(timeout=60)
+    assert second.returncode == 1
+    assert "another run writes into" in errors
+    os.kill(first.pid, signal.SIGKILL)
+    first.communicate()
