@@ -68,7 +68,7 @@ class SignalMonitor:
             self._dark_ns = capture_ns  # not earlier: a triggered camera's last image may be half a minute old
         for limit, since, problem in (
             (self._limits.frozen_s, self._changed_ns, "frozen image"),
-            (self._limits.frozen_s, self._still and self._still.since_ns, "frozen image"),
+            (self._limits.frozen_s, self._still.since_ns if self._still else None, "frozen image"),
             (self._limits.black_s, self._dark_ns, "black image"),
         ):
             if limit and since is not None and capture_ns - since >= limit * 1e9:
