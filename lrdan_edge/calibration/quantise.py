@@ -3,8 +3,7 @@
 Only the network's convolutions are quantised. Preprocessing, distances and scoring stay in float, because the decision needs their
 precision. Biases stay in float (TensorRT refuses a dequantised int32 bias; ONNX Runtime fuses float ones by itself). A ReLU6 becomes a
 ReLU, since int8 saturates at 6 or below anyway. A residual sum shares the scale of what it adds, so that every kernel gives the same
-integers. Layers kept in float are float32: the quantisation operators of the pinned opset have no half precision, and no processor
-kernel would be faster with it.
+integers. Layers kept in float are float32: the pinned opset quantises no half precision, and no kernel would be faster with it.
 """
 
 import math
