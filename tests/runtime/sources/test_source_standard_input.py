@@ -69,7 +69,7 @@ def test_padding_behind_an_image_is_skipped(kinds: list[tuple[str, int]], byte: 
 
 
 def test_endless_zeros_are_not_an_image(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(standard_input, "_LARGEST", 1000)
+    monkeypatch.setattr(standard_input, "MOST_BYTES", 1000)
     with pytest.raises(SourceFormatError, match="neither JPEG nor PNG"):
         next_image(stream(encoded("jpg", 1)[:0] + b"\0" * 5000))
 
