@@ -115,7 +115,8 @@ def _say_weak(bundle: "Bundle", weak: str, rate: float) -> None:
     more = f"more good images ({images} were given, {max(needed, 2 * images)} or more are better)"
     epochs = "" if OUT_OF_FOLD in bundle.manifest.files else f", --epochs {2 * trained['epochs']}"
     click.echo(
-        f"Calibrated, but not fit for use. Next: lrdan-edge train again with {more}{epochs}, or an --image-size larger than "
+        "Calibrated, but the detector finds too few defects to be of use. "
+        f"Next: run lrdan-edge train again with {more}{epochs}, or an --image-size larger than "
         f"{model.height}x{model.width} if defects are small"
     )
 

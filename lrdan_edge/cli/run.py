@@ -82,7 +82,7 @@ _survival_options = option_group(
         type=click.Choice(["none", "rejects", "all"]),
         default="rejects",
         show_default=True,
-        help="After which verdicts to wait until the disk has them, so that a power failure loses none.",
+        help="Which verdicts the disk has before the run goes on (rejects: and faults). A power failure may lose the others.",
     ),
 )
 
@@ -146,8 +146,9 @@ def run(
 ) -> None:
     """Inspect each SOURCE: a video file, a folder, a camera index, an RTSP or HTTP address.
 
-    Ctrl-C (or SIGTERM, SIGHUP) stops capturing, inspects the frames already captured and exits 0, within 10 seconds; a second one
-    ends at once. A source that fails does not stop the others; the exit code is then 1.
+    Ctrl-C (or SIGTERM, SIGHUP) stops capturing and inspects the frames already captured for up to 3 seconds; the rest are faults.
+    The run then exits 0, or 1 if it did not end within 10 seconds. Another signal half a second later ends it at once.
+    A source that fails does not stop the others; the exit code is then 1.
     """
     from lrdan_edge.runtime.inspector import Inspector
     from lrdan_edge.runtime.loop.opening import open_sources

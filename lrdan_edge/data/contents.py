@@ -8,7 +8,7 @@ from pathlib import Path, PurePath
 from lrdan_edge.data.images import list_images
 from lrdan_edge.data.listing import subfolders
 from lrdan_edge.data.masks import masks_beside
-from lrdan_edge.data.names import label_in, meaning_of
+from lrdan_edge.data.names import kind_of, label_in, meaning_of
 from lrdan_edge.errors import DataError
 
 EXPECTED = "only photos of good parts, or train/good, or folders such as OK and NG"
@@ -67,8 +67,8 @@ class Contents:
     @property
     def told_by_masks(self) -> bool:
         """Whether every image has a mask beside it, and no folder says what it shows."""
-        own = images_of(self.plain)
-        return bool(own) and not (self.good or self.bad or self.unknown) and all(path in self.beside for path in own)
+        own = images_of(self.plain) + images_of(self.unknown)
+        return bool(own) and not (self.good or self.bad) and all(path in self.beside for path in own)
 
     def told(self, *parts: Folders) -> str:
         """The folders of these parts with their numbers of images, in words."""
@@ -113,8 +113,12 @@ def refuse_unknown(found: Contents) -> None:
         raise DataError(
             f"{data} has {' and '.join(known)} beside {others}, and nothing says which of the latter show good parts (expected: "
             f"{EXPECTED})",
-            "if all do, type {lines}",
+            "if all of {others} do, type {lines}; if they show defects, move them into {bad}"
+            if found.good
+            else "if all do, type {lines}",
             lines=_moves(found, {**found.plain, **found.unknown}),
+            others=others,
+            bad=data / "bad",
         )
     if strange := _strange(found):
         raise DataError(
@@ -163,7 +167,8 @@ def _strange(found: Contents) -> list[str]:
     for place in places:
         for depth, name in enumerate(place):
             siblings = {other[depth : depth + 1] for other in places if other[:depth] == place[:depth]}
-            if siblings == {("0",), ("1",)} or (meaning_of(name) is None and len(siblings) > 1):
+            kinds = {kind_of(other[0]) if other else None for other in siblings}  # a numbered series is one
+            if siblings == {("0",), ("1",)} or (meaning_of(name) is None and len(kinds) > 1):
                 strange.add("/".join(place[: depth + 1]))
                 break
     return sorted(strange)

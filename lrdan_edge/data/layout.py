@@ -94,10 +94,13 @@ def _in_train(data: Path) -> GoodPart:
     found = Contents.of(own)
     if wrong := found.told(found.bad, found.masks):
         raise DataError(f"{own} holds folders of defects or masks, {wrong}", "move them out of it")
-    training = [path for path in list_images(own) if path not in set(found.beside.values())]
+    masks = set(found.beside.values())
+    training = [path for path in list_images(own) if path not in masks]
     kept = _good_folder(data / "calibration")
     left = [f"{folder.relative_to(data).as_posix()} ({count})" for folder in _unused(data, own) if (count := _count(folder))]
     notes = [f"only the images in {own} are trained on, not those in {', '.join(left)}"] if left else []
+    if masks:
+        notes.append(f"{len(masks)} images in {own} are masks by their names, such as {min(masks).name}, and not trained on")
     return GoodPart(training, list_images(kept) if kept else [], own.relative_to(data).as_posix(), notes)
 
 
@@ -175,7 +178,7 @@ def split_by_masks(found: Contents) -> tuple[list[Path], list[Path]]:
     """
     good: list[Path] = []
     bad: list[Path] = []
-    for path in images_of(found.plain):
+    for path in images_of(found.plain) + images_of(found.unknown):
         (bad if read_mask(found.beside[path]).any() else good).append(path)
     if not good:
         raise DataError(f"all {len(bad)} images of {found.folder} have marks in their masks, so none shows a good part")

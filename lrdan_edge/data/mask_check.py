@@ -30,7 +30,7 @@ def mask_notes(
     lines = [f"{len(paths)} of {len(masks)} masks {problem}, such as {paths[0]}" for problem, paths in wrong.items()]
     if masks and (missing := [path for path in defects if path not in masks]):
         lines.append(
-            f"{len(missing)} of {len(defects)} images of defects have no mask, such as {missing[0]}: figures of pixels leave them out"
+            f"{len(missing)} of {len(defects)} images of defects have no mask, such as {missing[0]}: pixel metrics leave them out"
         )
     if unmatched:
         lines.append(f"{len(unmatched)} masks belong to no image by their names, such as {unmatched[0]}")
@@ -51,7 +51,7 @@ def _problem(path: Path, size: tuple[int, int] | None) -> str | None:
     if marked > _MOST_MARKED:
         return "mark most of the image, and may be inverted (the defect must be white)"
     if size and not 1 / _ASPECTS_APART < pixels.shape[0] * size[1] / (pixels.shape[1] * size[0]) < _ASPECTS_APART:
-        return "have another aspect ratio than their image"
+        return "have another aspect ratio than their images"
     return None
 
 

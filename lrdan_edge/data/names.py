@@ -28,7 +28,6 @@ _MASK = _set("mask masks maske masken gt gts groundtruth seg segmentation segmen
 _SPLIT = _set("train training test testing tests val valid validation calibration")
 _NEGATIONS = _set("no non not without free un ohne kein keine")
 _PROJECT = _set("dataset datasets detection inspection project")
-_CLASS = _set("class classes category type kind klasse label")
 _LOT = _set(
     """afternoon april august back batch batches black blue bottom bright cam camera cameras captures capture cavity charge dark data
     date day days december early evening exposure extra february fixture frame frames friday front green group image images img imgs inner
@@ -37,13 +36,15 @@ _LOT = _set(
     saturday september series session set shift shifts side station stations subset sunday thursday top tray trays tuesday unit units upper
     uv view views wednesday week weeks white"""
 )
+_HEXADECIMAL = re.compile(r"(?i)(?<![a-z\d])(?=[a-f-]*\d)[\da-f][\da-f-]{11,}(?![a-z\d])")
+"""Hashes and UUIDs, which spell words such as ``bad`` by chance."""
 
 
 def meaning_of(name: str) -> Meaning | None:
     """What the name of a folder says about its images.
 
     Returns:
-        ``good``, ``bad`` or ``mask``; ``split`` (train, test, validation); ``lot`` if it plainly names a lot, day, camera or the like,
+        ``good``, ``bad`` or ``mask``; ``split`` (train, test, validation); ``lot`` if every word names a lot, day, camera or the like,
         which says nothing about defects; None if it is not known.
     """
     words = _words(name)
@@ -53,8 +54,12 @@ def meaning_of(name: str) -> Meaning | None:
         return found
     if words & _SPLIT:
         return "split"
-    plain = words & _LOT or any(letter.isdigit() for letter in name) or all(len(word) <= 2 for word in words)
-    return "lot" if plain and not words & _CLASS else None
+    return "lot" if all(word in _LOT or (len(word) <= 2 and word.isascii()) for word in words) else None
+
+
+def kind_of(name: str) -> frozenset[str]:
+    """What a numbered series of folders has in common: the words of a name, without its numbers."""
+    return frozenset(_words(name))
 
 
 def label_in(stem: str) -> Literal["good", "bad"] | None:
@@ -65,7 +70,7 @@ def label_in(stem: str) -> Literal["good", "bad"] | None:
 
 def _words(name: str) -> set[str]:
     """The words of a name in lower case: ``notOK_2`` has not and ok, ``N.I.O.`` has nio, ``No. 3`` has none that counts."""
-    parts = re.findall(r"[^\W\d_]+", re.sub(r"([a-z])([A-Z])", r"\1 \2", name))
+    parts = re.findall(r"[^\W\d_]+", re.sub(r"([a-z])([A-Z])", r"\1 \2", _HEXADECIMAL.sub(" ", name)))
     lower = [part.lower() for part in parts]
     if all(len(part) == 1 for part in lower) or "".join(lower) in ("groundtruth", "labels"):
         lower = ["".join(lower)]

@@ -13,14 +13,14 @@ from lrdan_edge.model.padim import PositionGaussians
 from lrdan_edge.model.patchcore import Memory, distances_of
 from lrdan_edge.model.precision import Float32Module
 
-LEAST_DEVIATION = 0.25
+ADDED_DEVIATION = 0.25
 """Added to the deviation of an error at each position, as a fraction of its deviation over all positions."""
 
 ERROR_SIGMA = 4.0
 """Deviation in pixels of the Gaussian that smooths AE2's error, as in PaDiM and PatchCore."""
 
 LEAST_SPREAD = 1e-3
-"""The smallest deviation of largest distances, as a fraction of their mean, that distances are divided by."""
+"""The smallest deviation of largest distances, as a fraction of their mean (or of 1, if that is more), that distances are divided by."""
 
 
 class ErrorMap(Float32Module):
@@ -30,8 +30,8 @@ class ErrorMap(Float32Module):
     map is the mean of all six.
 
     Attributes:
-        mean_s: The good images' mean errors at stride s, float32 [1, 2, h, w].
-        inverse_s: One over their deviations, likewise.
+        mean_i: The good images' mean errors at the i-th stride, float32 [1, 2, h, w].
+        inverse_i: One over their deviations, to which `ADDED_DEVIATION` is added, likewise.
     """
 
     def __init__(self, sides: Sequence[tuple[int, int]], size: tuple[int, int]) -> None:
@@ -95,7 +95,7 @@ class ErrorMap(Float32Module):
             overall: Their deviations over all positions, float32 [1, 2, 1, 1].
         """
         self.get_buffer(f"mean_{place}").copy_(mean)
-        self.get_buffer(f"inverse_{place}").copy_(1 / (deviation + LEAST_DEVIATION * overall).clamp_min(1e-6))
+        self.get_buffer(f"inverse_{place}").copy_(1 / (deviation + ADDED_DEVIATION * overall).clamp_min(1e-6))
 
 
 class ScaledDistances(Float32Module):
@@ -129,7 +129,7 @@ class ScaledDistances(Float32Module):
 
     @torch.no_grad()
     def fit_scale(self, largest: Tensor) -> None:
-        """Set the constants to the largest distances of good images, float32 [N]."""
+        """Set offset and inverse by the largest distances of good images, float32 [N]."""
         self.offset.copy_(largest.mean())
         self.inverse.copy_(1 / largest.std(unbiased=False).clamp_min(LEAST_SPREAD * largest.mean().clamp_min(1)))
 
@@ -166,7 +166,7 @@ class NearestMap(ScaledDistances):
     """
 
     def __init__(self, channels: int, side: tuple[int, int], size: tuple[int, int]) -> None:
-        """Make an empty memory for features with `channels`; the others as in `ScaledDistances`."""
+        """Make a memory of one row of zeros, for features with `channels`; the others as in `ScaledDistances`."""
         super().__init__(side, size)
         self.memory = Memory(channels)
 

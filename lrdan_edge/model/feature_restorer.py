@@ -147,8 +147,8 @@ class FeatureRestorer(Network):
     """The network of the recipe ``feature-restoration``: backbone, AE2, and the decoder that marks defects.
 
     Attributes:
-        mean_s: The good images' mean features at stride s, float [1, K, 1, 1].
-        inverse_s: One over their deviations, likewise.
+        mean_i: The good images' mean features at the i-th stride (4, 8, 16), float [1, K, 1, 1].
+        inverse_i: One over their deviations, likewise.
     """
 
     reconstructs: ClassVar[bool] = False

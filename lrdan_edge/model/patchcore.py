@@ -1,8 +1,8 @@
 """PatchCore (arXiv 2106.08265): the distance of features from the nearest of a memory of good images' features.
 
-What differs from the paper: features are compared by direction and are not averaged over neighbours, which finds more defects on every
-data set of ``benchmarks/results`` (on circuit boards, AUROC 0.83 instead of 0.55). The image's score is the largest value of the smoothed
-map. PatchCore's re-weighting of the score by the neighbours of the nearest feature is left out: it changes the score only, and the
+What differs from the paper: features of one stride only are used, are compared by direction, and are not averaged over neighbours
+(docs/experiments/evidence.md says what that changes). The image's score is the largest value of the smoothed map. PatchCore's
+re-weighting of the score by the neighbours of the nearest feature is left out: it changes the score only, and the
 heatmap's largest value would no longer be the score.
 """
 
@@ -20,7 +20,7 @@ SMALLEST_SQUARE = 1e-6
 
 
 class Memory(Float32Module):
-    """Directions of good images' features; the distance of f is that of f / |f| from the nearest row m: √(2 − 2 max f·m / |f|).
+    """Directions of features; the distance of f is that of f / |f| from the nearest row m: √(2 − 2 max f·m / |f|).
 
     A feature's length changes with exposure and contrast, its direction with what is seen.
 
@@ -31,7 +31,7 @@ class Memory(Float32Module):
     rows: Tensor
 
     def __init__(self, features: int) -> None:
-        """Start with one row of zeros for features of length `features`."""
+        """Start with one row of zeros, for features with as many channels as `features` says."""
         super().__init__()
         self.register_buffer("rows", torch.zeros(1, features))
 

@@ -13,7 +13,7 @@ from lrdan_edge.cli.main import cli
 from lrdan_edge.data.check import check, training_notes
 from lrdan_edge.data.dataset import good_images
 from lrdan_edge.data.dataset import test_images as labelled
-from lrdan_edge.data.layout import only_good_images
+from lrdan_edge.data.layout import good_part, only_good_images
 from lrdan_edge.data.names import label_in, meaning_of
 from lrdan_edge.data.scan import Scan
 from lrdan_edge.errors import DataError
@@ -272,3 +272,47 @@ def test_names() -> None:
         None,
     ]
     assert [label_in(name) for name in ("NG_1", "ok1", "not_ok", "dent_3", "x")] == ["bad", "good", "bad", None, None]
+
+
+@pytest.mark.parametrize(
+    "name", ["划痕", "汚れ", "black_spots", "light_leak", "oil_line", "spots2", "kratzer_1", "burnt_edge_left"]
+)
+def test_a_folder_whose_name_says_more_than_a_lot_is_not_taken_for_one(tmp_path: Path, name: str) -> None:
+    assert meaning_of(name) is None
+    fill(tmp_path, 5)
+    fill(tmp_path / name, 2)
+    with pytest.raises(DataError, match="of unknown meaning"):
+        good_part(tmp_path)
+    fill(tmp_path / "good", 5)
+    with pytest.raises(DataError, match="nothing says which") as refused:
+        good_part(tmp_path)
+    assert "if they show defects, move them into" in str(refused.value)
+
+
+def test_a_numbered_series_of_folders_tells_nothing_apart(tmp_path: Path) -> None:
+    for number in range(3):
+        fill(tmp_path / f"tile_{number:03}", 2)
+    assert len(good_part(tmp_path).training) == 6
+    fill(tmp_path / "spot_1", 2)
+    with pytest.raises(DataError, match="of unknown meaning"):
+        good_part(tmp_path)
+
+
+def test_hashes_in_names_spell_nothing() -> None:
+    names = [
+        "44d50172-6227-4051-813b-c6bad8a9f8f4",
+        "419def82-2154-4354-a5f9-672969617062",
+        "a_jpg.rf.0bad4c1e0def4c1e0bad4c1e0def4c1e",
+    ]
+    assert [label_in(name) for name in names] == [None] * 3
+    assert label_in("bad_44d50172-6227-4051-813b-c6bad8a9f8f4") == "bad"
+
+
+def test_images_of_labels_in_train_good_are_told(tmp_path: Path) -> None:
+    fill(tmp_path / "train" / "good", 3)
+    for path in list((tmp_path / "train" / "good").iterdir()):
+        path.with_stem(f"{path.stem}_label").write_bytes(path.read_bytes())
+    found = good_part(tmp_path)
+    assert len(found.training) == 3
+    assert "3 images in" in found.notes[-1]
+    assert "are masks by their names" in found.notes[-1]

@@ -135,7 +135,8 @@ class InferenceStage:
             self.scored.enter()
             threading.Thread(target=self._drain, name="drain", daemon=True).start()
         for number, frames, taken_ns in hung:
-            self.scored.put(number, Scored(frames, None, reason, taken_ns, time.monotonic_ns()))
+            # The caller also watches the sinks: if it waited for one that hangs, nothing would end the run.
+            self.scored.put(number, Scored(frames, None, reason, taken_ns, time.monotonic_ns()), wait=False)
             self.scored.leave()  # on behalf of its thread, which may never return
         return len(hung)
 

@@ -19,10 +19,10 @@ class ReorderBuffer(Generic[Item]):
         self._size, self._producers, self._next = size, producers, 0
         self._abandoned = False
 
-    def put(self, number: int, item: Item) -> None:
-        """Add an item; after `abandon`, it is discarded."""
+    def put(self, number: int, item: Item, *, wait: bool = True) -> None:
+        """Add an item, at once unless `wait`; after `abandon`, it is discarded."""
         with self._changed:
-            while number - self._next >= self._size and not self._abandoned:
+            while wait and number - self._next >= self._size and not self._abandoned:
                 self._changed.wait()
             if not self._abandoned:
                 self._items[number] = item

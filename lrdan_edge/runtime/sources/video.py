@@ -96,13 +96,18 @@ class VideoSource(Source):
             while failed < _FAILED_READS and not self._closed.is_set():
                 asked = time.monotonic()
                 image = read_frame(capture)
+                if image is None and getattr(capture, "incomplete", None) is not None:  # a packet came, so this is not the end
+                    for _ in range(failed + 1):
+                        yield self._damaged(index, start)
+                        index += 1
+                    failed = 0
+                    continue
                 if image is None:
                     stalled = time.monotonic() - asked > self._timeouts[1] / 2
                     failed = _FAILED_READS if stalled else failed + 1
                     continue
                 for _ in range(failed):
-                    damaged = f"{self.uri}: frame {index - start} cannot be decoded: record or copy the video again"
-                    yield CapturedFrame.missing(damaged, index, self.uri, f"frame {index - start}")
+                    yield self._damaged(index, start)
                     index += 1
                 failed = 0
                 decoded += 1
@@ -114,6 +119,10 @@ class VideoSource(Source):
             capture.release()
         if not self._closed.is_set() and (fault := self._shortfall(decoded, index - start)):
             yield CapturedFrame.missing(fault, index, self.uri, f"frame {index - start}")
+
+    def _damaged(self, index: int, start: int) -> CapturedFrame:
+        damaged = f"{self.uri}: frame {index - start} cannot be decoded: record or copy the video again"
+        return CapturedFrame.missing(damaged, index, self.uri, f"frame {index - start}")
 
     def _shortfall(self, decoded: int, delivered: int) -> str | None:
         """The fault for frames missing at the end, or None; frames already delivered as faults do not count again."""

@@ -99,3 +99,11 @@ def test_a_reorder_buffer_blocks_a_producer_that_is_ahead_until_abandoned() -> N
     ahead.join(timeout=5)
     assert not ahead.is_alive()
     assert buffer.get() is None
+
+
+def test_a_fault_for_a_hanging_backend_does_not_wait_for_a_hanging_sink() -> None:
+    buffer: ReorderBuffer[int] = ReorderBuffer(1, 1)
+    for number in range(3):
+        buffer.put(number, number, wait=False)
+    buffer.leave()
+    assert [buffer.get() for _ in range(4)] == [0, 1, 2, None]

@@ -5,6 +5,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 from lrdan_edge.errors import SourceFormatError, SourceTimeoutError
@@ -45,3 +46,17 @@ def test_images_from_before_a_gap_are_not_delivered_after_it(tmp_path: Path) -> 
     with scripted(tmp_path, stream) as source:
         frames = list(islice(source, 4))
     assert [int(np.max(np.asarray(frame.image))) - 40 for frame in frames] == [2, 4, 11, 13]
+
+
+def test_many_damaged_frames_in_a_row_do_not_end_a_recording(tmp_path: Path) -> None:
+    """Frames after them used to be lost without a word."""
+    path, damaged = tmp_path / "recording.mjpeg", {*range(20, 32), 39}
+    with path.open("wb") as file:
+        for number in range(40):
+            image = np.random.default_rng(number).integers(0, 255, (64, 96, 3), np.uint8)
+            data = cv2.imencode(".jpg", image)[1].tobytes()
+            file.write(data[: len(data) // 2] if number in damaged else data)
+    with open_source(str(path)) as source:
+        frames = list(source)
+    assert [frame.index for frame in frames] == list(range(40))
+    assert {frame.index for frame in frames if frame.image is None} == damaged

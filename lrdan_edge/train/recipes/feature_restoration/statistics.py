@@ -1,4 +1,4 @@
-"""The statistics of good images: of the backbone's features before training, and of AE2's error after it."""
+"""Statistics of good images: the features' mean and deviation before training, the maps' constants and memories after it."""
 
 import torch
 from torch import Tensor
@@ -26,13 +26,13 @@ MEMORY_SIZE = 2048
 """Rows of the memory."""
 
 CANDIDATES = 20_000
-"""Features that the memory is chosen from, at most, at random positions of all images alike."""
+"""About how many features the memory is chosen from: the same number of random positions of each image, rounded up."""
 
 ROWS_PER_DEFECT = 8
 """Positions of each known defect whose features are kept."""
 
 LEAST_COVERED = 0.25
-"""The fraction of a position that a mask must cover for the position to count; if none is, those count that it covers most."""
+"""The fraction of a position that a mask must cover for the position to be used; the position that it covers most always is."""
 
 _AT_ONCE = 256  # positions whose covariances are factorised together
 
@@ -134,7 +134,9 @@ def fit_distances(distance: DistanceMap, differences: Tensor) -> None:
 
 @torch.no_grad()
 def fit_memory(nearest: NearestMap, features: Tensor) -> Tensor:
-    """Choose the memory of a nearest map, and set the mean and deviation of largest distances, cross-fitted as in `fit_distances`.
+    """Choose the memory of a nearest map, and set the mean and deviation of largest distances.
+
+    Each quarter of the images is measured without the rows that come from it; the memory is chosen once, from all images.
 
     Args:
         nearest: The map.
