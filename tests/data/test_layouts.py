@@ -53,7 +53,7 @@ def used(data: Path) -> set[str]:
     ],
 )
 def test_good_and_defective_folders_side_by_side(tmp_path: Path, good: str, bad: str) -> None:
-    """All of it, the masks too, used to be learnt as good parts."""
+    """Defects and masks used to be learnt as good parts."""
     fill(tmp_path / good)
     fill(tmp_path / bad, 2)
     mark(tmp_path / "mask", "0.png")
