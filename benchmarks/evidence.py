@@ -27,7 +27,7 @@ from lrdan_edge.calibration.decision import conformal_rank, images_needed
 from lrdan_edge.data.dataset import recorded_images, test_images
 from lrdan_edge.data.images import load_frames
 from lrdan_edge.metrics import auroc, recall_at
-from lrdan_edge.model.deployed import load_network
+from lrdan_edge.model.deployed import load_network, preprocess
 from lrdan_edge.model.feature_restorer import BACKGROUND, DISTANCE_WEIGHT, ERROR_WEIGHT, NEAREST_WEIGHT, FeatureRestorer
 from lrdan_edge.model.networks import doubled
 
@@ -55,7 +55,7 @@ def peaks_and_means(bundle: Bundle, paths: Sequence[Path]) -> dict[str, Scores]:
     found: dict[str, list[Scores]] = {name: [] for name in MAPS}
     for start in range(0, len(paths), _BATCH):
         frames = torch.from_numpy(load_frames(list(paths[start : start + _BATCH]), spec.frame_shape, preprocessing.bit_depth))
-        x = frames.permute(0, 3, 1, 2).float() * preprocessing.scale + preprocessing.offset
+        x = preprocess(frames.permute(0, 3, 1, 2).float(), preprocessing)
         raw = network.backbone(x)
         features = network.standardised(raw)
         restored = network.ae2(features[1:])

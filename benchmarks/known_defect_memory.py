@@ -27,11 +27,11 @@ from lrdan_edge.bundle.stage import versions
 from lrdan_edge.data.dataset import LabelledImage, recorded_images, test_images
 from lrdan_edge.data.images import load_frames
 from lrdan_edge.metrics import auroc, recall_at
-from lrdan_edge.model.backbone import OFFSET, SCALE
 from lrdan_edge.model.deployed import DeployModule, load_network
 from lrdan_edge.model.feature_restorer import FeatureRestorer
 from lrdan_edge.train.frozen_backbone import FrozenBackbone
 from lrdan_edge.train.known_defects import read_known
+from lrdan_edge.train.recipes.backbone import backbone_input
 from lrdan_edge.train.recipes.feature_restoration.statistics import fit_known, fit_memory
 
 COLUMNS = {"none": None, "without masks": False, "with masks": True}
@@ -60,7 +60,7 @@ class Memory:
         self._cosines = fit_memory(self.module.network.nearest, self._features)
 
     def _seen(self, frames: torch.Tensor) -> torch.Tensor:
-        return self._backbone(frames.float() * SCALE + OFFSET)[-1].half()
+        return self._backbone(backbone_input(frames))[-1].half()
 
     def know(self, folder: Path) -> DeployModule:
         """The module with the defects in `folder`."""

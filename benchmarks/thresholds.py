@@ -215,6 +215,7 @@ def _fits(
     from lrdan_edge.data.images import load_frames
     from lrdan_edge.model.pretrained import load_pretrained
     from lrdan_edge.train.cross_fit import BackboneFeatures, CrossFit
+    from lrdan_edge.train.frozen_backbone import FrozenBackbone
     from lrdan_edge.train.recipes import recipe_named
     from lrdan_edge.train.recipes.fitted import FittedRecipe
 
@@ -223,7 +224,8 @@ def _fits(
         raise SystemExit(f"the recipe {recipe_name} is not cross-fitted")
     spec = recipe.spec_for(shape[0], shape[1], 1 if shape[2] == 1 else 3, recipe.defaults)
     networks = recipe.networks_for(spec)
-    load_pretrained(recipe.defaults.backbone).load_into(networks.network.backbone)
+    load_pretrained(recipe.defaults.backbone).load_into(networks.network.backbone, recipe.defaults.contrast)
+    networks.frozen = FrozenBackbone(networks.network.backbone)
     frames = torch.from_numpy(load_frames(paths, shape)).permute(0, 3, 1, 2).contiguous()
     features = BackboneFeatures(networks, frames)
     constants = recipe.preprocessing_for(spec), recipe.scoring_for(spec)

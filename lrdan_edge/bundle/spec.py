@@ -34,8 +34,8 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         decoder: ``resize`` (nearest upsampling, then convolution: every backend can quantise it) or ``transposed`` (the paper's).
             Networks that compare features have no decoder, and the value is ``resize``.
         architecture: ``autoencoder`` (the paper's AE2), or ``restorer``: AE2 with skip connections. It adds a correction to its
-            input and marks defects in a second output. ``padim`` and ``patchcore`` compare a backbone's features with those of good
-            images. ``feature-restorer``: AE2 restores a backbone's features, and a decoder marks defects.
+            input and marks defects in a second output. ``padim``, ``patchcore`` and ``dn2`` compare a backbone's features with those
+            of good images. ``feature-restorer``: AE2 restores a backbone's features, and a decoder marks defects.
         code: ``spatial`` (the autoencoder's code is a grid over the image) or ``vector`` (one per image).
         backbone: The frozen, pretrained network whose features are used, or None.
         strides: The strides of these features, ascending; empty without a backbone.
@@ -50,15 +50,15 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     latent_channels: Size
     downsamplings: Annotated[int, msgspec.Meta(ge=0, le=16)]
     decoder: Literal["resize", "transposed"]
-    architecture: Literal["autoencoder", "restorer", "padim", "patchcore", "feature-restorer"] = "autoencoder"
+    architecture: Literal["autoencoder", "restorer", "padim", "patchcore", "dn2", "feature-restorer"] = "autoencoder"
     code: Literal["spatial", "vector"] = "spatial"
     backbone: Backbone | None = None
-    strides: tuple[Literal[2, 4, 8, 16], ...] = ()
+    strides: tuple[Literal[2, 4, 8, 16, 32], ...] = ()
     geometry: Geometry | None = None
 
     def __post_init__(self) -> None:
         """Refuse sizes that no memory holds, tiles that do not cover their canvas exactly, and a backbone without its strides."""
-        compares = self.architecture in ("padim", "patchcore", "feature-restorer")
+        compares = self.architecture in ("padim", "patchcore", "dn2", "feature-restorer")
         if (self.backbone is None) == bool(self.strides) or (compares and self.backbone is None):
             raise ValueError(f"architecture {self.architecture} with backbone {self.backbone} and strides {list(self.strides)}")
         if list(self.strides) != sorted(set(self.strides)):

@@ -1,6 +1,7 @@
 """The networks by `ModelSpec.architecture`."""
 
 from lrdan_edge.bundle.spec import ModelSpec
+from lrdan_edge.model.dn2 import DN2
 from lrdan_edge.model.feature_restorer import FeatureRestorer
 from lrdan_edge.model.network import Network
 from lrdan_edge.model.networks import Autoencoder, Restorer
@@ -12,6 +13,7 @@ ARCHITECTURES: dict[str, type[Autoencoder] | type[Restorer] | type[Padim] | type
     "restorer": Restorer,
     "padim": Padim,
     "patchcore": PatchCore,
+    "dn2": DN2,
     "feature-restorer": FeatureRestorer,
 }
 

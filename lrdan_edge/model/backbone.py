@@ -1,7 +1,7 @@
 """EfficientNet-Lite, a frozen backbone: feature maps of images at several strides.
 
 EfficientNet-Lite is EfficientNet (arXiv 1905.11946) without squeeze-and-excitation and with ReLU6, so that it quantises well. Only the
-blocks before the stage of 192 channels are used. The pretrained weights are read by `lrdan_edge.model.pretrained`.
+blocks up to the largest stride that is asked for are used. The pretrained weights are read by `lrdan_edge.model.pretrained`.
 """
 
 import math
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-STRIDES = (2, 4, 8, 16)
+STRIDES = (2, 4, 8, 16, 32)
 """The strides with feature maps; a map at stride s has ceil(H / s) rows and ceil(W / s) columns."""
 
 SCALING = {"efficientnet-lite0": (1.0, 1.0), "efficientnet-lite1": (1.0, 1.1), "efficientnet-lite2": (1.1, 1.2)}
@@ -24,8 +24,19 @@ STEM_CHANNELS = 32
 SCALE, OFFSET = 1 / 128, -127 / 128
 """`Preprocessing.scale` and ``offset`` of the images that the pretrained weights expect: (v − 127) / 128."""
 
-_STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112))
-"""Blocks, kernel size, stride, expansion and channels of each stage of EfficientNet-Lite0 before the stage of 192 channels."""
+IMAGENET_DEVIATION = 0.45
+"""The standard deviation of ImageNet's images after this preprocessing (0.226 of the range of grey levels)."""
+
+_STAGES = (
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+)
+"""Blocks, kernel size, stride, expansion and channels of each stage of EfficientNet-Lite0. The first and the last always have one block."""
 
 _EPSILON = 1e-3  # of the batch normalisation of these models
 _WIDTH_MULTIPLE = 8
@@ -53,7 +64,7 @@ class BlockShape:
 
 
 def block_shapes(variant: str) -> list[BlockShape]:
-    """The blocks of a variant up to stride 16, in order.
+    """The blocks of a variant, in order.
 
     Args:
         variant: A key of `SCALING`.
@@ -61,9 +72,9 @@ def block_shapes(variant: str) -> list[BlockShape]:
     width, depth = SCALING[variant]
     shapes: list[BlockShape] = []
     before, total = STEM_CHANNELS, 2
-    for stage, (blocks, kernel, stride, expansion, channels) in enumerate(_STAGES):
+    for blocks, kernel, stride, expansion, channels in _STAGES:
         outputs = scaled_channels(channels, width)
-        for block in range(blocks if stage == 0 else math.ceil(depth * blocks)):
+        for block in range(1 if blocks == 1 else math.ceil(depth * blocks)):
             step = stride if block == 0 else 1
             total *= step
             shapes.append(BlockShape(before, outputs, kernel, step, expansion, total))
@@ -177,7 +188,7 @@ class EfficientNetLite(nn.Module):
         return features
 
     @torch.no_grad()
-    def load_rgb(self, weights: dict[str, Tensor]) -> None:
+    def load_rgb(self, weights: dict[str, Tensor], contrast: float = 1.0) -> None:
         """Load weights of a backbone for RGB images; blocks that are not used are ignored.
 
         The order of the colours is folded into the first convolution: for blue, green, red its channels are reversed, and for grey they
@@ -185,6 +196,7 @@ class EfficientNetLite(nn.Module):
 
         Args:
             weights: Tensors by the names of this module's state; the first convolution has 3 input channels.
+            contrast: Factor that the images would have to be multiplied by; it is folded into the first convolution too.
 
         Raises:
             RuntimeError: A tensor is missing or has another shape.
@@ -192,4 +204,4 @@ class EfficientNetLite(nn.Module):
         stem = weights["stem.conv.weight"]
         adapted = stem.flip(1) if self.channels == 3 else stem.sum(1, keepdim=True)
         own = {name: weights[name] for name in self.state_dict() if name in weights}
-        self.load_state_dict(own | {"stem.conv.weight": adapted.contiguous()})
+        self.load_state_dict(own | {"stem.conv.weight": contrast * adapted.contiguous()})

@@ -26,11 +26,11 @@ STRIDES: tuple[Literal[2, 4, 8, 16], ...] = (2, 4, 8, 16)
 AE2_WIDTHS = (40, 96, 96, 128)
 """AE2's channels at strides 8 and 16 (encoder), and at 16 and 32 (encoder and decoder)."""
 
-ERROR_WEIGHT = 1.5
+ERROR_WEIGHT = 0.5
 """The log-odds of a defect that one deviation of AE2's error adds."""
 
-DISTANCE_WEIGHT = 1.5
-"""The log-odds that one deviation of the good images' largest distances of AE2's difference adds."""
+DISTANCE_WEIGHT = 0.5
+"""The log-odds that one deviation of the good images' largest distances of AE2's difference adds; with the error, AE2 counts 1."""
 
 NEAREST_WEIGHT = 1.0
 """The log-odds that one deviation of the good images' largest distances from the memory adds."""

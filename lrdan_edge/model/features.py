@@ -41,7 +41,7 @@ class FeatureNetwork(Network):
             raise ValueError(f"the architecture {spec.architecture} needs a backbone")
         self.backbone = EfficientNetLite(spec.backbone, spec.channels, spec.strides)
         sides = [(-(-spec.height // stride), -(-spec.width // stride)) for stride in spec.strides]
-        self.aggregate = FeatureGrid(sides, self.pooled)
+        self.aggregate: Float32Module = FeatureGrid(sides, self.pooled)
         self.grid = sides[0]
         self.enlarge = Enlargement(self.grid, (spec.height, spec.width))
 
@@ -54,8 +54,12 @@ class FeatureNetwork(Network):
         Returns:
             float32 [N, K, h, w], K as `channels_of`; h and w are H and W over the smallest stride, rounded up.
         """
-        found: Tensor = self.aggregate(self.backbone(x))
+        found: Tensor = self.aggregate(self.backbone(self.prepare(x)))
         return found
+
+    def prepare(self, x: Tensor) -> Tensor:
+        """Images float [N, C, H, W] as the backbone gets them; here unchanged."""
+        return x
 
     def halve(self, module: nn.Module, first: int) -> None:
         """Keep whole blocks in float32, until they have `first` convolutions; see `Network.halve`."""
@@ -142,7 +146,7 @@ class Enlargement(Float32Module):
         self.register_buffer("columns", interpolation_matrix(before[1], after[1]).T.contiguous()[None], persistent=False)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Enlarge float32 [N, h, w] to float32 [N, H, W]."""
+        """Enlarge float32 [..., h, w] to float32 [..., H, W]."""
         return self.rows @ maps @ self.columns
 
 

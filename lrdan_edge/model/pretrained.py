@@ -69,9 +69,9 @@ class Pretrained:
     sha256: str
     weights: dict[str, Tensor]
 
-    def load_into(self, backbone: EfficientNetLite) -> None:
-        """Load the weights into a backbone of the same variant."""
-        backbone.load_rgb(self.weights)
+    def load_into(self, backbone: EfficientNetLite, contrast: float = 1.0) -> None:
+        """Load the weights into a backbone of the same variant; `contrast` as in `EfficientNetLite.load_rgb`."""
+        backbone.load_rgb(self.weights, contrast)
 
 
 def variant_of(name: str) -> str:

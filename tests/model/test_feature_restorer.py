@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from published import seen_by_backbone
 from scipy.ndimage import gaussian_filter, uniform_filter
 from scipy.spatial.distance import cdist
 from specs import spec_for
@@ -43,10 +44,6 @@ def fitted(images: Tensor) -> FeatureRestorer:
     return network
 
 
-def seen_by(images: Tensor) -> Tensor:
-    return (images.float() - 127) / 128
-
-
 class Watched:
     """What passes through a network while it computes its map, in float64."""
 
@@ -57,13 +54,13 @@ class Watched:
             network.decoder.register_forward_hook(lambda _module, _inputs, output: self._keep("decoder", [output])),
         ]
         with torch.inference_mode():
-            self.map: Exact = network.anomaly_map(seen_by(images), "defects").double().numpy()[:, 0]
-            features = network.features(seen_by(images))
+            self.map: Exact = network.anomaly_map(seen_by_backbone(images), "defects").double().numpy()[:, 0]
+            features = network.features(seen_by_backbone(images))
             restored = network.ae2(features[1:])
             self.error: Exact = network.error(features[1:], restored).double().numpy()
             self.distance: Exact = network.distance(features[-1], restored[-1]).double().numpy()
             self.nearest: Exact = (
-                network.nearest(network.nearest.memory.cosines(network.backbone(seen_by(images))[-1])).double().numpy()
+                network.nearest(network.nearest.memory.cosines(network.backbone(seen_by_backbone(images))[-1])).double().numpy()
             )
         for hook in hooks:
             hook.remove()
@@ -113,7 +110,7 @@ def test_the_map_adds_marks_error_and_distances_and_its_peak_is_the_sum_of_their
     np.testing.assert_allclose(others.distance, distances, atol=2e-2 * distances.std())
     distances = nearest_of(good, others, network.nearest.memory.rows.double().numpy())
     np.testing.assert_allclose(others.nearest, distances, atol=2e-2 * distances.std())
-    maps = [np.kron(marks, np.ones((2, 2))), 1.5 * others.error, 1.5 * others.distance, others.nearest]
+    maps = [np.kron(marks, np.ones((2, 2))), 0.5 * others.error, 0.5 * others.distance, others.nearest]
     maps = [one - 0.5 * one.mean((1, 2), keepdims=True) for one in maps]
     peaks = np.sum([one.max((1, 2)) for one in maps], 0)
     total = np.sum(maps, 0)
@@ -223,7 +220,7 @@ def test_good_images_have_errors_about_zero_and_unit_deviation() -> None:
 
 def test_the_decoder_does_not_train_ae2() -> None:
     network = fitted(images_of(4, 1, (36, 36))).train()
-    restored, logits = network(seen_by(images_of(4, 1, (36, 36), seed=1)))
+    restored, logits = network(seen_by_backbone(images_of(4, 1, (36, 36), seed=1)))
     logits.sum().backward()
     assert all(parameter.grad is None for parameter in network.ae2.parameters())
     assert all(parameter.grad is not None for parameter in network.decoder.parameters())
@@ -239,7 +236,7 @@ def test_weights_restore_the_network_and_folding_changes_nothing() -> None:
     expected = Watched(network, images).map
     fold_batch_norm(other)
     with torch.inference_mode():
-        found = other.anomaly_map(seen_by(images), "defects")
+        found = other.anomaly_map(seen_by_backbone(images), "defects")
     assert (tuple(found.shape), found.dtype) == ((6, 1, 60, 52), torch.float32)
     np.testing.assert_allclose(found[:, 0].numpy(), expected, atol=5e-3)
 
@@ -249,7 +246,7 @@ def test_the_error_stays_in_float32() -> None:
     assert {parameter.dtype for parameter in network.parameters()} == {torch.float16}
     assert {buffer.dtype for buffer in network.error.buffers()} == {torch.float32}
     with torch.inference_mode():
-        assert network.anomaly_map(seen_by(images_of(2, 1, (32, 36))), "defects").dtype == torch.float32
+        assert network.anomaly_map(seen_by_backbone(images_of(2, 1, (32, 36))), "defects").dtype == torch.float32
 
 
 def test_a_specification_without_its_strides_is_refused() -> None:

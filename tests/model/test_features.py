@@ -1,4 +1,4 @@
-"""PaDiM and PatchCore against float64 in numpy and scikit-learn, for every size, colour and precision."""
+"""PaDiM, PatchCore and DN2 against float64 in numpy, SciPy and scikit-learn, for every size, colour and precision."""
 
 from typing import Any, Literal
 
@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from published import oracle, seen_by_backbone
 from scipy.spatial.distance import cdist
 from sklearn.covariance import EmpiricalCovariance
 from torch import Tensor
@@ -52,13 +53,13 @@ def noise(count: int, channels: Literal[1, 3], size: tuple[int, int], seed: int 
 def features_of(network: FeatureNetwork, images: Tensor) -> npt.NDArray[np.float64]:
     """[N, P, K] in float64, standardised by nothing."""
     with torch.inference_mode():
-        found = network.features((images.float() - 127) / 128)
+        found = network.features(seen_by_backbone(images))
     return found.flatten(2).transpose(1, 2).double().numpy()
 
 
 def distances_of(network: FeatureNetwork, images: Tensor) -> npt.NDArray[np.float64]:
     with torch.inference_mode():
-        found = network.distances(network.features((images.float() - 127) / 128))
+        found = network.distances(network.features(seen_by_backbone(images)))
     return found.flatten(1).double().numpy()
 
 
@@ -160,3 +161,27 @@ def test_a_specification_without_its_backbone_is_refused() -> None:
     ):
         with pytest.raises(ValueError, match="strides"):
             ModelSpec(recipe="padim", height=32, width=32, channels=1, architecture="padim", **shape, **wrong)
+
+
+@pytest.mark.parametrize(("size", "channels"), [((32, 32), 3), ((48, 64), 1), ((164, 172), 3)], ids=str)
+def test_dn2_is_the_distance_of_mean_features_from_the_nearest(size: tuple[int, int], channels: Literal[1, 3]) -> None:
+    published = oracle("efficientnet-lite0")
+    good, others = noise(5, channels, size), noise(3, channels, size, seed=1)
+
+    def means(images: Tensor) -> npt.NDArray[np.float64]:
+        x = 0.45 * seen_by_backbone(images).expand(-1, 3, -1, -1).flip(1)
+        if min(size) < 160:
+            sides = [round(side * 160 / min(size)) for side in size]
+            x = F.interpolate(x, size=sides, mode="bilinear", align_corners=False)
+        x = published._swish(published._bn0(published._conv_stem(x)))
+        for block in published._blocks:
+            x = block(x)
+        found: npt.NDArray[np.float64] = x.mean((2, 3)).detach().double().numpy()
+        return found
+
+    network = fitted("dn2", good)
+    with torch.inference_mode():
+        maps = network.anomaly_map(seen_by_backbone(others), "error").numpy()
+    assert maps.shape == (3, 1, *size)
+    expected = np.sqrt(2 * cdist(means(others), means(good), "cosine").min(1))
+    np.testing.assert_allclose(maps, np.broadcast_to(expected[:, None, None, None], maps.shape), rtol=2e-3)

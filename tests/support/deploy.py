@@ -31,7 +31,7 @@ SHARED = (
     ((512, 512, 1), "restorer", "int8", "none"),
 )
 
-BACKBONES = ("padim", "patchcore", "feature-restoration")
+BACKBONES = ("padim", "patchcore", "dn2", "feature-restoration")
 
 # Frames scaled, a region of one, a region in evenly spread tiles that are scaled, and tiles at the frame's own resolution.
 GEOMETRIES: dict[str, dict[str, Any]] = {

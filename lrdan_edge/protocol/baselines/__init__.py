@@ -17,6 +17,7 @@ DETECTORS: "dict[str, Callable[[], Detector]]" = {
     "lrdan": _lazy("lrdan", "Lrdan"),
     "restoration": _lazy("lrdan", "restoration"),
     "pixel-1nn": _lazy("nearest", "PixelNearestNeighbour"),
+    "dn2": _lazy("dn2", "DN2Detector"),
     "pca": _lazy("pca", "PrincipalComponents"),
     "autoencoder": _lazy("autoencoder", "PlainAutoencoder"),
     "ganomaly": _lazy("ganomaly", "Ganomaly"),

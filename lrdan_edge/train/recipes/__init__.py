@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 RECIPES = {
     "feature-restoration": "AE2 restores the features of a pretrained backbone, and a decoder marks defects",
+    "dn2": "a memory of whole images' features, for images of one object anywhere in the picture",
     "lrdan": "the networks of the LRDAN paper",
     "padim": "Gaussians of a pretrained backbone's features, fitted in one pass",
     "patchcore": "a memory of a pretrained backbone's features, fitted in one pass",

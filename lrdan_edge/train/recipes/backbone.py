@@ -3,14 +3,17 @@
 from typing import Any, Literal, TypeVar
 
 import msgspec
+import torch
+from torch import Tensor
 
 from lrdan_edge.bundle.spec import BitDepth, ModelSpec, Preprocessing
 from lrdan_edge.model.backbone import OFFSET, SCALE, STEM_CHANNELS, feature_channels
+from lrdan_edge.model.deployed import standardisation
 from lrdan_edge.model.networks import require_supported_size
 from lrdan_edge.model.pretrained import load_pretrained, variant_of
 from lrdan_edge.train.recipes.base import Networks, Recipe
 
-Stride = Literal[2, 4, 8, 16]
+Stride = Literal[2, 4, 8, 16, 32]
 
 
 N = TypeVar("N", bound=Networks)
@@ -26,8 +29,21 @@ class BackboneRecipe(Recipe[N, H]):
         return {"backbone": {"name": pretrained.name, "sha256": pretrained.sha256}}
 
     def preprocessing_for(self, spec: ModelSpec, bit_depth: BitDepth = 16) -> Preprocessing:
-        """As the backbone was pretrained; see `Recipe.preprocessing_for`."""
-        return msgspec.structs.replace(super().preprocessing_for(spec, bit_depth), scale=SCALE, offset=OFFSET)
+        """Every image is standardised; see `Recipe.preprocessing_for`."""
+        plain = super().preprocessing_for(spec, bit_depth)
+        return msgspec.structs.replace(plain, scale=SCALE, offset=OFFSET, standardise=True)
+
+
+def scaled(frames: Tensor) -> Tensor:
+    """Grey levels from 0 to 255, float [N, C, H, W], in the range of the backbone's images; not yet standardised."""
+    return frames * SCALE + OFFSET
+
+
+def backbone_input(frames: Tensor) -> Tensor:
+    """Frames uint8 [N, C, H, W] as the backbone sees them: each image minus its mean, over its deviation; channels last."""
+    x = scaled(frames.float())
+    mean, deviation = standardisation(x)
+    return ((x - mean) / deviation).contiguous(memory_format=torch.channels_last)
 
 
 def feature_spec(
@@ -35,7 +51,7 @@ def feature_spec(
     shape: tuple[int, int, Literal[1, 3]],
     backbone: str,
     strides: tuple[Stride, ...],
-    architecture: Literal["padim", "patchcore", "feature-restorer"],
+    architecture: Literal["padim", "patchcore", "dn2", "feature-restorer"],
     dimensions: int | None = None,
 ) -> ModelSpec:
     """The specification of a network that sees the features of a backbone.

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from lrdan_edge.bundle.spec import ModelSpec, Preprocessing, Scoring
-from lrdan_edge.model.backbone import OFFSET, SCALE
+from lrdan_edge.model.backbone import IMAGENET_DEVIATION
 from lrdan_edge.model.features import FeatureNetwork
 from lrdan_edge.model.pretrained import DEFAULT_BACKBONE, load_pretrained
+from lrdan_edge.train.frozen_backbone import FrozenBackbone
 from lrdan_edge.train.learner import Batch, Learner, LearnerOptions
-from lrdan_edge.train.recipes.backbone import BackboneRecipe, Stride
+from lrdan_edge.train.recipes.backbone import BackboneRecipe, Stride, backbone_input
 from lrdan_edge.train.recipes.base import Hyperparameters, Networks
 from lrdan_edge.train.schedule import Schedule
 
@@ -28,23 +29,33 @@ class FittedHyperparameters(Hyperparameters):
 
     Attributes:
         backbone: See `lrdan_edge.model.pretrained.load_pretrained`.
+        contrast: The deviation that standardised images have for the backbone.
         strides: The strides of the features, ascending.
         batch: Images per step; the last one may have fewer.
     """
 
     backbone: str = DEFAULT_BACKBONE
+    contrast: float = IMAGENET_DEVIATION
     strides: tuple[Stride, ...] = (8, 16)
     batch: int = 8
 
 
 class FittedNetworks(Networks):
-    """The network to fit, and the statistics gathered so far in buffers, which belong to a checkpoint."""
+    """The network to fit, and the statistics gathered so far in buffers, which belong to a checkpoint.
+
+    Attributes:
+        network: The network.
+        frozen: Its backbone with pretrained weights, for training.
+    """
 
     network: FeatureNetwork
+    frozen: FrozenBackbone
 
     def features(self, frames: Tensor) -> Tensor:
-        """The backbone's features of uint8 [N, C, H, W]: float32 [N, K, h, w]."""
-        return self.network.features((frames.float() * SCALE + OFFSET).contiguous(memory_format=torch.channels_last))
+        """The features of uint8 [N, C, H, W] as `FeatureNetwork.features` returns them, by the faster `frozen` backbone."""
+        maps = self.frozen(self.network.prepare(backbone_input(frames)))
+        features: Tensor = self.network.aggregate(maps)
+        return features
 
     @abstractmethod
     def gather(self, features: Tensor, *drawn: Tensor) -> None:
@@ -113,7 +124,8 @@ class FittedRecipe(BackboneRecipe[N, F]):
 
     def learner_for(self, networks: N, spec: ModelSpec, frames: Tensor, hyperparameters: F, options: LearnerOptions) -> Learner:
         """Load the backbone's weights, and make the learner; see `Recipe.learner_for`."""
-        load_pretrained(hyperparameters.backbone).load_into(networks.network.backbone)
+        load_pretrained(hyperparameters.backbone).load_into(networks.network.backbone, hyperparameters.contrast)
+        networks.frozen = FrozenBackbone(networks.network.backbone)
         return self.fitting_for(networks, spec, len(frames), hyperparameters, options)
 
     @abstractmethod

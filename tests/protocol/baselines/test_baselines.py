@@ -54,7 +54,8 @@ def alone(name: str) -> torch.Tensor:
 def test_a_score_depends_only_on_its_own_image(name: str, indices: list[int]) -> None:
     scores = fitted_once(name).score(GOOD[indices])
     assert (scores.dtype, scores.shape) == (torch.float32, (len(indices),))
-    torch.testing.assert_close(scores, alone(name)[indices], rtol=1e-5, atol=1e-5)
+    small = 2e-3 if name == "dn2" else 1e-5  # the distance of an image from itself is the root of a rounding error
+    torch.testing.assert_close(scores, alone(name)[indices], rtol=1e-5, atol=small)
 
 
 @pytest.mark.parametrize("name", NAMES)

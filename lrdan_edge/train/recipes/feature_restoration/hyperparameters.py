@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from lrdan_edge.model.backbone import IMAGENET_DEVIATION
 from lrdan_edge.model.pretrained import DEFAULT_BACKBONE
 from lrdan_edge.train.painting.hyperparameters import PaintingHyperparameters
 
@@ -12,6 +13,7 @@ class FeatureRestorationHyperparameters(PaintingHyperparameters):
 
     Attributes:
         backbone: See `lrdan_edge.model.pretrained.load_pretrained`.
+        contrast: The deviation that standardised images have for the backbone.
         code_channels: Channels of AE2's code.
         dropout: The fraction of the code that is dropped in training.
         cosine_weight: Weight of the angle between restored and good features; the smooth L1 loss of their difference counts 1.
@@ -25,6 +27,7 @@ class FeatureRestorationHyperparameters(PaintingHyperparameters):
     learning_rate: float = 2e-3
 
     backbone: str = DEFAULT_BACKBONE
+    contrast: float = IMAGENET_DEVIATION
     code_channels: int = 48
     dropout: float = 0.1
     cosine_weight: float = 0.5

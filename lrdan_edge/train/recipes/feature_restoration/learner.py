@@ -6,12 +6,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lrdan_edge.model.backbone import OFFSET, SCALE
+from lrdan_edge.model.deployed import standardisation
 from lrdan_edge.model.feature_restorer import FeatureRestorer
 from lrdan_edge.model.networks import doubled
 from lrdan_edge.train.frozen_backbone import FrozenBackbone
 from lrdan_edge.train.learner import LearnerOptions
 from lrdan_edge.train.painting.learner import PaintingLearner, adamw
+from lrdan_edge.train.recipes.backbone import scaled
 from lrdan_edge.train.recipes.feature_restoration.hyperparameters import FeatureRestorationHyperparameters
 
 
@@ -59,6 +60,8 @@ class FeatureRestorationLearner(PaintingLearner):
             deviations over the batch of the restored and of the good features at the coarsest stride.
         """
         x, target = to_backbone(defective), to_backbone(good)
+        mean, deviation = standardisation(x)
+        x, target = (x - mean) / deviation, (target - mean) / deviation  # alike, so that they differ in the defects only
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.options.half):
             with torch.no_grad():
                 good_features = self.network.standardised(self._backbone(target))[1:]
@@ -75,4 +78,4 @@ class FeatureRestorationLearner(PaintingLearner):
 
 def to_backbone(images: Tensor) -> Tensor:
     """Images in [-1, 1] to the range of the backbone's images: float32 [N, C, H, W], channels last."""
-    return ((images + 1) * (127.5 * SCALE) + OFFSET).contiguous(memory_format=torch.channels_last)
+    return scaled((images + 1) * 127.5).contiguous(memory_format=torch.channels_last)

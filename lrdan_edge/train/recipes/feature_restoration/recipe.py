@@ -71,7 +71,7 @@ class FeatureRestoration(
     ) -> Learner:
         """Load the backbone's weights, standardise its features, and make the learner; see `Recipe.learner_for`."""
         network, networks.known = networks.network, options.known
-        load_pretrained(hyperparameters.backbone).load_into(network.backbone)
+        load_pretrained(hyperparameters.backbone).load_into(network.backbone, hyperparameters.contrast)
         network.ae2.dropout.p = hyperparameters.dropout
         step = max(1, len(frames) // hyperparameters.statistics_images)
         standardise_features(network, frames[::step])

@@ -4,13 +4,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lrdan_edge.model.backbone import OFFSET, SCALE
 from lrdan_edge.model.evidence import DistanceMap, NearestMap
 from lrdan_edge.model.feature_restorer import FeatureRestorer
 from lrdan_edge.model.padim import PositionGaussians
 from lrdan_edge.model.patchcore import directions, distances_of
 from lrdan_edge.train.frozen_backbone import FrozenBackbone
 from lrdan_edge.train.known_defects import KnownDefects
+from lrdan_edge.train.recipes.backbone import backbone_input
 from lrdan_edge.train.recipes.coreset import PROJECTED, greedy_coreset
 
 LEAST_DEVIATION = 1e-3
@@ -51,7 +51,7 @@ def standardise_features(network: FeatureRestorer, frames: Tensor, batch_size: i
     sums: list[Tensor] = []
     squares: list[Tensor] = []
     for part in torch.split(frames, batch_size):
-        x = _seen(part, device)
+        x = backbone_input(part.to(device))
         found = [one.double() for one in backbone(x)[1:]]
         sums = _added(sums, [one.mean((2, 3)).sum(0) for one in found])
         squares = _added(squares, [one.square().mean((2, 3)).sum(0) for one in found])
@@ -80,7 +80,7 @@ def fit_maps(network: FeatureRestorer, frames: Tensor, batch_size: int = 16, kno
     differences: list[Tensor] = []
     coarse: list[Tensor] = []
     for part in torch.split(frames, batch_size):
-        x = _seen(part, device)
+        x = backbone_input(part.to(device))
         found = backbone(x)
         features = network.standardised(found)[1:]
         restored = network.ae2(features)
@@ -98,13 +98,8 @@ def fit_maps(network: FeatureRestorer, frames: Tensor, batch_size: int = 16, kno
     good = torch.cat(coarse)
     cosines = fit_memory(network.nearest, good)
     if known:
-        defects = [backbone(_seen(part, device))[-1] for part in torch.split(known.frames, batch_size)]
+        defects = [backbone(backbone_input(part.to(device)))[-1] for part in torch.split(known.frames, batch_size)]
         fit_known(network, torch.cat(defects), known.masks.to(device), good, cosines)
-
-
-def _seen(frames: Tensor, device: torch.device) -> Tensor:
-    """Images uint8 [N, C, H, W] as the backbone sees them, channels last."""
-    return (frames.to(device).float() * SCALE + OFFSET).contiguous(memory_format=torch.channels_last)
 
 
 def _added(totals: list[Tensor], parts: list[Tensor]) -> list[Tensor]:

@@ -1,7 +1,7 @@
 """The recipe object of `patchcore`."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -44,11 +44,13 @@ class PatchCoreNetworks(FittedNetworks):
     """The network, and the candidates for the memory.
 
     Attributes:
+        makes: The network's class.
         projection: The random projection, float32 [K, 64].
         candidates: Directions of features, float32 [n, K].
         filled: Number of rows of `candidates` that are filled, int64 [].
     """
 
+    makes: ClassVar[type[PatchCore]] = PatchCore
     network: PatchCore
     projection: Tensor
     candidates: Tensor
@@ -56,7 +58,7 @@ class PatchCoreNetworks(FittedNetworks):
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
-        self.network = PatchCore(spec)
+        self.network = self.makes(spec)
         self.register_buffer("projection", torch.randn(channels_of(spec), PROJECTED))
         self.memory_size = PatchCoreHyperparameters.memory_size
 
