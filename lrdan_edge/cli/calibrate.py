@@ -31,7 +31,7 @@ _target_options = option_group(
         "--threshold-from",
         "rule",
         type=click.Choice(["conformal", "cross-fitted", "recall", "best-f1"]),
-        help="conformal: held-out good images; cross-fitted: all good images (padim, patchcore); recall, best-f1: defects too. "
+        help="conformal: held-out good images; cross-fitted: all good images (padim, patchcore, dn2); recall, best-f1: defects too. "
         "[default: cross-fitted if training cross-fitted and without --good, else conformal; with --decision-only the previous one]",
     ),
     click.option(

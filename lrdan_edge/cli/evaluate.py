@@ -72,8 +72,8 @@ def explain(
 ) -> None:
     """Write a page that shows why each of IMAGES (files or folders) was judged as it was.
 
-    The page is one self-contained HTML file. For each image it shows the reconstruction and the difference (not for padim and
-    patchcore, which reconstruct nothing), the heatmap, and the score among the scores of good images.
+    The page is one self-contained HTML file. For each image it shows the reconstruction and the difference (not for padim,
+    patchcore and others with a backbone, which reconstruct nothing), the heatmap, and the score among the scores of good images.
     """
     from lrdan_edge.bundle.bundle import Bundle
     from lrdan_edge.runtime.explain import explain as run_explain

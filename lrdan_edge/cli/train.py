@@ -43,7 +43,7 @@ class RecipeName(click.Choice):  # type: ignore[type-arg]  # generic only in new
 @click.option(
     "--backbone",
     metavar="NAME|FILE",
-    help="Pretrained network of feature-restoration, padim and patchcore: efficientnet-lite0, -lite1, -lite2, timm/NAME, or a "
+    help="Pretrained network of feature-restoration, padim, patchcore and dn2: efficientnet-lite0, -lite1, -lite2, timm/NAME, or a "
     ".safetensors file. [default: efficientnet-lite0]",
 )
 @click.option("--batch-size", type=click.IntRange(min=2), help="Images per step. [default: the recipe's]")
