@@ -24,8 +24,8 @@ from lrdan_edge.bundle.decision import Decision, GraphDecision, require_plausibl
 from lrdan_edge.bundle.encoding import SCHEMA_VERSION, from_json
 from lrdan_edge.bundle.files import Folder, digest_of, most_bytes
 from lrdan_edge.bundle.graph_check import Ports, check_graph, require_shapes
-from lrdan_edge.bundle.journal import JOURNAL, LOCK, MANIFEST, STAGING, read_state, staged
-from lrdan_edge.bundle.manifest import Manifest, StageRecord
+from lrdan_edge.bundle.journal import JOURNAL, LOCK, MANIFEST, STAGING, State, read_state, staged
+from lrdan_edge.bundle.manifest import Manifest, StageRecord, sha256_of_manifest
 from lrdan_edge.bundle.names import (
     CHECKPOINT,
     DECISION,
@@ -36,9 +36,11 @@ from lrdan_edge.bundle.names import (
     is_graph,
     processor_graph_name,
 )
+from lrdan_edge.bundle.signature import read_signed_state
 from lrdan_edge.bundle.spec import ModelSpec, Precision, Preprocessing, Scoring
 from lrdan_edge.bundle.stage import Stage, commit_stage, staging, versions
 from lrdan_edge.errors import BundleError, ChangedFileError, MissingStageError, StaleStageError
+from lrdan_edge.keys import read_public_key
 
 
 class Bundle:
@@ -48,40 +50,60 @@ class Bundle:
         path: The folder.
         manifest: The manifest, as last read or written.
         pending: Files of an interrupted commit that may still be staged; the next stage moves them.
+        sha256: Sha256 of the manifest's bytes, as last read or written; empty before the first stage. With a required signature,
+            of the bytes that are signed.
+        signed_by: The public key (64 hex digits) that `open` required and whose signature it checked, or None. A stage resets it.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, pending: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self,
+        path: Path,
+        manifest: Manifest,
+        pending: frozenset[str] = frozenset(),
+        sha256: str = "",
+        signed_by: str | None = None,
+    ) -> None:
         self.path = path
         self.manifest = manifest
         self.pending = pending
+        self.sha256 = sha256
+        self.signed_by = signed_by
         self._ports: dict[str, Ports] = {}  # of the graphs that were read
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str] = "bundle") -> "Bundle":
+    def open(
+        cls, path: str | os.PathLike[str] = "bundle", *, require_signature: str | os.PathLike[str] | None = None
+    ) -> "Bundle":
         """Open an existing bundle. Nothing is written. An interrupted commit is read as if it were finished.
 
         Args:
             path: The folder.
+            require_signature: A PEM file with an Ed25519 public key: refuse the bundle unless the owner of the key signed it
+                (`lrdan_edge.bundle.signature`), and use only what was signed, and engines, which have signatures of their own.
 
         Raises:
             MissingStageError: There is no bundle at `path`.
             BundleError: The manifest is damaged, has another schema version, or cannot be read.
+            SignatureError: The signature is missing, not valid, or by another key; or a commit was interrupted.
+            KeyFileError: The file of the public key cannot be used.
+            MissingExtraError: A signature is required, and the ``signing`` extra is not installed.
         """
         folder = Path(path)
-        manifest, pending = None, frozenset[str]()
+        key = None if require_signature is None else read_public_key(Path(require_signature))
+        state = State(None, frozenset(), "")
         try:
             if folder.is_dir():
                 with Folder(folder) as files:
-                    manifest, pending = read_state(files)
+                    state = read_state(files) if key is None else read_signed_state(files, key)
         except OSError as error:
             raise BundleError(
                 f"{error.filename or folder} cannot be read ({error.strerror})", "restore the bundle from a copy"
             ) from error
-        if manifest is None:
+        if state.manifest is None:
             raise MissingStageError(
                 f"no bundle at {folder}", "make one with '{train}'", train=Command("train", "DATA", bundle=folder)
             )
-        return cls(folder, manifest, pending)
+        return cls(folder, state.manifest, state.pending, state.sha256, key)
 
     @property
     def writable(self) -> bool:
@@ -282,6 +304,8 @@ class Bundle:
     ) -> Iterator[Stage]:
         """Run a stage that writes its files through the yielded `Stage`: commit them on success, change nothing on failure.
 
+        The bundle's signature is removed, except by stages that write only reports or an engine.
+
         Args:
             name: The stage's name in the manifest.
             command: The command that repeats the stage, without the bundle's path, since bundles are copied.
@@ -306,6 +330,7 @@ class Bundle:
                 results=stage.results,
             )
             self.manifest, self.pending = commit_stage(folder, name, stage, record, self.manifest), frozenset()
+            self.sha256, self.signed_by = sha256_of_manifest(self.manifest), None
 
 
 def _stage_of(precision: Precision) -> str:
