@@ -18,10 +18,12 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from lrdan_edge import __version__
 from lrdan_edge.bundle.command import Command
 from lrdan_edge.bundle.decision import Decision, GraphDecision, require_plausible
-from lrdan_edge.bundle.encoding import SCHEMA_VERSION, from_json
+from lrdan_edge.bundle.encoding import SCHEMA_VERSION, from_json, shown
 from lrdan_edge.bundle.files import Folder, digest_of, most_bytes
 from lrdan_edge.bundle.graph_check import Ports, check_graph, require_shapes
 from lrdan_edge.bundle.journal import JOURNAL, LOCK, MANIFEST, STAGING, State, read_state, staged
@@ -172,7 +174,8 @@ class Bundle:
         if record is None:
             command = Command.recorded(made_by).with_options(bundle=self.path)
             raise MissingStageError(f"{self.path} has no {name}", "run '{command}' first", command=command)
-        if not 0 <= record.bytes <= (most := most_bytes(name)):
+        most = most_bytes(name)
+        if not 0 <= record.bytes <= most:
             raise self._changed(name, made_by, f"has {record.bytes} bytes in the manifest, at most {most} are valid")
         wrong: ChangedFileError | None = None
         for place in (name, staged(name)) if name in self.pending else (name,):
@@ -255,6 +258,34 @@ class Bundle:
             return None
         data = self.read(name, Command("calibrate", decision_only=True))
         return require_plausible(from_json(data, GraphDecision, str(self.path / name)), self.path / name)
+
+    def recorded(self, stage: str, name: str, kind: Any, default: object = None, *, option: bool = False) -> Any:
+        """A result or an option that a stage recorded, of the type that the stage writes; a bundle may come from anyone.
+
+        Args:
+            stage: The stage's name in the manifest.
+            name: The result's name.
+            kind: Its type, for msgspec.
+            default: Taken where the stage did not record it, as in bundles from earlier versions.
+            option: Whether it is an option.
+
+        Raises:
+            MissingStageError: The stage has not run.
+            BundleError: It has another type.
+        """
+        record = self.manifest.stages.get(stage)
+        if record is None:
+            raise MissingStageError(
+                f"{self.path} has no record of {stage}", "run '{command}' first", command=Command(stage, bundle=self.path)
+            )
+        try:
+            return msgspec.convert((record.options if option else record.results).get(name, default), kind)
+        except msgspec.ValidationError as error:
+            raise BundleError(
+                f"{self.path / MANIFEST} has no valid record of {name} by {stage} ({shown(str(error))})",
+                "restore it from a copy, or run '{command}' again",
+                command=self._again(record.command),
+            ) from error
 
     def staleness(self, stage: str) -> str | None:
         """Why `stage` is older than its inputs, in a few words, or None if it is fresh or has not run."""

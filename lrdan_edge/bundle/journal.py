@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from lrdan_edge.bundle.encoding import SCHEMA_VERSION, decode, is_our_version, to_json
-from lrdan_edge.bundle.files import MOST_JSON, Folder, UnexpectedKindError, digest_of
+from lrdan_edge.bundle.encoding import SCHEMA_VERSION, decode, is_our_version, shown, to_json
+from lrdan_edge.bundle.files import MOST_JSON, Folder, UnexpectedKindError, digest_of, is_path
 from lrdan_edge.bundle.manifest import Manifest, manifest_from_json, manifest_to_json, sha256_of_manifest
 from lrdan_edge.bundle.names import SIGNATURE, SIGNED_MANIFEST
 from lrdan_edge.errors import BundleError
@@ -177,7 +177,9 @@ def require_inside(where: Path, names: Iterable[str]) -> None:
     """Refuse a manifest that names files outside its bundle; lrdan-edge writes no such manifest."""
     for name in names:
         if name.startswith("/") or ".." in PurePosixPath(name).parts:
-            raise BundleError(f"{where} names a file outside the bundle ({name!r})", "restore it from a copy")
+            raise BundleError(f"{where} names a file outside the bundle ({shown(repr(name))})", "restore it from a copy")
+        if not is_path(name):
+            raise BundleError(f"{where} has a file name that no file can have ({shown(repr(name))})", "restore it from a copy")
 
 
 def _finish(folder: Folder, journal: Journal) -> None:
@@ -218,11 +220,11 @@ def _own(folder: Folder, data: bytes, manifest: bytes | None) -> Journal:
         raw = decode(data)
         journal = msgspec.convert(raw, Journal)
     except (ValueError, RecursionError) as error:
-        raise _foreign(folder, f"it cannot be read: {error}") from error
+        raise _foreign(folder, f"it cannot be read: {shown(str(error))}") from error
     if not is_our_version(version := raw["manifest"]["schema_version"]):
-        raise _foreign(folder, f"its manifest has schema version {version!r}, not {SCHEMA_VERSION}")
+        raise _foreign(folder, f"its manifest has schema version {shown(repr(version))}, not {SCHEMA_VERSION}")
     if odd := next((name for name in journal.staged if not is_bundle_file(name)), None):
-        raise _foreign(folder, f"it names {odd!r}, which no stage writes")
+        raise _foreign(folder, f"it names {shown(repr(odd))}, which no stage writes")
     if odd := next((name for name, sha256 in journal.staged.items() if _listed(journal, name) not in (None, sha256)), None):
         raise _foreign(folder, f"its manifest lists a different sha256 for {odd}")
     require_inside(folder.path / JOURNAL, journal.manifest.files)
