@@ -19,7 +19,7 @@ from typing import NamedTuple
 import msgspec
 
 from lrdan_edge.bundle.encoding import SCHEMA_VERSION, decode, is_our_version, shown, to_json
-from lrdan_edge.bundle.files import MOST_JSON, Folder, UnexpectedKindError, digest_of, is_path
+from lrdan_edge.bundle.files import MOST_JSON, Folder, UnexpectedKindError, digest_of
 from lrdan_edge.bundle.manifest import Manifest, manifest_from_json, manifest_to_json, sha256_of_manifest
 from lrdan_edge.bundle.names import SIGNATURE, SIGNED_MANIFEST
 from lrdan_edge.errors import BundleError
@@ -36,6 +36,9 @@ _BUNDLE_FILES = re.compile(
     r"|engines/[A-Za-z0-9][\w.-]{0,200}",
     re.ASCII,
 )
+
+
+_LONGEST = 1024  # characters of a name; lrdan-edge writes fewer than 256
 
 
 class Journal(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -178,8 +181,8 @@ def require_inside(where: Path, names: Iterable[str]) -> None:
     for name in names:
         if name.startswith("/") or ".." in PurePosixPath(name).parts:
             raise BundleError(f"{where} names a file outside the bundle ({shown(repr(name))})", "restore it from a copy")
-        if not is_path(name):
-            raise BundleError(f"{where} has a file name that no file can have ({shown(repr(name))})", "restore it from a copy")
+        if len(name) > _LONGEST:
+            raise BundleError(f"{where} has a file name of {len(name)} characters ({shown(name)})", "restore it from a copy")
 
 
 def _finish(folder: Folder, journal: Journal) -> None:

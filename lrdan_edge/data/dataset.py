@@ -228,14 +228,19 @@ def recorded_images(bundle: Bundle, part: Literal["training", "held_out"]) -> li
     folder = recorded_folder(bundle)
     names: list[str] = bundle.recorded("train", part, list[str])
     require_inside(bundle.path / MANIFEST, names)
-    return [folder / name for name in names]
+    paths = [folder / name for name in names]
+    if not all(is_path(str(path)) for path in paths):
+        raise _no_record(bundle)
+    return paths
 
 
 def recorded_folder(bundle: Bundle) -> Path:
     """The folder of images that the bundle was trained on; it may be missing. Raises as `recorded_images`."""
     folder: str = bundle.recorded("train", "data", str)
     if not is_path(folder):
-        raise BundleError(
-            f"{bundle.path / MANIFEST} has no valid record of the training images' folder", "restore it from a copy"
-        )
+        raise _no_record(bundle)
     return Path(folder)
+
+
+def _no_record(bundle: Bundle) -> BundleError:
+    return BundleError(f"{bundle.path / MANIFEST} has no valid record of the training images", "restore it from a copy")
