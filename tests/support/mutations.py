@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from graph_mutations import changed_graph
 from strangers import KINDS, Put, put_fifo
 
 from lrdan_edge.engines.keys import sign
@@ -72,6 +73,7 @@ class Mutator:
                 (6, self.change_manifest),
                 (6, self.change_json),
                 (5, self.change_bytes),
+                (3, self.change_graph),
                 (2, self.change_journal),
                 (3, self.replace_kind),
                 (1, self.exchange),
@@ -116,6 +118,16 @@ class Mutator:
         if name == "manifest.json" and self.rng.random() < 0.7:
             data = checked(data)
         self.put(name, data)
+
+    def change_graph(self) -> None:
+        """Change the structure of a graph or of an engine that is one."""
+        found = [name for name in self.names() if name.endswith(".onnx")]
+        if not found:
+            return
+        name = self.rng.choice(found)
+        if changed := changed_graph((self.bundle / name).read_bytes(), self.rng, str(self.outside / "file")):
+            self.did.append(f"{name}: {changed[1]}")
+            self.put(name, changed[0])
 
     def change_journal(self) -> None:
         """Change the structure of the journal, which mostly still belongs to the manifest."""
@@ -255,6 +267,8 @@ class Mutator:
         """The bytes with one kind of damage."""
         rng = self.rng
         place, span = rng.randrange(len(data) + 1), rng.choice([1, 1, 1, 4, 64, 1000])
+        if rng.random() < 0.3:  # headers
+            place %= 1024
         head, tail = data[:place], data[place:]
         ways: list[Callable[[], bytes]] = [
             lambda: head + (bytes([tail[0] ^ 1 << rng.randrange(8)]) + tail[1:] if tail else b"\0"),
