@@ -10,6 +10,7 @@ that matches can only rename regular files from ``.staging`` to their place in t
 """
 
 import hashlib
+import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from typing import NamedTuple
 import msgspec
 
 from lrdan_edge.bundle.encoding import SCHEMA_VERSION, decode, is_our_version, shown, to_json
-from lrdan_edge.bundle.files import MOST_JSON, Folder, UnexpectedKindError, digest_of
+from lrdan_edge.bundle.files import MOST_JSON, Folder, UnexpectedKindError, digest_of, most_bytes
 from lrdan_edge.bundle.manifest import Manifest, manifest_from_json, manifest_to_json, sha256_of_manifest
 from lrdan_edge.bundle.names import SIGNATURE, SIGNED_MANIFEST
 from lrdan_edge.errors import BundleError
@@ -246,7 +247,7 @@ def _listed(journal: Journal, name: str) -> str | None:
 def _holds(folder: Folder, name: str, sha256: str) -> bool:
     try:
         with folder.open(name) as file:
-            return digest_of(file) == sha256
+            return os.fstat(file.fileno()).st_size <= most_bytes(name) and digest_of(file) == sha256
     except (FileNotFoundError, UnexpectedKindError):
         return False
 

@@ -2,9 +2,10 @@
 
     python tests/bundle/fuzz_bundles.py --cases 100000 --seed 1
 
-Each case copies a small real bundle, changes it (`mutations.py`) and uses it as the commands do. Any exception but an `LrdanError`,
-a use that takes more than 5 seconds, a dead process, a file outside the bundle that is opened or changed, a started program, and a
-verdict that differs although a signature was required are findings. A case is repeated with ``--first CASE --cases 1``.
+Each case copies a small real bundle, changes it (`mutations.py`) and uses it as the commands do. Findings are: any exception but an
+`LrdanError`, a use that takes 5 seconds of processor time or a minute, a dead process, a file outside the bundle that is opened or
+changed, a started program, and another verdict than that of the signed bundle although a signature was required. A case is repeated
+with ``--first CASE --cases 1``.
 """
 
 import argparse
@@ -47,7 +48,7 @@ def _run(folder: Path, cases: int, seed: int, first: int) -> int:
     place, end = first, first + cases
     while place < end:
         words = [sys.executable, "-P", __file__, "--worker", str(folder), "--seed", str(seed)]
-        words += ["--first", str(place), "--cases", str(min(end - place, 20_000))]
+        words += ["--first", str(place), "--cases", str(min(end - place, 5000))]
         with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL) as worker:
             assert worker.stdout is not None
             ready = False

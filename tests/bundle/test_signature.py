@@ -27,6 +27,7 @@ from lrdan_edge.engines.build import BuildRequest, build_engine
 from lrdan_edge.engines.open import engines
 from lrdan_edge.errors import BundleError, ChangedFileError, MissingExtraError, SignatureError
 from lrdan_edge.keys import new_key
+from lrdan_edge.runtime.identity import describe_run
 
 pytest.importorskip("cryptography")
 pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("no_flushing")]
@@ -297,6 +298,16 @@ def test_the_manifest_that_was_checked_is_the_one_that_is_used(
                 assert inspector.thresholder.threshold < 1e29
         except BundleError:
             continue
+
+
+def test_the_record_of_a_run_names_the_manifest_that_is_used(real: Path) -> None:
+    """It was read again by its path, whatever lay there then: a FIFO held up the run."""
+    before = sha256_of(real / "manifest.json")
+    with Inspector.open(real, backend="onnxruntime") as inspector:
+        (real / "manifest.json").unlink()
+        os.mkfifo(real / "manifest.json")
+        told = describe_run("x", inspector)["bundle"]
+    assert told == {"path": str(real), "sha256": before[:16]}
 
 
 def built(bundle: Path, public: Path) -> str:

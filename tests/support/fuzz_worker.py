@@ -24,7 +24,8 @@ from lrdan_edge.bundle import bundle as bundle_module
 from lrdan_edge.engines.keys import KEY_VARIABLE
 from lrdan_edge.errors import LrdanError, SignatureError
 
-SECONDS = 5
+SECONDS = 5  # of processor time
+WAITING = 60  # seconds in all: the machine may be busy
 MEMORY = 8 << 30
 
 
@@ -35,7 +36,8 @@ class HangError(BaseException):
 def work(folder: Path, seed: int, cases: range) -> None:
     """Run cases and print one line of JSON for each."""
     faulthandler.enable()
-    signal.signal(signal.SIGALRM, _hang)
+    for number in (signal.SIGALRM, signal.SIGPROF):
+        signal.signal(number, _hang)
     (folder / "tmp").mkdir(exist_ok=True)
     os.environ["TMPDIR"] = str(folder / "tmp")
     os.environ[KEY_VARIABLE] = str(folder / "keys/engine.key")
@@ -143,8 +145,9 @@ class Worker:
 
     def _use(self, use: Use) -> tuple[str, str]:
         """How a use ended, and the finding if that was wrong."""
-        faulthandler.dump_traceback_later(4 * SECONDS, exit=True)  # native code does not see the signal
-        signal.setitimer(signal.ITIMER_REAL, SECONDS)
+        faulthandler.dump_traceback_later(2 * WAITING, exit=True)  # native code does not see the signals
+        signal.setitimer(signal.ITIMER_REAL, WAITING)
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
         self.watch.seen, self.watch.active = [], True
         problem, end = "", "works"
         try:
@@ -157,7 +160,8 @@ class Worker:
         except (Exception, HangError):
             end, problem = "finding", traceback.format_exc(limit=-8)
         finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            for timer in (signal.ITIMER_REAL, signal.ITIMER_PROF):
+                signal.setitimer(timer, 0)
             faulthandler.cancel_dump_traceback_later()
             self.watch.active = False
         if self.watch.seen:
