@@ -334,6 +334,27 @@ def test_an_engine_built_after_signing_runs_by_its_own_signature(real: Path, key
     assert "reports/benchmark.json" in Bundle.open(real, require_signature=public).manifest.files
 
 
+def test_an_engine_of_another_graph_for_processors_is_not_loaded(real: Path, public: Path) -> None:
+    """The int8 engine is built from a graph of its own, whose sha256 its sidecar did not hold: this machine signed the engine of an
+    attacker's graph, and the graph that was signed lay in its place again afterwards."""
+    path = real / "model.int8.cpu.onnx"
+    original, manifest = path.read_bytes(), (real / "manifest.json").read_bytes()
+    path.write_bytes(original.replace(b"main_graph", b"Main_graph") if b"main_graph" in original else original + b"\x12\x00")
+    record = {"sha256": sha256_of(path), "bytes": path.stat().st_size}
+    rewrite_manifest(real, lambda fields: fields["files"].update({"model.int8.cpu.onnx": record}))
+    build_engine(Bundle.open(real), BuildRequest("int8", "onnxruntime"))
+    path.write_bytes(original)
+    (real / "signed-manifest.json").write_bytes(manifest)
+    record = {"sha256": sha256_of(path), "bytes": path.stat().st_size}
+    rewrite_manifest(real, lambda fields: fields["files"].update({"model.int8.cpu.onnx": record}))
+    (engine,) = engines(Bundle.open(real, require_signature=public))
+    assert engine.trust.trusted
+    assert "was not built from the bundle's model.int8.cpu.onnx" in str(engine.unusable_reason)
+    build_engine(Bundle.open(real, require_signature=public), BuildRequest("int8", "onnxruntime"))
+    (engine,) = engines(Bundle.open(real, require_signature=public))
+    assert engine.unusable_reason is None
+
+
 def test_an_engine_from_elsewhere_is_not_loaded(
     real: Path, public: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -385,6 +406,33 @@ def test_of_a_newer_manifest_only_engines_count(real: Path, public: Path) -> Non
 
     rewrite_manifest(real, change)
     assert Bundle.open(real, require_signature=public).manifest == plain
+
+
+REQUIRING = {
+    "run": ["run", "golden"],
+    "evaluate": ["evaluate", "golden"],
+    "explain": ["explain", "golden"],
+    "bench": ["bench"],
+    "build-engine": ["build-engine", "--fp32"],
+    "engine verify": ["engine", "verify"],
+    "engine refit": ["engine", "refit", "x"],
+}
+
+
+@pytest.mark.parametrize("words", REQUIRING.values(), ids=REQUIRING)
+def test_every_command_that_judges_or_builds_can_require_a_signature(
+    signed: Path, tmp_path: Path, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(signed)
+    result = lrdan(*words, "-b", signed, "--require-signature", new_key(tmp_path / "other"))
+    assert result.exit_code == 1
+    assert "is signed by the key" in result.output
+
+
+def test_verify_fails_for_a_damaged_or_stale_bundle(signed: Path, public: Path) -> None:
+    (signed / "decision.json").write_bytes(b"[]")
+    result = lrdan("bundle", "verify", signed, "--public-key", public)
+    assert (result.exit_code, "decision.json was changed" in result.output) == (1, True)
 
 
 def test_every_file_of_a_run_is_in_the_manifest(real: Path, public: Path) -> None:
