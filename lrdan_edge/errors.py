@@ -4,7 +4,9 @@ LrdanError                 the base: the problem, the value seen and the fix
 ├── BundleError            the bundle cannot be read or written
 │   ├── MissingStageError  a stage that must come first has not run
 │   ├── ChangedFileError   a file does not match the manifest
-│   └── StaleStageError    a stage is older than its inputs
+│   ├── StaleStageError    a stage is older than its inputs
+│   └── SignatureError     the bundle does not have the signature that was asked for
+├── KeyFileError           a file with a key cannot be used
 ├── DataError              images or folders that cannot be used
 ├── TrainingError          training cannot go on (NaN, collapse), or was interrupted
 ├── ExportError            a graph cannot be written or does not match its model
@@ -115,6 +117,18 @@ class StaleStageError(BundleError):
     """A stage is older than its inputs; the message names the command to run again."""
 
     code = "stale-stage"
+
+
+class SignatureError(BundleError):
+    """The bundle is not signed with the required key, or was changed since."""
+
+    code = "signature"
+
+
+class KeyFileError(LrdanError):
+    """A file with a key cannot be read or written, holds no key, or other users can read or replace it."""
+
+    code = "key-file"
 
 
 class DataError(LrdanError):

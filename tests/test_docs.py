@@ -113,7 +113,7 @@ def test_commands_are_found() -> None:
 
 def known_options(text: str) -> set[str]:
     """Options that may stand in a line of code: the program's, or those of the script or program that it runs."""
-    if script := re.search(r"benchmarks/\w+\.py", text):
+    if script := re.search(r"(?:benchmarks|tests/bundle)/\w+\.py", text):
         found = set(re.findall(r"--[a-z][a-z-]*", (ROOT / script[0]).read_text(encoding="utf-8")))
         return found | {option.replace("--", "--no-", 1) for option in found}
     if re.search(r"\bpip\b|python3? -m|\bruff\b|tensorboard --|\bmake\b", text):

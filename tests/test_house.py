@@ -16,6 +16,7 @@ TESTS = Path(__file__).parent
 ORDER = [
     "errors",
     "metrics",
+    "keys",
     "bundle",
     "data",
     "model",
@@ -156,13 +157,16 @@ COMMANDS = [
     "explain",
     "bench",
 ]
-COMMANDS += ["protocol", "info", "demo"]
+COMMANDS += ["protocol", "bundle", "info", "demo"]
 
 
 ENGINE_COMMANDS = ["list", "inspect", "verify", "trust", "refit"]
+BUNDLE_COMMANDS = ["bundle new-key", "bundle sign", "bundle verify"]
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, "dataset check", *(f"engine {command}" for command in ENGINE_COMMANDS)])
+@pytest.mark.parametrize(
+    "command", [*COMMANDS, "dataset check", *(f"engine {command}" for command in ENGINE_COMMANDS), *BUNDLE_COMMANDS]
+)
 def test_every_command_explains_itself_without_loading_anything(command: str) -> None:
     code = (
         "from click.testing import CliRunner\nfrom lrdan_edge.cli.main import cli\n"

@@ -18,14 +18,16 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from lrdan_edge import __version__
 from lrdan_edge.bundle.command import Command
 from lrdan_edge.bundle.decision import Decision, GraphDecision, require_plausible
-from lrdan_edge.bundle.encoding import SCHEMA_VERSION, from_json
+from lrdan_edge.bundle.encoding import SCHEMA_VERSION, from_json, shown
 from lrdan_edge.bundle.files import Folder, digest_of, most_bytes
 from lrdan_edge.bundle.graph_check import Ports, check_graph, require_shapes
-from lrdan_edge.bundle.journal import JOURNAL, LOCK, MANIFEST, STAGING, read_state, staged
-from lrdan_edge.bundle.manifest import Manifest, StageRecord
+from lrdan_edge.bundle.journal import JOURNAL, LOCK, MANIFEST, STAGING, State, read_state, staged
+from lrdan_edge.bundle.manifest import Manifest, StageRecord, sha256_of_manifest
 from lrdan_edge.bundle.names import (
     CHECKPOINT,
     DECISION,
@@ -36,9 +38,11 @@ from lrdan_edge.bundle.names import (
     is_graph,
     processor_graph_name,
 )
+from lrdan_edge.bundle.signature import read_signed_state
 from lrdan_edge.bundle.spec import ModelSpec, Precision, Preprocessing, Scoring
 from lrdan_edge.bundle.stage import Stage, commit_stage, staging, versions
 from lrdan_edge.errors import BundleError, ChangedFileError, MissingStageError, StaleStageError
+from lrdan_edge.keys import read_public_key
 
 
 class Bundle:
@@ -48,40 +52,60 @@ class Bundle:
         path: The folder.
         manifest: The manifest, as last read or written.
         pending: Files of an interrupted commit that may still be staged; the next stage moves them.
+        sha256: Sha256 of the manifest's bytes, as last read or written; empty before the first stage. With a required signature,
+            of the bytes that are signed.
+        signed_by: The public key (64 hex digits) that `open` required and whose signature it checked, or None. A stage resets it.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, pending: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self,
+        path: Path,
+        manifest: Manifest,
+        pending: frozenset[str] = frozenset(),
+        sha256: str = "",
+        signed_by: str | None = None,
+    ) -> None:
         self.path = path
         self.manifest = manifest
         self.pending = pending
+        self.sha256 = sha256
+        self.signed_by = signed_by
         self._ports: dict[str, Ports] = {}  # of the graphs that were read
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str] = "bundle") -> "Bundle":
+    def open(
+        cls, path: str | os.PathLike[str] = "bundle", *, require_signature: str | os.PathLike[str] | None = None
+    ) -> "Bundle":
         """Open an existing bundle. Nothing is written. An interrupted commit is read as if it were finished.
 
         Args:
             path: The folder.
+            require_signature: A PEM file with an Ed25519 public key: refuse the bundle unless the owner of the key signed it
+                (`lrdan_edge.bundle.signature`), and use only what was signed, and engines, which have signatures of their own.
 
         Raises:
             MissingStageError: There is no bundle at `path`.
             BundleError: The manifest is damaged, has another schema version, or cannot be read.
+            SignatureError: The signature is missing, not valid, or by another key; or a commit was interrupted.
+            KeyFileError: The file of the public key cannot be used.
+            MissingExtraError: A signature is required, and the ``signing`` extra is not installed.
         """
         folder = Path(path)
-        manifest, pending = None, frozenset[str]()
+        key = None if require_signature is None else read_public_key(Path(require_signature))
+        state = State(None, frozenset(), "")
         try:
             if folder.is_dir():
                 with Folder(folder) as files:
-                    manifest, pending = read_state(files)
+                    state = read_state(files) if key is None else read_signed_state(files, key)
         except OSError as error:
             raise BundleError(
                 f"{error.filename or folder} cannot be read ({error.strerror})", "restore the bundle from a copy"
             ) from error
-        if manifest is None:
+        if state.manifest is None:
             raise MissingStageError(
                 f"no bundle at {folder}", "make one with '{train}'", train=Command("train", "DATA", bundle=folder)
             )
-        return cls(folder, manifest, pending)
+        return cls(folder, state.manifest, state.pending, state.sha256, key)
 
     @property
     def writable(self) -> bool:
@@ -150,7 +174,8 @@ class Bundle:
         if record is None:
             command = Command.recorded(made_by).with_options(bundle=self.path)
             raise MissingStageError(f"{self.path} has no {name}", "run '{command}' first", command=command)
-        if not 0 <= record.bytes <= (most := most_bytes(name)):
+        most = most_bytes(name)
+        if not 0 <= record.bytes <= most:
             raise self._changed(name, made_by, f"has {record.bytes} bytes in the manifest, at most {most} are valid")
         wrong: ChangedFileError | None = None
         for place in (name, staged(name)) if name in self.pending else (name,):
@@ -234,6 +259,34 @@ class Bundle:
         data = self.read(name, Command("calibrate", decision_only=True))
         return require_plausible(from_json(data, GraphDecision, str(self.path / name)), self.path / name)
 
+    def recorded(self, stage: str, name: str, kind: Any, default: object = None, *, option: bool = False) -> Any:
+        """A result or an option that a stage recorded, of the type that the stage writes; a bundle may come from anyone.
+
+        Args:
+            stage: The stage's name in the manifest.
+            name: The result's name.
+            kind: Its type, for msgspec.
+            default: Taken where the stage did not record it, as in bundles from earlier versions.
+            option: Whether it is an option.
+
+        Raises:
+            MissingStageError: The stage has not run.
+            BundleError: It has another type.
+        """
+        record = self.manifest.stages.get(stage)
+        if record is None:
+            raise MissingStageError(
+                f"{self.path} has no record of {stage}", "run '{command}' first", command=Command(stage, bundle=self.path)
+            )
+        try:
+            return msgspec.convert((record.options if option else record.results).get(name, default), kind)
+        except msgspec.ValidationError as error:
+            raise BundleError(
+                f"{self.path / MANIFEST} has no valid record of {name} by {stage} ({shown(str(error))})",
+                "restore it from a copy, or run '{command}' again",
+                command=self._again(record.command),
+            ) from error
+
     def staleness(self, stage: str) -> str | None:
         """Why `stage` is older than its inputs, in a few words, or None if it is fresh or has not run."""
         first = self._first_stale(stage, {})
@@ -282,6 +335,8 @@ class Bundle:
     ) -> Iterator[Stage]:
         """Run a stage that writes its files through the yielded `Stage`: commit them on success, change nothing on failure.
 
+        The bundle's signature is removed, except by stages that write only reports or an engine.
+
         Args:
             name: The stage's name in the manifest.
             command: The command that repeats the stage, without the bundle's path, since bundles are copied.
@@ -306,6 +361,7 @@ class Bundle:
                 results=stage.results,
             )
             self.manifest, self.pending = commit_stage(folder, name, stage, record, self.manifest), frozenset()
+            self.sha256, self.signed_by = sha256_of_manifest(self.manifest), None
 
 
 def _stage_of(precision: Precision) -> str:

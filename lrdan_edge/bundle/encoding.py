@@ -13,6 +13,9 @@ from lrdan_edge.errors import BundleError
 SCHEMA_VERSION = 1
 TRAIN_AGAIN = Command("train", overwrite=True)
 
+MOST_SHOWN = 200
+"""Most characters of an untrusted text in a message."""
+
 MOST_LEVELS = 32
 """Most levels of objects and lists in a file; what lrdan-edge writes has fewer than 12."""
 
@@ -43,17 +46,22 @@ def from_json(data: bytes, kind: type[T], name: str) -> T:
         version = raw.get("schema_version") if isinstance(raw, dict) else None
         if version is not None and not is_our_version(version):
             raise BundleError(
-                f"{name} has schema version {version!r}, this lrdan-edge reads version {SCHEMA_VERSION}",
+                f"{name} has schema version {shown(repr(version))}, this lrdan-edge reads version {SCHEMA_VERSION}",
                 "use the lrdan-edge release that wrote it, or make the bundle again with '{train}'",
                 train=TRAIN_AGAIN,
             )
         return msgspec.convert(raw, kind)
     except (ValueError, RecursionError) as error:
         raise BundleError(
-            f"{name} cannot be read ({error})",
+            f"{name} cannot be read ({shown(str(error))})",
             "restore it from a copy, or make the bundle again with '{train}'",
             train=TRAIN_AGAIN,
         ) from error
+
+
+def shown(text: str) -> str:
+    """An untrusted text as a message shows it: not longer than `MOST_SHOWN`."""
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
 
 
 def decode(data: bytes) -> Any:

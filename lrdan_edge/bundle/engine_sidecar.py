@@ -45,7 +45,8 @@ class EngineSidecar(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         options: The builder's options.
         layers: The engine's actual layers with their actual precision; empty if the runtime does not report them.
         golden_check: Largest relative score difference on the golden frames, or why it was not measured.
-        details: Further information from the builder.
+        details: Further information from the builder; of engines for processors ``source_sha256``, the sha256 of the graph for
+            processors, which differs from `graph_sha256` in int8.
     """
 
     schema_version: int

@@ -182,6 +182,15 @@ class Folder:
             os.close(here)
 
 
+def is_path(text: str) -> bool:
+    """Whether a file can have this path: it is not empty, too long for Linux, or contains a null byte."""
+    try:
+        parts = os.fsencode(text).split(b"/")
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text and text != "" and sum(len(part) + 1 for part in parts) <= 4096 and max(map(len, parts)) <= 255
+
+
 def _components(name: str) -> tuple[str, ...]:
     parts = PurePosixPath(name).parts
     if not parts or name.startswith("/") or ".." in parts:

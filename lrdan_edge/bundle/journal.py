@@ -10,16 +10,19 @@ that matches can only rename regular files from ``.staging`` to their place in t
 """
 
 import hashlib
+import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import msgspec
 
-from lrdan_edge.bundle.encoding import SCHEMA_VERSION, decode, is_our_version, to_json
-from lrdan_edge.bundle.files import MOST_JSON, Folder, UnexpectedKindError, digest_of
-from lrdan_edge.bundle.manifest import Manifest, manifest_from_json, manifest_to_json
+from lrdan_edge.bundle.encoding import SCHEMA_VERSION, decode, is_our_version, shown, to_json
+from lrdan_edge.bundle.files import MOST_JSON, Folder, UnexpectedKindError, digest_of, most_bytes
+from lrdan_edge.bundle.manifest import Manifest, manifest_from_json, manifest_to_json, sha256_of_manifest
+from lrdan_edge.bundle.names import SIGNATURE, SIGNED_MANIFEST
 from lrdan_edge.errors import BundleError
 
 MANIFEST = "manifest.json"
@@ -28,12 +31,15 @@ LOCK = ".lock"
 STAGING = ".staging"
 
 _BUNDLE_FILES = re.compile(
-    r"weights\.safetensors|out-of-fold\.json|decision\.json|reconstruction\.onnx|model\.(fp32|fp16|int8|int8\.cpu)\.onnx"
+    r"weights\.safetensors|out-of-fold\.json|signed-manifest\.json|decision\.json|reconstruction\.onnx|model\.(fp32|fp16|int8|int8\.cpu)\.onnx"
     r"|golden/(\d{1,8}\.png|scores\.json)"
     r"|reports/[A-Za-z0-9][\w-]{0,80}\.(json|md|png)"
     r"|engines/[A-Za-z0-9][\w.-]{0,200}",
     re.ASCII,
 )
+
+
+_LONGEST = 1024  # characters of a name; lrdan-edge writes fewer than 256
 
 
 class Journal(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -88,26 +94,41 @@ def locked(folder: Folder) -> Iterator[None]:
         yield
 
 
-def read_state(folder: Folder) -> tuple[Manifest | None, frozenset[str]]:
-    """Read the current manifest and the names of files that may still be staged; write nothing.
+class State(NamedTuple):
+    """A bundle's manifest at one moment.
 
-    Returns:
-        The manifest of the interrupted commit if there is one, else the bundle's; None and an empty set if there is no bundle.
+    Attributes:
+        manifest: The manifest of the interrupted commit if there is one, else the bundle's; None if there is no bundle.
+        pending: The names of files that may still be staged.
+        sha256: Sha256 of the manifest's bytes; empty if there is no bundle.
+    """
+
+    manifest: Manifest | None
+    pending: frozenset[str]
+    sha256: str
+
+
+def read_state(folder: Folder) -> State:
+    """Read the current manifest; write nothing.
 
     Raises:
         BundleError: Manifest or journal is damaged, or the journal belongs to another bundle.
         OSError: One of them cannot be read.
     """
-    journal, manifest = _snapshot(folder)
+    journal, manifest = snapshot(folder)
     if journal is not None:
         own = _own(folder, journal, manifest)
-        return own.manifest, frozenset(own.staged)
+        return State(own.manifest, frozenset(own.staged), sha256_of_manifest(own.manifest))
     if manifest is None:
-        return None, frozenset()
-    where = folder.path / MANIFEST
-    found = manifest_from_json(manifest, str(where))
+        return State(None, frozenset(), "")
+    return State(parse_manifest(manifest, folder.path / MANIFEST), frozenset(), hashlib.sha256(manifest).hexdigest())
+
+
+def parse_manifest(data: bytes, where: Path) -> Manifest:
+    """Parse a manifest that names no file outside its bundle; raises BundleError."""
+    found = manifest_from_json(data, str(where))
     require_inside(where, found.files)
-    return found, frozenset()
+    return found
 
 
 def recover(folder: Folder) -> None:
@@ -117,11 +138,11 @@ def recover(folder: Folder) -> None:
         BundleError: The journal is damaged or belongs to another bundle; nothing was written.
         OSError: The folder cannot be written.
     """
-    data, manifest = _snapshot(folder) if folder.has(JOURNAL) else (None, None)
+    data, manifest = snapshot(folder) if folder.has(JOURNAL) else (None, None)
     if data is None:
         return
     journal = _own(folder, data, manifest)
-    for name in (MANIFEST, f"{MANIFEST}.tmp"):  # before the first file is moved
+    for name in (MANIFEST, f"{MANIFEST}.tmp", SIGNATURE, SIGNED_MANIFEST):  # before the first file is moved
         folder.require_replaceable(name)
     for name, sha256 in journal.staged.items():
         if not (_holds(folder, staged(name), sha256) or _holds(folder, name, sha256)):
@@ -142,7 +163,7 @@ def commit(folder: Folder, files: dict[str, str], manifest: Manifest) -> None:
         OSError: The folder cannot be written. If a journal is left, the commit counts, and the next writer finishes it.
     """
     # Write no journal whose renames would fail.
-    for name in (*files, MANIFEST, f"{MANIFEST}.tmp", JOURNAL, f"{JOURNAL}.tmp"):
+    for name in (*files, MANIFEST, f"{MANIFEST}.tmp", JOURNAL, f"{JOURNAL}.tmp", SIGNATURE, SIGNED_MANIFEST):
         folder.require_replaceable(name, make=True)
     try:
         replaced = hashlib.sha256(folder.read(MANIFEST)).hexdigest()
@@ -160,20 +181,27 @@ def require_inside(where: Path, names: Iterable[str]) -> None:
     """Refuse a manifest that names files outside its bundle; lrdan-edge writes no such manifest."""
     for name in names:
         if name.startswith("/") or ".." in PurePosixPath(name).parts:
-            raise BundleError(f"{where} names a file outside the bundle ({name!r})", "restore it from a copy")
+            raise BundleError(f"{where} names a file outside the bundle ({shown(repr(name))})", "restore it from a copy")
+        if len(name) > _LONGEST:
+            raise BundleError(f"{where} has a file name of {len(name)} characters ({shown(name)})", "restore it from a copy")
 
 
 def _finish(folder: Folder, journal: Journal) -> None:
-    """Finish the remaining steps of a commit; every step may be repeated."""
+    """Finish the remaining steps of a commit; every step may be repeated.
+
+    The bundle's signature stays only if the commit keeps the manifest that was signed.
+    """
     for name in journal.staged:
         if folder.has(staged(name)):
             folder.move(staged(name), name)
     folder.write(MANIFEST, manifest_to_json(journal.manifest))
+    for name in () if SIGNED_MANIFEST in journal.staged else (SIGNATURE, SIGNED_MANIFEST):
+        folder.remove(name)
     folder.remove(JOURNAL)
     folder.flush()
 
 
-def _snapshot(folder: Folder) -> tuple[bytes | None, bytes | None]:
+def snapshot(folder: Folder) -> tuple[bytes | None, bytes | None]:
     """Journal and manifest as they were at one moment, even while another process writes."""
     journal = _read(folder, JOURNAL)
     while True:
@@ -196,16 +224,16 @@ def _own(folder: Folder, data: bytes, manifest: bytes | None) -> Journal:
         raw = decode(data)
         journal = msgspec.convert(raw, Journal)
     except (ValueError, RecursionError) as error:
-        raise _foreign(folder, f"it cannot be read: {error}") from error
+        raise _foreign(folder, f"it cannot be read: {shown(str(error))}") from error
     if not is_our_version(version := raw["manifest"]["schema_version"]):
-        raise _foreign(folder, f"its manifest has schema version {version!r}, not {SCHEMA_VERSION}")
+        raise _foreign(folder, f"its manifest has schema version {shown(repr(version))}, not {SCHEMA_VERSION}")
     if odd := next((name for name in journal.staged if not is_bundle_file(name)), None):
-        raise _foreign(folder, f"it names {odd!r}, which no stage writes")
+        raise _foreign(folder, f"it names {shown(repr(odd))}, which no stage writes")
     if odd := next((name for name, sha256 in journal.staged.items() if _listed(journal, name) not in (None, sha256)), None):
         raise _foreign(folder, f"its manifest lists a different sha256 for {odd}")
     require_inside(folder.path / JOURNAL, journal.manifest.files)
     now = "" if manifest is None else hashlib.sha256(manifest).hexdigest()
-    if now not in (journal.replaces, hashlib.sha256(manifest_to_json(journal.manifest)).hexdigest()):
+    if now not in (journal.replaces, sha256_of_manifest(journal.manifest)):
         raise _foreign(folder, f"it was written for a different {MANIFEST}")
     return journal
 
@@ -219,7 +247,7 @@ def _listed(journal: Journal, name: str) -> str | None:
 def _holds(folder: Folder, name: str, sha256: str) -> bool:
     try:
         with folder.open(name) as file:
-            return digest_of(file) == sha256
+            return os.fstat(file.fileno()).st_size <= most_bytes(name) and digest_of(file) == sha256
     except (FileNotFoundError, UnexpectedKindError):
         return False
 

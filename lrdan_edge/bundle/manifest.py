@@ -63,6 +63,11 @@ def manifest_to_json(manifest: Manifest) -> bytes:
     return _with_checksum(bare, "", hashlib.sha256(bare).hexdigest())
 
 
+def sha256_of_manifest(manifest: Manifest) -> str:
+    """Sha256 of the file of a manifest, in hex."""
+    return hashlib.sha256(manifest_to_json(manifest)).hexdigest()
+
+
 def manifest_from_json(data: bytes, name: str) -> Manifest:
     """Parse the output of `manifest_to_json`.
 

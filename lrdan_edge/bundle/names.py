@@ -10,6 +10,8 @@ GOLDEN = "golden"
 ENGINES = "engines"
 REPORTS = "reports"
 BENCHMARK = "reports/benchmark.json"
+SIGNATURE = "manifest.sig"
+SIGNED_MANIFEST = "signed-manifest.json"
 TIMING_CACHE = ".timing.cache"
 CHECKPOINT = ".checkpoint.safetensors"
 
@@ -37,6 +39,11 @@ def engine_stage(name: str) -> str:
 def decide_stage(name: str) -> str:
     """Name of the stage that fitted the threshold of the engine file ``engines/<name>``."""
     return f"decide {name}"
+
+
+def judges(name: str) -> bool:
+    """Whether the bundle's file `name` has a part in verdicts. Reports have none; engines have, but have their own signatures."""
+    return not name.startswith(f"{REPORTS}/") and not (name.startswith(f"{ENGINES}/") and not name.endswith(".decision.json"))
 
 
 def engine_decision_name(name: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from lrdan_edge import __version__
-from lrdan_edge.bundle.files import Folder, UnexpectedKindError, digest_of
+from lrdan_edge.bundle.files import MOST_JSON, Folder, UnexpectedKindError, digest_of
 from lrdan_edge.bundle.journal import (
     JOURNAL,
     MANIFEST,
@@ -25,7 +25,17 @@ from lrdan_edge.bundle.journal import (
     staged,
 )
 from lrdan_edge.bundle.manifest import FileRecord, Manifest, StageRecord
-from lrdan_edge.bundle.names import CHECKPOINT, DECISION, ENGINES, GOLDEN, REPORTS, WEIGHTS
+from lrdan_edge.bundle.names import (
+    CHECKPOINT,
+    DECISION,
+    ENGINES,
+    GOLDEN,
+    REPORTS,
+    SIGNATURE,
+    SIGNED_MANIFEST,
+    WEIGHTS,
+    judges,
+)
 from lrdan_edge.bundle.spec import ModelSpec
 from lrdan_edge.errors import BundleError
 
@@ -102,7 +112,7 @@ def staging(path: Path, name: str) -> Iterator[tuple[Folder, Stage]]:
 
 
 def commit_stage(folder: Folder, name: str, stage: Stage, record: StageRecord, manifest: Manifest) -> Manifest:
-    """Commit a stage's files to the bundle.
+    """Commit a stage's files to the bundle. Removes its signature, except for stages that write only reports or an engine.
 
     Args:
         folder: The bundle, locked.
@@ -117,12 +127,15 @@ def commit_stage(folder: Folder, name: str, stage: Stage, record: StageRecord, m
     """
     if name != "train":
         # Another command may have committed while this one waited for the lock: extend the current manifest.
-        manifest = read_state(folder)[0] or manifest
+        manifest = read_state(folder).manifest or manifest
     files, stages = dict(manifest.files), dict(manifest.stages)
     for key in stages.pop(name).outputs if name in stages else ():
         files.pop(key, None)
     for other in [key for key, made in stages.items() if made.outputs and stage.outputs.keys() >= set(made.outputs)]:
         stages.pop(other)  # all of its files are replaced
+    if stage.model is None and not any(map(judges, stage.outputs)) and (signed := _signed_manifest(folder)):
+        folder.write(staged(SIGNED_MANIFEST), signed)
+        stage.unlisted.add(SIGNED_MANIFEST)
     made = {key: _flushed(folder, staged(key)) for key in (*stage.outputs, *stage.unlisted)}
     for place in sorted({str(Path(staged(key)).parent) for key in made} | {STAGING}):
         folder.flush(place)
@@ -131,6 +144,15 @@ def commit_stage(folder: Folder, name: str, stage: Stage, record: StageRecord, m
     manifest = msgspec.structs.replace(manifest, model=model, files=files, stages=stages | {name: record})
     commit(folder, {key: found.sha256 for key, found in made.items()}, manifest)
     return manifest
+
+
+def _signed_manifest(folder: Folder) -> bytes | None:
+    """The manifest that the bundle's signature is of: kept by an earlier commit, or the current one; None without a signature."""
+    if not folder.has(SIGNATURE):
+        return None
+    with suppress(OSError):  # not a regular file: the signature is not valid anyway
+        return folder.read(SIGNED_MANIFEST if folder.has(SIGNED_MANIFEST) else MANIFEST, MOST_JSON)
+    return None
 
 
 def _clear(folder: Folder, stage: str) -> None:
@@ -145,7 +167,7 @@ def _clear(folder: Folder, stage: str) -> None:
     checkpoint = (CHECKPOINT, f"{CHECKPOINT}.tmp") if stage == "train" else ()
     temporary = (f"{MANIFEST}.tmp", f"{JOURNAL}.tmp")
     parts = (f"{part}/x" for part in (GOLDEN, ENGINES, REPORTS))
-    for name in (MANIFEST, JOURNAL, *temporary, WEIGHTS, DECISION, *checkpoint, *parts):
+    for name in (MANIFEST, SIGNATURE, SIGNED_MANIFEST, JOURNAL, *temporary, WEIGHTS, DECISION, *checkpoint, *parts):
         folder.require_replaceable(name)
 
 

@@ -138,7 +138,7 @@ def calibrate(
 
 def _notes(bundle: Bundle, split: CalibrationSplit, target: ThresholdTarget) -> list[str]:
     """The note about few parts for a bundle of an earlier version, which says how many parts there are, but not which images."""
-    parts = bundle.manifest.stages["train"].results.get("held_out_groups") if target.rule == "conformal" else None
+    parts = bundle.recorded("train", "held_out_groups", int | None) if target.rule == "conformal" else None
     return parts_note(len(split.held_out), parts, target.false_reject_rate)
 
 

@@ -58,12 +58,12 @@ def last_target(bundle: Bundle, good: Path | None = None) -> ThresholdTarget:
         MissingStageError: The bundle is not calibrated.
     """
     bundle.decision()
-    stages = (bundle.manifest.stages.get(name) for name in ("decide", "calibrate"))
-    made = next(stage for stage in stages if stage and DECISION in stage.outputs)
-    usual = ThresholdTarget()
-    rule: ThresholdRule = made.options["rule"]
+    stages = bundle.manifest.stages
+    made = next((name for name in ("decide",) if name in stages and DECISION in stages[name].outputs), "calibrate")
+    rule: ThresholdRule = bundle.recorded(made, "rule", ThresholdRule, option=True)
     rule = "conformal" if good and rule == "cross-fitted" else rule
-    return ThresholdTarget(rule, made.options["false_reject_rate"], made.options.get("recall", usual.recall))
+    rate: float = bundle.recorded(made, "false_reject_rate", float, option=True)
+    return ThresholdTarget(rule, rate, bundle.recorded(made, "recall", float, ThresholdTarget().recall, option=True))
 
 
 def fit_thresholds(

@@ -17,7 +17,7 @@ from lrdan_edge.data.grouping import AUTO, group_names, numbered
 from lrdan_edge.data.images import Frame, batches, load_frames
 from lrdan_edge.data.layout import defect_images, only_good_images
 from lrdan_edge.data.scan import Scan
-from lrdan_edge.errors import CalibrationError, DataError
+from lrdan_edge.errors import BundleError, CalibrationError, DataError
 
 MOST_IMAGES = 128
 """Largest number of images for measuring ranges, and for comparing int8 graphs."""
@@ -121,8 +121,12 @@ def groups_of(bundle: Bundle, held_out: list[Path], good: Path | None) -> list[i
     """
     if good:
         return numbered(group_names(held_out, good, AUTO, Scan()))
-    recorded: list[int] | None = bundle.manifest.stages["train"].results.get("held_out_group_of")
-    return recorded
+    found: list[int] | None = bundle.recorded("train", "held_out_group_of", list[int] | None)
+    if found is not None and len(found) != len(held_out):
+        raise BundleError(
+            f"{bundle.path} records groups of {len(found)} held-out images of {len(held_out)}", "restore it from a copy"
+        )
+    return found
 
 
 def default_rule(bundle: Bundle, good: Path | None) -> ThresholdRule:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lrdan_edge.cli.console import show, status_line, table
-from lrdan_edge.cli.options import bundle_option
+from lrdan_edge.cli.options import bundle_option, signature_option
 
 if TYPE_CHECKING:
     from lrdan_edge.bundle.benchmark_report import BenchmarkReport
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @bundle_option
+@signature_option
 @click.option(
     "--batch",
     "batches",
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 @click.option(
     "--rounds", type=click.IntRange(3, 1000), default=10, show_default=True, help="Rounds; each measures every backend once."
 )
-def bench(bundle_path: Path, batches: tuple[int, ...], seconds: float, rounds: int) -> None:
+def bench(bundle_path: Path, require_signature: Path | None, batches: tuple[int, ...], seconds: float, rounds: int) -> None:
     """Measure latency and throughput of every engine and of PyTorch.
 
     The engines and PyTorch eager mode take turns in one run, so that other load on the machine affects all of them equally.
@@ -36,7 +37,7 @@ def bench(bundle_path: Path, batches: tuple[int, ...], seconds: float, rounds: i
     from lrdan_edge.bundle.bundle import Bundle
     from lrdan_edge.bundle.names import BENCHMARK
 
-    bundle = Bundle.open(bundle_path)
+    bundle = Bundle.open(bundle_path, require_signature=require_signature)
     with status_line("loading") as report:
         result = run_bench(bundle, batches=tuple(dict.fromkeys(batches)), seconds=seconds, rounds=rounds, report=report)
     _print_benchmark(result)

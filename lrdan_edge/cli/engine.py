@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lrdan_edge.cli.console import progress_bar, show, table, write_json
-from lrdan_edge.cli.options import Parsed, bundle_option, next_step, option_group, precision_options
+from lrdan_edge.cli.options import Parsed, bundle_option, next_step, option_group, precision_options, signature_option
 from lrdan_edge.errors import LrdanError
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ _tensorrt_options = option_group(
 
 @click.command("build-engine")
 @bundle_option
+@signature_option
 @precision_options
 @click.option(
     "--target",
@@ -85,7 +86,9 @@ _tensorrt_options = option_group(
     help="Runtime of the engine. openvino and onnxruntime run on the processor.",
 )
 @_tensorrt_options
-def build_engine(bundle_path: Path, precision: "Precision | None", target: Any, build: dict[str, Any]) -> None:
+def build_engine(
+    bundle_path: Path, require_signature: Path | None, precision: "Precision | None", target: Any, build: dict[str, Any]
+) -> None:
     """Build an engine for this machine from a graph, and check it on the golden images."""
     from lrdan_edge.bundle.bundle import Bundle
     from lrdan_edge.bundle.names import engine_stage
@@ -96,7 +99,7 @@ def build_engine(bundle_path: Path, precision: "Precision | None", target: Any, 
     if precision is None:
         raise click.UsageError("choose a precision: --fp16, --int8 or --fp32")
     options = BuildOptions(verbose=build["log_path"] is not None, **build)
-    bundle = Bundle.open(bundle_path)
+    bundle = Bundle.open(bundle_path, require_signature=require_signature)
     with progress_bar("building") as progress:
         name = run_build(bundle, BuildRequest(precision, target, options), progress)
     record = bundle.manifest.stages[engine_stage(name)]
@@ -181,7 +184,8 @@ def inspect_engine(name: str, bundle_path: Path, as_json: bool) -> None:
 @engine.command("verify")
 @click.argument("name", required=False)
 @bundle_option
-def verify_engine(name: str | None, bundle_path: Path) -> None:
+@signature_option
+def verify_engine(name: str | None, bundle_path: Path, require_signature: Path | None) -> None:
     """Verify engine NAME, or all: files, signature, compatibility, and the scores of the golden images.
 
     Exits 1 unless every engine passes every check.
@@ -190,7 +194,7 @@ def verify_engine(name: str | None, bundle_path: Path) -> None:
     from lrdan_edge.engines.open import engine_names
     from lrdan_edge.engines.verify import verify_engine as run_verify
 
-    bundle = Bundle.open(bundle_path)
+    bundle = Bundle.open(bundle_path, require_signature=require_signature)
     names = [name] if name else engine_names(bundle)
     passed = []
     for each in names:
@@ -233,12 +237,13 @@ def trust_engine(name: str | None, bundle_path: Path, sha256: str | None, public
 @engine.command("refit")
 @click.argument("name")
 @bundle_option
-def refit_engine(name: str, bundle_path: Path) -> None:
+@signature_option
+def refit_engine(name: str, bundle_path: Path, require_signature: Path | None) -> None:
     """Put the weights of the current graph into engine NAME, which was built with --refit."""
     from lrdan_edge.bundle.bundle import Bundle
     from lrdan_edge.engines.build import refit_engine as run_refit
 
-    run_refit(Bundle.open(bundle_path), name)
+    run_refit(Bundle.open(bundle_path, require_signature=require_signature), name)
     click.echo(f"{name} has the graph's weights.")
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lrdan_edge.cli.console import show, show_unread, table
-from lrdan_edge.cli.options import backend_options, bundle_option, precision_options
+from lrdan_edge.cli.options import backend_options, bundle_option, precision_options, signature_option
 
 if TYPE_CHECKING:
     from lrdan_edge.bundle.spec import Precision
@@ -16,8 +16,11 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("data", type=click.Path(path_type=Path))
 @bundle_option
+@signature_option
 @backend_options
-def evaluate(data: Path, bundle_path: Path, backend: str, precision: "Precision | None") -> None:
+def evaluate(
+    data: Path, bundle_path: Path, require_signature: Path | None, backend: str, precision: "Precision | None"
+) -> None:
     """Measure on test images how well the detector separates good from defective parts.
 
     DATA is a folder with test/good and test/<defect>, and optionally masks in ground_truth/<defect>; or it has folders such as OK, NG
@@ -26,7 +29,8 @@ def evaluate(data: Path, bundle_path: Path, backend: str, precision: "Precision 
     from lrdan_edge.bundle.bundle import Bundle
     from lrdan_edge.evaluation.evaluate import evaluate as run_evaluation
 
-    result, pictures = run_evaluation(Bundle.open(bundle_path), data, backend=backend, precision=precision)
+    bundle = Bundle.open(bundle_path, require_signature=require_signature)
+    result, pictures = run_evaluation(bundle, data, backend=backend, precision=precision)
     _print_evaluation(result)
     for picture in pictures:
         show(str(picture))
@@ -58,6 +62,7 @@ def _print_evaluation(result: "Evaluation") -> None:
 @click.command()
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
 @bundle_option
+@signature_option
 @precision_options
 @click.option(
     "--output",
@@ -68,7 +73,12 @@ def _print_evaluation(result: "Evaluation") -> None:
 )
 @click.option("--threshold", type=float, help="Judge by this threshold instead of the calibrated one.")
 def explain(
-    images: tuple[Path, ...], bundle_path: Path, precision: "Precision | None", output: Path, threshold: float | None
+    images: tuple[Path, ...],
+    bundle_path: Path,
+    require_signature: Path | None,
+    precision: "Precision | None",
+    output: Path,
+    threshold: float | None,
 ) -> None:
     """Write a page that shows why each of IMAGES (files or folders) was judged as it was.
 
@@ -79,5 +89,6 @@ def explain(
     from lrdan_edge.runtime.explain import explain as run_explain
 
     show_unread(*images)
-    page = run_explain(Bundle.open(bundle_path), list(images), output, precision=precision, threshold=threshold)
+    bundle = Bundle.open(bundle_path, require_signature=require_signature)
+    page = run_explain(bundle, list(images), output, precision=precision, threshold=threshold)
     click.echo(f"{page.path}: {page.images} image{'s' if page.images != 1 else ''}, {page.rejected} rejected, by {page.graph}")

@@ -6,7 +6,7 @@ import click
 
 from lrdan_edge import __version__
 from lrdan_edge.cli.bench import bench
-from lrdan_edge.cli.bundle import info
+from lrdan_edge.cli.bundle import bundle_group, info
 from lrdan_edge.cli.calibrate import calibrate
 from lrdan_edge.cli.camera import camera
 from lrdan_edge.cli.console import printable
@@ -47,7 +47,7 @@ def cli() -> None:
 
 for command in (dataset, train, export, calibrate, build_engine, engine, camera):
     cli.add_command(command)
-for command in (run, evaluate, explain, bench, protocol, info, demo):
+for command in (run, evaluate, explain, bench, protocol, bundle_group, info, demo):
     cli.add_command(command)
 
 

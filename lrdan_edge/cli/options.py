@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping
 from functools import wraps
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, cast
 
 import click
 
 from lrdan_edge.backends import BACKENDS
+from lrdan_edge.bundle.names import SIGNATURE
 from lrdan_edge.errors import SWITCHES, LrdanError, MissingExtraError, Parameter
 
 
@@ -83,8 +84,19 @@ def option_group(name: str, *options: Callable[[Any], Any]) -> Callable[[Callabl
 
 
 def bundle_option(function: Function) -> Function:
-    """``-b/--bundle``, as ``bundle_path``."""
-    return click.option(
+    """``-b/--bundle``, as ``bundle_path``. A command that removes the bundle's signature says so at its end."""
+
+    @wraps(function)
+    def told(*arguments: Any, bundle_path: Path, **given: Any) -> Any:
+        signed = _is_signed(bundle_path)
+        try:
+            return function(*arguments, bundle_path=bundle_path, **given)
+        finally:
+            if signed and not _is_signed(bundle_path):
+                sign = f"lrdan-edge bundle sign {shlex.quote(str(bundle_path))} --key KEY"
+                click.echo(f"The bundle was changed, so its signature was removed: sign it again with '{sign}'", err=True)
+
+    decorated: Any = click.option(
         "-b",
         "--bundle",
         "bundle_path",
@@ -94,6 +106,32 @@ def bundle_option(function: Function) -> Function:
         show_default=True,
         show_envvar=True,
         help="The bundle's folder.",
+    )(told)
+    return cast("Function", decorated)
+
+
+def _is_signed(bundle_path: Path) -> bool:
+    return os.path.lexists(bundle_path / SIGNATURE)
+
+
+def bundle_argument(function: Function) -> Function:
+    """The bundle's folder as the argument BUNDLE, as ``bundle_path``."""
+    return click.argument(
+        "bundle_path",
+        metavar="[BUNDLE]",
+        type=click.Path(path_type=Path, file_okay=False),
+        default=Path("bundle"),
+        envvar="LRDAN_BUNDLE",
+    )(function)
+
+
+def signature_option(function: Function) -> Function:
+    """``--require-signature``: a public key whose owner must have signed the bundle."""
+    return click.option(
+        "--require-signature",
+        type=click.Path(path_type=Path, dir_okay=False),
+        metavar="PUBLIC_KEY",
+        help="Refuse the bundle unless it is signed with this Ed25519 key, a PEM file ('bundle sign').",
     )(function)
 
 

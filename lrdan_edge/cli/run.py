@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from lrdan_edge.cli.console import printable, show, show_unread, table, terminal
-from lrdan_edge.cli.options import Parsed, backend_options, bundle_option, option_group
+from lrdan_edge.cli.options import Parsed, backend_options, bundle_option, option_group, signature_option
 from lrdan_edge.cli.signals import ends_on_signal
 from lrdan_edge.errors import HungBackendError
 
@@ -103,6 +103,7 @@ _source_options = option_group(
 @click.command()
 @click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
 @bundle_option
+@signature_option
 @backend_options
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of the backend. [default: all cores]")
 @click.option(

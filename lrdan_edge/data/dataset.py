@@ -16,10 +16,12 @@ from typing import Literal
 import numpy as np
 
 from lrdan_edge.bundle.bundle import Bundle
+from lrdan_edge.bundle.files import is_path
+from lrdan_edge.bundle.journal import MANIFEST, require_inside
 from lrdan_edge.data.grouping import AUTO, NONE, fold_numbers, group_names, numbered
 from lrdan_edge.data.layout import good_part, tested_part
 from lrdan_edge.data.scan import Scan
-from lrdan_edge.errors import DataError
+from lrdan_edge.errors import BundleError, DataError
 
 HELD_OUT_FRACTION = 0.2
 FOLDS = round(1 / HELD_OUT_FRACTION)
@@ -217,6 +219,28 @@ def test_images(data: Path) -> list[LabelledImage]:
 
 
 def recorded_images(bundle: Bundle, part: Literal["training", "held_out"]) -> list[Path]:
-    """Paths of the training or held-out images as recorded by the train stage; the files may be missing."""
-    results = bundle.manifest.stages["train"].results
-    return [Path(results["data"]) / name for name in results[part]]
+    """Paths of the training or held-out images as recorded by the train stage; the files may be missing.
+
+    Raises:
+        MissingStageError: The bundle is not trained.
+        BundleError: The record is not one that `train` writes: the images are below the folder that it names.
+    """
+    folder = recorded_folder(bundle)
+    names: list[str] = bundle.recorded("train", part, list[str])
+    require_inside(bundle.path / MANIFEST, names)
+    paths = [folder / name for name in names]
+    if not all(is_path(str(path)) for path in paths):
+        raise _no_record(bundle)
+    return paths
+
+
+def recorded_folder(bundle: Bundle) -> Path:
+    """The folder of images that the bundle was trained on; it may be missing. Raises as `recorded_images`."""
+    folder: str = bundle.recorded("train", "data", str)
+    if not is_path(folder):
+        raise _no_record(bundle)
+    return Path(folder)
+
+
+def _no_record(bundle: Bundle) -> BundleError:
+    return BundleError(f"{bundle.path / MANIFEST} has no valid record of the training images", "restore it from a copy")

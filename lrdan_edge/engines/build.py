@@ -167,7 +167,7 @@ def _build_onnxruntime(graph: bytes, precision: Precision, progress: Progress | 
     layers = run_layers(data)
     if progress:
         progress("optimise", 1.0)
-    return _for_processor(data, ".onnx", runtime_version("onnxruntime"), layers)
+    return _for_processor(graph, data, ".onnx", runtime_version("onnxruntime"), layers)
 
 
 def _build_openvino(graph: bytes, precision: Precision, progress: Progress | None) -> _Built:
@@ -176,12 +176,13 @@ def _build_openvino(graph: bytes, precision: Precision, progress: Progress | Non
     data, layers = compile_graph(graph, precision)
     if progress:
         progress("compile", 1.0)
-    return _for_processor(data, ".blob", openvino_version(), layers)
+    return _for_processor(graph, data, ".blob", openvino_version(), layers)
 
 
-def _for_processor(data: bytes, suffix: str, version: str, layers: list[EngineLayer]) -> _Built:
+def _for_processor(graph: bytes, data: bytes, suffix: str, version: str, layers: list[EngineLayer]) -> _Built:
     here = processor()
-    details = {"engine_layers": len(layers), "precision": count_precisions(layers)}
+    source = sha256(graph).hexdigest()
+    details = {"engine_layers": len(layers), "precision": count_precisions(layers), "source_sha256": source}
     return _Built(data, suffix, version, here.name, here.features, None, layers, details)
 
 

@@ -10,24 +10,20 @@ Secret keys are 32 bytes in hex. They are made when first needed, and only this 
 extra. Sources: RFC 8032 (Ed25519), RFC 2104 (HMAC).
 """
 
-import errno
 import hashlib
 import hmac
-import importlib
 import os
 import re
 import secrets
-import stat
 from pathlib import Path
-from typing import Any, BinaryIO
 
 import platformdirs
 
-from lrdan_edge.errors import EngineError, MissingExtraError
+from lrdan_edge.errors import EngineError
+from lrdan_edge.keys import ed25519, message, open_own, others_may_read, others_may_write, text_of
 
 KEY_VARIABLE = "LRDAN_ENGINE_KEY"
 SIDECAR = "engine sidecar"
-_MOST_BYTES = 1 << 20  # of a file of keys
 
 
 def key_path() -> Path:
@@ -53,7 +49,7 @@ def ensure_keys() -> None:
         EngineError: A key cannot be made or read, or others can read it.
     """
     _ensure_key(key_path())
-    if _ed25519() is not None:
+    if ed25519() is not None:
         _ensure_key(_signing_path())
 
 
@@ -92,11 +88,11 @@ def sign_for_others(data: bytes) -> tuple[str, str] | None:
     Raises:
         EngineError: As `ensure_keys`.
     """
-    ed25519 = _ed25519()
-    if ed25519 is None:
+    module = ed25519()
+    if module is None:
         return None
-    private = ed25519.Ed25519PrivateKey.from_private_bytes(_ensure_key(_signing_path()))
-    return private.public_key().public_bytes_raw().hex(), private.sign(_message(data, SIDECAR)).hex()
+    private = module.Ed25519PrivateKey.from_private_bytes(_ensure_key(_signing_path()))
+    return private.public_key().public_bytes_raw().hex(), private.sign(message(data, SIDECAR)).hex()
 
 
 def own_public_key() -> str | None:
@@ -105,33 +101,10 @@ def own_public_key() -> str | None:
     Raises:
         EngineError: The private key cannot be read, or others can read it.
     """
-    ed25519, key = _ed25519(), _read_key(_signing_path())
-    if ed25519 is None or key is None:
+    module, key = ed25519(), _read_key(_signing_path())
+    if module is None or key is None:
         return None
-    return str(ed25519.Ed25519PrivateKey.from_private_bytes(key).public_key().public_bytes_raw().hex())
-
-
-def is_signed_by(data: bytes, public_key: str, signature: str) -> bool:
-    """Whether the owner of a public key signed an engine's sidecar.
-
-    Args:
-        data: The sidecar's bytes.
-        public_key: Ed25519, 64 hex digits.
-        signature: Ed25519, 128 hex digits.
-
-    Raises:
-        MissingExtraError: The ``signing`` extra is not installed.
-    """
-    ed25519 = _ed25519()
-    if ed25519 is None:
-        raise MissingExtraError("cryptography", "signing", "checking the signature of another machine")
-    invalid = importlib.import_module("cryptography.exceptions").InvalidSignature
-    try:
-        public = ed25519.Ed25519PublicKey.from_public_bytes(bytes.fromhex(public_key))
-        public.verify(bytes.fromhex(signature), _message(data, SIDECAR))
-    except (invalid, ValueError):
-        return False
-    return True
+    return str(module.Ed25519PrivateKey.from_private_bytes(key).public_key().public_bytes_raw().hex())
 
 
 def trusted_keys() -> set[str]:
@@ -142,14 +115,14 @@ def trusted_keys() -> set[str]:
     """
     path = _trusted_path()
     try:
-        with _own_file(path) as file:
-            status = os.fstat(file.fileno())
-            lines = _text(file, "utf-8").splitlines()
+        with open_own(path) as file:
+            unsafe = others_may_write(file)
+            lines = text_of(file, "utf-8").splitlines()
     except FileNotFoundError:
         return set()
     except (OSError, UnicodeDecodeError) as error:
         raise EngineError(f"the list of trusted keys, {path}, cannot be read ({error})", "restore it or delete it") from error
-    if status.st_mode & 0o022 or status.st_uid not in (os.getuid(), 0):
+    if unsafe:
         raise EngineError(
             f"other users may write to the list of trusted keys, {path}", "check it, then run 'chmod 644 {path}'", path=path
         )
@@ -175,7 +148,7 @@ def trust_key(public_key: str) -> None:
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with _own_file(path, os.O_RDWR | os.O_CREAT | os.O_APPEND) as file:
+        with open_own(path, os.O_RDWR | os.O_CREAT | os.O_APPEND) as file:
             file.seek(0)
             unfinished = file.read()[-1:] not in (b"", b"\n")  # a list edited by hand
             file.write(("\n" if unfinished else "").encode() + f"{key}\n".encode())
@@ -197,20 +170,8 @@ def _trusted_path() -> Path:
     return key_path().with_name("trusted-keys")
 
 
-def _ed25519() -> Any:
-    """The module of ``cryptography`` for Ed25519, or None if it is not installed."""
-    try:
-        return importlib.import_module("cryptography.hazmat.primitives.asymmetric.ed25519")
-    except ImportError:
-        return None
-
-
-def _message(data: bytes, purpose: str) -> bytes:
-    return f"lrdan-edge {purpose}\0".encode() + data
-
-
 def _hmac(key: bytes, data: bytes, purpose: str) -> str:
-    return hmac.new(key, _message(data, purpose), hashlib.sha256).hexdigest()
+    return hmac.new(key, message(data, purpose), hashlib.sha256).hexdigest()
 
 
 def _ensure_key(path: Path) -> bytes:
@@ -225,9 +186,9 @@ def _ensure_key(path: Path) -> bytes:
 
 def _read_key(path: Path) -> bytes | None:
     try:
-        with _own_file(path) as file:
-            status = os.fstat(file.fileno())
-            text = _text(file, "ascii").strip()
+        with open_own(path) as file:
+            unsafe, mode = others_may_read(file), os.fstat(file.fileno()).st_mode & 0o777
+            text = text_of(file, "ascii").strip()
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
@@ -236,41 +197,15 @@ def _read_key(path: Path) -> bytes | None:
             "fix it, or set {variable} to another file",
             variable=KEY_VARIABLE,
         ) from error
-    if status.st_mode & 0o077 or status.st_uid not in (os.getuid(), 0):
+    if unsafe:
         raise EngineError(
-            f"other users may read the key that signs engines, {path} (mode {status.st_mode & 0o777:03o}), so anyone may have used it",
+            f"other users may read the key that signs engines, {path} (mode {mode:03o}), so anyone may have used it",
             "delete it and build the engines again, or, if you have just copied it, run 'chmod 600 {path}'",
             path=path,
         )
     if not _is_key(text):
         raise EngineError(f"{path} is not a key that signs engines", "delete it and build the engines again")
     return bytes.fromhex(text)
-
-
-def _own_file(path: Path, flags: int = os.O_RDONLY) -> BinaryIO:
-    """Open a file of keys, which may not be a link, in a folder that others cannot write to.
-
-    Raises:
-        OSError: It cannot be opened, is not a regular file, or others may put another file in its place.
-    """
-    mode = path.parent.stat().st_mode
-    if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
-        raise PermissionError(errno.EPERM, f"other users may write to its folder, mode {mode & 0o7777:04o}", str(path))
-    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, 0o644)
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "it is not a regular file", str(path))
-        return os.fdopen(descriptor, "rb" if flags == os.O_RDONLY else "a+b")
-    except BaseException:
-        os.close(descriptor)
-        raise
-
-
-def _text(file: BinaryIO, encoding: str) -> str:
-    """The file's text; OSError if it is too large for keys."""
-    if len(data := file.read(_MOST_BYTES + 1)) > _MOST_BYTES:
-        raise OSError(errno.EFBIG, f"it has more than {_MOST_BYTES} bytes")
-    return data.decode(encoding)
 
 
 def _make_key(path: Path) -> None:

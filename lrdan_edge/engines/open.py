@@ -8,7 +8,7 @@ from lrdan_edge.bundle.bundle import Bundle
 from lrdan_edge.bundle.command import Command
 from lrdan_edge.bundle.encoding import from_json
 from lrdan_edge.bundle.engine_sidecar import EngineSidecar
-from lrdan_edge.bundle.names import ENGINES, engine_stage, graph_name
+from lrdan_edge.bundle.names import ENGINES, engine_stage, graph_name, processor_graph_name
 from lrdan_edge.engines.compatibility import incompatibility_of
 from lrdan_edge.engines.tensorrt.refit import tensorrt_settings, with_weights
 from lrdan_edge.engines.trust import Trust, accept, trust_in
@@ -182,4 +182,11 @@ def _staleness(bundle: Bundle, name: str, sidecar: EngineSidecar) -> str | None:
     graph = bundle.manifest.files.get(graph_name(sidecar.precision))
     if graph is None or graph.sha256 != sidecar.graph_sha256 or bundle.staleness(engine_stage(name)):
         return f"it is older than {graph_name(sidecar.precision)}"
-    return None
+    if sidecar.target == "tensorrt" or sidecar.precision != "int8":
+        return None
+    # built from the graph for processors, which is not the one that the sidecar names
+    source = bundle.manifest.files.get(processor_graph_name("int8"), graph).sha256
+    recorded = sidecar.details.get("source_sha256")
+    if recorded is None and bundle.signed_by is None:  # of an earlier version, and nobody asks
+        return None
+    return None if recorded == source else f"it was not built from the bundle's {processor_graph_name('int8')}"

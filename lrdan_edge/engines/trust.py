@@ -14,8 +14,9 @@ from lrdan_edge.bundle.bundle import Bundle
 from lrdan_edge.bundle.command import Command
 from lrdan_edge.bundle.files import Folder
 from lrdan_edge.bundle.names import ENGINES
-from lrdan_edge.engines.keys import is_signed_by, is_signed_here, sign, sign_for_others, trusted_keys
+from lrdan_edge.engines.keys import SIDECAR, is_signed_here, sign, sign_for_others, trusted_keys
 from lrdan_edge.errors import BundleError, LrdanError
+from lrdan_edge.keys import is_signed_by
 
 _LINE = re.compile("[0-9a-f]{64}|ed25519 [0-9a-f]{64} [0-9a-f]{128}")
 
@@ -68,7 +69,7 @@ def trust_in(bundle: Bundle, name: str, sidecar: bytes) -> Trust:
         trusted = trusted_keys() if signed else set()
         for key, signature in signed:
             if key in trusted:
-                if is_signed_by(sidecar, key, signature):
+                if is_signed_by(sidecar, key, signature, SIDECAR):
                     return Trust(True, f"signed by trusted key {key}")
                 return Trust(False, f"its signature by trusted key {key} is not valid: the engine was changed after signing")
     except LrdanError as error:

@@ -52,9 +52,8 @@ def evaluate(
         DataError: The folder has no good or no defective test images, or an image cannot be read.
     """
     images = _unseen(bundle, data, test_images(data))
-    notes = evaluation_notes(
-        data, images, recorded_images(bundle, "training"), bundle.manifest.stages["train"].results.get("known_defects", ())
-    )
+    known = bundle.recorded("train", "known_defects", list[str], [])
+    notes = evaluation_notes(data, images, recorded_images(bundle, "training"), known)
     if write and not bundle.writable:
         write, notes = False, [*notes, f"{bundle.path} cannot be written, so the figures are not kept in it"]
     switch: dict[str, bool] = {precision: True} if precision else {}

@@ -108,8 +108,7 @@ def _write_reconstruction(stage: Stage, module: "DeployModule", frames: Frame) -
 
 def _with_frame_size(bundle: Bundle, frame_size: tuple[int, int] | None) -> ModelSpec:
     """The trained model's specification, for frames of `frame_size` if given."""
-    trained = bundle.manifest.stages["train"].results.get("geometry")
-    geometry = None if trained is None else msgspec.convert(trained, Geometry)
+    geometry: Geometry | None = bundle.recorded("train", "geometry", Geometry | None)
     model = bundle.manifest.model
     if frame_size:
         canvas, (rows, columns) = (model.height, model.width), frame_size

@@ -13,7 +13,7 @@ from lrdan_edge.bundle.encoding import SCHEMA_VERSION, to_json
 from lrdan_edge.bundle.names import REPORTS
 from lrdan_edge.bundle.spec import Precision
 from lrdan_edge.bundle.stage import Stage, versions
-from lrdan_edge.data.dataset import recorded_images, test_images
+from lrdan_edge.data.dataset import recorded_folder, recorded_images, test_images
 from lrdan_edge.data.images import Frame, load_frames
 from lrdan_edge.errors import BackendError, DataError, MissingExtraError
 from lrdan_edge.export.parity import Floats, Parity, ParityReport, as_markdown, compare
@@ -48,7 +48,7 @@ def reference_images(bundle: Bundle) -> Reference:
     good = _spread([path for path in recorded_images(bundle, "held_out") if path.is_file()], count // 2)
     labelled: list[tuple[Path, bool]] = []
     try:
-        images = test_images(Path(bundle.manifest.stages["train"].results["data"]))
+        images = test_images(recorded_folder(bundle))
         for defective in (False, True):
             paths = [image.path for image in images if image.defective is defective]
             labelled += [(path, defective) for path in _spread(paths, count // 4)]

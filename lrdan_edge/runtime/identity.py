@@ -4,7 +4,6 @@ import secrets
 import time
 
 from lrdan_edge import __version__
-from lrdan_edge.bundle.files import sha256_of
 from lrdan_edge.bundle.names import ENGINES, graph_name, processor_graph_name
 from lrdan_edge.runtime.inspector import Inspector
 
@@ -35,7 +34,7 @@ def describe_run(run: str, inspector: Inspector) -> dict[str, object]:
     return {
         "run": run,
         "version": __version__,
-        "bundle": {"path": str(bundle.path), "sha256": sha256_of(bundle.path / "manifest.json")[:_SHORT]},
+        "bundle": {"path": str(bundle.path), "sha256": bundle.sha256[:_SHORT]},
         "graph": {"precision": choice.precision, "sha256": None if graph is None else graph.sha256[:_SHORT]},
         "engine": built,
         "backend": choice.backend,

@@ -100,6 +100,7 @@ class Inspector:
         threshold: float | None = None,
         threads: int | None = None,
         spin: bool | None = None,
+        require_signature: str | os.PathLike[str] | None = None,
     ) -> "Inspector":
         """Open a bundle for inspection.
 
@@ -115,14 +116,18 @@ class Inspector:
             threshold: A threshold instead of the calibrated one, in the score's unit.
             threads: CPU threads of the backend; None: one per core. Fewer may be faster if cameras are decoded on the same cores.
             spin: Busy-wait instead of sleeping: lower latency, busy cores. None: ONNX Runtime busy-waits, TensorRT sleeps.
+            require_signature: See `Bundle.open`; only with the bundle's folder, since an opened bundle has been read already.
 
         Raises:
             MissingStageError: A stage has not run; the message names its command.
             BundleError: The bundle is damaged, changed or stale.
             BackendError: The requested backend is not available.
             DriftError: The backend's scores differ from those that its threshold was fitted on.
+            ValueError: `require_signature` with an opened bundle.
         """
-        opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        if isinstance(bundle, Bundle) and require_signature is not None:
+            raise ValueError("give require_signature to Bundle.open, which reads the bundle")
+        opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle, require_signature=require_signature)
         opened.decision()  # check first that there is one
         choice = choose(opened, backend, precision)
         decision = decision_for(opened, choice)

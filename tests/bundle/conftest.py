@@ -4,7 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
+from earlier import unpack
 from strangers import KINDS, NAMES, Put
+
+from lrdan_edge.bundle.sign import sign_bundle
+from lrdan_edge.keys import new_key
 
 
 @pytest.fixture
@@ -34,3 +38,22 @@ def name(request: pytest.FixtureRequest) -> str:
 def put(request: pytest.FixtureRequest) -> Put:
     chosen: Put = request.param
     return chosen
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> Path:
+    new_key(tmp_path / "key")
+    return tmp_path / "key"
+
+
+@pytest.fixture
+def public(key: Path) -> Path:
+    return key.with_name("key.pub")
+
+
+@pytest.fixture
+def real(tmp_path: Path, key: Path) -> Path:
+    """A signed bundle that runs."""
+    bundle = unpack(tmp_path)
+    sign_bundle(bundle, key)
+    return bundle

@@ -1,12 +1,12 @@
 """A bundle that version 0.1.0 wrote opens, proves itself and goes on through the stages of a device."""
 
 import json
-import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from earlier import unpack
 
 from lrdan_edge import Bundle, Inspector
 from lrdan_edge.bundle.spec import PRECISIONS, Precision
@@ -15,14 +15,10 @@ from lrdan_edge.cli.main import cli
 from lrdan_edge.data.images import read_image
 from lrdan_edge.engines.build import BuildRequest, build_engine
 
-ARCHIVE = Path(__file__).parents[1] / "data" / "bundle-0.1.0.tar.xz"
-
 
 @pytest.fixture
 def earlier(tmp_path: Path) -> Bundle:
-    with tarfile.open(ARCHIVE) as archive:
-        archive.extractall(tmp_path, filter="data")
-    return Bundle.open(tmp_path / "bundle-0.1.0")
+    return Bundle.open(unpack(tmp_path))
 
 
 def test_an_earlier_bundle_is_complete_and_not_stale(earlier: Bundle) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -65,6 +66,13 @@ def test_a_commit_that_was_cut_off_is_read_in_place_and_finished_by_the_next_wri
     assert not (cut_off / ".journal.json").exists()
     assert not (cut_off / ".staging").exists()
     assert Bundle.open(cut_off).read("reports/benchmark.json", "x") == b"{}"
+
+
+def test_a_huge_staged_file_is_not_read(cut_off: Path) -> None:
+    """A writer computed the sha256 of whatever lay there, for hours."""
+    os.truncate(cut_off / ".staging/weights.safetensors", 1 << 42)
+    with pytest.raises(BundleError, match=r"there is no weights\.safetensors with the sha256"):
+        write_all(Bundle.open(cut_off))
 
 
 def test_a_reader_that_opened_before_the_next_writer_came_goes_on(cut_off: Path) -> None:
