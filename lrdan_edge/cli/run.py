@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from lrdan_edge.cli.console import printable, show, show_unread, table, terminal
+from lrdan_edge.cli.guard import Guard
 from lrdan_edge.cli.options import Parsed, backend_options, bundle_option, option_group
-from lrdan_edge.cli.signals import ends_on_signal
+from lrdan_edge.cli.signals import END_S, ends_on_signal
 from lrdan_edge.errors import HungBackendError
 
 if TYPE_CHECKING:
@@ -211,14 +212,21 @@ def inspect_sources(
     Raises:
         SourceError: Sources failed; all other frames were inspected and delivered.
     """
-    from lrdan_edge.runtime.recorded_run import RecordedRun
+    from lrdan_edge.runtime.loop.watchdog import DEADLINE_S
+    from lrdan_edge.runtime.recorded_run import RESULT, RecordedRun
 
     run = RecordedRun(inspector, sources, output, save, **options)
     show(f"Inspecting {', '.join(source.uri for source in sources)} with {inspector.choice.describe()}")
     shown = _Problems()
+    guard = Guard(options.get("deadline_s", DEADLINE_S), END_S, output / RESULT if output else None)
     try:
-        with ends_on_signal(run.stop), _live_line(shown) as report:
-            run.run(report)
+        with ends_on_signal(run.stop, guard), _live_line(shown) as report:
+
+            def reported(progress: "Progress") -> None:
+                guard.began()
+                report(progress)
+
+            run.run(reported)
     finally:
         if run.progress.seconds:
             print_summary(run.progress, output)

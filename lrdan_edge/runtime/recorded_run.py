@@ -1,11 +1,12 @@
 """An inspection recorded in a folder: verdicts, annotated frames, and ``run.json`` with counts and latencies."""
 
 import os
-import time
+import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,14 @@ from lrdan_edge.runtime.loop import InspectionLoop, Policy, Progress
 from lrdan_edge.runtime.loop.watchdog import DEADLINE_S
 from lrdan_edge.runtime.rule import Rule
 from lrdan_edge.runtime.sinks.base import Sink
-from lrdan_edge.runtime.sinks.files import AnnotatedFramesSink, Durable, JsonLinesSink, Numbering, Save
+from lrdan_edge.runtime.sinks.files import AnnotatedFramesSink, Durable, JsonLinesSink, Save
+from lrdan_edge.runtime.sinks.records import BLOCK, Numbering, as_line
 from lrdan_edge.runtime.sinks.whole import write_whole
 from lrdan_edge.runtime.sinks.worker import SINK_TIMEOUT_S
 from lrdan_edge.runtime.sources.base import Source
 
 RESULT, RUNS = "run.json", "runs.jsonl"
-_TAIL = 1 << 18
+_INDEX = re.compile(rb'\{"index":(\d+)[,}]')
 
 
 class RecordedRun:
@@ -77,7 +79,8 @@ class RecordedRun:
         try:
             if output is not None:
                 identity = describe_run(new_run(), inspector)
-                _Files(output, len(sources), append, overwrite, durable).open(sinks, identity, chosen)
+                files = _Files(output, len(sources), append, overwrite, durable)
+                self._numbering = files.open(sinks, identity, chosen)
             self._loop = InspectionLoop(
                 inspector,
                 sources,
@@ -111,7 +114,7 @@ class RecordedRun:
             return self._loop.run(report)
         finally:
             if self.progress.seconds and self._output is not None:
-                self.progress.identity["ended"] = _now()
+                self.progress.identity |= {"ended": _now(), "next_index": self._numbering.next}
                 path = self._output / RESULT
                 try:
                     write_whole(path, to_json(self.progress.as_dict()), durable=True)
@@ -134,13 +137,13 @@ class _Files:
     overwrite: bool
     durable: Durable
 
-    def open(self, sinks: list[Sink], identity: dict[str, object], save: Save) -> None:
-        """Open the sinks, adding each to `sinks` at once, so that it is closed if the next one fails."""
+    def open(self, sinks: list[Sink], identity: dict[str, object], save: Save) -> Numbering:
+        """Open the sinks, adding each to `sinks` at once, so that it is closed if the next one fails; returns their numbers."""
         run = str(identity["run"])
         verdicts = JsonLinesSink(self.output, append=self.append, durable=self.durable, run=run, overwrite=self.overwrite)
         sinks.append(verdicts)
         first = _begin(self.output, verdicts, identity, fresh=not self.append)
-        verdicts.numbering = Numbering(first, self.sources)
+        verdicts.numbering = Numbering(first, self.sources, partial(_reserve, self.output, identity))
         if save != "none":
             name = run if self.append else ""
             drawn = AnnotatedFramesSink(
@@ -148,6 +151,7 @@ class _Files:
             )
             drawn.numbering = verdicts.numbering
             sinks.append(drawn)
+        return verdicts.numbering
 
 
 def _now() -> str:
@@ -170,17 +174,18 @@ def _begin(output: Path, verdicts: JsonLinesSink, identity: dict[str, object], *
         DataError: The folder cannot be written.
     """
     identity |= {"started": _now(), "ended": None}
-    first = 0 if fresh else _next_number(output)
+    earlier = {} if fresh else _earlier_run(output)
+    first = 0 if fresh else _next_number(output, earlier)
     try:
-        earlier = {} if fresh else _earlier_run(output)
         if earlier.get("run") and earlier.get("ended") is None:
-            verdicts.write_record(_killed(str(earlier["run"]), str(earlier.get("started")), identity, first))
+            _reserve(output, earlier, first + 1)
+            verdicts.write_record(_killed(earlier, identity, first))
             first += 1
         with (output / RUNS).open("wb" if fresh else "ab") as file:
-            file.write(msgspec.json.encode(identity | {"first_index": first}) + b"\n")
+            file.write(as_line(identity | {"first_index": first}))
             file.flush()
             os.fsync(file.fileno())
-        write_whole(output / RESULT, to_json(identity), durable=True)
+        _reserve(output, identity, first + BLOCK)
     except OSError as error:
         raise DataError(f"{output} cannot be written ({error.strerror})", "choose another {output}") from error
     return first
@@ -195,8 +200,10 @@ def _earlier_run(output: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _killed(run: str, started: str, identity: dict[str, object], number: int) -> dict[str, object]:
+def _killed(earlier: dict[str, Any], identity: dict[str, object], number: int) -> dict[str, object]:
     """The line for what a run that was killed may have lost: the frames that it had captured, and not yet recorded."""
+    run, problems = str(earlier["run"]), earlier.get("problems")
+    why = f" ({'; '.join(map(str, problems))})" if isinstance(problems, list) and problems else ""
     return {
         "index": number,
         "name": run,
@@ -206,28 +213,30 @@ def _killed(run: str, started: str, identity: dict[str, object], number: int) ->
         "score": None,
         "threshold": identity["threshold"],
         "p_value": None,
-        "fault": f"the run {run} of {started} was killed: its last frames may have no verdict",
+        "fault": f"the run {run} of {earlier.get('started')} was killed: its last frames may have no verdict{why}",
         "latency_ms": 0.0,
         "run": identity["run"],
     }
 
 
-def _next_number(output: Path) -> int:
-    """A number above those of all earlier frames, from the last verdicts and the last run's start.
+def _next_number(output: Path, earlier: dict[str, Any]) -> int:
+    """A number above those of all earlier frames: as ``run.json`` says, or else, if it was deleted, from all lines that are left."""
+    with suppress(KeyError, TypeError, ValueError):
+        return int(earlier["next_index"])
+    largest = -1
+    for path in sorted(output.glob("verdicts.jsonl*")):
+        with suppress(OSError), path.open("rb") as file:
+            for line in file:
+                if found := _INDEX.match(line):
+                    largest = max(largest, int(found[1]))
+    return largest + 1
 
-    If the verdicts were moved away (``copytruncate``), there are none to tell where a killed run was. A second then counts as a
-    thousand frames, which no line inspects.
-    """
-    numbers = [-1]
-    with suppress(OSError), (output / "verdicts.jsonl").open("rb") as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
-        for line in file.read().splitlines():
-            with suppress(msgspec.DecodeError, KeyError, TypeError, ValueError):
-                numbers.append(int(msgspec.json.decode(line)["index"]))
-    with suppress(OSError, msgspec.DecodeError, KeyError, TypeError, ValueError, IndexError):
-        lines = (output / RUNS).read_bytes()[-_TAIL:].splitlines()
-        last = msgspec.json.decode(lines[-1])
-        began = datetime.fromisoformat(last["started"]).timestamp()
-        if len(numbers) == 1:
-            numbers.append(int(last["first_index"]) + 1000 * max(1, round(time.time() - began)))
-    return max(numbers) + 1
+
+def _reserve(output: Path, identity: dict[str, object], limit: int) -> None:
+    """Record in ``run.json``, for the run after this one, that this one may use numbers below a limit; may raise OSError."""
+    write_whole(output / RESULT, to_json(identity | {"next_index": limit}), durable=True)
+    folder = os.open(output, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)  # else the earlier file may be back after a power failure
+    finally:
+        os.close(folder)
