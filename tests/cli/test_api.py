@@ -34,6 +34,7 @@ API: dict[str, list[str]] = {
         "runtime.loop.InspectionLoop",
         "runtime.recorded_run.RecordedRun",
         "runtime.rule.Rule",
+        "runtime.sinks.notify.open_notifiers",
     ],
     "evaluate": ["evaluation.evaluate.evaluate"],
     "explain": ["runtime.explain.explain"],
