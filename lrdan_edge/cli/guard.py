@@ -25,7 +25,7 @@ WARM_UP_S = 900.0
 
 _SLACK_S = 2.0  # more than the run's own watchdog and its own end after a signal take
 _DUMP = signal.SIGUSR2
-_DUMP_S = 0.25
+_DUMP_S = 0.2
 _STARTING, _RUNNING, _STOPPING = b"w", b"r", b"s"
 
 
@@ -40,7 +40,7 @@ class Guard:
             end_s: Seconds from a signal to the end of the run, at most.
             record: The run's ``run.json``, or None.
         """
-        self._words = [repr(deadline_s + _SLACK_S), repr(end_s + _SLACK_S / 8), str(record.absolute()) if record else ""]
+        self._words = [repr(deadline_s + _SLACK_S), repr(end_s + _SLACK_S / 10), str(record.absolute()) if record else ""]
         self._state, self._over = _STARTING, threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
@@ -51,15 +51,17 @@ class Guard:
         Args:
             signals: The descriptor from which a thread reads the numbers of signals.
         """
+        words = [sys.executable, "-I", "-S", __file__, str(signals), *self._words]
+        pipe, quiet = subprocess.PIPE, subprocess.DEVNULL
+        try:  # in a session of its own: signals to the run's group are not for the guard
+            self._process = subprocess.Popen(
+                words, stdin=pipe, stdout=quiet, pass_fds=(signals,), start_new_session=True, bufsize=0
+            )
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                print(f"Problem: nothing guards the run against a standstill ({error.strerror})", file=sys.stderr)
+            return
         faulthandler.register(_DUMP, file=2)
-        self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", __file__, str(signals), *self._words],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            pass_fds=(signals,),
-            start_new_session=True,  # signals to the run's group are not for the guard
-            bufsize=0,
-        )
         assert self._process.stdin is not None
         os.set_blocking(self._process.stdin.fileno(), False)
         self._thread.start()
@@ -102,9 +104,9 @@ def _watch(run: int, signals: int, deadline_s: float, end_s: float) -> str | Non
     silent_s = asked_s = 0.0
     state, last = _STARTING, time.monotonic()
     while os.getppid() == run:
-        heard = poll.poll(1000 * TICK_S)
-        passed = min(time.monotonic() - last, 2 * TICK_S)
-        last = time.monotonic()
+        heard = poll.poll(1000 * (TICK_S / 5 if asked_s else TICK_S))
+        now = time.monotonic()
+        passed, last = now - last, now
         if heard:
             beats = os.read(0, 1 << 16)
             if not beats:
@@ -113,7 +115,7 @@ def _watch(run: int, signals: int, deadline_s: float, end_s: float) -> str | Non
             time.sleep(TICK_S / 4)
         if _suspended(run):
             continue
-        silent_s += 0 if heard else passed
+        silent_s += 0 if heard else min(passed, 2 * TICK_S)  # a container may have been paused
         asked_s = asked_s + passed if state == _STOPPING or _unread(signals) else 0.0
         if asked_s > end_s:
             return "the run did not end in time after a signal"
