@@ -48,7 +48,8 @@ def full(disk: Path) -> Iterator[None]:
 class Run:
     """`lrdan-edge run` as a process, and its resident memory over time."""
 
-    def __init__(self, words: list[str], log: Path) -> None:
+    def __init__(self, words: list[str], out: Path, log: Path) -> None:
+        self.out, self.before = out, run_in(out).get("run")
         self.memory: list[tuple[float, float]] = []
         self.began = time.monotonic()
         with log.open("ab") as file:
@@ -60,13 +61,13 @@ class Run:
             kib = re.search(r"VmRSS:\s+(\d+)", status)
             self.memory.append((time.monotonic() - self.began, int(kib[1]) / 1024 if kib else 0.0))
 
-    def wait_for_lines(self, out: Path) -> None:
+    def wait_for_lines(self) -> None:
         """Wait until this run has written verdicts of all sources."""
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline and self.process.poll() is None:
             with suppress(OSError, ValueError, KeyError):
-                name = json.loads((out / "run.json").read_text())["run"]
-                if len({one["source"] for one in lines(out) if one.get("run") == name}) >= 3:
+                name = run_in(self.out)["run"]
+                if name != self.before and len({one["source"] for one in lines(self.out) if one["run"] == name}) >= 3:
                     return
             time.sleep(0.5)
 
@@ -74,6 +75,13 @@ class Run:
         started = time.monotonic()
         self.process.send_signal(number)
         return self.process.wait(60), time.monotonic() - started
+
+
+def run_in(out: Path) -> dict[str, Any]:
+    """What ``run.json`` says of the last run; nothing before the first."""
+    path = out / "run.json"
+    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return found
 
 
 def lines(out: Path) -> list[dict[str, Any]]:
@@ -165,8 +173,8 @@ def soak(bundle: Path, seconds: float, work: Path, disk: Path) -> dict[str, Any]
         "controller gone": (controller.gone, 6.0, "", ""),
     }
     uploads.thread.start()
-    run = Run(words, work / "log")
-    run.wait_for_lines(out)
+    run = Run(words, out, work / "log")
+    run.wait_for_lines()
     time.sleep(15)
     events = cause(run, seconds, kinds, disk)
     asked = time.time()
@@ -218,12 +226,12 @@ def judge(events: list[dict[str, Any]], found: list[dict[str, Any]], told: dict[
 
 def killed_runs(words: list[str], out: Path, work: Path) -> dict[str, Any]:
     """Kill a run, and look what the next one says."""
-    run = Run(words, work / "log")
-    run.wait_for_lines(out)
+    run = Run(words, out, work / "log")
+    run.wait_for_lines()
     time.sleep(3)
     code, _ = run.end(signal.SIGKILL)
-    again = Run(words, work / "log")
-    again.wait_for_lines(out)
+    again = Run(words, out, work / "log")
+    again.wait_for_lines()
     ended, seconds = again.end(signal.SIGTERM)
     said = sum("was killed" in one.get("fault", "") for one in lines(out))
     return {"killed": code, "next": ended, "next said so": said, "next ended after s": round(seconds, 2)}

@@ -186,7 +186,7 @@ class Uploads:
                 (self.folder / f"{name}.part").rename(self.folder / name)
             self.count += 1
             with suppress(FileNotFoundError):
-                (self.folder / f"{number - 20}.jpg").unlink()
+                (self.folder / f"{number - 90}.jpg").unlink()
 
     @contextmanager
     def damaged(self) -> Iterator[None]:
