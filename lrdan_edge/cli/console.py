@@ -1,8 +1,9 @@
 """Prints lines, tables and progress on a terminal. Imports Rich when a command first prints."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,6 +38,21 @@ def show_unread(*folders: "Path | str | None") -> None:
     for folder in dict.fromkeys(Path(folder) for folder in folders if folder):
         for note in listing_notes(folder):
             show(f"Note: {note}")
+
+
+@contextmanager
+def standard_output_for_data() -> Iterator[int]:
+    """A file descriptor of standard output, which is kept for data: whatever else is printed, goes to standard error."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield kept
+    finally:
+        with suppress(OSError, ValueError):
+            sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def table(*columns: "str | Column", title: str | None = None, header: bool = True) -> "Table":

@@ -4,15 +4,16 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from lrdan_edge.cli.console import printable, show, show_unread, table, terminal
+from lrdan_edge.cli.console import printable, show, show_unread, standard_output_for_data, table, terminal
+from lrdan_edge.cli.guard import Guard
 from lrdan_edge.cli.options import Parsed, backend_options, bundle_option, option_group, signature_option
-from lrdan_edge.cli.signals import ends_on_signal
+from lrdan_edge.cli.signals import END_S, ends_on_signal
 from lrdan_edge.errors import HungBackendError
 
 if TYPE_CHECKING:
@@ -86,6 +87,25 @@ _survival_options = option_group(
     ),
 )
 
+_telling_options = option_group(
+    "telling",
+    click.option(
+        "--notify",
+        multiple=True,
+        metavar="ADDRESS",
+        help="Tell a controller: exec:'PROGRAM {verdict} {index}', http://…, tcp://HOST:PORT, serial:/dev/…?baud=115200. Repeatable.",
+    ),
+    click.option("--notify-format", metavar="TEXT", help=r"Text for tcp and serial. [default: '{verdict} {index} {score}\n']"),
+    click.option(
+        "--notify-on",
+        type=click.Choice(["rejects", "faults", "all"]),
+        default="rejects",
+        show_default=True,
+        help="Which verdicts to tell (rejects: and faults).",
+    ),
+    _seconds("--notify-timeout", "notify_timeout_s", 2.0, 0.01, "A verdict that cannot be told within this time is lost."),
+)
+
 _source_options = option_group(
     "reading",
     click.option("--realtime", is_flag=True, help="Play videos at their frame rate."),
@@ -113,7 +133,9 @@ _source_options = option_group(
 )
 @click.option("--require-gpu", is_flag=True, help="Fail if inference would run on the processor.")
 @click.option(
-    "--output", type=click.Path(path_type=Path, file_okay=False), help="Folder for verdicts.jsonl and annotated frames."
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for verdicts.jsonl and annotated frames; - for verdicts as JSON Lines on standard output.",
 )
 @click.option(
     "--save", type=click.Choice(["all", "rejects", "none"]), help="Annotated frames to write. [default: all; rejects if live]"
@@ -130,6 +152,7 @@ _source_options = option_group(
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Frames per inference call, at most.")
 @_source_options
 @_survival_options
+@_telling_options
 def run(
     sources: tuple[str, ...],
     bundle_path: Path,
@@ -143,9 +166,10 @@ def run(
     rule: dict[str, Any],
     reading: dict[str, Any],
     survival: dict[str, Any],
+    telling: dict[str, Any],
     **given: Any,
 ) -> None:
-    """Inspect each SOURCE: a video file, a folder, a camera index, an RTSP or HTTP address.
+    """Inspect each SOURCE: a video file, a folder, watch:FOLDER, a camera index, an RTSP or HTTP address.
 
     Ctrl-C (or SIGTERM, SIGHUP) stops capturing and inspects the frames already captured for up to 3 seconds; the rest are faults.
     The run then exits 0, or 1 if it did not end within 10 seconds. Another signal half a second later ends it at once.
@@ -153,20 +177,27 @@ def run(
     """
     from lrdan_edge.runtime.inspector import Inspector
     from lrdan_edge.runtime.loop.opening import open_sources
+    from lrdan_edge.runtime.sinks.notify import open_notifiers
     from lrdan_edge.runtime.sources.signal_monitor import Limits
 
+    streams = output is not None and str(output) == "-"
     if append and overwrite:
         raise click.UsageError("choose one of --append and --overwrite")
+    if streams and (append or overwrite or save not in (None, "none")):
+        raise click.UsageError("--output - writes no folder: leave out --append, --overwrite and --save")
+    files = {"append": append, "overwrite": overwrite, "notify": open_notifiers(**telling), **survival}
     asked = _rule(**rule)
     limits = Limits(reading.pop("frozen_s"), reading.pop("black_s"))
-    with Inspector.open(bundle_path, **given) as inspector:
+    with (
+        standard_output_for_data() if streams else nullcontext(output) as target,
+        Inspector.open(bundle_path, **given) as inspector,
+    ):
         if require_gpu:
             inspector.require_gpu()
         show_unread(*sources)
         opened = open_sources(sources, limits=limits, bit_depth=inspector.bit_depth, **reading)
         try:
-            files = {"append": append, "overwrite": overwrite, **survival}
-            whole = inspect_sources(inspector, opened, output, save, **files, policy=policy, batch=batch, rule=asked)
+            whole = inspect_sources(inspector, opened, target, save, **files, policy=policy, batch=batch, rule=asked)
         except HungBackendError as error:
             _end_now(error)
         finally:
@@ -195,14 +226,14 @@ def _rule(reject_after: Any, min_area: Any, regions: Any, pixel_threshold: float
 
 
 def inspect_sources(
-    inspector: "Inspector", sources: "Sequence[Source]", output: Path | None, save: "Save | None", **options: Any
+    inspector: "Inspector", sources: "Sequence[Source]", output: Path | int | None, save: "Save | None", **options: Any
 ) -> bool:
     """Inspect with a live progress line, and print a summary.
 
     Args:
         inspector: Inspects the frames.
         sources: Deliver the frames.
-        output: Folder for the record of the run; None: no record.
+        output: Folder for the record of the run, or the descriptor of a stream; None: no record.
         save: Which frames to draw.
         **options: Further arguments of `lrdan_edge.runtime.recorded_run.RecordedRun`.
 
@@ -212,18 +243,27 @@ def inspect_sources(
     Raises:
         SourceError: Sources failed; all other frames were inspected and delivered.
     """
+    from lrdan_edge.runtime.loop.watchdog import DEADLINE_S
     from lrdan_edge.runtime.recorded_run import RecordedRun
+    from lrdan_edge.runtime.run_folder import RESULT
 
     run = RecordedRun(inspector, sources, output, save, **options)
     show(f"Inspecting {', '.join(source.uri for source in sources)} with {inspector.choice.describe()}")
     shown = _Problems()
+    guard = Guard(options.get("deadline_s", DEADLINE_S), END_S, output / RESULT if isinstance(output, Path) else None)
     try:
-        with ends_on_signal(run.stop), _live_line(shown) as report:
-            run.run(report)
+        with ends_on_signal(run.stop, guard), _live_line(shown) as report:
+
+            def reported(progress: "Progress") -> None:
+                guard.began()
+                report(progress)
+
+            run.run(reported)
     finally:
         if run.progress.seconds:
             print_summary(run.progress, output)
         shown.print_new(run.progress)
+        shown.print_count(run.progress)
     return run.progress.complete
 
 
@@ -238,6 +278,11 @@ class _Problems:
             with suppress(OSError):  # a full disk behind the log must not end the inspection
                 print(f"Problem: {progress.problems[self._printed]}", file=sys.stderr)
             self._printed += 1
+
+    def print_count(self, progress: "Progress") -> None:
+        if progress.more_problems:
+            with suppress(OSError):
+                print(f"Problem: {progress.more_problems} more came after the first {self._printed}", file=sys.stderr)
 
 
 @contextmanager
@@ -299,7 +344,7 @@ def _lines(progress: "Progress") -> "list[Text]":
     return lines
 
 
-def print_summary(progress: "Progress", output: Path | None) -> None:
+def print_summary(progress: "Progress", output: Path | int | None) -> None:
     """Print counts and latencies of a run, and the folder of its record."""
     counted = ", ".join(f"{progress.outcomes[outcome]} {outcome}" for outcome in _COLOURS)
     rate = progress.frames / progress.seconds if progress.seconds else 0.0
@@ -314,5 +359,5 @@ def print_summary(progress: "Progress", output: Path | None) -> None:
             rows.add_row(stage, *(f"{value:.2f}" for value in latency.percentiles_ms().values()))
     if rows.row_count:
         show(rows)
-    if output is not None:
+    if isinstance(output, Path):
         show(f"Written to {output}")

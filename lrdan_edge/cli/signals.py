@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from lrdan_edge.cli.console import terminal
+from lrdan_edge.cli.guard import Guard
 
 END_S = 9.0
 """Seconds from the first signal to the end of the process, at most."""
@@ -20,19 +22,24 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextmanager
-def ends_on_signal(stop: Callable[[], None]) -> Iterator[None]:
+def ends_on_signal(stop: Callable[[], None], guard: Guard) -> Iterator[None]:
     """Make SIGINT, SIGTERM and SIGHUP call `stop`; a second one ends the process at once, and so does time.
 
-    A thread acts on them, because the main thread may be in a call that never returns.
+    A thread acts on them, because the main thread may be in a call that never returns. The guard ends the process if no thread can.
+
+    Args:
+        stop: Ends the run.
+        guard: Is started, and closed at the end.
     """
     before = {number: signal.getsignal(number) for number in _SIGNALS}
-    read, write = os.pipe()
-    os.set_blocking(write, False)
-    woken = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    read, write = socket.socketpair()
+    write.setblocking(False)
+    woken = signal.set_wakeup_fd(write.fileno(), warn_on_full_buffer=False)
     over = threading.Event()
-    thread = threading.Thread(target=_act, args=(read, stop, over), name="signals", daemon=True)
-    thread.start()
+    thread = threading.Thread(target=_act, args=(read, stop, over, guard), name="signals", daemon=True)
     try:
+        guard.start(read.fileno())
+        thread.start()
         for number in before:
             if before[number] is not signal.SIG_IGN or number != signal.SIGHUP:  # nohup ignores it
                 signal.signal(number, lambda *_: None)
@@ -42,16 +49,21 @@ def ends_on_signal(stop: Callable[[], None]) -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(woken)
-        os.close(write)
-        thread.join()
-        os.close(read)
+        write.close()
+        if thread.ident is not None:
+            thread.join()
+        guard.close()
+        read.close()
 
 
-def _act(read: int, stop: Callable[[], None], over: threading.Event) -> None:
+def _act(read: socket.socket, stop: Callable[[], None], over: threading.Event, guard: Guard) -> None:
     """Read the numbers of the signals, until the other end is closed."""
     first: float | None = None
-    while received := os.read(read, 1):
-        number = received[0]
+    while seen := read.recv(1, socket.MSG_PEEK):
+        number = seen[0]
+        if number in _SIGNALS and first is None:
+            guard.stopping()  # before the number is taken: until then, the guard sees that nobody acts on it
+        read.recv(1)
         if number not in _SIGNALS:
             continue
         if first is None:

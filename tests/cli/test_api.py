@@ -39,6 +39,7 @@ API: dict[str, list[str]] = {
         "runtime.loop.InspectionLoop",
         "runtime.recorded_run.RecordedRun",
         "runtime.rule.Rule",
+        "runtime.sinks.notify.open_notifiers",
     ],
     "evaluate": ["evaluation.evaluate.evaluate", "bundle.bundle.Bundle.open"],
     "explain": ["runtime.explain.explain", "bundle.bundle.Bundle.open"],

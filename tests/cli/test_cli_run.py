@@ -145,3 +145,15 @@ def test_signal_limits_and_playback_rate_reach_the_sources(line: Line, belt: Pat
     assert result.exit_code == 0, result.output
     assert (seen["rate"], seen["read_timeout_s"], seen["limits"]) == (200, 3, Limits(0, 0.5))
     assert call("run", belt, "-b", line.bundle, "--rate", "0").exit_code == 2
+
+
+def test_problems_beyond_the_first_hundred_are_counted_and_told(line: Line, tmp_path: Path) -> None:
+    for index in range(103):
+        (tmp_path / "belt").mkdir(exist_ok=True)
+        (tmp_path / "belt" / f"{index}.png").write_bytes(b"damaged")
+    result = call("run", tmp_path / "belt", "-b", line.bundle, "--output", tmp_path / "out", "--save", "none")
+    assert result.exit_code == 1
+    assert result.output.count("Problem:") == 101
+    assert "Problem: 3 more came after the first 100" in result.output
+    told = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert (len(told["problems"]), told["more_problems"]) == (100, 3)

@@ -115,3 +115,50 @@ def test_a_second_run_into_the_same_folder_is_refused(line: Line, belt: Path) ->
     assert "another run writes into" in errors
     os.kill(first.pid, signal.SIGKILL)
     first.communicate()
+
+
+KEEPS_THE_GIL = "import ctypes; ctypes.PyDLL(None).sleep(1000)"
+
+
+def test_a_backend_that_keeps_the_interpreters_lock_ends_the_process_after_the_deadline(line: Line, belt: Path) -> None:
+    process = begin(line, belt, KEEPS_THE_GIL, "--deadline", "1")
+    wait_until_stuck(process)
+    started = time.monotonic()
+    _, errors = process.communicate(timeout=60)
+    assert time.monotonic() - started < 15
+    assert process.returncode == -signal.SIGKILL
+    assert "Error: the interpreter has stood still for 3 s" in errors
+    assert "in infer" in errors, "where it hangs"
+    told = json.loads((belt.parent / "out" / "run.json").read_text())
+    assert told["ended"] is None
+    assert "keeps the GIL" in told["problems"][0]
+    before = len(records(belt))
+    begin(line, belt, "os._exit(0)").communicate(timeout=60)
+    found = records(belt)[before]
+    assert "was killed" in str(found["fault"])
+    assert "keeps the GIL" in str(found["fault"])
+
+
+def test_a_signal_ends_a_process_whose_backend_keeps_the_interpreters_lock(line: Line, belt: Path) -> None:
+    process = begin(line, belt, KEEPS_THE_GIL)
+    wait_until_stuck(process)
+    started = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert 5 < time.monotonic() - started < 10
+    assert process.returncode == -signal.SIGKILL
+    assert "did not end in time after a signal" in errors
+    assert "did not end in time" in json.loads((belt.parent / "out" / "run.json").read_text())["problems"][0]
+
+
+def test_a_suspended_run_is_not_killed(line: Line, belt: Path) -> None:
+    process = begin(line, belt, "time.sleep(0.01)", "--deadline", "0.5")
+    wait_until_stuck(process)
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(5)
+    process.send_signal(signal.SIGCONT)
+    time.sleep(1)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert "stood still" not in errors

@@ -11,6 +11,7 @@ caller's thread decides. Decoding, resizing and inference release the GIL, so th
 import math
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 
@@ -93,6 +94,7 @@ class InspectionLoop:
         self._rule_filters = [RuleFilter.of(inspector, rule) for _ in self._sources] if rule else None
         self._sinks = list(sinks)
         self._sink_workers: list[SinkWorker] = []
+        self._counted_problems: Counter[int] = Counter()
         self._started = False
         self._error: Exception | None = None
         self._failing_since_ns: int | None = None
@@ -252,11 +254,14 @@ class InspectionLoop:
 
     def _note_failed_sinks(self) -> None:
         """Record failures of sinks, and how many frames of each source they did not receive."""
-        for worker in self._sink_workers:
+        for place, worker in enumerate(self._sink_workers):
             if worker.stopped or worker.lost:
                 self.progress.failed_sinks.add(worker.name)
             for problem in worker.problems:
                 self.progress.note(problem, always=True)
+            more = worker.more_problems
+            self.progress.more_problems += more - self._counted_problems[place]
+            self._counted_problems[place] = more
         for number, source in enumerate(self.progress.sources):
             source.lost_by_sink = sum(worker.lost[number] for worker in self._sink_workers)
 

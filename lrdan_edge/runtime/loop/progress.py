@@ -96,6 +96,7 @@ class Progress:
         last: Names and verdicts of the last frames, newest last.
         batches: Number of batches inferred.
         problems: Problems in order of time: each only once, at most 100, and every failed sink.
+        more_problems: Number of times that a problem came which is not among them.
         failed_sinks: Names of the sinks that failed.
         seconds: Time since the start.
         identity: The run's name, and what judges its frames, ready for JSON; empty if the run is not recorded.
@@ -108,6 +109,7 @@ class Progress:
     last: deque[tuple[str, Verdict]] = field(default_factory=lambda: deque(maxlen=5))
     batches: int = 0
     problems: list[str] = field(default_factory=list)
+    more_problems: int = 0
     failed_sinks: set[str] = field(default_factory=set)
     seconds: float = 0.0
     identity: dict[str, object] = field(default_factory=dict)
@@ -172,11 +174,12 @@ class Progress:
             "drops": self.drops,
             "latency_ms": {stage: latency.percentiles_ms() for stage, latency in self.latency.items() if latency.count},
             "problems": self.problems,
+            "more_problems": self.more_problems,
             "sources": [source.as_dict() for source in self.sources],
         }
 
     def note(self, problem: str, key: str | None = None, *, always: bool = False) -> None:
-        """Add a new problem; at most 100, so that memory stays bounded.
+        """Add a new problem; at most 100, so that memory stays bounded. Those beyond are counted.
 
         Args:
             problem: The text.
@@ -184,9 +187,13 @@ class Progress:
             always: Add it even beyond 100 problems.
         """
         key = key or problem
-        if key not in self._noted and (always or len(self.problems) < _MOST_PROBLEMS):
-            self._noted.add(key)
-            self.problems.append(problem)
+        if key in self._noted:
+            return
+        if not always and len(self.problems) >= _MOST_PROBLEMS:
+            self.more_problems += 1
+            return
+        self._noted.add(key)
+        self.problems.append(problem)
 
     def count_batch(self, done_ns: int, frames: int) -> None:
         """Record when a batch of `frames` frames was finished, for `frames_per_s`."""

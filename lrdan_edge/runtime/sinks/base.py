@@ -67,8 +67,23 @@ class Gap:
         self.last, self.count = inspected, self.count + 1
 
 
+class UndeliveredError(Exception):
+    """A frame could not be delivered, and must not be tried again: the next one may be.
+
+    Attributes:
+        lost: Number of frames that are lost by this.
+    """
+
+    def __init__(self, why: str, lost: int = 1) -> None:
+        super().__init__(why)
+        self.lost = lost
+
+
 class RecordingSink(Sink, Protocol):
-    """A sink that records. If it fails, it is tried again: writing a frame again must do no harm.
+    """A sink that records. If it fails with OSError, it is tried again: writing a frame again must do no harm.
+
+    It may raise `UndeliveredError` instead, and records the lost frames itself; or `lrdan_edge.errors.SinkError`, which ends the run
+    at once. It may have a method ``wants``, which chooses its frames, and an attribute ``queue_size``: most frames that wait for it.
 
     Attributes:
         retries: True. A sink without this attribute receives no more frames after its first error: an ejector that is told twice

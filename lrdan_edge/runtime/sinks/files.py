@@ -1,22 +1,16 @@
 """Sinks that write files: verdicts as JSON Lines, and annotated frames as PNG."""
 
-import errno
-import io
-import os
-import stat
 from contextlib import suppress
-from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Literal, get_args
 
 import cv2
-import msgspec
 
 from lrdan_edge.errors import DataError
 from lrdan_edge.runtime.annotate import annotate
+from lrdan_edge.runtime.sinks.appended_file import AppendedFile
 from lrdan_edge.runtime.sinks.base import Gap, InspectedFrame
-from lrdan_edge.runtime.sinks.lock import OutputLock
+from lrdan_edge.runtime.sinks.records import Numbering, as_gap_record, as_line, as_record
 from lrdan_edge.runtime.sinks.whole import write_whole
 from lrdan_edge.runtime.verdict import Outcome
 
@@ -24,31 +18,10 @@ Save = Literal["all", "rejects", "none"]
 Durable = Literal["none", "rejects", "all"]
 VERDICTS = "verdicts.jsonl"
 _FAST = (cv2.IMWRITE_PNG_COMPRESSION, 1)
-_APPENDING = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-
-
-@dataclass(frozen=True)
-class Numbering:
-    """The numbers of a run's frames in its folder, none of which any other run there has.
-
-    Attributes:
-        first: The first number.
-        sources: Number of sources, whose frames are numbered in turn.
-    """
-
-    first: int = 0
-    sources: int = 1
-
-    def of(self, inspected: InspectedFrame) -> int:
-        """The number of a frame."""
-        return self.first + inspected.frame.index * self.sources + (inspected.source_number if self.sources > 1 else 0)
 
 
 class JsonLinesSink:
-    """One line per frame in ``verdicts.jsonl``, unbuffered, so that a killed run loses no verdict.
-
-    The file is only ever appended to. If it is deleted, or moved away, or its disk comes back, a new one is made.
-    """
+    """One line per frame in ``verdicts.jsonl``, unbuffered, so that a killed run loses no verdict; see `AppendedFile`."""
 
     name = "verdicts"
     pictures = False
@@ -77,14 +50,11 @@ class JsonLinesSink:
             fix = "choose another {output}, or give {append:on} or {overwrite:on}"
             raise DataError(f"{path} holds an earlier run's verdicts", fix)
         self.numbering = Numbering()
-        self._path, self._durable, self._run = path, durable, run
-        self._lock: OutputLock | None = None
-        self._file: io.FileIO | None = None
+        self._durable, self._run = durable, run
         self._unsafe = False
         try:
-            self._open(truncate=overwrite)
+            self._file = AppendedFile(path, truncate=overwrite, keep=durable != "none")
         except OSError as error:
-            self.close()
             raise DataError(f"{folder} cannot be written ({error.strerror})", "choose another {output}") from error
 
     def write(self, inspected: InspectedFrame) -> None:
@@ -101,68 +71,18 @@ class JsonLinesSink:
         self._append(record, safe=False)
 
     def flush(self) -> None:
-        """Wait until the disk has what `durable` asks for."""
-        if self._unsafe and self._file is not None:
-            os.fdatasync(self._file.fileno())
+        """Wait until the disk has what `durable` asks for; after a failure, write it again first."""
+        if self._unsafe or self._file.due:
+            self._file.sync()
         self._unsafe = False
 
     def close(self) -> None:
         """Close the file, and free the folder."""
-        file, self._file = self._file, None
-        if self._lock is not None:
-            self._lock.release()
-        if file is not None:
-            file.close()
-
-    def _close_file(self) -> None:
-        file, self._file = self._file, None
-        if file is not None:
-            with suppress(OSError):
-                file.close()
+        self._file.close()
 
     def _append(self, record: dict[str, object], *, safe: bool) -> None:
-        line = msgspec.json.encode(record) + b"\n"
-        try:
-            file = self._present()
-            if (written := file.write(line)) != len(line):  # the disk is full: remove the incomplete line
-                size = os.fstat(file.fileno()).st_size
-                os.ftruncate(file.fileno(), max(0, size - written))
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
-        except OSError as error:
-            self._close_file()  # the next attempt opens it again: the disk may be another one by then
-            error.filename = str(self._path)
-            raise
+        self._file.append(as_line(record))
         self._unsafe |= not safe and self._durable != "none"
-
-    def _present(self) -> io.FileIO:
-        """The open file; it is opened again if another file, or none, has its name now."""
-        if self._file is not None:
-            try:
-                if os.path.samestat(os.fstat(self._file.fileno()), self._path.stat()):
-                    return self._file
-            except FileNotFoundError as error:
-                raise OSError(errno.ENOENT, "it was deleted", str(self._path)) from error
-            self._close_file()
-        self._open(truncate=False)
-        assert self._file is not None
-        return self._file
-
-    def _open(self, *, truncate: bool) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        if self._lock is None or not self._lock.holds():
-            lock, self._lock = self._lock, None
-            if lock is not None:
-                lock.release()
-            try:
-                self._lock = OutputLock(self._path.parent)
-            except DataError as error:
-                if lock is None:
-                    raise
-                raise OSError(errno.EAGAIN, error.problem, str(self._path)) from error
-        if not truncate and self._path.exists():
-            _cut_unfinished_line(self._path)
-        descriptor = os.open(self._path, _APPENDING | (os.O_TRUNC if truncate else 0), 0o666)
-        self._file = io.FileIO(descriptor, "ab")
 
 
 class AnnotatedFramesSink:
@@ -243,69 +163,3 @@ def _remove_pictures(frames: Path) -> None:
     for folder in sorted(frames.glob("[0-9]*/**/"), reverse=True):
         with suppress(OSError):
             folder.rmdir()
-
-
-def _cut_unfinished_line(path: Path) -> None:
-    with path.open("rb+") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            return
-        size = end = file.seek(0, os.SEEK_END)
-        while end > 0:
-            start = max(0, end - 65536)
-            file.seek(start)
-            if (newline := file.read(end - start).rfind(b"\n")) >= 0:
-                end = start + newline + 1
-                break
-            end = start
-        if end != size:
-            file.truncate(end)
-
-
-def _time(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="milliseconds")
-
-
-def as_record(inspected: InspectedFrame, number: int | None = None, run: str = "") -> dict[str, object]:
-    """An inspected frame as the JSON object of ``verdicts.jsonl``.
-
-    Args:
-        inspected: The frame.
-        number: Its number; None: that in its source.
-        run: The run's name; empty: the object names none.
-    """
-    frame = inspected.frame
-    return {
-        "index": frame.index if number is None else number,
-        "name": frame.name,
-        "source": frame.source,
-        "time": _time(frame.wall_time),
-        **inspected.verdict.as_dict(),
-        "latency_ms": round(inspected.latency_ms, 3),
-        **({"run": run} if run else {}),
-    }
-
-
-def as_gap_record(gap: Gap, number: int | None = None, run: str = "") -> dict[str, object]:
-    """A gap as the JSON object of ``verdicts.jsonl``: a fault with the first lost frame's keys, and ``lost``, ``from`` and ``to``."""
-    first, last = gap.first, gap.last
-    start, end = _time(first.frame.wall_time), _time(last.frame.wall_time)
-    record: dict[str, object] = {
-        "index": first.frame.index if number is None else number,
-        "name": first.frame.name,
-        "source": first.frame.source,
-        "time": start,
-        "outcome": "fault",
-        "score": None,
-        "threshold": first.verdict.threshold,
-        "p_value": None,
-        "fault": f"{gap.count} verdicts were lost, from {start} to {end}: {gap.reason}",
-        "lost": gap.count,
-        "from": start,
-        "to": end,
-        "latency_ms": round(first.latency_ms, 3),
-    }
-    if run:
-        record["run"] = run
-    return {
-        key: value.encode("utf-8", "replace").decode() if isinstance(value, str) else value for key, value in record.items()
-    }

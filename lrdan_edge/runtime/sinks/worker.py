@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 
+from lrdan_edge.errors import SinkError
 from lrdan_edge.runtime.histogram import LatencyHistogram
-from lrdan_edge.runtime.sinks.base import Gap, InspectedFrame, RecordingSink, Sink, without_pictures
+from lrdan_edge.runtime.sinks.base import Gap, InspectedFrame, RecordingSink, Sink, UndeliveredError, without_pictures
 
 _PAUSES_S = (0.05, 0.5)  # first and longest pause between attempts
 _MOST_PROBLEMS = 50
@@ -22,7 +23,8 @@ class SinkWorker:
     gap when it works again. Any other sink that fails receives no more frames; inspection continues.
 
     Attributes:
-        problems: Its failures and recoveries, in words.
+        problems: Its failures and recoveries, in words, at most 50.
+        more_problems: Number of times that one came which is not among them.
         lost: Number of frames that it did not receive because it had failed, by the number of their source.
         stopped: Whether it has failed for good.
         latency: Time from verdict until the sink has written the frame.
@@ -41,19 +43,21 @@ class SinkWorker:
 
         Args:
             sink: The sink; `close` closes it.
-            size: Most frames that wait; None: 16 with images, or 256 without.
+            size: Most frames that wait; None: as the sink says, or else 16 with images, or 256 without.
             timeout_s: A recording sink that fails for this many seconds has failed for good.
             on_timeout: Called with the reason when a recording sink has failed for good.
         """
         self.name = sink.name
         self.problems: list[str] = []
+        self.more_problems = 0
         self.lost: Counter[int] = Counter()
         self.stopped = False
         self.latency = LatencyHistogram()
         self.attempt: int | None = None
         self._sink = sink
         self._recording: RecordingSink | None = sink if getattr(sink, "retries", False) else None  # type: ignore[assignment]
-        self._size = size or (16 if sink.pictures else 256)
+        self._size = size or int(getattr(sink, "queue_size", 16 if sink.pictures else 256))
+        self._wants: Callable[[InspectedFrame], bool] = getattr(sink, "wants", lambda _: True)
         self._timeout_s, self._on_timeout = timeout_s, on_timeout
         self._waiting: deque[InspectedFrame | Gap] = deque()
         self._changed = threading.Condition()
@@ -78,6 +82,8 @@ class SinkWorker:
         dropped: list[InspectedFrame] = []
         with self._changed:
             for inspected, wait in frames:
+                if not self._wants(inspected):
+                    continue
                 while wait and len(self._waiting) >= self._size and not (self.stopped or self._hurried):
                     self._changed.wait()
                 if self.stopped:
@@ -212,6 +218,10 @@ class SinkWorker:
                 why = f"{error.strerror or error} ({error.filename or 'no file'})"
                 if self._recording is None or not self._can_wait(why):
                     self.stop(why if self._recording is None else f"{why}, for {self._timeout_s:g} s")
+            except SinkError as error:
+                self.stop(str(error))
+            except UndeliveredError as error:
+                return self._lost_on_the_way(frame, error)
             except Exception as error:  # a bug must not end the thread: the loop would wait for it forever
                 why = f"{type(error).__name__}: {error}"
                 if self._recording is None:
@@ -235,6 +245,15 @@ class SinkWorker:
                 self.lost[frame.source_number] += 1
         return False
 
+    def _lost_on_the_way(self, frame: InspectedFrame | None, error: UndeliveredError) -> bool:
+        """Count a frame that the sink could not deliver, and stop the sink if it has delivered none for too long."""
+        if frame is not None:
+            with self._changed:
+                self.lost[frame.source_number] += error.lost
+        if not self._can_wait(str(error)):
+            self.stop(f"{error}, for {self._timeout_s:g} s")
+        return False
+
     def _can_wait(self, why: str) -> bool:
         """Note that the sink is down; False if it has been for too long."""
         now = time.monotonic()
@@ -255,5 +274,9 @@ class SinkWorker:
 
     def _note(self, problem: str) -> None:
         with self._changed:
-            if len(self.problems) < _MOST_PROBLEMS and problem not in self.problems:
+            if problem in self.problems:
+                return
+            if len(self.problems) < _MOST_PROBLEMS:
                 self.problems.append(problem)
+            else:
+                self.more_problems += 1

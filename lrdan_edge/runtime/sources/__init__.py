@@ -10,6 +10,7 @@ from lrdan_edge.errors import SourceAddressError, SourceRefusedError
 from lrdan_edge.runtime.sources import addresses, connect
 from lrdan_edge.runtime.sources.base import CapturedFrame, Source
 from lrdan_edge.runtime.sources.files import ImageSource, folder_images, glob_images
+from lrdan_edge.runtime.sources.hot_folder import open_hot_folder
 from lrdan_edge.runtime.sources.live import LiveSource
 from lrdan_edge.runtime.sources.redact import redact
 from lrdan_edge.runtime.sources.signal_monitor import Limits
@@ -35,16 +36,19 @@ def open_source(
 
     Args:
         uri: A folder of images; a glob of images (``parts/**/*.png``); an image or video file (``file://`` too); ``-`` for images
-            on standard input; a camera (``0``, ``/dev/video0``, ``csi://0``, ``genicam://SERIAL``, ``gst:PIPELINE``; see
+            on standard input; a folder that images are written into (``watch:DIR?existing=judge``, see
+            `hot_folder.open_hot_folder`); a camera (``0``, ``/dev/video0``, ``csi://0``, ``genicam://SERIAL``, ``gst:PIPELINE``; see
             `addresses.camera_job`); or ``rtsp://``, ``rtsps://``, ``http://``, ``https://``, in which
             ``{NAME}`` stands for an environment variable.
         realtime: Deliver a video file at its frame rate. No effect on images and live sources.
         rate: Deliver images or a video file at this many frames per second. No effect on live sources.
         loop: Restart files at the end, until closed.
         open_timeout_s: Longest time for connecting to a camera or stream, in seconds.
-        read_timeout_s: Longest time between frames of a camera or stream, in seconds; after it, the signal counts as lost.
+        read_timeout_s: Longest time between frames of a camera or stream, in seconds; after it, the signal counts as lost. Of a
+            watched folder: how long an image that cannot be decoded may still be on its way.
         limits: When frozen or black images of a camera or stream count as a lost signal.
-        wait: Wait for a camera or stream that cannot be reached yet; it delivers one fault, then frames once it is reached.
+        wait: Wait for a camera or stream that cannot be reached yet; it delivers one fault, then frames once it is reached. Wait for
+            a watched folder that does not exist yet.
         bit_depth: Bits used of 16-bit image files; see `Inspector.bit_depth`.
 
     Returns:
@@ -60,6 +64,8 @@ def open_source(
     uri = os.fspath(uri)
     if uri == "-":
         return StandardInput(bit_depth=bit_depth)
+    if uri.startswith("watch:"):
+        return open_hot_folder(uri, damaged_s=read_timeout_s, wait=wait, bit_depth=bit_depth)
     if found := addresses.camera_job(uri, read_timeout_s):
         return LiveSource(*found, open_timeout_s=open_timeout_s, limits=limits, wait=wait)
     scheme = addresses.scheme_of(uri)

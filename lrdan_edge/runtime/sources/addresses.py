@@ -13,7 +13,8 @@ from lrdan_edge.runtime.sources.redact import redact
 
 STREAMS = frozenset({"rtsp", "rtsps", "http", "https"})
 GIVE = (
-    "give a folder of images, a glob ('parts/*.png'), an image or video file, - for images on standard input, a camera (0 or "
+    "give a folder of images, a glob ('parts/*.png'), an image or video file, watch:DIR?existing=skip for images "
+    "that will be written into a folder, - for images on standard input, a camera (0 or "
     "/dev/video0, csi://0, genicam://SERIAL, gst:PIPELINE), or rtsp://, rtsps://, http:// or https:// with an address"
 )
 

@@ -47,7 +47,7 @@ def glob_images(pattern: str) -> list[Path]:
     return paths
 
 
-def _printable(name: str) -> str:
+def printable_name(name: str) -> str:
     """The name with � in place of bytes that are not UTF-8, because logs and verdict files cannot hold them."""
     return os.fsencode(name).decode("utf-8", "replace")
 
@@ -77,10 +77,10 @@ class ImageSource(Source):
             rate: Images per second; None: as fast as they are taken.
             bit_depth: Bits used of 16-bit files.
         """
-        self.uri = _printable(uri)
+        self.uri = printable_name(uri)
         self.frames: int | None = None if loop else len(paths)
         names = (path.relative_to(folder).as_posix() if folder else path.name for path in paths)
-        self._named = [(_printable(name), path) for name, path in zip(names, paths, strict=True)]
+        self._named = [(printable_name(name), path) for name, path in zip(names, paths, strict=True)]
         self.fps = rate
         self._loop, self._bit_depth = loop, bit_depth
         self._closed = threading.Event()
@@ -99,7 +99,7 @@ class ImageSource(Source):
         try:
             image = read_image(path, self._bit_depth)
         except DataError as error:
-            return CapturedFrame.missing(_printable(str(error)), index, self.uri, name, error)
+            return CapturedFrame.missing(printable_name(str(error)), index, self.uri, name, error)
         return CapturedFrame.of(image, index, self.uri, name)
 
     def close(self) -> None:

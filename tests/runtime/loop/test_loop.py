@@ -162,8 +162,8 @@ def test_a_full_disk_leaves_no_half_of_a_line(null: Inspector, tmp_path: Path, m
     sink = JsonLinesSink(tmp_path / "out")
     InspectionLoop(null, Frames(numbered(2)), [collect := Collect()]).run()
     sink.write(collect.got[0])
-    assert sink._file is not None
-    monkeypatch.setattr(sink, "_file", Full(sink._file))
+    assert sink._file._file is not None
+    monkeypatch.setattr(sink._file, "_file", Full(sink._file._file))
     with pytest.raises(OSError, match="No space left"):
         sink.write(collect.got[1])
     sink.close()

@@ -1,5 +1,6 @@
 """What disks do to a run's records: they fill up, vanish and come back, and no frame is lost without a count."""
 
+import errno
 import json
 import os
 import shutil
@@ -226,3 +227,67 @@ def test_the_disk_is_waited_for_as_asked(tmp_path: Path, monkeypatch: pytest.Mon
         sink.flush()
     sink.close()
     assert len(calls) == synced
+
+
+@pytest.mark.parametrize("lost", ["nothing", "pages", "size"])
+def test_a_failed_sync_is_not_repaired_by_the_next_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str) -> None:
+    """After a failed write-back, Linux marks the pages clean: the next sync succeeds, and the lines may be gone."""
+    path, plain, safe, fails = tmp_path / VERDICTS, os.fdatasync, 0, iter([False, True, True])
+
+    def sync(descriptor: int) -> None:
+        nonlocal safe
+        if not next(fails, False):
+            plain(descriptor)
+            safe = path.stat().st_size
+            return
+        if lost != "nothing":
+            data = path.read_bytes()
+            os.truncate(path, safe)
+            if lost == "pages":
+                path.write_bytes(data[:safe] + bytes(len(data) - safe))
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fdatasync", sync)
+    worker = SinkWorker(JsonLinesSink(tmp_path, durable="all"))
+    worker.put_all([(frame(0), True)])
+    until(lambda: safe)
+    worker.put_all([(frame(1), True), (frame(2), True)])
+    until(lambda: any("works again" in problem for problem in worker.problems))
+    worker.put_all([(frame(3), True)])
+    worker.close()
+    assert [one["index"] for one in records(tmp_path)] == [0, 1, 2, 3]
+    assert "the disk may not have the last 2 lines" in worker.problems[0]
+    assert safe == path.stat().st_size
+    assert not worker.lost
+
+
+def test_lines_that_could_not_be_synced_go_into_the_file_of_a_disk_that_comes_in_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sink = JsonLinesSink(tmp_path, durable="all")
+    sink.write(frame(0))
+
+    def broken(_: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", broken)
+        with pytest.raises(OSError, match="the last 1 lines"):
+            sink.flush()
+        (tmp_path / VERDICTS).rename(tmp_path / "moved")
+        sink.write(frame(1))
+    sink.flush()
+    sink.close()
+    assert [one["index"] for one in records(tmp_path)] == [0, 1]
+
+
+def test_good_verdicts_wait_for_the_disk_too_before_they_are_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr(os, "fdatasync", calls.append)
+    monkeypatch.setattr("lrdan_edge.runtime.sinks.appended_file.MOST_PENDING", 1000)
+    sink = JsonLinesSink(tmp_path)
+    for index in range(20):
+        sink.write(frame(index))
+        sink.flush()
+    sink.close()
+    assert 1 < len(calls) < 10
