@@ -81,3 +81,5 @@ def explain(
     show_unread(*images)
     page = run_explain(Bundle.open(bundle_path), list(images), output, precision=precision, threshold=threshold)
     click.echo(f"{page.path}: {page.images} image{'s' if page.images != 1 else ''}, {page.rejected} rejected, by {page.graph}")
+    for note in page.notes:
+        show(f"Note: {note}", style="yellow")

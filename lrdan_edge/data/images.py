@@ -14,9 +14,11 @@ import numpy.typing as npt
 
 from lrdan_edge.bundle.spec import BIT_DEPTHS, BitDepth, ModelSpec
 from lrdan_edge.bundle.view import RegionFractions, fractions_to_pixels
+from lrdan_edge.data.form import Form
 from lrdan_edge.data.image_size import MOST_PIXELS, image_size
 from lrdan_edge.data.jpeg import end_of_jpeg
 from lrdan_edge.data.listing import SUFFIXES, Listing
+from lrdan_edge.data.orientation import is_tiff, orientation_of, turned
 from lrdan_edge.errors import DataError
 
 Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
@@ -55,7 +57,7 @@ def list_images(folder: Path) -> list[Path]:
 
 
 def read_pixels(path: Path) -> Pixels:
-    """Decode an image file without scaling: uint8 or uint16, [H, W] or [H, W, 3] (BGR); alpha is dropped.
+    """Decode an image file without scaling: uint8 or uint16, [H, W] or [H, W, 3] (BGR), upright (EXIF); alpha is dropped.
 
     Raises:
         DataError: The file cannot be read, is not a complete image, or has pixels of another type.
@@ -75,7 +77,7 @@ def read_bytes(path: Path) -> npt.NDArray[np.uint8]:
 
 
 def decode_image(data: bytes, name: str, bit_depth: int = 16) -> Frame:
-    """Decode an image file's bytes: uint8, [H, W] or [H, W, 3] (BGR); 16-bit is scaled to 8, alpha dropped.
+    """Decode an image file's bytes: uint8, [H, W] or [H, W, 3] (BGR), upright; 16-bit is scaled to 8, alpha dropped.
 
     Args:
         data: The bytes of the whole file.
@@ -85,7 +87,13 @@ def decode_image(data: bytes, name: str, bit_depth: int = 16) -> Frame:
     Raises:
         DataError: It is not a complete image, or has pixels of another type.
     """
-    return to_eight_bits(decode_pixels(np.frombuffer(data, np.uint8), name), bit_depth)
+    return decode_with_form(np.frombuffer(data, np.uint8), name, bit_depth)[0]
+
+
+def decode_with_form(data: npt.NDArray[np.uint8], name: str, bit_depth: int = 16) -> tuple[Frame, Form]:
+    """As `decode_image`, from uint8 [N], and how the image was stored."""
+    pixels = decode_pixels(data, name)
+    return to_eight_bits(pixels, bit_depth), Form.of(pixels, orientation_of(data.data))
 
 
 def decode_pixels(data: npt.NDArray[np.uint8], name: str) -> Pixels:
@@ -107,6 +115,8 @@ def decode_pixels(data: npt.NDArray[np.uint8], name: str) -> Pixels:
         raise DataError(f"{name} has {image.dtype} pixels; 8 or 16 bits per channel are supported", "convert it")
     if image.ndim == 3 and image.shape[2] == 4:
         image = cv2.cvtColor(image, cv2.COLOR_BGRA2BGR)
+    if not is_tiff(data.data):  # which OpenCV has turned
+        image = turned(image, orientation_of(data.data))
     return np.asarray(image, np.uint8) if image.dtype == np.uint8 else np.asarray(image, np.uint16)
 
 
@@ -140,7 +150,7 @@ def bits_used(image: Pixels) -> BitDepth:
 
 
 def read_image(path: Path, bit_depth: int = 16) -> Frame:
-    """Decode an image file: uint8, [H, W] or [H, W, 3] (BGR); 16-bit is scaled to 8, alpha dropped.
+    """Decode an image file: uint8, [H, W] or [H, W, 3] (BGR), upright; 16-bit is scaled to 8, alpha dropped.
 
     Args:
         path: The file.
@@ -149,7 +159,12 @@ def read_image(path: Path, bit_depth: int = 16) -> Frame:
     Raises:
         DataError: As `read_pixels`.
     """
-    return to_eight_bits(read_pixels(path), bit_depth)
+    return read_with_form(path, bit_depth)[0]
+
+
+def read_with_form(path: Path, bit_depth: int = 16) -> tuple[Frame, Form]:
+    """As `read_image`, and how the image was stored."""
+    return decode_with_form(read_bytes(path), str(path), bit_depth)
 
 
 def read_mask(path: Path) -> npt.NDArray[np.bool_]:

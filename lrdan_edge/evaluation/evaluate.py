@@ -20,7 +20,7 @@ from lrdan_edge.bundle.stage import Stage
 from lrdan_edge.bundle.view import RegionFractions
 from lrdan_edge.data.check import evaluation_notes
 from lrdan_edge.data.dataset import LabelledImage, recorded_images, test_images
-from lrdan_edge.data.images import crop_region, fit_frame, read_image, read_mask
+from lrdan_edge.data.images import crop_region, fit_frame, read_mask, read_with_form
 from lrdan_edge.engines.select import BackendChoice
 from lrdan_edge.errors import DataError
 from lrdan_edge.evaluation import plots
@@ -28,6 +28,7 @@ from lrdan_edge.evaluation.figure import matplotlib_found
 from lrdan_edge.evaluation.result import AT_2_PERCENT, Evaluation, Judged, kind_figures, kind_recall
 from lrdan_edge.metrics import PixelAuroc, auroc, recall_at, recall_of, roc_curve
 from lrdan_edge.runtime.inspector import Inspector
+from lrdan_edge.runtime.unlike import UnlikeCounts
 from lrdan_edge.runtime.verdict import Verdict
 
 _BATCH = 16
@@ -96,25 +97,34 @@ def _measured(bundle: Bundle, choice: BackendChoice) -> dict[str, Path]:
     return {name: bundle.path / name for name in names}
 
 
-def _inspected(inspector: Inspector, images: list[LabelledImage]) -> Iterator[tuple[LabelledImage, Verdict]]:
-    shape = inspector.backend.spec.frame_shape
+def _inspected(
+    inspector: Inspector, images: list[LabelledImage], counts: UnlikeCounts | None = None
+) -> Iterator[tuple[LabelledImage, Verdict]]:
+    """Every image with its verdict; images unlike the training images are counted in `counts`."""
+    shape, counts = inspector.backend.spec.frame_shape, counts or UnlikeCounts()
     for start in range(0, len(images), _BATCH):
         part = images[start : start + _BATCH]
-        frames = [fit_frame(read_image(image.path, inspector.bit_depth), shape) for image in part]
-        yield from zip(part, inspector.inspect(frames), strict=True)
+        frames, wrong = [], []
+        for image in part:
+            frame, form = read_with_form(image.path, inspector.bit_depth)
+            frames.append(fit_frame(frame, shape))
+            wrong.append(counts.add(inspector.frame_check.check(form)))
+        for image, verdict, reason in zip(part, inspector.inspect(frames), wrong, strict=True):
+            yield image, verdict if reason is None else inspector.thresholder.fault(reason)
 
 
 def _judge(inspector: Inspector, images: list[LabelledImage], notes: list[str]) -> tuple[Evaluation, list[Judged]]:
     """The figures, and every image with its verdict but without its heatmap, to save memory."""
     pixels = PixelAuroc()
     judged: list[Judged] = []
-    for image, verdict in _inspected(inspector, images):
+    counts = UnlikeCounts()
+    for image, verdict in _inspected(inspector, images, counts):
         if verdict.heatmap is not None and (image.mask or not image.defective):
             pixels.add(verdict.heatmap, mask_of(image, verdict.heatmap, verdict.region))
         judged.append(Judged(image, replace(verdict, heatmap=None)))
     masks = any(image.mask for image in images)
     result = _summarise(judged, inspector.choice.title, inspector.thresholder.decision, pixels.value() if masks else None)
-    return msgspec.structs.replace(result, notes=notes), judged
+    return msgspec.structs.replace(result, notes=[*notes, *counts.notes()]), judged
 
 
 def mask_of(image: LabelledImage, heatmap: npt.NDArray[np.float32], region: RegionFractions | None) -> npt.NDArray[np.bool_]:

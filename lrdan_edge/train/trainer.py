@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lrdan_edge.bundle.bundle import Bundle
 from lrdan_edge.bundle.command import Command
 from lrdan_edge.bundle.encoding import to_json
+from lrdan_edge.bundle.image_kinds import KEY as IMAGE_KINDS
 from lrdan_edge.bundle.names import CHECKPOINT, OUT_OF_FOLD, REPORTS, WEIGHTS
 from lrdan_edge.bundle.stage import Stage
 from lrdan_edge.data.grouping import AUTO, NONE
@@ -170,6 +171,7 @@ def _results(data: Path, training_data: TrainingData, state: State, device: torc
         "losses": state.history[-1],
         "device": device.type,
         "threads": torch.get_num_threads(),
+        IMAGE_KINDS: msgspec.to_builtins(training_data.kinds),
         "geometry": msgspec.to_builtins(training_data.spec.geometry),
         "training": training_data.training,
         "held_out": training_data.held_out,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from lrdan_edge.bundle.image_kinds import ImageKinds
 from lrdan_edge.bundle.spec import BIT_DEPTHS, BitDepth, ModelSpec
 from lrdan_edge.data.check import training_notes
 from lrdan_edge.data.dataset import GoodImages, good_folders, good_images, training_folds
@@ -13,7 +14,7 @@ from lrdan_edge.data.grouping import AUTO, NONE
 from lrdan_edge.data.images import natural_key
 from lrdan_edge.data.listing import listing_notes
 from lrdan_edge.data.mask_check import mask_notes
-from lrdan_edge.data.scan import Scan, ScannedImage
+from lrdan_edge.data.scan import Scan, ScannedImage, kinds_of
 from lrdan_edge.errors import DataError
 from lrdan_edge.train.known_defects import KnownDefects, known_images, read_known
 from lrdan_edge.train.network_images import NetworkImages, spec_of
@@ -51,6 +52,7 @@ class TrainingData:
         fingerprint: Sha256 over all paths and contents.
         notes: Warnings and automatic choices, one sentence each.
         known: Labelled defects to train on too, or None.
+        kinds: What all good images looked like.
         cross: The images for cross-fitting, if the recipe is cross-fitted and the images allow it.
     """
 
@@ -63,6 +65,7 @@ class TrainingData:
     group_by: str | None
     fingerprint: str
     notes: list[str]
+    kinds: ImageKinds
     known: KnownDefects | None = None
     cross: CrossFolds | None = None
 
@@ -109,6 +112,7 @@ def load_training_data(data: Path, options: TrainOptions) -> TrainingData:
             *_notes(scanned, spec, bit_depth, options),
             *cross_notes,
         ],
+        kinds=kinds_of(list(scanned.values()), depth_known=options.bit_depth is not None),
         known=read_known(options.known_defects, spec, bit_depth) if options.known_defects else None,
         cross=CrossFolds(frames, folds, images.groups and [*(images.training_groups or []), *images.groups]) if folds else None,
     )

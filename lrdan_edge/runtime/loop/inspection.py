@@ -293,8 +293,12 @@ class InspectionLoop:
             progress.last.append((frame.name, verdict))
             if verdict.own_outcome == "fault" and verdict.fault:
                 source.faults += 1
-                problem = f"{frame.name}: {verdict.fault}" if frame.name not in verdict.fault else verdict.fault
-                progress.note(problem, key=verdict.fault)
+                if not any(one.fault for one in ready.unlike):
+                    problem = f"{frame.name}: {verdict.fault}" if frame.name not in verdict.fault else verdict.fault
+                    progress.note(problem, key=verdict.fault)
+            for unlike in ready.unlike:
+                judged = "not judged" if unlike.fault else "judged"
+                progress.note(f"{source.uri}: {unlike.sentence} ({judged})", key=f"{ready.source} {unlike.kind} {judged}")
             one = InspectedFrame(frame, verdict, total / 1e6, ready.source, now)
             inspected.append((one, self._policies[ready.source] == "every"))
         for worker in self._sink_workers:
