@@ -48,11 +48,11 @@ from lrdan_edge.calibration.report import CalibrationReport, as_markdown, descri
 from lrdan_edge.calibration.scores import score_images
 from lrdan_edge.calibration.search import SearchResult, search_int8
 from lrdan_edge.calibration.unsigned import with_unsigned_activations
-from lrdan_edge.calibration.usefulness import too_weak
 from lrdan_edge.data.images import Frame
 from lrdan_edge.data.listing import listing_notes
 from lrdan_edge.errors import CalibrationError, DataError
 from lrdan_edge.evaluation.figure import matplotlib_found
+from lrdan_edge.evaluation.usefulness import too_weak
 from lrdan_edge.metrics import Recall, recall_above
 
 CALIBRATION = f"{REPORTS}/calibration.json"

@@ -91,6 +91,7 @@ def build_engine(bundle_path: Path, precision: "Precision | None", target: Any, 
     from lrdan_edge.bundle.names import engine_stage
     from lrdan_edge.engines.build import BuildRequest
     from lrdan_edge.engines.build import build_engine as run_build
+    from lrdan_edge.engines.select import fresh_benchmark
     from lrdan_edge.engines.tensorrt.options import BuildOptions
 
     if precision is None:
@@ -106,6 +107,8 @@ def build_engine(bundle_path: Path, precision: "Precision | None", target: Any, 
     if on_dla := record.results.get("dla"):
         click.echo(f"DLA core {on_dla['core']} runs {on_dla['layers_on_dla']} layers; the GPU runs:")
         click.echo("\n".join(f"  {layer}" for layer in on_dla["gpu_fallbacks"]) or "  none")
+    if fresh_benchmark(bundle) is None:
+        click.echo("Which backend is the fastest here is not measured yet: lrdan-edge bench measures it.")
     next_step("Built.", "run SOURCE", bundle_path)
 
 

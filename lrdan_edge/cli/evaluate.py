@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lrdan_edge.cli.console import show, show_unread, table
-from lrdan_edge.cli.options import backend_options, bundle_option, precision_options
+from lrdan_edge.cli.console import progress_bar, show, show_unread, table, write_json
+from lrdan_edge.cli.options import backend_options, bundle_option, in_words, precision_options
 
 if TYPE_CHECKING:
     from lrdan_edge.bundle.spec import Precision
+    from lrdan_edge.evaluation.conclusion import Conclusion
     from lrdan_edge.evaluation.result import Evaluation
 
 
@@ -17,7 +18,15 @@ if TYPE_CHECKING:
 @click.argument("data", type=click.Path(path_type=Path))
 @bundle_option
 @backend_options
-def evaluate(data: Path, bundle_path: Path, backend: str, precision: "Precision | None") -> None:
+@click.option(
+    "--report",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for the report instead of the bundle, which is then not changed.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+def evaluate(
+    data: Path, bundle_path: Path, backend: str, precision: "Precision | None", report: Path | None, as_json: bool
+) -> None:
     """Measure on test images how well the detector separates good from defective parts.
 
     DATA is a folder with test/good and test/<defect>, and optionally masks in ground_truth/<defect>; or it has folders such as OK, NG
@@ -26,12 +35,31 @@ def evaluate(data: Path, bundle_path: Path, backend: str, precision: "Precision 
     from lrdan_edge.bundle.bundle import Bundle
     from lrdan_edge.evaluation.evaluate import evaluate as run_evaluation
 
-    result, pictures = run_evaluation(Bundle.open(bundle_path), data, backend=backend, precision=precision)
+    with progress_bar("evaluating") as progress:
+        result, pictures = run_evaluation(
+            Bundle.open(bundle_path), data, backend=backend, precision=precision, report=report, progress=progress
+        )
+    if as_json:
+        write_json(result)
+        return
     _print_evaluation(result)
     for picture in pictures:
         show(str(picture))
     for note in result.notes:
         show(f"Note: {note}", style="yellow")
+    if not pictures:
+        show("Give --report DIR to keep the figures and pictures elsewhere.")
+    if result.conclusion:
+        _print_conclusion(result.conclusion)
+
+
+def _print_conclusion(conclusion: "Conclusion") -> None:
+    *figures, fit = conclusion.in_words()
+    for sentence in figures:
+        show(sentence)
+    show(fit, style="bold")
+    if conclusion.advice:
+        show(f"What would help most: {in_words(conclusion.advice)}.")
 
 
 def _print_evaluation(result: "Evaluation") -> None:

@@ -18,6 +18,7 @@ from lrdan_edge.data.form import Form
 from lrdan_edge.data.image_size import MOST_PIXELS, image_size
 from lrdan_edge.data.jpeg import end_of_jpeg
 from lrdan_edge.data.listing import SUFFIXES, Listing
+from lrdan_edge.data.native_noise import native_noise
 from lrdan_edge.data.orientation import is_tiff, orientation_of, turned
 from lrdan_edge.errors import DataError
 
@@ -106,13 +107,16 @@ def decode_pixels(data: npt.NDArray[np.uint8], name: str) -> Pixels:
     if size is None:
         raise DataError(f"{name} is not a complete image ({data.size} bytes)", "replace or remove it")
     try:
-        image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
+        with native_noise:
+            image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error as error:  # a damaged header, such as one of 65312x65312 pixels
         raise DataError(f"{name} is not a complete image ({error.err})", "replace or remove it") from error
     if image is None or _truncated(data):
         raise DataError(f"{name} is not a complete image ({data.size} bytes)", "replace or remove it")
     if image.dtype not in (np.uint8, np.uint16):
         raise DataError(f"{name} has {image.dtype} pixels; 8 or 16 bits per channel are supported", "convert it")
+    if image.ndim == 3 and image.shape[2] not in (1, 3, 4):
+        raise DataError(f"{name} has {image.shape[2]} channels per pixel; 1, 3 or 4 are supported", "convert it")
     if image.ndim == 3 and image.shape[2] == 4:
         image = cv2.cvtColor(image, cv2.COLOR_BGRA2BGR)
     if not is_tiff(data.data):  # which OpenCV has turned
@@ -215,10 +219,13 @@ def fit_frame(frame: Frame, shape: tuple[int, int, int]) -> Frame:
     if source not in (1, 3, 4):
         raise DataError(f"a frame must have 1, 3 or 4 channels, got {source}")
     image: Frame = frame
-    if source != channels:
-        image = np.asarray(cv2.cvtColor(image, conversions[source, channels]), dtype=np.uint8)
-    if image.shape[:2] != (height, width):
-        image = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    try:
+        if source != channels:
+            image = np.asarray(cv2.cvtColor(image, conversions[source, channels]), dtype=np.uint8)
+        if image.shape[:2] != (height, width):
+            image = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    except cv2.error as error:
+        raise DataError(f"a frame of {list(frame.shape)} cannot be resized to {list(shape)} ({error.err})") from error
     return np.ascontiguousarray(image.reshape(shape))
 
 

@@ -17,6 +17,7 @@ from lrdan_edge.bundle.stage import Stage
 from lrdan_edge.data.grouping import AUTO, NONE
 from lrdan_edge.errors import CollapseError, InterruptedTrainingError, TrainingError
 from lrdan_edge.train.checkpoint import State
+from lrdan_edge.train.closing_check import DeployedScorer, closing_check
 from lrdan_edge.train.compilation import compile_networks
 from lrdan_edge.train.cross_fit import CrossFitting
 from lrdan_edge.train.interrupt import graceful_interrupt
@@ -104,9 +105,7 @@ def _train(data: Path, bundle_path: Path, options: TrainOptions, progress: Progr
             crossed = CrossFitting.of((recipe, networks), training_data, hyperparameters, options.seed, preprocessing, scoring)
             complete = state.step == schedule.steps and (crossed is None or crossed.run(lambda: interrupt.asked, progress))
             if not complete:
-                if (
-                    state.step == schedule.steps
-                ):  # after the last step, the loop writes none; before it, an epoch's sums are still open
+                if state.step == schedule.steps:  # the loop writes none after the last step; before, an epoch's sums are open
                     checkpoint.write(networks, learner.optimisers, state)
                 _require_replaceable(bundle_path, state, schedule, kept=kept)
             mean, deviation = recipe.finish(networks, training_data.frames, preprocessing, scoring, spec)
@@ -116,7 +115,9 @@ def _train(data: Path, bundle_path: Path, options: TrainOptions, progress: Progr
             stage.path(OUT_OF_FOLD).write_bytes(to_json(crossed.finished(networks, mean, deviation)))
             stage.results["cross_fit_seconds"] = round(crossed.seconds, 2)
         stage.results |= _results(data, training_data, state, device) | recipe.inputs_for(hyperparameters)
-        stage.results |= {
+        scorer = DeployedScorer(networks.network, (mean, deviation), preprocessing, scoring, spec)
+        stage.results |= closing_check(scorer, training_data.checked, state.history) | {
+            "usual_steps": recipe.schedule_for(hyperparameters, len(training_data.frames), None).steps,
             "run": checkpoint.run,
             "images_per_s": round(speed, 2),
             "resumed_from_step": first_step,
