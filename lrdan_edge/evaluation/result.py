@@ -106,7 +106,7 @@ def _kept(word: str, promise: float | None, rate: float, of: int) -> str:
     if promise is None:
         return ""
     if rate <= promise:
-        kept = "kept"
+        kept = "kept on these parts"
     elif recall_of(round(rate * of), of).low <= promise:
         kept = f"within what {of} parts can show"
     else:

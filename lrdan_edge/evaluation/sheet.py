@@ -23,6 +23,7 @@ COLOURS: dict[Judgement, tuple[int, int, int]] = {
 
 COLUMNS = 8
 _CELL = 144
+_FRAME = 5
 _LINE = 17
 _CAPTION = 2 * _LINE + 6
 _INK, _PAPER, _BANNER = (40, 40, 40), 255, 235
@@ -118,7 +119,7 @@ def _cell(one: Judged, bit_depth: int, *, with_heatmap: bool) -> Frame:
     image = as_bgr(read_image(one.image.path, bit_depth))
     if with_heatmap and one.verdict.heatmap is not None:
         image = overlay(image, one.verdict.heatmap, overlay_maximum(one.verdict), one.verdict.region)
-    scale = (_CELL - 8) / max(image.shape[:2])
+    scale = (_CELL - 2 * _FRAME - 2) / max(image.shape[:2])
     width, height = (max(1, round(side * scale)) for side in image.shape[1::-1])
     interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     image = np.asarray(cv2.resize(image, (width, height), interpolation=interpolation), np.uint8)
@@ -127,6 +128,7 @@ def _cell(one: Judged, bit_depth: int, *, with_heatmap: bool) -> Frame:
     judgement = judgement_of(one)
     cell: Frame = np.full((_CELL + _CAPTION, _CELL, 3), _PAPER, np.uint8)
     cell[:_CELL] = COLOURS[judgement]
+    cell[_FRAME : _CELL - _FRAME, _FRAME : _CELL - _FRAME] = _BANNER
     top, left = (_CELL - height) // 2, (_CELL - width) // 2
     cell[top : top + height, left : left + width] = image
     if with_heatmap:

@@ -135,8 +135,8 @@ def test_good_parts_beside_defects_are_measured_without_those_that_training_used
 @pytest.mark.parametrize(
     ("rule", "said"),
     [
-        ("conformal", ["; promised 5%: (kept|within what 20 parts can show)", ""]),
-        ("recall", ["", "; promised 10%: (kept|within what 20 parts can show)"]),
+        ("conformal", ["; promised 5%: (kept on these parts|within what 20 parts can show)", ""]),
+        ("recall", ["", "; promised 10%: (kept on these parts|within what 20 parts can show)"]),
         ("best-f1", ["; the threshold's rule promises nothing"] * 2),
     ],
 )
@@ -155,7 +155,7 @@ def test_only_a_promised_rate_is_called_promised(own_line: Line, rule: Threshold
     ("rejected", "good", "said"),
     [
         (4, 49, "4 of 49 good parts rejected (8.2%, 95% interval 2.3% to 19.6%); promised 5%: within what 49 parts can show"),
-        (1, 49, "1 of 49 good parts rejected (2.0%, 95% interval 0.1% to 10.9%); promised 5%: kept"),
+        (1, 49, "1 of 49 good parts rejected (2.0%, 95% interval 0.1% to 10.9%); promised 5%: kept on these parts"),
         (
             9,
             49,
