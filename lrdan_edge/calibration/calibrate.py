@@ -120,10 +120,8 @@ def calibrate(
     split = replace(calibration_split(bundle, good, defects, int8=int8), out_of_fold=out_of_fold_for(bundle, rule, good))
     target = ThresholdTarget(rule, _rate(false_reject_rate, rule, split.thresholds), recall)
     target.require(split.thresholds, len(split.defects))
-    changed = methods if tuple(methods) != METHODS else ()
-    command = Command(
-        "calibrate", **target.command_options(), good=good, defects=defects, method=list(changed), no_int8=not int8
-    )
+    changed = list(methods) if tuple(methods) != METHODS else []
+    command = Command("calibrate", **target.command_options(), good=good, defects=defects, method=changed, no_int8=not int8)
     with bundle.stage(
         "calibrate",
         command=str(command),
@@ -137,8 +135,8 @@ def calibrate(
         stage.results["too_weak"] = too_weak(stage.results["recall"], stage.results.get("int8"))
         stage.results["promise"] = promise_in_words(decision.graphs["fp32"])
         unread = [note for folder in (good, defects) if folder for note in listing_notes(folder)]
-        unread += raised_note(split.thresholds, target.false_reject_rate) if false_reject_rate is None else []
-        stage.results["notes"] = unread + (_notes(bundle, split, target) if not good and split.groups is None else [])
+        chosen = raised_note(split.thresholds, target.false_reject_rate) if false_reject_rate is None else []
+        stage.results["notes"] = unread + chosen + (_notes(bundle, split, target) if not good and split.groups is None else [])
         return decision
 
 
