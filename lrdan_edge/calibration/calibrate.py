@@ -28,9 +28,12 @@ from lrdan_edge.calibration.cross import decide_graph
 from lrdan_edge.calibration.decision import (
     DEFAULT_FALSE_REJECT_RATE,
     DEFAULT_RECALL,
+    FROM_GOOD,
     ThresholdTarget,
     parts_note,
     promise_in_words,
+    raised_note,
+    reachable_rate,
 )
 from lrdan_edge.calibration.fidelity import QuantizationEvaluator
 from lrdan_edge.calibration.images import (
@@ -48,11 +51,11 @@ from lrdan_edge.calibration.report import CalibrationReport, as_markdown, descri
 from lrdan_edge.calibration.scores import score_images
 from lrdan_edge.calibration.search import SearchResult, search_int8
 from lrdan_edge.calibration.unsigned import with_unsigned_activations
-from lrdan_edge.calibration.usefulness import too_weak
 from lrdan_edge.data.images import Frame
 from lrdan_edge.data.listing import listing_notes
 from lrdan_edge.errors import CalibrationError, DataError
 from lrdan_edge.evaluation.figure import matplotlib_found
+from lrdan_edge.evaluation.usefulness import too_weak
 from lrdan_edge.metrics import Recall, recall_above
 
 CALIBRATION = f"{REPORTS}/calibration.json"
@@ -79,7 +82,7 @@ class _Quantised:
 def calibrate(
     bundle: Bundle,
     *,
-    false_reject_rate: float = DEFAULT_FALSE_REJECT_RATE,
+    false_reject_rate: float | None = None,
     good: Path | None = None,
     defects: Path | None = None,
     rule: ThresholdRule | None = None,
@@ -95,7 +98,8 @@ def calibrate(
 
     Args:
         bundle: An exported bundle.
-        false_reject_rate: The fraction of good parts that may be rejected, in (0, 1).
+        false_reject_rate: The fraction of good parts that may be rejected, in (0, 1). None: 0.02, or the lowest rate that the images
+            can promise; a note then says which.
         good: Folder of good images never trained on, to use instead of those that training held out.
         defects: Folder of defective images, or one with ``test/good`` and ``test/<defect>``: int8 must keep fp32's AUROC on
             them, and the rules ``best-f1`` and ``recall`` use them to set the threshold.
@@ -111,14 +115,13 @@ def calibrate(
         DataError: Images are missing or cannot be read.
         MissingExtraError: onnx is not installed.
     """
-    target = ThresholdTarget(rule or default_rule(bundle, good), false_reject_rate, recall)
+    rule = rule or default_rule(bundle, good)
     graphs = {precision: bundle.read_graph(precision) for precision in _FLOAT}
-    split = replace(calibration_split(bundle, good, defects, int8=int8), out_of_fold=out_of_fold_for(bundle, target.rule, good))
+    split = replace(calibration_split(bundle, good, defects, int8=int8), out_of_fold=out_of_fold_for(bundle, rule, good))
+    target = ThresholdTarget(rule, _rate(false_reject_rate, rule, split.thresholds), recall)
     target.require(split.thresholds, len(split.defects))
-    changed = methods if tuple(methods) != METHODS else ()
-    command = Command(
-        "calibrate", **target.command_options(), good=good, defects=defects, method=list(changed), no_int8=not int8
-    )
+    changed = list(methods) if tuple(methods) != METHODS else []
+    command = Command("calibrate", **target.command_options(), good=good, defects=defects, method=changed, no_int8=not int8)
     with bundle.stage(
         "calibrate",
         command=str(command),
@@ -132,8 +135,16 @@ def calibrate(
         stage.results["too_weak"] = too_weak(stage.results["recall"], stage.results.get("int8"))
         stage.results["promise"] = promise_in_words(decision.graphs["fp32"])
         unread = [note for folder in (good, defects) if folder for note in listing_notes(folder)]
-        stage.results["notes"] = unread + (_notes(bundle, split, target) if not good and split.groups is None else [])
+        chosen = raised_note(split.thresholds, target.false_reject_rate) if false_reject_rate is None else []
+        stage.results["notes"] = unread + chosen + (_notes(bundle, split, target) if not good and split.groups is None else [])
         return decision
+
+
+def _rate(asked: float | None, rule: ThresholdRule, images: int) -> float:
+    """The rate asked for, or the usual one, or where the images cannot promise that, the lowest that they can."""
+    if asked is not None:
+        return asked
+    return reachable_rate(images) if rule in FROM_GOOD else DEFAULT_FALSE_REJECT_RATE
 
 
 def _notes(bundle: Bundle, split: CalibrationSplit, target: ThresholdTarget) -> list[str]:

@@ -81,6 +81,31 @@ def images_needed(false_reject_rate: float) -> int:
     return math.ceil(round(1 / false_reject_rate - 1, 9))
 
 
+def reachable_rate(n: int, wanted: float = DEFAULT_FALSE_REJECT_RATE) -> float:
+    """The rate nobody asked for: `wanted`, or the lowest that `n` images can promise, rounded up to a tenth of a per cent.
+
+    Args:
+        n: Number of good images that set the threshold, at least 1.
+        wanted: In (0, 1).
+    """
+    return wanted if n >= images_needed(wanted) else lowest_rate(n)
+
+
+def lowest_rate(n: int) -> float:
+    """The lowest rate that `n` images can promise, 1/(n + 1), rounded up to a tenth of a per cent."""
+    return math.ceil(1000 / (n + 1)) / 1000
+
+
+def raised_note(n: int, rate: float, wanted: float = DEFAULT_FALSE_REJECT_RATE) -> list[str]:
+    """A note that `rate` was chosen instead of `wanted` since no lower one can be reached; empty if it was not."""
+    if rate <= wanted:
+        return []
+    return [
+        f"{n} good images can set a false-reject rate of {rate:.1%} at best, so this rate was chosen; {wanted:.3g} needs "
+        f"{images_needed(wanted)} images to set the threshold"
+    ]
+
+
 def parts_note(images: int, parts: int | None, false_reject_rate: float) -> list[str]:
     """A note that new parts get a weaker promise if several images show the same part; otherwise empty.
 
@@ -115,7 +140,7 @@ def require_enough(n: int, false_reject_rate: float, kind: str = "held-out good"
     """
     require_rate("false-reject rate", false_reject_rate)
     if n < (needed := images_needed(false_reject_rate)):
-        best = math.ceil(1000 / (n + 1)) / 1000
+        best = lowest_rate(n)
         raise CalibrationError(
             f"{n} {kind} images cannot promise a false-reject rate of {false_reject_rate:g}, which needs {needed}",
             "give more good images, or ask for {false_reject_rate:{best}} or more",

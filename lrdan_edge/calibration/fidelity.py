@@ -15,9 +15,9 @@ from lrdan_edge.backends.base import Backend, slices
 from lrdan_edge.backends.onnxruntime import OnnxRuntimeBackend
 from lrdan_edge.calibration.decision import conformal_rank
 from lrdan_edge.calibration.images import FrameLoader
-from lrdan_edge.calibration.painted import paint_defects
 from lrdan_edge.data.dataset import LabelledImage
 from lrdan_edge.data.images import Frame
+from lrdan_edge.data.painted import paint_defects
 from lrdan_edge.metrics import Recall, auroc, recall_at
 
 if TYPE_CHECKING:

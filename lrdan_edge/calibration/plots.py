@@ -31,7 +31,7 @@ def draw_layers(path: Path, report: CalibrationReport) -> None:
         values = [max(one.amplitudes[method], least) for one in report.ranges]
         chosen = " (chosen)" if method == report.method else ""
         left.plot(values, rows, _MARKS[method], label=f"{method}{chosen}", markersize=6 if chosen else 5)
-    left.set(xscale="log", xlabel="largest magnitude that int8 represents; grey: seen", title="activations")
+    left.set(xscale="log", xlabel="largest magnitude that int8 represents\n(grey: seen)", title="activations")
     left.set_yticks(rows, [one.tensor for one in report.ranges], fontsize=7)
     left.invert_yaxis()
     left.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.4, -0.06), ncols=2)
@@ -40,8 +40,9 @@ def draw_layers(path: Path, report: CalibrationReport) -> None:
     right.barh(range(len(names)), [one.added_spread for one in report.sensitivities], color=colours)
     right.set_yticks(range(len(names)), names, fontsize=8)
     right.invert_yaxis()
-    kept = "; red: kept in float" if report.kept_in_float else ""
-    right.set(xlabel="added spread of good scores", title=f"sensitivity: only this layer in int8{kept}")
+    kept = "\n(red: kept in float)" if report.kept_in_float else ""
+    right.set(xlabel=f"added spread of good scores\nwith only this layer in int8{kept}", title="sensitivity")
+    left.xaxis.set_major_formatter("{x:g}")
     for axes in (left, right):
         axes.grid(alpha=0.3, axis="x")
     figure.savefig(path, dpi=110, format="png")

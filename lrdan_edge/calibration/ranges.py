@@ -12,7 +12,7 @@ import onnxruntime as ort
 from lrdan_edge.backends.onnxruntime import session_options
 from lrdan_edge.calibration.images import FrameLoader
 from lrdan_edge.calibration.methods import Method
-from lrdan_edge.calibration.painted import paint_defects
+from lrdan_edge.data.painted import paint_defects
 from lrdan_edge.errors import CalibrationError
 
 if TYPE_CHECKING:

@@ -25,7 +25,8 @@ _target_options = option_group(
     click.option(
         "--false-reject-rate",
         type=click.FloatRange(0, 1, min_open=True, max_open=True),
-        help="Fraction of good parts that may be rejected. [default: 0.02; with --decision-only the previous value]",
+        help="Fraction of good parts that may be rejected. [default: 0.02, or the lowest that the images can "
+        "promise; with --decision-only the previous value]",
     ),
     click.option(
         "--threshold-from",

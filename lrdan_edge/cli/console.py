@@ -2,6 +2,8 @@
 
 import os
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -11,6 +13,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.table import Column, Table
+
+
+PLAIN_EVERY_S = 5.0
+"""Seconds between lines of progress where there is no terminal."""
 
 
 @cache
@@ -71,13 +77,42 @@ def write_json(value: object) -> None:
 
 @contextmanager
 def progress_bar(title: str) -> Iterator[Callable[[str, float], None]]:
-    """A bar that shows the current phase and the fraction done; nothing without a terminal."""
+    """A bar that shows the current phase and the fraction done; without a terminal a line every few seconds, on standard error."""
+    if not terminal().is_terminal:
+        with _plain_progress(title) as update:
+            yield update
+        return
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=terminal(), transient=True, disable=not terminal().is_terminal) as bar:
+    with Progress(*columns, console=terminal(), transient=True) as bar:
         task = bar.add_task(title, total=1.0)
         yield lambda phase, fraction: bar.update(task, description=phase, completed=fraction)
+
+
+@contextmanager
+def _plain_progress(title: str) -> Iterator[Callable[[str, float], None]]:
+    """Print the current phase from time to time, even while nothing reports progress: a long step must not look like a hang."""
+    begun, ended, stream = time.monotonic(), threading.Event(), sys.stderr
+    now = ("starting", 0.0)
+
+    def update(phase: str, fraction: float) -> None:
+        nonlocal now
+        now = (phase, fraction)
+
+    def say() -> None:
+        while not ended.wait(PLAIN_EVERY_S):
+            (phase, fraction), (minutes, seconds) = now, divmod(round(time.monotonic() - begun), 60)
+            with suppress(OSError, ValueError):  # the reader has gone, which must not end the work
+                print(f"{title}: {phase} {fraction:.0%}, {minutes}:{seconds:02d}", file=stream, flush=True)
+
+    thread = threading.Thread(target=say, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield update
+    finally:
+        ended.set()
+        thread.join()
 
 
 @contextmanager

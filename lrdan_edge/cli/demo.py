@@ -222,10 +222,13 @@ def _step(title: str) -> Iterator[None]:
 
 
 def _build_engines(bundle: "Bundle") -> None:
+    from lrdan_edge.backends.nvidia import find_gpu
     from lrdan_edge.engines.build import BuildRequest, build_engine
 
     for precision in ("fp32", "int8"):
         show(f"  {build_engine(bundle, BuildRequest(precision, 'onnxruntime'))}")
+    if find_gpu() is None:
+        return
     try:
         show(f"  {build_engine(bundle, BuildRequest('fp16', 'tensorrt'))}")
     except LrdanError as error:

@@ -94,6 +94,7 @@ def build_engine(
     from lrdan_edge.bundle.names import engine_stage
     from lrdan_edge.engines.build import BuildRequest
     from lrdan_edge.engines.build import build_engine as run_build
+    from lrdan_edge.engines.select import fresh_benchmark
     from lrdan_edge.engines.tensorrt.options import BuildOptions
 
     if precision is None:
@@ -109,6 +110,8 @@ def build_engine(
     if on_dla := record.results.get("dla"):
         click.echo(f"DLA core {on_dla['core']} runs {on_dla['layers_on_dla']} layers; the GPU runs:")
         click.echo("\n".join(f"  {layer}" for layer in on_dla["gpu_fallbacks"]) or "  none")
+    if fresh_benchmark(bundle) is None:
+        click.echo("Which backend is the fastest here is not measured yet: lrdan-edge bench measures it.")
     next_step("Built.", "run SOURCE", bundle_path)
 
 

@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lrdan_edge.cli.console import show, show_unread, table
-from lrdan_edge.cli.options import backend_options, bundle_option, precision_options, signature_option
+from lrdan_edge.cli.console import progress_bar, show, show_unread, table, write_json
+from lrdan_edge.cli.options import backend_options, bundle_option, in_words, precision_options, signature_option
 
 if TYPE_CHECKING:
     from lrdan_edge.bundle.spec import Precision
+    from lrdan_edge.evaluation.conclusion import Conclusion
     from lrdan_edge.evaluation.result import Evaluation
 
 
@@ -18,8 +19,20 @@ if TYPE_CHECKING:
 @bundle_option
 @signature_option
 @backend_options
+@click.option(
+    "--report",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for the report instead of the bundle, which is then not changed.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def evaluate(
-    data: Path, bundle_path: Path, require_signature: Path | None, backend: str, precision: "Precision | None"
+    data: Path,
+    bundle_path: Path,
+    require_signature: Path | None,
+    backend: str,
+    precision: "Precision | None",
+    report: Path | None,
+    as_json: bool,
 ) -> None:
     """Measure on test images how well the detector separates good from defective parts.
 
@@ -30,12 +43,29 @@ def evaluate(
     from lrdan_edge.evaluation.evaluate import evaluate as run_evaluation
 
     bundle = Bundle.open(bundle_path, require_signature=require_signature)
-    result, pictures = run_evaluation(bundle, data, backend=backend, precision=precision)
+    with progress_bar("evaluating") as progress:
+        result, pictures = run_evaluation(bundle, data, backend=backend, precision=precision, report=report, progress=progress)
+    if as_json:
+        write_json(result)
+        return
     _print_evaluation(result)
     for picture in pictures:
         show(str(picture))
     for note in result.notes:
         show(f"Note: {note}", style="yellow")
+    if not pictures:
+        show("Give --report DIR to keep the figures and pictures elsewhere.")
+    if result.conclusion:
+        _print_conclusion(result.conclusion)
+
+
+def _print_conclusion(conclusion: "Conclusion") -> None:
+    *figures, fit = conclusion.in_words()
+    for sentence in figures:
+        show(sentence)
+    show(fit, style="bold")
+    if conclusion.advice:
+        show(f"What would help most: {in_words(conclusion.advice)}.")
 
 
 def _print_evaluation(result: "Evaluation") -> None:
@@ -92,3 +122,5 @@ def explain(
     bundle = Bundle.open(bundle_path, require_signature=require_signature)
     page = run_explain(bundle, list(images), output, precision=precision, threshold=threshold)
     click.echo(f"{page.path}: {page.images} image{'s' if page.images != 1 else ''}, {page.rejected} rejected, by {page.graph}")
+    for note in page.notes:
+        show(f"Note: {note}", style="yellow")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from lrdan_edge.cli.console import progress_bar
 from lrdan_edge.cli.options import bundle_option, next_step
 from lrdan_edge.cli.view_options import SIZE
 
@@ -17,7 +18,8 @@ def export(bundle_path: Path, frame_size: tuple[int, int] | None) -> None:
     from lrdan_edge.export.graph import export as run_export
 
     bundle = Bundle.open(bundle_path)
-    run_export(bundle, frame_size=frame_size)
+    with progress_bar("exporting") as progress:
+        run_export(bundle, frame_size=frame_size, progress=progress)
     for precision, check in bundle.manifest.stages["export"].results.items():
         worst = check["largest_relative_score_difference"]
         click.echo(f"{bundle_path}/model.{precision}.onnx: relative score difference from PyTorch at most {worst:.1e}")

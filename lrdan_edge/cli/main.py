@@ -1,5 +1,6 @@
 """The command line: the list of commands, and how errors are printed. Imports nothing heavy before a command runs."""
 
+import os
 from typing import Any
 
 import click
@@ -19,6 +20,7 @@ from lrdan_edge.cli.options import options_of
 from lrdan_edge.cli.protocol import protocol
 from lrdan_edge.cli.run import run
 from lrdan_edge.cli.train import train
+from lrdan_edge.data.native_noise import native_noise
 from lrdan_edge.errors import LrdanError
 
 
@@ -53,6 +55,8 @@ for command in (run, evaluate, explain, bench, protocol, bundle_group, info, dem
 
 def main() -> None:
     """Entry point of ``lrdan-edge``."""
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # its messages name no file, and our own errors do
+    native_noise.enable()
     cli(prog_name="lrdan-edge")
 
 

@@ -6,13 +6,16 @@ from collections.abc import Callable, Mapping
 from functools import wraps
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 import click
 
 from lrdan_edge.backends import BACKENDS
 from lrdan_edge.bundle.names import SIGNATURE
 from lrdan_edge.errors import SWITCHES, LrdanError, MissingExtraError, Parameter
+
+if TYPE_CHECKING:
+    from lrdan_edge.evaluation.advice import Advice
 
 
 class Option(Parameter):
@@ -171,6 +174,16 @@ def require(extra: str, purpose: str, *modules: str) -> None:
     for module in modules:
         if find_spec(module) is None:
             raise MissingExtraError(module, extra, purpose)
+
+
+def in_words(advice: "Advice") -> str:
+    """Advice as the end of a sentence, with the options of ``train`` that follow it."""
+    options = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in advice.options.items())
+    if advice.measure == "labelled defects":
+        options = "--known-defects DIR"
+    if advice.measure == "more good images":
+        return f"train again with more good images ({advice.why})"
+    return f"train again with {options} ({advice.why})"
 
 
 def next_step(done: str, command: str, bundle_path: Path) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lrdan_edge.runtime.loop import Progress
     from lrdan_edge.runtime.sinks.files import Save
     from lrdan_edge.runtime.sources.base import Source
+    from lrdan_edge.runtime.verdict import Verdict
 
 _COLOURS = {"good": "green", "reject": "bold red", "fault": "yellow"}
 _PLAIN_EVERY_S = 5.0
@@ -175,6 +176,7 @@ def run(
     The run then exits 0, or 1 if it did not end within 10 seconds. Another signal half a second later ends it at once.
     A source that fails does not stop the others; the exit code is then 1.
     """
+    from lrdan_edge.evaluation.usefulness import recorded_weakness
     from lrdan_edge.runtime.inspector import Inspector
     from lrdan_edge.runtime.loop.opening import open_sources
     from lrdan_edge.runtime.sinks.notify import open_notifiers
@@ -194,6 +196,8 @@ def run(
     ):
         if require_gpu:
             inspector.require_gpu()
+        if weak := recorded_weakness(inspector.bundle):
+            show(f"Warning: {weak}", style="yellow")
         show_unread(*sources)
         opened = open_sources(sources, limits=limits, bit_depth=inspector.bit_depth, **reading)
         try:
@@ -268,16 +272,20 @@ def inspect_sources(
 
 
 class _Problems:
-    """Prints each problem once, when it appears."""
+    """Prints each problem and remark once, when it appears."""
 
     def __init__(self) -> None:
-        self._printed = 0
+        self._printed = self._remarked = 0
 
     def print_new(self, progress: "Progress") -> None:
         while self._printed < len(progress.problems):
             with suppress(OSError):  # a full disk behind the log must not end the inspection
                 print(f"Problem: {progress.problems[self._printed]}", file=sys.stderr)
             self._printed += 1
+        while self._remarked < len(progress.remarks):
+            with suppress(OSError):
+                print(f"Note: {printable(progress.remarks[self._remarked])}", file=sys.stderr)
+            self._remarked += 1
 
     def print_count(self, progress: "Progress") -> None:
         if progress.more_problems:
@@ -332,8 +340,7 @@ def _lines(progress: "Progress") -> "list[Text]":
     if progress.dropped:
         line.append(f"  {progress.dropped} dropped")
     for _, verdict in progress.last:
-        score = "" if verdict.score is None else f" {verdict.score:.3g}"
-        line.append(f"  {verdict.outcome}{score}", style=_COLOURS[verdict.outcome])
+        line.append(f"  {verdict.outcome}{_figure(verdict)}", style=_COLOURS[verdict.outcome])
     lines = [line]
     if len(progress.sources) > 1:
         for source in progress.sources:
@@ -344,12 +351,25 @@ def _lines(progress: "Progress") -> "list[Text]":
     return lines
 
 
+def _figure(verdict: "Verdict") -> str:
+    """The score as a multiple of the threshold, and the score itself; empty without one."""
+    if verdict.score is None:
+        return ""
+    multiple = "" if verdict.multiple is None else f"{verdict.multiple:.2f}x "
+    return f" {multiple}({verdict.score:.3g})" if multiple else f" {verdict.score:.3g}"
+
+
 def print_summary(progress: "Progress", output: Path | int | None) -> None:
     """Print counts and latencies of a run, and the folder of its record."""
     counted = ", ".join(f"{progress.outcomes[outcome]} {outcome}" for outcome in _COLOURS)
     rate = progress.frames / progress.seconds if progress.seconds else 0.0
     lost = ", ".join(f"{count} {cause}" for cause, count in progress.drops.items() if count) or "none"
     show(f"{progress.frames} frames in {progress.seconds:.1f} s ({rate:.1f}/s): {counted}; lost: {lost}")
+    missing = sum(source.missing for source in progress.sources)
+    for reason in (named := [reason for source in progress.sources for reason in source.first_missing]):
+        show(f"  lost: {reason}")
+    if named and missing > len(named):
+        show(f"  lost: {missing} frames in all; the verdicts name each")
     if len(progress.sources) > 1:
         for line in _lines(progress)[1:]:
             show(line)

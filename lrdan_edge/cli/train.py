@@ -6,12 +6,14 @@ from typing import Any
 
 import click
 
-from lrdan_edge.cli.options import bundle_option, device_option, next_step, require
+from lrdan_edge.cli.options import bundle_option, device_option, in_words, next_step, require
 from lrdan_edge.cli.view_options import SIZE, view_options
 from lrdan_edge.errors import InterruptedTrainingError
 from lrdan_edge.train.recipes import DEFAULT_RECIPE, RECIPES, RENAMED, SMALL_RECIPE
 
 INTERRUPTED = 130
+_STILL_FALLING = "training has not converged: the loss was still falling when it ended"
+_NOT_YET = "it is not ready to be used"
 
 
 class RecipeName(click.Choice):  # type: ignore[type-arg]  # generic only in newer versions of click
@@ -101,6 +103,7 @@ def train(
     --overwrite, an existing bundle is replaced only when the new training is complete.
     """
     require("train", "training", "torch", "safetensors", "matplotlib")
+    from lrdan_edge.evaluation.advice import what_helps
     from lrdan_edge.train.trainer import TrainOptions
     from lrdan_edge.train.trainer import train as run_training
     from lrdan_edge.train.view import View
@@ -120,7 +123,19 @@ def train(
             "continue."
         )
         sys.exit(INTERRUPTED)
+    _print_figure(results)
     groups = "" if results["held_out_groups"] is None else f" ({results['held_out_groups']} groups)"
-    next_step(
-        f"Trained on {len(results['training'])} images, {len(results['held_out'])} held out{groups}.", "export", bundle_path
+    done = f"Trained on {len(results['training'])} images, {len(results['held_out'])} held out{groups}"
+    if problem := results["too_weak"] or (results["still_falling"] and _STILL_FALLING):
+        click.echo(f"Warning: {problem}.")
+        click.echo(f"{done}, but {_NOT_YET}. Next: {in_words(what_helps(bundle)[0])}")
+        return
+    next_step(f"{done}.", "export", bundle_path)
+
+
+def _print_figure(results: dict[str, Any]) -> None:
+    """Print how well the detector tells painted defects from held-out good images."""
+    click.echo(
+        f"Painted defects score higher than held-out good images with a probability of {results['painted_auroc']:.2f} (AUROC; 0.5 is "
+        f"chance), measured on {results['painted_images']} images."
     )

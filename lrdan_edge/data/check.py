@@ -60,6 +60,7 @@ def check(data: Path) -> DatasetReport:
     warnings += [
         *listing_notes(data),
         *good_part(data).notes,
+        *turned_notes(folders),
         *form_warnings(folders),
         *size_warnings(folders),
         *count_warnings(first.images, held_out),
@@ -97,7 +98,7 @@ def training_notes(data: Path, images: GoodImages, scan: Scan) -> list[str]:
     lines = [across_warning(pair, count) for pair, count in across.items()]
     if "train/good" in folders and copies.images["train/good"] and not images.by_image:
         lines.append(inside_warning(copies.images["train/good"], len(folders["train/good"]), data))
-    lines += [*form_warnings(described), *size_warnings(described)]
+    lines += [*turned_notes(described), *form_warnings(described), *size_warnings(described)]
     if len(images.training) < FEW:
         lines.append(few_warning(len(images.training)))
     fraction = HELD_OUT_FRACTION if drawn else None
@@ -122,7 +123,7 @@ def evaluation_notes(
         folders[f"test/{kind}"] = [image.path for image in images if image.kind == kind]
     scan = Scan()
     described = [describe_folder(name, paths, scan) for name, paths in folders.items()]
-    lines = [*listing_notes(data), *form_warnings(described), *size_warnings(described)]
+    lines = [*listing_notes(data), *turned_notes(described), *form_warnings(described), *size_warnings(described)]
     hashes = [scan.images[image.path].sha256 for image in images if image.defective and image.path in scan.images]
     masks = {image.path: image.mask for image in images if image.defective and image.mask}
     lines += _mask_notes(data, [image.path for image in images if image.defective], masks, scan)
@@ -196,6 +197,16 @@ def form_warnings(folders: Sequence[FolderReport]) -> list[str]:
                     "may distinguish the classes by that; save all images the same way"
                 )
     return lines
+
+
+def turned_notes(folders: Sequence[FolderReport]) -> list[str]:
+    """How many images of each folder their EXIF orientation turned, and how, one sentence a folder."""
+    return [
+        f"{sum(folder.turned.values())} of {folder.images} images of {folder.name} are turned upright by their EXIF orientation: "
+        + ", ".join(f"{count} {how}" for how, count in folder.turned.items())
+        for folder in folders
+        if folder.turned
+    ]
 
 
 def size_warnings(folders: Sequence[FolderReport]) -> list[str]:

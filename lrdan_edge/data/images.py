@@ -14,9 +14,12 @@ import numpy.typing as npt
 
 from lrdan_edge.bundle.spec import BIT_DEPTHS, BitDepth, ModelSpec
 from lrdan_edge.bundle.view import RegionFractions, fractions_to_pixels
+from lrdan_edge.data.form import Form
 from lrdan_edge.data.image_size import MOST_PIXELS, image_size
 from lrdan_edge.data.jpeg import end_of_jpeg
 from lrdan_edge.data.listing import SUFFIXES, Listing
+from lrdan_edge.data.native_noise import native_noise
+from lrdan_edge.data.orientation import is_tiff, orientation_of, turned
 from lrdan_edge.errors import DataError
 
 Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
@@ -55,7 +58,7 @@ def list_images(folder: Path) -> list[Path]:
 
 
 def read_pixels(path: Path) -> Pixels:
-    """Decode an image file without scaling: uint8 or uint16, [H, W] or [H, W, 3] (BGR); alpha is dropped.
+    """Decode an image file without scaling: uint8 or uint16, [H, W] or [H, W, 3] (BGR), upright (EXIF); alpha is dropped.
 
     Raises:
         DataError: The file cannot be read, is not a complete image, or has pixels of another type.
@@ -75,7 +78,7 @@ def read_bytes(path: Path) -> npt.NDArray[np.uint8]:
 
 
 def decode_image(data: bytes, name: str, bit_depth: int = 16) -> Frame:
-    """Decode an image file's bytes: uint8, [H, W] or [H, W, 3] (BGR); 16-bit is scaled to 8, alpha dropped.
+    """Decode an image file's bytes: uint8, [H, W] or [H, W, 3] (BGR), upright; 16-bit is scaled to 8, alpha dropped.
 
     Args:
         data: The bytes of the whole file.
@@ -85,7 +88,13 @@ def decode_image(data: bytes, name: str, bit_depth: int = 16) -> Frame:
     Raises:
         DataError: It is not a complete image, or has pixels of another type.
     """
-    return to_eight_bits(decode_pixels(np.frombuffer(data, np.uint8), name), bit_depth)
+    return decode_with_form(np.frombuffer(data, np.uint8), name, bit_depth)[0]
+
+
+def decode_with_form(data: npt.NDArray[np.uint8], name: str, bit_depth: int = 16) -> tuple[Frame, Form]:
+    """As `decode_image`, from uint8 [N], and how the image was stored."""
+    pixels = decode_pixels(data, name)
+    return to_eight_bits(pixels, bit_depth), Form.of(pixels, orientation_of(data.data))
 
 
 def decode_pixels(data: npt.NDArray[np.uint8], name: str) -> Pixels:
@@ -98,15 +107,20 @@ def decode_pixels(data: npt.NDArray[np.uint8], name: str) -> Pixels:
     if size is None:
         raise DataError(f"{name} is not a complete image ({data.size} bytes)", "replace or remove it")
     try:
-        image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
+        with native_noise:
+            image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error as error:  # a damaged header, such as one of 65312x65312 pixels
         raise DataError(f"{name} is not a complete image ({error.err})", "replace or remove it") from error
     if image is None or _truncated(data):
         raise DataError(f"{name} is not a complete image ({data.size} bytes)", "replace or remove it")
     if image.dtype not in (np.uint8, np.uint16):
         raise DataError(f"{name} has {image.dtype} pixels; 8 or 16 bits per channel are supported", "convert it")
+    if image.ndim == 3 and image.shape[2] not in (1, 3, 4):
+        raise DataError(f"{name} has {image.shape[2]} channels per pixel; 1, 3 or 4 are supported", "convert it")
     if image.ndim == 3 and image.shape[2] == 4:
         image = cv2.cvtColor(image, cv2.COLOR_BGRA2BGR)
+    if not is_tiff(data.data):  # which OpenCV has turned
+        image = turned(image, orientation_of(data.data))
     return np.asarray(image, np.uint8) if image.dtype == np.uint8 else np.asarray(image, np.uint16)
 
 
@@ -140,7 +154,7 @@ def bits_used(image: Pixels) -> BitDepth:
 
 
 def read_image(path: Path, bit_depth: int = 16) -> Frame:
-    """Decode an image file: uint8, [H, W] or [H, W, 3] (BGR); 16-bit is scaled to 8, alpha dropped.
+    """Decode an image file: uint8, [H, W] or [H, W, 3] (BGR), upright; 16-bit is scaled to 8, alpha dropped.
 
     Args:
         path: The file.
@@ -149,7 +163,12 @@ def read_image(path: Path, bit_depth: int = 16) -> Frame:
     Raises:
         DataError: As `read_pixels`.
     """
-    return to_eight_bits(read_pixels(path), bit_depth)
+    return read_with_form(path, bit_depth)[0]
+
+
+def read_with_form(path: Path, bit_depth: int = 16) -> tuple[Frame, Form]:
+    """As `read_image`, and how the image was stored."""
+    return decode_with_form(read_bytes(path), str(path), bit_depth)
 
 
 def read_mask(path: Path) -> npt.NDArray[np.bool_]:
@@ -200,10 +219,13 @@ def fit_frame(frame: Frame, shape: tuple[int, int, int]) -> Frame:
     if source not in (1, 3, 4):
         raise DataError(f"a frame must have 1, 3 or 4 channels, got {source}")
     image: Frame = frame
-    if source != channels:
-        image = np.asarray(cv2.cvtColor(image, conversions[source, channels]), dtype=np.uint8)
-    if image.shape[:2] != (height, width):
-        image = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    try:
+        if source != channels:
+            image = np.asarray(cv2.cvtColor(image, conversions[source, channels]), dtype=np.uint8)
+        if image.shape[:2] != (height, width):
+            image = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    except cv2.error as error:
+        raise DataError(f"a frame of {list(frame.shape)} cannot be resized to {list(shape)} ({error.err})") from error
     return np.ascontiguousarray(image.reshape(shape))
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import cv2
 
 from lrdan_edge.data.images import read_bytes, read_pixels
+from lrdan_edge.data.native_noise import native_noise
 from lrdan_edge.errors import DataError
 
 _MOST_MARKED = 0.5  # fraction of an image; more is taken for a mask with black defects
@@ -57,5 +58,6 @@ def _problem(path: Path, size: tuple[int, int] | None) -> str | None:
 
 def _marks_alpha(path: Path) -> bool:
     """Whether the image has an alpha channel that is not the same everywhere."""
-    image = cv2.imdecode(read_bytes(path), cv2.IMREAD_UNCHANGED)
+    with native_noise:
+        image = cv2.imdecode(read_bytes(path), cv2.IMREAD_UNCHANGED)  # it was decoded before, so it can be
     return image is not None and image.ndim == 3 and image.shape[2] == 4 and bool(image[..., 3].min() < image[..., 3].max())

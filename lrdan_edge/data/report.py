@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from lrdan_edge.data.orientation import IN_WORDS
 from lrdan_edge.data.scan import Scan
 from lrdan_edge.data.similarity import join
 
@@ -24,6 +25,7 @@ class FolderReport(msgspec.Struct, frozen=True, kw_only=True):
         suffixes: Number of images of each file type.
         broken: Files that cannot be decoded, with the reason.
         side: Median of the longer side, in pixels.
+        turned: Number of images by how their EXIF orientation turned them.
     """
 
     name: str
@@ -33,6 +35,7 @@ class FolderReport(msgspec.Struct, frozen=True, kw_only=True):
     suffixes: dict[str, int]
     broken: list[str]
     side: float
+    turned: dict[str, int] = {}
 
 
 class NearCopyReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,6 +76,7 @@ def describe_folder(name: str, paths: Sequence[Path], scan: Scan) -> FolderRepor
         suffixes=_counted(path.suffix.lower() for path in paths),
         broken=[str(scan.broken[path]) for path in paths if path in scan.broken],
         side=float(np.median([max(image.size) for image in whole])) if whole else 0.0,
+        turned=_counted(IN_WORDS[image.orientation] for image in whole if image.orientation in IN_WORDS),
     )
 
 

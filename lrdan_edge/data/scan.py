@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from lrdan_edge.bundle.image_kinds import ImageKinds
 from lrdan_edge.data.images import Pixels, bits_used, decode_pixels, read_bytes, to_eight_bits
+from lrdan_edge.data.orientation import UPRIGHT, orientation_of
 from lrdan_edge.data.similarity import Features, NearCopies, find_near_copies, thumbnail
 from lrdan_edge.errors import DataError
 
@@ -22,12 +24,13 @@ class ScannedImage:
 
     Attributes:
         sha256: Of the file's bytes, in hex.
-        size: (height, width) in pixels.
+        size: (height, width) in pixels, upright.
         colour: Whether it is stored with three channels.
         grey: Whether it is stored as grey, or has three equal channels.
         bytes_per_channel: 1 or 2.
         largest: Its largest value.
         thumbnail: See `lrdan_edge.data.similarity.thumbnail`.
+        orientation: The EXIF orientation that it was turned by, 1 to 8; 1 is none.
     """
 
     sha256: str
@@ -37,6 +40,7 @@ class ScannedImage:
     bytes_per_channel: int
     largest: int
     thumbnail: Features
+    orientation: int = UPRIGHT
 
     @property
     def form(self) -> str:
@@ -111,7 +115,30 @@ class Scan:
             bytes_per_channel=pixels.dtype.itemsize,
             largest=int(pixels.max()),
             thumbnail=thumbnail(to_eight_bits(pixels, bits_used(pixels))),
+            orientation=orientation_of(data.data),
         )
+
+
+def kinds_of(images: Sequence[ScannedImage], *, depth_known: bool) -> ImageKinds:
+    """What some images, at least one, look like as files.
+
+    Args:
+        images: The images.
+        depth_known: Whether the user gave the bit depth; it is known from 16-bit images too.
+    """
+    heights, widths = zip(*(image.size for image in images), strict=True)
+    aspects = [width / height for height, width in zip(heights, widths, strict=True)]
+    sixteen_bit = sum(image.bytes_per_channel == 2 for image in images)
+    return ImageKinds(
+        images=len(images),
+        heights=(min(heights), max(heights)),
+        widths=(min(widths), max(widths)),
+        aspects=(min(aspects), max(aspects)),
+        colour=sum(not image.grey for image in images),
+        sixteen_bit=sixteen_bit,
+        turned=sum(image.orientation != UPRIGHT for image in images),
+        depth_known=depth_known or sixteen_bit > 0,
+    )
 
 
 def is_grey(image: Pixels) -> bool:

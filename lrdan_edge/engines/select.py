@@ -137,8 +137,8 @@ def choose(bundle: Bundle, backend: str = "auto", precision: Precision | None = 
     first = min(matching, key=_rank)
     if not measured:
         stale = BENCHMARK in bundle.manifest.files and bundle.staleness("bench")
-        why = f"the last benchmark is older than the bundle ({stale})" if stale else "no benchmark of this machine yet"
-        return replace(first, because=f"{why}; '{_BENCH}' finds the fastest", passed_over=tuple(unusable))
+        why = f"the last benchmark is older than the bundle ({stale}); '{_BENCH}' finds the fastest" if stale else ""
+        return replace(first, because=why, passed_over=tuple(unusable))
     best = max(measured, key=lambda choice: speeds[choice.title])
     since = [choice for choice in matching if choice.engine and choice.title not in speeds and not _refused(choice, report)]
     if first in since and _rank(first) < _rank(best):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import msgspec
 
 from lrdan_edge.data.dataset import LabelledImage
+from lrdan_edge.evaluation.conclusion import Conclusion
 from lrdan_edge.metrics import COMPARED_RATE, Recall, recall_at, recall_of
 from lrdan_edge.runtime.verdict import Verdict
 
@@ -42,10 +43,12 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
         notes: Warnings to read before relying on these figures, one sentence each.
         kinds: Per defect kind: count (``images``), AUROC against all good images, miss rate, and the two recalls below as
             ``recall`` and ``recall_at_2_percent``, each with the ends of its interval as ``…_low`` and ``…_high``.
+        aimed_false_reject_rate: The rate that calibration aimed at without a promise (the rule ``cross-fitted``), else None.
         recall: Fraction of defective images rejected at `threshold` (1 - miss rate), with the interval of
             `lrdan_edge.metrics.recall_above`; None in results of earlier versions.
         recall_at_2_percent: Fraction of defective images found where 2 % of these good images are rejected, whatever `threshold`
             is; see `lrdan_edge.metrics.recall_at`. None in results of earlier versions.
+        conclusion: The plain verdict; None in results of earlier versions.
     """
 
     backend: str
@@ -60,9 +63,11 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     faults: int
     kinds: dict[str, dict[str, float]]
     promised_miss_rate: float | None = None
+    aimed_false_reject_rate: float | None = None
     notes: list[str] = []
     recall: Recall | None = None
     recall_at_2_percent: Recall | None = None
+    conclusion: Conclusion | None = None
 
     def recalls_in_words(self) -> dict[str, str]:
         """Both recalls with their intervals, in words; empty for results of earlier versions."""
@@ -73,16 +78,40 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
         return said
 
     def in_words(self) -> dict[str, str]:
-        """Both rates in words, each with the promised rate."""
-        rates = {
-            "false-reject rate": (self.false_reject_rate, self.promised_false_reject_rate),
-            "miss rate": (self.miss_rate, self.promised_miss_rate),
-        }
-        unpromised = "; the threshold's rule promises nothing" if all(promise is None for _, promise in rates.values()) else ""
-        return {
-            name: f"{rate:.2%}{unpromised}" if promise is None else f"{rate:.2%} (promised {promise:.2%})"
-            for name, (rate, promise) in rates.items()
-        }
+        """Both rates in words, each with its count, its 95 % interval and the promised rate."""
+        promised, aimed, missing = self.promised_false_reject_rate, self.aimed_false_reject_rate, self.promised_miss_rate
+        nothing = "; the threshold's rule promises nothing" if (promised, aimed, missing) == (None, None, None) else ""
+        rejects, misses = (
+            f"{(count := round(rate * of))} of {of} {parts} ({_interval(count, of)})"
+            for rate, of, parts in (
+                (self.false_reject_rate, self.good, "good parts rejected"),
+                (self.miss_rate, self.defective, "defective parts missed"),
+            )
+        )
+        rejects += _kept("promised", promised, self.false_reject_rate, self.good) or _kept(
+            "aimed at", aimed, self.false_reject_rate, self.good
+        )
+        misses += _kept("promised", missing, self.miss_rate, self.defective)
+        return {"false-reject rate": rejects + nothing, "miss rate": misses + nothing}
+
+
+def _interval(count: int, of: int) -> str:
+    """A rate and its interval: ``8.2%, 95% interval 2.3% to 19.6%``."""
+    rate = recall_of(count, of)
+    return f"{rate.value:.1%}, 95% interval {rate.low:.1%} to {rate.high:.1%}"
+
+
+def _kept(word: str, promise: float | None, rate: float, of: int) -> str:
+    """Whether a rate is within a promise, as the end of a sentence; empty without one."""
+    if promise is None:
+        return ""
+    if rate <= promise:
+        kept = "kept on these parts"
+    elif recall_of(round(rate * of), of).low <= promise:
+        kept = f"within what {of} parts can show"
+    else:
+        kept = "exceeded by more than chance explains"
+    return f"; {word} {100 * promise:.3g}%: {kept}"
 
 
 def kind_figures(good: list[float], part: list[float], area: float, missed: int) -> dict[str, float]:

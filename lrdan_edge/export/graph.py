@@ -6,7 +6,7 @@ docs/reference/graph.md.
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -35,7 +35,9 @@ OPSET = 18
 GRAPHS: tuple[Precision, ...] = ("fp32", "fp16")
 
 
-def export(bundle: Bundle, *, frame_size: tuple[int, int] | None = None) -> None:
+def export(
+    bundle: Bundle, *, frame_size: tuple[int, int] | None = None, progress: Callable[[str, float], None] | None = None
+) -> None:
     """Write the fp32 and fp16 deploy graphs to the bundle, and compare each with PyTorch on real images.
 
     The input is ``frames`` uint8 [N, H, W, C]; the outputs are ``score`` float32 [N] and ``heatmap`` float32 [N, h, w]; N is
@@ -47,6 +49,7 @@ def export(bundle: Bundle, *, frame_size: tuple[int, int] | None = None) -> None
         bundle: A trained bundle.
         frame_size: (rows, columns) of the camera's frames, which the graph then resizes. None: the graph takes frames of the
             size used in training, and others are resized before they enter it.
+        progress: Called with the current step and the fraction of all that is done, 0 to 1.
 
     Raises:
         MissingStageError: The bundle has no weights.
@@ -62,18 +65,19 @@ def export(bundle: Bundle, *, frame_size: tuple[int, int] | None = None) -> None
 
     weights = bundle.file(WEIGHTS, Command("train"))
     model = _with_frame_size(bundle, frame_size)
-    size = f"{frame_size[0]}x{frame_size[1]}" if frame_size else None
-    command = str(Command("export", frame_size=size))
+    command = str(Command("export", frame_size="{}x{}".format(*frame_size) if frame_size else None))
     options = {"opset": OPSET, "frame_size": frame_size}
     with bundle.stage("export", command=command, inputs={WEIGHTS: weights}, options=options) as stage:
         stage.model = model
         changed = Bundle(bundle.path, msgspec.structs.replace(bundle.manifest, model=model))
+        report = progress or (lambda *_: None)
+        report("reference scores by PyTorch", 0.0)
         reference = reference_images(changed)
         whole = load_network(changed)
         expected = torch_outputs(whole, reference.frames, largest_batch(model.heatmap_shape))
-        rows: list[Parity] = []
-        missing: list[str] = []
-        for precision in GRAPHS:
+        rows, missing = list[Parity](), list[str]()
+        for number, precision in enumerate(GRAPHS, 1):
+            report(f"{precision} graph", number / (len(GRAPHS) + 1))
             for first in whole.network.float32_first if precision == "fp16" else (0,):
                 module = load_network(changed)
                 prepare(module, precision, first)
@@ -90,12 +94,13 @@ def export(bundle: Bundle, *, frame_size: tuple[int, int] | None = None) -> None
             if precision == "fp16":
                 stage.results[precision]["float32_convolutions"] = float(kept)
         write_report(stage, command, reference, expected[0], rows, missing)
-        if whole.network.reconstructs:
-            _write_reconstruction(stage, whole, reference.frames)
+        _write_reconstruction(stage, whole, reference.frames)
 
 
 def _write_reconstruction(stage: Stage, module: "DeployModule", frames: Frame) -> None:
-    """Write the graph that computes AE2's reconstruction; `module` is changed."""
+    """Write the graph that computes AE2's reconstruction, if the network makes one; `module` is changed."""
+    if not module.network.reconstructs:
+        return
     import onnx
 
     from lrdan_edge.export.reconstruction import ReconstructionModule

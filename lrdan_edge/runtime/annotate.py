@@ -76,14 +76,26 @@ def annotate(frame: Frame, verdict: Verdict) -> Frame:
     if verdict.own_outcome != verdict.outcome:
         words += f" (this frame {verdict.own_outcome})"
     if verdict.score is not None:
-        words += f"  score {verdict.score:.3g}  limit {verdict.threshold:.3g}"
+        score, limit = as_figure(verdict.score), as_figure(verdict.threshold)
+        words += (
+            f"  score {score}  limit {limit}"
+            if verdict.multiple is None
+            else f"  {verdict.multiple:.2f} x limit ({score}, {limit})"
+        )
     width = max(_SMALLEST, image.shape[1])
     size = width / 700
     thickness = max(1, round(2 * size))
+    taken = cv2.getTextSize(words, cv2.FONT_HERSHEY_SIMPLEX, size, thickness)[0][0]
+    size *= min(1.0, (width - 8) / taken)
     band = round(40 * size) + 8
     canvas = cv2.copyMakeBorder(image, band, 6, 6, 6 + width - image.shape[1], cv2.BORDER_CONSTANT, value=colour)
     cv2.putText(canvas, words, (10, band - 8), cv2.FONT_HERSHEY_SIMPLEX, size, (255, 255, 255), thickness, cv2.LINE_AA)
     return np.asarray(canvas, np.uint8)
+
+
+def as_figure(value: float) -> str:
+    """A value for people: three digits, without an exponent if a person can read it without."""
+    return f"{value:.0f}" if 100 <= abs(value) < 1e6 else f"{value:.3g}"
 
 
 def _in_drawing_size(frame: Frame) -> Frame:

@@ -3,7 +3,8 @@
 import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -13,10 +14,12 @@ from lrdan_edge.bundle.bundle import Bundle
 from lrdan_edge.bundle.command import Command
 from lrdan_edge.bundle.decision import GraphDecision
 from lrdan_edge.bundle.spec import BitDepth, Precision
+from lrdan_edge.data.form import Form
 from lrdan_edge.data.images import Frame, fit_frame, to_eight_bits
 from lrdan_edge.engines.golden import check_against_threshold
 from lrdan_edge.engines.select import BackendChoice, choose
 from lrdan_edge.errors import BackendError, DataError, LrdanError, MissingStageError
+from lrdan_edge.runtime.unlike import FrameCheck
 from lrdan_edge.runtime.verdict import NothingInspected, Thresholder, Verdict, Verdicts
 
 
@@ -72,12 +75,14 @@ class Inspector:
         backend: The backend that runs.
         thresholder: Makes verdicts and p-values from scores.
         choice: Why this backend was chosen.
+        notes: How frames given to `inspect` differed from the training images, one sentence per kind of difference.
     """
 
     bundle: Bundle
     backend: Backend
     thresholder: Thresholder
     choice: BackendChoice
+    notes: list[str] = field(default_factory=list)
 
     @property
     def judge(self) -> Thresholder:
@@ -89,6 +94,11 @@ class Inspector:
     def bit_depth(self) -> BitDepth:
         """Bits used of a 16-bit frame; see `Preprocessing.bit_depth`."""
         return self.bundle.manifest.preprocessing.bit_depth
+
+    @cached_property
+    def frame_check(self) -> FrameCheck:
+        """Compares frames with the bundle's training images."""
+        return FrameCheck.of(self.bundle)
 
     @classmethod
     def open(
@@ -154,7 +164,9 @@ class Inspector:
 
         Args:
             frames: uint8, or uint16 of the bundle's `bit_depth`; one frame [H, W] or [H, W, C], a batch [N, H, W, C], or a list of
-                frames of any size. None in the list is a missing frame, which becomes a fault.
+                frames of any size. None in the list is a missing frame, which becomes a fault. A frame that looks unlike the training
+                images is judged, and `notes` says so once, or is a fault (`lrdan_edge.runtime.unlike`); one of the graph's own size
+                is taken as already resized.
             heatmaps: Also return heatmaps.
 
         Returns:
@@ -188,13 +200,22 @@ class Inspector:
             if frames.ndim not in (2, 3, 4):
                 raise DataError(f"frames are [H, W], [H, W, C] or [N, H, W, C], got {list(frames.shape)}")
             frames = list(frames) if frames.ndim == 4 else [frames]
+        shown = {one.partition(":")[0] for one in self.notes}
         resized: list[Frame] = []
         missing: list[tuple[int, str]] = []
         for index, frame in enumerate(frames):
             try:
                 if frame is None:
                     raise DataError("the frame is missing")
-                resized.append(fit_frame(to_eight_bits(np.asarray(frame), self.bit_depth), shape))
+                image = np.asarray(frame)
+                fitted = fit_frame(to_eight_bits(image, self.bit_depth), shape)
+                for unlike in self.frame_check.check(Form.of(image)) if image.shape[:2] != shape[:2] else ():
+                    if unlike.kind not in shown:
+                        shown.add(unlike.kind)
+                        self.notes.append(f"{unlike.kind}: {unlike.sentence}")
+                    if unlike.fault:
+                        raise DataError(unlike.sentence)
+                resized.append(fitted)
             except DataError as error:
                 missing.append((index, str(error)))
         batch: npt.NDArray[np.uint8] = np.stack(resized) if resized else np.empty((0, *shape), np.uint8)

@@ -4,6 +4,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any, Literal, overload
 
 import numpy as np
@@ -35,6 +36,7 @@ class Verdict:
         exceeded: Regions in which the area is too large: names of the rule's regions, or ``elsewhere``.
         pixel_threshold: The heatmap value that good parts rarely exceed anywhere; None if it equals the threshold, or was not
             calibrated.
+        typical: The median score of the good images that the threshold was fitted on, or None if it is not known.
     """
 
     outcome: Outcome
@@ -48,11 +50,23 @@ class Verdict:
     area: int | None = None
     exceeded: tuple[str, ...] = ()
     pixel_threshold: float | None = None
+    typical: float | None = None
 
     @property
     def own_outcome(self) -> Outcome:
         """The outcome of only this frame, without regard to other frames."""
         return self.frame_outcome or self.outcome
+
+    @property
+    def multiple(self) -> float | None:
+        """The score as a multiple of the threshold, for people: 0 for a typical good part, 1 at the threshold, more for a reject.
+
+        It is (score - typical) / (threshold - typical), so it rises with the score whatever the score's unit and sign are: log-odds
+        are mostly below zero, where a plain ratio would fall. None without a score, or if the threshold is not above the typical score.
+        """
+        if self.score is None or self.typical is None or not self.threshold > self.typical:
+            return None
+        return (self.score - self.typical) / (self.threshold - self.typical)
 
     def as_dict(self) -> dict[str, Any]:
         """The verdict without its heatmap, ready for JSON."""
@@ -121,6 +135,7 @@ class Thresholder:
         self.decision, self.region = decision, region
         self.threshold = decision.threshold if threshold is None else threshold
         self._good_scores = sorted(decision.good_scores)
+        self._typical = median(self._good_scores) if self._good_scores else None
 
     def p_value(self, score: float) -> float:
         """Conformal p-value of a score, in (0, 1]."""
@@ -133,7 +148,16 @@ class Thresholder:
             return self.fault(f"the score is {score}: the backend's output cannot be trusted")
         outcome: Outcome = "reject" if score > self.threshold else "good"
         pixel = self.decision.pixel_threshold
-        return Verdict(outcome, score, self.threshold, self.p_value(score), heatmap, region=self.region, pixel_threshold=pixel)
+        return Verdict(
+            outcome,
+            score,
+            self.threshold,
+            self.p_value(score),
+            heatmap,
+            region=self.region,
+            pixel_threshold=pixel,
+            typical=self._typical,
+        )
 
     def fault(self, reason: str) -> Verdict:
         """The verdict on a frame without a score."""

@@ -16,6 +16,8 @@ def write_losses(path: Path, epochs: list[Epoch]) -> None:
 
 def draw_losses(path: Path, epochs: list[Epoch]) -> None:
     """Draw one small panel per term into a PNG."""
+    from matplotlib.ticker import MaxNLocator
+
     names = [name for name in epochs[0] if not name.startswith("spread")]
     columns = 2 if len(names) <= 4 else 3
     rows = -(-len(names) // columns)
@@ -24,6 +26,10 @@ def draw_losses(path: Path, epochs: list[Epoch]) -> None:
         axes = figure.add_subplot(rows, columns, index + 1)
         axes.plot(range(1, len(epochs) + 1), [epoch[name] for epoch in epochs], marker="." if len(epochs) < 3 else None)
         axes.set_title(name, fontsize=10)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, nbins=6))
+        if len(epochs) == 1:
+            axes.set_xlim(0, 2)
+            axes.set_xticks([1])
         axes.grid(alpha=0.3)
         if index >= len(names) - columns:
             axes.set_xlabel("epoch")

@@ -11,11 +11,13 @@ from torch import Tensor, nn
 from lrdan_edge.bundle.bundle import Bundle
 from lrdan_edge.bundle.command import Command
 from lrdan_edge.bundle.encoding import to_json
+from lrdan_edge.bundle.image_kinds import KEY as IMAGE_KINDS
 from lrdan_edge.bundle.names import CHECKPOINT, OUT_OF_FOLD, REPORTS, WEIGHTS
 from lrdan_edge.bundle.stage import Stage
 from lrdan_edge.data.grouping import AUTO, NONE
 from lrdan_edge.errors import CollapseError, InterruptedTrainingError, TrainingError
 from lrdan_edge.train.checkpoint import State
+from lrdan_edge.train.closing_check import DeployedScorer, closing_check
 from lrdan_edge.train.compilation import compile_networks
 from lrdan_edge.train.cross_fit import CrossFitting
 from lrdan_edge.train.interrupt import graceful_interrupt
@@ -103,9 +105,7 @@ def _train(data: Path, bundle_path: Path, options: TrainOptions, progress: Progr
             crossed = CrossFitting.of((recipe, networks), training_data, hyperparameters, options.seed, preprocessing, scoring)
             complete = state.step == schedule.steps and (crossed is None or crossed.run(lambda: interrupt.asked, progress))
             if not complete:
-                if (
-                    state.step == schedule.steps
-                ):  # after the last step, the loop writes none; before it, an epoch's sums are still open
+                if state.step == schedule.steps:  # the loop writes none after the last step; before, an epoch's sums are open
                     checkpoint.write(networks, learner.optimisers, state)
                 _require_replaceable(bundle_path, state, schedule, kept=kept)
             mean, deviation = recipe.finish(networks, training_data.frames, preprocessing, scoring, spec)
@@ -115,7 +115,9 @@ def _train(data: Path, bundle_path: Path, options: TrainOptions, progress: Progr
             stage.path(OUT_OF_FOLD).write_bytes(to_json(crossed.finished(networks, mean, deviation)))
             stage.results["cross_fit_seconds"] = round(crossed.seconds, 2)
         stage.results |= _results(data, training_data, state, device) | recipe.inputs_for(hyperparameters)
-        stage.results |= {
+        scorer = DeployedScorer(networks.network, (mean, deviation), preprocessing, scoring, spec)
+        stage.results |= closing_check(scorer, training_data.checked, state.history) | {
+            "usual_steps": recipe.schedule_for(hyperparameters, len(training_data.frames), None).steps,
             "run": checkpoint.run,
             "images_per_s": round(speed, 2),
             "resumed_from_step": first_step,
@@ -170,6 +172,7 @@ def _results(data: Path, training_data: TrainingData, state: State, device: torc
         "losses": state.history[-1],
         "device": device.type,
         "threads": torch.get_num_threads(),
+        IMAGE_KINDS: msgspec.to_builtins(training_data.kinds),
         "geometry": msgspec.to_builtins(training_data.spec.geometry),
         "training": training_data.training,
         "held_out": training_data.held_out,

@@ -4,8 +4,11 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import torch
 from torch import Tensor
 
+from lrdan_edge.bundle.image_kinds import ImageKinds
 from lrdan_edge.bundle.spec import BIT_DEPTHS, BitDepth, ModelSpec
 from lrdan_edge.data.check import training_notes
 from lrdan_edge.data.dataset import GoodImages, good_folders, good_images, training_folds
@@ -13,8 +16,9 @@ from lrdan_edge.data.grouping import AUTO, NONE
 from lrdan_edge.data.images import natural_key
 from lrdan_edge.data.listing import listing_notes
 from lrdan_edge.data.mask_check import mask_notes
-from lrdan_edge.data.scan import Scan, ScannedImage
+from lrdan_edge.data.scan import Scan, ScannedImage, kinds_of
 from lrdan_edge.errors import DataError
+from lrdan_edge.train.closing_check import MOST_IMAGES
 from lrdan_edge.train.known_defects import KnownDefects, known_images, read_known
 from lrdan_edge.train.network_images import NetworkImages, spec_of
 from lrdan_edge.train.options import TrainOptions
@@ -51,6 +55,8 @@ class TrainingData:
         fingerprint: Sha256 over all paths and contents.
         notes: Warnings and automatic choices, one sentence each.
         known: Labelled defects to train on too, or None.
+        checked: Up to `lrdan_edge.train.closing_check.MOST_IMAGES` of the held-out images, like `frames`.
+        kinds: What all good images looked like.
         cross: The images for cross-fitting, if the recipe is cross-fitted and the images allow it.
     """
 
@@ -63,6 +69,8 @@ class TrainingData:
     group_by: str | None
     fingerprint: str
     notes: list[str]
+    checked: Tensor
+    kinds: ImageKinds
     known: KnownDefects | None = None
     cross: CrossFolds | None = None
 
@@ -92,10 +100,14 @@ def load_training_data(data: Path, options: TrainOptions) -> TrainingData:
     for path in images.training + images.held_out:
         digest.update(f"{path.relative_to(data).as_posix()}\0{scanned[path].sha256}\n".encode())
     folds, cross_notes = _folds(images, spec, options)
-    taken = [*images.training, *images.held_out] if folds else images.training
+    places = np.linspace(0, len(images.held_out) - 1, min(MOST_IMAGES, len(images.held_out))).astype(int).tolist()
+    held_out = images.held_out if folds else [images.held_out[place] for place in places]
+    taken = [*images.training, *held_out]
     frames = network_images.take(taken, spec.channels, bit_depth)
+    tiles = len(frames) // len(taken)
+    last = frames[tiles * len(images.training) :]
     return TrainingData(
-        frames=frames[: len(frames) // len(taken) * len(images.training)],
+        frames=frames[: tiles * len(images.training)],
         spec=spec,
         bit_depth=bit_depth,
         training=[path.relative_to(data).as_posix() for path in images.training],
@@ -109,6 +121,8 @@ def load_training_data(data: Path, options: TrainOptions) -> TrainingData:
             *_notes(scanned, spec, bit_depth, options),
             *cross_notes,
         ],
+        checked=torch.cat([last[tiles * place : tiles * (place + 1)] for place in places]) if folds else last,
+        kinds=kinds_of(list(scanned.values()), depth_known=options.bit_depth is not None),
         known=read_known(options.known_defects, spec, bit_depth) if options.known_defects else None,
         cross=CrossFolds(frames, folds, images.groups and [*(images.training_groups or []), *images.groups]) if folds else None,
     )

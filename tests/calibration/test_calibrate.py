@@ -152,6 +152,19 @@ def test_too_few_held_out_images_leave_the_bundle_alone(own_bundle: Bundle) -> N
     assert (own_bundle.path / "manifest.json").read_bytes() == before
 
 
+def test_a_rate_that_nobody_asked_for_is_the_lowest_that_the_images_can_promise(own_bundle: Bundle, line: Line) -> None:
+    good = line.data / "test" / "good"  # 20 images
+    decision = calibrate(own_bundle, good=good, int8=False)
+    assert decision.graphs["fp32"].false_reject_rate == 0.048
+    record = own_bundle.manifest.stages["calibrate"]
+    assert record.results["notes"] == [
+        "20 good images can set a false-reject rate of 4.8% at best, so this rate was chosen; 0.02 needs 49 images to set the threshold"
+    ]
+    assert "--false-reject-rate 0.048" in record.command
+    with pytest.raises(CalibrationError, match=r"20 held-out good images cannot promise a false-reject rate of 0\.02"):
+        calibrate(own_bundle, good=good, int8=False, false_reject_rate=0.02)
+
+
 def test_missing_images_are_named(own_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(own_bundle.manifest.stages["train"].results, "data", "/nowhere")
     with pytest.raises(DataError, match=r"are missing .* give others with good"):

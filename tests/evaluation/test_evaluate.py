@@ -8,7 +8,9 @@ import cv2
 import msgspec
 import numpy as np
 import pytest
-from parts import Line
+from click.testing import CliRunner
+from parts import Line, snapshot
+from read_only import read_only
 from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
 
@@ -17,6 +19,7 @@ from lrdan_edge.bundle.bundle import Bundle
 from lrdan_edge.bundle.decision import ThresholdRule
 from lrdan_edge.calibration.decision import ThresholdTarget
 from lrdan_edge.calibration.device import fit_thresholds
+from lrdan_edge.cli.main import cli
 from lrdan_edge.data.dataset import test_images as labelled_images
 from lrdan_edge.data.images import read_image
 from lrdan_edge.engines.build import BuildRequest, build_engine
@@ -132,15 +135,84 @@ def test_good_parts_beside_defects_are_measured_without_those_that_training_used
 @pytest.mark.parametrize(
     ("rule", "said"),
     [
-        ("conformal", ["% (promised 5.00%)", "%"]),
-        ("recall", ["%", "% (promised 10.00%)"]),
-        ("best-f1", ["%; the threshold's rule promises nothing"] * 2),
+        ("conformal", ["; promised 5%: (kept on these parts|within what 20 parts can show)", ""]),
+        ("recall", ["", "; promised 10%: (kept on these parts|within what 20 parts can show)"]),
+        ("best-f1", ["; the threshold's rule promises nothing"] * 2),
     ],
 )
 def test_only_a_promised_rate_is_called_promised(own_line: Line, rule: ThresholdRule, said: list[str]) -> None:
     bundle = Bundle.open(own_line.bundle)
     fit_thresholds(bundle, ThresholdTarget(rule, 0.05, 0.9), defects=own_line.data)
     result, _ = evaluate(bundle, own_line.data, backend="onnxruntime", precision="fp32", write=False)
-    for (name, words), end in zip(result.in_words().items(), said, strict=True):
-        assert re.fullmatch(r"\d+\.\d\d" + re.escape(end), words)
+    counted = (r"\d+ of 20 good parts rejected", r"\d+ of 20 defective parts missed")
+    interval = r" \(\d+\.\d%, 95% interval \d+\.\d% to \d+\.\d%\)"
+    for (name, words), count, end in zip(result.in_words().items(), counted, said, strict=True):
+        assert re.fullmatch(count + interval + end, words)
         assert f"| {name} | {words} |" in as_markdown(result, "")
+
+
+@pytest.mark.parametrize(
+    ("rejected", "good", "said"),
+    [
+        (4, 49, "4 of 49 good parts rejected (8.2%, 95% interval 2.3% to 19.6%); promised 5%: within what 49 parts can show"),
+        (1, 49, "1 of 49 good parts rejected (2.0%, 95% interval 0.1% to 10.9%); promised 5%: kept on these parts"),
+        (
+            9,
+            49,
+            "9 of 49 good parts rejected (18.4%, 95% interval 8.8% to 32.0%); promised 5%: exceeded by more than chance explains",
+        ),
+    ],
+)
+def test_a_rate_that_chance_explains_does_not_read_as_a_broken_promise(rejected: int, good: int, said: str) -> None:
+    figures = {"backend": "", "threshold": 1.0, "defective": 10, "image_auroc": 1.0, "pixel_auroc": None, "miss_rate": 0.0}
+    rates: dict[str, object] = {
+        "good": good,
+        "false_reject_rate": rejected / good,
+        "promised_false_reject_rate": 0.05,
+        "faults": 0,
+        "kinds": {},
+    }
+    assert msgspec.convert({**figures, **rates}, Evaluation).in_words()["false-reject rate"] == said
+
+
+def test_an_aimed_rate_is_not_called_promised() -> None:
+    figures = {"backend": "", "threshold": 1.0, "defective": 10, "image_auroc": 1.0, "pixel_auroc": None, "miss_rate": 0.0}
+    rates: dict[str, object] = {
+        "good": 40,
+        "false_reject_rate": 0.05,
+        "promised_false_reject_rate": None,
+        "faults": 0,
+        "kinds": {},
+    }
+    result = msgspec.convert({**figures, **rates, "aimed_false_reject_rate": 0.02}, Evaluation)
+    words = result.in_words()["false-reject rate"]
+    assert words.endswith("; aimed at 2%: within what 40 parts can show")
+    assert "promise" not in words
+
+
+def test_the_report_goes_into_a_folder_and_leaves_the_bundle_alone(own_line: Line, tmp_path: Path) -> None:
+    before = snapshot(own_line.bundle)
+    with read_only(own_line.bundle):
+        result, pictures = evaluate(Bundle.open(own_line.bundle), own_line.data, report=tmp_path / "new" / "report")
+    assert snapshot(own_line.bundle) == before
+    assert sorted(path.name for path in (tmp_path / "new" / "report").iterdir()) == [
+        "evaluation-roc.png",
+        "evaluation-sheet.png",
+        "evaluation.json",
+        "evaluation.md",
+    ]
+    assert all(picture.is_file() for picture in pictures)
+    assert not any("cannot be written" in note for note in result.notes)
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="file cannot be written"):
+        evaluate(Bundle.open(own_line.bundle), own_line.data, report=tmp_path / "file")
+
+
+def test_the_figures_as_json(line: Line) -> None:
+    options = ["evaluate", str(line.data), "--bundle", str(line.bundle), "--json", "--fp32"]
+    with read_only(line.bundle):
+        result = CliRunner().invoke(cli, options)
+    assert result.exit_code == 0
+    found = msgspec.json.decode(result.stdout, type=Evaluation)
+    assert found.conclusion is not None
+    assert found.good == 20

@@ -1,7 +1,7 @@
 """Inspects and reconstructs images, and writes the page."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +13,11 @@ from lrdan_edge.bundle.command import Command
 from lrdan_edge.bundle.decision import GraphDecision
 from lrdan_edge.bundle.names import RECONSTRUCTION
 from lrdan_edge.bundle.spec import Precision
-from lrdan_edge.data.images import Frame, fit_frame, list_images, read_image, region_of
+from lrdan_edge.data.images import Frame, fit_frame, list_images, read_with_form, region_of
 from lrdan_edge.errors import BackendError, DataError
 from lrdan_edge.runtime.explain.page import Explained, PageContext, as_html
 from lrdan_edge.runtime.inspector import Inspector
+from lrdan_edge.runtime.unlike import UnlikeCounts
 
 MOST = 200  # images on one page, up to some hundred kilobytes each
 _BATCH = 16
@@ -31,12 +32,14 @@ class Page:
         images: Number of images on it.
         rejected: Number of rejected images among them.
         graph: The backend and graph that inspected them.
+        notes: How the images differ from the training images, one sentence per kind of difference.
     """
 
     path: Path
     images: int
     rejected: int
     graph: str
+    notes: list[str] = field(default_factory=list)
 
 
 def explain(
@@ -85,13 +88,14 @@ def explain(
             reconstructs=reconstructs,
         )
         explained: list[Explained] = []
+        counts = UnlikeCounts()
         for start in range(0, len(paths), _BATCH):
-            explained += _explain_batch(inspector, session, paths[start : start + _BATCH])
+            explained += _explain_batch(inspector, session, paths[start : start + _BATCH], counts)
     try:
         output.write_bytes(as_html(page, explained).encode("utf-8", "replace"))  # file names need not be UTF-8
     except OSError as error:
         raise DataError(f"{output} cannot be written ({error.strerror})", "choose another {output}") from error
-    return Page(output, len(explained), sum(one.verdict.outcome == "reject" for one in explained), page.graph)
+    return Page(output, len(explained), sum(one.verdict.outcome == "reject" for one in explained), page.graph, counts.notes())
 
 
 def _promise(decision: GraphDecision) -> str:
@@ -106,13 +110,18 @@ def _promise(decision: GraphDecision) -> str:
     return f"the best F1 on {counted} and {defects}; nothing is promised"
 
 
-def _explain_batch(inspector: Inspector, session: "_Session | None", paths: Sequence[Path]) -> list[Explained]:
+def _explain_batch(
+    inspector: Inspector, session: "_Session | None", paths: Sequence[Path], counts: UnlikeCounts
+) -> list[Explained]:
     spec = inspector.bundle.manifest.model
     frames: list[Frame | None] = []
     reasons: dict[int, str] = {}
     for index, path in enumerate(paths):
         try:
-            frames.append(fit_frame(read_image(path, inspector.bit_depth), spec.frame_shape))
+            image, form = read_with_form(path, inspector.bit_depth)
+            if wrong := counts.add(inspector.frame_check.check(form)):
+                raise DataError(wrong)
+            frames.append(fit_frame(image, spec.frame_shape))
         except DataError as error:
             frames.append(None)
             reasons[index] = str(error)

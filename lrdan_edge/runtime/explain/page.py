@@ -158,7 +158,13 @@ def _pictures(
     if reconstruction is not None:
         error = pictures.difference(frame, reconstruction)
         shown.append(("Reconstruction", "what a good part would look like", pictures.shown(reconstruction)))
-        shown.append(("Difference", f"up to {error.max():.2g} grey levels", pictures.coloured(error, 0.0, scales.error)))
+        shown.append(
+            (
+                "Difference",
+                f"up to {error.max():{'.0f' if error.max() >= 10 else '.2g'}} grey levels",
+                pictures.coloured(error, 0.0, scales.error),
+            )
+        )
     if heatmap is not None:
         caption = "where a defect is likely" if page.context_gain else "what the score is computed from"
         shown.append(("Heatmap", caption, pictures.heat_picture(heatmap, scales.low, scales.high, page.contour, PICTURE_WIDTH)))

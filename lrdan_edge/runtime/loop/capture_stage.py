@@ -5,6 +5,7 @@ import time
 
 import numpy as np
 
+from lrdan_edge.data.form import Form
 from lrdan_edge.data.images import fit_frame, to_eight_bits
 from lrdan_edge.errors import DataError, LrdanError
 from lrdan_edge.runtime.inspector import Inspector
@@ -45,6 +46,7 @@ class CaptureStage:
         """
         self._number, self._source, self._frame_queue, self._progress = number, source, frame_queue, progress
         self._bit_depth, self._shape = inspector.bit_depth, inspector.backend.spec.frame_shape
+        self._check = inspector.frame_check.check
         self._overlaps, self._keeps_images = policy == "every", keeps_images
         self._stopping, self._resizing_ended = stopping, False
         self._captured: FrameQueue | None = None
@@ -120,8 +122,12 @@ class CaptureStage:
         if frame.image is None or frame.fault:
             return ReadyFrame(self._number, frame, None, frame.fault or "the frame is missing")
         try:
-            resized = fit_frame(to_eight_bits(np.asarray(frame.image), self._bit_depth), self._shape)
+            image = np.asarray(frame.image)
+            resized = fit_frame(to_eight_bits(image, self._bit_depth), self._shape)
         except DataError as error:
             return ReadyFrame(self._number, frame, None, str(error))
+        unlike = tuple(self._check(frame.form or Form.of(image)))
+        if wrong := next((one.sentence for one in unlike if one.fault), None):
+            return ReadyFrame(self._number, frame, None, wrong, unlike)
         # If no sink uses a large image, free it at once: the next one is decoded into the same memory.
-        return ReadyFrame(self._number, frame if self._keeps_images else without_image(frame), resized, None)
+        return ReadyFrame(self._number, frame if self._keeps_images else without_image(frame), resized, None, unlike)

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 
 from lrdan_edge.data.images import Frame
 from lrdan_edge.runtime.sources.base import CapturedFrame
+from lrdan_edge.runtime.unlike import Unlike
 
 Policy = Literal["latest", "every"]
 
@@ -19,12 +20,14 @@ class ReadyFrame(NamedTuple):
         frame: The frame as captured.
         resized: uint8 [H, W, C] in the graph's size; None without an image.
         fault: Why there is no image, or None.
+        unlike: How the frame differs from the training images.
     """
 
     source: int
     frame: CapturedFrame
     resized: Frame | None
     fault: str | None
+    unlike: tuple[Unlike, ...] = ()
 
 
 @dataclass

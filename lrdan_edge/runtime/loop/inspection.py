@@ -20,7 +20,7 @@ from lrdan_edge.runtime.inspector import Inspector
 from lrdan_edge.runtime.loop.capture_stage import CaptureStage
 from lrdan_edge.runtime.loop.frame_queue import FrameQueue, Policy
 from lrdan_edge.runtime.loop.inference import InferenceStage, Scored
-from lrdan_edge.runtime.loop.progress import Progress, SourceProgress
+from lrdan_edge.runtime.loop.progress import MOST_NAMED, Progress, SourceProgress
 from lrdan_edge.runtime.loop.watchdog import DEADLINE_S, SINKS_S, STOP_S, WARM_UP_S, Stopwatches
 from lrdan_edge.runtime.rule import Rule
 from lrdan_edge.runtime.rule_filter import RuleFilter
@@ -295,11 +295,17 @@ class InspectionLoop:
             source.latency.record(total)
             source.outcomes[verdict.outcome] += 1
             source.saw(frame.capture_ns, missing=ready.fault is not None)
+            if ready.fault and len(source.first_missing) < MOST_NAMED and ready.fault not in source.first_missing:
+                source.first_missing.append(ready.fault)
             progress.last.append((frame.name, verdict))
             if verdict.own_outcome == "fault" and verdict.fault:
                 source.faults += 1
-                problem = f"{frame.name}: {verdict.fault}" if frame.name not in verdict.fault else verdict.fault
-                progress.note(problem, key=verdict.fault)
+                if not any(one.fault for one in ready.unlike):
+                    problem = f"{frame.name}: {verdict.fault}" if frame.name not in verdict.fault else verdict.fault
+                    progress.note(problem, key=verdict.fault)
+            for unlike in ready.unlike:
+                add = progress.note if unlike.fault else progress.remark
+                add(f"{source.uri}: {unlike.sentence}", key=f"{ready.source} {unlike.kind} {unlike.fault}")
             one = InspectedFrame(frame, verdict, total / 1e6, ready.source, now)
             inspected.append((one, self._policies[ready.source] == "every"))
         for worker in self._sink_workers:

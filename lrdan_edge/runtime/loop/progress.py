@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from lrdan_edge.runtime.histogram import LatencyHistogram
 from lrdan_edge.runtime.verdict import Verdict
 
+MOST_NAMED = 3
+"""Most reasons for missing frames that a source keeps, and a summary names."""
+
 _MOST_PROBLEMS = 100
 
 
@@ -22,6 +25,7 @@ class SourceProgress:
         undelivered: Frames that a sink did not receive because it was too slow (``latest``), counted per sink.
         lost_by_sink: Frames that a sink did not receive because it had failed, counted per sink.
         missing: Frames that the source could not deliver; each is a fault.
+        first_missing: Why the first of these could not be delivered, at most 3.
         gaps: Number of signal losses, each with one or more missing frames.
         gap_s: Total length of the gaps in seconds, each from the last frame before it to the first frame after it.
         ended: Whether it has ended.
@@ -38,6 +42,7 @@ class SourceProgress:
     undelivered: int = 0
     lost_by_sink: int = 0
     missing: int = 0
+    first_missing: list[str] = field(default_factory=list)
     gaps: int = 0
     gap_s: float = 0.0
     ended: bool = False
@@ -97,6 +102,7 @@ class Progress:
         batches: Number of batches inferred.
         problems: Problems in order of time: each only once, at most 100, and every failed sink.
         more_problems: Number of times that a problem came which is not among them.
+        remarks: What to know about frames that were judged all the same, each only once, at most 100.
         failed_sinks: Names of the sinks that failed.
         seconds: Time since the start.
         identity: The run's name, and what judges its frames, ready for JSON; empty if the run is not recorded.
@@ -110,6 +116,7 @@ class Progress:
     batches: int = 0
     problems: list[str] = field(default_factory=list)
     more_problems: int = 0
+    remarks: list[str] = field(default_factory=list)
     failed_sinks: set[str] = field(default_factory=set)
     seconds: float = 0.0
     identity: dict[str, object] = field(default_factory=dict)
@@ -175,6 +182,7 @@ class Progress:
             "latency_ms": {stage: latency.percentiles_ms() for stage, latency in self.latency.items() if latency.count},
             "problems": self.problems,
             "more_problems": self.more_problems,
+            **({"remarks": self.remarks} if self.remarks else {}),
             "sources": [source.as_dict() for source in self.sources],
         }
 
@@ -194,6 +202,12 @@ class Progress:
             return
         self._noted.add(key)
         self.problems.append(problem)
+
+    def remark(self, text: str, key: str) -> None:
+        """Add a remark; those with the same key are the same. At most 100."""
+        if key not in self._noted and len(self.remarks) < _MOST_PROBLEMS:
+            self._noted.add(key)
+            self.remarks.append(text)
 
     def count_batch(self, done_ns: int, frames: int) -> None:
         """Record when a batch of `frames` frames was finished, for `frames_per_s`."""

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from lrdan_edge.data.form import Form
 from lrdan_edge.data.images import Frame
 from lrdan_edge.errors import LrdanError
 
@@ -26,6 +27,7 @@ class CapturedFrame:
         fault: Why there is no image; such a frame must never count as a good part.
         error: The error that caused `fault`, or None; its type identifies the case (of a live source: `SourceTimeoutError`,
             `SourceEndedError`, `SourceSignalError`, …).
+        form: How the image was stored, where the source knows more than `image` tells; otherwise None.
     """
 
     image: Frame | None
@@ -36,12 +38,15 @@ class CapturedFrame:
     wall_time: float
     fault: str | None = None
     error: LrdanError | None = None
+    form: Form | None = None
 
     @classmethod
-    def of(cls, image: Frame, index: int, source: str, name: str, capture_ns: int | None = None) -> "CapturedFrame":
+    def of(
+        cls, image: Frame, index: int, source: str, name: str, capture_ns: int | None = None, form: Form | None = None
+    ) -> "CapturedFrame":
         """A frame that arrived at `capture_ns` (None: now)."""
         arrived, wall_time = _clocks(capture_ns)
-        return cls(image, index, arrived, source, name, wall_time)
+        return cls(image, index, arrived, source, name, wall_time, form=form)
 
     @classmethod
     def missing(cls, fault: str, index: int, source: str, name: str, error: LrdanError | None = None) -> "CapturedFrame":

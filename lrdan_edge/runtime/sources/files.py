@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from lrdan_edge.data.images import list_images, natural_key, read_image
+from lrdan_edge.data.images import list_images, natural_key, read_with_form
 from lrdan_edge.data.listing import SUFFIXES, is_left_behind
 from lrdan_edge.errors import DataError, SourceAddressError, SourceRefusedError
 from lrdan_edge.runtime.sources.base import CapturedFrame, Source
@@ -97,10 +97,10 @@ class ImageSource(Source):
 
     def _capture(self, path: Path, name: str, index: int) -> CapturedFrame:
         try:
-            image = read_image(path, self._bit_depth)
+            image, form = read_with_form(path, self._bit_depth)
         except DataError as error:
             return CapturedFrame.missing(printable_name(str(error)), index, self.uri, name, error)
-        return CapturedFrame.of(image, index, self.uri, name)
+        return CapturedFrame.of(image, index, self.uri, name, form=form)
 
     def close(self) -> None:
         """See `Source.close`."""

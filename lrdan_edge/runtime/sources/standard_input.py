@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from io import BufferedReader, RawIOBase
 from typing import TYPE_CHECKING, Any
 
-from lrdan_edge.data.images import decode_image
+import numpy as np
+
+from lrdan_edge.data.images import decode_with_form
 from lrdan_edge.errors import DataError, SourceFormatError
 from lrdan_edge.runtime.sources.base import CapturedFrame, Source
 
@@ -60,7 +62,8 @@ class StandardInput(Source):
             if data is None or self._closed.is_set():
                 return
             try:
-                yield CapturedFrame.of(decode_image(data, name, self._bit_depth), index, self.uri, name)
+                image, form = decode_with_form(np.frombuffer(data, np.uint8), name, self._bit_depth)
+                yield CapturedFrame.of(image, index, self.uri, name, form=form)
             except DataError as error:
                 yield CapturedFrame.missing(str(error), index, self.uri, name, error)
             index += 1

@@ -9,8 +9,8 @@ from click.testing import CliRunner
 from parts import good_image, write
 
 from lrdan_edge.bundle.bundle import Bundle
-from lrdan_edge.calibration.usefulness import too_weak
 from lrdan_edge.cli.main import cli
+from lrdan_edge.evaluation.usefulness import too_weak
 from lrdan_edge.metrics import recall_of
 
 

@@ -6,6 +6,7 @@ A promised false-reject rate says nothing about defects: a detector that gives e
 from collections.abc import Mapping
 from typing import Any
 
+from lrdan_edge.bundle.bundle import Bundle
 from lrdan_edge.metrics import Recall
 
 LEAST_RECALL = 0.5  # of labelled defects, at the threshold
@@ -32,3 +33,9 @@ def too_weak(recall: Mapping[str, Any], int8: Mapping[str, Any] | None) -> str:
     said = [] if found is None else [f"it finds {found.value:.1%} of the {kind} defects at its threshold"]
     said += [] if area is None else [f"its AUROC on {kind} defects is {area:.2f}, where 0.5 is chance"]
     return f"this detector is too weak to use, whatever its false-reject rate: {', and '.join(said)}"
+
+
+def recorded_weakness(bundle: Bundle) -> str:
+    """The sentence that calibration recorded of a detector that finds too few defects; empty for others, and for earlier versions."""
+    record = bundle.manifest.stages.get("calibrate")
+    return str(record.results.get("too_weak", "")) if record else ""

@@ -1,6 +1,6 @@
 import numpy as np
 
-from lrdan_edge.calibration.painted import paint_defects
+from lrdan_edge.data.painted import paint_defects
 
 
 def test_defects_are_painted_only_into_the_region() -> None:
