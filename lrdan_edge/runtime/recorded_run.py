@@ -76,7 +76,7 @@ class RecordedRun:
         identity: dict[str, object] = {}
         try:
             if output is not None:
-                identity = describe_run(new_run(), inspector)
+                identity = describe_run(new_run(), inspector) | _unverified(sources)
                 _Files(output, len(sources), append, overwrite, durable).open(sinks, identity, chosen)
             self._loop = InspectionLoop(
                 inspector,
@@ -148,6 +148,12 @@ class _Files:
             )
             drawn.numbering = verdicts.numbering
             sinks.append(drawn)
+
+
+def _unverified(sources: Sequence[Source]) -> dict[str, object]:
+    """The sources whose servers' certificates were not checked; empty if there are none."""
+    found = [source.uri for source in sources if getattr(source, "unverified", False)]
+    return {"unverified_sources": found} if found else {}
 
 
 def _now() -> str:

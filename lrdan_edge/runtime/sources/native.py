@@ -11,12 +11,15 @@ from lrdan_edge.data.images import Frame
 from lrdan_edge.errors import SourceError
 from lrdan_edge.runtime.sources.jpeg_capture import JpegCapture, raw_jpeg
 
+OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
+"""The variable with FFmpeg's options, ``name;value|name;value``."""
+
 # OpenCV reads these variables whenever it opens a capture. The user's own settings are kept.
 _ENVIRONMENT = {
     # -8 is AV_LOG_QUIET. Without it, FFmpeg's messages would show the whole address, with its password, on the terminal.
     "OPENCV_FFMPEG_LOGLEVEL": "-8",
     # A truncated packet decodes to a partly grey image: drop it.
-    "OPENCV_FFMPEG_CAPTURE_OPTIONS": "rtsp_flags;prefer_tcp|fflags;discardcorrupt",
+    OPTIONS: "rtsp_flags;prefer_tcp|fflags;discardcorrupt",
     # Without this, OpenCV holds one mutex while it connects: one dead camera would block all others.
     "OPENCV_FFMPEG_IS_THREAD_SAFE": "1",
 }
