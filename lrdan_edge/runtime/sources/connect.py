@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
-from lrdan_edge.errors import SourceAddressError, SourceError, SourceRefusedError, SourceTimeoutError
+from lrdan_edge.errors import SourceAddressError, SourceError, SourceLoginError, SourceRefusedError, SourceTimeoutError
+from lrdan_edge.runtime.sources import ffmpeg_log
 from lrdan_edge.runtime.sources.capture_process import CaptureJob
 from lrdan_edge.runtime.sources.native import OPTIONS, VideoCapture, open_ffmpeg
 from lrdan_edge.runtime.sources.redact import redact
@@ -57,9 +58,12 @@ def stream(
             target = tunnel.address
             if target.startswith("rtsp:"):  # never over UDP, which would bypass the tunnel
                 os.environ[OPTIONS] = f"{os.environ[OPTIONS]}|rtsp_transport;tcp"
+        ffmpeg_log.new_text()
         capture = open_ffmpeg(target, open_timeout_s, read_timeout_s)
         if capture is not None:
             return capture
+        if status := ffmpeg_log.refused_login(ffmpeg_log.new_text()):
+            raise _login_error(url, f"{host}:{port}", status)
         if tunnel is not None and tunnel.problem is not None:
             raise tunnel.problem
         if time.monotonic() - started >= open_timeout_s:
@@ -97,6 +101,15 @@ def _peer(url: str) -> tuple[str, int]:
             "write rtsp://host:554/path, with special characters of user name and password percent-encoded",
         )
     return host, port or _PORTS[parts.scheme.lower()]
+
+
+def _login_error(url: str, server: str, status: str) -> SourceLoginError:
+    if "@" in urlsplit(url).netloc:
+        fix = "check user name and password; some cameras lock an account after a few wrong ones"
+        return SourceLoginError(f"{redact(url)}: {server} refuses the login ({status})", fix)
+    example = f"{urlsplit(url).scheme}://{{CAMERA_USER}}:{{CAMERA_PASSWORD}}@{server}/…"
+    fix = "write {example}, and set both in the environment"
+    return SourceLoginError(f"{redact(url)}: {server} asks for a login ({status})", fix, example=example)
 
 
 def _connection_error(problem: str, host: str, port: int) -> SourceError:

@@ -26,6 +26,7 @@ _ENVIRONMENT = {
 
 
 _SILENT = 0
+_MOST_THREADS = 16  # OpenCV asks FFmpeg for no more
 
 
 def log_level(new: int | None = None) -> int:
@@ -121,3 +122,8 @@ def announced_frames(capture: VideoCapture) -> int | None:
     """The number of frames that the container announces; None for live streams and unfinished recordings."""
     count = capture.get(cv2.CAP_PROP_FRAME_COUNT)
     return int(count) if 0 < count < 2**53 else None
+
+
+def decoder_threads(capture: VideoCapture) -> int:
+    """The most images that the decoder's threads hold at a time."""
+    return max(1, min(int(capture.get(cv2.CAP_PROP_N_THREADS)) or _MOST_THREADS, _MOST_THREADS))

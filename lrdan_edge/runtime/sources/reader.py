@@ -28,8 +28,16 @@ from lrdan_edge.runtime.sources.capture_process import BUG, OPEN, SLOTS, Capture
 _START_S = 30.0  # longest start of the process on a machine under load; it usually takes 0.25 s
 _END_S = 2.0
 _PIPE = 1 << 16
-_KINDS: list[type[SourceError]] = [SourceError, *SourceError.__subclasses__()]
-_ERRORS = {kind.code: kind for kind in _KINDS}
+
+
+def _kinds(base: type[SourceError]) -> dict[str, type[SourceError]]:
+    found = {base.code: base}
+    for kind in base.__subclasses__():
+        found |= _kinds(kind)
+    return found
+
+
+_ERRORS = _kinds(SourceError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +58,9 @@ class FrameMessage:
 
 @dataclass(frozen=True, slots=True)
 class IncompleteMessage:
-    """A frame came that is not complete; holds its size in bytes. The connection goes on."""
+    """A frame came that is not complete; says what is wrong. The connection goes on."""
 
-    size: int
+    problem: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +131,7 @@ class Reader:
             image = process.frame(answer)
             return None if image is None else FrameMessage(image, answer["capture_ns"])
         if answer["kind"] == "incomplete":
-            return IncompleteMessage(answer["size"])
+            return IncompleteMessage(answer["problem"])
         if answer["kind"] == "opened":
             return OpenedMessage(answer["fps"], answer["frames"])
         if answer["code"] == BUG:
