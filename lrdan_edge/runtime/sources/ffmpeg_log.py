@@ -23,8 +23,8 @@ _DAMAGE = re.compile(
     r"|Error constructing the frame RPS|Invalid NAL unit size|Error splitting the input into NAL units|decode_slice_header error"
     r"|Error parsing NAL unit|First slice in a frame missing|no frame!"
 )
-_UNIT = re.compile(r"nal_unit_type: \d+\((.*?)\)")
-_KEY = re.compile(r"IDR|CRA|BLA")
+_UNIT = "nal_unit_type: "
+_KEY = re.compile(r"nal_unit_type: \d+\((?:IDR|CRA|BLA|Coded slice of an IDR)")
 _FORMAT = re.compile(r"Format \w+ chosen by get_format")
 _REORDERED = 4  # images that a decoder holds to bring them into order
 
@@ -116,7 +116,7 @@ class DecoderWatch:
         Returns:
             Whether `damage` is new: the first damaged image since the last intact one.
         """
-        self._units = self._units or _UNIT.search(text) is not None
+        self._units = self._units or _UNIT in text
         if not self._begun:
             self._begun = arrived
             return False
@@ -124,7 +124,7 @@ class DecoderWatch:
         for line in text.splitlines():
             if found := _DAMAGE.search(line):
                 self.damage, self._left = self.damage or found[0], None
-            elif self.damage is not None and (unit := _UNIT.search(line)) and _KEY.search(unit[1]):
+            elif self.damage is not None and self._left is None and _KEY.search(line):
                 self._left = self._held
             self.reformatted = self.reformatted or _FORMAT.search(line) is not None
         if self._left is not None and arrived:
