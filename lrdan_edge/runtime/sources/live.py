@@ -126,9 +126,13 @@ class LiveSource(Source):
             self._reconnect(fresh=useless is None)
 
     def _say_if_blind(self) -> None:
-        if not self._said_blind and (why := self._monitor.blind):
-            self._said_blind = True
+        if self._said_blind:
+            return
+        if why := self._monitor.blind:
             _log.warning("%s: a frozen image is noticed only if it is identical bit by bit: %s", self.uri, why)
+        elif why := self._monitor.unreliable:
+            _log.warning("%s: a frozen image may be noticed late or not at all: %s (raise its bit rate)", self.uri, why)
+        self._said_blind = why is not None
 
     def _next_index(self) -> int:
         self._index += 1
