@@ -62,7 +62,12 @@ class VideoSource(Source):
         self._tunnel = None if path else tunnel_to(target, trust or Trust(), open_timeout_s)
         self.unverified = self._tunnel is not None and trust is not None and trust.insecure
         self._kind: Kind = _kind(path) if path else "other"
-        self._capture: VideoCapture | None = self._open()
+        try:
+            self._capture: VideoCapture | None = self._open()
+        except BaseException:
+            if self._tunnel is not None:
+                self._tunnel.close()
+            raise
         self.fps = announced_fps(self._capture)
         self._announced = announced_frames(self._capture)
         self.frames = None if loop else self._announced
