@@ -15,6 +15,8 @@ LrdanError                 the base: the problem, the value seen and the fix
 ├── SourceError            a camera, stream or file cannot deliver frames
 │   ├── SourceAddressError the address is mistyped, or nothing exists there
 │   ├── SourceRefusedError it exists, but refuses: nothing listens, no permission, in use by another program
+│   │   └── SourceLoginError it refuses the user name and password
+│   ├── SourceCertificateError its server cannot prove who it is: its certificate is not valid
 │   ├── SourceTimeoutError it does not answer, or no frame came in time
 │   ├── SourceEndedError   the connection or the capture process ended
 │   ├── SourceFormatError  its data cannot be decoded, or has another format than requested
@@ -201,6 +203,18 @@ class SourceRefusedError(SourceError):
     """The source exists, but refuses: nothing listens on its port, no permission, or in use by another program."""
 
     code = "source-refused"
+
+
+class SourceLoginError(SourceRefusedError):
+    """The source refuses the user name and password, or asks for them. Cameras may lock an account after some wrong ones."""
+
+    code = "source-login"
+
+
+class SourceCertificateError(SourceError):
+    """The server of an ``https://`` or ``rtsps://`` source has no valid certificate for its name; nothing was sent to it."""
+
+    code = "source-certificate"
 
 
 class SourceTimeoutError(SourceError):

@@ -4,11 +4,12 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from lrdan_edge.cli.console import show, status_line, table
+from lrdan_edge.cli.options import certificate_options
 from lrdan_edge.errors import SourceError
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ def camera() -> None:
 @click.option(
     "--picture", type=click.Path(path_type=Path, dir_okay=False), help="Write the last frame to this file (.png, .jpg)."
 )
-def probe(source: str, seconds: float, picture: Path | None) -> None:
+@certificate_options
+def probe(source: str, seconds: float, picture: Path | None, **trust: Any) -> None:
     """Show what SOURCE delivers: frame size, frame rate, intervals between frames, and a picture.
 
     SOURCE is any source that `run` takes: 0, '/dev/video0?size=1280x720&format=MJPG', rtsp://..., csi://0 (experimental), a video,
@@ -37,7 +39,7 @@ def probe(source: str, seconds: float, picture: Path | None) -> None:
     from lrdan_edge.runtime.sources import open_source
     from lrdan_edge.runtime.sources.probe import probe as run_probe
 
-    with open_source(source) as opened:
+    with open_source(source, **trust) as opened:
         found = run_probe(opened, seconds)
         _print_probe(opened.uri, found)
     if picture is not None and found.picture is not None:
@@ -61,7 +63,8 @@ def probe(source: str, seconds: float, picture: Path | None) -> None:
     metavar="SECONDS",
     help="Shortest time between two frames. [default: write every frame]",
 )
-def record(source: str, folder: Path, count: int, every: float) -> None:
+@certificate_options
+def record(source: str, folder: Path, count: int, every: float, **trust: Any) -> None:
     """Write frames of SOURCE into FOLDER as PNG, to train on or to set a threshold with.
 
     Later recordings can go to the same folder. Ctrl-C ends the recording.
@@ -69,7 +72,7 @@ def record(source: str, folder: Path, count: int, every: float) -> None:
     from lrdan_edge.runtime.sources import open_source
     from lrdan_edge.runtime.sources.record import record as run_record
 
-    with open_source(source, realtime=every > 0) as opened, _record_progress(folder, count) as report:
+    with open_source(source, realtime=every > 0, **trust) as opened, _record_progress(folder, count) as report:
         try:
             run_record(opened, folder, count, every, report)
         except KeyboardInterrupt:

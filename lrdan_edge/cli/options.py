@@ -138,6 +138,21 @@ def signature_option(function: Function) -> Function:
     )(function)
 
 
+def certificate_options(function: Function) -> Function:
+    """``--ca-file`` and ``--insecure``, as ``ca_file`` and ``insecure``."""
+    function = click.option(
+        "--insecure",
+        is_flag=True,
+        help="Do not check the certificates of https:// and rtsps:// sources: anyone on the network can show the line another picture.",
+    )(function)
+    return click.option(
+        "--ca-file",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="PEM file: trust these authorities for https:// and rtsps:// sources, or this certificate of a camera. "
+        "[default: the system's authorities]",
+    )(function)
+
+
 def precision_options(function: Function) -> Function:
     """``--fp32``, ``--fp16`` and ``--int8``, as ``precision``."""
     for precision in ("int8", "fp16", "fp32"):

@@ -12,7 +12,7 @@ import click
 
 from lrdan_edge.cli.console import printable, show, show_unread, standard_output_for_data, table, terminal
 from lrdan_edge.cli.guard import Guard
-from lrdan_edge.cli.options import Parsed, backend_options, bundle_option, option_group, signature_option
+from lrdan_edge.cli.options import Parsed, backend_options, bundle_option, certificate_options, option_group, signature_option
 from lrdan_edge.cli.signals import END_S, ends_on_signal
 from lrdan_edge.errors import HungBackendError
 
@@ -118,6 +118,7 @@ _source_options = option_group(
     _seconds("--no-frame-after", "read_timeout_s", 10.0, 0.5, "Reconnect a camera after this long without a frame."),
     _seconds("--frozen-after", "frozen_s", 10.0, 0.0, "A frozen image for this long is a fault. 0 turns this check off."),
     _seconds("--black-after", "black_s", 2.0, 0.0, "A black image for this long is a fault. 0 turns this check off."),
+    certificate_options,
 )
 
 

@@ -2,10 +2,12 @@
 
 import secrets
 import time
+from collections.abc import Sequence
 
 from lrdan_edge import __version__
 from lrdan_edge.bundle.names import ENGINES, graph_name, processor_graph_name
 from lrdan_edge.runtime.inspector import Inspector
+from lrdan_edge.runtime.sources.base import Source
 
 _SHORT = 16
 
@@ -41,3 +43,9 @@ def describe_run(run: str, inspector: Inspector) -> dict[str, object]:
         "device": spec.device,
         "threshold": inspector.thresholder.threshold,
     }
+
+
+def unverified(sources: Sequence[Source]) -> dict[str, object]:
+    """The sources whose servers' certificates were not checked, as ``unverified_sources``; empty if there are none."""
+    found = [source.uri for source in sources if source.unverified]
+    return {"unverified_sources": found} if found else {}

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from lrdan_edge.runtime.identity import describe_run, new_run
+from lrdan_edge.runtime.identity import describe_run, new_run, unverified
 from lrdan_edge.runtime.inspector import Inspector
 from lrdan_edge.runtime.loop import InspectionLoop, Policy, Progress
 from lrdan_edge.runtime.loop.watchdog import DEADLINE_S
@@ -67,7 +67,7 @@ class RecordedRun:
         self._folder = RunFolder(output, len(sources), append, overwrite, durable) if isinstance(output, Path) else None
         self._sinks: list[Sink] = []
         try:
-            identity = self._open(inspector, output, len(sources), chosen, notify)
+            identity = self._open(inspector, output, sources, chosen, notify)
             self._loop = InspectionLoop(
                 inspector,
                 sources,
@@ -87,14 +87,19 @@ class RecordedRun:
         self.progress.identity = identity
 
     def _open(
-        self, inspector: Inspector, output: Path | int | None, sources: int, save: Save, notify: Sequence[NotifySink]
+        self,
+        inspector: Inspector,
+        output: Path | int | None,
+        sources: Sequence[Source],
+        save: Save,
+        notify: Sequence[NotifySink],
     ) -> dict[str, object]:
         """Open the sinks; returns what the run is, or nothing if it is told to nobody."""
         self._sinks += notify
         if output is None and not notify:
             return {}
-        identity = describe_run(new_run(), inspector)
-        self._numbering = Numbering(0, sources)
+        identity = describe_run(new_run(), inspector) | unverified(sources)
+        self._numbering = Numbering(0, len(sources))
         if self._folder is not None:
             self._numbering = self._folder.open(self._sinks, identity, save)
         if isinstance(output, int):

@@ -140,10 +140,11 @@ def test_signal_limits_and_playback_rate_reach_the_sources(line: Line, belt: Pat
         return plain(uris, **options)
 
     monkeypatch.setattr(opening, "open_sources", opened)
-    words = ["--rate", "200", "--no-frame-after", "3", "--frozen-after", "0", "--black-after", "0.5"]
+    words = ["--rate", "200", "--no-frame-after", "3", "--frozen-after", "0", "--black-after", "0.5", "--insecure"]
     result = call("run", belt, "-b", line.bundle, *words)
     assert result.exit_code == 0, result.output
     assert (seen["rate"], seen["read_timeout_s"], seen["limits"]) == (200, 3, Limits(0, 0.5))
+    assert (seen["insecure"], seen["ca_file"]) == (True, None)
     assert call("run", belt, "-b", line.bundle, "--rate", "0").exit_code == 2
 
 

@@ -38,6 +38,15 @@ def test_a_run_records_verdicts_frames_and_its_result(line: Line, tmp_path: Path
     assert len((out / "verdicts.jsonl").read_text().splitlines()) == 6
 
 
+def test_a_run_records_sources_whose_certificate_was_not_checked(line: Line, tmp_path: Path) -> None:
+    plain, unverified = Frames(numbered(1), live=True), Frames(numbered(1), live=True)
+    unverified.uri, unverified.unverified = "https://camera/main", True
+    with constant(line.bundle) as inspector:
+        RecordedRun(inspector, [plain, unverified], tmp_path / "out", "none").run()
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["unverified_sources"] == ["https://camera/main"]
+    assert json.loads((tmp_path / "out" / "runs.jsonl").read_text())["unverified_sources"] == ["https://camera/main"]
+
+
 def test_without_a_folder_nothing_is_recorded_and_live_faults_do_not_fail_the_run(line: Line, tmp_path: Path) -> None:
     with constant(line.bundle) as inspector:
         run = RecordedRun(inspector, [Frames(numbered(5), live=True)], None)

@@ -1,6 +1,7 @@
 """Sources of frames: files, cameras and streams, each opened by its address."""
 
 import glob
+import logging
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,9 +16,12 @@ from lrdan_edge.runtime.sources.live import LiveSource
 from lrdan_edge.runtime.sources.redact import redact
 from lrdan_edge.runtime.sources.signal_monitor import Limits
 from lrdan_edge.runtime.sources.standard_input import StandardInput
+from lrdan_edge.runtime.sources.tls import PLAIN, Trust
 from lrdan_edge.runtime.sources.video import VideoSource
 
 __all__ = ["CapturedFrame", "Limits", "Source", "open_source"]
+
+_log = logging.getLogger(__name__)
 
 
 def open_source(
@@ -31,6 +35,8 @@ def open_source(
     limits: Limits | None = None,
     wait: bool = False,
     bit_depth: int = 16,
+    ca_file: str | os.PathLike[str] | None = None,
+    insecure: bool = False,
 ) -> Source:
     """Open the source at an address.
 
@@ -50,6 +56,9 @@ def open_source(
         wait: Wait for a camera or stream that cannot be reached yet; it delivers one fault, then frames once it is reached. Wait for
             a watched folder that does not exist yet.
         bit_depth: Bits used of 16-bit image files; see `Inspector.bit_depth`.
+        ca_file: PEM file with the certificates of the authorities to trust for ``https://`` and ``rtsps://``, or a server's own
+            certificate; None: the system's authorities.
+        insecure: Do not check the certificates of ``https://`` and ``rtsps://``: anyone on the network can show another picture.
 
     Returns:
         The source; close it, or use it in a ``with`` statement.
@@ -57,6 +66,7 @@ def open_source(
     Raises:
         SourceAddressError: The address is mistyped, or nothing exists there.
         SourceRefusedError: The source exists and refuses: no permission, nothing listens on its port, in use by another program.
+        SourceCertificateError: The server has no valid certificate for its name.
         SourceTimeoutError: It does not answer in time.
         SourceFormatError: Its data cannot be decoded, or has another format than requested.
         SourceError: The software for such sources is not installed.
@@ -70,9 +80,9 @@ def open_source(
         return LiveSource(*found, open_timeout_s=open_timeout_s, limits=limits, wait=wait)
     scheme = addresses.scheme_of(uri)
     if scheme in addresses.STREAMS:
-        return _open_stream(
-            addresses.filled(uri), _Playing(realtime, rate, loop), open_timeout_s, read_timeout_s, limits, wait=wait
-        )
+        trust = Trust(None if ca_file is None else os.fspath(Path(ca_file).absolute()), insecure)
+        playing = _Playing(realtime, rate, loop)
+        return _open_stream(addresses.filled(uri), playing, trust, (open_timeout_s, read_timeout_s), limits, wait=wait)
     if scheme == "file":
         uri = addresses.path_of_file_uri(uri)
     elif scheme is not None:
@@ -88,16 +98,27 @@ class _Playing(NamedTuple):
     loop: bool
 
 
-def _open_stream(url: str, playing: _Playing, open_s: float, read_s: float, limits: Limits | None, *, wait: bool) -> Source:
-    shown = redact(url)
-    over_http = addresses.scheme_of(url) in {"http", "https"}
+def _open_stream(
+    url: str, playing: _Playing, trust: Trust, timeouts_s: tuple[float, float], limits: Limits | None, *, wait: bool
+) -> Source:
+    shown, scheme = redact(url), addresses.scheme_of(url)
+    unverified = trust.insecure and scheme in PLAIN
+    if unverified:
+        _log.warning("%s: its certificate is not checked: anyone on the network can show the line another picture", shown)
+    elif scheme in PLAIN:
+        trust.context()  # a file that cannot be read is the user's mistake, not the camera's
+    over_http = scheme in {"http", "https"}
     # MJPEG over HTTP announces no rate, and FFmpeg reports 25.
     fps = 0 if over_http else None
-    job = connect.stream_job(url, open_s, read_s)
-    stream = LiveSource(shown, job, open_timeout_s=open_s, fps=fps, limits=limits, wait=wait)
+    stream = LiveSource(
+        shown, connect.stream_job(url, *timeouts_s, trust), open_timeout_s=timeouts_s[0], fps=fps, limits=limits, wait=wait
+    )
+    stream.unverified = unverified
     if over_http and stream.frames:  # a recorded video on a web server: its end is not a lost signal
         stream.close()
-        return VideoSource(shown, url, **playing._asdict(), open_timeout_s=open_s, read_timeout_s=read_s)
+        return VideoSource(
+            shown, url, **playing._asdict(), open_timeout_s=timeouts_s[0], read_timeout_s=timeouts_s[1], trust=trust
+        )
     return stream
 
 

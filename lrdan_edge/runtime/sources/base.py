@@ -71,12 +71,14 @@ class Source(Protocol):
         live: Whether frames that are not taken in time are lost (cameras, streams).
         fps: The nominal frame rate, or None if the source announces none.
         frames: The number of frames that it announces, or None.
+        unverified: Whether its server's certificate was not checked, because the user asked for that.
     """
 
     uri: str
     live: bool
     fps: float | None
     frames: int | None
+    unverified: bool = False
 
     def __iter__(self) -> Iterator[CapturedFrame]:
         """Yield frames in the order in which they arrive, until the end or `close`."""

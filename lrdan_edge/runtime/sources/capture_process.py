@@ -21,8 +21,9 @@ import numpy as np
 
 from lrdan_edge.data.images import Frame
 from lrdan_edge.errors import SourceEndedError, SourceError, SourceTimeoutError
+from lrdan_edge.runtime.sources import ffmpeg_log
 from lrdan_edge.runtime.sources.jpeg_capture import JpegCapture
-from lrdan_edge.runtime.sources.native import VideoCapture, announced_fps, announced_frames, quiet, read_frame
+from lrdan_edge.runtime.sources.native import VideoCapture, announced_fps, announced_frames, decoder_threads, quiet, read_frame
 
 SLOTS = 3  # frames in shared memory: one being written, one in transit, one being copied out
 OPEN = b"o"  # the command to connect; a digit returns the slot of that number
@@ -31,6 +32,7 @@ _FAILED_READS = 3  # an undecodable image fails only one read of a live stream; 
 _WAITED_S = 0.5  # a failed read that took longer was waiting for a frame: V4L2 waits 10 s, GStreamer 30 s
 _GAP_S = 1.0  # after a read that took longer, the decoder's buffers hold images from before the gap
 _BUFFERED = 16  # at most: OpenCV decodes with at most so many threads, each of which holds one image
+_SAME_SIZE = 3  # new connections after which the image size was the old one: then FFmpeg's note of another format means nothing
 _RELEASE_S = 0.5  # longest time for releasing a capture at the end
 
 
@@ -106,6 +108,9 @@ class CaptureWorker:
         self._connect: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._over = threading.Event()
         self._seen_ms, self._gap_s, self._stale = 0.0, 0.0, 0
+        self._watch: ffmpeg_log.DecoderWatch | None = None
+        self._shape: tuple[int, ...] | None = None
+        self._reopened = self._unchanged = 0
 
     def run(self) -> None:
         """Work until the command pipe ends."""
@@ -128,25 +133,41 @@ class CaptureWorker:
         os._exit(0)  # the read hangs
 
     def _read(self) -> None:
-        """Read one connection, from opening it to its loss."""
-        capture = None
+        """Read connections until the signal is lost."""
         try:
-            capture = self._opener()
-            self._say(kind="opened", fps=announced_fps(capture), frames=announced_frames(capture))
-            while (image := self._next(capture)) is not None:
-                arrived = time.monotonic_ns()
-                slot = self._ring.write(np.ascontiguousarray(image))
-                if self._over.is_set():
-                    return
-                self._say(kind="frame", slot=slot, capacity=self._ring.capacity, shape=image.shape, capture_ns=arrived)
+            while self._read_connection():
+                self._reopened += 1
         except SourceError as error:
             values = {name: str(value) for name, value in error.values.items()}
             self._say(kind="lost", code=error.code, problem=error.problem, fix=error.fix, values=values)
         except Exception as error:  # report a bug as a bug, not as a failed camera
             self._say(kind="lost", code=BUG, problem=f"{type(error).__name__}: {error}", fix="", values={})
+
+    def _read_connection(self) -> bool:
+        """Read one connection; True if another must be opened, because the image size may have changed; False if the process must end."""
+        capture = self._opener()
+        try:
+            self._watch = None if isinstance(capture, JpegCapture) else ffmpeg_log.DecoderWatch(decoder_threads(capture))
+            self._say(kind="opened", fps=announced_fps(capture), frames=announced_frames(capture))
+            while (image := self._next(capture)) is not None:
+                arrived = time.monotonic_ns()
+                if self._is_reformatted(image):
+                    return True
+                slot = self._ring.write(np.ascontiguousarray(image))
+                if self._over.is_set():
+                    return False
+                self._say(kind="frame", slot=slot, capacity=self._ring.capacity, shape=image.shape, capture_ns=arrived)
+            return False
         finally:
-            if capture is not None:
-                capture.release()
+            capture.release()
+
+    def _is_reformatted(self, image: Frame) -> bool:
+        """Whether only a new connection shows which size the images have now."""
+        if self._reopened:
+            self._unchanged += image.shape == self._shape
+            self._reopened = 0
+        self._shape = image.shape
+        return self._watch is not None and self._watch.reformatted and self._unchanged < _SAME_SIZE
 
     def _next(self, capture: VideoCapture) -> Frame | None:
         """The next frame; None if the process must end. Raises a SourceError if no frame came in time or the connection ended."""
@@ -157,6 +178,11 @@ class CaptureWorker:
             if self._over.is_set():
                 return None
             now = time.monotonic()
+            if self._is_damaged(arrived=image is not None):
+                if now - began > self._timeout_s:
+                    raise SourceTimeoutError(f"no intact image for {now - began:.1f} s")
+                if image is not None:
+                    continue
             # An image after the timeout is an old one, which the decoder gives out because the stream stalled.
             if image is not None and now - began < self._timeout_s:
                 if self._is_new(capture, now - asked):
@@ -164,13 +190,29 @@ class CaptureWorker:
                 began = now
                 continue
             if size := getattr(capture, "incomplete", None):
-                self._say(kind="incomplete", size=size)
+                self._say(kind="incomplete", problem=f"the frame is not a complete image ({size} bytes)")
                 failed, began = 0, now
                 continue
             if now - began > 0.9 * self._timeout_s:
                 raise SourceTimeoutError(f"no frame for {now - began:.1f} s")
             failed += now - asked < _WAITED_S
         raise SourceEndedError("the connection ended")
+
+    def _is_damaged(self, *, arrived: bool) -> bool:
+        """Whether FFmpeg says that the image just read is damaged, or built on a damaged one; the first of them is reported.
+
+        Raises:
+            SourceEndedError: FFmpeg will not say when the damage is over: connect again.
+        """
+        text = ffmpeg_log.new_text()
+        if self._watch is None:
+            return False
+        if self._watch.see(text, arrived=arrived):
+            problem = f"the image is damaged (FFmpeg: {self._watch.damage})"
+            if not self._watch.has_key_frames:
+                raise SourceEndedError(problem)
+            self._say(kind="incomplete", problem=f"{problem}, and those up to the next key frame")
+        return self._watch.damage is not None
 
     def _is_new(self, capture: VideoCapture, waited_s: float) -> bool:
         """Whether an image was sent after the last gap: its time in the stream has moved on by about the length of the gap."""
@@ -196,7 +238,7 @@ class CaptureWorker:
 def main() -> None:
     """Read the job from standard input and run it."""
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a library prints must not mix with the answers
+    ffmpeg_log.capture()  # what a library prints must not mix with the answers
     commands = os.fdopen(0, "rb", buffering=0)  # unbuffered: another thread continues reading
     line = commands.readline()
     if not line:

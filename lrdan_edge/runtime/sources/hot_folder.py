@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import parse_qsl
 
-from lrdan_edge.data.images import natural_key, read_image
+from lrdan_edge.data.images import natural_key, read_with_form
 from lrdan_edge.data.listing import SUFFIXES, is_left_behind
 from lrdan_edge.errors import DataError, SourceAddressError, SourceError, SourceRefusedError
 from lrdan_edge.runtime.sources.base import CapturedFrame, Source
@@ -183,10 +183,10 @@ class HotFolder(Source):
         one, file = self._waiting[path], self._folder / path
         try:
             with quiet:
-                image = read_image(file, self._bit_depth)
+                image, form = read_with_form(file, self._bit_depth)
             error = None
         except DataError as failed:
-            image, error = None, failed
+            image, form, error = None, None, failed
         try:
             found = file.stat()
         except FileNotFoundError:
@@ -206,7 +206,7 @@ class HotFolder(Source):
             yield CapturedFrame.missing(problem, next(self._index), self.uri, name, error)
             return
         waited_ns = round((time.monotonic() - seen) * 1e9)
-        yield CapturedFrame.of(image, next(self._index), self.uri, name, time.monotonic_ns() - waited_ns)
+        yield CapturedFrame.of(image, next(self._index), self.uri, name, time.monotonic_ns() - waited_ns, form=form)
 
     def _missing(self, path: str, why: str) -> CapturedFrame:
         error = DataError(f"{self._folder / path} {why}")

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 
-from lrdan_edge.errors import SourceError, SourceFormatError, SourceTimeoutError
+from lrdan_edge.errors import SourceError, SourceFormatError, SourceLoginError, SourceTimeoutError
 from lrdan_edge.runtime.sources.base import CapturedFrame, Source
 from lrdan_edge.runtime.sources.capture_process import CaptureJob
 from lrdan_edge.runtime.sources.reader import FrameMessage, IncompleteMessage, LostMessage, Message, OpenedMessage, Reader
@@ -14,11 +14,10 @@ from lrdan_edge.runtime.sources.signal_monitor import Limits, SignalMonitor
 
 # Opening an RTSP stream takes about 1.2 s. With pauses of at most 0.6 s, frames resume within 2 s after the stream is back.
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 0.6
-_GRACE_S, _GRACE = (
-    0.5,
-    0.1,
-)  # the process counts as hung if it is silent this much longer than the capture's time-out (the lesser)
+# The process counts as hung if it is silent this much longer than the capture's time-out (the lesser).
+_GRACE_S, _GRACE = 0.5, 0.1
 _log = logging.getLogger(__name__)
+_REFUSED_S = (10.0, 30.0, 60.0, 120.0, 300.0, 600.0)  # waits after refused logins: cameras lock accounts after some
 _RETRY_S = 10.0  # time between reconnects while images are black, frozen or of another size; reading goes on in between
 
 
@@ -61,6 +60,7 @@ class LiveSource(Source):
         self._said_blind = False
         self._index = 0
         self._pause_s = _FIRST_PAUSE_S
+        self._refused, self._not_before_s = 0, 0.0
         self._not_yet: SourceError | None = None
         self._reader = Reader(job)
         try:
@@ -70,6 +70,7 @@ class LiveSource(Source):
                 self.close()
                 raise
             self._not_yet, opened = error, OpenedMessage(fps=None, frames=None)
+            self._note_login(error)
         except BaseException:
             self.close()
             raise
@@ -105,11 +106,11 @@ class LiveSource(Source):
             if isinstance(message, OpenedMessage):
                 continue
             if isinstance(message, IncompleteMessage):
-                yield self._incomplete(message.size)
+                yield self._incomplete(message.problem)
                 continue
             useless = self._monitor.check(message.image, message.capture_ns) if isinstance(message, FrameMessage) else None
             if isinstance(message, FrameMessage) and useless is None:
-                delivering, retry, self._pause_s = True, 0.0, _FIRST_PAUSE_S
+                delivering, retry, self._pause_s, self._refused = True, 0.0, _FIRST_PAUSE_S, 0
                 self._say_if_blind()
                 index = self._next_index()
                 yield CapturedFrame.of(message.image, index, self.uri, f"frame {index}", message.capture_ns)
@@ -125,9 +126,13 @@ class LiveSource(Source):
             self._reconnect(fresh=useless is None)
 
     def _say_if_blind(self) -> None:
-        if not self._said_blind and (why := self._monitor.blind):
-            self._said_blind = True
+        if self._said_blind:
+            return
+        if why := self._monitor.blind:
             _log.warning("%s: a frozen image is noticed only if it is identical bit by bit: %s", self.uri, why)
+        elif why := self._monitor.unreliable:
+            _log.warning("%s: a frozen image may be noticed late or not at all: %s (raise its bit rate)", self.uri, why)
+        self._said_blind = why is not None
 
     def _next_index(self) -> int:
         self._index += 1
@@ -140,9 +145,9 @@ class LiveSource(Source):
         _log.info("%s", fault)
         return CapturedFrame.missing(fault, index, self.uri, f"frame {index}", error)
 
-    def _incomplete(self, size: int) -> CapturedFrame:
+    def _incomplete(self, problem: str) -> CapturedFrame:
         index = self._next_index()
-        error = SourceFormatError(f"the frame is not a complete image ({size} bytes)", "check cable, network and camera")
+        error = SourceFormatError(problem, "check cable, network and camera")
         return CapturedFrame.missing(f"{self.uri}: {error}", index, self.uri, f"frame {index}", error)
 
     def _loss(self, message: Message | None) -> SourceError:
@@ -155,7 +160,7 @@ class LiveSource(Source):
 
     def _reconnect(self, *, fresh: bool) -> None:
         """Reconnect, with growing pauses; `fresh` restarts the signal monitor (not after a frozen image, which must change first)."""
-        while not self._closed.wait(self._pause_s * random.uniform(0.5, 1)):
+        while not self._closed.wait(self._pause()):
             self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
             try:
                 self._reader.open()
@@ -170,6 +175,20 @@ class LiveSource(Source):
                 return
             if message is None:
                 self._reader.kill()
+            elif isinstance(message, LostMessage):
+                self._note_login(message.error)
+
+    def _pause(self) -> float:
+        return max(self._pause_s * random.uniform(0.5, 1), self._not_before_s - time.monotonic())
+
+    def _note_login(self, error: Exception) -> None:
+        """Wait longer after each refused login, and say so."""
+        if not isinstance(error, SourceLoginError):
+            return
+        wait_s = _REFUSED_S[min(self._refused, len(_REFUSED_S) - 1)]
+        self._refused, self._not_before_s = self._refused + 1, time.monotonic() + wait_s
+        at = time.strftime("%H:%M:%S", time.localtime(time.time() + wait_s))
+        _log.warning("%s; next try at %s, in %g s", error, at, wait_s)
 
     def close(self) -> None:
         """See `Source.close`; returns at once, and the process ends by itself."""

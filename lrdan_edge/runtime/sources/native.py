@@ -11,18 +11,22 @@ from lrdan_edge.data.images import Frame
 from lrdan_edge.errors import SourceError
 from lrdan_edge.runtime.sources.jpeg_capture import JpegCapture, raw_jpeg
 
+OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
+"""The variable with FFmpeg's options, ``name;value|name;value``."""
+
 # OpenCV reads these variables whenever it opens a capture. The user's own settings are kept.
 _ENVIRONMENT = {
     # -8 is AV_LOG_QUIET. Without it, FFmpeg's messages would show the whole address, with its password, on the terminal.
     "OPENCV_FFMPEG_LOGLEVEL": "-8",
     # A truncated packet decodes to a partly grey image: drop it.
-    "OPENCV_FFMPEG_CAPTURE_OPTIONS": "rtsp_flags;prefer_tcp|fflags;discardcorrupt",
+    OPTIONS: "rtsp_flags;prefer_tcp|fflags;discardcorrupt",
     # Without this, OpenCV holds one mutex while it connects: one dead camera would block all others.
     "OPENCV_FFMPEG_IS_THREAD_SAFE": "1",
 }
 
 
 _SILENT = 0
+_MOST_THREADS = 16  # OpenCV asks FFmpeg for no more
 
 
 def log_level(new: int | None = None) -> int:
@@ -118,3 +122,8 @@ def announced_frames(capture: VideoCapture) -> int | None:
     """The number of frames that the container announces; None for live streams and unfinished recordings."""
     count = capture.get(cv2.CAP_PROP_FRAME_COUNT)
     return int(count) if 0 < count < 2**53 else None
+
+
+def decoder_threads(capture: VideoCapture) -> int:
+    """The most images that the decoder's threads hold at a time."""
+    return max(1, min(int(capture.get(cv2.CAP_PROP_N_THREADS)) or _MOST_THREADS, _MOST_THREADS))

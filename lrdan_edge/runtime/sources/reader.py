@@ -3,7 +3,8 @@
 Frames pass through anonymous shared memory, which the kernel frees whichever process ends first. The child's standard input
 carries the job (so that no process list shows its credentials), commands, and the numbers of slots that were copied out. Its
 standard output carries answers, one JSON object per line: ``ready``, ``opened``, ``frame``, ``incomplete``, or ``lost`` with an error's
-code and fields. The child ends when its standard input ends, and therefore also when its parent ends.
+code and fields. The child ends when its standard input ends, and therefore also when its parent ends, even if it is
+stopped then.
 """
 
 import contextlib
@@ -12,6 +13,7 @@ import math
 import mmap
 import os
 import select
+import signal
 import subprocess
 import sys
 import threading
@@ -23,13 +25,30 @@ import numpy as np
 
 from lrdan_edge.data.images import Frame
 from lrdan_edge.errors import SourceEndedError, SourceError, SourceRefusedError
+from lrdan_edge.runtime.sources import capture_process
 from lrdan_edge.runtime.sources.capture_process import BUG, OPEN, SLOTS, CaptureJob
 
+_SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
 _START_S = 30.0  # longest start of the process on a machine under load; it usually takes 0.25 s
 _END_S = 2.0
 _PIPE = 1 << 16
-_KINDS: list[type[SourceError]] = [SourceError, *SourceError.__subclasses__()]
-_ERRORS = {kind.code: kind for kind in _KINDS}
+# The child's program. A stopped process sees no end of its input: when its parent ends, it must be continued. Asked for before the
+# imports, which take a moment. SIGKILL in its place would leave no time to release the camera, and kill the child whenever the
+# thread that started it ends (PR_SET_PDEATHSIG counts threads); SIGCONT does nothing to a process that runs.
+_PROGRAM = (
+    f"import ctypes; ctypes.CDLL(None).prctl({_SET_PARENT_DEATH_SIGNAL}, {signal.SIGCONT:d}); "
+    f"from {capture_process.__name__} import main; main()"
+)
+
+
+def _kinds(base: type[SourceError]) -> dict[str, type[SourceError]]:
+    found = {base.code: base}
+    for kind in base.__subclasses__():
+        found |= _kinds(kind)
+    return found
+
+
+_ERRORS = _kinds(SourceError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +69,9 @@ class FrameMessage:
 
 @dataclass(frozen=True, slots=True)
 class IncompleteMessage:
-    """A frame came that is not complete; holds its size in bytes. The connection goes on."""
+    """A frame came that is not complete; says what is wrong. The connection goes on."""
 
-    size: int
+    problem: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +142,7 @@ class Reader:
             image = process.frame(answer)
             return None if image is None else FrameMessage(image, answer["capture_ns"])
         if answer["kind"] == "incomplete":
-            return IncompleteMessage(answer["size"])
+            return IncompleteMessage(answer["problem"])
         if answer["kind"] == "opened":
             return OpenedMessage(answer["fps"], answer["frames"])
         if answer["code"] == BUG:
@@ -167,7 +186,7 @@ class _Process:
         self.ready = False
         try:
             self._child = subprocess.Popen(
-                [sys.executable, "-m", "lrdan_edge.runtime.sources.capture_process", str(self._memory)],
+                [sys.executable, "-c", _PROGRAM, str(self._memory)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,

@@ -43,6 +43,11 @@ class SignalMonitor:
         """Why a frozen image of this stream is noticed only if it is identical bit by bit; None if not so, or not known yet."""
         return self._still.blind if self._still else None
 
+    @property
+    def unreliable(self) -> str | None:
+        """Why a frozen image of this stream may be noticed late or never; None if not so, or not known yet."""
+        return self._still.unreliable if self._still else None
+
     def check(self, image: Frame, capture_ns: int) -> SourceSignalError | None:
         """The problem of the signal as of this frame; None if there is none.
 

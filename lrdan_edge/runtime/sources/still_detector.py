@@ -22,6 +22,7 @@ _RATIO = 0.6  # of the live noise; measured: live images stay above 0.8, stills 
 _LEAST = 0.25  # grey levels of noise below which live images and stills cannot be told apart
 _AGAIN_NS = 1_500_000_000  # a still is live again after changes this far apart: one jump of the encoder is not a live image
 _LEAST_LESSONS = 10
+_UNCHANGED = 0.95  # of a block's samples in successive images: the encoder repeats the block, and its noise is gone
 _SLOWLY = 0.995  # per lesson, two a second: daylight changes the noise in minutes, a still within seconds
 
 _Samples = npt.NDArray[np.uint8]
@@ -51,26 +52,37 @@ class StillDetector:
         self._lessons, self._level = 0, float("inf")
         self._live_ns: int | None = None
         self._sign_ns: int | None = None
+        self._pairs: list[float] = []
+        self._paired, self._doubted = True, False
         self.since_ns: int | None = None
         """Since when the image is a still, or None."""
         self.blind: str | None = None
         """Why stills of this stream cannot be told from live images, or None (also while it learns)."""
+        self.unreliable: str | None = None
+        """Why a still of this stream may be found late or never, or None (also while it learns)."""
 
     def check(self, image: Frame, capture_ns: int) -> None:
-        """Update `since_ns` and `blind`; two images a second are compared.
+        """Update `since_ns`, `blind` and `unreliable`; two images a second are compared, and while it learns, each with the next.
 
         Args:
             image: uint8 [H, W] or [H, W, 3], always of one size.
             capture_ns: When it arrived, in nanoseconds.
         """
-        if self._samples and capture_ns - self._samples[-1][0] < _SAMPLE_NS:
+        early = bool(self._samples) and capture_ns - self._samples[-1][0] < _SAMPLE_NS
+        if early and self._paired:
             return
         step = 8 if image.shape[0] * image.shape[1] > _LARGE else 4
         samples = (image if image.ndim == 2 else image[..., 1])[::step, ::step]
         height, width = (side // _BLOCK * _BLOCK for side in samples.shape)
         if not height or not width:
             return
-        self._samples.append((capture_ns, samples[:height, :width].copy()))
+        samples = samples[:height, :width]
+        if early:
+            self._pairs.append(_unchanged(samples, self._samples[-1][1]))
+            self._paired = True
+            return
+        self._samples.append((capture_ns, samples.copy()))
+        self._paired = self._doubted
         while len(self._samples) > 2 and capture_ns - self._samples[1][0] >= _LAG_NS:
             self._samples.popleft()
         if capture_ns - self._samples[0][0] >= _LAG_NS:
@@ -79,6 +91,8 @@ class StillDetector:
     def _take(self, change: _Change) -> None:
         if self._begun_ns is None or change.quiet > _NEW_SCENE:
             self._begun_ns, self._lessons, self._level = change.at_ns, 0, float("inf")
+            self._doubted, self.unreliable = False, None
+            self._pairs.clear()
             self._changes.clear()
         self._changes.append(change)
         while change.at_ns - self._changes[0].at_ns > self._frozen_ns // 2:
@@ -93,6 +107,8 @@ class StillDetector:
             self._learn(certain=not armed or change.moved)
         if 2 * learnt_ns >= 3 * self._frozen_ns:
             self.blind = self._blindness()
+            if not self._doubted:
+                self._doubted, self.unreliable = True, self._doubt()
 
     def _see(self, change: _Change, *, enough: bool) -> None:
         """Note signs of life: one is enough, but after a still it takes motion or two."""
@@ -122,12 +138,24 @@ class StillDetector:
             return f"its live images show no noise ({self._level:.2f} grey levels)"
         return None
 
+    def _doubt(self) -> str | None:
+        if len(self._pairs) < _LEAST_LESSONS or float(np.median(self._pairs)) < _UNCHANGED:
+            return None
+        return "this stream's compression hides the noise by which a frozen image is noticed"
+
     def interrupted(self, now_ns: int | None = None) -> None:
         """Compare no image with one before a gap; with `now_ns`, the time of a still starts there too."""
         self._samples.clear()
         self._changes.clear()
+        self._paired = True
         if now_ns is not None:
             self._live_ns, self._sign_ns, self.since_ns = now_ns, None, None
+
+
+def _unchanged(image: _Samples, before: _Samples) -> float:
+    """The fraction of unchanged samples in the median block of two successive images: the static parts, unless half of it moves."""
+    same = (image == before).reshape(image.shape[0] // _BLOCK, _BLOCK, -1, _BLOCK)
+    return float(np.median(same.mean(axis=(1, 3))))
 
 
 def _compare(at_ns: int, image: _Samples, before: _Samples) -> _Change:

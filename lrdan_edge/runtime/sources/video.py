@@ -7,9 +7,11 @@ from pathlib import Path
 
 from lrdan_edge.errors import SourceAddressError, SourceFormatError, SourceRefusedError
 from lrdan_edge.runtime.sources.base import CapturedFrame, Source
+from lrdan_edge.runtime.sources.connect import tunnel_to
 from lrdan_edge.runtime.sources.containers import Kind, kind_of, matroska_is_truncated, mp4_has_index
 from lrdan_edge.runtime.sources.native import VideoCapture, announced_fps, announced_frames, open_ffmpeg, quiet, read_frame
 from lrdan_edge.runtime.sources.rate_limiter import RateLimiter
+from lrdan_edge.runtime.sources.tls import Trust
 
 # A packet that cannot be decoded fails one read; the next read continues after it. This many failures in a row mean the end.
 _FAILED_READS = 8
@@ -31,22 +33,25 @@ class VideoSource(Source):
         loop: bool = False,
         open_timeout_s: float = 10,
         read_timeout_s: float = 10,
+        trust: Trust | None = None,
     ) -> None:
         """Open the video.
 
         Args:
             uri: The address, for display.
-            target: The address for FFmpeg.
+            target: The path or address for FFmpeg.
             path: The file; None for a video on a web server.
             realtime: Deliver frames at the video's frame rate instead of as fast as they are taken.
             rate: Deliver this many frames per second instead.
             loop: Start again at the end, until closed.
             open_timeout_s: Longest time for opening a video on a network.
             read_timeout_s: Longest time for one frame of a video on a network.
+            trust: Which servers of videos over ``https://`` are believed.
 
         Raises:
             SourceFormatError: The file is not a video, or cannot be decoded.
             SourceRefusedError: The file cannot be read.
+            SourceCertificateError: The server's certificate is not valid.
         """
         self.uri = uri
         self._target, self._path = target, path
@@ -54,8 +59,15 @@ class VideoSource(Source):
         self._timeouts = (open_timeout_s, read_timeout_s)
         self._closed = threading.Event()
         self._using = threading.Lock()
+        self._tunnel = None if path else tunnel_to(target, trust or Trust(), open_timeout_s)
+        self.unverified = self._tunnel is not None and trust is not None and trust.insecure
         self._kind: Kind = _kind(path) if path else "other"
-        self._capture: VideoCapture | None = self._open()
+        try:
+            self._capture: VideoCapture | None = self._open()
+        except BaseException:
+            if self._tunnel is not None:
+                self._tunnel.close()
+            raise
         self.fps = announced_fps(self._capture)
         self._announced = announced_frames(self._capture)
         self.frames = None if loop else self._announced
@@ -63,10 +75,13 @@ class VideoSource(Source):
     def _open(self) -> VideoCapture:
         try:
             with quiet:
-                capture = open_ffmpeg(self._target, *self._timeouts)
+                target = self._tunnel.address if self._tunnel else self._target
+                capture = open_ffmpeg(target, *self._timeouts)
         except UnicodeError as error:
             raise SourceAddressError(f"{self.uri!r} is not valid text", "rename the file") from error
         if capture is None:
+            if self._tunnel is not None and self._tunnel.problem is not None:
+                raise self._tunnel.problem
             raise (
                 _format_error(self._path) if self._path else SourceFormatError(f"{self.uri} is not a video that can be decoded")
             )
@@ -143,6 +158,8 @@ class VideoSource(Source):
             capture, self._capture = self._capture, None
         if capture is not None:
             capture.release()
+        if self._tunnel is not None:
+            self._tunnel.close()
 
 
 def _kind(path: Path) -> Kind:

@@ -1,10 +1,14 @@
 """Real videos and a real HTTP camera for the source tests."""
 
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -51,19 +55,28 @@ class HttpCamera:
         self._server: ThreadingHTTPServer | None = None
         self._connections: list[socket.socket] = []
         self.port = 0
+        self.certificate: Path | None = None
+        self.redirect: str | None = None
+        self.requests: list[Message] = []
         self.silent = threading.Event()
         self.stop_mid_frame = False
         self.cut = set[int]()
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/camera"
+        return f"http{'s' if self.certificate else ''}://127.0.0.1:{self.port}/camera"
 
     def start(self) -> None:
         camera, gone = self, threading.Event()
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
+                camera.requests.append(self.headers)
+                if camera.redirect is not None:
+                    self.send_response(302)
+                    self.send_header("Location", camera.redirect)
+                    self.end_headers()
+                    return
                 if self.path != "/camera":
                     self.send_error(404)
                     return
@@ -93,6 +106,15 @@ class HttpCamera:
 
         class Server(ThreadingHTTPServer):
             daemon_threads = True
+
+            def finish_request(self, request: Any, client_address: Any) -> None:
+                if camera.certificate is None:
+                    super().finish_request(request, client_address)
+                    return
+                context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+                context.load_cert_chain(camera.certificate)
+                with suppress(OSError), context.wrap_socket(request, server_side=True) as wrapped:  # readers refuse some
+                    super().finish_request(wrapped, client_address)
 
             def shutdown(self) -> None:
                 gone.set()

@@ -1,8 +1,13 @@
 """What is taken for a picture that shows nothing, and what is not."""
 
+import itertools
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from lrdan_edge.runtime.sources.capture_process import CaptureJob
+from lrdan_edge.runtime.sources.live import LiveSource
 from lrdan_edge.runtime.sources.signal_monitor import BLACK, Limits, SignalMonitor
 
 SECOND = 1_000_000_000
@@ -36,18 +41,20 @@ def test_times_restart_after_a_gap() -> None:
 class Stream:
     """A camera seen through an encoder: it repeats the static parts for two seconds, then codes them again, with their noise."""
 
-    def __init__(self, *, noise: float = 2, texture: float = 40, drift: float = 0, clock: bool = False) -> None:
+    def __init__(
+        self, *, noise: float = 2, texture: float = 40, drift: float = 0, clock: bool = False, every_s: float = 2
+    ) -> None:
         self.rng = np.random.default_rng(0)
         self.scene = self.rng.normal(120, texture, (128, 160, 3))
         self.noise, self.drift, self.clock, self.still = noise, drift, clock, False
         self.monitor, self.second = SignalMonitor(Limits()), 0.0
-        self.coded = self.scene
+        self.coded, self.every_s = self.scene, every_s
 
     def run(self, seconds: float, *, moving: bool = False) -> list[float]:
         """The times at which the image counts as frozen."""
         frozen, end = [], self.second + seconds
         while self.second < end:
-            if self.second % 2 < 0.2:
+            if self.second % self.every_s < 0.2:
                 self.coded = self.scene + self.rng.normal(0, self.drift if self.still else self.noise, self.scene.shape)
             image = np.clip(self.coded, 0, 255).astype(np.uint8)
             image[0, 0] = int(10 * self.second) % 256  # never the same, bit by bit
@@ -103,3 +110,32 @@ def test_noise_that_falls_with_the_light_is_learnt_again() -> None:
     assert stream.run(30) == []
     stream.scene, stream.noise = stream.scene + 60, 0.5
     assert stream.run(120) == []
+
+
+def test_a_stream_whose_noise_shows_only_in_key_frames_is_unreliable() -> None:
+    """An encoder with few bits repeats static parts; how much it then changes them is not only the camera's doing."""
+    stream = Stream()
+    stream.run(14, moving=True)
+    assert stream.monitor.unreliable is None, "it still learns"
+    stream.run(4, moving=True)
+    assert stream.monitor.unreliable == "this stream's compression hides the noise by which a frozen image is noticed"
+    assert stream.monitor.blind is None
+
+
+def test_a_stream_whose_noise_shows_in_each_image_is_reliable_also_once_it_freezes() -> None:
+    stream = Stream(every_s=0.2)
+    assert stream.run(25) == []
+    stream.still = True
+    assert stream.run(15)
+    assert stream.monitor.unreliable is None
+
+
+def test_a_source_warns_once_that_it_cannot_rely_on_the_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(SignalMonitor, "unreliable", "the noise is hidden")
+    with LiveSource("camera", CaptureJob("scripted_captures", "opener", (str(tmp_path), "image*9, pause 20"), 10)) as source:
+        assert len(list(itertools.islice(source, 9))) == 9
+    assert [record.message for record in caplog.records] == [
+        "camera: a frozen image may be noticed late or not at all: the noise is hidden (raise its bit rate)"
+    ]
