@@ -1,6 +1,6 @@
 """TLS for network streams: this end checks the server's certificate, and FFmpeg reads plain text from a port of this machine.
 
-FFmpeg's own check depends on its version and TLS library: some do not compare the host name, and none checks ``rtsps://`` here. So
+FFmpeg's own check depends on its version and TLS library: some do not compare the host name. So
 the connection that was checked is the one that FFmpeg reads.
 """
 
