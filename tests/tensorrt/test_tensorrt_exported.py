@@ -50,7 +50,7 @@ def test_the_graph_builds(
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize(("recipe", "edges"), [("padim", 1), ("patchcore", 1), ("feature-restoration", 0)])
+@pytest.mark.parametrize(("recipe", "edges"), [("padim", 1), ("patchcore", 1), ("dn2", 0), ("feature-restoration", 0)])
 def test_the_graph_of_a_backbone_builds(
     rtx_build: Callable[..., dict[str, Any]], tmp_path_factory: pytest.TempPathFactory, recipe: str, edges: int, precision: str
 ) -> None:
