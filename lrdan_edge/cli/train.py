@@ -13,7 +13,7 @@ from lrdan_edge.train.recipes import DEFAULT_RECIPE, RECIPES, RENAMED, SMALL_REC
 
 INTERRUPTED = 130
 _STILL_FALLING = "training has not converged: the loss was still falling when it ended"
-_NOT_YET = "it is not ready to be used"
+_NOT_YET = "the detector is not ready for use"
 
 
 class RecipeName(click.Choice):  # type: ignore[type-arg]  # generic only in newer versions of click

@@ -68,10 +68,10 @@ class Gap:
 
 
 class UndeliveredError(Exception):
-    """A frame could not be delivered, and must not be tried again: the next one may be.
+    """A frame could not be delivered and must not be sent again; the sink goes on with the next one.
 
     Attributes:
-        lost: Number of frames that are lost by this.
+        lost: Number of frames that this lost.
     """
 
     def __init__(self, why: str, lost: int = 1) -> None:
