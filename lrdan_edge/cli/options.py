@@ -134,7 +134,7 @@ def signature_option(function: Function) -> Function:
         "--require-signature",
         type=click.Path(path_type=Path, dir_okay=False),
         metavar="PUBLIC_KEY",
-        help="Refuse the bundle unless it is signed with this Ed25519 key, a PEM file ('bundle sign').",
+        help="Refuse a bundle that the owner of this Ed25519 public key (a PEM file) has not signed.",
     )(function)
 
 

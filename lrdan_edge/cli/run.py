@@ -78,13 +78,15 @@ _survival_options = option_group(
     _seconds(
         "--deadline", "deadline_s", 60.0, 0.1, "A batch that takes longer is a fault, and ends the run: the backend hangs."
     ),
-    _seconds("--sink-timeout", "sink_timeout_s", 60.0, 0.1, "End the run when --output could not be written for this long."),
+    _seconds(
+        "--sink-timeout", "sink_timeout_s", 60.0, 0.1, "End the run when --output or a controller has failed for this long."
+    ),
     click.option(
         "--durable",
         type=click.Choice(["none", "rejects", "all"]),
         default="rejects",
         show_default=True,
-        help="Which verdicts the disk has before the run goes on (rejects: and faults). A power failure may lose the others.",
+        help="Wait until the disk has these verdicts; rejects includes faults. A power failure may lose the others.",
     ),
 )
 

@@ -134,7 +134,7 @@ def train(
 
 
 def _print_figure(results: dict[str, Any]) -> None:
-    """Print how well the detector tells painted defects from held-out good images."""
+    """Print how well the detector separates painted defects from held-out good images."""
     click.echo(
         f"Painted defects score higher than held-out good images with a probability of {results['painted_auroc']:.2f} (AUROC; 0.5 is "
         f"chance), measured on {results['painted_images']} images."

@@ -86,7 +86,7 @@ class RecordingSink(Sink, Protocol):
     at once. It may have a method ``wants``, which chooses its frames, and an attribute ``queue_size``: most frames that wait for it.
 
     Attributes:
-        retries: True. A sink without this attribute receives no more frames after its first error: an ejector that is told twice
+        retries: True. A sink without this attribute receives no more frames after its first error: an ejector that is notified twice
             ejects twice.
     """
 

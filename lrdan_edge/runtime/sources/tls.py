@@ -1,7 +1,7 @@
 """TLS for network streams: this end checks the server's certificate, and FFmpeg reads plain text from a port of this machine.
 
-FFmpeg's own check depends on its version and TLS library: some do not compare the host name, and none checks ``rtsps://`` here. So
-the connection that was checked is the one that FFmpeg reads.
+FFmpeg's own check depends on its version and TLS library: some do not compare the host name. So the connection that
+was checked is the one that FFmpeg reads.
 """
 
 import contextlib
