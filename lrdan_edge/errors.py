@@ -5,7 +5,7 @@ LrdanError                 the base: the problem, the value seen and the fix
 │   ├── MissingStageError  a stage that must come first has not run
 │   ├── ChangedFileError   a file does not match the manifest
 │   ├── StaleStageError    a stage is older than its inputs
-│   └── SignatureError     the bundle does not have the signature that was asked for
+│   └── SignatureError     the bundle does not have the required signature
 ├── KeyFileError           a file with a key cannot be used
 ├── DataError              images or folders that cannot be used
 ├── TrainingError          training cannot go on (NaN, collapse), or was interrupted
@@ -206,7 +206,7 @@ class SourceRefusedError(SourceError):
 
 
 class SourceLoginError(SourceRefusedError):
-    """The source refuses the user name and password, or asks for them. Cameras may lock an account after some wrong ones."""
+    """The source refuses the user name and password, or asks for them. Cameras may lock an account after wrong ones."""
 
     code = "source-login"
 

@@ -1,7 +1,7 @@
-"""Files of keys, which other users must not be able to replace or read, and signatures with Ed25519.
+"""Key files, which other users must not be able to replace or read, and Ed25519 signatures.
 
 A key is read only from a regular file, not through a link, in a folder that other users cannot write to, and its permissions are those
-of the opened file. Ed25519 (RFC 8032) needs the ``signing`` extra; its keys in files of their own are PEM (RFC 8410), as OpenSSL writes.
+of the opened file. Ed25519 (RFC 8032) needs the ``signing`` extra; its key files are PEM (RFC 8410), as OpenSSL writes them.
 """
 
 import errno
@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 from lrdan_edge.errors import KeyFileError, MissingExtraError
 
-_MOST_BYTES = 1 << 20  # of a file of keys
+_MOST_BYTES = 1 << 20  # of a key file
 
 
 def new_key(path: Path) -> Path:
@@ -35,7 +35,7 @@ def new_key(path: Path) -> Path:
     secret = private.private_bytes(text.Encoding.PEM, text.PrivateFormat.PKCS8, text.NoEncryption())
     public = private.public_key().public_bytes(text.Encoding.PEM, text.PublicFormat.SubjectPublicKeyInfo)
     if os.path.lexists(public_path):
-        raise KeyFileError(f"{public_path} exists", "choose another {key}: a key that was replaced is lost")
+        raise KeyFileError(f"{public_path} exists", "choose another {key}: an overwritten key is lost")
     for new, data, mode in ((path, secret, 0o600), (public_path, public, 0o644)):
         try:
             descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
@@ -116,7 +116,7 @@ def message(data: bytes, purpose: str) -> bytes:
 
 
 def open_own(path: Path, flags: int = os.O_RDONLY) -> BinaryIO:
-    """Open a file of keys, which may not be a link, in a folder that others cannot write to.
+    """Open a key file, which may not be a link, in a folder that others cannot write to.
 
     Raises:
         OSError: It cannot be opened, is not a regular file, or others may put another file in its place.
@@ -145,7 +145,7 @@ def others_may_write(file: BinaryIO) -> bool:
 
 
 def text_of(file: BinaryIO, encoding: str) -> str:
-    """The text of an opened file of keys.
+    """The text of an opened key file.
 
     Raises:
         OSError: It is too large for keys.

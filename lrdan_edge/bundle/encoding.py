@@ -60,7 +60,7 @@ def from_json(data: bytes, kind: type[T], name: str) -> T:
 
 
 def shown(text: str) -> str:
-    """An untrusted text as a message shows it: not longer than `MOST_SHOWN`."""
+    """An untrusted text as a message shows it: cut after `MOST_SHOWN` characters."""
     return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
 
 

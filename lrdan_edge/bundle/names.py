@@ -41,8 +41,8 @@ def decide_stage(name: str) -> str:
     return f"decide {name}"
 
 
-def judges(name: str) -> bool:
-    """Whether the bundle's file `name` has a part in verdicts. Reports have none; engines have, but have their own signatures."""
+def affects_verdicts(name: str) -> bool:
+    """Whether the bundle's signature covers a file because it affects verdicts. Reports do not; engines do, but have their own."""
     return not name.startswith(f"{REPORTS}/") and not (name.startswith(f"{ENGINES}/") and not name.endswith(".decision.json"))
 
 

@@ -1,7 +1,7 @@
 """The signature of a bundle (``manifest.sig``): Ed25519 over the bytes of the manifest, which holds every other file's sha256.
 
 The file is one line, ``ed25519 PUBLIC SIGNATURE`` in hex. Signed are the bytes ``lrdan-edge bundle manifest``, a null byte, and the
-manifest. A stage that changes what judges parts removes the signature. A stage that writes only reports or an engine, as a device
+manifest. A stage that changes what affects verdicts removes the signature. A stage that writes only reports or an engine, as a device
 does, keeps the signed bytes in ``signed-manifest.json``. They then count, and of the newer manifest only the engines: each has a
 signature of its own (`lrdan_edge.engines.trust`), and is compared with the graph that was signed.
 """
@@ -17,7 +17,7 @@ from lrdan_edge.bundle.command import Command
 from lrdan_edge.bundle.files import MOST_JSON, Folder
 from lrdan_edge.bundle.journal import JOURNAL, MANIFEST, State, parse_manifest, snapshot
 from lrdan_edge.bundle.manifest import Manifest
-from lrdan_edge.bundle.names import ENGINES, SIGNATURE, SIGNED_MANIFEST, engine_stage, graph_name, judges
+from lrdan_edge.bundle.names import ENGINES, SIGNATURE, SIGNED_MANIFEST, affects_verdicts, engine_stage, graph_name
 from lrdan_edge.bundle.spec import PRECISIONS
 from lrdan_edge.errors import BundleError, SignatureError
 from lrdan_edge.keys import ed25519, is_signed_by, sign_with
@@ -149,7 +149,9 @@ def _signed_bytes(folder: Folder, signature: Signature, current: bytes) -> bytes
 
 def _with_engines(path: Path, signed: Manifest, current: Manifest) -> Manifest:
     """The signed manifest with the engines that were built since; everything else must be as it was signed."""
-    if changed := next((name for name in signed.files if judges(name) and current.files.get(name) != signed.files[name]), None):
+    if changed := next(
+        (name for name in signed.files if affects_verdicts(name) and current.files.get(name) != signed.files[name]), None
+    ):
         raise SignatureError(
             f"{path / changed} was changed after the bundle was signed",
             "restore the bundle from a copy, or sign it again with '{sign}'",

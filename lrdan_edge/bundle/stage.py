@@ -34,7 +34,7 @@ from lrdan_edge.bundle.names import (
     SIGNATURE,
     SIGNED_MANIFEST,
     WEIGHTS,
-    judges,
+    affects_verdicts,
 )
 from lrdan_edge.bundle.spec import ModelSpec
 from lrdan_edge.errors import BundleError
@@ -133,7 +133,7 @@ def commit_stage(folder: Folder, name: str, stage: Stage, record: StageRecord, m
         files.pop(key, None)
     for other in [key for key, made in stages.items() if made.outputs and stage.outputs.keys() >= set(made.outputs)]:
         stages.pop(other)  # all of its files are replaced
-    if stage.model is None and not any(map(judges, stage.outputs)) and (signed := _signed_manifest(folder)):
+    if stage.model is None and not any(map(affects_verdicts, stage.outputs)) and (signed := _signed_manifest(folder)):
         folder.write(staged(SIGNED_MANIFEST), signed)
         stage.unlisted.add(SIGNED_MANIFEST)
     made = {key: _flushed(folder, staged(key)) for key in (*stage.outputs, *stage.unlisted)}

@@ -82,7 +82,7 @@ def images_needed(false_reject_rate: float) -> int:
 
 
 def reachable_rate(n: int, wanted: float = DEFAULT_FALSE_REJECT_RATE) -> float:
-    """The rate nobody asked for: `wanted`, or the lowest that `n` images can promise, rounded up to a tenth of a per cent.
+    """The default rate: `wanted`, or the lowest that `n` images can promise, rounded up to a tenth of a per cent.
 
     Args:
         n: Number of good images that set the threshold, at least 1.
@@ -97,12 +97,12 @@ def lowest_rate(n: int) -> float:
 
 
 def raised_note(n: int, rate: float, wanted: float = DEFAULT_FALSE_REJECT_RATE) -> list[str]:
-    """A note that `rate` was chosen instead of `wanted` since no lower one can be reached; empty if it was not."""
+    """A note that `rate` was chosen because `n` images cannot promise `wanted`; empty if `wanted` was kept."""
     if rate <= wanted:
         return []
     return [
-        f"{n} good images can set a false-reject rate of {rate:.1%} at best, so this rate was chosen; {wanted:.3g} needs "
-        f"{images_needed(wanted)} images to set the threshold"
+        f"{n} good images can promise a false-reject rate of {rate:.1%} at best, so this rate was chosen; {wanted:.1%} needs "
+        f"{images_needed(wanted)} images"
     ]
 
 

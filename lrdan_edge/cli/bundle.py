@@ -58,7 +58,7 @@ def bundle_group() -> None:
 def new_key(key: Path) -> None:
     """Make an Ed25519 key pair: the private key in KEY, the public key in KEY.pub.
 
-    Keep KEY secret, on the machine that signs. Copy KEY.pub to the devices, over a channel that you trust.
+    Keep KEY secret, on the machine that signs. Copy KEY.pub to the devices over a channel that you trust.
     """
     from lrdan_edge.keys import new_key as make_key
 
@@ -77,7 +77,8 @@ def new_key(key: Path) -> None:
 def sign(bundle_path: Path, key: Path) -> None:
     """Sign BUNDLE as it is now, after comparing every file with the manifest.
 
-    Any later stage that changes what judges parts removes the signature. Reports and engines do not: engines have signatures of their own.
+    A later stage that changes weights, graphs, thresholds or golden frames removes the signature. Reports and engines do not; engines
+    have signatures of their own.
     """
     from lrdan_edge.bundle.sign import sign_bundle
 
@@ -95,7 +96,7 @@ def sign(bundle_path: Path, key: Path) -> None:
 def verify(bundle_path: Path, public_key: Path | None) -> None:
     """Verify BUNDLE: every file against the manifest, every stage against its inputs, and the signature.
 
-    Exits 1 unless everything is as it should be. Engines are verified by 'engine verify'.
+    Exits 1 if any check fails. Engines are verified by 'engine verify'.
     """
     from lrdan_edge.bundle.bundle import Bundle
     from lrdan_edge.bundle.signature import describe_signature

@@ -48,7 +48,7 @@ def show_unread(*folders: "Path | str | None") -> None:
 
 @contextmanager
 def standard_output_for_data() -> Iterator[int]:
-    """A file descriptor of standard output, which is kept for data: whatever else is printed, goes to standard error."""
+    """A file descriptor of standard output, which is kept for data: whatever else is printed goes to standard error."""
     sys.stdout.flush()
     kept = os.dup(1)
     os.dup2(2, 1)

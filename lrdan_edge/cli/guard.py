@@ -1,7 +1,7 @@
-"""A process that ends a run whose interpreter stands still: a native call that keeps the GIL stops every thread of Python.
+"""A process that ends a run whose interpreter is blocked: a native call that keeps the GIL stops every thread of Python.
 
-The run writes a byte to its standard input four times a second. If none comes for too long, or a signal is not acted upon, the guard
-says so on standard error and in ``run.json``, lets `faulthandler` print where every thread is, and kills the run. It imports only
+The run writes a byte to its standard input four times a second. If none comes for too long, or a signal has no effect, the guard
+says so on standard error and in ``run.json``, lets `faulthandler` print the stack of every thread, and kills the run. It imports only
 the standard library, to start fast and to stay small.
 """
 
@@ -21,7 +21,7 @@ from pathlib import Path
 
 TICK_S = 0.25
 WARM_UP_S = 900.0
-"""Most seconds without a sign of life before the first batch: some runtimes build an engine then."""
+"""Most seconds without a sign of life before the first batch is done: some runtimes build an engine first."""
 
 _SLACK_S = 2.0  # more than the run's own watchdog and its own end after a signal take
 _DUMP = signal.SIGUSR2
@@ -33,10 +33,10 @@ class Guard:
     """The run's side of the guard."""
 
     def __init__(self, deadline_s: float, end_s: float, record: Path | None) -> None:
-        """Describe what to guard; `start` begins.
+        """Describe what to guard; `start` starts the process.
 
         Args:
-            deadline_s: Seconds in which no thread of Python has run, after which the run is killed.
+            deadline_s: The run is killed after this many seconds in which no thread of Python has run.
             end_s: Seconds from a signal to the end of the run, at most.
             record: The run's ``run.json``, or None.
         """
@@ -59,7 +59,7 @@ class Guard:
             )
         except OSError as error:
             with contextlib.suppress(OSError):
-                print(f"Problem: nothing guards the run against a standstill ({error.strerror})", file=sys.stderr)
+                print(f"Problem: no second process watches the run: it cannot be started ({error.strerror})", file=sys.stderr)
             return
         faulthandler.register(_DUMP, file=2)
         assert self._process.stdin is not None
@@ -120,7 +120,7 @@ def _watch(run: int, signals: int, deadline_s: float, end_s: float) -> str | Non
         if asked_s > end_s:
             return "the run did not end in time after a signal"
         if silent_s > (max(WARM_UP_S, deadline_s) if state == _STARTING else deadline_s):
-            return f"the interpreter has stood still for {deadline_s:g} s: a native call does not return, and keeps the GIL"
+            return f"the interpreter has been blocked for {deadline_s:g} s: a native call does not return and keeps the GIL"
     return None
 
 
@@ -156,7 +156,7 @@ def _main() -> None:
     if why is None:
         return
     with contextlib.suppress(OSError):
-        os.write(2, f"Error: {why}; its last frames may have no verdict. Its threads are at:\n".encode())
+        os.write(2, f"Error: {why}; its last frames may have no verdict. The stacks of its threads:\n".encode())
     if record:
         _record(Path(record), why)
     for number, pause_s in ((_DUMP, _DUMP_S), (signal.SIGKILL, 0.0)):

@@ -134,7 +134,7 @@ def signature_option(function: Function) -> Function:
         "--require-signature",
         type=click.Path(path_type=Path, dir_okay=False),
         metavar="PUBLIC_KEY",
-        help="Refuse the bundle unless it is signed with this Ed25519 key, a PEM file ('bundle sign').",
+        help="Refuse a bundle that the owner of this Ed25519 public key (a PEM file) has not signed.",
     )(function)
 
 
@@ -143,12 +143,12 @@ def certificate_options(function: Function) -> Function:
     function = click.option(
         "--insecure",
         is_flag=True,
-        help="Do not check the certificates of https:// and rtsps:// sources: anyone on the network can show the line another picture.",
+        help="Do not check certificates of https:// and rtsps:// sources: anyone on the network can then send other images.",
     )(function)
     return click.option(
         "--ca-file",
         type=click.Path(path_type=Path, dir_okay=False),
-        help="PEM file: trust these authorities for https:// and rtsps:// sources, or this certificate of a camera. "
+        help="PEM file with the authority's certificate, or the camera's own, to trust for https:// and rtsps:// sources. "
         "[default: the system's authorities]",
     )(function)
 

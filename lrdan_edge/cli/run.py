@@ -78,33 +78,35 @@ _survival_options = option_group(
     _seconds(
         "--deadline", "deadline_s", 60.0, 0.1, "A batch that takes longer is a fault, and ends the run: the backend hangs."
     ),
-    _seconds("--sink-timeout", "sink_timeout_s", 60.0, 0.1, "End the run when --output could not be written for this long."),
+    _seconds(
+        "--sink-timeout", "sink_timeout_s", 60.0, 0.1, "End the run when --output or a controller has failed for this long."
+    ),
     click.option(
         "--durable",
         type=click.Choice(["none", "rejects", "all"]),
         default="rejects",
         show_default=True,
-        help="Which verdicts the disk has before the run goes on (rejects: and faults). A power failure may lose the others.",
+        help="Wait until the disk has these verdicts; rejects includes faults. A power failure may lose the others.",
     ),
 )
 
-_telling_options = option_group(
-    "telling",
+_notify_options = option_group(
+    "notifying",
     click.option(
         "--notify",
         multiple=True,
         metavar="ADDRESS",
-        help="Tell a controller: exec:'PROGRAM {verdict} {index}', http://…, tcp://HOST:PORT, serial:/dev/…?baud=115200. Repeatable.",
+        help="Notify a controller: exec:'PROGRAM {verdict} {index}', http://…, tcp://HOST:PORT, serial:/dev/…?baud=115200. Repeatable.",
     ),
-    click.option("--notify-format", metavar="TEXT", help=r"Text for tcp and serial. [default: '{verdict} {index} {score}\n']"),
+    click.option("--notify-format", metavar="TEXT", help=r"Line for TCP and serial. [default: '{verdict} {index} {score}\n']"),
     click.option(
         "--notify-on",
         type=click.Choice(["rejects", "faults", "all"]),
         default="rejects",
         show_default=True,
-        help="Which verdicts to tell (rejects: and faults).",
+        help="Which verdicts to send; rejects includes faults.",
     ),
-    _seconds("--notify-timeout", "notify_timeout_s", 2.0, 0.01, "A verdict that cannot be told within this time is lost."),
+    _seconds("--notify-timeout", "notify_timeout_s", 2.0, 0.01, "A verdict that cannot be delivered within this time is lost."),
 )
 
 _source_options = option_group(
@@ -154,7 +156,7 @@ _source_options = option_group(
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Frames per inference call, at most.")
 @_source_options
 @_survival_options
-@_telling_options
+@_notify_options
 def run(
     sources: tuple[str, ...],
     bundle_path: Path,
@@ -168,7 +170,7 @@ def run(
     rule: dict[str, Any],
     reading: dict[str, Any],
     survival: dict[str, Any],
-    telling: dict[str, Any],
+    notifying: dict[str, Any],
     **given: Any,
 ) -> None:
     """Inspect each SOURCE: a video file, a folder, watch:FOLDER, a camera index, an RTSP or HTTP address.
@@ -188,7 +190,7 @@ def run(
         raise click.UsageError("choose one of --append and --overwrite")
     if streams and (append or overwrite or save not in (None, "none")):
         raise click.UsageError("--output - writes no folder: leave out --append, --overwrite and --save")
-    files = {"append": append, "overwrite": overwrite, "notify": open_notifiers(**telling), **survival}
+    files = {"append": append, "overwrite": overwrite, "notify": open_notifiers(**notifying), **survival}
     asked = _rule(**rule)
     limits = Limits(reading.pop("frozen_s"), reading.pop("black_s"))
     with (

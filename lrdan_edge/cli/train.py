@@ -13,7 +13,7 @@ from lrdan_edge.train.recipes import DEFAULT_RECIPE, RECIPES, RENAMED, SMALL_REC
 
 INTERRUPTED = 130
 _STILL_FALLING = "training has not converged: the loss was still falling when it ended"
-_NOT_YET = "it is not ready to be used"
+_NOT_YET = "the detector is not ready for use"
 
 
 class RecipeName(click.Choice):  # type: ignore[type-arg]  # generic only in newer versions of click
@@ -134,7 +134,7 @@ def train(
 
 
 def _print_figure(results: dict[str, Any]) -> None:
-    """Print how well the detector tells painted defects from held-out good images."""
+    """Print how well the detector separates painted defects from held-out good images."""
     click.echo(
         f"Painted defects score higher than held-out good images with a probability of {results['painted_auroc']:.2f} (AUROC; 0.5 is "
         f"chance), measured on {results['painted_images']} images."

@@ -1,4 +1,4 @@
-"""Keeps what libraries of C print about damaged images off the terminal: it names no file, and the toolkit's own errors do."""
+"""Keeps off the terminal what C libraries print about damaged images: it names no file, and our own errors do."""
 
 import os
 import sys
@@ -9,7 +9,7 @@ _STDERR = 2
 
 
 class NativeNoise:
-    """A context in which C libraries' standard error goes nowhere, and Python's still reaches its reader; nothing until `enable`.
+    """A context in which C libraries' standard error is discarded and Python's is kept; without effect before `enable`.
 
     libpng and libjpeg write to the file descriptor themselves, whatever OpenCV's log level is. Any number of threads may be inside.
     """
@@ -21,7 +21,7 @@ class NativeNoise:
         self._nowhere = -1
 
     def enable(self) -> None:
-        """Give Python a standard error of its own, so that only what C libraries write can be dropped. For a process's start."""
+        """Give Python a standard error of its own, so that only what C libraries write is discarded. Call this when the process starts."""
         if self._kept is not None or sys.stderr is None:
             return
         with suppress(OSError, ValueError):

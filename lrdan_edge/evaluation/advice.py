@@ -1,4 +1,4 @@
-"""What would help a detector most, by stated rules from what its bundle knows about its own training."""
+"""What would help a detector most, by fixed rules from what its bundle records about its training."""
 
 from typing import Any, Literal, NamedTuple
 
@@ -21,7 +21,7 @@ LARGEST_SIDE = 512
 DEFAULT_RECIPE = "feature-restoration"
 """As in `lrdan_edge.train.recipes`."""
 
-_FITTED = ("padim", "patchcore")
+_FITTED = ("padim", "patchcore", "dn2")
 
 
 class Advice(NamedTuple):
@@ -29,7 +29,7 @@ class Advice(NamedTuple):
 
     Attributes:
         measure: What to do.
-        why: What the bundle knows that speaks for it.
+        why: The fact in the bundle that speaks for it.
         options: Parameters of ``train`` and their values, as far as there are any.
     """
 
@@ -56,7 +56,7 @@ def what_helps(bundle: Bundle) -> list[Advice]:
         why = f"{model.recipe} only compares features, and {DEFAULT_RECIPE} learns to mark defects"
         found.append(Advice("another recipe", why, {"recipe": DEFAULT_RECIPE}))
     elif not results.get("known_defects"):
-        found.append(Advice("labelled defects", "a few images of real defects, and training had none", {}))
+        found.append(Advice("labelled defects", "training had none, and a few are enough", {}))
     return found or [Advice("more good images", f"{images} were given, {2 * images} are better", {})]
 
 

@@ -1,4 +1,4 @@
-"""The plain verdict of an evaluation: what a detector would miss and reject wrongly, what it is fit for, and what would help most."""
+"""The plain verdict of an evaluation: what the detector would miss and reject wrongly, its use, and what would help most."""
 
 from typing import Literal, NamedTuple
 
@@ -26,11 +26,11 @@ class Criteria(NamedTuple):
 
 
 CRITERIA: dict[Use, Criteria] = {"sorting": Criteria(0.95, 0.8, 0.1), "second look": Criteria(0.7, 0.5, 0.3)}
-"""The uses from the most demanding, with what each needs; what no use allows is ``not yet``."""
+"""The uses, the most demanding first, with what each needs; a detector that meets none is ``not yet`` usable."""
 
 MEANING: dict[Use, str] = {
     "sorting": "usable for sorting: its verdicts can decide about parts",
-    "second look": "usable for a second look: a person should look at what it rejects, and it misses too much to sort alone",
+    "second look": "usable for a second look: a person should look at what it rejects, because it is not good enough to sort without one",
     "not yet": "not usable yet",
 }
 

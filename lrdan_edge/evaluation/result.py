@@ -43,7 +43,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
         notes: Warnings to read before relying on these figures, one sentence each.
         kinds: Per defect kind: count (``images``), AUROC against all good images, miss rate, and the two recalls below as
             ``recall`` and ``recall_at_2_percent``, each with the ends of its interval as ``…_low`` and ``…_high``.
-        aimed_false_reject_rate: The rate that calibration aimed at without a promise (the rule ``cross-fitted``), else None.
+        aimed_false_reject_rate: The rate that calibration aimed at without promising it (the rule ``cross-fitted``), else None.
         recall: Fraction of defective images rejected at `threshold` (1 - miss rate), with the interval of
             `lrdan_edge.metrics.recall_above`; None in results of earlier versions.
         recall_at_2_percent: Fraction of defective images found where 2 % of these good images are rejected, whatever `threshold`

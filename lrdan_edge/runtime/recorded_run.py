@@ -53,7 +53,7 @@ class RecordedRun:
             append: Add to an earlier run's verdicts; this run's frames go into a separate folder.
             overwrite: Replace an earlier run's verdicts and frames.
             durable: See `JsonLinesSink`.
-            notify: Are told verdicts; the run closes them.
+            notify: Sinks that notify controllers; the run closes them.
             policy: See `InspectionLoop`.
             batch: See `InspectionLoop`.
             rule: See `InspectionLoop`.
@@ -94,7 +94,7 @@ class RecordedRun:
         save: Save,
         notify: Sequence[NotifySink],
     ) -> dict[str, object]:
-        """Open the sinks; returns what the run is, or nothing if it is told to nobody."""
+        """Open the sinks; returns the run's identity, empty if nothing records it."""
         self._sinks += notify
         if output is None and not notify:
             return {}

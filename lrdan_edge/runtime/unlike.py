@@ -91,7 +91,7 @@ class FrameCheck:
         return Unlike(
             "size",
             f"frames of {form.height}x{form.width} are enlarged to {height}x{width}, training images had "
-            f"{kinds.heights[0]}x{kinds.widths[0]} or more: what is small cannot be seen; use the camera's full resolution",
+            f"{kinds.heights[0]}x{kinds.widths[0]} or more: small defects cannot be seen; use the camera's full resolution",
             fault=enlarged > ENLARGED_FAULT,
         )
 
@@ -136,12 +136,12 @@ def _orientation(form: Form, kinds: ImageKinds) -> Unlike | None:
     if how and not kinds.turned:
         return Unlike(
             "orientation",
-            f"photographs are {how}, as their EXIF orientation says, and no training image was: check that they lie like those",
+            f"photographs are {how}, as their EXIF orientation says, and no training image was: check that parts have the same one",
         )
     if not how and kinds.turned == kinds.images:
         return Unlike(
             "orientation",
-            "frames record no orientation, and all training images were turned by theirs (EXIF): check that they lie like those",
+            "frames record no orientation, and all training images were turned by theirs (EXIF): check that parts have the same one",
         )
     return None
 
@@ -154,7 +154,7 @@ def _turned_before(form: Form) -> list[Unlike]:
         Unlike(
             "orientation",
             f"photographs are {how}, as their EXIF orientation says; the version that trained this bundle ignored it, so training "
-            "images may have lain otherwise: train again",
+            "images may have had another orientation: train again",
         )
     ]
 

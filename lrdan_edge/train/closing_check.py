@@ -1,4 +1,4 @@
-"""The figure at the end of a training: whether the detector tells painted defects from good images that were held out.
+"""The check at the end of training: how well the detector separates painted defects from held-out good images.
 
 It is computed in seconds, from images that the scan has decoded anyway. It sets nothing: thresholds, int8 and the verdict on a
 bundle come from `calibrate` and `evaluate`.

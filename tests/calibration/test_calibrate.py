@@ -158,7 +158,7 @@ def test_a_rate_that_nobody_asked_for_is_the_lowest_that_the_images_can_promise(
     assert decision.graphs["fp32"].false_reject_rate == 0.048
     record = own_bundle.manifest.stages["calibrate"]
     assert record.results["notes"] == [
-        "20 good images can set a false-reject rate of 4.8% at best, so this rate was chosen; 0.02 needs 49 images to set the threshold"
+        "20 good images can promise a false-reject rate of 4.8% at best, so this rate was chosen; 2.0% needs 49 images"
     ]
     assert "--false-reject-rate 0.048" in record.command
     with pytest.raises(CalibrationError, match=r"20 held-out good images cannot promise a false-reject rate of 0\.02"):

@@ -157,7 +157,8 @@ def test_a_head_without_bias_that_is_read_more_than_once_stays_in_float(
     del graph.layers["ae2.coarse"].input[2:]
     unbiased = QuantisableGraph(graph.model)
     assert [name for name in graph.layers if name not in unbiased.layers] == ["ae2.middle", "ae2.coarse"]
-    heatmap_of_every_kernel(unbiased.quantise(amplitudes(unbiased, frames)), frames, 1e-4 * float(np.std(run(unbiased.model, frames)[1])))
+    tolerance = 1e-4 * float(np.std(run(unbiased.model, frames)[1]))
+    heatmap_of_every_kernel(unbiased.quantise(amplitudes(unbiased, frames)), frames, tolerance)
 
 
 @restoration

@@ -127,7 +127,7 @@ def test_a_backend_that_keeps_the_interpreters_lock_ends_the_process_after_the_d
     _, errors = process.communicate(timeout=60)
     assert time.monotonic() - started < 15
     assert process.returncode == -signal.SIGKILL
-    assert "Error: the interpreter has stood still for 3 s" in errors
+    assert "Error: the interpreter has been blocked for 3 s" in errors
     assert "in infer" in errors, "where it hangs"
     told = json.loads((belt.parent / "out" / "run.json").read_text())
     assert told["ended"] is None
@@ -161,4 +161,4 @@ def test_a_suspended_run_is_not_killed(line: Line, belt: Path) -> None:
     assert process.poll() is None
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
-    assert "stood still" not in errors
+    assert "blocked for" not in errors

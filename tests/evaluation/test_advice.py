@@ -1,4 +1,4 @@
-"""What would help is chosen by stated rules from what the bundle knows."""
+"""What would help is chosen by fixed rules from what the bundle records."""
 
 from typing import Any
 
@@ -26,6 +26,7 @@ LARGE = {"images": 300, "colour": 0, "sixteen_bit": 0, "turned": 0, "depth_known
         (bundle(images=60), "more good images", {}),
         (bundle(known_defects=[]), "labelled defects", {}),
         (bundle("padim"), "another recipe", {"recipe": "feature-restoration"}),
+        (bundle("dn2"), "another recipe", {"recipe": "feature-restoration"}),
         (bundle("padim", still_falling=True), "another recipe", {"recipe": "feature-restoration"}),
         (bundle(), "more good images", {}),
         (bundle(image_kinds=None), "more good images", {}),

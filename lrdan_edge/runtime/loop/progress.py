@@ -101,7 +101,7 @@ class Progress:
         last: Names and verdicts of the last frames, newest last.
         batches: Number of batches inferred.
         problems: Problems in order of time: each only once, at most 100, and every failed sink.
-        more_problems: Number of times that a problem came which is not among them.
+        more_problems: Number of problems that are not among them.
         remarks: What to know about frames that were judged all the same, each only once, at most 100.
         failed_sinks: Names of the sinks that failed.
         seconds: Time since the start.

@@ -68,10 +68,10 @@ class Gap:
 
 
 class UndeliveredError(Exception):
-    """A frame could not be delivered, and must not be tried again: the next one may be.
+    """A frame could not be delivered and must not be sent again; the sink goes on with the next one.
 
     Attributes:
-        lost: Number of frames that are lost by this.
+        lost: Number of frames that this lost.
     """
 
     def __init__(self, why: str, lost: int = 1) -> None:
@@ -86,7 +86,7 @@ class RecordingSink(Sink, Protocol):
     at once. It may have a method ``wants``, which chooses its frames, and an attribute ``queue_size``: most frames that wait for it.
 
     Attributes:
-        retries: True. A sink without this attribute receives no more frames after its first error: an ejector that is told twice
+        retries: True. A sink without this attribute receives no more frames after its first error: an ejector that is notified twice
             ejects twice.
     """
 

@@ -1,4 +1,4 @@
-"""Ways to a controller: a command, HTTP, a TCP connection, a serial line. Each call ends within a limit, or raises OSError."""
+"""Channels to a controller: a program, HTTP, TCP, a serial line. Each call returns within a time limit, or raises OSError."""
 
 import base64
 import os
@@ -34,7 +34,7 @@ class Channel(Protocol):
     name: str
 
     def send(self, record: Mapping[str, object], timeout_s: float) -> None:
-        """Deliver an object of ``verdicts.jsonl`` within a time, or raise OSError."""
+        """Deliver an object of ``verdicts.jsonl`` within `timeout_s`, or raise OSError."""
         ...
 
     def close(self) -> None:
@@ -140,7 +140,7 @@ class TcpLine:
             self._socket.setblocking(False)
             try:
                 while self._socket.recv(4096):
-                    pass  # what the peer says
+                    pass  # discard what the peer sends
                 self.close()
             except BlockingIOError:
                 return self._socket

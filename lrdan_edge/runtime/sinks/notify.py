@@ -1,4 +1,4 @@
-"""Tells a controller the verdicts: by a command, HTTP, TCP or a serial line."""
+"""Notifies a controller of verdicts: by a program, HTTP, TCP or a serial line."""
 
 import os
 import re
@@ -29,11 +29,11 @@ _GIVE = "give exec:'PROGRAM ARGUMENT…', http://…, https://…, tcp://HOST:PO
 
 
 class NotifySink:
-    """Tells each verdict once. What could not be delivered is counted, and told as one fault when the controller can be reached again.
+    """Sends each verdict once. Those that could not be delivered are counted, and sent as one fault when the controller is back.
 
     Attributes:
         numbering: The numbers of the frames.
-        run: The run's name; empty: it is not told.
+        run: The run's name; empty: it is not sent.
     """
 
     pictures = False
@@ -41,11 +41,11 @@ class NotifySink:
     queue_size = 16  # a verdict that waits for longer concerns a part that is gone
 
     def __init__(self, channel: Channel, notify_on: NotifyOn = "rejects", timeout_s: float = TIMEOUT_S) -> None:
-        """Keep the way to the controller.
+        """Keep the channel.
 
         Args:
-            channel: Delivers.
-            notify_on: Which verdicts to tell: ``rejects`` (and faults), ``faults`` or ``all``.
+            channel: Leads to the controller.
+            notify_on: Which verdicts to send: ``rejects`` (and faults), ``faults`` or ``all``.
             timeout_s: Most seconds for one verdict.
         """
         self.name = f"notify {channel.name}"
@@ -55,11 +55,11 @@ class NotifySink:
         self._why, self._again_at = "", 0.0
 
     def wants(self, inspected: InspectedFrame) -> bool:
-        """Whether to tell this verdict, or try to tell those that were lost."""
+        """Whether to send this verdict, or to try to send the fault for those that were lost."""
         return inspected.verdict.outcome in self._outcomes or bool(self._owed)
 
     def write(self, inspected: InspectedFrame) -> None:
-        """Tell one verdict; raises UndeliveredError."""
+        """Send one verdict; raises UndeliveredError."""
         wanted = inspected.verdict.outcome in self._outcomes
         try:
             self._tell_owed()
@@ -72,7 +72,7 @@ class NotifySink:
             raise UndeliveredError(self._why, lost=int(wanted)) from error
 
     def write_gap(self, gap: Gap) -> None:
-        """Tell that frames were lost; raises UndeliveredError, and tells it later."""
+        """Send that frames were lost; if that fails, raises UndeliveredError and sends it later."""
         self._owe(gap)
         try:
             self._tell_owed()
@@ -81,12 +81,12 @@ class NotifySink:
             raise UndeliveredError(self._why, lost=0) from error
 
     def flush(self) -> None:
-        """Raise UndeliveredError while something is owed: the controller is not known to be back."""
+        """Raise UndeliveredError while a fault is owed: the controller may not be back."""
         if self._owed:
             raise UndeliveredError(self._why, lost=0)
 
     def close(self) -> None:
-        """Try once more to tell what was lost, then close the channel."""
+        """Try once more to send what is owed, then close the channel."""
         self._again_at = 0.0
         with suppress(OSError):
             self._tell_owed()
@@ -132,7 +132,9 @@ def open_notifiers(
     """
     channels = [_channel(address, notify_format or LINE) for address in notify]
     if notify_format is not None and not any(isinstance(one, TcpLine | SerialLine) for one in channels):
-        raise DataError("only TCP and serial lines have a format", "leave out {notify_format}, or give such a {notify}")
+        raise DataError(
+            "only TCP and serial lines have a format", "leave out {notify_format}, or give a TCP or serial line as {notify}"
+        )
     return [NotifySink(channel, notify_on, notify_timeout_s) for channel in channels]
 
 
@@ -155,14 +157,14 @@ def _channel(address: str, text: str) -> Channel:
         return HttpPost(shown, url)
     if parts.scheme == "tcp" and host and port and not (parts.path or parts.query):
         return TcpLine(shown, host, port, Template(text))
-    raise DataError(f"{shown} is not a way to tell a verdict", _GIVE)
+    raise DataError(f"{shown} is not the address of a controller", _GIVE)
 
 
 def _command(line: str) -> Command:
     try:
         words = shlex.split(line)
     except ValueError as error:
-        raise DataError(f"exec: the command cannot be split into words ({error})", "quote it for a shell") from error
+        raise DataError(f"exec: the command cannot be split into words ({error})", "quote it as for a shell") from error
     program = shutil.which(words[0]) if words else None
     if program is None:
         raise DataError(f"exec: {words[0] if words else 'no program'} is not an executable program", "give its path")
@@ -189,5 +191,5 @@ def _serial(shown: str, address: str, text: str) -> SerialLine:
         )
     speed = getattr(termios, f"B{baud}", None) if baud.isdigit() else None
     if not isinstance(speed, int) or not speed:
-        raise DataError(f"{shown}: baud={baud} is not a speed of serial lines", "write baud=9600 or baud=115200")
+        raise DataError(f"{shown}: baud={baud} is not a baud rate of this system", "write baud=9600 or baud=115200")
     return SerialLine(shown, path, speed, mode, Template(text))

@@ -1,4 +1,4 @@
-"""Texts with fields of a verdict, such as ``{verdict} {index}``, which tell a controller."""
+"""Texts with fields of a verdict, such as ``{verdict} {index}``, for a controller."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -53,14 +53,14 @@ class Template:
                 if name is None:
                     continue
                 if conversion or "{" in (form or "") or (name not in FIELDS and other is None):
-                    raise DataError(f"{text!r}: {{{name}}} is not a field", f"give {', '.join(FIELDS)}")
+                    raise DataError(f"{text!r}: {{{name}}} is not a field", "use one of {fields}", fields=", ".join(FIELDS))
                 if name in FIELDS:
                     format(1.5 if name in _NUMBERS - {"index", "lost", "area"} else 1 if name in _NUMBERS else "", form or "")
                     parts.append(("", name, form or ""))
                 elif other is not None:
                     parts.append((other(name), None, ""))
         except ValueError as error:
-            raise DataError(f"{text!r} is not a valid text with fields ({error})", "write fields as {{verdict}}") from error
+            raise DataError(f"{text!r} is not a valid format ({error})", "write fields as {{verdict}}") from error
         self._parts = parts
 
     def fill(self, record: Mapping[str, object]) -> str:

@@ -24,7 +24,7 @@ class SinkWorker:
 
     Attributes:
         problems: Its failures and recoveries, in words, at most 50.
-        more_problems: Number of times that one came which is not among them.
+        more_problems: Number of those that are not among them.
         lost: Number of frames that it did not receive because it had failed, by the number of their source.
         stopped: Whether it has failed for good.
         latency: Time from verdict until the sink has written the frame.

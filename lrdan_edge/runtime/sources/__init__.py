@@ -41,24 +41,20 @@ def open_source(
     """Open the source at an address.
 
     Args:
-        uri: A folder of images; a glob of images (``parts/**/*.png``); an image or video file (``file://`` too); ``-`` for images
-            on standard input; a folder that images are written into (``watch:DIR?existing=judge``, see
-            `hot_folder.open_hot_folder`); a camera (``0``, ``/dev/video0``, ``csi://0``, ``genicam://SERIAL``, ``gst:PIPELINE``; see
-            `addresses.camera_job`); or ``rtsp://``, ``rtsps://``, ``http://``, ``https://``, in which
-            ``{NAME}`` stands for an environment variable.
+        uri: A folder or glob (``parts/**/*.png``) of images; an image or video file (``file://`` too); ``-`` for images on standard
+            input; a watched folder (see `open_hot_folder`); a camera (``0``, ``csi://0``, …; see `addresses.camera_job`); or
+            ``rtsp://``, ``rtsps://``, ``http://``, ``https://``, in which ``{NAME}`` stands for an environment variable.
         realtime: Deliver a video file at its frame rate. No effect on images and live sources.
         rate: Deliver images or a video file at this many frames per second. No effect on live sources.
         loop: Restart files at the end, until closed.
         open_timeout_s: Longest time for connecting to a camera or stream, in seconds.
-        read_timeout_s: Longest time between frames of a camera or stream, in seconds; after it, the signal counts as lost. Of a
-            watched folder: how long an image that cannot be decoded may still be on its way.
+        read_timeout_s: Longest time between frames of a camera or stream, in seconds, after which the signal counts as lost; for
+            a watched folder, `HotFolder`'s ``damaged_s``.
         limits: When frozen or black images of a camera or stream count as a lost signal.
-        wait: Wait for a camera or stream that cannot be reached yet; it delivers one fault, then frames once it is reached. Wait for
-            a watched folder that does not exist yet.
+        wait: Wait for a camera or stream that cannot be reached yet (it delivers one fault first), or a folder that does not exist.
         bit_depth: Bits used of 16-bit image files; see `Inspector.bit_depth`.
-        ca_file: PEM file with the certificates of the authorities to trust for ``https://`` and ``rtsps://``, or a server's own
-            certificate; None: the system's authorities.
-        insecure: Do not check the certificates of ``https://`` and ``rtsps://``: anyone on the network can show another picture.
+        ca_file: See `Trust`; for ``https://`` and ``rtsps://``.
+        insecure: See `Trust`: anyone on the network can then send other images.
 
     Returns:
         The source; close it, or use it in a ``with`` statement.
@@ -104,7 +100,7 @@ def _open_stream(
     shown, scheme = redact(url), addresses.scheme_of(url)
     unverified = trust.insecure and scheme in PLAIN
     if unverified:
-        _log.warning("%s: its certificate is not checked: anyone on the network can show the line another picture", shown)
+        _log.warning("%s: its certificate is not checked: anyone on the network can send other images", shown)
     elif scheme in PLAIN:
         trust.context()  # a file that cannot be read is the user's mistake, not the camera's
     over_http = scheme in {"http", "https"}

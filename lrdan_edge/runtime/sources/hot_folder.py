@@ -1,4 +1,4 @@
-"""A folder that a camera, or anything else, writes images into: each is delivered once it has settled.
+"""A watched folder, into which a camera or another program writes images: each is delivered once it has settled.
 
 The folder is listed again and again, because change notifications are silent on network file systems.
 """
@@ -22,7 +22,6 @@ from lrdan_edge.runtime.sources.files import printable_name
 from lrdan_edge.runtime.sources.native import quiet
 
 SETTLE_S = 0.5
-_SETTINGS = "existing=judge or existing=skip, and settle=SECONDS"
 _UPLOADING = frozenset({".crdownload", ".filepart", ".part", ".partial", ".temp", ".tmp"})
 _BUSY = 0.1  # fraction of the time that listing may take
 _MOST_BEFORE = 4
@@ -47,7 +46,7 @@ class _Waiting:
         since: Since when it looks so.
         again: Whether it was delivered before.
         failed: Whether it could not be decoded.
-        told: Whether a fault has said how long it is being written.
+        told: Whether a fault has said that it is written for too long.
     """
 
     stamp: _Stamp
@@ -277,15 +276,17 @@ def open_hot_folder(uri: str, *, damaged_s: float, wait: bool, bit_depth: int) -
     settings = dict(parse_qsl(query, keep_blank_values=True))
     existing, settle = settings.pop("existing", None), settings.pop("settle", str(SETTLE_S))
     if settings or not path:
-        raise SourceAddressError(f"{uri} is not a watched folder", f"write watch:DIR, and after a ? {_SETTINGS}, joined by &")
+        raise SourceAddressError(
+            f"{uri} is not a watched folder", "write watch:DIR?existing=skip (or judge), &settle=SECONDS if needed"
+        )
     if existing not in ("judge", "skip"):
-        problem = f"{uri} does not say what to do with images that are there at the start"
-        raise SourceAddressError(problem, f"write watch:{path}?existing=judge or watch:{path}?existing=skip")
+        problem = f"{uri} does not say what to do with images that are in the folder already"
+        raise SourceAddressError(problem, "write watch:{path}?existing=judge or watch:{path}?existing=skip", path=path)
     try:
         settle_s = float(settle)
     except ValueError:
         settle_s = math.nan
     if not 0.02 <= settle_s <= 3600:
-        raise SourceAddressError(f"settle={settle} is not a number of seconds from 0.02 to 3600", f"write settle={SETTLE_S:g}")
+        raise SourceAddressError(f"settle={settle} is not a number of seconds from 0.02 to 3600", "write settle=0.5")
     given = {"settle_s": settle_s, "damaged_s": damaged_s}
     return HotFolder(Path(path), judge_existing=existing == "judge", wait=wait, bit_depth=bit_depth, **given)

@@ -17,7 +17,7 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 0.6
 # The process counts as hung if it is silent this much longer than the capture's time-out (the lesser).
 _GRACE_S, _GRACE = 0.5, 0.1
 _log = logging.getLogger(__name__)
-_REFUSED_S = (10.0, 30.0, 60.0, 120.0, 300.0, 600.0)  # waits after refused logins: cameras lock accounts after some
+_REFUSED_S = (10.0, 30.0, 60.0, 120.0, 300.0, 600.0)  # waits after refused logins: cameras may lock the account
 _RETRY_S = 10.0  # time between reconnects while images are black, frozen or of another size; reading goes on in between
 
 

@@ -1,7 +1,7 @@
 """TLS for network streams: this end checks the server's certificate, and FFmpeg reads plain text from a port of this machine.
 
-FFmpeg's own check depends on its version and TLS library: some do not compare the host name. So
-the connection that was checked is the one that FFmpeg reads.
+FFmpeg's own check depends on its version and TLS library: some do not compare the host name. So the connection that
+was checked is the one that FFmpeg reads.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ _OTHER_NAME = (62, 64)  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MI
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """Which servers are believed to be what they claim.
+    """Which certificates of servers are accepted.
 
     Attributes:
         ca_file: PEM file with the certificates of the authorities to trust, or the server's own; None: those of the system.
@@ -73,7 +73,7 @@ class Tunnel:
             url: The address, ``https://`` or ``rtsps://``, with credentials.
             host: Its host.
             port: Its port.
-            trust: Whom to believe.
+            trust: Which certificates are accepted.
             timeout_s: Longest time for connecting.
 
         Raises:
@@ -227,5 +227,5 @@ def _invalid(what: str, error: ssl.SSLCertVerificationError) -> SourceCertificat
     elif error.verify_code in _OTHER_NAME:
         fix = "use a name that it was issued for, or issue one for this name"
     else:
-        fix = "give the certificate of the authority that issued it, or itself, with {ca_file}"
-    return SourceCertificateError(problem, fix + "; {insecure:on} trusts anyone who answers")
+        fix = "give this certificate, or its authority's, with {ca_file}"
+    return SourceCertificateError(problem, fix + "; {insecure:on} turns the check off")

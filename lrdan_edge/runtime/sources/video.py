@@ -46,7 +46,7 @@ class VideoSource(Source):
             loop: Start again at the end, until closed.
             open_timeout_s: Longest time for opening a video on a network.
             read_timeout_s: Longest time for one frame of a video on a network.
-            trust: Which servers of videos over ``https://`` are believed.
+            trust: Which certificates of ``https://`` servers are accepted.
 
         Raises:
             SourceFormatError: The file is not a video, or cannot be decoded.

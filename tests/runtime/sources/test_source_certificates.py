@@ -44,7 +44,7 @@ def test_a_certificate_of_a_known_authority_is_believed(
 @pytest.mark.parametrize(
     ("hosts", "how", "known", "words"),
     [
-        (("127.0.0.1",), {}, False, "unable to get local issuer certificate.*with ca_file.*insecure=True trusts anyone"),
+        (("127.0.0.1",), {}, False, "unable to get local issuer certificate.*with ca_file.*insecure=True turns the check off"),
         (("127.0.0.1",), {"own": True}, True, "self.signed certificate"),
         (("cam.example", "10.0.0.1"), {}, True, r"not valid for '127\.0\.0\.1'.*use a name that it was issued for"),
         (("127.0.0.1",), {"expired": True}, True, r"certificate has expired\): renew it, and check the clocks"),
@@ -75,7 +75,7 @@ def test_insecure_reads_from_anyone_and_says_so(
     with caplog.at_level(logging.WARNING), open_source(http_camera.url, insecure=True) as source:
         assert next(iter(source)).image is not None
         assert source.unverified
-    assert "its certificate is not checked: anyone on the network can show the line another picture" in caplog.text
+    assert "its certificate is not checked: anyone on the network can send other images" in caplog.text
 
 
 def test_a_camera_that_changes_its_certificate_is_a_fault_until_it_is_valid(http_camera: Camera, authority: Authority) -> None:
