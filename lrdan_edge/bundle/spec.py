@@ -76,6 +76,11 @@ class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
             _ = self.tile_rows, self.tile_columns
 
     @property
+    def localises(self) -> bool:
+        """Whether the heatmap says where a defect is. `dn2` judges whole images, so small painted defects say nothing about it."""
+        return self.architecture != "dn2"
+
+    @property
     def frame_shape(self) -> tuple[int, int, int]:
         """Shape (H, W, C) of one input frame of the deploy graph."""
         rows, columns = self.geometry.frame if self.geometry else (self.height, self.width)

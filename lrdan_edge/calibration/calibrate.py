@@ -132,7 +132,8 @@ def calibrate(
         quantised = calibration.quantise(graphs, methods) if int8 else None
         decision = calibration.finish(graphs, quantised, command)
         stage.results["held_out_images"] = len(split.held_out)
-        stage.results["too_weak"] = too_weak(stage.results["recall"], stage.results.get("int8"))
+        int8_record = stage.results.get("int8") if bundle.manifest.model.localises else None
+        stage.results["too_weak"] = too_weak(stage.results["recall"], int8_record)
         stage.results["promise"] = promise_in_words(decision.graphs["fp32"])
         unread = [note for folder in (good, defects) if folder for note in listing_notes(folder)]
         chosen = raised_note(split.thresholds, target.false_reject_rate) if false_reject_rate is None else []

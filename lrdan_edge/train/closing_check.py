@@ -64,7 +64,7 @@ def closing_check(scorer: "DeployedScorer", frames: Tensor, epochs: list[Epoch])
     good = scorer.scores(frames)
     painted = [scorer.scores(_painted(frames, scorer.tiles, seed)) for seed in range(max(1, MOST_IMAGES // count))]
     area = auroc(good, np.concatenate(painted))
-    weak = not area >= LEAST_AUROC
+    weak = scorer.localises and not area >= LEAST_AUROC
     sentence = f"its AUROC on painted defects is {area:.2f}, where 0.5 is chance ({count} good images that were held out)"
     return {
         "painted_auroc": round(float(area), 4),
@@ -89,6 +89,7 @@ class DeployedScorer:
 
     Attributes:
         tiles: Number of tiles of a file.
+        localises: See `ModelSpec.localises`.
     """
 
     def __init__(
@@ -113,6 +114,7 @@ class DeployedScorer:
         self._head = ScoringHead(spec, scoring, *constants).to(self._device).eval()
         self._untile = Untile(spec).to(self._device)
         self.tiles = len(spec.tile_rows) * len(spec.tile_columns)
+        self.localises = spec.localises
 
     @torch.inference_mode()
     def scores(self, frames: Tensor) -> list[float]:
