@@ -53,11 +53,9 @@ def open_source(
         read_timeout_s: Longest time between frames of a camera or stream, in seconds; after it, the signal counts as lost. Of a
             watched folder: how long an image that cannot be decoded may still be on its way.
         limits: When frozen or black images of a camera or stream count as a lost signal.
-        wait: Wait for a camera or stream that cannot be reached yet; it delivers one fault, then frames once it is reached. Wait for
-            a watched folder that does not exist yet.
+        wait: Wait for a camera, stream or watched folder that is not there yet; it delivers one fault, then frames once it is.
         bit_depth: Bits used of 16-bit image files; see `Inspector.bit_depth`.
-        ca_file: PEM file with the certificates of the authorities to trust for ``https://`` and ``rtsps://``, or a server's own
-            certificate; None: the system's authorities.
+        ca_file: PEM file with the authorities, or the server's own certificate, to trust for TLS; None: the system's authorities.
         insecure: Do not check the certificates of ``https://`` and ``rtsps://``: anyone on the network can show another picture.
 
     Returns:
