@@ -42,10 +42,9 @@ def open_source(
 
     Args:
         uri: A folder of images; a glob of images (``parts/**/*.png``); an image or video file (``file://`` too); ``-`` for images
-            on standard input; a folder that images are written into (``watch:DIR?existing=judge``, see
-            `hot_folder.open_hot_folder`); a camera (``0``, ``/dev/video0``, ``csi://0``, ``genicam://SERIAL``, ``gst:PIPELINE``; see
-            `addresses.camera_job`); or ``rtsp://``, ``rtsps://``, ``http://``, ``https://``, in which
-            ``{NAME}`` stands for an environment variable.
+            on standard input; ``watch:DIR?existing=judge`` (see `hot_folder.open_hot_folder`); a camera of this machine (see
+            `addresses.camera_job`); or ``rtsp://``, ``rtsps://``, ``http://``, ``https://``, in which ``{NAME}`` stands for an
+            environment variable.
         realtime: Deliver a video file at its frame rate. No effect on images and live sources.
         rate: Deliver images or a video file at this many frames per second. No effect on live sources.
         loop: Restart files at the end, until closed.
@@ -69,7 +68,7 @@ def open_source(
         SourceFormatError: Its data cannot be decoded, or has another format than requested.
         SourceError: The software for such sources is not installed.
     """
-    uri = os.fspath(uri)
+    uri, playing = os.fspath(uri), _Playing(realtime, rate, loop)
     if uri == "-":
         return StandardInput(bit_depth=bit_depth)
     if uri.startswith("watch:"):
@@ -79,13 +78,12 @@ def open_source(
     scheme = addresses.scheme_of(uri)
     if scheme in addresses.STREAMS:
         trust = Trust(None if ca_file is None else os.fspath(Path(ca_file).absolute()), insecure)
-        playing = _Playing(realtime, rate, loop)
         return _open_stream(addresses.filled(uri), playing, trust, (open_timeout_s, read_timeout_s), limits, wait=wait)
     if scheme == "file":
         uri = addresses.path_of_file_uri(uri)
     elif scheme is not None:
         raise addresses.unknown(uri)
-    return _open_path(uri, _Playing(realtime, rate, loop), bit_depth)
+    return _open_path(uri, playing, bit_depth)
 
 
 class _Playing(NamedTuple):
