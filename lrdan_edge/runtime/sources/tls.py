@@ -5,12 +5,15 @@ the connection that was checked is the one that FFmpeg reads.
 """
 
 import contextlib
+import os
 import re
 import select
 import socket
 import ssl
+import sys
 import threading
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
 from lrdan_edge.errors import SourceAddressError, SourceCertificateError, SourceError, SourceRefusedError, SourceTimeoutError
@@ -144,11 +147,14 @@ class Tunnel:
         waiting: ssl.SSLSocket | None = first
         while True:
             try:
-                local, _ = self._listener.accept()
+                local, peer = self._listener.accept()
             except OSError:
                 if waiting is not None:
                     waiting.close()
-                return
+                return  # closed, or too many open files
+            if not _is_own(peer, self._listener.getsockname()):
+                local.close()
+                continue
             self._keep(local)
             remote, waiting = waiting, None
             threading.Thread(target=self._carry, args=(local, remote), name="lrdan-tunnel", daemon=True).start()
@@ -252,6 +258,26 @@ class _Status:
         text = self._before + answer
         self._before = text[-_LONGEST_STATUS:]
         return self._redirect.search(text) is not None
+
+
+def _is_own(peer: tuple[str, int], here: tuple[str, int]) -> bool:
+    """Whether a connection on this machine is of this process's user: others could fill the camera's and this process's connections.
+
+    Args:
+        peer: Its other end.
+        here: The end that accepted it.
+    """
+    try:
+        lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    except OSError:  # hidden here: nothing can be known
+        return True
+    ends = [_hexadecimal(peer), _hexadecimal(here)]
+    return any(fields[1:3] == ends and int(fields[7]) == os.getuid() for fields in map(str.split, lines))
+
+
+def _hexadecimal(end: tuple[str, int]) -> str:
+    """Address and port as in ``/proc/net/tcp``: the address in the machine's order of bytes."""
+    return f"{int.from_bytes(socket.inet_aton(end[0]), sys.byteorder):08X}:{end[1]:04X}"
 
 
 def _end(one: socket.socket) -> None:

@@ -112,3 +112,20 @@ def test_only_streams_with_tls_refuse_playlists(certificate: tuple[Path, Path]) 
             assert tunnel is not None
             tunnel.close()
             assert word in tunnel.options
+
+
+def test_only_this_user_may_use_the_tunnel(certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(lambda _: b"HTTP/1.0 200 OK\r\n\r\nvideo", certificate[1]) as (port, requests):
+        tunnel = connect.tunnel_to(f"https://127.0.0.1:{port}/x", Trust(str(certificate[0])), 5)
+        assert tunnel is not None
+        local = int(tunnel.address.rpartition(":")[2].partition("/")[0])
+        for user, answer in ((os.getuid() + 1, b""), (os.getuid(), b"HTTP/1.0 200 OK")):
+            monkeypatch.setattr("lrdan_edge.runtime.sources.tls.os.getuid", lambda user=user: user)
+            with socket.create_connection(("127.0.0.1", local), 5) as one:
+                got = b""
+                with suppress(ConnectionError):  # it is refused before it has asked
+                    one.sendall(b"GET /x HTTP/1.0\r\n\r\n")
+                    got = one.recv(15)
+            assert got == answer
+        tunnel.close()
+    assert len(requests) == 1
