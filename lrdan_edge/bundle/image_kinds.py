@@ -7,6 +7,8 @@ import msgspec
 KEY = "image_kinds"
 """Its name in the results of the stage ``train``; bundles of earlier versions have none."""
 
+_MOST = 1e9  # far above any number of pixels
+
 
 class ImageKinds(msgspec.Struct, frozen=True, kw_only=True):
     """What the good images of a training looked like, held-out ones included, turned upright and before they were resized.
@@ -35,6 +37,8 @@ class ImageKinds(msgspec.Struct, frozen=True, kw_only=True):
 def recorded_kinds(results: dict[str, Any]) -> ImageKinds | None:
     """What the results of the stage ``train`` record; None in bundles of earlier versions, or where it is not valid."""
     try:
-        return msgspec.convert(results.get(KEY), ImageKinds)
+        found = msgspec.convert(results.get(KEY), ImageKinds)
     except msgspec.ValidationError:
         return None
+    pairs = (found.heights, found.widths, found.aspects)
+    return found if all(0 < least <= most < _MOST for least, most in pairs) else None

@@ -3,7 +3,10 @@
 Training, calibration, evaluation and the runtime all use `fit_frame`, so they all see the same pixels.
 """
 
+import errno
+import os
 import re
+import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -67,14 +70,18 @@ def read_pixels(path: Path) -> Pixels:
 
 
 def read_bytes(path: Path) -> npt.NDArray[np.uint8]:
-    """Read all bytes of a file, uint8 [N]; raises DataError if it cannot be read, or is larger than any image."""
-    try:
-        size = path.stat().st_size
-        if size <= MOST_BYTES:
-            return np.fromfile(path, dtype=np.uint8)
+    """Read all bytes of a regular file, uint8 [N]; raises DataError if it cannot be read, or is larger than any image."""
+    try:  # what is opened is checked: a FIFO that was put in the file's place meanwhile would never end
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb", buffering=0) as file:
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                raise OSError(errno.EINVAL, "it is not a regular file")
+            if found.st_size <= MOST_BYTES:
+                return np.fromfile(file, np.uint8, found.st_size)
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror})") from error
-    raise DataError(f"{path} has {size} bytes, at most {MOST_BYTES} are read", "remove it")
+    raise DataError(f"{path} has {found.st_size} bytes, at most {MOST_BYTES} are read", "remove it")
 
 
 def decode_image(data: bytes, name: str, bit_depth: int = 16) -> Frame:

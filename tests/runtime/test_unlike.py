@@ -113,6 +113,14 @@ def test_training_records_them(line: Line) -> None:
     assert (kinds.images, kinds.heights, kinds.aspects, kinds.colour) == (156, (32, 32), (1.0, 1.0), 0)
 
 
+@pytest.mark.parametrize("wrong", [[0, 0], [-1, 5], [5, 1], [1, 10**400], [1.0, 1e400]])
+@pytest.mark.parametrize("name", ["heights", "widths", "aspects"])
+def test_values_that_no_image_has_are_no_record(name: str, wrong: list[float]) -> None:
+    valid = msgspec.to_builtins(KINDS)
+    assert recorded_kinds({KEY: valid}) == KINDS
+    assert recorded_kinds({KEY: valid | {name: wrong}}) is None
+
+
 def test_a_bundle_without_them_is_opened(own_line: Line) -> None:
     rewrite_manifest(own_line.bundle, lambda fields: fields["stages"]["train"]["results"].pop(KEY))
     with Inspector.open(own_line.bundle) as inspector:

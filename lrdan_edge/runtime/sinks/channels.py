@@ -2,11 +2,13 @@
 
 import base64
 import os
+import queue
 import select
 import signal
 import socket
 import subprocess
 import termios
+import threading
 import time
 import tty
 import urllib.error
@@ -22,6 +24,8 @@ from lrdan_edge.runtime.sinks.template import Template
 
 _HTTP_ATTEMPTS = 3
 _HTTP_PAUSE_S = 0.1
+_NO_ANSWER = "no answer in time"
+_MOST_READS = 16  # of what a TCP peer says: one that says more must not keep the line waiting
 
 
 class Channel(Protocol):
@@ -52,7 +56,7 @@ class Command:
     def send(self, record: Mapping[str, object], timeout_s: float) -> None:
         """See `Channel`."""
         process = subprocess.Popen(
-            [word.fill(record) for word in self._words],
+            [word.argument(record) for word in self._words],
             stdin=subprocess.DEVNULL,
             stdout=2,  # standard output may be the run's verdicts
             start_new_session=True,
@@ -92,28 +96,51 @@ class HttpPost:
             self._headers["Authorization"] = f"Basic {base64.b64encode(secret).decode()}"
         self._url = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
         self._opener = urllib.request.build_opener(_NoRedirect)
+        self._posting: threading.Thread | None = None
 
     def send(self, record: Mapping[str, object], timeout_s: float) -> None:
         """See `Channel`."""
         end = time.monotonic() + timeout_s
+        if self._posting is not None:
+            self._posting.join(timeout_s)
+            if self._posting.is_alive():
+                raise TimeoutError("an earlier request has still no answer")
         request = urllib.request.Request(self._url, as_line(dict(record)).rstrip(), self._headers, method="POST")
+        # In a thread: a socket's time-out ends neither the look-up of a name nor an answer that comes byte by byte.
+        results: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._posting = threading.Thread(target=lambda: results.put(self._post(request, end)), name="lrdan-post", daemon=True)
+        self._posting.start()
+        try:
+            problem = results.get(timeout=max(0.01, end - time.monotonic()) + _HTTP_PAUSE_S)
+        except queue.Empty:
+            problem = _NO_ANSWER
+        if problem is not None:
+            raise OSError(problem)
+
+    def _post(self, request: urllib.request.Request, end: float) -> str | None:
+        """Why the request was not accepted, or None. Nothing of an error that may hold the address, and its secrets."""
         for attempt in range(_HTTP_ATTEMPTS):
             last = attempt == _HTTP_ATTEMPTS - 1
             try:
                 with self._opener.open(request, timeout=max(0.01, end - time.monotonic())):
-                    return
+                    return None
             except urllib.error.HTTPError as error:
                 error.close()
                 if last or error.code < 500 or time.monotonic() + _HTTP_PAUSE_S >= end:
-                    raise OSError(f"HTTP status {error.code}") from None
-            except (OSError, HTTPException) as error:
+                    return f"HTTP status {error.code}"
+            except (OSError, HTTPException, ValueError) as error:
                 if last or time.monotonic() + _HTTP_PAUSE_S >= end:
                     reason = getattr(error, "reason", error)
-                    raise OSError(str(getattr(reason, "strerror", None) or reason)) from None
+                    return _NO_ANSWER if isinstance(reason, TimeoutError) else _words(reason)
             time.sleep(_HTTP_PAUSE_S)
+        return None
 
     def close(self) -> None:
         """Do nothing: each request has a connection of its own."""
+
+
+def _words(error: object) -> str:
+    return str(getattr(error, "strerror", None) or type(error).__name__)
 
 
 class TcpLine:
@@ -139,9 +166,12 @@ class TcpLine:
         if self._socket is not None:
             self._socket.setblocking(False)
             try:
-                while self._socket.recv(4096):
-                    pass  # discard what the peer sends
-                self.close()
+                for _ in range(_MOST_READS):
+                    if not self._socket.recv(1 << 16):  # what the peer sends is discarded
+                        self.close()
+                        break
+                else:
+                    return self._socket
             except BlockingIOError:
                 return self._socket
             except OSError:

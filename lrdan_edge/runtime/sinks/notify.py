@@ -154,6 +154,8 @@ def _channel(address: str, text: str) -> Channel:
     except ValueError as error:
         raise DataError(f"{shown} is not a valid address ({error})", _GIVE) from error
     if parts.scheme in ("http", "https") and host:
+        if not re.fullmatch("[!-~]+", url):
+            raise DataError(f"the address of {host} has spaces or other characters that none has", "write them percent-encoded")
         return HttpPost(shown, url)
     if parts.scheme == "tcp" and host and port and not (parts.path or parts.query):
         return TcpLine(shown, host, port, Template(text))

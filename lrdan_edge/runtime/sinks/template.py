@@ -1,7 +1,7 @@
 """Texts with fields of a verdict, such as ``{verdict} {index}``, for a controller."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from string import Formatter
 
 from lrdan_edge.errors import DataError
@@ -65,7 +65,18 @@ class Template:
 
     def fill(self, record: Mapping[str, object]) -> str:
         """The text for an object of ``verdicts.jsonl``; control characters in its values become �."""
-        return "".join(literal if name is None else format(_value(record, name), form) for literal, name, form in self._parts)
+        return "".join(text for text, _ in self._filled(record))
+
+    def argument(self, record: Mapping[str, object]) -> str:
+        """As `fill`, for a program: a value that begins with ``-``, such as a file's name, is not an option (``./-``)."""
+        filled = [(text, name) for text, name in self._filled(record) if text]
+        option = bool(filled) and filled[0][0].startswith("-") and filled[0][1] is not None and filled[0][1] not in _NUMBERS
+        return ("./" if option else "") + "".join(text for text, _ in filled)
+
+    def _filled(self, record: Mapping[str, object]) -> Iterator[tuple[str, str | None]]:
+        """The texts, each with the name of its field, or None."""
+        for literal, name, form in self._parts:
+            yield (literal if name is None else format(_value(record, name), form)), name
 
 
 def _escaped(match: re.Match[str]) -> str:

@@ -67,7 +67,7 @@ def open_source(
         SourceFormatError: Its data cannot be decoded, or has another format than requested.
         SourceError: The software for such sources is not installed.
     """
-    uri = os.fspath(uri)
+    uri, playing = os.fspath(uri), _Playing(realtime, rate, loop)
     if uri == "-":
         return StandardInput(bit_depth=bit_depth)
     if uri.startswith("watch:"):
@@ -77,13 +77,12 @@ def open_source(
     scheme = addresses.scheme_of(uri)
     if scheme in addresses.STREAMS:
         trust = Trust(None if ca_file is None else os.fspath(Path(ca_file).absolute()), insecure)
-        playing = _Playing(realtime, rate, loop)
         return _open_stream(addresses.filled(uri), playing, trust, (open_timeout_s, read_timeout_s), limits, wait=wait)
     if scheme == "file":
         uri = addresses.path_of_file_uri(uri)
     elif scheme is not None:
         raise addresses.unknown(uri)
-    return _open_path(uri, _Playing(realtime, rate, loop), bit_depth)
+    return _open_path(uri, playing, bit_depth)
 
 
 class _Playing(NamedTuple):

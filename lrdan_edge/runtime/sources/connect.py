@@ -1,6 +1,5 @@
 """Opens network streams, and finds out why a stream cannot be opened."""
 
-import os
 import socket
 import time
 from collections.abc import Callable
@@ -9,7 +8,7 @@ from urllib.parse import urlsplit
 from lrdan_edge.errors import SourceAddressError, SourceError, SourceLoginError, SourceRefusedError, SourceTimeoutError
 from lrdan_edge.runtime.sources import ffmpeg_log
 from lrdan_edge.runtime.sources.capture_process import CaptureJob
-from lrdan_edge.runtime.sources.native import OPTIONS, VideoCapture, open_ffmpeg
+from lrdan_edge.runtime.sources.native import VideoCapture, open_ffmpeg
 from lrdan_edge.runtime.sources.redact import redact
 from lrdan_edge.runtime.sources.tls import PLAIN, Trust, Tunnel
 
@@ -52,18 +51,21 @@ def stream(
         started = time.monotonic()
         while tunnels:
             tunnels.pop().close()
-        target = url
+        target, options = url, ""
         if tunnel := tunnel_to(url, trust, open_timeout_s):
             tunnels.append(tunnel)
-            target = tunnel.address
-            if target.startswith("rtsp:"):  # never over UDP, which would bypass the tunnel
-                os.environ[OPTIONS] = f"{os.environ[OPTIONS]}|rtsp_transport;tcp"
+            target, options = tunnel.address, tunnel.options
         ffmpeg_log.new_text()
-        capture = open_ffmpeg(target, open_timeout_s, read_timeout_s)
+        capture = open_ffmpeg(target, open_timeout_s, read_timeout_s, options)
         if capture is not None:
             return capture
-        if status := ffmpeg_log.refused_login(ffmpeg_log.new_text()):
+        text = ffmpeg_log.new_text()
+        if status := ffmpeg_log.refused_login(text):
             raise _login_error(url, f"{host}:{port}", status)
+        if ffmpeg_log.is_other_format(text):
+            raise SourceRefusedError(
+                f"{redact(url)} is a playlist, whose addresses nobody checks", "give the address of the video"
+            )
         if tunnel is not None and tunnel.problem is not None:
             raise tunnel.problem
         if time.monotonic() - started >= open_timeout_s:

@@ -77,6 +77,11 @@ def refused_login(text: str) -> str | None:
     return f"{found[1]} {HTTPStatus(int(found[1])).phrase}" if found else None
 
 
+def is_other_format(text: str) -> bool:
+    """Whether FFmpeg refused what a server sent because its format was not allowed."""
+    return "Format not on whitelist" in text
+
+
 class DecoderWatch:
     """Follows what FFmpeg writes about one connection, beside the images that arrive.
 

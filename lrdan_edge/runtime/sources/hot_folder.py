@@ -3,6 +3,7 @@
 The folder is listed again and again, because change notifications are silent on network file systems.
 """
 
+import errno
 import itertools
 import math
 import os
@@ -102,6 +103,9 @@ class HotFolder(Source):
         self._place: tuple[int, int] | None = None
         self._problem: str | None = None
         self._replaced = False
+        self._unread: dict[str, str] = {}  # paths that the last listing could not read, and why
+        self._told: set[str] = set()
+        self._gone: set[_Stamp] = set()  # of known files that the last listing has not found
         self._listing_s = 0.0
         self._index = itertools.count()
         try:
@@ -141,6 +145,10 @@ class HotFolder(Source):
         self._problem, self._replaced = None, False
         now = time.monotonic()
         self._listing_s = now - started
+        for path, why in self._unread.items():
+            if path not in self._told:
+                yield self._missing(path, f"cannot be read ({why}); images may be missed")
+        self._told = set(self._unread)
         yield from self._compare(found, now)
         ready = [path for path, one in self._waiting.items() if self._due(one, now)]
         for path in sorted(ready, key=lambda path: (self._waiting[path].stamp.modified_ns, natural_key(Path(path)))):
@@ -159,12 +167,15 @@ class HotFolder(Source):
     def _compare(self, found: dict[str, _Stamp], now: float) -> Iterator[CapturedFrame]:
         """Note files that are new or have changed, and yield faults for those that vanished before they were read."""
         inodes = {stamp.inode: stamp.size for stamp in found.values()}
-        for path in [path for path in self._waiting if path not in found]:
+        unread = tuple(self._unread)
+        for path in [path for path in self._waiting if path not in found and not path.startswith(unread)]:
             gone = self._waiting.pop(path)
             if inodes.get(gone.stamp.inode, -1) < gone.stamp.size:  # else it was renamed
                 yield self._missing(path, "was deleted before it was judged")
-        for path in [path for path in self._known if path not in found]:
-            del self._known[path]
+        before, self._gone = self._gone, set()
+        for path in [path for path in self._known if path not in found and not path.startswith(unread)]:
+            self._gone.add(self._known.pop(path))
+        moved = before | self._gone  # or deleted; a listing may miss both places of a file that is moved meanwhile
         for path, stamp in found.items():
             one, known = self._waiting.get(path), self._known.get(path)
             if one is not None and one.stamp != stamp:
@@ -172,7 +183,7 @@ class HotFolder(Source):
                 if now - one.first > _LONG_S and not one.told:
                     one.told = True
                     yield self._missing(path, f"has been written to for {_LONG_S:g} s, and is not judged until it settles")
-            elif one is None and stamp in (known, *(before.get(path) for before in self._before.values())):
+            elif one is None and (stamp in moved or stamp in (known, *(other.get(path) for other in self._before.values()))):
                 self._known[path] = stamp
             elif one is None:
                 self._waiting[path] = _Waiting(stamp, now, now, again=known is not None)
@@ -216,16 +227,22 @@ class HotFolder(Source):
         place = self._folder.stat()
         identity = (place.st_dev, place.st_ino)
         found: dict[str, _Stamp] = {}
+        unread: dict[str, str] = {}
         folders = [""]
         while folders:
             below = folders.pop()
             try:
                 with os.scandir(self._folder / below) as entries:
                     for entry in entries:
-                        _list_entry(entry, f"{below}{entry.name}", found, folders)
-            except OSError:
+                        try:
+                            _list_entry(entry, path := f"{below}{entry.name}", found, folders)
+                        except OSError as error:
+                            _note_unread(path, error, unread)
+            except OSError as error:
                 if not below:
                     raise
+                _note_unread(below, error, unread)
+        self._unread = unread
         if self._place not in (None, identity):
             self._exchange(identity)
         self._place = identity
@@ -244,15 +261,17 @@ class HotFolder(Source):
 def _list_entry(entry: "os.DirEntry[str]", path: str, found: dict[str, _Stamp], folders: list[str]) -> None:
     if entry.name.startswith(".") or is_left_behind(entry.name):
         return
-    try:
-        if entry.is_dir(follow_symlinks=False):
-            folders.append(f"{path}/")
-        elif not _UPLOADING.isdisjoint(suffixes := [suffix.lower() for suffix in Path(entry.name).suffixes]):
-            return
-        elif suffixes and suffixes[-1] in SUFFIXES and entry.is_file():
-            found[path] = _stamp(entry.stat())
-    except OSError:
-        return  # it was deleted since
+    if entry.is_dir(follow_symlinks=False):
+        folders.append(f"{path}/")
+    elif not _UPLOADING.isdisjoint(suffixes := [suffix.lower() for suffix in Path(entry.name).suffixes]):
+        return
+    elif suffixes and suffixes[-1] in SUFFIXES and entry.is_file():
+        found[path] = _stamp(entry.stat())
+
+
+def _note_unread(path: str, error: OSError, unread: dict[str, str]) -> None:
+    if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):  # else it was deleted since, or is a link to nothing
+        unread[path] = error.strerror or type(error).__name__
 
 
 def _stamp(found: os.stat_result) -> _Stamp:

@@ -121,7 +121,9 @@ class LiveSource(Source):
             if useless and time.monotonic() < retry:
                 continue  # until the images are valid again, or the next reconnect is due
             retry = time.monotonic() + _RETRY_S
-            if not isinstance(message, LostMessage):  # the process hangs, or delivers useless images
+            if isinstance(message, LostMessage):
+                self._note_login(message.error)  # the process may have connected again by itself
+            else:  # it hangs, or delivers useless images
                 self._reader.kill()
             self._reconnect(fresh=useless is None)
 

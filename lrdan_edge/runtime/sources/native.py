@@ -1,7 +1,9 @@
 """Opens OpenCV captures with time-outs, without log messages, and without incomplete packets."""
 
+import contextlib
 import os
 import threading
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import cv2
@@ -85,14 +87,40 @@ class VideoCapture(Protocol):
         ...
 
 
-def open_ffmpeg(target: str, open_timeout_s: float, read_timeout_s: float) -> "VideoCapture | None":
-    """Open a file or stream with FFmpeg; None if it cannot be opened. Call this within `quiet`. MJPEG is decoded here."""
+_one_at_a_time = threading.Lock()
+
+
+@contextlib.contextmanager
+def _more_options(options: str) -> Iterator[None]:
+    """FFmpeg's options with others appended; the variable belongs to the whole process."""
+    if not options:
+        yield
+        return
+    with _one_at_a_time:
+        before = os.environ[OPTIONS]
+        os.environ[OPTIONS] = f"{before}|{options}"
+        try:
+            yield
+        finally:
+            os.environ[OPTIONS] = before
+
+
+def open_ffmpeg(target: str, open_timeout_s: float, read_timeout_s: float, options: str = "") -> "VideoCapture | None":
+    """Open a file or stream with FFmpeg; None if it cannot be opened. Call this within `quiet`. MJPEG is decoded here.
+
+    Args:
+        target: What FFmpeg opens.
+        open_timeout_s: Longest time for connecting.
+        read_timeout_s: Longest time for one frame.
+        options: FFmpeg's options for this target, beside those of `quiet`, in the form of `OPTIONS`.
+    """
     parameters = [
         *(cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, int(open_timeout_s * 1000)),
         *(cv2.CAP_PROP_READ_TIMEOUT_MSEC, int(read_timeout_s * 1000)),
     ]
     try:
-        capture = cv2.VideoCapture(target, cv2.CAP_FFMPEG, parameters)
+        with _more_options(options):
+            capture = cv2.VideoCapture(target, cv2.CAP_FFMPEG, parameters)
     except cv2.error as error:
         raise SourceError(f"OpenCV cannot open videos here ({error.err})", "install opencv-python-headless") from error
     if capture.isOpened():

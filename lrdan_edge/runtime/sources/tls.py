@@ -5,12 +5,15 @@ was checked is the one that FFmpeg reads.
 """
 
 import contextlib
+import os
 import re
 import select
 import socket
 import ssl
+import sys
 import threading
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
 from lrdan_edge.errors import SourceAddressError, SourceCertificateError, SourceError, SourceRefusedError, SourceTimeoutError
@@ -20,9 +23,20 @@ PLAIN = {"https": "http", "rtsps": "rtsp"}
 """The schemes with TLS, and those that FFmpeg reads through the tunnel."""
 
 _PART = 1 << 16
-_HEAD = 12  # bytes of an answer that hold its status, as in "RTSP/1.0 200"
 _LONGEST_REQUEST = 1 << 16
-_REDIRECT = re.compile(rb"(?:HTTP|RTSP)/\d\.\d 3\d\d")
+_FIRST_LINE = 8192  # FFmpeg looks at the first 4096 bytes of a line
+# As FFmpeg reads them: any word, then the status. Between RTSP's answers come packets of the video.
+_REDIRECT = {
+    "https": re.compile(rb"\A\S*[ \t\v\f\r]+\+?0*3\d\d"),
+    "rtsps": re.compile(rb"RTSP/\S{0,32}\s{1,32}\+?0{0,32}3\d\d"),
+}
+_LONGEST_STATUS = 128  # bytes that the second one matches, at most
+# A playlist (HLS, DASH, SDP and others) would make FFmpeg open the addresses in it, which nobody checks. FFmpeg's names of the
+# formats that are videos or images themselves.
+_CONTAINERS = (
+    "mpjpeg,mjpeg,mov,matroska,avi,mpegts,mpeg,mpegvideo,m4v,flv,live_flv,asf,ogg,mxf,nut,dv,gxf,rm,wtv,h263,h264,hevc,vvc,obu,av1,"
+    "ivf,vc1,gif,apng,yuv4mpegpipe,jpeg_pipe,png_pipe,bmp_pipe,tiff_pipe,webp_pipe,pgm_pipe,ppm_pipe"
+)
 _EXPIRED, _NOT_YET = 10, 9  # X509_V_ERR_CERT_HAS_EXPIRED, X509_V_ERR_CERT_NOT_YET_VALID
 _OTHER_NAME = (62, 64)  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
 
@@ -84,6 +98,7 @@ class Tunnel:
             OSError: The host cannot be reached.
         """
         self._shown, self._parts = redact(url), urlsplit(url)
+        self._scheme = self._parts.scheme.lower()
         self._host, self._port, self._timeout_s = host, port, timeout_s
         self._context = trust.context()
         self.problem: SourceError | None = None
@@ -106,7 +121,12 @@ class Tunnel:
         """The address for FFmpeg: the same credentials, path and query, on this machine."""
         parts = self._parts
         user, at, _ = parts.netloc.rpartition("@")
-        return SplitResult(PLAIN[parts.scheme.lower()], f"{user}{at}{self._local}", parts.path, parts.query, "").geturl()
+        return SplitResult(PLAIN[self._scheme], f"{user}{at}{self._local}", parts.path, parts.query, "").geturl()
+
+    @property
+    def options(self) -> str:
+        """FFmpeg's options for `address`, without which it would read past the tunnel: over UDP, or what a playlist names."""
+        return "rtsp_transport;tcp" if self._scheme == "rtsps" else f"format_whitelist;{_CONTAINERS}"
 
     def _connect(self) -> ssl.SSLSocket:
         plain = socket.create_connection((self._host, self._port), timeout=self._timeout_s)
@@ -127,9 +147,14 @@ class Tunnel:
         waiting: ssl.SSLSocket | None = first
         while True:
             try:
-                local, _ = self._listener.accept()
+                local, peer = self._listener.accept()
             except OSError:
-                return
+                if waiting is not None:
+                    waiting.close()
+                return  # closed, or too many open files
+            if not _is_own(peer, self._listener.getsockname()):
+                local.close()
+                continue
             self._keep(local)
             remote, waiting = waiting, None
             threading.Thread(target=self._carry, args=(local, remote), name="lrdan-tunnel", daemon=True).start()
@@ -157,7 +182,7 @@ class Tunnel:
         poll = select.poll()
         poll.register(local, select.POLLIN)
         poll.register(remote, select.POLLIN)
-        request, answer, asked = b"", b"", False
+        request, answer, status = b"", b"", _Status(self._scheme)
         while True:
             ready = [] if remote.pending() else [number for number, _ in poll.poll()]
             if local.fileno() in ready:
@@ -167,25 +192,25 @@ class Tunnel:
                 if (ready_to_send := self._request(request)) is not None:
                     remote.settimeout(self._timeout_s)
                     remote.sendall(ready_to_send)
-                    request, asked = b"", True
+                    request = b""
             remote.settimeout(0)
             try:
                 part = remote.recv(_PART)
             except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 continue
             answer += part
-            if asked and part and len(answer) < _HEAD:
-                continue
-            if asked and _REDIRECT.match(answer):
+            if status.is_redirect(answer):
                 raise self._redirected(answer)
+            if part and status.is_incomplete(answer):
+                continue
             local.sendall(answer)
-            answer, asked = b"", False
+            answer = b""
             if not part:
                 return
 
     def _request(self, data: bytes) -> bytes | None:
         """What to send to the server: HTTP with the server's own name in place of the tunnel's; None if the request is not complete."""
-        if self._parts.scheme.lower() != "https":
+        if self._scheme != "https":
             return data
         if b"\r\n\r\n" not in data and len(data) < _LONGEST_REQUEST:
             return None
@@ -211,6 +236,48 @@ class Tunnel:
         for one in sockets:
             _end(one)
         self._listener.close()
+
+
+class _Status:
+    """Finds redirects among a server's answers on one connection."""
+
+    def __init__(self, scheme: str) -> None:
+        self._scheme, self._redirect, self._before, self._known = scheme, _REDIRECT[scheme], b"", False
+
+    def is_incomplete(self, answer: bytes) -> bool:
+        """Whether the answer may still become a redirect: of HTTP there is one on a connection, and its first line tells."""
+        if self._scheme == "rtsps" or self._known:
+            return False
+        self._known = b"\n" in answer or len(answer) > _FIRST_LINE
+        return not self._known
+
+    def is_redirect(self, answer: bytes) -> bool:
+        """Whether there is one in what came since the last call that `is_incomplete` did not hold back."""
+        if self._scheme == "https":
+            return not self._known and self._redirect.search(answer) is not None
+        text = self._before + answer
+        self._before = text[-_LONGEST_STATUS:]
+        return self._redirect.search(text) is not None
+
+
+def _is_own(peer: tuple[str, int], here: tuple[str, int]) -> bool:
+    """Whether a connection on this machine is of this process's user: others could fill the camera's and this process's connections.
+
+    Args:
+        peer: Its other end.
+        here: The end that accepted it.
+    """
+    try:
+        lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    except OSError:  # hidden here: nothing can be known
+        return True
+    ends = [_hexadecimal(peer), _hexadecimal(here)]
+    return any(fields[1:3] == ends and int(fields[7]) == os.getuid() for fields in map(str.split, lines))
+
+
+def _hexadecimal(end: tuple[str, int]) -> str:
+    """Address and port as in ``/proc/net/tcp``: the address in the machine's order of bytes."""
+    return f"{int.from_bytes(socket.inet_aton(end[0]), sys.byteorder):08X}:{end[1]:04X}"
 
 
 def _end(one: socket.socket) -> None:

@@ -75,8 +75,8 @@ class VideoSource(Source):
     def _open(self) -> VideoCapture:
         try:
             with quiet:
-                target = self._tunnel.address if self._tunnel else self._target
-                capture = open_ffmpeg(target, *self._timeouts)
+                target, options = (self._tunnel.address, self._tunnel.options) if self._tunnel else (self._target, "")
+                capture = open_ffmpeg(target, *self._timeouts, options)
         except UnicodeError as error:
             raise SourceAddressError(f"{self.uri!r} is not valid text", "rename the file") from error
         if capture is None:

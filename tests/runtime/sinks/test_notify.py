@@ -167,6 +167,15 @@ class Handler(BaseHTTPRequestHandler):
         del format, arguments
 
 
+def test_a_files_name_is_not_an_option(tmp_path: Path) -> None:
+    program = script(tmp_path / "show", f"open({str(tmp_path / 'told')!r}, 'a').write(repr(sys.argv[1:]))")
+    worker = SinkWorker(notifier(f"exec:{program} {{name}} {{fault}}{{name}} x{{name}} -v {{score}}"))
+    worker.put_all([(frame(1, name="-rf.png"), True)])
+    worker.close()
+    assert worker.problems == []
+    assert (tmp_path / "told").read_text() == repr(["./-rf.png", "./-rf.png", "x-rf.png", "-v", "2.5"])
+
+
 @pytest.fixture
 def web() -> Iterator[Web]:
     web = Web()
@@ -206,6 +215,35 @@ def test_http_that_refuses_is_told_again_as_a_gap(web: Web, answer: int) -> None
     gap = web.got[1][1]
     assert (gap["index"], gap["outcome"], gap["lost"]) == (1, "fault", 1)
     assert len(web.got) == 2, "good parts are not told"
+
+
+def test_an_answer_byte_by_byte_ends_in_time() -> None:
+    def trickle() -> None:
+        with suppress(OSError):
+            connection, _ = listener.accept()
+            with connection:
+                for byte in b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 100:
+                    connection.sendall(bytes([byte]))
+                    time.sleep(0.05)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=trickle, daemon=True).start()
+        worker = SinkWorker(notifier(f"http://127.0.0.1:{listener.getsockname()[1]}/", notify_timeout_s=0.5))
+        started, threads = time.monotonic(), threading.active_count()
+        for index in (1, 2, 3):
+            worker.put_all([(frame(index), True)])
+            until(lambda number=index: worker.lost[0] == number)  # type: ignore[misc]
+            time.sleep(0.5)
+        assert time.monotonic() - started < 6
+        assert threading.active_count() <= threads + 1, "one request at a time"
+    worker.close()
+
+
+@pytest.mark.parametrize("address", ["http://{where}/hook?token=s3cret x", "http://{where}/h\u00fc?token=s3cret"])
+def test_an_address_that_cannot_be_requested_is_refused_without_its_secret(web: Web, address: str) -> None:
+    with pytest.raises(DataError, match="percent-encoded") as caught:
+        notifier(address.format(where=web.address))
+    assert "s3cret" not in str(caught.value)
 
 
 def test_a_web_server_that_hangs_delays_nobody(web: Web) -> None:

@@ -1,5 +1,6 @@
 """A folder that a camera writes into: images are judged once they are whole, in order, and none is lost without a word."""
 
+import errno
 import os
 import queue
 import shutil
@@ -13,6 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
+from lrdan_edge.data.images import read_with_form
 from lrdan_edge.errors import SourceAddressError
 from lrdan_edge.runtime.sources import CapturedFrame, open_source
 from lrdan_edge.runtime.sources.base import Source
@@ -213,3 +215,54 @@ def test_a_real_unmount(tmp_path: Path, watch: Watch) -> None:
                 break
             time.sleep(0.1)
     assert "another folder or file system is in its place" in str(reader.next().fault)
+
+
+def test_what_is_judged_may_be_moved_within_the_folder(tmp_path: Path, watch: Watch) -> None:
+    reader = watch(tmp_path)
+    (tmp_path / "a.jpg").write_bytes(JPEG)
+    assert reader.names(1) == ["a.jpg"]
+    (tmp_path / "done").mkdir()
+    (tmp_path / "a.jpg").rename(tmp_path / "done" / "a.jpg")
+    assert reader.nothing(0.5)
+    (tmp_path / "done" / "a.jpg").write_bytes(JPEG)
+    assert reader.names(1) == ["done/a.jpg (written again)"]
+
+
+def test_a_subfolder_that_cannot_be_read_is_a_fault_and_is_not_judged_twice(
+    tmp_path: Path, watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, broken, listed = watch(tmp_path), threading.Event(), os.scandir
+
+    def scandir(path: Path) -> object:
+        if broken.is_set() and path.name == "sub":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return listed(path)
+
+    monkeypatch.setattr("lrdan_edge.runtime.sources.hot_folder.os.scandir", scandir)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "a.jpg").write_bytes(JPEG)
+    assert reader.names(1) == ["sub/a.jpg"]
+    broken.set()
+    fault = reader.next()
+    assert fault.image is None
+    assert str(fault.fault).endswith("sub cannot be read (Input/output error); images may be missed")
+    (tmp_path / "sub" / "b.jpg").write_bytes(JPEG)
+    assert reader.nothing(0.4), "said once"
+    broken.clear()
+    assert reader.names(1) == ["sub/b.jpg"], "a.jpg was judged before"
+
+
+def test_a_fifo_put_in_an_images_place_stops_nothing(tmp_path: Path, watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, read = watch(tmp_path), read_with_form
+
+    def exchanged(path: Path, bit_depth: int) -> object:
+        if path.name == "a.jpg":
+            path.unlink()
+            os.mkfifo(path)
+        return read(path, bit_depth)
+
+    monkeypatch.setattr("lrdan_edge.runtime.sources.hot_folder.read_with_form", exchanged)
+    (tmp_path / "a.jpg").write_bytes(JPEG)
+    assert "was deleted before it was judged" in str(reader.next().fault)
+    (tmp_path / "b.jpg").write_bytes(JPEG)
+    assert reader.names(1) == ["b.jpg"]

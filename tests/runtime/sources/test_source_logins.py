@@ -13,12 +13,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from certificates import Authority
 from rtsp_servers import RtspServer
 
 from lrdan_edge.errors import SourceLoginError, SourceRefusedError
 from lrdan_edge.runtime.sources import live, open_source
+from lrdan_edge.runtime.sources.capture_process import CaptureJob
+from lrdan_edge.runtime.sources.reader import FrameMessage, LostMessage, OpenedMessage
 
 Camera = Any  # conftest's HttpCamera
 
@@ -168,6 +171,38 @@ def test_waits_grow_while_a_password_is_refused(
     assert len(gaps) >= 3
     assert all(gap >= wait for gap, wait in zip(gaps, (0.8, 1.6, 2.4), strict=False)), gaps
     assert [float(wait) for wait in re.findall(r"next try at [\d:]+, in ([\d.]+) s", caplog.text)][:3] == [0.8, 1.6, 2.4]
+
+
+def test_a_login_refused_while_reading_counts_too(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """The capture process connects again by itself when the image size may have changed."""
+    monkeypatch.setattr(live, "_REFUSED_S", (0.8, 1.6))
+    opened, refused = (
+        OpenedMessage(fps=None, frames=None),
+        LostMessage(SourceLoginError("camera refuses the login", "check it")),
+    )
+    asked: list[float] = []
+
+    class Scripted:
+        def __init__(self, job: object) -> None:
+            del job
+            self._messages = iter([opened, refused, refused, opened, FrameMessage(np.zeros((4, 4), np.uint8), 0)])
+
+        def take(self, timeout_s: float) -> object:
+            del timeout_s
+            return next(self._messages)
+
+        def open(self) -> None:
+            asked.append(time.monotonic())
+
+        def stop(self) -> None:
+            """Do nothing."""
+
+    monkeypatch.setattr(live, "Reader", Scripted)
+    started = time.monotonic()
+    with caplog.at_level(logging.WARNING), live.LiveSource("camera", CaptureJob("", "", (), 10)) as source:
+        assert [frame.image is None for frame in itertools.islice(source, 2)] == [True, False]
+    assert 0.8 <= asked[0] - started < 1.6 <= asked[1] - asked[0]
+    assert caplog.text.count("next try at") == 2
 
 
 def test_the_waits_do_not_lock_an_account() -> None:
