@@ -43,6 +43,7 @@ class Guard:
         self._words = [repr(deadline_s + _SLACK_S), repr(end_s + _SLACK_S / 10), str(record.absolute()) if record else ""]
         self._state, self._over = _STARTING, threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
+        self._stderr: int | None = None
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
     def start(self, signals: int) -> None:
@@ -61,7 +62,11 @@ class Guard:
             with contextlib.suppress(OSError):
                 print(f"Problem: no second process watches the run: it cannot be started ({error.strerror})", file=sys.stderr)
             return
-        faulthandler.register(_DUMP, file=2)
+        with contextlib.suppress(OSError):  # no standard error
+            self._stderr = os.dup(
+                2
+            )  # its own: `native_noise` replaces descriptor 2 for moments, in which the run may be blocked
+            faulthandler.register(_DUMP, file=self._stderr)
         assert self._process.stdin is not None
         os.set_blocking(self._process.stdin.fileno(), False)
         self._thread.start()
@@ -85,7 +90,9 @@ class Guard:
             assert self._process.stdin is not None
             self._process.stdin.close()
             self._process.wait()
-            faulthandler.unregister(_DUMP)
+            if self._stderr is not None:
+                faulthandler.unregister(_DUMP)
+                os.close(self._stderr)
 
     def _beat(self) -> None:
         while not self._over.wait(TICK_S):

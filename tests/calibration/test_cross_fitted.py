@@ -94,7 +94,9 @@ def test_all_good_images_set_the_threshold_of_every_graph(trained: Path) -> None
 def test_more_images_than_were_held_out_allow_a_lower_rate(trained: Path, tmp_path: Path) -> None:
     bundle = Bundle.open(trained)
     with pytest.raises(CalibrationError, match=f"{HELD_OUT} held-out good images cannot promise"):
-        calibrate(bundle, int8=False, rule="conformal")
+        calibrate(bundle, int8=False, rule="conformal", false_reject_rate=0.02)
+    chosen = calibrate(bundle, int8=False, rule="conformal").graphs["fp32"]
+    assert chosen.false_reject_rate > 0.02, "without a given rate, the lowest that the images can promise"
     decided = calibrate(bundle, int8=False).graphs["fp32"]
     assert (decided.covers, decided.false_reject_rate) == ("images", 0.02), "80 images are enough for 2 %, 40 parts are not"
     with pytest.raises(CalibrationError, match="80 good images cannot"):
